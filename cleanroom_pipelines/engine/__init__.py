@@ -1,8 +1,8 @@
-"""The engine: SQL over parquet, on this machine (DuckDB) or later on a cluster.
+"""SQL engines: DuckDB on this machine, or Apache Spark on a cluster.
 
-Lives here: the small protocol every engine fulfils, DuckDB behind it, reading of tables, hashing, quoting.
-Add here when a query needs something of the engine that the protocol cannot say.
-Keep out: what the queries mean; they live beside the noun they serve.
+Lives here: the protocol of all engines, its DuckDB and Spark implementations, reading tables, hashing, quoting.
+Add here when queries need a new engine operation.
+Keep out: the queries themselves; they are in the package of their subject.
 """
 
 from cleanroom_pipelines.engine.base import Engine, EngineSettings, SortedPart

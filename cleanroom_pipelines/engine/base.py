@@ -1,8 +1,8 @@
-"""What every engine can do.
+"""Interface of all engines.
 
-Lives here: the protocol and the settings that any engine understands.
-Add here when a second engine needs a word that both can fulfil.
-Keep out: anything only DuckDB or only Spark can do.
+Lives here: the engine protocol and settings.
+Add here when there is a new operation or setting that every engine can support.
+Keep out: features of only DuckDB or only Spark.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,19 +20,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How much of the machine one engine may use.
+    """Choice of the engine, and its limits on this machine.
 
     Args:
-        memory_bytes: Upper bound of the engine's own memory; beyond it, it spills to `scratch`.
-            None: 60 % of RAM.
+        memory_bytes: Memory limit of the engine; beyond it, it spills to `scratch`. None: 60 % of RAM.
         threads: Worker threads, at least 1. None: one per core.
-        scratch: Existing directory for spill files, which are not encrypted and go when the engine is closed.
-            None: the system's temporary directory.
-        scratch_bytes: Upper bound of the spill files together. None: most of the disk that is free.
-        unpacked_bytes: The most that one gzipped file may be unpacked to in `scratch`. None: no limit.
-        url: Which engine `open_configured_engine` opens: None for DuckDB, `spark://host:port` or `local[n]` for
-            Apache Spark, `sc://host:port` for Spark Connect. With Spark, `scratch` must lie where the executors
-            see it under the same path, and memory and threads count for the driver alone.
+        scratch: Existing folder for spill files, which are not encrypted and are deleted when the engine is
+            closed. None: the system's temporary folder.
+        scratch_bytes: Limit of all spill files together. None: most of the free disk.
+        unpacked_bytes: Maximum size of one gzipped file unpacked in `scratch`. None: no limit.
+        url: Engine that `open_configured_engine` opens: None for DuckDB, `spark://host:port` or `local[n]` for
+            Apache Spark, `sc://host:port` for Spark Connect. With Spark, the executors must see `scratch` under
+            the same path, and memory and threads apply only to the driver.
     """
 
     memory_bytes: int | None = None
@@ -49,7 +48,7 @@ class SortedPart:
 
     Args:
         path: A parquet file.
-        n_rows: Its rows.
+        n_rows: Number of its rows.
     """
 
     path: Path
@@ -57,10 +56,10 @@ class SortedPart:
 
 
 class Engine(Protocol):
-    """SQL in DuckDB's dialect over files and Arrow tables; values are bound, never written into the text.
+    """SQL in DuckDB's dialect over files and Arrow tables; values are bound, never put into the SQL text.
 
     Args:
-        is_cluster: Whether `run_tasks` and queries may run on other machines, which see the same files.
+        is_cluster: Whether `run_tasks` and queries may run on other machines, which must see the same files.
     """
 
     is_cluster: bool
@@ -82,20 +81,20 @@ class Engine(Protocol):
         ...
 
     def unregister(self, name: str) -> None:
-        """Forget a registered table."""
+        """Remove a registered table."""
         ...
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make files queryable as `name`: parquet with its own types, CSV and JSON Lines as VARCHAR cells."""
+        """Make files queryable as `name`: parquet with its types, CSV and JSON Lines as VARCHAR cells."""
         ...
 
     def rejected_lines(self) -> pa.Table:
-        """Which lines of text files the queries since the last call skipped, for being no rows.
+        """Return the invalid lines of text files that queries have skipped since the last call.
 
         Returns:
-            One row per line: `line` (the record's number in its file, from 1, the header counted), `reason` (the
-            engine's word for it, such as MISSING COLUMNS) and `runs_on` (whether more than ten lines of the file
-            went into it, as after a quote that is never closed), ordered by scan, file and line.
+            One row per line: `line` (number of the record in its file, from 1, including the header), `reason`
+            (the engine's name for it, such as MISSING COLUMNS) and `runs_on` (whether it spans more than ten lines
+            of the file, as after an unclosed quote), ordered by scan, file and line.
         """
         ...
 
@@ -106,35 +105,35 @@ class Engine(Protocol):
     def write_sorted(
         self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Parameters = ()
     ) -> tuple[SortedPart, ...]:
-        """Write a query's result in order as parquet files, each of which continues the one before it.
+        """Write a query's result in order, split into consecutive parquet files.
 
         Args:
-            sql: The query; its own order does not matter.
-            order: Columns of the result, and whether each is descending; together they tell all rows apart.
-                Rows that are equal in the first column lie in the same file.
-            folder: Existing empty directory that gets `part-00000.parquet`, ….
+            sql: The query; its own order is ignored.
+            order: Columns of the result, and whether each is descending; together they must identify a row. Rows
+                that are equal in the first column are in the same file.
+            folder: Existing empty folder for `part-00000.parquet`, ….
             parameters: Values of the query.
 
         Returns:
-            The files in order; a file without rows may be among them.
+            The files in order; some may be empty.
         """
         ...
 
     def run_tasks(self, function: Callable[[T], pa.Table], tasks: Sequence[T]) -> Iterator[pa.Table]:
-        """Run a function once for each of some tasks, here or on the executors, several at a time.
+        """Run a function for each task in parallel, on this machine or on the executors.
 
         Args:
-            function: Takes a task and gives a small table, or writes a large result to a file that it was told of.
-                Function and tasks are sent to other machines by cloudpickle, so they refer to data and paths, not
-                to open files. It may run twice (a lost executor), and must then give the same.
-            tasks: Such as the numbers of shards.
+            function: Takes a task and returns a small table; a large result must be written to a file. Function
+                and tasks are sent to other machines by cloudpickle, so they may refer to data and paths, but not
+                to open files. It may run twice (if an executor is lost), and must then return the same result.
+            tasks: The tasks, such as shard numbers.
 
         Returns:
             The tables in the order of the tasks.
 
         Raises:
-            CleanroomError: What the function raised, if it is one of ours. Another error comes as it is on this
-                machine, and from a cluster as an EngineError without its text.
+            CleanroomError: Raised by the function. Other errors are raised unchanged on this machine, and as an
+                EngineError without their text on a cluster.
         """
         ...
 
@@ -147,19 +146,19 @@ class Engine(Protocol):
         *,
         n_groups: int | None = None,
     ) -> Iterator[pa.Table]:
-        """Bring the rows of a query with the same key to one place each, and run a function on each group.
+        """Group the rows of a query by a key, and run a function on each group.
 
         Args:
             sql: The query.
             key: Its column of BIGINT keys, never NULL; a group must fit into one worker's memory.
-            function: Takes the key and its rows, in no order, and gives a small table, as with `run_tasks`.
+            function: Takes a key and its rows, unordered, and returns a small table, as with `run_tasks`.
             parameters: Values of the query.
-            n_groups: Bring many keys, of any type, together to so many groups instead. Which of them is the
-                engine's choice, so nothing may depend on it; the function takes the group's number, from 0, and is
-                not run for a group without rows.
+            n_groups: Hash keys of any type into this many groups instead. The assignment depends on the engine, so
+                results must not depend on it. The function takes the group's number, from 0, and does not run for
+                empty groups.
 
         Returns:
-            The tables in the order of the keys, or of the groups' numbers.
+            The tables in the order of keys or group numbers.
 
         Raises:
             CleanroomError: As with `run_tasks`.

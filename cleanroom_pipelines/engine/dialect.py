@@ -1,10 +1,10 @@
-"""What DuckDB's and Spark's SQL say differently.
+"""Translation of SQL from DuckDB's dialect to Spark's.
 
-Lives here: `to_spark`, which carries a statement over with sqlglot, and the differences that sqlglot ignores.
-Add here when a query meets another one; say why, and hold it in the contract suite.
-Keep out: running statements (spark_engine), and what belongs to one engine's best form (the query's own module).
+Lives here: `to_spark`, which translates a statement with sqlglot, and the differences that sqlglot ignores.
+Add here when a query has another difference; explain it, and cover it in the contract suite.
+Keep out: running statements (spark_engine), and engine-specific optimization (the query's own module).
 
-Not carried, on purpose: `rowid` (files on a cluster have no order of rows), SQL's own `hash()` (the engines
+Not translated, on purpose: `rowid` (files on a cluster have no row order), SQL's own `hash()` (the engines
 differ), and unsigned types (Spark has none).
 """
 
@@ -22,12 +22,12 @@ class Statement:
     """One statement for Spark.
 
     Args:
-        sql: The query; of a CREATE, the query whose result gets a name.
-        name: What is created; None for a query.
-        is_table: Whether its rows are to be kept, and not computed anew at each use.
-        n_parameters: Values it takes, `:p1`, `:p2`, ….
-        reads: Names of the relations that it reads, in small letters.
-        drops: What is dropped; empty for all others.
+        sql: The query; for a CREATE, the query after AS.
+        name: Name of the created view or table; None for a query.
+        is_table: Whether the rows are stored, instead of computed at each use.
+        n_parameters: Number of its values `:p1`, `:p2`, ….
+        reads: Names of the relations it reads, in lower case.
+        drops: Name of the dropped view or table; empty for other statements.
     """
 
     sql: str
@@ -39,13 +39,13 @@ class Statement:
 
 
 def to_spark(sql: str) -> Statement:
-    """Carry a statement from DuckDB's dialect to Spark's.
+    """Translate a statement from DuckDB's dialect to Spark's.
 
     Args:
         sql: A query, CREATE [OR REPLACE] TEMP VIEW … AS, CREATE [OR REPLACE] TEMP TABLE … AS, or DROP of one.
 
     Raises:
-        EngineError: It is none of these, or holds what is not carried.
+        EngineError: It is another kind of statement, or has parts that cannot be translated.
     """
     tree: exp.Expr | None
     try:
@@ -53,28 +53,28 @@ def to_spark(sql: str) -> Statement:
         tree = sqlglot.parse_one(numbered, read="duckdb")
     except sqlglot.errors.SqlglotError:
         tree = None
-    # Outside the handler: the error holds the statement, and __context__ would keep it.
+    # Outside the handler: the error quotes the statement, and __context__ would keep it.
     if tree is None:
-        raise _not_carried()
+        raise _not_translated()
     name, is_table = None, False
     if isinstance(tree, exp.Drop):
         target = tree.find(exp.Table)
         if target is None:
-            raise _not_carried()
+            raise _not_translated()
         return Statement("", drops=target.name)
     if isinstance(tree, exp.Create):
         target, query = tree.this, tree.expression
         if not isinstance(target, exp.Table) or not isinstance(query, exp.Query):
-            raise _not_carried()
+            raise _not_translated()
         name, is_table, tree = target.name, tree.kind == "TABLE", query
     if not isinstance(tree, exp.Query):
-        raise _not_carried()
+        raise _not_translated()
     reads = frozenset(table.name.lower() for table in tree.find_all(exp.Table))
-    # Spark's names of values begin with a letter.
+    # Parameter names in Spark start with a letter.
     for value in list(tree.find_all(exp.Parameter, exp.Placeholder)):
         value.replace(exp.Placeholder(this=f"p{value.name}"))
     for kind, change in _CHANGES:
-        # The inner ones first: an outer one is put together anew, from copies of them.
+        # Inner nodes first, since outer ones are rebuilt from copies of them.
         for node in reversed(list(tree.find_all(kind))):
             new = change(node)
             if new is not None:
@@ -82,12 +82,12 @@ def to_spark(sql: str) -> Statement:
     return Statement(tree.sql(dialect="spark", comments=False), name, is_table, n_parameters, reads)
 
 
-def _not_carried() -> EngineError:
-    return EngineError("The statement is not one that Spark is asked to run.")
+def _not_translated() -> EngineError:
+    return EngineError("This kind of statement is not supported on Spark.")
 
 
 def _with_numbered_values(sql: str) -> tuple[str, int]:
-    """Number the values that are bound by their place, as long as the text tells their order."""
+    """Replace `?` by numbered parameters before parsing, while their order is known from the text."""
     text, n_placeholders, largest, done = [], 0, 0, 0
     tokens = sqlglot.tokenize(sql, read="duckdb")
     for position, token in enumerate(tokens):
@@ -108,9 +108,9 @@ def _double(text: str) -> exp.Expr:
     return exp.cast(exp.Literal.string(text), exp.DataType.build("DOUBLE"))
 
 
-# A floating number's text, as DuckDB writes it, out of Spark's, which is Java's: 1.0E7 is 10000000.0, 1.0E-4 is
-# 0.0001, 1.5E20 is 1.5e+20, NaN is nan. For values of other types Spark leaves all but the last branch out, before
-# it runs; all branches work on text, so that they are valid for every type.
+# Converts Spark's text of a floating-point number, which is Java's, to DuckDB's: 1.0E7 to 10000000.0, 1.0E-4 to
+# 0.0001, 1.5E20 to 1.5e+20, NaN to nan. For other types Spark's optimizer keeps only the first branch; all
+# branches work on text, so they are valid for every type.
 _TEXT = """CASE
     WHEN NOT typeof(:x) IN ('double', 'float') THEN :text
     WHEN :text IN ('NaN', 'Infinity', '-Infinity') THEN replace(lower(:text), 'inity', '')
@@ -126,7 +126,7 @@ _TEXT_OF_A_FLOAT = sqlglot.parse_one(_TEXT, read="spark")
 
 
 def _as_text(value: exp.Expr) -> exp.Expr:
-    """The text of a value whose type the statement does not tell."""
+    """Expression for the text of a value of unknown type."""
     text = exp.cast(value.copy(), exp.DataType.build("VARCHAR"))
     parts = {"x": value, "text": text}
     return exp.paren(
@@ -145,14 +145,14 @@ def _cast(node: exp.Cast) -> exp.Expr | None:
         return exp.Cast(this=node.this.copy(), to=exp.DataType.build("DECIMAL(38, 0)", dialect="spark"))
     source = node.this
     if to.is_type(exp.DataType.Type.BIGINT) and isinstance(source, exp.DPipe) and source.this.name == "0x":
-        # Spark reads no hexadecimal text; conv gives the decimal text of up to 64 bits, unsigned.
+        # Spark cannot parse hexadecimal text; conv returns the decimal text of up to 64 bits, unsigned.
         ten, sixteen = exp.Literal.number(10), exp.Literal.number(16)
         return exp.cast(_function("conv", source.expression, sixteen, ten), exp.DataType.build("BIGINT"))
     return None
 
 
 def _try_cast(node: exp.TryCast) -> exp.Expr | None:
-    # Spark's TRY_CAST refuses "881250949.0" as an integer, which DuckDB reads; both round, where there is more.
+    # Unlike DuckDB, Spark's TRY_CAST rejects "881250949.0" as an integer; via a decimal both round fractions.
     if node.to.is_type(exp.DataType.Type.BIGINT):
         decimal = exp.DataType.build("DECIMAL(38, 0)", dialect="spark")
         return exp.TryCast(
@@ -164,24 +164,24 @@ def _try_cast(node: exp.TryCast) -> exp.Expr | None:
 
 
 def _epoch(node: exp.TimeToUnix) -> exp.Expr:
-    # Spark's UNIX_TIMESTAMP drops the fraction; dates and times without a zone become times in UTC first.
+    # Spark's UNIX_TIMESTAMP drops the fraction; dates and times without a zone are first converted to UTC.
     time = exp.cast(node.this.copy(), exp.DataType.build("TIMESTAMP", dialect="spark"))
     micros = exp.cast(_function("unix_micros", time), exp.DataType.build("DOUBLE"))
     return exp.paren(exp.Div(this=micros, expression=_double("1e6"), typed=False))
 
 
 def _whole(node: exp.Floor | exp.Ceil) -> exp.Expr:
-    # Spark's are integers, and saturate.
+    # Spark's FLOOR and CEIL return integers, and saturate.
     return exp.cast(node.copy(), exp.DataType.build("DOUBLE"))
 
 
 def _is_inf(node: exp.IsInf) -> exp.Expr:
-    # Spark has no such function; its NaN is larger than infinity and equal to itself only.
+    # Spark has no isinf; its NaN is larger than infinity and equal only to itself.
     return exp.paren(exp.EQ(this=_function("abs", node.this), expression=_double("Infinity")))
 
 
 def _full_match(node: exp.RegexpFullMatch) -> exp.Expr:
-    # RLIKE looks for the pattern anywhere, and Java's $ also matches before a line's end.
+    # RLIKE searches the pattern anywhere, and Java's $ also matches before a trailing line break.
     anchored = exp.Literal.string(rf"\A(?:{node.expression.name})\z")
     return exp.paren(exp.RegexpLike(this=node.this.copy(), expression=anchored))
 
@@ -207,7 +207,7 @@ def _anonymous(node: exp.Anonymous) -> exp.Expr | None:
 
 
 def _star(node: exp.Star) -> exp.Expr | None:
-    # Spark can leave columns out of a star, but not change them in their place: they come after it.
+    # Spark can exclude columns from a star, but not replace them in place: they are added after it.
     replaced = node.args.get("replace")
     if not replaced:
         return None
@@ -215,7 +215,7 @@ def _star(node: exp.Star) -> exp.Expr | None:
     node.set("except_", [exp.to_identifier(each.alias, quoted=True) for each in replaced])
     select = node.find_ancestor(exp.Select)
     if select is None:
-        raise _not_carried()
+        raise _not_translated()
     select.set("expressions", [*select.expressions, *(each.copy() for each in replaced)])
     return None
 

@@ -1,7 +1,7 @@
-"""DuckDB behind the engine protocol; the only module that imports duckdb.
+"""DuckDB implementation of the engine protocol; the only module that imports duckdb.
 
 Lives here: opening and locking down, reading files, streaming results, translating errors.
-Add here when DuckDB changes its Python calls.
+Add here when DuckDB changes its Python API.
 Keep out: queries.
 """
 
@@ -28,14 +28,14 @@ from cleanroom_pipelines.errors import EngineError, StorageFullError
 
 _DEFAULT_MEMORY_SHARE = 0.6
 _MAX_LINE_BYTES = 10_000_000
-# What DuckDB keeps of the text of a rejected line.
+# Number of characters that DuckDB stores of a rejected line.
 _KEPT_CHARACTERS = 10_000
 _MANY_LINES = 10
-# A delimiter that text lines cannot hold, so that a line of JSON comes back as one cell.
+# A delimiter that does not occur in text lines, so that a line of JSON is read as one cell.
 _NO_DELIMITER = "\x01"
 
 _DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EFBIG), "max_temp_directory_size")
-# DuckDB's own names of errors as their texts begin, for those that reach us through Arrow.
+# DuckDB error classes by the start of their messages, for errors that arrive through Arrow.
 _CAUSES = {
     "Conversion": "ConversionException",
     "INTERNAL": "InternalException",
@@ -47,25 +47,25 @@ _CAUSES = {
 }
 
 T = TypeVar("T")
-# Tasks that may be done before the first of them was taken: their results are small.
+# Tasks that may finish before the caller takes the first result; results are small.
 _TASKS_AHEAD = 32
 
 
 class DuckDBEngine:
-    """One in-memory DuckDB that may touch the given paths and nothing else."""
+    """An in-memory DuckDB that can access only the given paths."""
 
     is_cluster = False
 
     def __init__(self, settings: EngineSettings, paths: tuple[Path, ...]) -> None:
         self._threads = settings.threads or os.cpu_count() or 1
-        self._made = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).absolute()
-        self._plain_paths = PlainPaths(self._made)
-        self._scratch = self._plain_paths.of(self._made)
+        self._own_scratch = Path(tempfile.mkdtemp(prefix="engine-", dir=settings.scratch)).absolute()
+        self._plain_paths = PlainPaths(self._own_scratch)
+        self._scratch = self._plain_paths.of(self._own_scratch)
         self._n_scratch_files = 0
         self._unpacked_bytes = settings.unpacked_bytes
         self._last_rejected_scan = -1
         self._whole: set[Path] = set()
-        self._allowed = [path.resolve() for path in (*paths, self._made)]
+        self._allowed = [path.resolve() for path in (*paths, self._own_scratch)]
         self._connection = duckdb.connect(":memory:")
         try:
             self._lock_down(settings)
@@ -80,16 +80,17 @@ class DuckDBEngine:
         set_("temp_directory", str(self._scratch))
         if settings.scratch_bytes is not None:
             set_("max_temp_directory_size", f"{settings.scratch_bytes}B")
-        # DuckDB 2.0 encrypts spill files only with an extension that comes over the network: asked to, it fails at
-        # the first one. They lie plain in a folder that only this user can read, until the engine is closed.
+        # DuckDB 2.0 encrypts spill files only with an extension from the network; without it, the first spill
+        # fails. Spill files are unencrypted in a folder that only this user can read, until the engine is closed.
         set_("temp_file_encryption", False)
         set_("TimeZone", "UTC")
         set_("python_enable_replacements", False)
         set_("autoinstall_known_extensions", False)
         set_("autoload_known_extensions", False)
-        # With it, TRY_CAST over a text file's column drops the rows that it should make NULL (duckdb#23818).
+        # type_pushdown makes TRY_CAST over a text file's column drop rows instead of returning NULL
+        # (duckdb#23818).
         set_("disabled_optimizers", "type_pushdown")
-        # The order matters: paths first, then the door is closed, then the lock thrown.
+        # The order matters: set the paths, then disable external access, then lock the configuration.
         allowed = [self._plain_paths.of(path) for path in self._allowed]
         set_("allowed_directories", [str(path) for path in allowed if path.is_dir()])
         set_("allowed_paths", [str(path) for path in allowed if not path.is_dir()])
@@ -118,7 +119,7 @@ class DuckDBEngine:
         self._call(lambda: self._connection.register(name, table))
 
     def unregister(self, name: str) -> None:
-        """Forget a registered table."""
+        """Remove a registered table."""
         self._call(lambda: self._connection.unregister(name))
 
     def scan(self, name: str, tables: TableFiles) -> None:
@@ -128,8 +129,8 @@ class DuckDBEngine:
         self.execute(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {sql}")
 
     def rejected_lines(self) -> pa.Table:
-        """Tell which lines the queries since the last call skipped."""
-        # DuckDB keeps one reject table per session; before the first scan of a CSV it does not exist.
+        """Return the lines that queries have skipped since the last call."""
+        # DuckDB has one reject table per session; it does not exist before the first scan of a CSV.
         if not self.fetch("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").num_rows:
             return pa.table(
                 {
@@ -138,7 +139,7 @@ class DuckDBEngine:
                     "runs_on": pa.array([], pa.bool_()),
                 }
             )
-        # The reason and numbers only: the table also holds the text of the line.
+        # Only reasons and numbers, since the table also holds the text of each line.
         lines = self.fetch(
             "WITH rejected AS (SELECT *, greatest(length(csv_line) - length(replace(csv_line, chr(10), '')), "
             "length(csv_line) - length(replace(csv_line, chr(13), ''))) AS n_ends FROM reject_errors "
@@ -162,7 +163,7 @@ class DuckDBEngine:
     def write_sorted(
         self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Parameters = ()
     ) -> tuple[SortedPart, ...]:
-        """Write a query's result in order, here as one file."""
+        """Write a query's result in order, as one file."""
         import pyarrow.parquet as pq
 
         by = ", ".join(f"{quote_identifier(column)}{' DESC' if falls else ''}" for column, falls in order)
@@ -171,7 +172,7 @@ class DuckDBEngine:
         return (SortedPart(path, pq.read_metadata(path).num_rows),)
 
     def run_tasks(self, function: Callable[[T], pa.Table], tasks: Sequence[T]) -> Iterator[pa.Table]:
-        """Run a function for each task, as many at a time as there are threads."""
+        """Run a function for each task, in parallel on the worker threads."""
         waiting: deque[Future[pa.Table]] = deque()
         with ThreadPoolExecutor(max_workers=self._threads) as pool:
             try:
@@ -194,7 +195,7 @@ class DuckDBEngine:
         *,
         n_groups: int | None = None,
     ) -> Iterator[pa.Table]:
-        """Run a function on each group of rows, one after the other."""
+        """Run a function on each group of rows, one group at a time."""
         group = quote_identifier(key)
         if n_groups is not None:
             group = f"{stable_hash_sql(f'CAST({group} AS VARCHAR)')} % {int(n_groups)}"
@@ -206,7 +207,7 @@ class DuckDBEngine:
         """End the session and remove its scratch files."""
         self._connection.close()
         self._plain_paths.close()
-        shutil.rmtree(self._made, ignore_errors=True)
+        shutil.rmtree(self._own_scratch, ignore_errors=True)
 
     def _relation(self, sql: str, parameters: Parameters) -> duckdb.DuckDBPyRelation:
         return self._connection.sql(sql, params=list(parameters) or None)
@@ -215,26 +216,26 @@ class DuckDBEngine:
         self._call(lambda: self._connection.execute(f"SET {name} = ?", [value]))
 
     def _call(self, action: Callable[[], T]) -> T:
-        # What fails while a stream is read reaches us through Arrow, as one of its errors or as an OSError,
-        # with DuckDB's text, cells included.
+        # Errors while reading a stream arrive through Arrow, as an Arrow error or OSError with DuckDB's message,
+        # which may quote cells.
         try:
             return action()
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             translated = _translated(error)
-        # Outside the handler: there even `from None` would leave the original in __context__.
+        # Outside the handler: inside, even `from None` would keep the original in __context__.
         raise translated
 
     def _plain(self, file: Path, tables: TableFiles) -> Path:
-        """Give a path that DuckDB can read as it stands.
+        """Return a path that DuckDB can read.
 
-        Parquet inside gzip is unpacked into scratch; DuckDB reads the other gzipped formats itself.
+        Gzipped parquet is unpacked into scratch; DuckDB reads the other gzipped formats itself.
         """
         is_packed = file.suffix == ".gz"
         unpack = tables.format == "parquet" and is_packed
         if not is_packed and is_plain(file):
             return file
         if not any(file == path or path in file.parents for path in self._allowed):
-            raise EngineError("The engine was not given this file.", remedy="Open the engine with its path.")
+            raise EngineError("The engine has no access to this file.", remedy="Open the engine with its path.")
         if is_packed and not unpack:
             self._check_whole(file)
         if not unpack:
@@ -245,8 +246,8 @@ class DuckDBEngine:
         return target
 
     def _check_whole(self, file: Path) -> None:
-        # DuckDB looks at no checksum of a gzip, and takes data that stop making sense for their end: a changed bit
-        # would be another, often shorter table.
+        # DuckDB does not verify gzip checksums, and treats invalid data as the end of the file: one changed bit
+        # could give a different, often shorter table.
         if file not in self._whole:
             self._call(lambda: deque(unpacked_blocks(file), maxlen=0))
             self._whole.add(file)
@@ -262,7 +263,7 @@ def _unpack(file: Path, target: Path, max_bytes: int | None) -> None:
 
 
 def _translated(error: Exception) -> EngineError | StorageFullError:
-    # The text of the error is read here to tell what it was, and never passed on: it quotes cells.
+    # The error's message is only used for classification and never passed on, since it quotes cells.
     text = str(error)
     if any(sign in text for sign in _DISK_FULL):
         return StorageFullError("The disk is full.", remedy="Free some space and try again.")
@@ -272,7 +273,7 @@ def _translated(error: Exception) -> EngineError | StorageFullError:
     if cause == "OutOfMemoryException":
         return EngineError(
             "The engine ran out of memory.",
-            remedy="Give it more memory, or give it disk space to spill to.",
+            remedy="Give it more memory, or more disk space for spill files.",
             cause=cause,
         )
     return EngineError(f"The engine could not run this step ({cause}).", cause=cause)
@@ -288,8 +289,8 @@ def _parquet_query(files: Sequence[Path], tables: TableFiles) -> str:
 
 
 def _csv_query(files: Sequence[Path], tables: TableFiles) -> str:
-    # DuckDB takes a line break inside a quoted name for the end of all lines, and then reads no row in silence,
-    # so it is told; files that end their lines differently are read apart, in their order.
+    # DuckDB may detect a line break inside a quoted name as the line ending, and then silently reads no rows, so
+    # new_line is set. Files with different line endings are read separately, in their order.
     runs = groupby(files, key=line_end_of)
     return " UNION ALL ".join(_csv_run_query(list(run), tables, end) for end, run in runs)
 
@@ -306,9 +307,9 @@ def _csv_run_query(files: Sequence[Path], tables: TableFiles, line_end: str) -> 
 
 
 def _jsonl_query(files: Sequence[Path], tables: TableFiles) -> str:
-    # Each line is read as one cell, then taken apart: a line that is no JSON object gives a row of NULLs,
-    # a cell that holds an object or a list a NULL; blank lines are no rows. Strict reading would refuse files
-    # that mix \n and \r\n; with one cell per line nothing is lost without it.
+    # Each line is read as one cell, then parsed: a line that is not a JSON object becomes a row of NULLs, a nested
+    # object or list becomes NULL, and blank lines are skipped. Strict mode would reject files that mix \n and
+    # \r\n; with one cell per line it is not needed.
     cells = ", ".join(
         f"CASE WHEN json_type(line, {path}) NOT IN ('OBJECT', 'ARRAY') "
         f"THEN json_extract_string(line, {path}) END AS {quote_identifier(column)}"

@@ -1,7 +1,7 @@
-"""Opening an engine.
+"""Opening engines.
 
-Lives here: the choice of the engine by its URL.
-Keep out: settings of one engine.
+Lives here: choosing an engine by its URL.
+Keep out: settings of a specific engine.
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ from cleanroom_pipelines.engine.base import Engine, EngineSettings
 
 
 def open_engine(settings: EngineSettings | None = None, *, paths: Iterable[str | Path] = ()) -> "OpenEngine":
-    """Open a locked-down DuckDB on this machine as a context manager, whatever URL the settings name.
+    """Open a locked-down DuckDB on this machine as a context manager, ignoring the URL in the settings.
 
     Args:
-        settings: How much of the machine it may use.
-        paths: The files and folders it may read and write; everything else is refused by the engine itself.
+        settings: Limits on this machine.
+        paths: Files and folders it may read and write; DuckDB denies access to everything else.
 
     Returns:
-        A context manager that gives an `Engine` and closes it.
+        A context manager that yields an `Engine` and closes it.
     """
     return OpenEngine(settings or EngineSettings(), tuple(Path(path) for path in paths))
 
@@ -26,25 +26,25 @@ def open_engine(settings: EngineSettings | None = None, *, paths: Iterable[str |
 def open_configured_engine(
     settings: EngineSettings | None = None, *, paths: Iterable[str | Path] = ()
 ) -> "OpenEngine":
-    """Open the engine that the settings name, for steps that grow with the users: on a cluster where there is one.
+    """Open the configured engine, which may be a cluster, for steps whose cost grows with the number of users.
 
     Args:
-        settings: Which engine, and how much of this machine it may use.
-        paths: The files and folders it may read and write. DuckDB refuses everything else; Spark cannot, and sees
-            what its executors see: only queries of ours run there.
+        settings: Choice of the engine, and its limits on this machine.
+        paths: Files and folders it may read and write. DuckDB denies access to everything else. Spark cannot, and
+            sees all files of its executors, so it runs only our own queries.
 
     Returns:
-        A context manager that gives an `Engine` and closes it.
+        A context manager that yields an `Engine` and closes it.
 
     Raises:
-        ConfigurationError: On entry: no such engine, its packages are missing, or the cluster cannot be reached.
+        ConfigurationError: On entry: the URL is invalid, packages are missing, or the cluster is unreachable.
     """
     chosen = settings or EngineSettings()
     return OpenEngine(chosen, tuple(Path(path) for path in paths), url=chosen.url)
 
 
 class OpenEngine:
-    """Gives the engine on entry and closes it on exit, whatever the body raised."""
+    """Context manager that opens an engine on entry and closes it on exit."""
 
     def __init__(self, settings: EngineSettings, paths: tuple[Path, ...], *, url: str | None = None) -> None:
         self._settings = settings

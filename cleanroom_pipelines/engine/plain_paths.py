@@ -1,14 +1,13 @@
-r"""Paths that mean themselves to every library.
+r"""Plain paths: paths without characters that libraries treat specially.
 
-Lives here: telling a path in which a library would see more than a path, and plain paths that lead to the same.
-Add here when another character of a path gets a meaning.
-Keep out: putting a path into SQL (quoting) or into a URL of ours (SQLAlchemy's `URL.create`).
+Lives here: detecting special characters in paths, and creating links with plain paths to such files and folders.
+Add here when a library treats another character specially.
+Keep out: putting paths into SQL (quoting) or into our URLs (SQLAlchemy's `URL.create`).
 
-DuckDB reads `*`, `?` and `[` in the path of a file as a pattern, which it has no way to escape, and a `\` in the
-path of a folder that it may read as `/`, which makes it another folder; links it follows before it looks what it
-may read. Dagster finds its settings by patterns too, so that it would pass over them or read another home's, and
-joins paths to the text of URLs: `?` ends a path there, and `%41` is an A. A home may lie in a folder of such a
-name.
+DuckDB reads `*`, `?` and `[` in a file's path as a pattern and cannot escape them, and reads `\` in an allowed
+folder's path as `/`, which is another folder. It resolves links before it checks access. Dagster also finds its
+settings by patterns, so it would miss them or read another home's, and builds URLs from paths as text: `?` ends a
+path there, and `%41` becomes an A. A home may be in a folder with such a name.
 """
 
 import fcntl
@@ -20,19 +19,19 @@ from pathlib import Path
 
 from cleanroom_pipelines.errors import ConfigurationError
 
-_WITH_A_MEANING = frozenset("*?[\\%")
+_SPECIAL_CHARACTERS = frozenset("*?[\\%")
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a path has no character with a meaning of its own."""
-    return _WITH_A_MEANING.isdisjoint(str(path))
+    """Whether a path has no special characters."""
+    return _SPECIAL_CHARACTERS.isdisjoint(str(path))
 
 
 class PlainPaths:
-    """Plain paths to files and folders: their own, or those of links, which are removed when this is closed.
+    """Plain paths to files and folders: their own, or links, which are removed on close.
 
     Args:
-        folder: Where links may be made if its own path is plain; else in the system's folder for temporary files.
+        folder: Folder for links if its own path is plain; otherwise the system's temporary folder is used.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -41,13 +40,13 @@ class PlainPaths:
         self._n_links = 0
 
     def of(self, path: Path) -> Path:
-        """A plain path to a file or folder, with the same end of its name where that tells a format.
+        """Return a plain path to a file or folder; a `.gz` suffix is kept.
 
         Args:
             path: Absolute.
 
         Raises:
-            ConfigurationError: The system has no folder for temporary files with a plain path.
+            ConfigurationError: The system has no temporary folder with a plain path.
         """
         if is_plain(path):
             return path
@@ -59,13 +58,13 @@ class PlainPaths:
         return link
 
     def close(self) -> None:
-        """Remove the links that lie in the system's folder; others go with the folder that was given."""
+        """Remove the links in the system's temporary folder; links in `folder` are deleted with it."""
         self._opened.close()
 
 
 @contextmanager
 def plain_folder(folder: Path) -> Iterator[Path]:
-    """Give a plain path to one existing folder, as PlainPaths does."""
+    """Provide a plain path to one existing folder, as PlainPaths does."""
     names = PlainPaths()
     try:
         yield names.of(folder)
@@ -78,7 +77,7 @@ def _folder_for_links() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cleanroom-", dir=_temporary()) as name:
         locked = os.open(name, os.O_RDONLY)
         try:
-            fcntl.flock(locked, fcntl.LOCK_SH)  # systemd deletes nothing old from a folder that is locked
+            fcntl.flock(locked, fcntl.LOCK_SH)  # systemd does not clean up locked folders
             yield Path(name)
         finally:
             os.close(locked)
@@ -89,5 +88,6 @@ def _temporary() -> Path:
         if is_plain(folder) and os.access(folder, os.W_OK | os.X_OK):
             return folder
     raise ConfigurationError(
-        "No folder for temporary files has a path without *, ?, [, \\ and %.", remedy="Set TMPDIR to one that has."
+        "The paths of all temporary folders contain one of *, ?, [, \\ and %.",
+        remedy="Set TMPDIR to a folder without these characters in its path.",
     )

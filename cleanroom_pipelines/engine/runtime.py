@@ -1,8 +1,8 @@
-"""How a long operation runs: the engine it may use, who follows it, and when it stops.
+"""Runtime of long operations: engine settings, progress and cancellation.
 
-Lives here: what every long operation is given.
-Add here when all long operations need something more of their caller.
-Keep out: opening the engine (opening), and what the operations do.
+Lives here: the arguments that every long operation takes.
+Add here when all long operations need another argument.
+Keep out: opening the engine (opening), and the operations themselves.
 """
 
 from collections.abc import Callable
@@ -13,20 +13,20 @@ from cleanroom_pipelines.engine.base import EngineSettings
 from cleanroom_pipelines.errors import CancelledError
 
 Progress = Callable[[float, str], None]
-"""Called with the share done (0 to 1) and the stage in words."""
+"""Callback with the share done (0 to 1) and the name of the stage."""
 
 ShouldCancel = Callable[[], bool]
-"""Asked between blocks; True ends the work with `CancelledError`."""
+"""Callback between blocks; True ends the work with `CancelledError`."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a long operation is given besides its inputs.
+    """Engine settings, progress and cancellation of a long operation.
 
     Args:
-        engine: Memory, threads and scratch of the engine, and which engine it is.
-        progress: Called with the share done and the stage; what it raises ends the operation.
-        should_cancel: Asked between blocks and stages.
+        engine: Engine settings.
+        progress: Called with the share done and the stage; an exception ends the operation.
+        should_cancel: Called between blocks and stages.
     """
 
     engine: EngineSettings = EngineSettings()  # noqa: RUF009 frozen
@@ -34,26 +34,26 @@ class Runtime:
     should_cancel: ShouldCancel | None = None
 
     def tell(self, share: float, stage: str) -> None:
-        """Report progress, and stop here if asked to.
+        """Report progress, and stop if cancelled.
 
         Raises:
-            CancelledError: `should_cancel` said so.
+            CancelledError: `should_cancel` returned True.
         """
         self.check()
         if self.progress:
             self.progress(min(share, 1.0), stage)
 
     def check(self) -> None:
-        """Stop here if asked to.
+        """Stop if cancelled.
 
         Raises:
-            CancelledError: `should_cancel` said so.
+            CancelledError: `should_cancel` returned True.
         """
         if self.should_cancel and self.should_cancel():
             raise CancelledError("The work was cancelled.")
 
     def part(self, start: float, end: float) -> Self:
-        """The same for a part of the work, whose 0 to 1 is `start` to `end` of the whole."""
+        """Return a copy for a part of the work, whose progress runs from `start` to `end`."""
         progress = self.progress
         if progress is None:
             return self

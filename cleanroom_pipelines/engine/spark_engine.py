@@ -1,11 +1,12 @@
-"""Apache Spark behind the engine protocol; with spark_sessions the only module that imports pyspark.
+"""Apache Spark implementation of the engine protocol; only it and spark_sessions import pyspark.
 
-Lives here: queries on a cluster, files in and out of it, functions on its executors, translating errors.
-Add here when Spark changes its Python calls.
-Keep out: queries; what the dialects say differently (dialect).
+Lives here: running queries on a cluster, reading and writing files, running functions on executors, translating
+errors.
+Add here when Spark changes its Python API.
+Keep out: queries; SQL differences (dialect).
 
-The executors read and write the same files under the same paths as this process. Whatever is larger than a result
-goes through files of a scratch folder there: tables that are registered or kept, results that are streamed.
+The executors read and write the same files under the same paths as this process. Larger data is passed through
+files in a shared scratch folder: registered and stored tables, and streamed results.
 """
 
 import io
@@ -29,12 +30,12 @@ from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, Engin
 
 T = TypeVar("T")
 
-# Of a glob, and of an address.
-_ODD_CHARACTERS = "*?[]{}\\:%"
+# Special characters of globs and URLs.
+_SPECIAL_CHARACTERS = "*?[]{}\\:%"
 _NO_LINES = pa.schema({"line": pa.int64(), "reason": pa.string(), "runs_on": pa.bool_()}).empty_table()
-# What Spark reads unsigned numbers of 64 bits as.
+# Spark's type for unsigned 64-bit integers.
 _UNSIGNED = pa.decimal128(20, 0)
-# Few jobs for many tasks, so that the progress can be told between them.
+# A few jobs for many tasks, so that progress can be reported between them.
 _JOBS = 8
 _TASKS_PER_JOB = 64
 _RESULT = "task bigint, result binary, failure binary"
@@ -45,14 +46,14 @@ _BATCH_ROWS = 100_000
 class SparkEngine:
     """A session on a Spark cluster.
 
-    What differs from DuckDB, and may: a floating sum depends on the order of its rows.
+    One accepted difference from DuckDB: a floating-point sum depends on the order of its rows.
 
     Args:
-        settings: Scratch (seen by the executors), memory and threads of this process.
-        url: Where the cluster is.
+        settings: Scratch (visible to the executors), memory and threads of this process.
+        url: URL of the cluster.
 
     Raises:
-        ConfigurationError: It cannot work: `spark_sessions` says when.
+        ConfigurationError: The cluster cannot be used (see `spark_sessions`).
     """
 
     is_cluster = True
@@ -64,10 +65,10 @@ class SparkEngine:
         self._scratch = Path(tempfile.mkdtemp(prefix="spark-", dir=settings.scratch)).resolve()
         self._numbers = itertools.count(1)
         self._unpacked_bytes = settings.unpacked_bytes
-        # The lines that each scan of text skips, which scans a view reads, and what was skipped and not told yet.
+        # Lines skipped by each text scan, the scans that each view reads, and skipped lines not reported yet.
         self._skipped: dict[str, pa.Table] = {}
         self._reads: dict[str, frozenset[str]] = {}
-        self._untold: list[pa.Table] = []
+        self._unreported: list[pa.Table] = []
         if not spark_sessions.is_checked(url):
             try:
                 spark_sessions.check_executors(url, self._ask_executor, self._interrupt)
@@ -76,13 +77,13 @@ class SparkEngine:
                 raise
 
     def execute(self, sql: str, parameters: Parameters = ()) -> None:
-        """Make a view, or a table that is kept until the engine is closed."""
+        """Create a view, or a table that is stored until the engine is closed."""
         statement = to_spark(sql)
         if statement.drops:
             self.unregister(statement.drops)
             return
         if statement.name is None:
-            raise EngineError("The statement is not one that Spark is asked to run.")
+            raise EngineError("This kind of statement is not supported on Spark.")
         reads = self._scans_of(statement)
         if statement.is_table:
             folder = self._new_folder()
@@ -100,7 +101,7 @@ class SparkEngine:
         return _with_unsigned(self._call(frame.toArrow))
 
     def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
-        """Stream a query's result in its order: pyspark streams rows only, so it goes through files."""
+        """Stream a query's result in its order, through files, since pyspark can stream only rows."""
         import pyarrow.parquet as pq
 
         folder = self._new_folder()
@@ -120,18 +121,18 @@ class SparkEngine:
 
         folder = self._new_folder()
         folder.mkdir()
-        # Spark knows no time below a microsecond.
+        # Spark's timestamps have a resolution of one microsecond.
         times = {"coerce_timestamps": "us", "allow_truncated_timestamps": True}
         self._call(lambda: pq.write_table(table, folder / "part-00000.parquet", compression="zstd", **times))
         self._name(self._call(lambda: self._spark.read.parquet(_address(folder))), name, frozenset())
 
     def unregister(self, name: str) -> None:
-        """Forget a registered table; its files go when the engine is closed."""
+        """Remove a registered table; its files are deleted when the engine is closed."""
         self._call(lambda: self._spark.catalog.dropTempView(name))
         self._reads.pop(name.lower(), None)
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make files queryable as a view; text is taken apart at once, and kept as parquet."""
+        """Make files queryable as a view; text is parsed immediately and stored as parquet."""
         if tables.format == "parquet":
             paths = [self._plain(file) for file in tables.files]
             self._name(self._read_parquet(paths, tables), name, frozenset())
@@ -145,12 +146,12 @@ class SparkEngine:
         self._name(cells, name, frozenset([scan]))
 
     def rejected_lines(self) -> pa.Table:
-        """Tell which lines the queries since the last call skipped."""
-        untold, self._untold = self._untold, []
+        """Return the lines that queries have skipped since the last call."""
+        untold, self._unreported = self._unreported, []
         return pa.concat_tables([_NO_LINES, *untold])
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
-        """Write a query's result to one file: the executors write theirs, this process puts them together."""
+        """Write a query's result to one file, merged from the executors' files."""
         import pyarrow.parquet as pq
 
         folder = self._new_folder()
@@ -171,11 +172,11 @@ class SparkEngine:
     def write_sorted(
         self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Parameters = ()
     ) -> tuple[SortedPart, ...]:
-        """Write a query's result in order: ranges of the first column to a file each, sorted within."""
+        """Write a query's result in order: one file per range of the first column, each sorted."""
         import pyarrow.parquet as pq
 
         def by(column: str, is_descending: bool) -> Any:
-            # Not functions.col, which takes one kind of session for the other where a process has both.
+            # Not functions.col, which confuses classic and Connect sessions in a process with both.
             named = frame[quote_for_spark(column)]
             return named.desc_nulls_last() if is_descending else named.asc_nulls_last()
 
@@ -193,7 +194,7 @@ class SparkEngine:
         return tuple(parts)
 
     def run_tasks(self, function: Callable[[T], pa.Table], tasks: Sequence[T]) -> Iterator[pa.Table]:
-        """Run a function for each task, one task a partition."""
+        """Run a function for each task, one task per partition."""
         size = max(_TASKS_PER_JOB, -(-len(tasks) // _JOBS))
         for start in range(0, len(tasks), size):
             some = list(tasks[start : start + size])
@@ -211,13 +212,13 @@ class SparkEngine:
         *,
         n_groups: int | None = None,
     ) -> Iterator[pa.Table]:
-        """Run a function on each group of rows: a key's in one call, many keys' in a task of their own."""
+        """Run a function on each group of rows, by key or, with `n_groups`, by partition."""
         frame = self._query(sql, parameters)
-        # Under names of ours: pyspark does not quote a column's own name here.
+        # Renamed, since pyspark does not quote column names here.
         plain = [f"c{number}" for number in range(len(frame.columns))]
         renamed, key_column = frame.toDF(*plain), plain[frame.columns.index(key)]
         if n_groups is not None:
-            # Rows need no sorting by key then. Adaptive execution leaves partitions alone whose number was given.
+            # Rows need no sorting by key here. Adaptive execution keeps an explicit number of partitions.
             partitions = self._call(lambda: renamed.repartition(n_groups, key_column))
             of_partition = _PartitionRunner(function, frame.columns)
             yield from _results(self._call(lambda: partitions.mapInArrow(of_partition, _RESULT).toArrow()))
@@ -225,7 +226,7 @@ class SparkEngine:
         groups = renamed.groupBy(key_column)
         runner = _GroupRunner(function, frame.columns)
 
-        # pyspark tells by the number of arguments what it is to pass, and looks at functions only.
+        # pyspark chooses what to pass by the number of arguments, and accepts only functions.
         def run(key_values: tuple[Any, ...], rows: pa.Table) -> pa.Table:
             return runner(key_values, rows)
 
@@ -239,9 +240,9 @@ class SparkEngine:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _query(self, sql: str, parameters: Parameters) -> Any:
-        """The frame of a query that is run now."""
+        """Return the frame of a query, and note the lines that it skips."""
         statement = to_spark(sql)
-        self._untold += [self._skipped[scan] for scan in sorted(self._scans_of(statement), key=int)]
+        self._unreported += [self._skipped[scan] for scan in sorted(self._scans_of(statement), key=int)]
         return self._frame(statement, parameters)
 
     def _frame(self, statement: Statement, parameters: Parameters) -> Any:
@@ -253,28 +254,27 @@ class SparkEngine:
         self._reads[name.lower()] = reads
 
     def _scans_of(self, statement: Statement) -> frozenset[str]:
-        """The scans of text that a statement reads, itself or through views."""
+        """Return the text scans that a statement reads, directly or through views."""
         return frozenset().union(*(self._reads.get(relation, ()) for relation in statement.reads))
 
     def _read_parquet(self, paths: list[str], tables: TableFiles) -> Any:
         import pyarrow.parquet as pq
 
-        # A path of scratch is one that was unpacked.
         schema = self._call(lambda: pq.read_schema(paths[0]))
         columns = []
         for name in tables.columns:
             quoted, type_ = quote_for_spark(name), schema.field(name).type
             if pa.types.is_timestamp(type_) and type_.unit == "ns":
-                # Spark has no nanoseconds; it gives them as whole numbers, too large for exact floating ones.
+                # Spark reads nanosecond timestamps as integers, which are too large for exact floating-point math.
                 quoted = f"timestamp_micros({quoted} DIV 1000) AS {quoted}"
             columns.append(quoted)
         frame = self._call(lambda: self._spark.read.option("mergeSchema", "false").parquet(*map(_address, paths)))
         return self._call(lambda: frame.selectExpr(*columns))
 
     def _plain(self, file: Path) -> str:
-        """A path that Spark takes for itself, to a file that is not packed."""
+        """Return a path without special characters for Spark, to an unpacked file."""
         unpack = file.suffix == ".gz"
-        if not unpack and not any(character in str(file) for character in _ODD_CHARACTERS):
+        if not unpack and not any(character in str(file) for character in _SPECIAL_CHARACTERS):
             return str(file)
         target = self._scratch / f"{next(self._numbers)}{'' if unpack else file.suffix}"
         if unpack:
@@ -297,12 +297,12 @@ class SparkEngine:
             raise
         except (PySparkException, Py4JError, pa.ArrowException, OSError) as error:
             translated = _translated(error)
-        # Outside the handler: there even `from None` would leave the original in __context__.
+        # Outside the handler: inside, even `from None` would keep the original in __context__.
         raise translated
 
     def _ask_executor(self) -> tuple[str, str]:
         try:
-            (table,) = self.run_tasks(_tell_versions, [0])
+            (table,) = self.run_tasks(_report_versions, [0])
         except EngineError:
             return "", ""
         row = table.to_pylist()[0]
@@ -316,18 +316,18 @@ class SparkEngine:
 
 
 def quote_for_spark(name: str) -> str:
-    """A column's name for Spark's Python calls, in which dots and backticks mean something."""
+    """Quote a column name for Spark's Python API, where dots and backticks are special."""
     return "`" + name.replace("`", "``") + "`"
 
 
-def _tell_versions(_: int) -> pa.Table:
+def _report_versions(_: int) -> pa.Table:
     package, python = spark_sessions.versions()
     return pa.table({"package": [package], "python": [python]})
 
 
 @dataclass(frozen=True)
 class _TaskRunner:
-    """Runs on an executor: one task, whose result comes back as the bytes of an Arrow stream."""
+    """Runs tasks on an executor; results are returned as the bytes of an Arrow stream."""
 
     function: Callable[[Any], pa.Table]
     tasks: Sequence[Any]
@@ -366,15 +366,15 @@ class _PartitionRunner:
 
 
 def _answer(number: int, action: Callable[[], pa.Table]) -> pa.Table:
-    """What a task gave or raised. The text of an error that is not ours stays here: it may quote data."""
+    """Return a task's result or error. The text of third-party errors is dropped, since it may quote data."""
     import pickle
 
-    import scipy.linalg  # noqa: F401 - its BLAS is limited only if it is loaded by now
+    import scipy.linalg  # noqa: F401 - its BLAS must be loaded for threadpool_limits to apply
     from threadpoolctl import threadpool_limits
 
     result, failure = None, None
     try:
-        # One thread: more add up in another order, and executors have as many tasks as cores.
+        # One thread: several would add up in another order, and executors already run one task per core.
         with threadpool_limits(limits=1, user_api="blas"):
             table = action()
         with io.BytesIO() as sink:
@@ -402,7 +402,7 @@ def _unexpected(error: Exception) -> CleanroomError:
 
 
 def _results(answers: pa.Table) -> Iterator[pa.Table]:
-    """The tables of the tasks in order; the first failure is raised."""
+    """Yield the tables of the tasks in order; raise the first failure."""
     import pickle
 
     for answer in answers.sort_by("task").to_pylist():
@@ -413,38 +413,38 @@ def _results(answers: pa.Table) -> Iterator[pa.Table]:
 
 
 def _check_scratch(folder: Path | None) -> None:
-    # A link with a plain name would be seen by this machine only.
-    if folder is not None and any(character in str(folder.absolute()) for character in _ODD_CHARACTERS):
+    # A link with a plain name would exist only on this machine.
+    if folder is not None and any(character in str(folder.absolute()) for character in _SPECIAL_CHARACTERS):
         raise ConfigurationError(
-            f"Spark cannot use a home whose path holds one of {' '.join(_ODD_CHARACTERS)}",
-            remedy="Move the home to a folder with a plain path; nothing in it has to change.",
+            f"Spark cannot use a home whose path contains one of {' '.join(_SPECIAL_CHARACTERS)}",
+            remedy="Move the home to a folder without these characters in its path; its content stays valid.",
         )
 
 
 def _address(path: Path | str) -> str:
-    # With its scheme: without, a cluster looks in a file system of its own, such as HDFS.
+    # Without the scheme, a cluster would look in its default file system, such as HDFS.
     return f"file://{path}"
 
 
 def _parts_of(folder: Path) -> list[Path]:
-    """The files of a result in its order; Spark writes beside them what it needs itself."""
+    """Return the files of a result in order, without Spark's own files next to them."""
     return sorted(folder.glob("part-*.parquet"))
 
 
 def _with_unsigned(table: pa.Table) -> pa.Table:
-    """The same with unsigned numbers where Spark gave them as decimals."""
+    """Convert Spark's decimals for unsigned numbers back to unsigned integers."""
     for number, field in enumerate(table.schema):
         if field.type == _UNSIGNED:
             try:
                 table = table.set_column(number, field.name, table.column(number).cast(pa.uint64()))
             except pa.ArrowInvalid:
-                # A decimal of that width in its own right, and below zero.
+                # A genuine decimal of that width, with negative values.
                 continue
     return table
 
 
 def _translated(error: Exception) -> EngineError | StorageFullError:
-    # The text of the error is read here to tell what it was, and never passed on: it quotes cells.
+    # The error's message is only used for classification and never passed on, since it quotes cells.
     if any(sign in str(error) for sign in _DISK_FULL):
         return StorageFullError("The disk is full.", remedy="Free some space and try again.")
     cause = type(error).__name__

@@ -1,20 +1,21 @@
 """Sessions on a Spark cluster.
 
-Lives here: opening one by its address, the settings it needs, and finding out soon that it cannot work.
-Add here when a cluster is reached in a further way.
+Lives here: opening a session by URL, its settings, and early checks that the cluster works.
+Add here when there is another way to connect to a cluster.
 Keep out: queries and data (spark_engine).
 
-A process has one Spark application at most, which all its engines share, each with a session (and names) of its
-own. It ends when no engine has used it for half a minute: a cluster gives an application its cores for as long as
-it lives, and other workers wait for theirs. Spark Connect gives every engine a session on the server. What an
-operator sets in spark-defaults.conf (SPARK_CONF_DIR) holds, but for what keeps data where they belong:
+A process has at most one Spark application, shared by all its engines; each engine has its own session and names.
+The application ends when no engine has used it for half a minute, since it occupies its cores on the cluster while
+other workers wait for theirs. With Spark Connect, every engine has a session on the server. The operator's
+settings in spark-defaults.conf (SPARK_CONF_DIR) apply, except for those that protect data:
 
-- no web pages of the application: they show the text and the values of queries;
-- no errors for cells (ANSI mode off): its errors quote the cell, and executors log them. Our queries ask for NULL
-  with TRY_CAST where a cell may be wrong;
-- nothing logged by the driver, whose messages repeat the executors' errors.
+- the application's web UI is off, since it shows the text and values of queries;
+- ANSI mode is off, since its errors quote cells and executors log them. Our queries use TRY_CAST to get NULL for
+  invalid cells;
+- driver logging is off, since its messages repeat the executors' errors.
 
-Spill and shuffle files lie plain on the executors' disks unless the operator sets spark.io.encryption.enabled.
+Spill and shuffle files are not encrypted on the executors' disks unless the operator sets
+spark.io.encryption.enabled.
 """
 
 import logging
@@ -44,13 +45,13 @@ EXECUTOR_SECONDS = 120.0
 _IDLE_SECONDS = 30.0
 _GIVE_UP_SECONDS = 20.0
 
-# Needed for right answers, whatever the cluster's defaults.
+# Required for correct results, whatever the cluster's defaults.
 _SESSION = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "false",
     "spark.sql.caseSensitive": "false",
     "spark.sql.legacy.parquet.nanosAsLong": "true",
-    # A line of text with too many or too few cells is only seen when all its cells are read.
+    # Spark detects a text line with too many or too few cells only if it reads all cells.
     "spark.sql.csv.parser.columnPruning.enabled": "false",
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
@@ -59,7 +60,7 @@ _SESSION = {
 }
 _APPLICATION_SETTINGS = {
     "spark.ui.enabled": "false",
-    # It keeps the same on disk.
+    # The event log stores the same data on disk.
     "spark.eventLog.enabled": "false",
     "spark.log.level": "OFF",
     "spark.ui.showConsoleProgress": "false",
@@ -71,32 +72,32 @@ _context: tuple[str, Any] | None = None
 _n_engines = 0
 _n_closed = 0
 _checked: set[str] = set()
-# Spark makes this folder, ours stays empty, and it would be spark-warehouse wherever a command is run.
+# Spark creates a warehouse folder, by default in the working directory; ours is temporary and stays empty.
 _warehouse: "tempfile.TemporaryDirectory[str] | None" = None
 
 
 def open_session(url: str, settings: EngineSettings) -> Any:
-    """Open a session of its own on a cluster.
+    """Open a new session on a cluster.
 
     Args:
         url: `spark://host:port`, `local`, `local[n]` or `sc://host:port`.
-        settings: Memory and threads of this process's part.
+        settings: Memory and threads of this process.
 
     Returns:
         A pyspark SparkSession.
 
     Raises:
-        ConfigurationError: pyspark or Java is missing, the address is none, or nobody answers there.
+        ConfigurationError: pyspark or Java is missing, the URL is invalid, or the cluster does not respond.
     """
     if find_spec("pyspark") is None:
         raise ConfigurationError(
             "The engine is a Spark cluster, and pyspark is not installed.",
             remedy="Install 'cleanroom-pipelines[spark]', or unset CLEANROOM_ENGINE_URL.",
         )
-    # It prints the whole text of an error, with the query's plan.
+    # This logger prints the full text of errors, with the query's plan.
     logging.getLogger("SQLQueryContextLogger").disabled = True
     warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas", category=FutureWarning)
-    _check_answers(url)
+    _check_reachable(url)
     if url.startswith("sc://"):
         session = _within(_OPEN_SECONDS, lambda: _open_connect(url))
     else:
@@ -107,12 +108,12 @@ def open_session(url: str, settings: EngineSettings) -> Any:
 
 
 def keep_event_log() -> None:
-    """Leave the event log to spark-defaults.conf: for the benchmark, whose data are made up."""
+    """Let spark-defaults.conf control the event log; for the benchmark, which uses synthetic data."""
     _APPLICATION_SETTINGS.pop("spark.eventLog.enabled", None)
 
 
 def close_session(session: Any, url: str) -> None:
-    """End a session; the application of this process stays a while for the next engine."""
+    """End a session; this process's application stays open for a while, for the next engine."""
     global _n_engines, _n_closed  # noqa: PLW0603 - they belong to the one application
     if url.startswith("sc://"):
         session.stop()
@@ -133,7 +134,7 @@ def _end_if_idle(n_closed: int) -> None:
 
 
 def _end_application() -> None:
-    """Stop this process's application, and the Java process behind it; within the lock."""
+    """Stop this process's application and its Java process; the caller holds the lock."""
     global _context  # noqa: PLW0603 - Spark allows one application a process
     from pyspark import SparkContext
 
@@ -141,7 +142,7 @@ def _end_application() -> None:
         return
     context = _context[1].sparkContext
     _context = None
-    # Spark of the first try that failed may not answer any more.
+    # After a failed start Spark may not respond.
     with suppress(Exception):
         context.stop()
     gateway, SparkContext._gateway, SparkContext._jvm = SparkContext._gateway, None, None
@@ -153,27 +154,28 @@ def _end_application() -> None:
 
 
 def is_checked(url: str) -> bool:
-    """Whether an engine of this process has found executors there that can work."""
+    """Whether this process has already checked the executors at a URL."""
     return url in _checked
 
 
 def check_executors(url: str, ask: Callable[[], tuple[str, str]], interrupt: Callable[[], None]) -> None:
-    """Find out whether executors exist and have this package, once per process and address.
+    """Check, once per process and URL, that the cluster has executors with this package.
 
     Args:
-        url: The address.
-        ask: Runs a task and gives the executor's version of this package and of Python.
-        interrupt: Gives the task up.
+        url: URL of the cluster.
+        ask: Runs a task that returns the executor's versions of this package and Python.
+        interrupt: Cancels the task.
 
     Raises:
-        ConfigurationError: No executor in two minutes, or one without this package or with another version.
+        ConfigurationError: No executor started within two minutes, or it lacks this package or has another
+            version.
     """
     expected = versions()
     try:
         found = _result_within(EXECUTOR_SECONDS, ask, interrupt)
     except TimeoutError:
         raise ConfigurationError(
-            "The Spark cluster gave no executor within two minutes.",
+            "The Spark cluster did not start an executor within two minutes.",
             remedy="Check that it has workers with free cores and memory.",
         ) from None
     if found != expected:
@@ -186,12 +188,12 @@ def check_executors(url: str, ask: Callable[[], tuple[str, str]], interrupt: Cal
 
 
 def versions() -> tuple[str, str]:
-    """The version of this package and of Python, of the process that asks."""
+    """Return this process's versions of this package and Python."""
     return version("cleanroom-pipelines"), f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _application(url: str, settings: EngineSettings) -> Any:
-    """The session of this process's application, started if there is none."""
+    """Return the session of this process's application; start the application if needed."""
     global _context, _n_engines  # noqa: PLW0603 - Spark allows one application a process
     with _lock:
         if _context is not None and (not _is_alive(_context[1]) or (_context[0] != url and _n_engines == 0)):
@@ -200,7 +202,7 @@ def _application(url: str, settings: EngineSettings) -> Any:
             _context = (url, _within(_OPEN_SECONDS, lambda: _start(url, settings)))
         elif _context[0] != url:
             raise ConfigurationError(
-                "This process works with another Spark cluster already.", remedy="Start another process."
+                "This process already uses another Spark cluster.", remedy="Start another process."
             )
         _n_engines += 1
         return _context[1]
@@ -215,7 +217,7 @@ def _start(url: str, settings: EngineSettings) -> Any:
     from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
-    global _warehouse  # noqa: PLW0603 - it is the application's, and goes with this process
+    global _warehouse  # noqa: PLW0603 - it belongs to the application, and ends with this process
     _warehouse = _warehouse or tempfile.TemporaryDirectory(prefix="spark-warehouse-")
     conf = SparkConf().set("spark.sql.warehouse.dir", _warehouse.name)
     conf.setMaster(url).setAppName(APPLICATION)
@@ -225,7 +227,7 @@ def _start(url: str, settings: EngineSettings) -> Any:
         conf.setIfMissing("spark.driver.bindAddress", "127.0.0.1").setIfMissing("spark.driver.host", "127.0.0.1")
     if settings.memory_bytes is not None:
         conf.setIfMissing("spark.driver.memory", f"{settings.memory_bytes >> 20}m")
-    # What a Java process says on stderr is for nobody here, and could repeat what executors say.
+    # The Java process's stderr is discarded, since it could repeat messages of the executors.
     gateway = launch_gateway(conf=conf, popen_kwargs={"stderr": subprocess.DEVNULL})  # type: ignore[no-untyped-call]
     context = SparkContext(gateway=gateway, conf=conf)
     context.setLogLevel("OFF")
@@ -241,23 +243,23 @@ def _open_connect(url: str) -> Any:
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Run what can hang for minutes, and tell what went wrong in our words."""
+    """Run an action that may hang, with a timeout, and translate its errors."""
     try:
         return _result_within(seconds, action)
     except Exception as error:
         cause = type(error).__name__
     raise ConfigurationError(
         f"The Spark cluster could not be opened ({cause}).",
-        remedy="Check CLEANROOM_ENGINE_URL, that Java 17 is installed (JAVA_HOME), and that the cluster's Spark "
-        "has the version of pyspark.",
+        remedy="Check CLEANROOM_ENGINE_URL, that Java 17 is installed (JAVA_HOME), and that Spark on the cluster "
+        "has the same version as pyspark.",
     )
 
 
 def _result_within(seconds: float, action: Callable[[], T], give_up: Callable[[], None] | None = None) -> T:
-    """What an action gives, in a thread that nobody waits for when the process ends.
+    """Run an action with a timeout, in a thread that does not keep the process alive.
 
     Raises:
-        TimeoutError: It takes longer, and was given up.
+        TimeoutError: It took longer, and was cancelled.
     """
     future: Future[T] = Future()
 
@@ -274,7 +276,7 @@ def _result_within(seconds: float, action: Callable[[], T], give_up: Callable[[]
     except TimeoutError:
         if give_up is not None:
             give_up()
-            # Python aborts if it ends while the thread comes back from Arrow.
+            # Python aborts if it exits while the thread returns from Arrow.
             thread.join(_GIVE_UP_SECONDS)
         raise
 
@@ -282,7 +284,7 @@ def _result_within(seconds: float, action: Callable[[], T], give_up: Callable[[]
 def _addresses(url: str) -> list[tuple[str, int]]:
     found = re.fullmatch(r"(spark|sc)://([^/;?]+)/?(;.*)?", url)
     if found is None:
-        raise _no_address()
+        raise _invalid_url()
     default = 15_002 if found.group(1) == "sc" else 7_077
     addresses = []
     for address in found.group(2).split(","):
@@ -291,7 +293,7 @@ def _addresses(url: str) -> list[tuple[str, int]]:
     return addresses
 
 
-def _check_answers(url: str) -> None:
+def _check_reachable(url: str) -> None:
     if re.fullmatch(r"local(\[(\d+|\*)\])?", url):
         return
     for address in _addresses(url):
@@ -301,7 +303,7 @@ def _check_answers(url: str) -> None:
             continue
         return
     raise ConfigurationError(
-        "Nobody answers at the Spark cluster's address.",
+        "The Spark cluster does not respond.",
         remedy="Check CLEANROOM_ENGINE_URL, and start the cluster.",
     )
 
@@ -312,7 +314,7 @@ def _is_on_this_machine(url: str) -> bool:
     )
 
 
-def _no_address() -> ConfigurationError:
+def _invalid_url() -> ConfigurationError:
     return ConfigurationError(
-        "The engine's address is none.", remedy="Give spark://host:port, local[4] or sc://host:port."
+        "The engine's URL is invalid.", remedy="Use spark://host:port, local[4] or sc://host:port."
     )

@@ -1,13 +1,13 @@
-"""Reading of text files on a Spark cluster.
+"""Reading text files on a Spark cluster.
 
-Lives here: taking one CSV or JSON Lines file apart, on an executor, with DuckDB.
-Add here when another text format is read.
-Keep out: what a file's cells mean, and Spark's calls (spark_engine).
+Lives here: parsing one CSV or JSON Lines file with DuckDB on an executor.
+Add here when tables may have another text format.
+Keep out: the meaning of cells, and Spark's calls (spark_engine).
 
-Spark's own readers make rows of lines that DuckDB refuses (a cell that is no UTF-8, a quote that is never closed,
-text behind a quote), write numbers of JSON in another way, and tell of a bad line no number. So that a table means
-the same on both engines, the one reader reads it on both. A file goes to one task: a large upload should come in
-several files, as Spark's reader of quoted line breaks would want too.
+Spark's own readers accept lines that DuckDB rejects (invalid UTF-8, an unclosed quote, text after a quote), format
+JSON numbers differently, and do not report the numbers of invalid lines. DuckDB reads the files on both engines,
+so a table has the same rows on both. Each file is one task: split large uploads into several files, which Spark's
+own reader would also need for quoted line breaks.
 """
 
 import uuid
@@ -24,21 +24,21 @@ _MEMORY_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class ReadText:
-    """Reads the file of a number.
+    """Task that converts the text file with a given number to parquet.
 
-    All cells are read, so that a line with a cell that is no UTF-8 is never a row; on DuckDB alone it is one for
-    queries that do not look at that cell.
+    All cells are read, so a line with invalid UTF-8 is always rejected; on DuckDB alone, only queries that read
+    the invalid cell reject it.
 
     Args:
         tables: The files.
-        folder: Gets a parquet file of VARCHAR cells for each.
+        folder: Output folder, with one parquet file of VARCHAR cells per text file.
     """
 
     tables: TableFiles
     folder: Path
 
     def __call__(self, number: int) -> pa.Table:
-        """Write the file's rows, and tell its lines that are none, as `Engine.rejected_lines` does."""
+        """Write the file's rows, and return its invalid lines in the form of `Engine.rejected_lines`."""
         from cleanroom_pipelines.engine.duckdb_engine import DuckDBEngine
 
         one = replace(self.tables, files=(self.tables.files[number],))
@@ -46,7 +46,7 @@ class ReadText:
         engine = DuckDBEngine(settings, (*one.files, self.folder))
         try:
             engine.scan("cells", one)
-            # Under another name first: a task may run twice at once.
+            # Under a temporary name first, since a task may run twice concurrently.
             written = self.folder / f".{number}-{uuid.uuid4().hex}"
             engine.write_parquet("SELECT * FROM cells", written)
             written.replace(self.folder / f"{number:05d}.parquet")

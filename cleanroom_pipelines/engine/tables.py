@@ -1,9 +1,8 @@
-"""Finding the files of a table a user points at.
+"""Finding the files of a table.
 
-Lives here: which files a path, folder or glob means, their format, the column names of text files, and taking
-gzip off.
-Add here when a further file format is read.
-Keep out: what the columns mean (roles live in `uploads.roles`).
+Lives here: resolving a path, folder or glob to files, their format and column names, and unpacking gzip.
+Add here when tables may have another file format.
+Keep out: the meaning of columns (`uploads.roles`).
 """
 
 import csv
@@ -34,10 +33,10 @@ class TableFiles:
 
     Args:
         files: Absolute paths in sorted order, at least one.
-        format: One format for all of them.
-        columns: Column names: of the header (CSV), of the keys in the first 1,000 lines (JSON Lines), or of
-            the parquet schema.
-        delimiter: Cell delimiter of CSV.
+        format: Format of all files.
+        columns: Column names, from the header (CSV), the keys in the first 1,000 lines (JSON Lines), or the
+            schema (parquet).
+        delimiter: Delimiter of CSV.
     """
 
     files: tuple[Path, ...]
@@ -52,40 +51,42 @@ class TableFiles:
 
 
 def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int | None = None) -> TableFiles:
-    """Find the files that `source` names: one file, a folder (its files, not below), or a glob.
+    """Find the files of a file path, a folder (without subfolders) or a glob.
 
     Args:
-        source: Path, folder or glob; `.parquet`, `.csv`, `.jsonl`, `.json`, each also with `.gz`.
-        what: What to call the input in messages, such as "seed" or "interactions table".
-        unpacked_bytes: The most that its gzipped files may hold together. None: no limit, and they are not read.
+        source: Path, folder or glob; `.parquet`, `.csv`, `.jsonl`, `.json`, optionally with `.gz`.
+        what: Name of the input in messages, such as "seed" or "interactions table".
+        unpacked_bytes: Maximum unpacked size of its gzipped files together, in bytes. None: no limit, and the
+            size is not checked.
 
     Returns:
         The files, sorted by name.
 
     Raises:
-        InputError: Nothing there, an unknown or mixed format, an empty file, or a header that cannot be read;
-            its attribute `problem` says which ("missing", "format", "empty", "unreadable", "too large").
+        InputError: There are no files, the format is unknown or mixed, all files are empty, a header cannot be
+            read, or the files are too large; the attribute `problem` is "missing", "format", "empty", "unreadable"
+            or "too large".
     """
     files = _expand(str(source))
     if not files:
         raise InputError(
-            f"The {what} was not found: no .parquet, .csv or .jsonl file at the path given.",
-            remedy="Give a file, a folder or a glob that matches at least one such file.",
+            f"The {what} was not found: the path has no .parquet, .csv or .jsonl file.",
+            remedy="Use a file, folder or glob that matches at least one such file.",
             problem="missing",
         )
     formats = {_format_of(file) for file in files}
     if None in formats:
         raise InputError(
-            f"The {what} has a format that is not read here.",
-            remedy="Give .parquet, .csv or .jsonl, each also as .gz.",
+            f"The {what}'s file format is not supported.",
+            remedy="Use .parquet, .csv or .jsonl, optionally with .gz.",
             problem="format",
         )
     if len(formats) > 1:
-        raise InputError(f"The {what} mixes file formats.", remedy="Give files of one format.", problem="format")
+        raise InputError(f"The {what} mixes file formats.", remedy="Use files of one format.", problem="format")
     (format_,) = formats
     assert format_ is not None
     if all(file.stat().st_size == 0 for file in files):
-        raise InputError(f"The {what} is empty.", remedy="Give a file with at least one row.", problem="empty")
+        raise InputError(f"The {what} is empty.", remedy="Use a file with at least one row.", problem="empty")
     files = tuple(file for file in files if file.stat().st_size > 0)
     try:
         if unpacked_bytes is not None:
@@ -96,11 +97,11 @@ def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int |
         raise
     except (OSError, csv.Error, EOFError, ValueError, zlib.error) as error:
         cause = type(error).__name__
-    # Outside the handler: a decoding error holds the bytes it met, and __context__ would keep it.
+    # Outside the handler: a decoding error holds the bytes, and __context__ would keep it.
     raise InputError(
         f"The {what} cannot be read as {format_} ({cause}).",
-        remedy="Check that it is complete, UTF-8, of the format its name says, and that its columns have "
-        "names that differ by more than case, the same in each file.",
+        remedy="Check that it is complete, in UTF-8, and in the format of its suffix, and that all files have the "
+        "same column names, which must differ by more than case.",
         problem="unreadable",
     )
 
@@ -129,21 +130,21 @@ def _format_of(file: Path) -> Format | None:
 
 
 def open_binary(file: Path) -> IO[bytes]:
-    """Open a file for reading, through gzip when its name ends in `.gz`."""
+    """Open a file for reading, decompressing it if its name ends in `.gz`."""
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
 
 
 def unpacked_blocks(file: Path, *, max_bytes: int | None = None, what: str = "file") -> Iterator[bytes]:
-    """Give the content of a gzipped file in blocks of 1 MB; who took them all knows that the file is whole.
+    """Decompress a gzipped file in blocks of 1 MB; after the last block the file is known to be intact.
 
     Args:
         file: The file.
-        max_bytes: The most that is given: a few MB can hold GB. None: no limit.
-        what: What to call it in messages.
+        max_bytes: Maximum unpacked size, since a few MB can expand to GB. None: no limit.
+        what: Name of the file in messages.
 
     Raises:
-        BadGzipFile: It is no gzip, breaks off, or is not what its checksums say.
-        InputError: It holds more; its attribute `problem` is "too large".
+        BadGzipFile: It is not gzip, is truncated, or does not match its checksums.
+        InputError: It is larger; the attribute `problem` is "too large".
     """
     n_bytes = 0
     try:
@@ -154,14 +155,14 @@ def unpacked_blocks(file: Path, *, max_bytes: int | None = None, what: str = "fi
                     raise too_large(max_bytes, what)
                 yield block
     except (EOFError, zlib.error):
-        raise gzip.BadGzipFile("it breaks off or is damaged") from None
+        raise gzip.BadGzipFile("The gzip file is truncated or damaged.") from None
 
 
 def too_large(max_bytes: int, what: str = "file") -> InputError:
-    """The refusal of what holds more than may be unpacked."""
+    """Error for input whose unpacked size exceeds the limit."""
     return InputError(
-        f"The {what} holds more than {max_bytes:,} bytes when it is unpacked.",
-        remedy="Give less in one file, or ask the operator to allow more.",
+        f"The {what} is larger than {max_bytes:,} bytes when unpacked.",
+        remedy="Use a smaller file, or ask the operator to raise the limit.",
         problem="too large",
     )
 
@@ -184,7 +185,7 @@ def _columns_of(files: tuple[Path, ...], format_: Format) -> tuple[tuple[str, ..
     same = {frozenset(names) for names, _ in headers} if format_ == "parquet" else set(headers)
     if len(same) != 1:
         raise ValueError("columns differ between files")
-    # SQL does not tell "id" from "ID".
+    # SQL treats "id" and "ID" as the same name.
     if len({name.lower() for name in columns}) != len(columns) or not all(columns):
         raise ValueError("repeated or empty column name")
     return columns, delimiter
@@ -196,7 +197,7 @@ def _csv_header(file: Path) -> tuple[tuple[str, ...], str]:
 
 
 def line_end_of(file: Path) -> str:
-    """How the header of a CSV ends: a line feed, a carriage return, both, or (at the end of the file) nothing."""
+    """Return the line ending of a CSV's header: line feed, carriage return, both, or nothing at the file's end."""
     return _read_header(file)[2]
 
 
@@ -204,8 +205,8 @@ def _read_header(file: Path) -> tuple[tuple[str, ...], str, str]:
     line = _first_line(file)
     delimiter = max(_DELIMITERS, key=line.count)
     lines: list[str] = []
-    # A quoted name may hold a line break, so the header can be longer than its first line. What follows the
-    # header is decoded along with it, and may be no UTF-8.
+    # A quoted name may contain a line break, so the header can be longer than its first line. The text after the
+    # header is decoded along with it, and may not be UTF-8.
     with (
         open_binary(file) as stream,
         io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
@@ -246,7 +247,7 @@ def _json_keys(file: Path) -> tuple[str, ...]:
             continue
         if isinstance(row, dict):
             for key in row:
-                # A key without a name, or that differs from another by case only, has no column in SQL.
+                # An empty key, or one that differs from another by case only, has no column in SQL.
                 keys.setdefault(key.lower(), key)
     return tuple(key for key in keys.values() if key and "\x00" not in key)
 

@@ -1,8 +1,7 @@
-"""Queries: seeds that a participant asks for in SQL.
+"""Participant queries: seeds defined by SQL.
 
-Lives here: what such a query may say (allowed.py), its check (checking.py), and its run in a process of its own
-that reads the named tables and nothing else (running.py, child.py, confinement.py).
-Add here when a query may say, read or return something further.
-Keep out: whose table a name means and who may ask (cleanroomsml); reading the seed it made (similarity,
-validation).
+Lives here: the allowed SQL (allowed.py), its check (checking.py), and its run in a separate process that can read
+only the tables it names (running.py, child.py, confinement.py).
+Add here when queries may use, read or return something new.
+Keep out: table ownership and permissions (cleanroomsml), and reading the resulting seed (similarity, validation).
 """

@@ -1,13 +1,12 @@
-"""What a query may say: a closed list of the pieces of a syntax tree.
+"""Allowlist of SQL: the syntax-tree nodes that a participant's query may use.
 
-Lives here: the node types and functions with the arguments each may have, the types of casts, words and units.
-Add here when people need another function. It must be deterministic but for the date, read nothing but its
-arguments, give one value, make nothing out of nothing (no series, no repetition), and be rendered without naming
-an argument twice: nested, that doubles the text each time. A test holds every entry to the last.
+Lives here: node types and functions with their allowed arguments, cast types, words and units.
+Add here when users need another function. It must be deterministic except for the date, read only its arguments,
+return one value, not multiply data (no series, no repetition), and render each argument only once: nested calls
+would double the text each time. A test checks every entry for the last rule.
 Keep out: rules that need more than one node (checking.py).
 
-Each argument that is not named here must be absent, so that an option nobody thought of is refused like a function
-nobody thought of.
+Arguments that are not listed here are rejected, so unknown options are rejected like unknown functions.
 """
 
 from collections.abc import Mapping
@@ -97,12 +96,12 @@ _EXPRESSIONS: Mapping[type[exp.Expr], str] = {
 }
 
 _FUNCTIONS: Mapping[type[exp.Expr], str] = {
-    # of missing values, and the larger or smaller of some
+    # missing values, greatest and least
     exp.Coalesce: "this expressions is_nvl is_null",
     exp.Nullif: _BINARY,
     exp.Greatest: "this expressions ignore_nulls",
     exp.Least: "this expressions ignore_nulls",
-    # of texts
+    # text
     exp.Concat: "expressions safe coalesce",
     exp.ConcatWs: "expressions safe coalesce",
     exp.Contains: _BINARY,
@@ -126,7 +125,7 @@ _FUNCTIONS: Mapping[type[exp.Expr], str] = {
     exp.Translate: "this from_ to",
     exp.Trim: "this expression position",
     exp.Upper: "this",
-    # of numbers
+    # numbers
     exp.Abs: "this",
     exp.Ceil: "this",
     exp.Exp: "this",
@@ -136,7 +135,7 @@ _FUNCTIONS: Mapping[type[exp.Expr], str] = {
     exp.Round: "this decimals",
     exp.Sign: "this",
     exp.Sqrt: "this",
-    # of dates and times
+    # dates and times
     exp.CurrentDate: "",
     exp.CurrentTimestamp: "",
     exp.Date: "this",
@@ -158,7 +157,7 @@ _FUNCTIONS: Mapping[type[exp.Expr], str] = {
     exp.UnixToTime: "this scale",
     exp.Week: "this",
     exp.Year: "this",
-    # of groups
+    # aggregates
     exp.ApproxDistinct: "this",
     exp.Avg: "this",
     exp.Count: "this big_int",
@@ -175,7 +174,7 @@ _FUNCTIONS: Mapping[type[exp.Expr], str] = {
     exp.Sum: "this",
     exp.Variance: "this",
     exp.VariancePop: "this",
-    # of windows
+    # windows
     exp.CumeDist: "",
     exp.DenseRank: "",
     exp.FirstValue: "this",
@@ -217,7 +216,7 @@ TYPES = frozenset(
     }
 )
 
-# What the parser keeps as plain text and the renderer writes as it stands, in upper case.
+# Words in upper case that the parser keeps as plain text and the renderer writes unchanged.
 WORDS = frozenset(
     {
         *("INNER", "LEFT", "RIGHT", "FULL", "OUTER", "CROSS", "SEMI", "ANTI", "NATURAL"),
@@ -232,7 +231,7 @@ UNITS = frozenset(
     {*_UNITS, *(f"{unit}S" for unit in _UNITS), "DAYOFWEEK", "DAYOFYEAR", "DOW", "DOY", "EPOCH", "ISODOW"}
 )
 
-# What is compiled or made of these grows with what they are given: literals only, of bounded length.
+# Their cost grows with their arguments, so patterns and formats must be literals of limited length.
 PATTERNS = (exp.RegexpExtract, exp.RegexpLike, exp.RegexpReplace, exp.SimilarTo)
 FORMATS = (exp.StrToTime, exp.TimeToStr)
 MAX_PATTERN_CHARACTERS = 500

@@ -1,10 +1,10 @@
-"""What runs one checked query, as a process of its own.
+"""The child process that runs one checked query.
 
-Lives here: the limits it puts on itself, the locked engine it opens, the rows it writes, its one-line answer.
-Add here when the process must give up a further power before it runs what a stranger wrote.
-Keep out: words for people (running.py); this process answers with a number of rows or the name of a problem.
+Lives here: the limits it sets on itself, the locked-down engine, writing rows, and its one-line result.
+Add here when the process must drop another privilege before it runs untrusted SQL.
+Keep out: user-facing messages (running.py); this process prints a number of rows or the name of a problem.
 
-It reads one line of JSON from standard input and ends when standard input does.
+It reads one line of JSON from standard input, and ends when standard input is closed.
 """
 
 import json
@@ -30,7 +30,7 @@ _BATCH_ROWS = 100_000
 _MAX_OPEN_FILES = 1_024
 _SECONDS_AFTER_PARENT = 5
 
-# The engine's errors, by what a person can do about them.
+# Names of problems by engine error.
 _PROBLEMS = {
     "BadGzipFile": "table",
     "OutOfMemoryException": "memory",
@@ -41,16 +41,16 @@ _PROBLEMS = {
     "InvalidInputException": "values",
     "OutOfRangeException": "values",
 }
-# What a query may read from, in DuckDB's own words for the parts of a FROM.
+# Sources a query may read from, by DuckDB's names for the parts of a FROM.
 _SOURCES = {"BASE_TABLE", "SUBQUERY", "JOIN", "EXPRESSION_LIST", "EMPTY"}
 
 
 class ProblemError(Exception):
-    """The query cannot be run, for the reason named."""
+    """The query cannot be run; the argument is the name of the problem."""
 
 
 def main() -> None:
-    """Read the task, do it, answer."""
+    """Read the task, run it, and print the result."""
     task = json.loads(_read_line())
     _limit(task["limits"])
     _end_with_parent()
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _read_line() -> bytes:
-    """The first line of standard input, unbuffered, so that the rest is left to whoever waits for its end."""
+    """Read the first line of standard input, unbuffered, since a thread waits for the end of the rest."""
     line = b""
     while not line.endswith(b"\n"):
         part = os.read(0, 1 << 20)
@@ -71,7 +71,7 @@ def _read_line() -> bytes:
 def _limit(limits: Mapping[str, Any]) -> None:
     os.umask(0o077)
     seconds = limits["wall_seconds"]
-    # The kernel's own clocks, for when the parent is gone and this process's threads have no say.
+    # Kernel limits, in case the parent has died and this process's threads cannot run.
     signal.alarm(math.ceil(seconds) + _SECONDS_AFTER_PARENT)
     for kind, amount in (
         (resource.RLIMIT_CPU, math.ceil(seconds * limits["threads"]) + _SECONDS_AFTER_PARENT),
@@ -98,11 +98,11 @@ def answer(task: Mapping[str, Any], *, give_up: Callable[..., object] = confine)
     """Run the query of a task and write its rows.
 
     Args:
-        task: As `running.run_query` gives it.
-        give_up: Takes the rights from this process that the query does not need.
+        task: Task from `running.run_query`.
+        give_up: Drops the privileges that the query does not need.
 
     Returns:
-        The number of rows, or the name of the problem.
+        `rows`, the number of rows, or `problem`, the name of the problem.
     """
     from cleanroom_pipelines.errors import EngineError, InputError, StorageFullError
 
@@ -146,14 +146,14 @@ def _run(task: Mapping[str, Any], give_up: Callable[..., object]) -> int:
 
 
 def _check_links(folder: Path) -> None:
-    """A folder's symbolic links lead to places within it."""
+    """Check that a folder's symbolic links stay inside it."""
     for file in folder.iterdir():
         if file.is_symlink() and folder not in file.resolve().parents:
             raise ProblemError("link")
 
 
 def _check_sources(engine: "Engine", sql: str, views: set[str]) -> None:
-    """Hold the query as DuckDB itself understands it against what it may read, before it runs."""
+    """Check, before the query runs, that DuckDB's own parse reads only the allowed sources."""
     rows = engine.fetch("SELECT CAST(json_serialize_sql(CAST(? AS VARCHAR)) AS VARCHAR) AS tree", [sql])
     tree = json.loads(rows["tree"][0].as_py())
     if tree.get("error") or len(tree["statements"]) != 1:
@@ -189,7 +189,7 @@ def _write(engine: "Engine", sql: str, parameters: Sequence[str], out: Path, lim
         for batch in engine.batches(sql, parameters, rows=_BATCH_ROWS):
             if batch.num_columns != 1:
                 raise ProblemError("columns")
-            if not _is_of_ids(batch.column(0).type):
+            if not _is_id_type(batch.column(0).type):
                 raise ProblemError("type")
             n_rows += batch.num_rows
             if n_rows > limits["max_rows"]:
@@ -202,8 +202,8 @@ def _write(engine: "Engine", sql: str, parameters: Sequence[str], out: Path, lim
     return n_rows
 
 
-def _is_of_ids(type_: "pa.DataType") -> bool:
-    """Whether the seed's reader takes such a column: text or whole numbers (`uploads.cells`)."""
+def _is_id_type(type_: "pa.DataType") -> bool:
+    """Whether the seed reader accepts the type: text or whole numbers (`uploads.cells`)."""
     import pyarrow as pa
 
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)

@@ -1,11 +1,11 @@
-"""Taking rights away from this process that it cannot get back.
+"""Irrevocable restriction of this process's privileges.
 
-Lives here: Landlock, which since Linux 5.13 lets any process give up the files and ports it does not need.
-Add here when another system offers the like.
-Keep out: the engine's own lock, which stands with or without this.
+Lives here: Landlock, which since Linux 5.13 lets any process drop access to files and ports it does not need.
+Add here when another operating system has something similar.
+Keep out: the engine's own lock-down, which works with or without this.
 
-DuckDB refuses paths outside its list by itself; should a query ever talk it out of that, the kernel still refuses.
-Where the kernel has no Landlock (another system, an older kernel, a container that forbids it) nothing happens.
+DuckDB itself rejects paths outside its list. If a query ever gets around that, the kernel still denies access.
+Without Landlock (another system, an older kernel, a container that forbids it) nothing is restricted here.
 Source: https://docs.kernel.org/userspace-api/landlock.html
 """
 
@@ -24,13 +24,13 @@ _NO_NEW_PRIVILEGES = 38
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE = 1 << 14
-_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
-# All rights over files that each version of Landlock knows of: the bits below this one.
+_FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
+# Number of file access rights (low bits) in each Landlock version.
 _RIGHTS_OF_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}
 _NETWORK_SINCE = 4
 _BIND_AND_CONNECT = 0b11
 
-_OF_THE_SYSTEM = (
+_SYSTEM_PATHS = (
     *("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/urandom"),
     *("/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/sys/fs/cgroup", "/sys/devices/system/cpu"),
 )
@@ -46,14 +46,14 @@ class _PathBeneath(ctypes.Structure):
 
 
 def confine(*, readable: Sequence[Path], writable: Sequence[Path]) -> bool:
-    """Give up every file but the named folders and what Python is made of, and every TCP connection.
+    """Drop access to all files except the given folders and Python itself, and to all TCP connections.
 
     Args:
         readable: Folders whose files may be read.
-        writable: Folders in which files may be read, made, written and removed.
+        writable: Folders in which files may be read, created, written and removed.
 
     Returns:
-        Whether the kernel holds this process to it.
+        Whether the kernel enforces it.
     """
     if sys.platform != "linux":
         return False
@@ -68,7 +68,7 @@ def confine(*, readable: Sequence[Path], writable: Sequence[Path]) -> bool:
     if ruleset < 0:
         return False
     try:
-        for path in {*readable, *_of_python()}:
+        for path in {*readable, *_python_paths()}:
             _allow(libc, ruleset, path, rights & (_READ_FILE | _READ_FOLDER | _EXECUTE))
         for path in writable:
             _allow(libc, ruleset, path, rights)
@@ -78,19 +78,19 @@ def confine(*, readable: Sequence[Path], writable: Sequence[Path]) -> bool:
         os.close(ruleset)
 
 
-def _of_python() -> set[Path]:
-    """Where modules and libraries lie that may not be loaded yet, and what tells the size of the machine."""
+def _python_paths() -> set[Path]:
+    """Paths of modules and libraries that may be loaded later, and of files with the machine's size."""
     places = {Path(place) for place in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix)}
-    # the package, not the folder it lies in, which may be a checkout with a home in it
+    # the package, not its parent folder, which may be a checkout with a home in it
     places.add(Path(__file__).resolve().parents[1])
-    places |= {Path(place) for place in _OF_THE_SYSTEM}
+    places |= {Path(place) for place in _SYSTEM_PATHS}
     return {place for place in places if place.exists()}
 
 
 def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, rights: int) -> None:
     opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = _PathBeneath(rights if path.is_dir() else rights & _OF_FILES, opened)
+        rule = _PathBeneath(rights if path.is_dir() else rights & _FILE_RIGHTS, opened)
         libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), 0)
     finally:
         os.close(opened)

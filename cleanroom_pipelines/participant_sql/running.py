@@ -1,8 +1,8 @@
-"""Running a checked query in a process of its own.
+"""Running a checked query in a separate process.
 
-Lives here: `run_query`, the limits of such a process, its start, its end, and what its failures mean in words.
-Add here when a query may use more of something, or can fail in a further way.
-Keep out: what the process does (child.py).
+Lives here: `run_query`, the limits of the process, starting and ending it, and the messages for its failures.
+Add here when there is a new limit, or a new way for a query to fail.
+Keep out: the work of the process (child.py).
 """
 
 import json
@@ -31,16 +31,16 @@ _MAX_ANSWER_BYTES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class QueryLimits:
-    """What one query may use.
+    """Limits of one query.
 
     Args:
-        wall_seconds: From its start to its last row.
-        threads: Worker threads; the process may use `threads` times `wall_seconds` of processor time.
-        memory_bytes: DuckDB's own memory; beyond it, it spills to scratch.
-        overhead_bytes: Address space that the process may take beside that, for code, stacks and buffers.
-        scratch_bytes: Spill files.
+        wall_seconds: Time from its start to its last row.
+        threads: Worker threads; the process may use `threads` times `wall_seconds` of CPU time.
+        memory_bytes: DuckDB's memory; beyond it, DuckDB spills to scratch.
+        overhead_bytes: Additional address space of the process for code, stacks and buffers.
+        scratch_bytes: Total size of spill files.
         max_rows: Rows of the result.
-        max_bytes: The file they are written to.
+        max_bytes: Size of the result file.
     """
 
     wall_seconds: float = 60.0
@@ -61,31 +61,31 @@ def run_query(
     scratch: Path,
     ask: Ask | None = None,
 ) -> int:
-    """Run a checked query and write its rows as JSON Lines `{"user_id": "…"}`, a NULL as null.
+    """Run a checked query and write its rows as JSON Lines `{"user_id": "…"}`, with NULL as null.
 
-    Whatever happens, the process is gone and its folder in `scratch` is deleted when this returns, and `out` is
-    there only if all rows are in it. A process whose parent dies ends by itself.
+    When this returns or raises, the process has ended and its folder in `scratch` is deleted. `out` exists only if
+    it holds all rows. A process whose parent dies ends by itself.
 
     Args:
-        checked: What `check_query` returned.
-        tables: The folder of each table that may be read, by database and table as `checked.tables` has them. A
-            folder is absolute and real, and nothing in it leads out of it.
-        out: The file to write, readable by its owner only.
-        limits: What it may use.
+        checked: Result of `check_query`.
+        tables: Folder of each readable table, by database and table as in `checked.tables`. Folders must be
+            absolute and without symbolic links on the way or leading out.
+        out: Output file, readable by its owner only.
+        limits: Limits of the query.
         scratch: Existing folder for the process's own files.
-        ask: Gives a task to what answers it; a process of its own, `ask_process`, if not given.
+        ask: Runs a task and returns its result; default: `ask_process`, a separate process.
 
     Returns:
         Rows written.
 
     Raises:
-        SeedError: It failed (`SQL_FAILED`). The message quotes neither the query nor data; the attribute `problem`
-            says which kind of failure it was.
+        SeedError: The query failed (`SQL_FAILED`). The message quotes neither the query nor data; the attribute
+            `problem` is the kind of failure.
     """
     folders = {view_name(number): _real_folder(tables.get(pair)) for number, pair in enumerate(checked.tables)}
     with (
         tempfile.TemporaryDirectory(prefix="query-", dir=scratch) as name,
-        plain_folder(Path(name).resolve()) as own,  # here: the process itself may make no link elsewhere
+        plain_folder(Path(name).resolve()) as own,  # here, since the process itself cannot create links elsewhere
     ):
         task = {
             "sql": checked.sql,
@@ -102,7 +102,7 @@ def run_query(
 
 
 def _real_folder(folder: Path | None) -> Path:
-    """The folder itself; one that is reached through a symbolic link could be anybody's."""
+    """Check that a table's folder exists, and is not reached through a symbolic link."""
     if folder is None or not folder.is_dir():
         raise _failed("missing", QueryLimits())
     if not folder.is_absolute() or folder.resolve() != folder:
@@ -111,19 +111,19 @@ def _real_folder(folder: Path | None) -> Path:
 
 
 def ask_process(task: Mapping[str, Any], own: Path, limits: QueryLimits) -> dict[str, Any]:
-    """Start a process for a task, and end it: by its answer, by the clock, or with whatever is raised here.
+    """Run a task in a new process, which is killed on timeout and when this raises.
 
     Args:
-        task: What it reads.
-        own: Its folder.
-        limits: What it may use.
+        task: Input of the process.
+        own: Folder of the process.
+        limits: Limits of the query.
 
     Returns:
-        Its answer: the number of rows, or the name of the problem.
+        Its result: the number of rows, or the name of the problem.
     """
-    # not the folder of whoever started us, and no user's site: only what is installed, and this package
+    # no working directory and no user site on the path: only installed packages and this one
     command = [sys.executable, "-s", "-P", "-B", "-m", "cleanroom_pipelines.participant_sql.child"]
-    process = subprocess.Popen(  # noqa: S603 our own interpreter and module, and nothing of the query
+    process = subprocess.Popen(  # noqa: S603 our own interpreter and module; the command has no user input
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -147,8 +147,8 @@ def _answer_of(process: subprocess.Popen[bytes], task: Mapping[str, Any], late: 
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        # A child that died tells it by its answer, which is none. Its input stays open until it has ended, since
-        # it takes the end of its input for the end of this process.
+        # A dead child shows by its missing result. Its input stays open until it has ended, since it reads the end
+        # of its input as the death of this process.
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(task).encode() + b"\n")
             process.stdin.flush()
@@ -164,7 +164,7 @@ def _answer_of(process: subprocess.Popen[bytes], task: Mapping[str, Any], late: 
 
 
 def _environment(own: Path) -> dict[str, str]:
-    """Nothing of ours, least of all credentials; what libraries write goes to the process's own folder."""
+    """Build an environment without our variables and credentials; libraries write to the process's own folder."""
     folder = str(own)
     return {
         "PYTHONPATH": str(_PACKAGE_ROOT),
@@ -185,7 +185,7 @@ def _answer_in(output: bytes) -> dict[str, Any]:
 
 
 def _kill(process: subprocess.Popen[bytes], late: threading.Event | None = None) -> None:
-    """Kill what is left of the process and of all it may have started, and say whether anything was left."""
+    """Kill the process and its children if they still run; set `late` if they did."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
         if late is not None:
@@ -196,32 +196,37 @@ def _failed(problem: str, limits: QueryLimits) -> SeedError:
     sentences = {
         "time": (
             f"The query took longer than {limits.wall_seconds:,.0f} seconds.",
-            "Join or read less, or give a seed file.",
+            "Join or read less data, or upload a seed file.",
         ),
-        "memory": ("The query needs more memory than it may use.", "Aggregate before joining, or read less."),
-        "disk": ("The query needs more disk space than it may use.", "Aggregate before joining, or read less."),
+        "memory": ("The query exceeds its memory limit.", "Aggregate before joining, or read less data."),
+        "disk": ("The query exceeds its disk space limit.", "Aggregate before joining, or read less data."),
         "rows": (
             f"The query returns more than {limits.max_rows:,} rows.",
             "Return each user once: SELECT DISTINCT.",
         ),
-        "bytes": (f"The query returns more than {limits.max_bytes:,} bytes.", "Return nothing but user ids."),
+        "bytes": (f"The query returns more than {limits.max_bytes:,} bytes.", "Return only user ids."),
         "type": ("The query's column is neither text nor a whole number.", "CAST it AS VARCHAR."),
-        "columns": ("The query does not return exactly one column.", "Return the column that holds the user ids."),
-        "missing": ("A table that the query names was not found.", "Check the names of databases and tables."),
-        "link": ("A table that the query names leads out of its folder.", "Put its files into the folder itself."),
+        "columns": ("The query does not return exactly one column.", "Return only the column with the user ids."),
+        "missing": ("A table in the query was not found.", "Check the names of databases and tables."),
+        "link": (
+            "A table in the query links to files outside its folder.",
+            "Put its files into the folder itself.",
+        ),
         "table": (
-            "The files of a table that the query names cannot be read.",
-            "Give complete .parquet, .csv or .jsonl files of one format with the same columns.",
+            "The files of a table in the query cannot be read.",
+            "Provide complete .parquet, .csv or .jsonl files of one format with the same columns.",
         ),
         "names": (
-            "The query names a column that its tables do not have, or mixes types that do not go together.",
-            "Check the columns' names; CAST the columns of CSV and JSON Lines, which are text.",
+            "The query uses a column that its tables do not have, or mixes incompatible types.",
+            "Check the column names; CAST the columns of CSV and JSON Lines, which are text.",
         ),
         "values": (
             "The query converts a value that cannot be converted, or computes one that is out of range.",
-            "Use TRY_CAST, or leave such rows out.",
+            "Use TRY_CAST, or filter such rows out.",
         ),
     }
-    message, remedy = sentences.get(problem, ("The query could not be run.", "Simplify it, or give a seed file."))
+    message, remedy = sentences.get(
+        problem, ("The query could not be run.", "Simplify it, or upload a seed file.")
+    )
     problem = problem if problem in sentences else "failed"
     return SeedError(message, remedy=remedy, status_code=StatusCode.SQL_FAILED, problem=problem)

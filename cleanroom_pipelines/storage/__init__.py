@@ -1,8 +1,8 @@
-"""Where state lives: the home, its keys, artifacts, seeds and destinations.
+"""Persistent state: the home, its keys, artifacts, seeds and destinations.
 
-Lives here: the one place that maps ids to paths and the one that writes artifacts.
-Add here when something new is kept on disk or in an object store.
-Keep out: what the files mean; records of resources (catalogue).
+Lives here: the only code that maps ids to paths, and the only code that writes artifacts.
+Add here when something new is stored on disk or in an object store.
+Keep out: the meaning of files; resource records (catalogue).
 """
 
 from cleanroom_pipelines.storage.artifacts import ArtifactReference, ArtifactStore, Draft, Input, Manifest

@@ -1,11 +1,11 @@
 """Immutable, versioned artifacts with a manifest.
 
-Lives here: drafting, publishing, verifying, opening and deleting of what the assets make.
-Add here when the manifest must say something more (and raise FORMAT_VERSION).
-Keep out: which version is current (catalogue); what the files hold.
+Lives here: drafting, publishing, verifying, opening and deleting the artifacts of assets.
+Add here when the manifest needs another field (and raise FORMAT_VERSION).
+Keep out: which version is current (catalogue); the content of the files.
 
-A draft is written under a temporary name beside its target; its files are flushed to disk, the manifest is
-written last, and only then does it get its name. A reader trusts nothing that no manifest lists.
+A draft is written under a temporary name next to its target. Its files are flushed to disk, the manifest is
+written last, and only then is the draft renamed. Readers trust only files that a manifest lists.
 """
 
 import errno
@@ -68,7 +68,7 @@ class ArtifactReference:
 
 @dataclass(frozen=True)
 class Input:
-    """What an artifact was made from: another artifact, or an uploaded table (then `version` is empty)."""
+    """One input of an artifact: another artifact, or an uploaded table (`version` is empty)."""
 
     asset: str
     partition: str
@@ -88,19 +88,19 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest(Document):
-    """What a reader may trust.
+    """Description of an artifact; readers trust only what it lists.
 
     Args:
         asset: Name of the asset.
         partition: Partition key.
         version: Version of the artifact.
-        code_version: Version of the code that made it.
-        data_version: Keyed digest of what the artifact was made from: same inputs and code, same data version.
+        code_version: Version of the code that built it.
+        data_version: Keyed digest of its inputs: same inputs and code, same data version.
         created_at: ISO date and time, UTC.
-        inputs: What it was made from.
-        files: What it holds.
-        facts: Small JSON facts about the artifact, no user data.
-        record: What the catalogue knew of the version and its resource, sealed under the installation key; empty
+        inputs: Its inputs.
+        files: Its files.
+        facts: Small JSON facts about the artifact, without user data.
+        record: The catalogue's record of the version and its resource, encrypted with the installation key; empty
             in manifests of format 1.
         format_version: FORMAT_VERSION of the code that wrote it.
     """
@@ -126,7 +126,7 @@ class Manifest(Document):
         """Read a manifest.
 
         Raises:
-            ArtifactError: It is no manifest, or one of a newer format.
+            ArtifactError: It is not a manifest, or has a newer format.
         """
         try:
             raw = json.loads(text)
@@ -145,7 +145,7 @@ class Manifest(Document):
 
 @dataclass
 class Draft:
-    """An artifact being written: put files into `path`, say their rows, add facts."""
+    """An artifact being written: put files into `path`, set their row counts, add facts."""
 
     path: Path
     reference: ArtifactReference
@@ -155,7 +155,7 @@ class Draft:
 
 
 class _Folder:
-    """What is below a folder of this machine; links in it are the operator's own, as in no bucket."""
+    """A local folder; unlike in buckets, symbolic links are followed, since only the operator can create them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -170,7 +170,7 @@ class _Folder:
         try:
             stream = (self._root / path).open("rb")
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError("There is no such file.") from None
+            raise NotFoundError("The file does not exist.") from None
         chunks = iter(partial(stream.read, CHUNK_BYTES), b"")
         return OpenedObject(os.fstat(stream.fileno()).st_size, chunks, nullcontext, stream.close)
 
@@ -181,15 +181,15 @@ class _Folder:
 
 
 class ArtifactStore:
-    """Artifacts in one folder, or below one URL.
+    """Artifact store in a folder or at a URL.
 
     Args:
         url: Root, such as a local path or `s3://bucket/prefix`.
         scratch: Local folder for drafts and copies of remote artifacts.
-        patience: How long a real store is waited for.
+        patience: Timeouts and retries for remote stores.
 
     Raises:
-        ConfigurationError: The URL cannot be read, or its kind of store is not known.
+        ConfigurationError: The URL is invalid, or its kind of store is unknown.
     """
 
     def __init__(self, url: str, scratch: Path, patience: Patience = PATIENCE) -> None:
@@ -213,32 +213,32 @@ class ArtifactStore:
         fence: Fence = UNFENCED,
         record: str = "",
     ) -> Iterator[Draft]:
-        """Write an artifact: it becomes visible when the body ends well, and leaves nothing when it does not.
+        """Write an artifact: it becomes visible if the body succeeds, and is deleted if the body fails.
 
         Args:
-            reference: What is written.
-            code_version: Version of the code that makes it.
-            data_version: Keyed digest of what it is made from.
+            reference: The version to write.
+            code_version: Version of the code that builds it.
+            data_version: Keyed digest of its inputs.
             created_at: ISO date and time, UTC.
-            inputs: What it is made from.
-            fence: Asked before anything becomes visible in the store.
-            record: What the catalogue knows of the version, sealed.
+            inputs: Its inputs.
+            fence: Checked before anything becomes visible in the store.
+            record: The catalogue's record of the version, encrypted.
 
         Raises:
-            ClaimLostError: The fence says so; nothing is left.
-            CancelledError: The same.
+            ClaimLostError: Raised by the fence; nothing is kept.
+            CancelledError: Raised by the fence; nothing is kept.
             StorageFullError: The disk is full.
-            ArtifactError: This version exists already.
+            ArtifactError: This version already exists.
         """
         target = self._folder / reference.path if self._folder else None
         parent = target.parent if target else self._scratch
         if self._is_finished(reference.path):
-            raise ArtifactError("This version of the artifact exists already.")
+            raise ArtifactError("This version of the artifact already exists.")
         with full_disk_is_an_error():
             parent.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
         try:
-            # a draft beside its target is deleted too where this process is killed
+            # `remembered`: a draft outside scratch is deleted too if this process is killed
             with full_disk_is_an_error(), remembered(self._scratch, folder):
                 draft = Draft(folder, reference)
                 yield draft
@@ -267,7 +267,7 @@ class ArtifactStore:
         """Read a version's manifest.
 
         Raises:
-            ArtifactError: There is none: the version was never finished, or was deleted.
+            ArtifactError: It does not exist: the version was never finished, or was deleted.
         """
         try:
             text = self._read(f"{reference.path}/{MANIFEST}").decode()
@@ -286,11 +286,11 @@ class ArtifactStore:
 
     @contextmanager
     def opening(self, reference: ArtifactReference) -> Iterator[Path]:
-        """Give a local folder that holds exactly the files of the manifest, each verified.
+        """Provide a local folder with exactly the files of the manifest, each verified.
 
         Raises:
             ArtifactError: A file is missing, was altered or was added.
-            StorageFullError: The disk is too full for a copy of a remote artifact.
+            StorageFullError: The disk has no space for a copy of a remote artifact.
         """
         manifest = self.manifest(reference)
         if self._folder:
@@ -304,7 +304,7 @@ class ArtifactStore:
             for entry in manifest.files:
                 target = folder / entry.name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                # what is missing is told by _verify
+                # _verify reports missing files
                 with (
                     suppress(NotFoundError),
                     self._reached(),
@@ -319,7 +319,7 @@ class ArtifactStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def read(self, reference: ArtifactReference, name: str) -> bytes:
-        """One file of a version, verified; for small ones.
+        """Read and verify one small file of a version.
 
         Raises:
             ArtifactError: It is missing or was altered.
@@ -336,7 +336,7 @@ class ArtifactStore:
         return content
 
     def verify(self, reference: ArtifactReference) -> Manifest:
-        """Check every file of a version against its manifest and return it.
+        """Check every file of a version against its manifest, and return the manifest.
 
         Raises:
             ArtifactError: A file is missing or was altered.
@@ -345,14 +345,14 @@ class ArtifactStore:
             return self.manifest(reference)
 
     def versions(self, asset: str, partition: str) -> list[str]:
-        """All finished versions of a partition, oldest first."""
+        """List the finished versions of a partition, oldest first."""
         folder = f"{path_of_asset(asset)}/{path_of_partition(partition)}"
         versions = filter(is_version, self._names(folder))
         finished = [name for name in versions if self._is_finished(f"{folder}/{name}")]
         return sorted(finished, key=lambda name: (int(name.partition("-")[0]), name))
 
     def as_input(self, reference: ArtifactReference) -> Input:
-        """An artifact as what another one is made from.
+        """Describe an artifact as an input of another one.
 
         Raises:
             ArtifactError: It is missing.
@@ -361,7 +361,7 @@ class ArtifactStore:
         return Input(reference.asset, reference.partition, reference.version, digest)
 
     def manifests(self, asset: str) -> Iterator[Manifest | None]:
-        """The manifests of all finished versions of an asset; None for one that cannot be read."""
+        """Read the manifests of all finished versions of an asset; None for an unreadable one."""
         root = path_of_asset(asset)
         for partition in self._names(root):
             for version in filter(is_version, self._names(f"{root}/{partition}")):
@@ -384,12 +384,12 @@ class ArtifactStore:
         return not self._names("")
 
     def delete(self, reference: ArtifactReference) -> None:
-        """Delete a version, its manifest first, so that no reader meets a half-deleted one."""
+        """Delete a version, its manifest first, so that readers never see it half deleted."""
         self._delete(f"{reference.path}/{MANIFEST}")
         self._delete(reference.path)
 
     def delete_partition(self, asset: str, partition: str) -> None:
-        """Delete all versions of a partition, and what a writer or a deletion that was killed left of one."""
+        """Delete all versions of a partition, including the remains of interrupted writes and deletions."""
         for version in self.versions(asset, partition):
             self.delete(ArtifactReference(asset, partition, version))
         self._delete(f"{path_of_asset(asset)}/{path_of_partition(partition)}")
@@ -415,20 +415,20 @@ class ArtifactStore:
             yield
         except BucketError as error:
             raise StoreUnavailableError(
-                f"The store of the artifacts does not answer or refused. {error.message}",
+                f"The artifact store is unreachable or rejected the request. {error.message}",
                 remedy="Check CLEANROOM_ARTIFACTS_URL, its credentials and that the store is up; then try again.",
             ) from None
 
     def _give_name(self, draft: Path, target: Path) -> None:
         if target.is_dir() and not (target / MANIFEST).exists():
-            shutil.rmtree(target, ignore_errors=True)  # what a cut-off deletion left
+            shutil.rmtree(target, ignore_errors=True)  # remains of an interrupted deletion
         try:
             os.rename(draft, target)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise ArtifactError("This version of the artifact exists already.") from None
+                raise ArtifactError("This version of the artifact already exists.") from None
             raise
-        # a new partition's folder must outlive a power cut too, up to the root
+        # a new partition's folders must survive a power cut too, up to the root
         for folder in target.parents:
             sync_folder(folder)
             if folder == self._folder:
@@ -442,16 +442,16 @@ class ArtifactStore:
                 with self._reached(), (folder / name).open("rb") as source:
                     self._files.put(f"{reference.path}/{name}", source)
         except BaseException:
-            with suppress(Exception):  # the store that failed may fail again; without a manifest nothing is read
+            with suppress(Exception):  # the store may fail again; files without a manifest are ignored
                 self._files.delete(reference.path)
             raise
 
 
 def check_store_url(url: str) -> None:
-    """Refuse the URL of a store that cannot be opened here; nothing is connected.
+    """Reject a store URL that cannot be opened, without connecting.
 
     Raises:
-        ConfigurationError: It cannot be read, or its kind of store is not known.
+        ConfigurationError: The URL is invalid, or its kind of store is unknown.
     """
     if not _is_local(url):
         from cleanroom_pipelines.storage.remote_bucket import open_url
@@ -466,7 +466,7 @@ def _bucket_at(url: str, scratch: Path, patience: Patience) -> "RemoteBucket":
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder of this name is a draft: of no use once its writer is gone."""
+    """Whether a file or folder of this name is a draft, which is useless after its writer has ended."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
@@ -481,51 +481,52 @@ def _is_inside(name: str) -> bool:
 
 @contextmanager
 def full_disk_is_an_error() -> Iterator[None]:
-    """Turn the operating system's "no space left" into an error with a remedy."""
+    """Convert the operating system's "no space left" into an error with a remedy."""
     try:
         yield
     except StorageFullError:
         raise
     except OSError as error:
-        if isinstance(told := of_the_machine(error), StorageFullError):
-            raise told from None
+        if isinstance(translated := of_the_machine(error), StorageFullError):
+            raise translated from None
         raise
 
 
 def of_the_machine(error: OSError) -> CleanroomError | None:
-    """Our own error for one of the operating system's that has a known cause and remedy; None for another."""
+    """Convert an operating-system error with a known cause into our own error; None for any other."""
     if isinstance(error, CleanroomError):
         return error
-    # numpy tells of a write that was cut short in words alone
+    # numpy reports a short write only in its message, without an errno
     if error.errno in _FULL_DISK or (error.errno is None and _CUT_SHORT.search(str(error))):
         return StorageFullError("The disk is full.", remedy="Free some space and try again.")
     if error.errno in _NOT_ALLOWED:
         return ConfigurationError(
-            f"A file or folder may not be read or written ({errno.errorcode[error.errno]}).",
-            remedy="See that the home, and the place of what is written, are this user's and not read-only.",
+            f"Permission to read or write a file or folder was denied ({errno.errorcode[error.errno]}).",
+            remedy="Check that the home and the output folder belong to this user and are not read-only.",
         )
     if error.errno in _TOO_MANY_FILES:
         return ConfigurationError(
-            "This process may open no more files.", remedy="Raise the limit (ulimit -n), then try again."
+            "This process has reached its limit of open files.",
+            remedy="Raise the limit (ulimit -n), then try again.",
         )
     if error.errno == errno.EIO:
         return ConfigurationError(
-            "The disk failed (EIO).", remedy="See the system's log; the disk may be damaged."
+            "The disk failed (EIO).", remedy="Check the system log; the disk may be damaged."
         )
     return None
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk and give it its name; all of it or nothing."""
+    """Write a file atomically: under a temporary name, flushed to disk, then renamed."""
     with replacing(path) as draft:
         draft.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside a path; when the body ends well it is flushed and takes the path's name.
+    """Provide a temporary file next to a path; if the body succeeds, it is flushed and renamed to the path.
 
-    The name is another one for each writer, so that two of the same file do not meet; its mode is 0600.
+    Each writer gets another name, so that writers of the same file do not collide. The mode is 0600.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".draft", dir=path.parent)
     draft = Path(name)
@@ -560,9 +561,9 @@ def sha256_of(path: Path) -> str:
 def _verify(folder: Path, manifest: Manifest) -> None:
     listed = {entry.name for entry in manifest.files} | {MANIFEST}
     if any(path.relative_to(folder).as_posix() not in listed for path in folder.rglob("*") if not path.is_dir()):
-        # readers take whatever lies in the folder, so nothing may lie there that no manifest lists
+        # readers use every file in the folder, so it must hold only files that the manifest lists
         raise ArtifactError(
-            f"The artifact of {manifest.asset} holds a file that its manifest does not list.",
+            f"The artifact of {manifest.asset} contains a file that its manifest does not list.",
             remedy="Build it again.",
         )
     for entry in manifest.files:
@@ -579,7 +580,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's names to disk, so that a rename in it outlives a power cut."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,19 +1,19 @@
-"""The audit log: who asked for what, in a chain that shows what was changed afterwards.
+"""The audit log: requests and their callers, in a tamper-evident chain.
 
 Lives here: writing entries durably from many threads and processes, reading them, verifying the chain.
-Add here when an entry must say something more; say then why it cannot carry data.
-Keep out: deciding what is written when (the ways in); data. Entries have a closed set of fields, each of a shape
-that no e-mail, cell or location has.
+Add here when entries need another field; then explain why it cannot carry data.
+Keep out: deciding what to log (the entry points); data. Entries have a closed set of fields, with patterns that no
+e-mail address, cell or location matches.
 
-A row of the table holds an entry as a line of JSON. Its last member is an HMAC over the HMAC of the entry before
-and the line's own bytes, under a key derived from the installation key. The table is in `audit.db`, or on the
-catalogue's server. `audit.head` gets the number and the HMAC of the newest entry after each transaction, so that a
-log that lost its end says so; it may lack the newest ones after a kill, never hold one that the table lacks.
-Someone who cuts both back to the same moment, or restores older copies of both, leaves no trace in them: keep what
-`verify` calls the head somewhere else from time to time, and give it to a later `verify`.
+Each row of the table holds one entry as a line of JSON. Its last member is an HMAC over the previous entry's HMAC
+and the line's own bytes, with a key derived from the installation key. The table is in `audit.db`, or in the
+catalogue's server database. After each transaction, `audit.head` gets the number and HMAC of the newest entry, so
+that a truncated log is detected. After a kill it may lack the newest entries, but it never has an entry that the
+table lacks. Truncating both to the same entry, or restoring older copies of both, cannot be detected from them
+alone: store the head that `verify` reports elsewhere from time to time, and pass it to a later `verify`.
 
-Releases before the table wrote the same lines into `audit.jsonl`. They are imported once, as they are; the file
-stays as evidence.
+Earlier releases wrote the same lines to `audit.jsonl`. They are imported once, unchanged; the file is kept as
+evidence.
 """
 
 import atexit
@@ -58,18 +58,18 @@ from cleanroom_pipelines.storage.processes import locked
 
 DATABASE, HEADS = "audit.db", "audit.head"
 _OLD_LOG, _LOCK = "audit.jsonl", "audit.lock"
-_BATCH = 512  # entries that one transaction may carry
-_MOST_WAITING = 4096  # entries of `write_soon` after which the caller writes them itself
+_BATCH = 512  # maximum entries per transaction
+_MAX_QUEUED = 4096  # queued entries of `write_soon` from which the caller writes them itself
 _SOON_SECONDS = 1.0
-_MOST_UNRECORDED = 2 * _BATCH  # entries that a kill between table and heads may leave out of the heads
+_MAX_UNRECORDED = 2 * _BATCH  # entries that may be missing from the heads after a kill between the two writes
 _PAGE = 256
-_LINE_BYTES = 1 << 16  # more than the longest entry takes
-_MOST_CUT_BYTES = _BATCH * _LINE_BYTES  # no append that was cut off in a release before the table left more
+_LINE_BYTES = 1 << 16  # more than the longest entry
+_MAX_CUT_BYTES = _BATCH * _LINE_BYTES  # maximum remains of an interrupted append in earlier releases
 _CUT_OFF = "cut_off"
 _LINE = re.compile(rb'\{"sequence":([1-9][0-9]{0,17}),.*,"mac":"([0-9a-f]{64})"\}\n?', re.DOTALL)
-_MAC_BYTES = len(',"mac":""}') + 64  # what follows the bytes that the HMAC covers
+_MAC_BYTES = len(',"mac":""}') + 64  # length of the rest of the line, which the HMAC does not cover
 _HEAD = re.compile(rb"([1-9][0-9]{0,17}):([0-9a-f]{64})\n?")
-_IS_FULL = ("disk is full", "disk I/O error", "No space left")  # the second where SQLite's log finds no place
+_IS_FULL = ("disk is full", "disk I/O error", "No space left")  # the second if SQLite's log has no space
 _IS_CLOSED = ("unable to open", "readonly")
 
 _ENTRIES = Table(
@@ -97,23 +97,23 @@ _TEXTS = {
     "participant": re.compile(r"[0-9a-f-]{1,40}"),
     "dataset": re.compile(r"[a-z_]{1,32}"),
     "pair": re.compile(r"pair-[0-9a-f]{24}"),
-    "organization": re.compile(r"[0-9a-f]{64}"),  # keyed digest: it may be an address
-    "question": re.compile(r"[0-9a-f]{64}"),  # keyed content, canonical text and price
+    "organization": re.compile(r"[0-9a-f]{64}"),  # keyed digest, since it may be an address
+    "question": re.compile(r"[0-9a-f]{64}"),  # keyed digest of content, canonical text and price
     "kind": re.compile(r"[a-z_]{1,32}"),
     "variance": re.compile(r"[0-9]{1,40}(/[0-9]{1,40})?"),
     "sensitivity": re.compile(r"[0-9]{1,20}(/[0-9]{1,20})?"),
 }
 _RESOURCE = re.compile(f"{_ARN}|{_ID}")
-_MOST_RESOURCES = 8
+_MAX_RESOURCES = 8
 _NUMBERS = ("n_unknown_members", "n_bytes", "tenths")
 
 
 @dataclass(frozen=True)
 class AuditHead:
-    """The newest entry at some moment; kept elsewhere it proves later that nothing up to it was cut.
+    """The newest entry at some time; stored elsewhere, it later proves that the log was not truncated before it.
 
     Args:
-        sequence: Number of the entry, from 1; 0 when there is none.
+        sequence: Number of the entry, from 1; 0 for an empty log.
         mac: Its HMAC, 64 hex digits.
     """
 
@@ -125,14 +125,14 @@ class AuditHead:
 
     @classmethod
     def parse(cls, text: str) -> "AuditHead":
-        """Read what `str` writes.
+        """Parse the form `SEQUENCE:HMAC` that `str` returns.
 
         Raises:
-            ValueError: It is not of that form.
+            ValueError: The text has another form.
         """
         head = None if text.endswith("\n") else _head(_HEAD, text.encode("utf-8", "replace"))
         if head is None:
-            raise ValueError("not of the form SEQUENCE:HMAC")
+            raise ValueError("The text does not have the form SEQUENCE:HMAC.")
         return head
 
 
@@ -141,16 +141,16 @@ _NOTHING = AuditHead(0, "0" * 64)
 
 @dataclass(frozen=True)
 class AuditVerdict:
-    """What verifying the log found.
+    """Result of verifying the audit log.
 
     Args:
-        ok: Nothing was changed since it was written.
-        n_entries: Entries whose place in the chain is right, from the first one on.
-        problem: What is wrong, in one sentence without the entry's content.
-        at: Number of the entry at which it is wrong.
-        cut_off: Numbers that the entries would have had whose writing was cut off by a kill or a power cut, in a
-            release before the table. They were never confirmed; the chain covers what is left of them.
-        head: The newest entry; worth keeping elsewhere.
+        ok: Whether the log is unchanged since it was written.
+        n_entries: Number of valid entries in the chain, from the first one on.
+        problem: The problem in one sentence, without the entry's content.
+        at: Number of the entry with the problem.
+        cut_off: Numbers of entries whose write was interrupted by a kill or power cut in an earlier release. They
+            were never confirmed; the chain covers their remains.
+        head: The newest entry; store it elsewhere.
     """
 
     ok: bool
@@ -162,13 +162,13 @@ class AuditVerdict:
 
 
 class AuditLog:
-    """The audit log of one home; any number of threads and processes may use it at once.
+    """Audit log of a home; safe for any number of threads and processes.
 
     Args:
-        folder: Where its files are; made, readable by its owner only, when the first entry is written.
+        folder: Folder of its files; created with the first entry, accessible to the owner only.
         key: The installation key.
-        clock: Gives the time in UTC.
-        server: The catalogue's database on a server, which then holds the table; None: a file in the folder.
+        clock: Returns the time in UTC.
+        server: Server database of the catalogue, which then holds the table. None: a file in the folder.
     """
 
     def __init__(
@@ -179,45 +179,45 @@ class AuditLog:
         self._inherited: list[Engine | None] = []
         self._engine: Engine | None = None
         self._stays_connected = False
-        self._start_anew()
+        self._reset()
 
     _thread: Thread | None
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Write an entry; it is on disk when this returns.
 
-        Threads that write at the same time share one transaction.
+        Concurrent threads share one transaction.
 
         Args:
-            entry: `way` and `operation`, and whichever of the other `_TEXTS` and `_NUMBERS` apply, and `resource`
-                (one id or ARN, or up to 8); None is as good as absent. The time is added.
+            entry: `way`, `operation`, any of the other `_TEXTS` and `_NUMBERS`, and `resource` (one id or ARN, or
+                up to 8). None means absent. The time is added.
 
         Raises:
-            ValueError: A field is not one of these, or its value does not have the field's shape.
+            ValueError: A field is unknown, or its value does not match the field's pattern.
             StorageFullError: The disk is full; nothing was written.
-            StoreUnavailableError: The database does not answer; nothing was written.
+            StoreUnavailableError: The database does not respond; nothing was written.
             ConfigurationError: The log cannot be written.
         """
         self._write_up_to(self._queued(entry), is_awaited=True)
 
     def write_soon(self, entry: Mapping[str, Any]) -> None:
-        """Write an entry within about a second, together with others; for reads, which change nothing.
+        """Queue an entry and write it within about a second, batched with others; for read requests.
 
-        Entries that wait are written by `close` and when the interpreter ends. A kill or a power cut loses them.
-        Where the disk is full they wait; once thousands wait, the caller gets the error.
+        `close` and the end of the interpreter write queued entries. A kill or a power cut loses them. If the disk
+        is full they stay queued; once thousands are queued, the caller gets the error.
 
         Args:
             entry: As for `write`.
 
         Raises:
             ValueError: As for `write`.
-            CleanroomError: As for `write`, if many entries wait already.
+            CleanroomError: As for `write`, if many entries are already queued.
         """
-        if len(self._queue) >= _MOST_WAITING:
+        if len(self._queue) >= _MAX_QUEUED:
             self.flush()
         self._queued(entry)
         if self._thread is None:
-            with self._turn:
+            with self._write_lock:
                 if self._thread is None:
                     self._ends = Event()
                     self._thread = Thread(target=self._keep_flushing, args=(self._ends,), daemon=True)
@@ -225,23 +225,23 @@ class AuditLog:
                     atexit.register(self._close_at_exit)
 
     def flush(self) -> None:
-        """Write the entries that wait.
+        """Write the queued entries.
 
         Raises:
-            CleanroomError: As for `write`; they wait on.
+            CleanroomError: As for `write`; the entries stay queued.
         """
         self._check_process()
         if waiting := self._queue[-1:]:
             self._write_up_to(waiting[0], is_awaited=False)
 
     def close(self) -> None:
-        """Write the entries that wait and close the database; the log may be used again.
+        """Write the queued entries and close the database; the log can be used again.
 
         Raises:
-            CleanroomError: As for `write`; they wait on.
+            CleanroomError: As for `write`; the entries stay queued.
         """
         self._check_process()
-        with self._turn:
+        with self._write_lock:
             thread, self._thread = self._thread, None
         if thread is not None:
             self._ends.set()
@@ -250,14 +250,14 @@ class AuditLog:
         try:
             self.flush()
         finally:
-            with self._turn:
+            with self._write_lock:
                 if self._engine is not None:
                     self._engine.dispose()
 
     def stay_connected(self) -> None:
-        """Keep connections between transactions: a write to a file takes a quarter of the time then.
+        """Keep connections open between transactions, which makes writes to a file four times as fast.
 
-        For a process that never forks, before its first use.
+        Call it before the first use, and only in a process that never forks.
         """
         self._stays_connected = True
 
@@ -267,9 +267,9 @@ class AuditLog:
         """Read the entries in the order they were written, without verifying them.
 
         Args:
-            account: Only those of this account.
-            since: Only those of this time or later.
-            room: Only those of this data room, which are found without reading the others.
+            account: Only entries of this account.
+            since: Only entries from this time on.
+            room: Only entries of this data room; uses an index.
 
         Yields:
             `sequence`, `time` (ISO, UTC) and the fields of each entry.
@@ -284,14 +284,14 @@ class AuditLog:
                 yield entry
 
     def verify(self, *, expect: AuditHead | None = None) -> AuditVerdict:
-        """Go through the whole chain, in constant memory; writers wait only for a moment.
+        """Verify the whole chain in constant memory; writers are blocked only briefly.
 
-        Finds entries that were altered, removed, inserted or moved, an end that was cut off while `audit.head`
-        remembers it, and a log of another installation.
+        Detects entries that were altered, removed, inserted or moved, a log truncated before the end recorded in
+        `audit.head`, and a log of another installation.
 
         Args:
-            expect: A head that an earlier `verify` found: shows also a log that was cut back before it together
-                with `audit.head`.
+            expect: Head reported by an earlier `verify`; also detects that log and `audit.head` were both
+                truncated before it.
         """
         place, n_bytes = self._end()
         heads = (head for line in _lines(self._folder / HEADS, n_bytes) if (head := _head(_HEAD, line)))
@@ -301,7 +301,7 @@ class AuditLog:
             for row in self._rows(place):
                 reading.read(row.line)
                 if row.room != _room_of(row.line):
-                    raise _Broken("The room that an entry is found by was altered.", reading.last.sequence)
+                    raise _Broken("The room that an entry is indexed by was altered.", reading.last.sequence)
             reading.end()
         except _Broken as broken:
             problem, at = broken.args
@@ -309,9 +309,9 @@ class AuditLog:
         return AuditVerdict(problem is None, last.sequence, problem, at, tuple(reading.cut_off), last)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy the database and the heads to an existing folder while others go on writing; one consistent state.
+        """Copy a consistent state of database and heads to an existing folder, while other processes write.
 
-        What is not there is not copied.
+        Missing files are skipped.
         """
         with self._locked() as engine:
             if engine is not None and self._server is None:
@@ -327,10 +327,10 @@ class AuditLog:
     def _secret(self) -> bytes:
         return self._key.derive("audit log")
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self._pid = os.getpid()
         self._queue: list[dict[str, Any]] = []
-        self._turn = Lock()
+        self._write_lock = Lock()
         self._thread = None
         self._ends = Event()
         self._inherited.append(self._engine)
@@ -339,8 +339,8 @@ class AuditLog:
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            # a forked child: its parent writes what waits there; its connections and locks are the parent's
-            self._start_anew()
+            # a forked child: the parent writes the queued entries, and owns the connections and locks
+            self._reset()
 
     def _queued(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         self._check_process()
@@ -349,34 +349,34 @@ class AuditLog:
         return waiting
 
     def _write_up_to(self, last: dict[str, Any], *, is_awaited: bool) -> None:
-        """Write what waits, up to an entry and others in its last batch, unless another thread has done so.
+        """Write queued entries up to `last`, completing its batch, unless another thread has written them.
 
         Args:
             last: The entry.
-            is_awaited: Do not write it later where it cannot be written now: its writer gets the error.
+            is_awaited: If writing fails, remove the entry from the queue, since its writer gets the error.
         """
-        with self._turn:
+        with self._write_lock:
             while any(each is last for each in self._queue):
                 batch = self._queue[:_BATCH]
                 try:
                     self._append(batch)
                 except BaseException:
-                    if is_awaited:  # in one step, for others append meanwhile
+                    if is_awaited:  # in one step, since other threads append meanwhile
                         del self._queue[next(at for at, each in enumerate(self._queue) if each is last)]
                     raise
                 del self._queue[: len(batch)]
 
     def _keep_flushing(self, ends: Event) -> None:
         while not ends.wait(_SOON_SECONDS):
-            with suppress(CleanroomError):  # it is tried again
+            with suppress(CleanroomError):  # the next round retries
                 self.flush()
 
     def _close_at_exit(self) -> None:
-        with suppress(CleanroomError):  # no caller is left
+        with suppress(CleanroomError):  # there is no caller to report to
             self.close()
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
-        """Append a batch to the table, all of it or nothing, then its end to the heads."""
+        """Append a batch to the table atomically, then its last entry to the heads."""
         with self._locked(creates=True) as engine, _private(self._folder / HEADS, "ab+") as heads:
             assert engine is not None
             with engine.execution_options(**WRITES).begin() as connection:
@@ -387,14 +387,14 @@ class AuditLog:
                     rows.append(_row(place, line))
                 connection.execute(insert(_ENTRIES), rows)
             self._n_unsynced += len(entries)
-            with suppress(OSError):  # the entries are written; the heads catch up with the next ones
+            with suppress(OSError):  # the entries are written; the heads catch up with the next batch
                 _record(heads, before, last)
                 if self._n_unsynced >= _BATCH:
                     os.fsync(heads.fileno())
                     self._n_unsynced = 0
 
     def _link(self, last: AuditHead, entry: Mapping[str, Any]) -> tuple[AuditHead, bytes]:
-        """The line that an entry becomes after another, and the head it makes."""
+        """Chain an entry to the last one; return the new head and the entry's line."""
         fields = json.dumps(entry, sort_keys=True, separators=(",", ":"))[1:-1]
         body = f'{{"sequence":{last.sequence + 1},{fields}'.encode()
         mac = _mac(self._secret, last, body)
@@ -402,9 +402,9 @@ class AuditLog:
 
     @contextmanager
     def _locked(self, *, creates: bool = False) -> Iterator[Engine | None]:
-        """Hold the log against all other processes; gives the database, None where nothing was ever written."""
+        """Lock the log against other processes; yield its database, or None if nothing was ever written."""
         self._check_process()
-        with _trouble_is_an_error():
+        with _translated_errors():
             if not creates and not self._folder.is_dir():
                 yield None
                 return
@@ -417,7 +417,7 @@ class AuditLog:
                 yield self._engine
 
     def _opened(self) -> Engine:
-        """Open the database; the first time, create the table and import what was written elsewhere before."""
+        """Open the database; on first use, create the table and import an earlier log."""
         if self._server is None and not self._file.exists():
             _private(self._file, "xb").close()
             sync_folder(self._folder)
@@ -431,12 +431,12 @@ class AuditLog:
                 self._import(connection)
         with suppress(FileNotFoundError):
             (self._folder / _OLD_LOG).chmod(0o400)
-            (self._folder / "audit.index").unlink()  # which could be made from the old log
+            (self._folder / "audit.index").unlink()  # index of the old log, no longer needed
         return engine
 
     def _import(self, connection: Connection) -> None:
-        """Import every line of an earlier log as it is, right or not."""
-        if self._server is not None and self._file.exists():  # the catalogue has moved to the server since
+        """Import every line of an earlier log unchanged, whether valid or not."""
+        if self._server is not None and self._file.exists():  # the catalogue has moved to a server
             before = make_engine(_url(self._file))
             lines: Iterable[bytes] = (row.line for row in _pages(before, None, None))
         else:
@@ -455,14 +455,14 @@ class AuditLog:
             except _Broken:
                 is_right = False
         if is_right and reading.cut and not any(_head(_LINE, line) for line in reading.cut):
-            # a kill cut the last append off
+            # a kill interrupted the last append
             _, line = self._link(reading.last, {"time": _iso(self._clock()), _CUT_OFF: _account(reading.cut)})
             rows.append(_row(place + 1, line))
         if rows:
             connection.execute(insert(_ENTRIES), rows)
 
     def _end(self) -> tuple[int, int]:
-        """The last place in the table and the length of the heads between two writes."""
+        """Return the last place in the table and the length of the heads, consistently."""
         heads = self._folder / HEADS
         with self._locked() as engine:
             n_bytes = heads.stat().st_size if heads.exists() else 0
@@ -478,86 +478,86 @@ class AuditLog:
 
 
 class _Broken(Exception):  # noqa: N818
-    """The chain is broken: what is wrong, and at which entry."""
+    """The chain is broken; arguments are the problem and the entry's number."""
 
 
 class _Pass:
-    """One pass through the chain.
+    """One verification pass through the chain.
 
     Args:
         secret: The derived key.
-        heads: What `audit.head` remembers, in the order written.
-        expect: A head that was kept elsewhere.
+        heads: Recorded heads of `audit.head`, in the order written.
+        expect: A head that was stored elsewhere.
     """
 
     def __init__(self, secret: bytes, heads: Iterator[AuditHead], expect: AuditHead | None) -> None:
         self._secret, self._heads, self._expect = secret, heads, expect
         self._next_head = next(heads, None)
-        self._recorded = 0  # number of the newest entry that the heads agree with
+        self._recorded = 0  # number of the newest entry confirmed by the heads
         self.last = _NOTHING
-        self.cut: list[bytes] = []  # lines that are not entries, until one accounts for them
+        self.cut: list[bytes] = []  # lines that are not entries, until an entry accounts for them
         self._n_cut = 0  # bytes
         self.cut_off: list[int] = []
 
     def read(self, line: bytes) -> None:
-        """Read the next line."""
+        """Verify the next line."""
         n = self.last.sequence + 1
         head = AuditHead(n, _mac(self._secret, self.last, line.removesuffix(b"\n")[:-_MAC_BYTES]))
         if _head(_LINE, line) != head:
             self.cut.append(line)
             self._n_cut += len(line)
-            if self._n_cut > _MOST_CUT_BYTES:
-                raise self._not_accounted_for()
+            if self._n_cut > _MAX_CUT_BYTES:
+                raise self._unaccounted()
             return
         accounted = json.loads(line).get(_CUT_OFF) if _CUT_OFF.encode() in line else None
         if accounted != (_account(self.cut) if self.cut else None):
-            raise self._not_accounted_for()
+            raise self._unaccounted()
         if self.cut:
             self.cut_off.append(n)
             self.cut, self._n_cut = [], 0
         self.last = head
         if self._expect is not None and self._expect.sequence == n and self._expect != self.last:
-            raise _Broken(f"Entry {n} is not the expected one: the log was cut back and went on.", n)
+            raise _Broken(f"Entry {n} is not the expected one: the log was truncated, then continued.", n)
         while self._next_head is not None and self._next_head.sequence <= n:
             if self._next_head != self.last:
-                raise _Broken(f"Entry {n} is not the one first written: the log was cut back and went on.", n)
+                raise _Broken(f"Entry {n} is not the original one: the log was truncated, then continued.", n)
             self._recorded = n
             self._next_head = next(self._heads, None)
 
     def end(self) -> None:
-        """Compare the end with what is known of it from elsewhere."""
+        """Compare the end with the recorded heads and the expected head."""
         n = self.last.sequence
         if any(_head(_LINE, line) for line in self.cut):
-            raise self._not_accounted_for()
+            raise self._unaccounted()
         if self._next_head is not None:
             raise _Broken(
-                f"The log ends after entry {n}, but later ones were written: its end was cut off.", n + 1
+                f"The log ends after entry {n}, but later entries were written: it was truncated.", n + 1
             )
         if self._expect is not None and self._expect.sequence > n:
-            raise _Broken(f"The log ends after entry {n}, before the expected one: its end was cut off.", n + 1)
-        if n - self._recorded > _MOST_UNRECORDED:
-            raise _Broken(f"The record of newest entries ends at entry {self._recorded}: it was cut off.", n)
+            raise _Broken(f"The log ends after entry {n}, before the expected entry: it was truncated.", n + 1)
+        if n - self._recorded > _MAX_UNRECORDED:
+            raise _Broken(f"The record of newest entries ends at entry {self._recorded}: it was truncated.", n)
         if self.cut:
-            raise self._not_accounted_for()
+            raise self._unaccounted()
 
-    def _not_accounted_for(self) -> _Broken:
+    def _unaccounted(self) -> _Broken:
         due = self.last.sequence + 1
         head = _head(_LINE, self.cut[0]) if self.cut else None
         if head is None:
-            return _Broken(f"What follows entry {due - 1} is not an entry: altered or inserted.", due)
+            return _Broken(f"The line after entry {due - 1} is not an entry: it was altered or inserted.", due)
         if head.sequence != due:
-            return _Broken(f"Entry {due} is not in its place: entries were removed, moved or inserted.", due)
+            return _Broken(f"Entry {due} is not at its position: entries were removed, moved or inserted.", due)
         if due == 1:
             return _Broken("Entry 1 was altered, or the log belongs to another installation's key.", due)
         return _Broken(f"Entry {due} was altered or inserted.", due)
 
 
 def fits(field: str, value: object) -> bool:
-    """Whether a value may be in a field of an entry; checked before what comes from outside is written.
+    """Whether a value is allowed in a field of an entry; use it to check client input before logging it.
 
     Args:
         field: Name of the field.
-        value: What was sent.
+        value: Value to check.
     """
     if field in _TEXTS:
         return isinstance(value, str) and _TEXTS[field].fullmatch(value) is not None
@@ -567,26 +567,26 @@ def fits(field: str, value: object) -> bool:
     return (
         field == "resource"
         and isinstance(several, list | tuple)
-        and 1 <= len(several) <= _MOST_RESOURCES
+        and 1 <= len(several) <= _MAX_RESOURCES
         and all(isinstance(each, str) and _RESOURCE.fullmatch(each) for each in several)
     )
 
 
 def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an entry that are given.
+    """Validate an entry, and return its fields without None values.
 
     Raises:
-        ValueError: One is not allowed or missing, or its value does not have its field's shape.
+        ValueError: A field is unknown or missing, or its value does not match the field's pattern.
     """
     given = {field: value for field, value in entry.items() if value is not None}
     for field, value in given.items():
         if field not in {*_TEXTS, *_NUMBERS, "resource"}:
-            raise ValueError("An entry of the audit log has no such field; it must not carry data.")
+            raise ValueError("The audit log has no such field; entries must not carry data.")
         if not fits(field, value):
-            raise ValueError(f"The value of {field} does not have the shape that the audit log allows.")
+            raise ValueError(f"The value of {field} does not match the pattern that the audit log allows.")
     for field in ("way", "operation"):
         if field not in given:
-            raise ValueError(f"An entry of the audit log needs {field}.")
+            raise ValueError(f"The audit log entry lacks {field}.")
     return given
 
 
@@ -595,13 +595,13 @@ def _iso(moment: datetime) -> str:
 
 
 def _head(form: re.Pattern[bytes], line: bytes) -> AuditHead | None:
-    """The head that a line of the log makes, or one of the heads holds; None if it is another line."""
+    """Parse the head from a line of the log or of the heads; None for any other line."""
     match = form.fullmatch(line)
     return AuditHead(int(match.group(1)), match.group(2).decode()) if match else None
 
 
 def _mac(secret: bytes, last: AuditHead, body: bytes) -> str:
-    """The HMAC of an entry after another."""
+    """Compute the HMAC of an entry that follows `last`."""
     return hmac.digest(secret, bytes.fromhex(last.mac) + body, "sha256").hex()
 
 
@@ -610,7 +610,7 @@ def _account(cut: list[bytes]) -> dict[str, Any]:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The entry of a line; None for what is not one, which `verify` reports."""
+    """Parse an entry; None for an invalid line, which `verify` reports."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -628,13 +628,13 @@ def _row(place: int, line: bytes) -> dict[str, Any]:
 
 
 def _pages(engine: Engine, until: int | None, room: str | None) -> Iterator[Row[Any]]:
-    """Rows in their order, in short transactions, so that a slow reader keeps none open."""
+    """Read rows in order in short transactions, so that a slow reader keeps none open."""
     place, query = _ENTRIES.c.place, select(_ENTRIES).order_by(_ENTRIES.c.place).limit(_PAGE)
     query = query if until is None else query.where(place <= until)
     query = query if room is None else query.where(_ENTRIES.c.room == room)
     page: Sequence[Row[Any]] = ()
     while not page or len(page) == _PAGE:
-        with _trouble_is_an_error(), engine.connect() as connection:
+        with _translated_errors(), engine.connect() as connection:
             page = connection.execute(query.where(place > (page[-1].place if page else 0))).all()
         yield from page
         if not page:
@@ -642,7 +642,7 @@ def _pages(engine: Engine, until: int | None, room: str | None) -> Iterator[Row[
 
 
 def _newest(connection: Connection) -> tuple[int, AuditHead]:
-    """The last place in the table and the newest entry; what a forger appended is left to `verify`."""
+    """Return the last place in the table and the newest entry; `verify` detects forged lines."""
     query = select(_ENTRIES.c.place, _ENTRIES.c.line).order_by(_ENTRIES.c.place.desc())
     for limit in (1, _PAGE):
         rows = connection.execute(query.limit(limit)).all()
@@ -657,17 +657,17 @@ def _newest(connection: Connection) -> tuple[int, AuditHead]:
 
 
 def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
-    """The lines of the first bytes of a file; the last may lack its end, and one too long comes in parts."""
+    """Read the lines of a file's first bytes; the last may be incomplete, and long lines are split."""
     if not n_bytes:
         return
-    with _trouble_is_an_error(), file.open("rb") as stream:
+    with _translated_errors(), file.open("rb") as stream:
         while n_bytes > 0 and (line := stream.readline(min(_LINE_BYTES, n_bytes))):
             n_bytes -= len(line)
             yield line
 
 
 def _record(heads: IO[bytes], before: AuditHead, last: AuditHead) -> None:
-    """Append the newest head, and the one before where a kill kept it from being appended."""
+    """Append the newest head, and the previous one if a kill prevented that."""
     heads.seek(-min(heads.seek(0, os.SEEK_END), _PAGE), os.SEEK_END)
     *whole, rest = heads.read().split(b"\n")
     recorded = next((head for line in reversed(whole) if (head := _head(_HEAD, line))), _NOTHING)
@@ -676,7 +676,7 @@ def _record(heads: IO[bytes], before: AuditHead, last: AuditHead) -> None:
 
 
 def _private(file: Path, mode: str) -> IO[bytes]:
-    """Open a file that is made readable by its owner only, whatever the program's umask."""
+    """Open a file, created with access for the owner only, whatever the umask."""
     return open(file, mode, buffering=0, opener=partial(os.open, mode=0o600))
 
 
@@ -685,8 +685,8 @@ def _url(file: Path) -> URL:
 
 
 @contextmanager
-def _trouble_is_an_error() -> Iterator[None]:
-    """Turn the errors of the operating system and of the database into ours."""
+def _translated_errors() -> Iterator[None]:
+    """Convert errors of the operating system and the database into ours."""
     try:
         with full_disk_is_an_error():
             yield
@@ -696,14 +696,14 @@ def _trouble_is_an_error() -> Iterator[None]:
         reason = str(getattr(error, "orig", error))
         if any(sign in reason for sign in _IS_FULL):
             raise StorageFullError(
-                "The disk of the audit log is full, or fails.", remedy="Free some space and try again."
+                "The audit log's disk is full or failing.", remedy="Free some space and try again."
             ) from None
         if isinstance(error, OperationalError) and not any(sign in reason for sign in _IS_CLOSED):
             raise StoreUnavailableError(
-                "The database of the audit log does not answer or stayed locked.",
-                remedy="See that it runs and is not held by another program, then try again.",
+                "The audit log's database does not respond or stayed locked.",
+                remedy="Check that it runs and is not locked by another program, then try again.",
             ) from None
         raise ConfigurationError(
             f"The audit log cannot be read or written ({type(error).__name__}).",
-            remedy="Check who may use the audit folder of the home; restore a damaged file from a backup.",
+            remedy="Check the permissions of the home's audit folder; restore a damaged file from a backup.",
         ) from None

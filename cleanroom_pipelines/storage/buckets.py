@@ -1,8 +1,8 @@
-"""Buckets: what `s3://bucket/key` means for an account.
+"""Buckets: resolving `s3://bucket/key` for an account.
 
-Lives here: whose a bucket is, where it lies, and an object in it: fetched, stored, listed, opened.
-Add here when a bucket may be registered in a further way, or an object be used in one.
-Keep out: how bytes reach a disk (local_bucket) or a store (remote_bucket); records of buckets (catalogue).
+Lives here: ownership and location of buckets, and fetching, storing, listing and opening their objects.
+Add here when buckets can be registered in a new way, or objects have a new operation.
+Keep out: disk access (local_bucket), store access (remote_bucket), bucket records (catalogue).
 """
 
 import re
@@ -44,9 +44,9 @@ class RegisteredBucket:
 
     Args:
         name: Its name in `s3://name/…`.
-        account_id: Whose it is.
-        url: `s3://real-bucket[/prefix]` on a real store; None for a folder of the home.
-        profile: The credentials profile of the AWS configuration files, which every real bucket has.
+        account_id: Account that owns it.
+        url: `s3://real-bucket[/prefix]` on a real object store; None for a folder in the home.
+        profile: Credentials profile in the AWS configuration files; required for every real bucket.
     """
 
     name: str
@@ -55,13 +55,13 @@ class RegisteredBucket:
     profile: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a record that could not be used.
+        """Validate the record.
 
         Raises:
-            ConfigurationError: Only one of URL and profile is given, or the URL is none.
+            ConfigurationError: Only one of URL and profile is set, or the URL is invalid.
         """
         if (self.url is None) != (self.profile is None) or self.profile == "":
-            # without a profile of its own a bucket would be reached with whatever the machine may do
+            # without its own profile, a bucket would be accessed with the machine's own permissions
             raise ConfigurationError(
                 "A bucket on a real object store needs both a URL and a credentials profile.",
                 remedy="Register it with --url and --credentials-profile, or with neither.",
@@ -70,7 +70,7 @@ class RegisteredBucket:
             try:
                 split_s3_url(self.url, what="bucket's URL")
             except UsageError as error:
-                raise ConfigurationError(error.message, remedy="Give s3://real-bucket/prefix.") from None
+                raise ConfigurationError(error.message, remedy="Use s3://real-bucket/prefix.") from None
 
 
 class Buckets:
@@ -78,7 +78,7 @@ class Buckets:
 
     Args:
         home: The installation's home.
-        find_bucket: Gives the registered bucket of a name; None when it is not registered.
+        find_bucket: Returns the registered bucket with a name; None if it is not registered.
     """
 
     def __init__(self, home: Home, find_bucket: Callable[[str], RegisteredBucket | None]) -> None:
@@ -87,54 +87,54 @@ class Buckets:
         self._real = dict[RegisteredBucket, "RemoteBucket"]()
 
     def locate(self, account_id: str, s3_uri: str) -> "ObjectPlace":
-        """Find what a URL means for an account; nothing is read or connected.
+        """Resolve a URL for an account, without reading or connecting.
 
         Args:
             account_id: 12 digits.
-            s3_uri: `s3://bucket/key`; with a slash at its end, or no key, it names a folder.
+            s3_uri: `s3://bucket/key`; with a trailing slash, or without a key, it is a folder.
 
         Raises:
-            UsageError: The URL is not of that form, or a link would lead out of its bucket.
-            BucketForbiddenError: The bucket is another account's.
+            UsageError: The URL has another form, or its path contains a symbolic link.
+            BucketForbiddenError: The bucket belongs to another account.
         """
         name, segments = split_s3_url(s3_uri)
         bucket = self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
         key = "/".join(segments)
         if isinstance(bucket, LocalBucket):
-            _refuse_links(bucket, "/".join(segments[:-1]))
+            _reject_links(bucket, "/".join(segments[:-1]))
         is_folder = not segments or s3_uri.endswith("/")
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder)
 
     def destination(self, account_id: str, s3_uri: str) -> "ObjectPlace":
-        """Find the folder below which an account's exports go; nothing is written or connected.
+        """Resolve the destination folder of an account's exports, without writing or connecting.
 
         Args:
             account_id: 12 digits.
             s3_uri: `s3://bucket/prefix`.
 
         Raises:
-            UsageError: The URL is not of that form, or a link would lead out of its bucket.
-            BucketForbiddenError: The bucket is another account's.
+            UsageError: The URL has another form or is too long, or its path contains a symbolic link.
+            BucketForbiddenError: The bucket belongs to another account.
         """
         name, segments = split_s3_url(s3_uri, what="destination")
         bucket = self._bucket(account_id, name, StatusCode.DESTINATION_NOT_WRITABLE)
         key = "/".join(segments)
         if isinstance(bucket, LocalBucket):
-            _refuse_links(bucket, key)
+            _reject_links(bucket, key)
         elif len(bucket.prefix) + len(key) + _ROOM_FOR_EXPORT > MAX_KEY:
             raise UsageError(
-                "The destination is too long for the keys of an export.", remedy="Give a shorter one."
+                "The destination is too long for the keys of an export.", remedy="Use a shorter prefix."
             )
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder=True)
 
     def _bucket(self, account_id: str, name: str, status_code: StatusCode) -> "LocalBucket | RemoteBucket":
         if not _ACCOUNT.fullmatch(account_id):
-            raise UsageError("The bucket's account is not 12 digits.", remedy="Give an account id of 12 digits.")
+            raise UsageError("The account id is not 12 digits.", remedy="Use an account id of 12 digits.")
         registered = self._find(name)
         if registered is not None and registered.account_id != account_id:
             raise BucketForbiddenError(
                 "The bucket belongs to another account.",
-                remedy="Name a bucket of your own.",
+                remedy="Use one of your own buckets.",
                 status_code=status_code,
             )
         if registered is None or registered.url is None:
@@ -155,10 +155,10 @@ class ObjectPlace:
     """An object, or a folder of objects, in a bucket.
 
     Args:
-        url: The URL as the account names it, without a trailing slash.
+        url: The URL in the account's terms, without a trailing slash.
         bucket: The bucket.
-        key: The key in it.
-        is_folder: Whether it names a folder.
+        key: Key in the bucket.
+        is_folder: Whether it is a folder.
     """
 
     url: str
@@ -172,7 +172,7 @@ class ObjectPlace:
 
     @property
     def folder(self) -> Path | None:
-        """The folder or file of this machine that it means; None on a real store."""
+        """Local path of the folder or file; None on a real store."""
         return self.bucket.path(self.key) if isinstance(self.bucket, LocalBucket) else None
 
     def drafting(
@@ -186,14 +186,14 @@ class ObjectPlace:
         """Write the folder; see Bucket.drafting.
 
         Raises:
-            UsageError: It is a whole bucket.
+            UsageError: It is the bucket itself.
         """
         if not self.key:
-            raise UsageError("A bucket itself cannot be written as one folder.", remedy="Name a folder in it.")
+            raise UsageError("The bucket itself cannot be an export folder.", remedy="Add a folder to the URL.")
         return self.bucket.drafting(self.key, owner=owner, marker=marker, attempt_of=attempt_of, fence=fence)
 
     def exists(self) -> bool:
-        """Whether there is an object of this key; a folder is none.
+        """Whether an object with this key exists; folders do not count.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -204,15 +204,15 @@ class ObjectPlace:
         """Open the object for reading.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: It does not exist.
             BucketError: The bucket cannot be read.
         """
         if self.is_folder:
-            raise NotFoundError("There is no such object in the bucket.", remedy="Check its key.")
+            raise NotFoundError("The object does not exist in the bucket.", remedy="Check its key.")
         return self.bucket.open(self.key)
 
     def list(self, *, after: str = "") -> Iterator[ObjectEntry]:
-        """The objects below this key, at any depth, in the order of their keys, beginning after a key.
+        """List the objects below this key at any depth, in key order, starting after a key.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -220,52 +220,50 @@ class ObjectPlace:
         return self.bucket.list(self.key, after=after)
 
     def store(self, source: Path) -> None:
-        """Write the object whole or not at all, in place of what has its key.
+        """Write the object atomically, replacing any object with the same key.
 
         Args:
-            source: A file of this machine.
+            source: A local file.
 
         Raises:
-            UsageError: The URL names a folder.
+            UsageError: The URL is a folder.
             BucketError: The bucket cannot be written.
             StorageFullError: The disk is full.
         """
         if self.is_folder:
-            raise UsageError(
-                "This names a folder, not an object.", remedy="Give a key that ends in a file's name."
-            )
+            raise UsageError("The URL is a folder, not an object.", remedy="Use a key that ends in a file name.")
         with source.open("rb") as stream:
             self.bucket.put(self.key, stream)
 
     def fetch(self, target: Path, *, max_bytes: int) -> Path:
-        """Take a seed to this machine: an object, or the files of a folder as one.
+        """Fetch a seed to a local file: one object, or the files of a folder merged.
 
-        Of a folder are read the .jsonl, .csv or .parquet files directly in it (each also .gz), which must all be
-        of one format and have the same columns; names that begin with a dot or an underscore are left out. An
-        object whose name has no dot is taken for JSON Lines, which is what AWS documents for seeds.
+        In a folder, the .jsonl, .csv or .parquet files directly in it are read (optionally with .gz). They must
+        have one format and the same columns. Names that start with a dot or an underscore are skipped. An object
+        without a dot in its name is read as JSON Lines, the format that AWS documents for seeds.
 
         Args:
-            target: The file to write; one without a seed's suffix gets that of the format.
-            max_bytes: Most bytes to take, of all files together, packed and unpacked.
+            target: Output file; the format's suffix is added if it has no seed suffix.
+            max_bytes: Maximum size of all files together, both gzipped and unpacked, in bytes.
 
         Returns:
             The file that was written.
 
         Raises:
-            SeedError: Nothing is there (SEED_NOT_FOUND, also when the bucket cannot be read), it is too large
-                (SEED_TOO_LARGE), or its files do not make one seed (SEED_INVALID).
+            SeedError: It does not exist or the bucket cannot be read (SEED_NOT_FOUND), it is too large
+                (SEED_TOO_LARGE), or its files cannot be merged into one seed (SEED_INVALID).
             StorageFullError: The disk is full.
         """
-        with _telling_of_a_seed(max_bytes):
+        with _seed_errors(max_bytes):
             sources = self._sources(max_bytes)
             suffix = _suffix_of(sources[0].key) if len(sources) == 1 else f".{format_of_part(sources[0].key)}"
             if not _has_suffix(target):
                 target = target.with_name(target.name + suffix)
             with full_disk_is_an_error(), replacing(target) as draft:
                 if len(sources) == 1:
-                    self._take(sources[0], draft, max_bytes)
+                    self._fetch_part(sources[0], draft, max_bytes)
                 else:
-                    self._take_all(sources, draft, max_bytes)
+                    self._fetch_parts(sources, draft, max_bytes)
         return target
 
     def _sources(self, max_bytes: int) -> Sequence[ObjectEntry]:
@@ -279,16 +277,16 @@ class ObjectPlace:
             if entry.n_bytes and format_of_part(entry.key) and entry.key.rsplit("/", 1)[-1][0] not in "._"
         ]
         if not found:
-            raise NotFoundError("Nothing is there.")
+            raise NotFoundError("The folder has no seed files.")
         if len(found) > _MAX_SEED_FILES:
-            raise SeedError("The seed's folder holds too many files.", remedy="Give at most 1,000 files.")
+            raise SeedError("The seed's folder has too many files.", remedy="Use at most 1,000 files.")
         if len({format_of_part(entry.key) for entry in found}) > 1:
-            raise SeedError("The seed's folder mixes file formats.", remedy="Give files of one format.")
+            raise SeedError("The seed's folder mixes file formats.", remedy="Use files of one format.")
         if sum(entry.n_bytes for entry in found) > max_bytes:
             raise SeedTooLarge
         return found
 
-    def _take(self, entry: ObjectEntry, path: Path, max_bytes: int) -> int:
+    def _fetch_part(self, entry: ObjectEntry, path: Path, max_bytes: int) -> int:
         with self.bucket.open(entry.key) as opened, path.open("wb") as stream:
             if opened.n_bytes > max_bytes:
                 raise SeedTooLarge
@@ -298,31 +296,31 @@ class ObjectPlace:
                     raise SeedTooLarge
             return stream.tell()
 
-    def _take_all(self, entries: Sequence[ObjectEntry], target: Path, max_bytes: int) -> None:
+    def _fetch_parts(self, entries: Sequence[ObjectEntry], target: Path, max_bytes: int) -> None:
         with tempfile.TemporaryDirectory(prefix=".draft-", dir=target.parent) as name:
             parts, left = [], max_bytes
             for number, entry in enumerate(entries):
                 part = Path(name) / f"{number:05d}{_suffix_of(entry.key)}"
-                left -= self._take(entry, part, left)
+                left -= self._fetch_part(entry, part, left)
                 parts.append(part)
             merge_parts(parts, target, max_bytes=max_bytes)
 
 
 def folder_on_disk(folder: Path) -> ObjectPlace:
-    """A folder of this machine as a place, for the caller that looks at what was exported there."""
+    """Wrap a local folder as an `ObjectPlace`, to inspect what was exported there."""
     return ObjectPlace(folder.name, LocalBucket(folder.parent), folder.name)
 
 
-def _refuse_links(bucket: LocalBucket, key: str) -> None:
-    """Refuse a key that a link would lead out of its bucket."""
+def _reject_links(bucket: LocalBucket, key: str) -> None:
+    """Reject a key whose path contains a symbolic link."""
     try:
         bucket.check(key)
     except BucketError as error:
-        raise UsageError("The place leads out of its bucket.", remedy=error.remedy) from None
+        raise UsageError("The URL's path contains a symbolic link.", remedy=error.remedy) from None
 
 
 @contextmanager
-def _telling_of_a_seed(max_bytes: int) -> Iterator[None]:
+def _seed_errors(max_bytes: int) -> Iterator[None]:
     try:
         yield
     except NotFoundError:
@@ -340,8 +338,8 @@ def _telling_of_a_seed(max_bytes: int) -> Iterator[None]:
         ) from None
     except SeedTooLarge:
         raise SeedError(
-            f"The seed is larger than the {max_bytes:,} bytes that are taken.",
-            remedy="Give a smaller seed.",
+            f"The seed is larger than the limit of {max_bytes:,} bytes.",
+            remedy="Provide a smaller seed.",
             status_code=StatusCode.SEED_TOO_LARGE,
         ) from None
 

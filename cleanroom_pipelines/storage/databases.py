@@ -1,8 +1,8 @@
-"""Databases: how SQLite and PostgreSQL are opened.
+"""Databases: opening SQLite and PostgreSQL.
 
-Lives here: SQLAlchemy's engine with the settings that both the catalogue and the audit log need.
+Lives here: the SQLAlchemy engine with the settings that catalogue and audit log share.
 Add here when a database needs another setting.
-Keep out: tables, and what goes wrong with them.
+Keep out: tables, and their errors.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from cleanroom_pipelines.errors import ConfigurationError
 
 BUSY_SECONDS = 30
 _WRITE = "cleanroom_writes"
-# Execution options of a transaction that writes.
+# Execution options of a write transaction.
 WRITES = {_WRITE: True}
 
 
@@ -22,13 +22,13 @@ def make_engine(url: URL, *, stays_connected: bool = False) -> Engine:
     """Open a database; nothing connects before the first use.
 
     Args:
-        url: Where it is: an SQLite file or a PostgreSQL server.
+        url: An SQLite file or a PostgreSQL server.
         stays_connected: Keep connections to an SQLite file between transactions; they must not cross a fork.
 
     Raises:
         ConfigurationError: The driver is not installed.
     """
-    # hide_parameters: an error's text otherwise quotes what was to be stored.
+    # hide_parameters: error messages would otherwise quote stored values.
     if url.get_backend_name() != "sqlite":
         try:
             return create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=5)
@@ -48,12 +48,12 @@ def make_engine(url: URL, *, stays_connected: bool = False) -> Engine:
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver's own transactions begin too late; see _begin_sqlite
+    connection.isolation_level = None  # the driver's own transactions start too late; see _begin_sqlite
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA synchronous=FULL")  # in WAL mode NORMAL may lose the last commits on a power cut
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A write that begins as a read fails at once, without waiting, if another one wrote in between.
+    # A transaction that reads before it writes fails without waiting if another one wrote in between.
     writes = connection.get_execution_options().get(_WRITE)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

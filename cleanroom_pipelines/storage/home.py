@@ -1,7 +1,7 @@
-"""The home: one folder that holds an installation.
+"""The home: the folder of an installation.
 
-Lives here: the names of what is in it, and that nobody but its owner may read it.
-Keep out: what the files hold.
+Lives here: the names of its files and folders, and restricting access to its owner.
+Keep out: the content of the files.
 """
 
 import logging
@@ -19,10 +19,10 @@ from cleanroom_pipelines.storage.processes import folder_of_process
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-# SQLite takes no path longer than 512 bytes, and the longest below a home is that of the events of a Dagster run.
+# SQLite accepts paths of at most 512 bytes; the longest below a home is the event database of a Dagster run.
 MAX_ROOT_BYTES = 400
 
-# What a process that works on a home lets others do with the files it creates there: nothing.
+# Umask of processes that work on a home: no access for group and others.
 CLOSED_UMASK = 0o077
 _LOG = logging.getLogger(__name__)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -30,7 +30,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(frozen=True)
 class Home:
-    """The layout of one installation's folder (DESIGN: where state lives).
+    """Layout of an installation's folder.
 
     Args:
         root: Absolute path of the folder.
@@ -40,12 +40,12 @@ class Home:
 
     @classmethod
     def open(cls, root: str | Path) -> "Home":
-        """Use a folder as home, creating it and its parts, readable by its owner only.
+        """Open a folder as home; create missing folders, accessible to the owner only.
 
-        A home that others may read, of an earlier release or restored by hand, is closed to them.
+        Access of other users, from an earlier release or a manual restore, is removed.
 
         Raises:
-            ConfigurationError: The folder cannot be made or written, or its path cannot be used.
+            ConfigurationError: The folder cannot be created or written, or its path cannot be used.
         """
         home = cls(root_of(root))
         try:
@@ -64,46 +64,46 @@ class Home:
         except OSError as error:
             raise ConfigurationError(
                 f"The home folder cannot be written ({type(error).__name__}).",
-                remedy="Set CLEANROOM_HOME to a folder you may write.",
+                remedy="Set CLEANROOM_HOME to a folder that you can write.",
             ) from None
         return home
 
     def _close_to_others(self) -> None:
-        """Take all rights of group and others from everything in the home."""
+        """Remove all permissions of group and others in the home."""
         n_closed = 0
         for path in (self.root, *self.root.rglob("*")):
-            with suppress(FileNotFoundError):  # files come and go meanwhile
+            with suppress(FileNotFoundError):  # files may be deleted meanwhile
                 if _is_open_to_others(path):
                     path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
                     n_closed += 1
         if n_closed:
-            _LOG.warning("Other users had rights to %d files and folders of the home; now none has.", n_closed)
+            _LOG.warning("Removed other users' access to %d files and folders of the home.", n_closed)
 
     @property
     def catalog_url(self) -> "URL":
-        """The default database URL of the catalogue: SQLite beside the artifacts."""
+        """Default database URL of the catalogue: an SQLite file in the home."""
         from sqlalchemy import URL
 
         return URL.create("sqlite", database=str(self.root / "catalog.db"))
 
     @property
     def key_file(self) -> Path:
-        """32 random bytes from which every key of the installation is derived."""
+        """File with the 32 random bytes from which every key of the installation is derived."""
         return self.root / "installation.key"
 
     @property
     def accounts(self) -> Path:
-        """Warehouses and local buckets, a folder an account."""
+        """Warehouses and local buckets, one folder per account."""
         return self.root / "accounts"
 
     @property
     def inbox(self) -> Path:
-        """Everything operators drop."""
+        """Folder in which operators put files to ingest."""
         return self.root / "inbox"
 
     @property
     def inbox_seeds(self) -> Path:
-        """Dropped seeds, a folder a configured audience model."""
+        """Seed files to ingest, one folder per configured audience model."""
         return self.inbox / "seeds"
 
     @property
@@ -113,37 +113,37 @@ class Home:
 
     @property
     def seeds(self) -> Path:
-        """Sealed seeds of jobs that have not ended, and those that a refresh needs."""
+        """Encrypted seeds of jobs that have not ended, and of jobs that are refreshed."""
         return self.root / "seeds"
 
     @property
     def inbox_rooms(self) -> Path:
-        """Files dropped for data rooms, a folder a room, in it one a dataset."""
+        """Data-room files to ingest: one folder per room, with one folder per dataset."""
         return self.inbox / "rooms"
 
     @property
     def uploads(self) -> Path:
-        """Sealed uploads until they are taken in; made when the first comes."""
+        """Encrypted uploads that are not ingested yet; created with the first upload."""
         return self.root / "uploads"
 
     @property
     def scratch_root(self) -> Path:
-        """The scratch folders of all processes; may be emptied when nothing runs."""
+        """Scratch folders of all processes; may be emptied when nothing runs."""
         return self.root / "scratch"
 
     @property
     def scratch(self) -> Path:
-        """Spill files and drafts of this process; deleted once it has ended, however it did."""
+        """Spill files and drafts of this process; deleted after it has ended, even if it was killed."""
         return folder_of_process(self.scratch_root)
 
     @property
     def day_caches(self) -> Path:
-        """Counted interactions per source file, a folder a training dataset; may be emptied at any time."""
+        """Cached interaction counts per source file, one folder per training dataset; may be emptied anytime."""
         return self.root / "cache"
 
     @property
     def audit(self) -> Path:
-        """The audit log, unless a server holds it, and the record of its newest entries."""
+        """Audit log, unless it is in a server database, and the record of its newest entries."""
         return self.root / "audit"
 
     @property
@@ -153,18 +153,18 @@ class Home:
 
 
 def root_of(path: str | Path) -> Path:
-    """The absolute path of a home that is or will be there.
+    """Resolve the absolute path of an existing or future home.
 
     Raises:
-        ConfigurationError: Its path is too long, is not UTF-8 or holds a control character.
+        ConfigurationError: The path is too long, is not UTF-8 or contains a control character.
     """
     try:
         root = Path(path).expanduser().resolve()
         encoded = str(root).encode()
     except (OSError, RuntimeError, ValueError):  # a loop of links, an unknown user; not UTF-8, NUL
-        raise _wrong_root("cannot be read") from None
+        raise _wrong_root("is invalid") from None
     if any(unicodedata.category(character) == "Cc" for character in str(root)):
-        raise _wrong_root("holds a line break or another control character")
+        raise _wrong_root("contains a line break or another control character")
     if len(encoded) > MAX_ROOT_BYTES:
         raise _wrong_root(f"is longer than {MAX_ROOT_BYTES} bytes")
     return root
@@ -175,9 +175,9 @@ def _wrong_root(what: str) -> ConfigurationError:
 
 
 def _is_open_to_others(path: Path) -> bool:
-    """Whether group or others have rights that this user may take from them; a link's own mode means nothing.
+    """Whether group or others have permissions that this user can remove; the mode of a link is ignored.
 
-    The root of a mounted volume may belong to another user, who decides who may enter.
+    The root of a mounted volume may belong to another user, who controls its permissions.
     """
     with suppress(FileNotFoundError):
         status = path.lstat()

@@ -1,12 +1,12 @@
-"""The identity of an installation: which catalogue, key and home belong together, and how far they are.
+"""Identity of an installation: proof that catalogue, key and home belong together and are in step.
 
 Lives here: the identity, its file in the home, and raising the generation there.
-Add here when home and catalogue must agree on something more.
-Keep out: the catalogue's own copy (catalog) and what follows when the two differ (runs.opening).
+Add here when home and catalogue must agree on something else.
+Keep out: the catalogue's own copy (catalog), and handling of differences (runs.opening).
 
-The generation rises with every version that is published or deleted: in the catalogue first, in the transaction
-that does it, then here. So the home may be behind its catalogue, after a kill, and is never ahead of it, unless
-the catalogue was replaced by an older one.
+The generation rises with every version that is published or deleted: first in the catalogue, in the same
+transaction, then here. After a kill the home may be behind its catalogue. It is ahead only if the catalogue was
+replaced by an older one.
 """
 
 import json
@@ -21,7 +21,7 @@ from cleanroom_pipelines.errors import IdentityError
 from cleanroom_pipelines.storage.artifacts import write_durably
 from cleanroom_pipelines.storage.processes import locked
 
-WAY_BACK = "Restore a backup, or see with `cleanroom recover` what can be rebuilt."
+WAY_BACK = "Restore a backup, or run `cleanroom recover` to see what can be rebuilt."
 _LOG = logging.getLogger(__name__)
 IDENTITY_FILE = "installation.json"
 _LOCK = ".installation.lock"
@@ -31,12 +31,12 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Identity:
-    """Which installation something belongs to.
+    """Identity of an installation, as stored in its home and catalogue.
 
     Args:
         id: 32 hex digits at random.
-        generation: How many versions were published or deleted, and more; it only rises.
-        key_digest: What identifies the installation key without telling it, 64 hex digits.
+        generation: Counter that rises with every published or deleted version, and never falls.
+        key_digest: Digest that identifies the installation key without revealing it, 64 hex digits.
     """
 
     id: str
@@ -44,13 +44,13 @@ class Identity:
     key_digest: str
 
     def to_json(self) -> bytes:
-        """What the file of a home holds."""
+        """Content of the identity file."""
         return json.dumps(asdict(self), indent=1).encode() + b"\n"
 
 
 @dataclass(frozen=True)
 class HomeIdentity:
-    """The file in the home that holds the identity; safe to use from several processes and hosts.
+    """Identity file of a home; safe for several processes and hosts.
 
     Args:
         root: The home's folder.
@@ -59,7 +59,7 @@ class HomeIdentity:
     root: Path
 
     def read(self) -> Identity | None:
-        """The identity that the home holds; None without the file.
+        """Read the identity; None if the file is missing.
 
         Raises:
             IdentityError: The file cannot be read.
@@ -76,20 +76,20 @@ class HomeIdentity:
         return found
 
     def write(self, identity: Identity) -> None:
-        """Write the file anew; the caller holds the lock."""
+        """Replace the file; the caller must hold the lock."""
         write_durably(self.root / IDENTITY_FILE, identity.to_json())
 
     def raise_to(self, generation: int) -> None:
-        """Raise the generation, unless it is as high already.
+        """Raise the generation to at least this number.
 
-        What the catalogue has done is done: where the file cannot be written, the home stays behind and is caught
-        up when it is opened next.
+        The catalogue has already committed. If the file cannot be written, the home stays behind and catches up
+        when it is next opened.
         """
         try:
             with self.locked():
                 found = self.read()
                 if found is None:
-                    _LOG.warning("The home's %s is missing; opening the home writes it anew.", IDENTITY_FILE)
+                    _LOG.warning("The home's %s is missing; opening the home recreates it.", IDENTITY_FILE)
                 elif found.generation < generation:
                     self.write(replace(found, generation=generation))
         except OSError as error:
@@ -97,7 +97,7 @@ class HomeIdentity:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process from writing the file until the body ends."""
+        """Lock the file against other writers until the body ends."""
         with locked(self.root / _LOCK):
             yield
 

@@ -1,6 +1,6 @@
-"""The installation key and what is derived from it.
+"""The installation key, derived keys and digests.
 
-Lives here: HKDF derivation, keyed digests, sealing of kept seeds and secrets.
+Lives here: HKDF derivation, keyed digests, encryption of small secrets.
 Add here when a new purpose needs its own key.
 Keep out: `stable_hash`, which is public.
 """
@@ -23,26 +23,26 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class InstallationKey:
-    """32 secret bytes; never leaves the machine, never printed.
+    """The installation's secret key of 32 bytes; never sent or printed.
 
     Args:
-        secret: The bytes of the key file.
+        secret: Content of the key file.
     """
 
     secret: bytes = field(repr=False)
 
     @classmethod
     def load_or_create(cls, path: Path, random_bytes: Callable[[int], bytes] = os.urandom) -> "InstallationKey":
-        """Read the key file, or create it with mode 0600; safe when several processes start at once.
+        """Read the key file, or create it with mode 0600; safe if several processes start at once.
 
         Args:
             path: The key file.
-            random_bytes: Gives n secret random bytes.
+            random_bytes: Returns n secret random bytes.
 
         Raises:
-            ConfigurationError: The file cannot be made or read, or does not hold 32 bytes.
+            ConfigurationError: The file cannot be created or read, or does not contain 32 bytes.
         """
-        with _unusable_is_an_error():
+        with _key_file_errors():
             if not path.exists():
                 _create(path, random_bytes)
         return cls.load(path)
@@ -52,29 +52,29 @@ class InstallationKey:
         """Read the key file.
 
         Raises:
-            ConfigurationError: The file is missing, cannot be read, or does not hold 32 bytes.
+            ConfigurationError: The file is missing, cannot be read, or does not contain 32 bytes.
         """
-        with _unusable_is_an_error():
+        with _key_file_errors():
             secret = path.read_bytes()
         if len(secret) != KEY_BYTES:
             raise ConfigurationError(
-                "The installation key file does not hold 32 bytes.", remedy="Restore it from a backup."
+                "The installation key file does not contain 32 bytes.", remedy="Restore it from a backup."
             )
         return cls(secret)
 
     def derive(self, purpose: str) -> bytes:
-        """Derive the 32-byte key of one purpose (HKDF-SHA256, RFC 5869)."""
+        """Derive the 32-byte key for a purpose (HKDF-SHA256, RFC 5869)."""
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
         return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose.encode()).derive(self.secret)
 
     def digest(self, purpose: str, content: bytes) -> str:
-        """Keyed digest of some bytes: HMAC-SHA256 hex. A plain digest would let anyone test a guessed list."""
+        """Compute a keyed digest, HMAC-SHA256 in hex; with an unkeyed one, anyone could test guessed content."""
         return hmac.new(self.derive(purpose), content, hashlib.sha256).hexdigest()
 
     def digest_files(self, purpose: str, files: tuple[Path, ...]) -> str:
-        """Keyed digest of the contents of files, in the order given."""
+        """Compute a keyed digest of the contents of files, in the given order."""
         mac = hmac.new(self.derive(purpose), digestmod=hashlib.sha256)
         for file in files:
             mac.update(file.stat().st_size.to_bytes(8, "big"))
@@ -90,10 +90,10 @@ class InstallationKey:
         return Fernet(base64.urlsafe_b64encode(self.derive(purpose))).encrypt(content)
 
     def unseal(self, purpose: str, sealed: bytes) -> bytes:
-        """Undo `seal`.
+        """Decrypt the result of `seal`.
 
         Raises:
-            ConfigurationError: The bytes were altered or sealed under another installation's key.
+            ConfigurationError: The bytes were altered, or encrypted with another installation's key.
         """
         from cryptography.fernet import Fernet, InvalidToken
 
@@ -101,19 +101,19 @@ class InstallationKey:
             return Fernet(base64.urlsafe_b64encode(self.derive(purpose))).decrypt(sealed)
         except InvalidToken:
             raise ConfigurationError(
-                "A sealed file was altered or belongs to another installation.",
+                "An encrypted file was altered or belongs to another installation.",
                 remedy="Restore it from a backup.",
             ) from None
 
 
 @contextmanager
-def _unusable_is_an_error() -> Iterator[None]:
+def _key_file_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise ConfigurationError(
-            f"The installation key file cannot be made or read ({type(error).__name__}).",
-            remedy="Check CLEANROOM_KEY_FILE and who may read it.",
+            f"The installation key file cannot be created or read ({type(error).__name__}).",
+            remedy="Check CLEANROOM_KEY_FILE and its permissions.",
         ) from None
 
 
@@ -126,7 +126,7 @@ def _create(path: Path, random_bytes: Callable[[int], bytes]) -> None:
             stream.write(random_bytes(KEY_BYTES))
             stream.flush()
             os.fsync(stream.fileno())
-        with suppress(FileExistsError):  # another process was faster: its key is the key
+        with suppress(FileExistsError):  # another process created the key first; use that one
             os.link(draft, path)
     finally:
         draft.unlink()

@@ -1,7 +1,7 @@
-"""Ids to paths.
+"""Mapping of ids to paths.
 
-Lives here: the only code that turns an id into part of a path.
-Keep out: any text a user typed; only the random hex of an id ever reaches a path.
+Lives here: the only code that converts an id into a path segment.
+Keep out: user input; only the random hex of an id may become part of a path.
 """
 
 import re
@@ -14,14 +14,14 @@ _VERSION = re.compile(r"[0-9]{4,}-[0-9a-f]{8}")
 
 
 def path_of_partition(partition_key: str) -> str:
-    """The path segment of a partition: the random hex of `<slug>-<12 hex>`.
+    """Return a partition's path segment: the random hex of its key `<slug>-<12 hex>`.
 
     Raises:
-        UsageError: The key is not of that form.
+        UsageError: The key has another form.
     """
     match = _PARTITION_KEY.fullmatch(partition_key)
     if match is None:
-        raise UsageError("This is not a partition key of this project.", remedy="Keys end in twelve hex digits.")
+        raise UsageError("The partition key is invalid.", remedy="Use a key that ends in twelve hex digits.")
     return match.group(1)
 
 
@@ -31,27 +31,27 @@ def is_partition_key(text: str) -> bool:
 
 
 def path_of_asset(asset: str) -> str:
-    """The path segment of an asset: its own name, which only code chooses.
+    """Return an asset's path segment: its name, which is set in code only.
 
     Raises:
-        UsageError: The name is not of that form.
+        UsageError: The name is not an asset name.
     """
     if not _NAME.fullmatch(asset):
-        raise UsageError("This is not the name of an asset.")
+        raise UsageError("The asset name is invalid.")
     return asset
 
 
 def is_version(name: str) -> bool:
-    """Whether a path segment is that of an artifact version."""
+    """Whether a path segment is an artifact version."""
     return _VERSION.fullmatch(name) is not None
 
 
 def path_of_version(version: str) -> str:
-    """The path segment of an artifact version: `<number>-<8 hex>`.
+    """Return an artifact version's path segment, `<number>-<8 hex>`.
 
     Raises:
-        UsageError: The version is not of that form.
+        UsageError: The version has another form.
     """
     if not is_version(version):
-        raise UsageError("This is not a version of an artifact.")
+        raise UsageError("The artifact version is invalid.")
     return version

@@ -1,14 +1,14 @@
-"""Buckets that are folders of the home.
+"""Local buckets: folders in the home.
 
-Lives here: reading, writing and listing below one folder without ever leaving it.
-Add here when a local bucket learns something new.
-Keep out: whose folder it is (buckets); what is written there.
+Lives here: reading, writing and listing files below one folder, without ever leaving it.
+Add here when local buckets get a new operation.
+Keep out: ownership of buckets (buckets); the content of objects.
 
-Every folder on the way is opened relative to the one above it and no link is followed, so that a link has no
-effect even when it is put there between two calls.
+Every folder of a path is opened relative to its parent and links are not followed, so a link has no effect even if
+it is created between two calls.
 
-Decided 2026-11-30, on why the disk is not obstore's too: its LocalStore (0.12, as tried) reads and writes through
-links, does not flush what it wrote, and hangs in a process that was forked after another call.
+Decided 2026-11-30: obstore is not used for the disk. Its LocalStore (tried in 0.12) reads and writes through
+links, does not flush written files, and hangs in a process forked after another call.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from cleanroom_pipelines.storage.objects import (
 from cleanroom_pipelines.storage.s3_urls import is_plain_segment
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-# without O_NONBLOCK a pipe would hold the reader up for ever
+# without O_NONBLOCK, opening a pipe would block forever
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _STAGE, _NEW, _OLD = ".export-", "new", "old"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -47,27 +47,27 @@ class LocalBucket:
     """A folder whose files are the objects.
 
     Args:
-        folder: The bucket's folder; it is made by the first write. Links above it are the operator's own.
+        folder: The bucket's folder; created by the first write. Links above it, set by the operator, are followed.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, key: str) -> Path:
-        """Where an object or folder lies, for people."""
+        """Return the local path of an object or folder, for display."""
         return self._folder / key
 
     def check(self, key: str) -> None:
-        """Refuse a key whose path meets a link, as far as it exists.
+        """Reject a key whose existing path contains a link.
 
         Raises:
-            BucketError: It does.
+            BucketError: It contains one.
         """
         try:
             with self._at(_segments(key)):
                 pass
         except OSError:
-            pass  # not there yet, or told by whoever reads or writes it
+            pass  # does not exist yet, or reading and writing reports the error
 
     def size(self, key: str) -> int | None:
         """See Bucket.size."""
@@ -79,18 +79,18 @@ class LocalBucket:
 
     def open(self, key: str) -> OpenedObject:
         """See Bucket.open."""
-        with _telling():
+        with _translated_errors():
             *folders, name = key.split("/")
             with self._at(folders) as folder:
                 descriptor = _open_file(folder, name)
             stream = os.fdopen(descriptor, "rb")
             chunks = iter(partial(stream.read, CHUNK_BYTES), b"")
-            return OpenedObject(os.fstat(descriptor).st_size, chunks, _telling, stream.close)
+            return OpenedObject(os.fstat(descriptor).st_size, chunks, _translated_errors, stream.close)
 
     def put(self, key: str, source: IO[bytes]) -> None:
         """See Bucket.put."""
         *folders, name = key.split("/")
-        with _telling(is_writing=True), self._at(folders, make=True) as folder:
+        with _translated_errors(is_writing=True), self._at(folders, make=True) as folder:
             if _is_link(folder, name):
                 raise link_in_the_way()
             draft = f".{name[:100]}.{secrets.token_hex(4)}.draft"
@@ -110,7 +110,7 @@ class LocalBucket:
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
         """See Bucket.list."""
         base = f"{folder}/" if folder else ""
-        with suppress(NotFoundError), _telling(), self._at(_segments(folder)) as descriptor:
+        with suppress(NotFoundError), _translated_errors(), self._at(_segments(folder)) as descriptor:
             yield from _walk(descriptor, base, after, deep)
 
     @contextmanager
@@ -123,16 +123,16 @@ class LocalBucket:
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> Iterator["_LocalDraft"]:
-        """See Bucket.drafting. The folder is written beside its place and renamed: it appears whole.
+        """See Bucket.drafting. The folder is written next to its target and renamed, so it appears as a whole.
 
-        It is staged in a folder that names owner and attempt. A later attempt takes that folder away first, and
-        every rename of an attempt has its source or its target in it: so whichever came too late fails.
+        It is staged in a folder named after owner and attempt. A later attempt first removes the stages of earlier
+        ones. Every rename of an attempt has its source or target in its stage, so late renames fail.
         """
         *folders, name = _segments(folder)
         with self._at(folders, make=True) as parent:
             fence.check()
             if fence.attempt:
-                _take_away_older(parent, owner, fence.attempt)
+                _remove_older_stages(parent, owner, fence.attempt)
             stage = _new_stage(parent, f"{_mark_of(owner)}-{fence.attempt}-")
             try:
                 descriptor = os.open(f"{stage}/{_NEW}", _FOLDER, dir_fd=parent)
@@ -143,14 +143,14 @@ class LocalBucket:
                     os.close(descriptor)
                 _give_name(parent, stage, name, lambda: _attempt_there(parent, name, marker, attempt_of), fence)
             except OSError:
-                fence.check()  # a later attempt may have taken the stage away; then that is what is to be told
+                fence.check()  # raises ClaimLostError if a later attempt has removed the stage
                 raise
             finally:
                 shutil.rmtree(stage, ignore_errors=True, dir_fd=parent)
 
     @contextmanager
     def _at(self, folders: Sequence[str], *, make: bool = False) -> Iterator[int]:
-        """Give the descriptor of a folder of the bucket."""
+        """Open a folder of the bucket and yield its descriptor."""
         if make:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._folder.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -217,7 +217,7 @@ def _is_link(folder: int, name: str) -> bool:
 
 
 def _walk(folder: int, base: str, after: str, deep: bool) -> Iterator[ObjectEntry]:
-    """The objects below a folder whose keys come after one, in the order of their bytes, as S3 lists them."""
+    """Yield the objects below a folder with keys after `after`, in byte order as S3 lists them."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -236,7 +236,7 @@ def _walk(folder: int, base: str, after: str, deep: bool) -> Iterator[ObjectEntr
             try:
                 below = os.open(name.rstrip("/"), _FOLDER, dir_fd=folder)
             except OSError:
-                continue  # gone since
+                continue  # deleted meanwhile
             try:
                 yield from _walk(below, key, after, deep)
             finally:
@@ -254,18 +254,18 @@ def _new_stage(parent: int, what: str) -> str:
     return stage
 
 
-def _take_away_older(parent: int, owner: str, attempt: int) -> None:
-    """Take away what earlier attempts of the owner have staged: by one rename, so that none is half there."""
+def _remove_older_stages(parent: int, owner: str, attempt: int) -> None:
+    """Remove the stages of the owner's earlier attempts, each by one rename, so that none is partly removed."""
     before = f"{_STAGE}{_mark_of(owner)}-"
     with os.scandir(parent) as entries:
         stages = [entry.name for entry in entries if entry.name.startswith(before)]
     for stage in stages:
         number = stage.removeprefix(before).partition("-")[0]
         if number.isdecimal() and 0 < int(number) <= attempt:
-            taken = f"{_STAGE}{secrets.token_hex(8)}"
+            removed = f"{_STAGE}{secrets.token_hex(8)}"
             with suppress(FileNotFoundError):  # the attempt ended meanwhile
-                os.rename(stage, taken, src_dir_fd=parent, dst_dir_fd=parent)
-            shutil.rmtree(taken, ignore_errors=True, dir_fd=parent)
+                os.rename(stage, removed, src_dir_fd=parent, dst_dir_fd=parent)
+            shutil.rmtree(removed, ignore_errors=True, dir_fd=parent)
 
 
 def _give_name(parent: int, stage: str, name: str, attempt_there: Callable[[], int | None], fence: Fence) -> None:
@@ -273,7 +273,7 @@ def _give_name(parent: int, stage: str, name: str, attempt_there: Callable[[], i
         os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
         fence.commit()
-        # onto a folder that appeared meanwhile the system refuses it, unless that is empty
+        # the rename fails if a folder that is not empty appeared meanwhile
         os.rename(f"{stage}/{_NEW}", name, src_dir_fd=parent, dst_dir_fd=parent)
         os.fsync(parent)
         return
@@ -282,20 +282,20 @@ def _give_name(parent: int, stage: str, name: str, attempt_there: Callable[[], i
         raise FileExistsError
     if there > fence.attempt:
         raise later_attempt()
-    # an attempt that was cut off after the rename: the same users again, so the newer one may take its place
+    # an earlier attempt was killed after its rename; it exported the same users, so it may be replaced
     fence.commit()
     os.rename(name, f"{stage}/{_OLD}", src_dir_fd=parent, dst_dir_fd=parent)
     try:
         os.rename(f"{stage}/{_NEW}", name, src_dir_fd=parent, dst_dir_fd=parent)
     except BaseException:
-        with suppress(OSError):  # a later attempt took the stage away and goes on
+        with suppress(OSError):  # a later attempt removed the stage and continues
             os.rename(f"{stage}/{_OLD}", name, src_dir_fd=parent, dst_dir_fd=parent)
         raise
     os.fsync(parent)
 
 
 def _attempt_there(parent: int, name: str, marker: str, attempt_of: Callable[[bytes], int | None]) -> int | None:
-    """The attempt of the same owner that a folder holds, 0 if it is empty; None if it is anybody else's."""
+    """Return the attempt of the same owner that wrote a folder, 0 if it is empty; None if it has another owner."""
     try:
         folder = os.open(name, _FOLDER, dir_fd=parent)
     except OSError:
@@ -312,7 +312,7 @@ def _attempt_there(parent: int, name: str, marker: str, attempt_of: Callable[[by
 
 
 @contextmanager
-def _telling(*, is_writing: bool = False) -> Iterator[None]:
+def _translated_errors(*, is_writing: bool = False) -> Iterator[None]:
     try:
         with full_disk_is_an_error():
             yield
@@ -320,15 +320,15 @@ def _telling(*, is_writing: bool = False) -> Iterator[None]:
         raise
     except OSError as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError) and not is_writing:
-            raise NotFoundError("There is no such object in the bucket.", remedy="Check its key.") from None
+            raise NotFoundError("The object does not exist in the bucket.", remedy="Check its key.") from None
         if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
             raise BucketError(
-                "A file lies where the key has a folder, or a folder where it has a file.",
+                "The key conflicts with an existing file or folder.",
                 remedy="Choose another key.",
                 problem="in the way",
             ) from None
         raise BucketError(
             f"The bucket cannot be used ({type(error).__name__}).",
-            remedy="Check who may read and write its folder.",
+            remedy="Check the permissions of its folder.",
             problem="denied" if isinstance(error, PermissionError) else "failed",
         ) from None

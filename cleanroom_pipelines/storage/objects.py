@@ -1,8 +1,8 @@
-"""What a bucket is, wherever it lies.
+"""Interface of buckets, local and remote.
 
-Lives here: the few calls that local and real buckets share, what they give back, and why they refuse.
-Add here when both kinds of bucket learn something new.
-Keep out: how they do it (local_bucket, remote_bucket); whose bucket it is (buckets).
+Lives here: the calls that local and remote buckets share, their results and their errors.
+Add here when both kinds of bucket get a new operation.
+Keep out: implementations (local_bucket, remote_bucket); bucket ownership (buckets).
 """
 
 import hashlib
@@ -21,28 +21,29 @@ CHUNK_BYTES = 1 << 20
 class BucketError(CleanroomError):
     """A bucket cannot be read or written.
 
-    Its attribute `problem` says why: `denied`, `unreachable`, `no bucket`, `in the way`, `link`, `changed`,
+    The attribute `problem` is the reason: `denied`, `unreachable`, `no bucket`, `in the way`, `link`, `changed`,
     `region`, `not implemented` or `failed`.
     """
 
     @property
     def problem(self) -> str:
-        """Why, in a word."""
+        """Reason as one of the words above."""
         return str(self.attributes.get("problem", "failed"))
 
 
 class BucketForbiddenError(CleanroomError):
-    """The bucket is another account's."""
+    """The bucket belongs to another account."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a real store is waited for: by default at most about a minute for one call.
+    """Timeouts and retries of a remote store; by default one call takes at most about a minute.
 
     Args:
-        connect_seconds: For a connection.
-        answer_seconds: Without a byte of an answer. Sending a piece counts: 5 MiB must be through by then.
-        n_tries: Of one call, the first included.
+        connect_seconds: Timeout for connecting.
+        answer_seconds: Timeout without a byte of the response. Sending counts too: a piece of 5 MiB must be sent
+            within it.
+        n_tries: Tries of one call, including the first.
     """
 
     connect_seconds: float = 5.0
@@ -62,12 +63,12 @@ class ObjectEntry:
 
 
 class OpenedObject:
-    """An object being read; close it, or use it in `with`.
+    """An object opened for reading; close it, or use it in `with`.
 
     Args:
         n_bytes: Its size when it was opened.
-        chunks: Its bytes, about a megabyte at a time.
-        telling: Turns the store's errors into a BucketError.
+        chunks: Its content in chunks of about 1 MB.
+        translated_errors: Converts the store's errors into a BucketError.
         close: Called at the end.
     """
 
@@ -75,12 +76,12 @@ class OpenedObject:
         self,
         n_bytes: int,
         chunks: Iterator[bytes],
-        telling: Callable[[], AbstractContextManager[Any]],
+        translated_errors: Callable[[], AbstractContextManager[Any]],
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.n_bytes = n_bytes
         self._chunks = chunks
-        self._telling = telling
+        self._translated_errors = translated_errors
         self.close = close
 
     def __enter__(self) -> "OpenedObject":
@@ -90,25 +91,25 @@ class OpenedObject:
         self.close()
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes, about a megabyte at a time.
+        """Yield the content in chunks of about 1 MB.
 
         Raises:
-            BucketError: The store failed, or the object ended before its size.
+            BucketError: The store failed, or the content is shorter than the object's size.
         """
         n_read = 0
         while True:
-            with self._telling():
+            with self._translated_errors():
                 chunk = next(self._chunks, None)
             if chunk is None:
                 break
             n_read += len(chunk)
             yield chunk
         if n_read < self.n_bytes:
-            raise BucketError("An object ended before its end.", remedy="Try again.", problem="unreachable")
+            raise BucketError("The object's content is incomplete.", remedy="Try again.", problem="unreachable")
 
 
 class Sink(io.RawIOBase):
-    """A file being written, which counts and digests what goes through it."""
+    """A file being written; counts and hashes the bytes."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ class Sink(io.RawIOBase):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 hex of what was written so far."""
+        """SHA-256 hex of the bytes written so far."""
         return self._digest.hexdigest()
 
     def writable(self) -> bool:  # noqa: D102
@@ -136,20 +137,20 @@ class Sink(io.RawIOBase):
 
 
 class FolderDraft(Protocol):
-    """A folder being written, which nobody trusts yet."""
+    """A folder being written, which readers ignore until it is complete."""
 
     def named(self, name: str) -> str:
-        """The name that a file other than the marker gets in the folder."""
+        """Return the name in the folder of a file other than the marker."""
 
     def creating(self, name: str) -> AbstractContextManager[Sink]:
-        """Write one new file under a name that `named` gave; the folder's marker must be the last."""
+        """Write one new file under a name from `named`; write the folder's marker last."""
 
 
 class Bucket(Protocol):
-    """Objects by key. Keys are segments with `/` between them, checked by whoever made them."""
+    """Objects by key. Keys are segments joined by `/`; the caller must validate them."""
 
     def size(self, key: str) -> int | None:
-        """The size of an object; None when there is none.
+        """Return the size of an object; None if it does not exist.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -159,12 +160,12 @@ class Bucket(Protocol):
         """Open an object.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: It does not exist.
             BucketError: The bucket cannot be read.
         """
 
     def put(self, key: str, source: IO[bytes]) -> None:
-        """Write an object whole or not at all, in place of what has that key.
+        """Write an object atomically, replacing any object with the same key.
 
         Raises:
             BucketError: The bucket cannot be written.
@@ -172,9 +173,9 @@ class Bucket(Protocol):
         """
 
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
-        """The objects of a folder, and when `deep` those of the folders below it; none when there is none.
+        """List the objects of a folder and, if `deep`, of its subfolders; empty if the folder does not exist.
 
-        They come in the order of their keys' bytes, beginning after a key; nothing is read before one is taken.
+        They are ordered by the bytes of their keys, starting after a key. Reading starts with the first item.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -189,33 +190,33 @@ class Bucket(Protocol):
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> AbstractContextManager[FolderDraft]:
-        """Write a folder: when the body ends well it is there; until then, and when it fails, no reader trusts it.
+        """Write a folder, which becomes visible if the body succeeds; readers ignore it until then.
 
         Args:
             folder: Its key.
-            owner: Who writes; the same owner's earlier attempt is replaced, no later one and nobody else's.
+            owner: The writer. Earlier attempts of the same owner are replaced; later attempts and other owners'
+                folders are not.
             marker: Name of the file that is written last.
-            attempt_of: The owner's attempt that the marker of a folder that is there tells of; None for anybody
-                else's.
-            fence: Asked before anything becomes visible.
+            attempt_of: Reads the owner's attempt from the marker of an existing folder; None for another owner.
+            fence: Checked before anything becomes visible.
 
         Raises:
-            BucketError: Something else lies there, or the bucket cannot be written.
-            ClaimLostError: A later attempt was faster, or the fence says so.
-            CancelledError: The fence says so.
+            BucketError: Other objects exist there, or the bucket cannot be written.
+            ClaimLostError: A later attempt has delivered already, or the fence raised it.
+            CancelledError: Raised by the fence.
             OSError: The disk cannot be written.
         """
 
 
 def later_attempt() -> ClaimLostError:
-    """What is raised where a later attempt has written its folder already."""
-    return ClaimLostError("A later attempt has delivered this already.", remedy="Nothing was changed.")
+    """Error for a folder that a later attempt has already written."""
+    return ClaimLostError("A later attempt has already delivered this.", remedy="Nothing was changed.")
 
 
 def link_in_the_way() -> BucketError:
-    """What is raised where a link would lead out of a bucket."""
+    """Error for a symbolic link in the path of an object."""
     return BucketError(
-        "A symbolic link lies in the path, and a bucket holds none.",
+        "The path contains a symbolic link, which is not allowed in a bucket.",
         remedy="Put the file or folder itself there.",
         problem="link",
     )

@@ -1,13 +1,13 @@
-"""Whether somebody is still writing a file.
+"""Detection of files that are still being written.
 
-Lives here: asking the kernel, then the processes that may be seen, and waiting where neither can tell.
-Add here when another system can tell who has a file open.
-Keep out: what is done with a file that rests.
+Lives here: asking the kernel, then the visible processes, and waiting if neither can tell.
+Add here when another system can report open files.
+Keep out: handling of complete files.
 
-A size that is the same twice says little: a writer may pause. On Linux a read lease is granted only while nobody,
-of whichever user, has the file open for writing. It needs the file's owner or CAP_LEASE and a file system that
-knows leases, which network file systems do not; then the open files in /proc tell of this machine's processes that
-may be seen. If nobody is found that way, the file must have rested for QUIET_SECONDS.
+An unchanged size proves little, since a writer may pause. Linux grants a read lease only while no process of any
+user has the file open for writing. It requires the file's owner or CAP_LEASE, and a file system with leases, which
+network file systems lack. Otherwise the open files in /proc show the visible processes of this machine. If no
+writer is found there, the file must be unchanged for QUIET_SECONDS.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ _PROCESSES = Path("/proc")
 
 @dataclass(frozen=True)
 class FileState:
-    """Which file a path names, and how it is: the same again as long as nobody changed or replaced it."""
+    """Identity and state of a file; equal as long as the file is not changed or replaced."""
 
     device: int
     inode: int
@@ -34,16 +34,16 @@ class FileState:
 
     @classmethod
     def of(cls, path: Path) -> "FileState":
-        """The state of the file at a path.
+        """Read the state of a file.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: It does not exist.
         """
         found = path.stat(follow_symlinks=False)
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def still_is(self, path: Path) -> bool:
-        """Whether the path names the same file, unchanged."""
+        """Whether the path is still the same unchanged file."""
         try:
             return FileState.of(path) == self
         except FileNotFoundError:
@@ -51,14 +51,14 @@ class FileState:
 
 
 def may_still_be_written(path: Path, now: float) -> bool:
-    """Whether somebody may be writing a file.
+    """Whether a process may still be writing a file.
 
     Args:
         path: The file.
-        now: Seconds since 1970, to be compared with the time of its last change where nobody else can tell.
+        now: Current time in seconds since 1970, compared with the last change if the kernel cannot tell.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
     """
     has_writer = _ask_lease(path)
     if has_writer is None:
@@ -67,7 +67,7 @@ def may_still_be_written(path: Path, now: float) -> bool:
 
 
 def _ask_lease(path: Path) -> bool | None:
-    """Whether somebody has the file open for writing; None where the kernel does not tell."""
+    """Whether any process has the file open for writing; None if the kernel cannot tell."""
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
     try:
@@ -77,7 +77,7 @@ def _ask_lease(path: Path) -> bool | None:
     except OSError:
         return None
     try:
-        # who opens the file just now breaks the lease: a signal comes, which by default would end this process
+        # a process that opens the file now breaks the lease with a signal, which by default would end this process
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -91,12 +91,12 @@ def _ask_lease(path: Path) -> bool | None:
 
 
 def _ask_processes(path: Path) -> bool:
-    """Whether a process that may be seen has the file open for writing."""
-    wanted = path.stat()
+    """Whether a visible process has the file open for writing."""
+    target = path.stat()
     for opened in _open_files():
-        with suppress(OSError, ValueError, StopIteration):  # it is gone, or not ours to see
+        with suppress(OSError, ValueError, StopIteration):  # closed meanwhile, or not visible to this user
             found = opened.stat()
-            if (found.st_dev, found.st_ino) != (wanted.st_dev, wanted.st_ino):
+            if (found.st_dev, found.st_ino) != (target.st_dev, target.st_ino):
                 continue
             lines = (opened.parents[1] / "fdinfo" / opened.name).read_text().splitlines()
             flags = next(line.partition(":")[2] for line in lines if line.startswith("flags:"))

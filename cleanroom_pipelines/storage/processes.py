@@ -1,12 +1,12 @@
-"""Scratch folders of processes: what a killed process leaves is known to be dead, and deleted.
+"""Scratch folders of processes, and cleanup after killed ones.
 
-Lives here: a folder for each process that works on a home, the lock that proves that it lives, cleaning up
-after those that do not, and lock files that one process holds at a time.
-Add here when a process leaves something outside its scratch folder: note it there with `remembered`.
-Keep out: what may be deleted after a time (retention).
+Lives here: one folder per process that works on a home, the lock that proves that the process is alive, cleanup
+after dead processes, and lock files.
+Add here when a process writes outside its scratch folder: register the path with `remembered`.
+Keep out: deletion by age (retention).
 
-Each process holds a lock on a file of its folder's name; the system takes it away however the process ends. A lock
-of another host is not trusted, since not every shared file system has them: its folder goes by age.
+Each process locks a file named like its folder; the system releases the lock whenever the process ends. Locks of
+other hosts are not trusted, since some shared file systems lack locks: their folders are deleted by age.
 """
 
 import atexit
@@ -26,12 +26,12 @@ _ALIVE = ".alive"
 _REMEMBERED = ".remembered-"
 _UNWRITTEN_SECONDS = 600
 _lock = Lock()
-# By process and root: a process that was forked has a folder of its own.
+# By process and root: a forked process has its own folder.
 _own: dict[tuple[int, Path], tuple[Path, IO[str]]] = {}
 
 
 def folder_of_process(root: Path) -> Path:
-    """The scratch folder of this process below a root; made when first asked for."""
+    """Return this process's scratch folder below a root; created on the first call."""
     with _lock:
         mine = (os.getpid(), root)
         if mine not in _own or not _own[mine][0].is_dir():
@@ -40,19 +40,19 @@ def folder_of_process(root: Path) -> Path:
 
 
 def clean_up_after_the_dead(root: Path) -> int:
-    """Delete the scratch folders of processes of this host that ended, and what they had noted elsewhere.
+    """Delete the scratch folders and registered drafts of this host's processes that have ended.
 
     Args:
-        root: Where the processes' folders are.
+        root: Folder with the scratch folders.
 
     Returns:
-        How many processes were cleaned up after.
+        Number of processes that were cleaned up.
     """
     n_cleaned = 0
     for marker in sorted((root / _ALIVE).glob("*")):
         with suppress(OSError), marker.open("r+") as stream:
             written = stream.read()
-            # killed before it wrote its host: then it made no folder either
+            # killed before it wrote its host name, so it has no folder either
             is_unwritten = not written and time.time() - marker.stat().st_mtime > _UNWRITTEN_SECONDS
             if not (written == socket.gethostname() or is_unwritten) or not _is_free(stream):
                 continue
@@ -63,15 +63,15 @@ def clean_up_after_the_dead(root: Path) -> int:
 
 
 def is_process_folder(path: Path) -> bool:
-    """Whether this is the scratch folder of a process that lives or whose end was not seen yet."""
+    """Whether this is the scratch folder of a process that is alive, or not cleaned up yet."""
     return (path.parent / _ALIVE / path.name).is_file()
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process holds this lock file, and hold it until the body ends.
+    """Lock a file until the body ends, waiting for other processes.
 
-    The lock ends with this process, however it ends.
+    The lock is released whenever this process ends.
     """
     with locked_if_free(path, waits=True):
         yield
@@ -79,11 +79,11 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_if_free(path: Path, *, waits: bool = False) -> Iterator[bool]:
-    """Hold a lock file until the body ends; gives whether it was free.
+    """Lock a file until the body ends, and yield whether the lock was acquired.
 
     Args:
-        path: Made if it is missing.
-        waits: Wait until it is free.
+        path: Lock file; created if missing.
+        waits: Wait until the lock is free.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -95,14 +95,14 @@ def locked_if_free(path: Path, *, waits: bool = False) -> Iterator[bool]:
         try:
             yield True
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # explicitly: a process forked meanwhile holds it too
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # explicit, since a forked process shares the lock
     finally:
         os.close(descriptor)
 
 
 @contextmanager
 def remembered(scratch: Path, path: Path) -> Iterator[None]:
-    """Note that a path outside of the scratch folder is of no use once this process has ended in the body."""
+    """Register a draft outside the scratch folder for deletion if this process dies in the body."""
     note = scratch / f"{_REMEMBERED}{secrets.token_hex(8)}"
     note.write_text(str(path))
     try:
@@ -125,8 +125,8 @@ def _make(root: Path) -> tuple[Path, IO[str]]:
 
 
 def _end(pid: int, folder: Path, marker: Path) -> None:
-    if os.getpid() == pid:  # not in a process that was forked from it
-        with suppress(OSError):  # what is left in it is deleted by the next process
+    if os.getpid() == pid:  # not in a forked process
+        with suppress(OSError):  # another process deletes a folder that is not empty
             folder.rmdir()
             marker.unlink()
 
@@ -142,6 +142,6 @@ def _is_free(stream: IO[str]) -> bool:
 def _delete(folder: Path) -> None:
     for note in folder.glob(f"{_REMEMBERED}*"):
         path = Path(note.read_text())
-        if path.name.startswith("."):  # a draft; anything else has its name and is no leftover
+        if path.name.startswith("."):  # still a draft; it was not renamed
             shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,14 +1,14 @@
-"""Buckets on a real object store: S3 or one that speaks as it does, Google Cloud Storage, Azure.
+"""Remote buckets on an object store: S3 or compatible, Google Cloud Storage, Azure.
 
-Lives here: the only code that speaks to such a store, through obstore, each bucket with its own credentials alone.
-Add here when a real bucket learns something new, or a store answers with a code that should be told apart.
-Keep out: which buckets are real and whose they are (buckets).
+Lives here: the only code that connects to such stores, through obstore; each bucket uses only its own credentials.
+Add here when remote buckets get a new operation, or an error code needs its own message.
+Keep out: registration and ownership of buckets (buckets).
 
-Tried on S3 only, as moto has it; Google's and Azure's clients are obstore's own and only hold artifacts.
+Tested on S3 only, as emulated by moto. Google and Azure use obstore's clients and only store artifacts.
 
-Limits of obstore 0.12: a key with an empty segment (`a//b`) cannot be listed, nor can what is beside it. Its
-threads do not survive a fork: a process that has used a store must not fork one that uses it too. A signal waits
-until a call has ended.
+Limits of obstore 0.12: a key with an empty segment (`a//b`) and its siblings cannot be listed. Its threads do not
+survive a fork: after using a store, a process must not fork another one that uses it. Signals wait until a call
+has ended.
 """
 
 import re
@@ -57,20 +57,20 @@ _CAUSE = re.compile(r"credential provider: ([A-Za-z]{1,64})|kind: ([A-Za-z]{1,64
 _EXPIRED = {"ExpiredToken", "InvalidToken"}  # with status 400
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9_.\[-][A-Za-z0-9_.:\[\]-]*(/[A-Za-z0-9_./~-]*)?")
 _REGION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-# What the machine itself may do is no bucket's: without these, a profile without credentials would borrow it.
+# Credential sources of the machine itself. They are removed, or a profile without credentials would use them.
 _AMBIENT = ("env", "ec2-credentials-file", "boto-config", "container-role", "iam-role")
-_OF_S3_URLS = {"region", "endpoint_override", "scheme", "tls_ca_file_path"}
+_S3_URL_OPTIONS = {"region", "endpoint_override", "scheme", "tls_ca_file_path"}
 
 
 def open_url(url: str, patience: Patience = PATIENCE) -> Any:
-    """Open the store of a URL; nothing is connected.
+    """Open the store at a URL, without connecting.
 
-    Credentials are those of the cloud's own tools: of S3 the environment, the profile, the instance. What else S3
-    needs is in the URL: `s3://bucket/prefix?region=…`, and of another store than Amazon's
+    Credentials are those of the cloud's own tools; for S3 from the environment, profile or instance. Other S3
+    settings are in the URL: `s3://bucket/prefix?region=…`, and for stores other than Amazon's
     `?endpoint_override=host:port&scheme=http`.
 
     Raises:
-        ConfigurationError: It cannot be read, or its kind of store is not known.
+        ConfigurationError: The URL is invalid, or its kind of store is unknown.
     """
     try:
         if urlsplit(url).scheme == "s3":
@@ -78,9 +78,9 @@ def open_url(url: str, patience: Patience = PATIENCE) -> Any:
         return from_url(url, **_waiting(patience))
     except (BaseError, ValueError, OSError):
         raise ConfigurationError(
-            "The URL of the artifacts cannot be read, or names an unknown kind of store.",
-            remedy="Write a folder, gs://bucket/prefix, abfs://container@account.dfs.core.windows.net/prefix, "
-            "s3://bucket/prefix?region=name, or of another store than Amazon's "
+            "The artifact store's URL is invalid, or its kind of store is unknown.",
+            remedy="Use a folder, gs://bucket/prefix, abfs://container@account.dfs.core.windows.net/prefix, "
+            "s3://bucket/prefix?region=name, or for S3-compatible stores "
             "s3://bucket/prefix?endpoint_override=host:port&scheme=https.",
         ) from None
 
@@ -88,13 +88,13 @@ def open_url(url: str, patience: Patience = PATIENCE) -> Any:
 def _open_s3_url(url: str, patience: Patience) -> S3Store:
     parsed = urlsplit(url)
     query = dict(parse_qsl(parsed.query))
-    if not parsed.hostname or query.keys() - _OF_S3_URLS:
+    if not parsed.hostname or query.keys() - _S3_URL_OPTIONS:
         raise ValueError("no bucket, or an unknown option")
     keys: dict[str, Any] = {}
     if parsed.username and parsed.password:
         keys = {"access_key_id": unquote(parsed.username), "secret_access_key": unquote(parsed.password)}
     else:
-        with suppress(ImportError):  # without botocore obstore looks for credentials itself, but in no profile
+        with suppress(ImportError):  # without botocore obstore finds credentials itself, but not in profiles
             import botocore.session
 
             keys = {"credential_provider": _credentials(botocore.session.Session())}
@@ -111,7 +111,7 @@ def _open_s3_url(url: str, patience: Patience) -> S3Store:
 
 
 def open_bucket(profile: str, bucket: str, prefix: str) -> S3Store:
-    """Open a bucket with a profile of the AWS configuration files alone; nothing is connected.
+    """Open a bucket with only a profile of the AWS configuration files, without connecting.
 
     Raises:
         ConfigurationError: botocore is not installed.
@@ -122,7 +122,7 @@ def open_bucket(profile: str, bucket: str, prefix: str) -> S3Store:
         from botocore.exceptions import BotoCoreError
     except ImportError:
         raise ConfigurationError(
-            "A bucket on a real object store needs botocore, which is not installed.",
+            "Buckets on a real object store need botocore, which is not installed.",
             remedy="Install the extra: pip install 'cleanroom-pipelines[api]'.",
         ) from None
     try:
@@ -145,7 +145,7 @@ def open_bucket(profile: str, bucket: str, prefix: str) -> S3Store:
     except BotoCoreError as error:
         raise _error("denied", type(error).__name__) from None
     except (BaseError, ValueError, OSError):
-        raise BucketError("The bucket's credentials profile cannot be used.", remedy=_IN_THE_PROFILE) from None
+        raise BucketError("The bucket's credentials profile cannot be used.", remedy=_CHECK_PROFILE) from None
 
 
 def _open_s3(
@@ -161,13 +161,13 @@ def _open_s3(
 ) -> S3Store:
     is_virtual = style == "virtual" or (style != "path" and not endpoint and "." not in bucket)
     address = endpoint or f"https://s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
-    urlsplit(address).port  # noqa: B018 - raises a ValueError where it is none
+    urlsplit(address).port  # noqa: B018 - raises a ValueError if it is invalid
     if not (_REGION.fullmatch(region) and _ENDPOINT.fullmatch(address)):
-        raise ValueError("obstore panics where it cannot make requests of them")
+        raise ValueError("obstore would panic on this region or address")
     client: dict[str, Any] = {"allow_http": address.startswith("http://")}
     if authority:
         client["root_certificate"] = Path(authority).read_bytes()
-    # whatever is left out here is taken from variables of the process
+    # obstore takes settings that are missing here from the process's environment
     return S3Store(
         bucket,
         prefix=prefix or None,
@@ -176,7 +176,7 @@ def _open_s3(
         virtual_hosted_style_request=is_virtual,
         skip_signature=False,
         conditional_put="etag",
-        checksum_algorithm="SHA256",  # buckets with an object lock want one
+        checksum_algorithm="SHA256",  # required by buckets with an object lock
         disable_bulk_delete=True,
         **_waiting(patience, **client),
         **keys,
@@ -184,7 +184,7 @@ def _open_s3(
 
 
 def _section(settings: Any, name: str) -> dict[str, Any]:
-    """A nested section of a configuration file; empty where there is none, or only a text."""
+    """Return a nested section of a configuration file; empty if it is missing or plain text."""
     found = settings.get(name)
     return found if isinstance(found, dict) else {}
 
@@ -195,7 +195,7 @@ def _waiting(patience: Patience, **client: Any) -> dict[str, Any]:
         "client_options": {
             "connect_timeout": timedelta(seconds=patience.connect_seconds),
             "read_timeout": timedelta(seconds=patience.answer_seconds),
-            "timeout": timedelta(days=1),  # of a whole object, however large
+            "timeout": timedelta(days=1),  # for a whole object of any size
             **client,
         },
         "retry_config": {"max_retries": patience.n_tries - 1, "retry_timeout": timedelta(seconds=longest)},
@@ -214,7 +214,7 @@ def _credentials(session: Any) -> Callable[[], Any]:
             "access_key_id": key.access_key,
             "secret_access_key": key.secret_key,
             "token": key.token,
-            # botocore renews what expires ten minutes before
+            # botocore renews credentials ten minutes before they expire
             "expires_at": datetime.now(UTC) + timedelta(minutes=5),
         }
 
@@ -222,12 +222,12 @@ def _credentials(session: Any) -> Callable[[], Any]:
 
 
 class RemoteBucket:
-    """A bucket of a real store, or what lies under a prefix of it.
+    """A bucket on a real object store, or a prefix in it.
 
     Args:
-        opening: Opens the store: when it is first used, and again after its credentials were refused.
-        scratch: A local folder for files on their way.
-        prefix: What the store puts before every key, without a slash at its end.
+        opening: Opens the store; called at its first use, and again after its credentials were rejected.
+        scratch: Local folder for temporary files.
+        prefix: Prefix that the store adds to every key, without a trailing slash.
     """
 
     def __init__(self, opening: Callable[[], Any], scratch: Path, prefix: str = "") -> None:
@@ -258,7 +258,7 @@ class RemoteBucket:
                 yield entry
 
     def names(self, folder: str) -> Sequence[str]:
-        """The names of the folders and objects directly in a folder; empty when there is none.
+        """List the names of folders and objects directly in a folder; empty if it does not exist.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -269,7 +269,7 @@ class RemoteBucket:
         return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
     def delete(self, folder: str) -> None:
-        """Delete an object of this key and all below it.
+        """Delete the object with this key, and all objects below it.
 
         Raises:
             BucketError: The bucket cannot be written.
@@ -289,11 +289,11 @@ class RemoteBucket:
     ) -> Iterator["_RemoteDraft"]:
         """See Bucket.drafting. Files are uploaded one by one, the marker last.
 
-        Each object is labelled with its owner and attempt, so the marker of another attempt need not be read. The
-        files of each attempt but the first have names of their own, so no two attempts write the same one; the
-        marker, which all share, is written only as long as no later attempt has written it.
+        Each object is labelled with its owner and attempt, so the markers of other attempts need not be read. Each
+        attempt uses its own file names, so two attempts never write the same file. The marker, which they share,
+        is written only if no later attempt has written it.
         """
-        self._refuse_others(folder, owner, fence)
+        self._reject_others(folder, owner, fence)
         scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=self._scratch))
         labels = {_OWNER: owner, _ATTEMPT: str(fence.attempt), _WRITER: scratch.name}
         draft = _RemoteDraft(self, folder, marker=marker, scratch=scratch, labels=labels, fence=fence)
@@ -301,41 +301,41 @@ class RemoteBucket:
             yield draft
         except BaseException as error:
             if isinstance(error, ClaimLostError) and not fence.attempt:
-                raise  # without an attempt another writer uses the same keys by now
-            # The error that is under way matters more, and a store that failed may fail again: without its marker
-            # nothing is trusted, and the next attempt replaces it.
+                raise  # without an attempt number, another writer may use the same keys by now
+            # Suppressed, since the original error matters more and the store may fail again. Without a marker,
+            # readers ignore the files, and the next attempt replaces them.
             with suppress(Exception):
-                draft.take_back()
+                draft.discard()
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _refuse_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
-        """The keys that earlier attempts of the same owner left in a folder.
+    def _reject_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
+        """Return the keys in a folder from earlier attempts of the same owner.
 
         Raises:
-            BucketError: Something else lies there.
+            BucketError: The folder has other objects.
             ClaimLostError: A later attempt has written there.
         """
         found = [*islice(self._list(folder), MAX_FILES_OF_A_FOLDER + 1)]
         if len(found) > MAX_FILES_OF_A_FOLDER:
             raise BucketError(
-                "Many other objects lie where the folder belongs.",
-                remedy="Remove what lies there.",
+                "The folder already contains many other objects.",
+                remedy="Delete these objects, or use another destination.",
                 problem="in the way",
             )
         there = {entry.key for entry in found} - set(but)
         for key in there:
-            self._refuse_other(self._head(key), owner, fence)
+            self._reject_other(self._head(key), owner, fence)
         return there
 
-    def _refuse_other(self, head: Any, owner: str, fence: Fence) -> None:
+    def _reject_other(self, head: Any, owner: str, fence: Fence) -> None:
         if head is None:
-            return  # nothing is there, or not any more
+            return  # it does not exist, or was deleted meanwhile
         if head.attributes.get(_OWNER) != owner:
             raise BucketError(
-                "Something else lies where the folder belongs.",
-                remedy="Remove what lies there.",
+                "The folder already contains other objects.",
+                remedy="Delete these objects, or use another destination.",
                 problem="in the way",
             )
         if _attempt_of(head) > fence.attempt:
@@ -355,27 +355,27 @@ class RemoteBucket:
                 page = next(pages, None)
             if page is None:
                 return
-            # a console makes an empty object named like the folder
+            # consoles create an empty object named like the folder
             yield from (ObjectEntry(each["path"], each["size"]) for each in page if each["path"] != folder)
 
     def _is_by(self, labels: dict[str, str], key: str) -> bool:
-        """Whether what has a key was written by the writer of these labels."""
+        """Whether the object with a key was written by the writer with these labels."""
         head = self._head(key)
         return head is not None and head.attributes.get(_WRITER) == labels[_WRITER]
 
     def _put_marker(self, key: str, path: Path, labels: dict[str, str], fence: Fence) -> None:
-        """Write the marker unless another one was written since it was looked at.
+        """Write the marker unless it has changed since it was last read.
 
         Raises:
             ClaimLostError: A later attempt has written it.
-            BucketError: Something else lies there, or the bucket cannot be written.
+            BucketError: Another owner has written it, or the bucket cannot be written.
         """
         is_conditional = True
         for _ in range(_TRIES):
             head = self._head(key)
             if head is not None and head.attributes.get(_WRITER) == labels[_WRITER]:
-                return  # it was written, and only the answer was lost
-            self._refuse_other(head, labels[_OWNER], fence)
+                return  # it was written, only the response was lost
+            self._reject_other(head, labels[_OWNER], fence)
             seen = head and {name: head.meta[name] for name in ("e_tag", "version") if head.meta[name]}
             try:
                 with self._store() as store:
@@ -388,7 +388,7 @@ class RemoteBucket:
                 if error.problem not in ("changed", "not implemented"):
                     raise
                 is_conditional = error.problem == "changed"
-        raise BucketError("The store's answers contradict each other.", remedy="Start the export again.")
+        raise BucketError("The store's responses contradict each other.", remedy="Start the export again.")
 
     def _head(self, key: str) -> Any:
         try:
@@ -404,7 +404,7 @@ class RemoteBucket:
         labels: dict[str, str] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write an object and ask before it becomes visible."""
+        """Write an object; call `check` before it becomes visible."""
         n_bytes = source.seek(0, 2)
         source.seek(0)
         piece_bytes = max(_PIECE_BYTES, n_bytes // _MAX_PIECES + 1)
@@ -412,7 +412,7 @@ class RemoteBucket:
         def pieces() -> Iterator[bytes]:
             while piece := source.read(piece_bytes):
                 yield piece
-            check()  # what it raises ends the upload, and obstore takes back what was sent
+            check()  # an exception aborts the upload, and obstore deletes the uploaded pieces
 
         with self._store() as store:
             obstore.put(
@@ -431,7 +431,7 @@ class RemoteBucket:
 
     @contextmanager
     def _store(self) -> Iterator[Any]:
-        """Give the store, and turn its errors into ours, of which they keep a code or class alone."""
+        """Yield the store, and convert its errors into ours, which keep only a code or class name."""
         try:
             if self._opened is None:
                 self._opened = self._opening()
@@ -439,10 +439,10 @@ class RemoteBucket:
         except CleanroomError:
             raise
         except (BaseError, FileNotFoundError, ValueError) as error:
-            told = _told(error)
-            if isinstance(told, BucketError) and told.problem == "denied":
+            translated = _translated(error)
+            if isinstance(translated, BucketError) and translated.problem == "denied":
                 self._opened = None
-            raise told from None
+            raise translated from None
 
 
 _OWNER = "cleanroom-export"
@@ -479,7 +479,7 @@ class _RemoteDraft:
         key = f"{self._folder}/{name}"
         if name == self._marker:
             owner = self._labels[_OWNER]
-            earlier = self._bucket._refuse_others(self._folder, owner, self._fence, but=self._written)
+            earlier = self._bucket._reject_others(self._folder, owner, self._fence, but=self._written)
             self._fence.commit()
             for stale in sorted(earlier - {key}):
                 self._bucket._delete(stale)
@@ -490,10 +490,11 @@ class _RemoteDraft:
                 self._bucket._put(key, source, self._labels, self._fence.check)
         path.unlink()
 
-    def take_back(self) -> None:
-        """Delete what this attempt wrote, unless a marker makes it part of a whole.
+    def discard(self) -> None:
+        """Delete the files of this attempt, unless a marker has made them visible.
 
-        That is its own marker, or without an attempt any marker, since then others may have written the same keys.
+        That is this attempt's marker. Without an attempt number it is any marker, since other writers may have
+        written the same keys.
         """
         marker = self._bucket._head(f"{self._folder}/{self._marker}")
         if marker is not None and self._fence.attempt in (0, _attempt_of(marker)):
@@ -505,17 +506,17 @@ class _RemoteDraft:
 
 def _attempt_of(head: Any) -> int:
     number = head.attributes.get(_ATTEMPT, "")
-    return int(number) if number.isdecimal() else 0  # before 2026-11-29 the label was no number
+    return int(number) if number.isdecimal() else 0  # labels from before 2026-11-29 are not numbers
 
 
-def _told(error: Exception) -> CleanroomError:
+def _translated(error: Exception) -> CleanroomError:
     text = str(error)
     status, code, cause = _STATUS.search(text), _CODE.search(text), _CAUSE.search(text)
     number, what = int(status[1]) if status else 0, type(error).__name__
     if found := code or status or cause:
         what = found[found.lastindex or 0]
     if isinstance(error, FileNotFoundError) and what != "NoSuchBucket":
-        return NotFoundError("There is no such object in the bucket.", remedy="Check its key.")
+        return NotFoundError("The object does not exist in the bucket.", remedy="Check its key.")
     return _error(_problem_of(number, what, error), what)
 
 
@@ -538,21 +539,24 @@ def _problem_of(number: int, what: str, error: Exception) -> str:
     return by_number.get(number, otherwise)
 
 
-_IN_THE_PROFILE = "Check the bucket's credentials profile in the AWS configuration files."
+_CHECK_PROFILE = "Check the bucket's credentials profile in the AWS configuration files."
 _PROBLEMS = {
-    "changed": ("An object was changed by another writer meanwhile", "Try again."),
+    "changed": ("Another writer changed the object meanwhile", "Try again."),
     "denied": (
-        "The bucket's store does not accept the bucket's credentials, or they may not do this",
-        _IN_THE_PROFILE,
+        "The bucket's store rejected the bucket's credentials, or they lack permission",
+        _CHECK_PROFILE,
     ),
-    "failed": ("The bucket's store refused the request, or holds a key such as a//b", "Check the bucket there."),
-    "failing": ("The bucket's store is failing", "Try again when it is up."),
+    "failed": (
+        "The bucket's store rejected the request, or contains a key such as a//b",
+        "Check the bucket on its store.",
+    ),
+    "failing": ("The bucket's store reports a server error", "Try again when it is available."),
     "no bucket": (
         "The bucket does not exist on its store",
         "Create it there, or register the bucket with another URL.",
     ),
-    "not implemented": ("The bucket's store cannot do this", "Use another store."),
-    "region": ("The bucket is in another region than its profile says", _IN_THE_PROFILE),
+    "not implemented": ("The bucket's store does not support this request", "Use another store."),
+    "region": ("The bucket is not in the region of its profile", _CHECK_PROFILE),
     "unreachable": (
         "The bucket's store cannot be reached",
         "Check the endpoint_url of the bucket's credentials profile, and that the store is up.",

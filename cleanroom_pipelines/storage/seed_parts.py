@@ -1,9 +1,8 @@
-"""The formats of seeds, and several files of one seed, made one.
+"""Formats of seed files, and merging several files into one seed.
 
-Lives here: the formats that names tell; putting JSON Lines, CSV or parquet files of the same columns after one
-another.
-Add here when a further format of seeds is read.
-Keep out: what their columns mean (uploads); fetching them (buckets).
+Lives here: formats by file suffix; concatenating JSON Lines, CSV or parquet files with the same columns.
+Add here when seeds may have another format.
+Keep out: the meaning of columns (uploads); fetching files (buckets).
 """
 
 import gzip
@@ -23,27 +22,27 @@ _ROWS_AT_ONCE = 65_536
 _BOM = b"\xef\xbb\xbf"
 
 
-class SeedTooLarge(Exception):  # noqa: N818  told by whoever knows the limit
-    """More bytes than are taken."""
+class SeedTooLarge(Exception):  # noqa: N818  the caller, who knows the limit, reports it
+    """The seed exceeds the size limit."""
 
 
 def seed_suffix(file: Path) -> str:
-    """The suffix that names a seed's format, such as `.csv.gz`.
+    """Return the suffix of a seed's format, such as `.csv.gz`.
 
     Raises:
-        SeedError: The file's name ends in none that is read here.
+        SeedError: The suffix is not supported.
     """
     for suffix in _SUFFIXES:
         if file.name.lower().endswith(suffix):
             return suffix
     raise SeedError(
-        "The seed has a format that is not read here.",
-        remedy="Give .jsonl, .csv or .parquet, each also as .gz.",
+        "The seed's file format is not supported.",
+        remedy="Use .jsonl, .csv or .parquet, optionally with .gz.",
     )
 
 
 def format_of_part(name: str) -> Format | None:
-    """The format that a file's name tells; None when it is none of a seed."""
+    """Return the format that a file's suffix names; None if seeds do not support it."""
     suffixes = Path(name).suffixes
     if suffixes and suffixes[-1].lower() == ".gz":
         suffixes.pop()
@@ -51,15 +50,15 @@ def format_of_part(name: str) -> Format | None:
 
 
 def merge_parts(parts: Sequence[Path], target: Path, *, max_bytes: int) -> None:
-    """Write one file with the rows of all parts, in their order.
+    """Merge the rows of all parts, in order, into one file.
 
     Args:
-        parts: Files of one format, each also packed (.gz).
-        target: The file to write, unpacked.
-        max_bytes: Most bytes of all parts together, unpacked.
+        parts: Files of one format, optionally gzipped.
+        target: Output file, not gzipped.
+        max_bytes: Maximum unpacked size of all parts together, in bytes.
 
     Raises:
-        SeedTooLarge: They are more.
+        SeedTooLarge: The parts are larger.
         SeedError: A part cannot be read, or the columns differ.
     """
     format_ = format_of_part(parts[0].name)
@@ -72,7 +71,7 @@ def merge_parts(parts: Sequence[Path], target: Path, *, max_bytes: int) -> None:
         return
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         cause = type(error).__name__
-    raise SeedError(f"A file of the seed's folder cannot be read ({cause}).", remedy="Check that it is complete.")
+    raise SeedError(f"A file in the seed's folder cannot be read ({cause}).", remedy="Check that it is complete.")
 
 
 def _merge_text(parts: Sequence[Path], target: IO[bytes], max_bytes: int, *, has_header: bool) -> None:
@@ -91,8 +90,8 @@ def _merge_text(parts: Sequence[Path], target: IO[bytes], max_bytes: int, *, has
                 target.write(own)
             elif own.rstrip(b"\r\n") != header.rstrip(b"\r\n") or (first and own != header):
                 raise SeedError(
-                    "The CSV files of the seed's folder do not begin with the same line.",
-                    remedy="Give each the same header and line ends.",
+                    "The CSV files in the seed's folder do not start with the same line.",
+                    remedy="Use the same header and line endings in each file.",
                 )
         last = first
         target.write(first)
@@ -112,7 +111,8 @@ def _split_header(first: bytes) -> tuple[bytes, bytes]:
     header = first[:end]
     if len(header) >= _CHUNK_BYTES or header.count(b'"') % 2:
         raise SeedError(
-            "A CSV file of the seed's folder has a header of more than one short line.", remedy="Give it one line."
+            "A CSV file in the seed's folder has a header that is not one short line.",
+            remedy="Shorten the header to one line.",
         )
     return header, first[end:]
 
@@ -149,8 +149,8 @@ def _merge_parquet(parts: Sequence[Path], target: Path, max_bytes: int) -> None:
                         writer = pq.ParquetWriter(target, schema, compression="zstd")
                     elif file.schema_arrow.remove_metadata() != schema:
                         raise SeedError(
-                            "The parquet files of the seed's folder have different columns.",
-                            remedy="Give each the same columns and types.",
+                            "The parquet files in the seed's folder have different columns.",
+                            remedy="Use the same columns and types in each file.",
                         )
                     for batch in file.iter_batches(_ROWS_AT_ONCE):
                         writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
@@ -165,4 +165,4 @@ def _merge_parquet(parts: Sequence[Path], target: Path, max_bytes: int) -> None:
         if isinstance(error, SeedError):
             raise
         cause = type(error).__name__
-    raise SeedError(f"A file of the seed's folder cannot be read ({cause}).", remedy="Check that it is complete.")
+    raise SeedError(f"A file in the seed's folder cannot be read ({cause}).", remedy="Check that it is complete.")

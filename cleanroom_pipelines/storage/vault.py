@@ -1,12 +1,12 @@
-"""The vault: uploads and seeds while they are needed, sealed, and deleted afterwards.
+"""The vault: encrypted uploads and seeds, deleted when no longer needed.
 
-Lives here: sealing a file of any size as it arrives, opening it for a moment, deleting it; the slots of seeds.
-Add here when sealed files need another form.
-Keep out: small secrets (`keys.py`) and what is in a file.
+Lives here: encrypting files of any size as they arrive, decrypting them temporarily, deleting them; seed slots.
+Add here when encrypted files need another format.
+Keep out: small secrets (`keys.py`), and the content of files.
 
-A file is a header and frames: 12 bytes at random, then for each piece of 1 MiB its AES-256-GCM under a key derived
-from the installation's, the nonce being the header's with the piece's number, and the last piece marked as such in
-what is authenticated: a file that was cut, reordered or mixed with another one does not open.
+A file has a header of 12 random bytes and one frame per piece of 1 MiB, encrypted by AES-256-GCM under a key
+derived from the installation's. The nonce is the header plus the piece's number, and the associated data marks the
+last piece. A file that was truncated, reordered or mixed with another one cannot be decrypted.
 """
 
 import hashlib
@@ -42,18 +42,18 @@ _MIDDLE, _LAST = b"\0", b"\1"
 _SLOT = re.compile(r"[0-9a-f][0-9a-f-]{7,99}")
 _SEED = re.compile(r"seed\.[a-z.]{1,40}")
 _SEALED = ".vault"
-# Of the releases before: a seed that was kept was sealed whole, another one not at all.
+# Formats of earlier releases: kept seeds were encrypted as a whole, other seeds not at all.
 _SEALED_BEFORE, _PURPOSE_BEFORE = ".sealed", "kept seeds"
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """A file in the vault.
+    """An encrypted file in the vault.
 
     Args:
-        location: What `opening` and `delete` take.
-        n_bytes: The file's own size.
-        digest: Keyed digest of its content, in hex: the same content gives the same in this installation only.
+        location: Its location, for `opening` and `delete`.
+        n_bytes: Size of its content, in bytes.
+        digest: Keyed digest of its content, in hex; comparable only within this installation.
     """
 
     location: str
@@ -62,12 +62,12 @@ class Sealed:
 
 
 class Vault:
-    """The sealed uploads of a home; names are made of hex alone, never of what a user typed.
+    """The encrypted uploads of a home; their names are hex digits, never user input.
 
     Args:
-        home: Where it is.
-        key: The installation's.
-        random_bytes: Gives n random bytes.
+        home: The installation's home.
+        key: The installation key.
+        random_bytes: Returns n random bytes.
     """
 
     _PURPOSE, _DIGESTS = "uploads", "upload digests"
@@ -82,19 +82,19 @@ class Vault:
         self._random_bytes = random_bytes
 
     def seal(self, location: str, chunks: Iterable[bytes]) -> Sealed:
-        """Seal what comes, whole or not at all.
+        """Encrypt and store a file atomically.
 
         Args:
-            location: Where: for an upload 8 to 40 hex digits.
+            location: Where to store it; for an upload 8 to 40 hex digits.
             chunks: The file's content.
 
         Raises:
-            InputError: There can be nothing at the location.
-            StorageFullError: The disk is full; nothing is left.
+            InputError: The location is invalid.
+            StorageFullError: The disk is full; nothing is kept.
         """
         target = self._path(location)
         if target is None:
-            raise InputError("This is not an upload.", remedy="Give the hash that the upload was answered with.")
+            raise InputError("The upload's hash is invalid.", remedy="Use the hash that the upload returned.")
         mac = hmac.new(self._key.derive(self._DIGESTS), digestmod=hashlib.sha256)
         n_bytes = 0
         with full_disk_is_an_error():
@@ -110,16 +110,16 @@ class Vault:
 
     @contextmanager
     def opening(self, location: str | None, digest: str | None = None) -> Iterator[Path]:
-        """Give a readable copy of a file; it is removed afterwards.
+        """Provide a decrypted copy of a file, which is deleted afterwards.
 
         Args:
-            location: Where it was put.
-            digest: Its digest then, so that no other file is used in its place; None: not checked.
+            location: Where the file is stored.
+            digest: Its expected digest. None: not checked.
 
         Raises:
-            InputError: The file is missing; a seed that was altered is a SeedError, too.
-            ConfigurationError: An upload was altered, is another one, or was sealed under another key.
-            StorageFullError: The disk is too full for the copy.
+            InputError: The file is missing. SeedError, a subclass, also if a seed was altered.
+            ConfigurationError: An upload was altered, replaced, or encrypted with another key.
+            StorageFullError: The disk has no space for the copy.
         """
         path = self._path(location)
         if path is None or not path.is_file():
@@ -137,7 +137,7 @@ class Vault:
             shutil.rmtree(folder, ignore_errors=True)
 
     def digest(self, file: Path) -> str:
-        """Keyed digest of a file's content: the same gives the same in this installation only."""
+        """Compute a keyed digest of a file's content; comparable only within this installation."""
         mac = hmac.new(self._key.derive(self._DIGESTS), digestmod=hashlib.sha256)
         with file.open("rb") as stream:
             for chunk in chunks_of(stream):
@@ -145,12 +145,12 @@ class Vault:
         return mac.hexdigest()
 
     def delete(self, location: str | None) -> None:
-        """Delete a file; nothing happens when it is missing."""
+        """Delete a file if it exists."""
         if path := self._path(location):
             path.unlink(missing_ok=True)
 
     def locations(self) -> frozenset[str]:
-        """The uploads in the vault."""
+        """List the locations of all uploads in the vault."""
         if not self._folder.is_dir():
             return frozenset()
         return frozenset(path.name for path in self._folder.iterdir() if self._LOCATION.fullmatch(path.name))
@@ -159,7 +159,7 @@ class Vault:
         return home.uploads
 
     def _path(self, location: str | None) -> Path | None:
-        """The path of a location, and of nothing else."""
+        """Return the path of a valid location; None for anything else."""
         if location is None or not self._LOCATION.fullmatch(location):
             return None
         path = self._folder / location
@@ -174,36 +174,36 @@ class Vault:
             raise self._altered() from None
 
     def _missing(self) -> CleanroomError:
-        return InputError("The uploaded file is no longer there.", remedy="Upload it again.")
+        return InputError("The uploaded file no longer exists.", remedy="Upload it again.")
 
     def _altered(self) -> CleanroomError:
         return ConfigurationError(
-            "A sealed upload was altered, is another one or belongs to another installation.",
+            "An encrypted upload was altered, replaced, or belongs to another installation.",
             remedy="Upload the file again.",
         )
 
 
 class SeedVault(Vault):
-    """The sealed seeds of a home; each is in a slot of its own, a folder whose name is made of hex alone.
+    """The encrypted seeds of a home, each in its own slot: a folder named with hex digits and dashes.
 
-    Seeds that a release before put into it, sealed in another form or not at all, open as well.
+    Seeds stored by earlier releases, in another encryption format or unencrypted, can be opened too.
     """
 
     _PURPOSE, _DIGESTS = "seeds", "seed digests"
     _LOCATION = re.compile(f"{_SLOT.pattern}/{_SEED.pattern}")
 
     def put(self, slot: str, file: Path, *, move: bool = False, digest: str | None = None) -> str:
-        """Take a seed in, whole or not at all, and return its location for the catalogue.
+        """Store a seed atomically, and return its location for the catalogue.
 
         Args:
-            slot: Name of a folder of its own, hex digits and dashes.
-            file: The seed; its name gives only the format.
+            slot: Name of the seed's own folder, hex digits and dashes.
+            file: The seed; its name is used only for the format.
             move: Delete the file afterwards.
-            digest: What `digest` gave of it; what is taken in must have the same.
+            digest: Expected digest of the file, from `digest`.
 
         Raises:
-            SeedError: Its name ends in no format that is read here, or it changed meanwhile.
-            StorageFullError: The disk is full; the file is where it was.
+            SeedError: The format is not supported, or the file changed meanwhile.
+            StorageFullError: The disk is full; the file was not moved.
         """
         folder = self.folder_of(slot)
         location = f"{slot}/seed{seed_suffix(file)}{_SEALED}"
@@ -214,39 +214,39 @@ class SeedVault(Vault):
             sync_folder(folder.parent)
         except BaseException:
             with suppress(OSError):
-                folder.rmdir()  # only a slot that holds nothing else
+                folder.rmdir()  # fails if the slot holds something else
             raise
         return location
 
     def find(self, slot: str) -> str | None:
-        """The location of the seed in a slot; None when there is none.
+        """Return the location of the seed in a slot; None if the slot is empty.
 
         Raises:
-            UsageError: The slot's name is not made of hex digits and dashes.
+            UsageError: The slot's name has other characters than hex digits and dashes.
         """
         folder = self.folder_of(slot)
         found = sorted(path.name for path in folder.glob("seed.*") if _SEED.fullmatch(path.name))
         return f"{slot}/{found[0]}" if found else None
 
     def folder_of(self, slot: str) -> Path:
-        """The folder of a slot.
+        """Return the folder of a slot.
 
         Raises:
-            UsageError: The slot's name is not made of hex digits and dashes.
+            UsageError: The slot's name has other characters than hex digits and dashes.
         """
         if not _SLOT.fullmatch(slot):
-            raise UsageError("This is not a slot for a seed.")
+            raise UsageError("The seed slot's name is invalid.")
         return self._folder / slot
 
     def digest(self, file: Path) -> str:
-        """Keyed digest of a seed's bytes: the same content gives the same digest in this installation only."""
+        """Compute a keyed digest of a seed's bytes; comparable only within this installation."""
         return self._key.digest_files(self._DIGESTS, (file,))
 
     def delete(self, location: str | None) -> None:
-        """Delete a seed and its slot; nothing happens when it is missing.
+        """Delete a seed and its slot if they exist.
 
         Args:
-            location: What `put` returned.
+            location: Location from `put`.
         """
         if path := self._path(location):
             shutil.rmtree(path.parent, ignore_errors=True)
@@ -255,7 +255,7 @@ class SeedVault(Vault):
         return home.seeds
 
     def _checked(self, file: Path, digest: str | None) -> Iterator[bytes]:
-        """The content of a file; its end is only reached if it is the one that is wanted."""
+        """Yield the content of a file; raise at its end if its digest is not the expected one."""
         mac = hmac.new(self._key.derive(self._DIGESTS), digestmod=hashlib.sha256)
         mac.update(file.stat().st_size.to_bytes(8, "big"))
         with file.open("rb") as stream:
@@ -264,8 +264,8 @@ class SeedVault(Vault):
                 yield chunk
         if digest is not None and not hmac.compare_digest(mac.hexdigest(), digest):
             raise SeedError(
-                "The seed changed while it was taken in.",
-                remedy="Start again with the seed, when it is complete.",
+                "The seed changed while it was being ingested.",
+                remedy="Start again with the complete seed.",
             )
 
     def _unsealed(self, path: Path, source: IO[bytes]) -> Iterator[bytes]:
@@ -278,19 +278,19 @@ class SeedVault(Vault):
 
     def _missing(self) -> CleanroomError:
         return SeedError(
-            "The seed of this job is no longer there.",
+            "The seed of this job no longer exists.",
             remedy="Start a new job with the seed.",
             status_code=StatusCode.SEED_NOT_FOUND,
         )
 
     def _altered(self) -> CleanroomError:
         return SeedError(
-            "The seed was altered after it was taken in.", remedy="Start again with the seed, when it is complete."
+            "The seed was altered after it was ingested.", remedy="Start again with the complete seed."
         )
 
 
 class _Frames:
-    """Seals and opens the pieces of one file in their order."""
+    """Encryption and decryption of the pieces of one file, in order."""
 
     def __init__(self, secret: bytes, nonce: bytes) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -314,7 +314,7 @@ class _Frames:
             sealed = following
 
     def _next_nonce(self) -> bytes:
-        # the last four bytes count: 2^32 pieces are 4 PiB
+        # the last four bytes are the counter: 2^32 pieces are 4 PiB
         (start,) = struct.unpack(">I", self.nonce[-4:])
         number = (start + self._number) % (1 << 32)
         self._number += 1
@@ -322,7 +322,7 @@ class _Frames:
 
 
 def _pieces(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """The content in pieces of 1 MiB, and whether each is the last; one empty piece of an empty file."""
+    """Split the content into pieces of 1 MiB and mark the last one; an empty file has one empty piece."""
     waiting = bytearray()
     for chunk in chunks:
         waiting += chunk
@@ -333,6 +333,6 @@ def _pieces(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 
 def chunks_of(stream: IO[Any], n_bytes: int = _PIECE) -> Iterator[bytes]:
-    """What a binary stream holds, a piece at a time."""
+    """Read a binary stream in chunks."""
     while chunk := stream.read(n_bytes):
         yield chunk

@@ -1,7 +1,7 @@
-"""Warehouses: what a database and a table mean for an account.
+"""Warehouses: folders of an account's databases and tables.
 
-Lives here: turning the two names into the folder of the table, and holding the table to that folder.
-Keep out: reading it.
+Lives here: mapping database and table names to the table's folder, and rejecting links that leave it.
+Keep out: reading tables.
 """
 
 import os
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ -]{0,126}[A-Za-z0-9_ ])?")
 
 
 def warehouse_table(home: Home, account_id: str, database: str, table: str) -> Path:
-    """The folder of a table: `accounts/<account>/warehouse/<database>/<table>`, whether or not it is there.
+    """Return a table's folder, `accounts/<account>/warehouse/<database>/<table>`, whether or not it exists.
 
     Args:
         home: The installation's home.
@@ -25,32 +25,33 @@ def warehouse_table(home: Home, account_id: str, database: str, table: str) -> P
         table: The same.
 
     Raises:
-        UsageError: A name is not of that form, or a link leads elsewhere.
+        UsageError: A name is invalid, or the folder is reached through a link.
     """
     if not (_ACCOUNT.fullmatch(account_id) and _NAME.fullmatch(database) and _NAME.fullmatch(table)):
         raise UsageError(
-            "The name of a database or table cannot be used.", remedy="Give plain letters, digits, _ and -."
+            "The name of a database or table is invalid.",
+            remedy="Use letters, digits, underscores, hyphens and spaces.",
         )
     warehouse = home.accounts / account_id / "warehouse"
-    # What a name means must not depend on where a link of that name leads.
+    # The folder of a name must not depend on the target of a link.
     real = Path(os.path.realpath(warehouse / database / table))
     if real != Path(os.path.realpath(warehouse)) / database / table:
         raise UsageError(
-            "The table does not lie in the account's warehouse.", remedy="Put it there without links."
+            "The table is not stored in the account's warehouse.", remedy="Put it there without links."
         )
     return warehouse / database / table
 
 
 def reject_links(home: Home, account_id: str, folder: Path) -> None:
-    """Refuse a table of a warehouse that a link would lead out of its folder, as `warehouse_table` did by name.
+    """Reject a warehouse table with links that lead out of its folder; `warehouse_table` checks only its path.
 
     Args:
         home: The installation's home.
-        account_id: Whose warehouse.
-        folder: What `warehouse_table` gave; what the operator declared elsewhere is passed over.
+        account_id: Account of the warehouse.
+        folder: Folder from `warehouse_table`; folders outside the warehouse, set by the operator, are not checked.
 
     Raises:
-        TrainingDataError: A link leads out of it.
+        TrainingDataError: A link leads out of the folder.
     """
     names = table_of(home, account_id, folder)
     if names is None:
@@ -60,17 +61,17 @@ def reject_links(home: Home, account_id: str, folder: Path) -> None:
     try:
         links = [file for file in folder.iterdir() if file.is_symlink()] if folder.is_dir() else []
     except OSError:
-        links = []  # told by whoever reads it
+        links = []  # reading the table reports the error
     if is_moved or any(real not in Path(os.path.realpath(link)).parents for link in links):
         raise TrainingDataError(
-            "A link leads out of the folder of the training data.",
-            remedy="Put the files into the table's folder themselves.",
+            "A symbolic link leads out of the training data's folder.",
+            remedy="Put the files themselves into the table's folder.",
             status_code=StatusCode.TRAINING_DATA_INVALID,
         )
 
 
 def table_of(home: Home, account_id: str, folder: Path) -> tuple[str, str] | None:
-    """Database and table of a folder that `warehouse_table` gave; None for any other."""
+    """Return database and table of a folder from `warehouse_table`; None for any other folder."""
     warehouse = home.accounts / account_id / "warehouse"
     if not folder.is_relative_to(warehouse):
         return None

@@ -1,13 +1,13 @@
-"""What a usable cell is, by the role of its column: types, patterns, SQL.
+"""Rules for usable cells by column role: types, patterns, SQL.
 
-Lives here: which physical types a role takes, and the one definition of a usable cell, for the pandera schemas of
-validation and for every query over whole files (DuckDB and Arrow share RE2, so a pattern means the same in both).
-Add here when a role or a file format brings a new kind of cell.
+Lives here: the physical types each role accepts, and the only definition of a usable cell, for the pandera schemas
+and for every query over whole files (DuckDB and Arrow both use RE2, so patterns mean the same in both).
+Add here when a role or a file format has a new kind of cell.
 Keep out: counting and reporting.
 
-A row is dropped for an id that is null or empty, a line that cannot be taken apart, and a cell of the wrong type:
-a time that is no whole number of seconds or out of range, a number that is not finite. A missing time is unknown
-and a missing feature is none; neither is a reason to drop the row. NaN, in a column of floats, is missing.
+A row is dropped if an id is null or empty, its line cannot be parsed, or a cell has the wrong type: a time that is
+not a whole number of seconds or is out of range, a number that is not finite. A missing time or feature does not
+drop the row. NaN in a float column counts as missing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from cleanroom_pipelines.uploads.roles import Role
 # Seconds since 1970 stay below this until the year 5138; milliseconds have been above it since 1973.
 MAX_SECONDS = 100_000_000_000
 
-# Kinds of physical type. "cell" is text still to be taken apart (CSV, JSON Lines); the others are parquet's.
+# Kinds of physical type. "cell" is unparsed text (CSV, JSON Lines); the others are parquet types.
 CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, TIME, LIST, OTHER = (
     "cell",
     "text",
@@ -50,7 +50,7 @@ TYPES_IN_WORDS = {
     Role.NUMERICAL_FEATURE: "a number",
 }
 
-# Whole numbers as they are written, also by pandas for a column with gaps ("881250949.0").
+# Whole numbers, also as pandas writes them for a column with missing values ("881250949.0").
 _INTEGER_PATTERN = r" *-?[0-9]+(\.0*)? *"
 _SECONDS_PATTERN = r" *-?0*[0-9]{1,11}(\.0*)? *"
 # Bounded so that every match is finite as a DOUBLE.
@@ -59,13 +59,13 @@ _NUMBER_PATTERN = r" *-?([0-9]{1,100}(\.[0-9]*)?|\.[0-9]+)([eE](-[0-9]{1,3}|\+?[
 
 @dataclass(frozen=True)
 class Column:
-    """A declared column as it lies in the files.
+    """A declared column with its type in the files.
 
     Args:
         name: Its name in the files.
-        role: What it means.
-        kind: Its kind of physical type.
-        type: The physical type in words, for reports.
+        role: Its role.
+        kind: Kind of its physical type.
+        type: Name of its physical type, for reports.
     """
 
     name: str
@@ -75,47 +75,47 @@ class Column:
 
     @property
     def fits(self) -> bool:
-        """Whether the role takes this type. Source: AWS Clean Rooms ML, training data requirements."""
+        """Whether the role accepts this type. Source: AWS Clean Rooms ML, training data requirements."""
         return takes(self.role, self.kind)
 
     @property
     def pattern(self) -> str | None:
-        """What the text of a cell that is not empty must match in full to be a number."""
+        """Pattern that a non-empty text cell must match in full to be a number."""
         if self.kind != CELL:
             return None
         return {Role.TIMESTAMP: _INTEGER_PATTERN, Role.NUMERICAL_FEATURE: _NUMBER_PATTERN}.get(self.role)
 
     @property
     def range_pattern(self) -> str | None:
-        """What the text of a well-formed cell must match in full to be in range."""
+        """Pattern that a well-formed text cell must match in full to be in range."""
         return _SECONDS_PATTERN if self.kind == CELL and self.role is Role.TIMESTAMP else None
 
 
 def takes(role: Role, kind: str) -> bool:
-    """Whether a role takes a kind of type."""
+    """Whether a role accepts a kind of type."""
     return kind in _KINDS_OF_ROLE[role]
 
 
 def check_declaration(
     columns: Sequence[tuple[str, str]], *, needs: Sequence[Role]
 ) -> tuple[tuple[str, Role], ...]:
-    """Refuse a declaration that cannot be meant.
+    """Check a declaration of columns, and return it with typed roles.
 
     Args:
         columns: Column names and roles.
-        needs: Roles of which there must be exactly one.
+        needs: Roles that must occur exactly once.
 
     Returns:
-        The same columns, their roles as `Role`.
+        The same columns with their roles as `Role`.
 
     Raises:
-        UsageError: An unknown role, a repeated column name, or a needed role missing or repeated.
+        UsageError: A role is unknown, a column is repeated, or a required role is missing or repeated.
     """
     if any(role not in set(Role) for _, role in columns):
-        raise UsageError("A column has an unknown role.", remedy=f"Roles are {', '.join(Role)}.")
+        raise UsageError("A column has an unknown role.", remedy=f"Use one of {', '.join(Role)}.")
     declared = tuple((name, Role(role)) for name, role in columns)
     roles = [role for _, role in declared]
-    # SQL does not tell "id" from "ID".
+    # SQL treats "id" and "ID" as the same name.
     if len({name.lower() for name, _ in declared}) != len(declared):
         raise UsageError("A column is declared twice.", remedy="Give each column one role.")
     for role in needs:
@@ -129,7 +129,7 @@ def check_declaration(
 def columns_of(
     engine: Engine, view: str, tables: TableFiles, declared: Sequence[tuple[str, Role]]
 ) -> tuple[Column, ...]:
-    """Look at the physical types of the declared columns of a scanned view; all must exist."""
+    """Read the physical types of the declared columns of a scanned view; all must exist."""
     types = physical_types(engine, view, tables, [name for name, _ in declared])
     return tuple(Column(name, role, *types[name]) for name, role in declared)
 
@@ -137,7 +137,7 @@ def columns_of(
 def physical_types(
     engine: Engine, view: str, tables: TableFiles, names: Sequence[str]
 ) -> Mapping[str, tuple[str, str]]:
-    """The kind of type, and the type in words, of columns of a scanned view; all must exist."""
+    """Read the kinds and names of the physical types of columns of a scanned view; all must exist."""
     if tables.format != "parquet":
         return dict.fromkeys(names, (CELL, "text"))
     if not names:
@@ -163,12 +163,12 @@ def _kind_of(type_: pa.DataType) -> str:
 
 
 def usable_row_sql(columns: Sequence[Column]) -> str:
-    """A condition that is true for usable rows and false (never NULL) for the others; at least one column."""
+    """SQL condition: true for usable rows, false (never NULL) for the others; needs at least one column."""
     return " AND ".join(usable_cell_sql(column) for column in columns)
 
 
 def usable_cell_sql(column: Column) -> str:
-    """A condition that is true for usable cells and false (never NULL) for the others."""
+    """SQL condition: true for usable cells, false (never NULL) for the others."""
     name = quote_identifier(column.name)
     if column.role.is_id:
         return f"{name} IS NOT NULL" if column.kind == INTEGER else f"coalesce({name} <> '', false)"
@@ -180,8 +180,8 @@ def usable_cell_sql(column: Column) -> str:
         f"{name} IS NULL)",
         (Role.NUMERICAL_FEATURE, CELL): f"{name} = '' OR regexp_full_match({name}, '{_NUMBER_PATTERN}')",
         (Role.NUMERICAL_FEATURE, FLOAT): f"NOT isinf({name})",
-        # Always true, yet it makes DuckDB look at the cell: it rejects a line with a cell that is no UTF-8 only
-        # if the query reads that cell, and every query over the usable rows must find the same ones.
+        # Always true, but it makes DuckDB read the cell. DuckDB rejects a line with invalid UTF-8 only if the
+        # query reads that cell, and every query over the usable rows must find the same rows.
         (Role.CATEGORICAL_FEATURE, CELL): f"strlen({name}) >= 0",
     }
     condition = conditions.get((column.role, column.kind))
@@ -189,10 +189,10 @@ def usable_cell_sql(column: Column) -> str:
 
 
 def value_sql(column: Column) -> str:
-    """The value of a usable cell; on any other cell some value or NULL, but never an error.
+    """SQL expression for the value of a usable cell; on other cells some value or NULL, never an error.
 
-    Ids and texts as VARCHAR, but integer ids as the integers they are (grouping and joining them is several times
-    faster), times as BIGINT epoch seconds, numbers as DOUBLE, lists as VARCHAR[]; what is missing as NULL.
+    Types: VARCHAR for ids and text, but integer ids stay integers (grouping and joining them is several times
+    faster), BIGINT epoch seconds for times, DOUBLE for numbers, VARCHAR[] for lists. Missing values are NULL.
     """
     name = quote_identifier(column.name)
     trimmed = f"trim({name})" if column.kind == CELL else name

@@ -1,12 +1,12 @@
-"""Uploads: the tables that people hand in, and what refuses one as a whole.
+"""Kinds of uploads, and checks that reject a whole upload.
 
-Lives here: the three uploads with the errors and codes of each; finding one, checking its columns, times, quotes
-and share of bad rows, and the sentence for a file that cannot be read to its end. Validation reports these errors,
-training and generation raise them.
-Add here when a further upload is handed in, or a further reason refuses one.
-Keep out: which cells are usable (`cells`) and the limits of size, which differ by use.
+Lives here: the three kinds of uploads with their errors and codes; finding an upload; checking its columns, times,
+quotes and share of invalid rows; and the error for files that cannot be read to their end. Validation reports
+these errors, training and generation raise them.
+Add here when there is a new kind of upload, or a new reason to reject one.
+Keep out: usable cells (`cells`), and size limits, which differ by use.
 
-Every error carries the attribute `problem`: "missing", "format", "empty", "unreadable", "columns", "type", "times"
+Every error has the attribute `problem`: "missing", "format", "empty", "unreadable", "columns", "type", "times"
 or "damaged".
 """
 
@@ -24,9 +24,9 @@ from cleanroom_pipelines.uploads.cells import MAX_SECONDS, TYPES_IN_WORDS, Colum
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 
-# The engine's failures that are not the file's fault; every other one means that the file cannot be read.
+# Engine failures not caused by the file; any other one means that the file cannot be read.
 _SPARK_ON_FILES = ("FAILED_READ_FILE", "MALFORMED", "CANNOT_MERGE_SCHEMAS")
-_NOT_THE_FILES_FAULT = {
+_NOT_CAUSED_BY_FILES = {
     "",
     "BinderException",
     "CatalogException",
@@ -45,13 +45,13 @@ class UploadKind:
     """A kind of upload.
 
     Args:
-        what: What it is called in messages.
-        error: What is raised when it cannot be used.
-        missing: The code if it is not there.
-        invalid: The code if it cannot be used.
-        too_small: The code if it holds too little.
-        too_large: The code if it holds too much.
-        unpacked_bytes: The most that it may hold when it is unpacked. None: no limit.
+        what: Name in messages.
+        error: Error class for an upload that cannot be used.
+        missing: Status code if it is missing.
+        invalid: Status code if it cannot be used.
+        too_small: Status code if it is too small.
+        too_large: Status code if it is too large.
+        unpacked_bytes: Maximum unpacked size in bytes. None: no limit.
     """
 
     what: str
@@ -63,7 +63,7 @@ class UploadKind:
     unpacked_bytes: int | None = None
 
     def refusal(self, message: str, *, remedy: str, problem: str) -> InputError:
-        """The error that refuses an upload of this kind."""
+        """Build the error that rejects an upload of this kind."""
         codes = {"missing": self.missing, "too large": self.too_large}
         code = codes.get(problem) or self.invalid
         return self.error(message, remedy=remedy, status_code=code, problem=problem)
@@ -99,10 +99,10 @@ def find_upload(source: str | Path, upload: UploadKind) -> TableFiles:
 
     Args:
         source: File, folder or glob.
-        upload: What it is.
+        upload: Kind of upload.
 
     Raises:
-        TrainingDataError: Or SeedError: not there, empty, or of a format or header that cannot be read.
+        TrainingDataError: Or SeedError: the upload is missing, is empty, or has an unreadable format or header.
     """
     try:
         return find_tables(source, what=upload.what, unpacked_bytes=upload.unpacked_bytes)
@@ -113,7 +113,7 @@ def find_upload(source: str | Path, upload: UploadKind) -> TableFiles:
 
 
 def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], upload: UploadKind) -> None:
-    """Refuse an upload without a declared column; the names told are the declared ones only.
+    """Reject an upload that lacks a declared column; messages show only declared names.
 
     Raises:
         TrainingDataError: Or SeedError.
@@ -123,13 +123,13 @@ def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], uplo
         raise upload.refusal(
             f"The {upload.what} lacks the declared column{'s' if len(missing) > 1 else ''} "
             f"{', '.join(repr(name) for name in missing)}.",
-            remedy="Give CSV a header row, JSON Lines one object per line, and check the spelling of the names.",
+            remedy="Check the spelling of the names; CSV needs a header row, JSON Lines one object per line.",
             problem="columns",
         )
 
 
 def check_types(columns: Sequence[Column], upload: UploadKind) -> None:
-    """Refuse an upload with a column whose type its role forbids.
+    """Reject an upload with a column whose type does not fit its role.
 
     Raises:
         TrainingDataError: Or SeedError.
@@ -138,20 +138,20 @@ def check_types(columns: Sequence[Column], upload: UploadKind) -> None:
     if misfit:
         raise upload.refusal(
             f"Column {misfit.name!r} of the {upload.what} has type {misfit.type}, but its role {misfit.role} "
-            f"takes {TYPES_IN_WORDS[misfit.role]}.",
+            f"requires {TYPES_IN_WORDS[misfit.role]}.",
             remedy="Convert the column, or declare another role.",
             problem="type",
         )
 
 
 def check_times(column: str, upload: UploadKind, *, n_too_large: int, smallest: int | None, n_rows: int) -> None:
-    """Refuse times that are mostly too large for seconds, and tell what they look like.
+    """Reject times that are mostly too large for seconds, and suggest their unit.
 
     Args:
-        column: The declared column of the times, which holds numbers.
-        upload: What it is.
+        column: Declared column with the times as numbers.
+        upload: Kind of upload.
         n_too_large: Rows whose time is at least `MAX_SECONDS`.
-        smallest: The smallest of these times.
+        smallest: Smallest of these times.
         n_rows: All rows.
 
     Raises:
@@ -168,32 +168,32 @@ def check_times(column: str, upload: UploadKind, *, n_too_large: int, smallest: 
 
 
 def check_quotes(rejected: pa.Table, upload: UploadKind | None = None) -> None:
-    """Refuse text in which a quote is opened and not closed.
+    """Reject text with an unclosed quote.
 
-    It would otherwise take all rows behind it out of the file, and count as one bad row.
+    All rows after the quote would otherwise be lost and count as one invalid row.
 
     Args:
-        rejected: What `Engine.rejected_lines` told once the text was read.
-        upload: What it is; None for a file that the message can call "it".
+        rejected: Result of `Engine.rejected_lines` after reading the text.
+        upload: Kind of upload; if None, the message says "the file".
 
     Raises:
-        TrainingDataError: Or SeedError; without an upload an InputError.
+        TrainingDataError: Or SeedError; InputError if `upload` is None.
     """
     if not any(rejected["runs_on"].to_pylist()):
         return
-    refusal, what = (upload.refusal, f"the {upload.what}") if upload else (InputError, "it")
+    refusal, what = (upload.refusal, f"The {upload.what}") if upload else (InputError, "The file")
     raise refusal(
-        f"A quote is opened in {what} and not closed, so that the lines behind it cannot be told apart.",
-        remedy="Close it, or double the quotes inside quoted cells.",
+        f"{what} has an unclosed quote, so the lines after it cannot be read.",
+        remedy="Close the quote, or double the quotes inside quoted cells.",
         problem="damaged",
     )
 
 
 def count_rejected(engine: Engine, upload: UploadKind) -> int:
-    """How many lines of an upload the queries since `Engine.rejected_lines` was last asked skipped.
+    """Count the lines of an upload that were skipped since the last call of `Engine.rejected_lines`.
 
     Raises:
-        TrainingDataError: Or SeedError: one of them is a quote that is not closed.
+        TrainingDataError: Or SeedError: the upload has an unclosed quote.
     """
     rejected = engine.rejected_lines()
     check_quotes(rejected, upload)
@@ -201,13 +201,13 @@ def count_rejected(engine: Engine, upload: UploadKind) -> int:
 
 
 def exceeds(n_invalid: int, n_rows: int, max_invalid_share: float) -> bool:
-    """Whether more rows are invalid than may be. As fractions: 0.29 * 100 is 28.999999999999996."""
+    """Whether too many rows are invalid. Computed with fractions: 0.29 * 100 is 28.999999999999996."""
     return n_invalid > Fraction(str(max_invalid_share)) * n_rows
 
 
 @contextmanager
 def reading_of(upload: UploadKind) -> Iterator[None]:
-    """Turn the engine's failures that are the files' fault into the upload's own error.
+    """Convert engine failures caused by the files into the upload's own error.
 
     Raises:
         TrainingDataError: Or SeedError: the files could not be read to their end.
@@ -216,12 +216,12 @@ def reading_of(upload: UploadKind) -> Iterator[None]:
         yield
     except EngineError as error:
         cause = str(error.attributes.get("cause", ""))
-        # Spark's errors have names in capitals, DuckDB's are classes.
-        if cause in _NOT_THE_FILES_FAULT or (cause.isupper() and not cause.startswith(_SPARK_ON_FILES)):
+        # Spark errors have names in capitals, DuckDB errors are classes.
+        if cause in _NOT_CAUSED_BY_FILES or (cause.isupper() and not cause.startswith(_SPARK_ON_FILES)):
             raise
         raise upload.refusal(
             f"The {upload.what} could not be read to its end.",
-            remedy="Check that each file is complete, of the format its name says, and ends its lines all in the "
-            "same way.",
+            remedy="Check that each file is complete, has the format of its suffix, and uses the same line ending "
+            "throughout.",
             problem="damaged",
         ) from None

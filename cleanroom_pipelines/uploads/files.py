@@ -1,14 +1,14 @@
-"""Validating whole uploads: an interactions table, a users table, a seed.
+"""Validation of whole uploads: interactions tables, users tables and seeds.
 
-Lives here: reading an upload in batches through its pandera schema, adding up over batches and files, the verdict.
-Add here when a further upload is validated, or a further reason fails one.
-Keep out: what a valid cell is (`uploads.cells`, `schemas`), what refuses an upload as a whole whoever reads it
-(`uploads.checks`), and how a report looks (`report`).
+Lives here: reading an upload in batches through its pandera schema, totals over batches and files, the verdict.
+Add here when there is a new kind of upload, or a new reason for one to fail.
+Keep out: valid cells (`uploads.cells`, `schemas`), reasons that reject a whole upload in every use
+(`uploads.checks`), and the format of reports (`report`).
 
-The files are read twice. Once in batches of 1,000,000 rows, each judged by pandera, of which only row numbers and
-codes leave the batch. And once by a single query for what no batch can see: users, uniqueness, duplicates.
+The files are read twice: in batches of 1,000,000 rows, which pandera validates and of which only row numbers and
+codes are kept; then by one query for counts over all batches: users, uniqueness, duplicates.
 
-Measured on one thread of a 2-core machine, quiet to busy, without imports (pandera: 2 to 3 s): Complete Journey
+Measured on one thread of a 2-core machine, idle to busy, without imports (pandera: 2 to 3 s): Complete Journey
 (1.5 million rows of parquet, four columns) 0.2 to 0.4 s; 20 million rows of four columns, 6 to 17 s as parquet
 and 14 to 28 s as CSV; 5 million as JSON Lines, 14 to 20 s.
 """
@@ -51,7 +51,7 @@ BATCH_ROWS = 1_000_000
 DeclaredColumns = Sequence[tuple[str, str]]
 
 _SHARE_OF_BATCHES = 0.8
-# What is wrong with an upload as a whole; a missing file has no type to be wrong: its status code says it all.
+# Error codes of whole-upload problems. A missing file has none; its status code is enough.
 _CODES: dict[str, ErrorCode | None] = {
     "missing": None,
     "empty": ErrorCode.EMPTY_FILE,
@@ -76,19 +76,19 @@ def validate_interactions(
     Args:
         source: File, folder or glob of parquet, CSV (header) or JSON Lines.
         columns: Declared column names and roles: exactly one USER_ID and ITEM_ID, at most one TIMESTAMP.
-        max_invalid_share: Share of invalid rows, 0 to 1, beyond which the table fails.
-        min_users: Fewest users a table may have, counted over its valid rows.
-        min_rows: Fewest valid rows.
-        min_users_with_two: Fewest users with at least two valid rows.
+        max_invalid_share: Maximum share of invalid rows, 0 to 1.
+        min_users: Minimum number of users, counted over the valid rows.
+        min_rows: Minimum number of valid rows.
+        min_users_with_two: Minimum number of users with at least two valid rows.
         batch_rows: Rows per batch.
         runtime: Engine, progress and cancellation.
 
     Returns:
-        The report. Whatever is wrong with the files fails the report, not the call.
+        The report. Invalid files fail the report, not the call.
 
     Raises:
-        UsageError: The declaration itself is wrong.
-        EngineError: The engine failed for another reason than the files, such as lack of memory.
+        UsageError: The declaration is invalid.
+        EngineError: The engine failed for a reason other than the files, such as lack of memory.
     """
     declared = cells.check_declaration(columns, needs=[Role.USER_ID, Role.ITEM_ID])
 
@@ -114,21 +114,23 @@ def validate_users(
     batch_rows: int = BATCH_ROWS,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> ValidationReport:
-    """Validate a users table: one row per user. Later rows of a user are dropped and counted as DUPLICATE_VALUES.
+    """Validate a users table, which has one row per user.
+
+    Later rows of the same user are dropped and counted as DUPLICATE_VALUES.
 
     Args:
         source: File, folder or glob of parquet, CSV (header) or JSON Lines.
         columns: Declared column names and roles: exactly one USER_ID, and features.
-        max_invalid_share: Share of invalid rows, 0 to 1, beyond which the table fails; duplicates do not count.
+        max_invalid_share: Maximum share of invalid rows, 0 to 1; duplicates do not count.
         batch_rows: Rows per batch.
         runtime: Engine, progress and cancellation.
 
     Returns:
-        The report. Whatever is wrong with the files fails the report, not the call.
+        The report. Invalid files fail the report, not the call.
 
     Raises:
-        UsageError: The declaration itself is wrong.
-        EngineError: The engine failed for another reason than the files, such as lack of memory.
+        UsageError: The declaration is invalid.
+        EngineError: The engine failed for a reason other than the files, such as lack of memory.
     """
     declared = cells.check_declaration(columns, needs=[Role.USER_ID])
     task = _Task(_USERS, declared, lambda counts: None, max_invalid_share, batch_rows, runtime)
@@ -144,31 +146,31 @@ def validate_seed(
     batch_rows: int = BATCH_ROWS,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> ValidationReport:
-    """Validate a seed: a list of user ids. Duplicates are counted and are no error.
+    """Validate a seed, a list of user ids. Duplicates are counted, but are not errors.
 
     Args:
-        source: File, folder or glob of JSON Lines, CSV (header) or parquet, with a column user_id (or one named
-            like it and no other: `uploads.seed_files`); further columns are ignored, and not named.
-        max_invalid_share: Share of invalid rows, 0 to 1, beyond which the seed fails.
-        min_unique: Fewest unique ids.
-        max_unique: Most unique ids.
+        source: File, folder or glob of JSON Lines, CSV (header) or parquet, with a column user_id (or a single
+            column with a similar name: `uploads.seed_files`); other columns are ignored, and not named.
+        max_invalid_share: Maximum share of invalid rows, 0 to 1.
+        min_unique: Minimum number of unique ids.
+        max_unique: Maximum number of unique ids.
         batch_rows: Rows per batch.
         runtime: Engine, progress and cancellation.
 
     Returns:
-        The report. Whatever is wrong with the files fails the report, not the call.
+        The report. Invalid files fail the report, not the call.
 
     Raises:
-        EngineError: The engine failed for another reason than the files, such as lack of memory.
+        EngineError: The engine failed for a reason other than the files, such as lack of memory.
     """
 
     def wrong_size(counts: "_Counts") -> "_Verdict | None":
-        # The reason becomes the status of a job, which both sides read: the counts are the report's alone.
+        # The reason becomes a job status that both sides can read, so it must not contain the counts.
         if counts.n_users < min_unique:
-            reason = f"The seed has fewer than the {min_unique:,} unique ids that are needed. Give more data."
+            reason = f"The seed has fewer than the required {min_unique:,} unique ids. Provide more ids."
             return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, StatusCode.SEED_TOO_SMALL, reason)
         if counts.n_users > max_unique:
-            reason = f"The seed has more than the {max_unique:,} unique ids allowed. Give a smaller seed."
+            reason = f"The seed has more than the allowed {max_unique:,} unique ids. Provide a smaller seed."
             return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, StatusCode.SEED_TOO_LARGE, reason)
         return None
 
@@ -193,7 +195,7 @@ _SEED = _Rules(checks.SEED, counts_duplicates=True, drops_duplicates=False, name
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Why an upload fails; without a code where the rows' own errors already say so."""
+    """Why an upload fails; the code is None if the errors of the rows already show the reason."""
 
     code: ErrorCode | None
     status_code: StatusCode
@@ -210,7 +212,7 @@ class _Counts:
 @dataclass(frozen=True)
 class _Task:
     rules: _Rules
-    # None: a seed's, which are chosen when its file is seen.
+    # None for a seed, whose column is chosen from its file.
     declared: tuple[tuple[str, Role], ...] | None
     judge_size: Callable[[_Counts], _Verdict | None]
     max_invalid_share: float
@@ -253,7 +255,7 @@ def _validate_rows(
 
     tally = _tally_rows(engine, tables, columns, task)
     if tally.n_rows == 0:
-        reason = f"The {upload.what} has no rows. Give a file with at least one row."
+        reason = f"The {upload.what} has no rows. Upload a file with at least one row."
         return _failed(report, _Verdict(ErrorCode.EMPTY_FILE, upload.invalid, reason))
     report = replace(
         report,
@@ -265,7 +267,7 @@ def _validate_rows(
     )
     report, counts = _with_counts(engine, columns, tally, report, task)
     verdict = (
-        _not_seconds(engine, columns, report, upload)
+        _wrong_time_unit(engine, columns, report, upload)
         or _too_many_invalid(tally, report, task)
         or task.judge_size(counts)
     )
@@ -297,7 +299,7 @@ def _tally_rows(engine: Engine, tables: TableFiles, columns: Sequence[Column], t
 
 
 def _parts(tables: TableFiles) -> Iterator[TableFiles]:
-    """Text file by file, since a rejected line is numbered within its file; parquet, rejecting none, at once."""
+    """Split text into single files, since rejected lines are numbered per file; keep parquet together."""
     if tables.format == "parquet":
         yield tables
     else:
@@ -305,7 +307,7 @@ def _parts(tables: TableFiles) -> Iterator[TableFiles]:
 
 
 def _share_done(engine: Engine, tables: TableFiles) -> Callable[[pa.RecordBatch], float]:
-    """By rows for parquet, which knows them; for text by bytes, roughly: a batch is not as long as its text."""
+    """Progress by rows for parquet, and roughly by bytes for text, since a batch and its text differ in size."""
     if tables.format == "parquet":
         total = float(engine.fetch("SELECT count(*) AS n FROM upload")["n"][0].as_py())
     else:
@@ -320,7 +322,7 @@ def _share_done(engine: Engine, tables: TableFiles) -> Callable[[pa.RecordBatch]
     return share
 
 
-# --- What only a query over the whole file can tell ---
+# --- Counts over the whole file ---
 
 
 def _with_counts(
@@ -337,7 +339,7 @@ def _with_counts(
     ).to_pylist()[0]
     counts = _Counts(row["n_rows"], row["n_users"], row["n_users_with_two"])
     if counts.n_valid_rows != report.n_valid_rows:
-        # Two passes over the same bytes agree; a property test holds the schemas and the SQL to that.
+        # Both passes give the same count on the same bytes; a property test checks schemas and SQL for that.
         raise EngineError("The files changed while they were read.", remedy="Try again once they are complete.")
     table = replace(report.table, n_users=counts.n_users, n_users_with_two=counts.n_users_with_two)
     report = replace(report, table=table)
@@ -354,7 +356,7 @@ def _with_duplicates_dropped(
     engine: Engine, columns: Sequence[Column], tally: Tally, report: ValidationReport, key: Column
 ) -> ValidationReport:
     first = engine.fetch(
-        # one row per later duplicate, the first 500 in file order; an invalid row is no one's first
+        # one row per later duplicate, the first 500 in file order; invalid rows are ignored
         "WITH numbered AS (SELECT row_number() OVER () AS row_number, "
         f"CASE WHEN {cells.usable_row_sql(columns)} THEN {cells.value_sql(key)} END AS user_id FROM upload), "
         "repeated AS (SELECT user_id, min(row_number) AS first_row FROM numbered WHERE user_id IS NOT NULL "
@@ -398,13 +400,13 @@ def _verdict_of(error: InputError) -> _Verdict:
     return _Verdict(code, error.status_code, str(error))
 
 
-def _not_seconds(
+def _wrong_time_unit(
     engine: Engine, columns: Sequence[Column], report: ValidationReport, upload: UploadKind
 ) -> _Verdict | None:
     position = next((i for i, column in enumerate(columns) if column.role is Role.TIMESTAMP), None)
     if position is None or columns[position].kind == cells.TIME:
         return None
-    # Unusable cells are the sign; only then are the files asked how large they are.
+    # Query the size of the times only if many cells are unusable.
     if report.columns[position].n_errors * 2 <= report.n_rows:
         return None
     column = columns[position]
@@ -423,7 +425,7 @@ def _not_seconds(
 
 
 def _too_many_invalid(tally: Tally, report: ValidationReport, task: _Task) -> _Verdict | None:
-    # Duplicates are no part of it.
+    # Duplicates do not count.
     if not checks.exceeds(tally.n_invalid_rows, tally.n_rows, task.max_invalid_share):
         return None
     upload = task.rules.upload
@@ -433,14 +435,14 @@ def _too_many_invalid(tally: Tally, report: ValidationReport, task: _Task) -> _V
     if upload is checks.SEED:
         rows, share = "Too many rows of the seed are invalid", ""  # both sides of a job read it
     reason = (
-        f"{rows} ({share}at most {task.max_invalid_share:.4g} of them may be), "
-        f"most for {commonest.value}. Correct the rows that the validation report lists."
+        f"{rows} ({share}the limit is a share of {task.max_invalid_share:.4g}); "
+        f"the most common error is {commonest.value}. Correct the rows listed in the validation report."
     )
     return _Verdict(None, upload.invalid, reason)
 
 
 def _too_few(upload: UploadKind, n_found: int, n_least: int, unit: str) -> _Verdict:
-    reason = f"The {upload.what} has {n_found:,} {unit}; at least {n_least:,} are needed. Give more data."
+    reason = f"The {upload.what} has {n_found:,} {unit}; at least {n_least:,} are required. Provide more data."
     return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.too_small, reason)
 
 
@@ -461,7 +463,7 @@ def _schema_report(columns: Sequence[Column]) -> SchemaReport:
     misfits = tuple(
         RecordedError(
             ErrorCode.INVALID_FILE_TYPE,
-            f"The role {column.role} takes {cells.TYPES_IN_WORDS[column.role]}.",
+            f"The role {column.role} requires {cells.TYPES_IN_WORDS[column.role]}.",
             column=column.name,
         )
         for column in columns

@@ -1,8 +1,8 @@
-"""The profile of an interactions table: how large, how dense, from when; no ids.
+"""Profile of an interactions table: size, density and dates, without ids.
 
-Lives here: the numbers that the training dataset's page shows.
-Add here when a person needs one more number to trust a table.
-Keep out: names of users and items, and validity (`uploads.cells` says which rows are valid).
+Lives here: the numbers shown on a training dataset's page.
+Add here when an analyst needs another number to judge a table.
+Keep out: ids of users and items, and row validity (`uploads.cells`).
 """
 
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ def profile_interactions(
     engine_settings: EngineSettings | None = None,
     top_items: int = 20,
 ) -> dict[str, Any]:
-    """Profile an interactions table that passed its validation.
+    """Profile a valid interactions table.
 
     Args:
         source: File, folder or glob of parquet, CSV (header) or JSON Lines.
         columns: Declared column names and roles.
-        engine_settings: How much of the machine to use.
-        top_items: How many of the items with most users to give the share of users of.
+        engine_settings: Limits of the engine on this machine.
+        top_items: Number of most popular items whose user shares are returned.
 
     Returns:
         JSON-ready: `n_rows`, `n_valid_rows`, `n_users`, `n_items`, `n_users_with_two` (at least two valid rows),
         `first_day` and `last_day` (ISO dates in UTC, or None), `rows_per_user` (quantile → rows),
-        `top_item_user_shares` (of the items with most users, best first, the share of users that touched each),
-        `n_nulls` (declared column → empty cells), `rows_per_month` ("2017-03" → valid rows with such a time).
-        No ids.
+        `top_item_user_shares` (share of users who interacted with each of the most popular items, in descending
+        order), `n_nulls` (declared column → empty cells), `rows_per_month` ("2017-03" → valid rows in that month).
+        There are no ids.
 
     Raises:
         TrainingDataError: The files cannot be found or read, or lack a declared column.
-        UsageError: The declaration itself is wrong.
-        EngineError: The engine failed for another reason than the files, such as lack of memory.
+        UsageError: The declaration is invalid.
+        EngineError: The engine failed for a reason other than the files, such as lack of memory.
     """
     declared = cells.check_declaration(columns, needs=[Role.USER_ID, Role.ITEM_ID])
     tables = checks.find_upload(source, checks.INTERACTIONS)

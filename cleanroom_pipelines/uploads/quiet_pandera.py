@@ -1,11 +1,11 @@
-"""pandera, without the warning that it causes where pyspark is installed.
+"""Import of pandera without the warning that pyspark causes.
 
-Lives here: its import.
+Lives here: the import.
 Keep out: schemas.
 
-pandera looks for pyspark.pandas, which none of our code uses, when it is imported and again when it first checks a
-frame. That warns on stderr of every command, since it does not support pandas 3 fully. The rest of pyspark, which
-the Spark engine uses, does not warn.
+pandera imports pyspark.pandas if it is installed, on its own import and on the first check of a frame. Our code
+does not use pyspark.pandas, which does not fully support pandas 3 and would warn on stderr in every command. The
+parts of pyspark that the Spark engine uses do not warn.
 """
 
 import warnings

@@ -1,8 +1,8 @@
-"""The validation report: what is right and wrong with one upload, in counts and row numbers.
+"""The validation report: counts, error codes and row numbers for one upload.
 
-Lives here: the report's shape, its closed list of codes, and its readable forms.
-Add here when a report has to say something it cannot say yet.
-Keep out: how rows are judged (`uploads.cells`, `schemas`), how files are read (`files`), and every cell value.
+Lives here: the report's shape, its closed list of error codes, and its text and Markdown forms.
+Add here when a report needs another field.
+Keep out: validating rows (`uploads.cells`, `schemas`), reading files (`files`), and every cell value.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ class Outcome(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """What can be wrong with a cell, a row or a file; closed list.
+    """Reason why a cell, row or file is invalid; a closed list.
 
-    A line that cannot be taken apart at all has NOT_ENOUGH_COLUMNS (or TOO_MANY_COLUMNS, where that is why).
+    A line that cannot be parsed is reported as NOT_ENOUGH_COLUMNS, or as TOO_MANY_COLUMNS if that is the cause.
 
     Source: contracts/media.md, section 1.
     """
@@ -64,20 +64,20 @@ MESSAGES: Mapping[ErrorCode, str] = {
     ErrorCode.INVALID_NUMERIC_RANGE: "The number, or the length of the text, is outside its range.",
     ErrorCode.NOT_ENOUGH_COLUMNS: "The line could not be split into its columns, or has too few.",
     ErrorCode.TOO_MANY_COLUMNS: "The line has too many columns.",
-    ErrorCode.INVALID_FILE_TYPE: "The row holds the names of the columns; this file has no header.",
+    ErrorCode.INVALID_FILE_TYPE: "The row contains column names; this file must not have a header.",
     ErrorCode.DUPLICATE_VALUES: "An earlier row has the same key.",
 }
 
 
 @dataclass(frozen=True)
 class RecordedError(Document):
-    """One error: where it is, and what it is, never what the cell holds.
+    """One error with its code and location, without the cell's value.
 
     Args:
-        code: The reason.
-        message: The reason in words.
-        row: Number of the data row from 1, in file order across all files; None for the file as a whole.
-        column: Declared column name, or None for the row or the file as a whole.
+        code: Error code.
+        message: Error message.
+        row: Data row, counted from 1 in file order across all files; None for an error of the whole file.
+        column: Declared column name; None for an error of the whole row or file.
     """
 
     code: ErrorCode
@@ -93,7 +93,7 @@ class RecordedError(Document):
 
 @dataclass(frozen=True)
 class Errors(Document):
-    """Errors of one kind: all counted, the first 500 recorded in row order."""
+    """Errors of one part of the report: the total, and the first 500 in row order."""
 
     n_errors: Annotated[int, Field(alias="numErrorsTotal")] = 0
     recorded: Annotated[tuple[RecordedError, ...], Field(alias="recordedErrors")] = ()
@@ -106,12 +106,12 @@ class _OfColumn(Document):
 
 @dataclass(frozen=True)
 class ColumnReport(Errors, _OfColumn):
-    """Errors of one declared column's cells."""
+    """Errors in the cells of one declared column."""
 
 
 @dataclass(frozen=True)
 class ColumnType(_OfColumn):
-    """A declared column's name and role, and its physical type: "text" for every cell of CSV and JSON Lines."""
+    """A declared column's name, role and physical type; always "text" for CSV and JSON Lines."""
 
     role: str
     type: str
@@ -119,26 +119,26 @@ class ColumnType(_OfColumn):
 
 @dataclass(frozen=True)
 class SchemaReport(Errors):
-    """What was declared, what the files hold, and the columns whose type their role forbids: an error for each."""
+    """Declared columns with their types in the files, and an error for each type that the role does not allow."""
 
     columns: tuple[ColumnType, ...] = ()
 
 
 @dataclass(frozen=True)
 class TableReport(Errors):
-    """The upload as a whole: its files, and lines that could not be taken apart.
+    """The upload as a whole: its files, and the lines that could not be parsed.
 
     Args:
         n_files: Files read.
-        n_bytes: Their size on disk, in bytes.
+        n_bytes: Total file size in bytes.
         format: "csv", "jsonl" or "parquet"; empty if nothing could be read.
-        n_unknown_columns: Columns that nobody declared; they are ignored.
-        unknown_columns: Their names, where the file surely has a header: a file without one would show its
-            first row here, so names are left out when a declared column is missing, and always for seeds.
+        n_unknown_columns: Undeclared columns, which are ignored.
+        unknown_columns: Names of the undeclared columns. Empty for seeds, and if a declared column is missing:
+            the file may then have no header, and the names would be its first row.
         n_users: Unique users of the valid rows, or unique ids of a seed.
-        n_users_with_two: Of them, those with at least two valid rows.
-        n_ids_changed: Matching ids of valid rows whose normal form differs from what was given; reports from
-            before there were matching ids lack it.
+        n_users_with_two: Users with at least two valid rows.
+        n_ids_changed: Matching ids in valid rows that normalization changed; missing in reports written before
+            matching ids existed.
     """
 
     n_files: Annotated[int, Field(alias="numFiles")] = 0
@@ -153,14 +153,14 @@ class TableReport(Errors):
 
 @dataclass(frozen=True)
 class UniquenessReport(Errors):
-    """Later duplicates of a key among the valid rows; the first of them wins.
+    """Duplicate keys among the valid rows; the first row with a key is kept.
 
-    They are errors where they are dropped (users tables), not in seeds, whose duplicates are only counted.
+    Duplicates are errors where they are dropped (users tables). In seeds they are only counted.
 
     Args:
-        key_columns: The columns of the key; none where nothing must be unique (interactions).
+        key_columns: Columns of the key; empty if no key must be unique (interactions).
         n_unique: Distinct keys.
-        n_duplicates: Later duplicates.
+        n_duplicates: Rows that repeat the key of an earlier row.
     """
 
     key_columns: Annotated[tuple[str, ...], Field(alias="keyColumns")] = ()
@@ -168,27 +168,27 @@ class UniquenessReport(Errors):
     n_duplicates: Annotated[int, Field(alias="numDuplicates")] = 0
 
 
-# What the contract puts into `table`, though it is said of the whole report.
+# Fields of the whole report that the contract puts into `table`.
 _IN_TABLE = ("what", "statusCode", "reason")
 
 
 @dataclass(frozen=True)
 class ValidationReport(Document):
-    """What is right and wrong with one upload; no cell value is ever in it.
+    """Validation result of one upload, without any cell values.
 
     Args:
-        what: What was validated, in words: "seed", "interactions table", "users table".
-        outcome: PASSED: usable, after dropping `n_rows_dropped` rows. FAILED: not usable, nothing was taken.
-        n_rows: Data rows, those that could not be taken apart included.
-        n_invalid_rows: Rows with at least one error; for a users table with later duplicates.
-        n_invalid_rows_by_code: The same by code; a row with two codes counts under both.
+        what: Name of the validated upload: "seed", "interactions table", "users table".
+        outcome: PASSED: usable after dropping `n_rows_dropped` rows. FAILED: not usable, nothing was ingested.
+        n_rows: Data rows, including lines that could not be parsed.
+        n_invalid_rows: Rows with at least one error; in a users table duplicates count too.
+        n_invalid_rows_by_code: Invalid rows by error code; a row with two codes counts under both.
         columns: Errors by declared column.
-        schema: Declared against actual types.
+        schema: Declared and actual types.
         table: The upload as a whole.
         uniqueness: Duplicates.
         n_rows_dropped: Rows a reader must drop; 0 if FAILED.
-        status_code: The code a resource gets that fails for this report; None if PASSED.
-        reason: Why it failed and what to do, in one or two sentences; empty if PASSED.
+        status_code: Status code of a resource that fails because of this report; None if PASSED.
+        reason: Why validation failed and what to do, in one or two sentences; empty if PASSED.
 
     Source: contracts/media.md, section 1.
     """
@@ -215,7 +215,7 @@ class ValidationReport(Document):
 
     @property
     def n_valid_rows(self) -> int:
-        """Rows that are used: neither invalid nor, in a users table, a later duplicate."""
+        """Usable rows: not invalid and, in a users table, not a duplicate."""
         return self.n_rows - self.n_invalid_rows
 
     def as_dict(self) -> dict[str, Any]:
@@ -228,13 +228,13 @@ class ValidationReport(Document):
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read `as_dict` back.
+        """Read a report from the shape `as_dict` returns.
 
         Raises:
-            ValueError: If it was written in another version of the shape.
+            ValueError: The report has another version.
         """
         if value.get("version") != REPORT_VERSION:
-            raise ValueError("The validation report has a version that is not read here.")
+            raise ValueError("The validation report has an unsupported version.")
         report, table = dict(value["report"]), dict(value["report"]["table"])
         report |= {name: table.pop(name) for name in _IN_TABLE} | {"table": table}
         report["dropInvalidRows"] = report["dropInvalidRows"]["numInvalidRowsDropped"]
@@ -242,7 +242,7 @@ class ValidationReport(Document):
 
 
 def report_sentence(report: ValidationReport) -> str:
-    """The report in one sentence, or the reason of its failure."""
+    """Summarize the report in one sentence; for a failed one, the reason."""
     if not report.passed:
         return report.reason
     parts = [f"{report.n_valid_rows:,} of {report.n_rows:,} rows are usable"]
@@ -257,7 +257,7 @@ def report_sentence(report: ValidationReport) -> str:
 
 
 def report_markdown(report: ValidationReport) -> str:
-    """The report as a readable page: the sentence, the errors by code and column with first rows, the columns."""
+    """Render the report as Markdown: summary, errors by column and code with their first rows, and columns."""
     lines = [f"**{report.outcome.value}.** {_text(report_sentence(report))}", ""]
     if report.table.format:
         files = "1 file" if report.table.n_files == 1 else f"{report.table.n_files:,} files"
@@ -290,7 +290,7 @@ def _error_rows(report: ValidationReport) -> list[str]:
         codes = sorted({error.code for error in errors.recorded})
         for code in codes:
             found = [error for error in errors.recorded if error.code is code]
-            # Only the first 500 are recorded, so a column with more has an exact total but no exact split.
+            # Only the first 500 errors are recorded, so beyond that the total is exact but the split is not.
             n_total = len(found) if errors.n_errors == len(errors.recorded) else None
             count = f"{n_total:,}" if n_total is not None else f"≥ {len(found):,} of {errors.n_errors:,}"
             numbers = [f"{error.row:,}" for error in found if error.row is not None]

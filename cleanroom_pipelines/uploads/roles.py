@@ -1,15 +1,15 @@
-"""Roles: what a column of an uploaded table means.
+"""Column roles: the meaning of each column of an uploaded table.
 
-Lives here: the one list of roles.
-Add here when a column can mean something new.
-Keep out: which cells a role takes (`cells`).
+Lives here: the only list of roles.
+Add here when a column can have a new meaning.
+Keep out: the cells that a role accepts (`cells`).
 """
 
 from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a column means (source: `columnTypes` of the AWS Clean Rooms ML API)."""
+    """Meaning of a column (source: `columnTypes` of the AWS Clean Rooms ML API)."""
 
     USER_ID = "USER_ID"
     ITEM_ID = "ITEM_ID"
@@ -19,10 +19,10 @@ class Role(StrEnum):
 
     @property
     def is_feature(self) -> bool:
-        """Whether the column describes; a table may have several of these."""
+        """Whether the column is a feature; a table may have several."""
         return self in (Role.CATEGORICAL_FEATURE, Role.NUMERICAL_FEATURE)
 
     @property
     def is_id(self) -> bool:
-        """Whether every row needs a value: a missing time is unknown, and a missing feature is none."""
+        """Whether the column holds ids; only ids must not be missing."""
         return self in (Role.USER_ID, Role.ITEM_ID)

@@ -1,14 +1,14 @@
-"""Reading the files that are uploaded for a data room: no header, columns by position.
+"""Reading files uploaded for a data room, which have no header and are read by column position.
 
-Lives here: what an upload's bytes are, unpacking it, and its cells as they lie in the file.
-Add here when an upload may come in a further format.
-Keep out: which cells are valid (`room_schemas`) and what is made of them (`rooms`).
+Lives here: detecting an upload's format, unpacking it, and reading its raw cells.
+Add here when uploads may have another format.
+Keep out: valid cells (`room_schemas`) and a room's files (`rooms`).
 
-The format is told by the content, since uploads have no name that could be trusted: `PAR1` is Parquet, the magic
-number of gzip is gzip around either, everything else is CSV (comma, quotes doubled inside quotes, UTF-8 with or
-without a byte order mark; blank lines are no rows; a comma at the end of a line adds no cell). Gzip is unpacked
-into scratch by Python, which checks its checksum: DuckDB takes a damaged block for the end of the file, and
-reads the half before it as if it were all.
+The format is detected from the content, since the names of uploads cannot be trusted: `PAR1` is Parquet, the gzip
+magic number is a gzipped file of either format, everything else is CSV (comma, quotes doubled inside quotes, UTF-8
+with or without a byte order mark; blank lines are skipped; a trailing comma adds no cell). Gzip is unpacked into
+scratch by Python, which verifies its checksum: DuckDB treats a damaged block as the end of the file, and silently
+reads only the part before it.
 """
 
 import csv
@@ -35,11 +35,12 @@ class RoomFile:
     """An uploaded file, ready to be scanned.
 
     Args:
-        path: Where the engine can read it; inside scratch.
-        format: What it is, gzip taken off.
-        record_sizes: How many of the first 1,000 records of a CSV have how many columns; of Parquet its columns.
-        line_end: How the first record of a CSV ends; empty where the file ends with it.
-        n_bytes: Its size as it was uploaded.
+        path: Path that the engine can read, inside scratch.
+        format: Format of the unpacked file.
+        record_sizes: Number of columns → number of records with it, over the first 1,000 records of a CSV; for
+            Parquet its one number of columns.
+        line_end: Line ending of a CSV's first record; empty if the file ends there.
+        n_bytes: Size of the upload, in bytes.
     """
 
     path: Path
@@ -50,40 +51,40 @@ class RoomFile:
 
     @property
     def n_columns(self) -> int:
-        """The commonest number of columns; 0 without a record."""
-        # Of equally common numbers the larger: a cell that is missing is commoner than one too many.
+        """The most common number of columns; 0 if there are no records."""
+        # On a tie the larger number: missing cells are more common than extra ones.
         return max(self.record_sizes, key=lambda size: (self.record_sizes[size], size), default=0)
 
     def has_columns(self, n_columns: int) -> bool:
-        """Whether it is a file of so many columns: no other number is commoner among its first records."""
+        """Whether no other number of columns is more common than this one among the first records."""
         n_others = [n for size, n in self.record_sizes.items() if size != n_columns]
         return self.record_sizes.get(n_columns, 0) >= max(n_others, default=0)
 
     @property
     def tables(self) -> TableFiles:
-        """The file for functions that ask for its format; its columns are named c0, c1, … here."""
+        """The file as `TableFiles`, with columns named c0, c1, …."""
         return TableFiles((self.path,), self.format, column_names(self.n_columns))
 
 
 def column_names(n_columns: int) -> tuple[str, ...]:
-    """What columns without a name are called."""
+    """Names of columns by position: c0, c1, …."""
     return tuple(f"c{i}" for i in range(n_columns))
 
 
 def open_room_file(path: Path, scratch: Path, *, max_bytes: int | None = None) -> RoomFile:
-    """Look at an uploaded file.
+    """Detect an uploaded file's format, and prepare it for the engine.
 
     Args:
-        path: The file, whatever it is called.
-        scratch: An existing folder for the unpacked file, empty of other uploads' files of this name.
-        max_bytes: The most that it may hold when it is unpacked. None: no limit.
+        path: The file; its name is ignored.
+        scratch: Existing folder for the unpacked file; use one folder per upload.
+        max_bytes: Maximum unpacked size in bytes. None: no limit.
 
     Returns:
-        The file as the engine can read it.
+        The file, ready for the engine.
 
     Raises:
-        InputError: It is not there, has no bytes, cannot be read or holds too much; the attribute `problem` is
-            "missing", "empty", "unreadable" or "too large".
+        InputError: It is missing, empty, cannot be read or is too large; the attribute `problem` is "missing",
+            "empty", "unreadable" or "too large".
         StorageFullError: The disk is full.
     """
     try:
@@ -94,22 +95,22 @@ def open_room_file(path: Path, scratch: Path, *, max_bytes: int | None = None) -
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError("The disk is full.", remedy="Free some space and try again.") from None
         cause, missing = type(error).__name__, isinstance(error, FileNotFoundError)
-    # Outside the handler: what could not be decoded is in the error, and __context__ would keep it.
+    # Outside the handler: a decoding error holds the bytes, and __context__ would keep it.
     if missing:
-        raise InputError("The file is not there.", remedy="Upload it again.", problem="missing")
+        raise InputError("The uploaded file is missing.", remedy="Upload it again.", problem="missing")
     raise InputError(
         f"The file cannot be read ({cause}).",
-        remedy="Give a complete file: CSV in UTF-8, the same as gzip, or Parquet.",
+        remedy="Upload a complete file: UTF-8 CSV or Parquet, optionally gzipped.",
         problem="unreadable",
     )
 
 
 def scan_sql(file: RoomFile, n_columns: int) -> str:
-    """A query of a file's cells in file order, in columns named c0, c1, …: VARCHAR for CSV, its types for Parquet.
+    """SQL query for a file's cells in file order, in columns c0, c1, …: VARCHAR for CSV, own types for Parquet.
 
     Args:
         file: The file.
-        n_columns: The columns it must have; lines of a CSV with another number are rejected.
+        n_columns: Expected number of columns; CSV lines with another number are rejected.
     """
     names = column_names(n_columns)
     path = quote_literal(str(file.path))
@@ -121,7 +122,7 @@ def scan_sql(file: RoomFile, n_columns: int) -> str:
         f"SELECT * FROM read_csv({path}, columns = {{{columns}}}, auto_detect = false, header = false, "
         "compression = 'none', delim = ',', quote = '\"', escape = '\"', nullstr = '', "
         f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, rejects_limit = 0"
-        # Without being told, DuckDB takes a line break inside a quoted cell for the end of all lines.
+        # Without new_line, DuckDB may detect a line break inside a quoted cell as the file's line ending.
         + (f", new_line = '{line_end}')" if line_end else ")")
     )
 
@@ -135,11 +136,11 @@ def _open(path: Path, scratch: Path, max_bytes: int | None) -> RoomFile:
             sink.writelines(unpacked_blocks(path, max_bytes=max_bytes))
         magic = _magic_of(plain)
     else:
-        # A link with a plain name: the engine would take a star in a path for a pattern.
+        # A link with a plain name: the engine would read a star in a path as a pattern.
         plain = scratch / "plain"
         plain.symlink_to(path.resolve())
     if not magic:
-        raise InputError("The file is empty.", remedy="Give a file with at least one row.", problem="empty")
+        raise InputError("The file is empty.", remedy="Upload a file with at least one row.", problem="empty")
     if magic == _PARQUET_MAGIC:
         return RoomFile(plain, "parquet", {_n_parquet_columns(plain, max_bytes): 1}, "", n_bytes)
     sizes, line_end = _shape_of_csv(plain)
@@ -159,7 +160,7 @@ def _n_parquet_columns(path: Path, max_bytes: int | None) -> int:
         facts = pq.read_metadata(path)
         groups = (facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
         n_columns = len(facts.schema.to_arrow_schema())
-        # a cell that repeats takes next to no bytes, but is read again for each row
+        # a repeated cell takes almost no bytes, but is read for each row
         if max_bytes is not None and max(sum(groups), facts.num_rows * n_columns) > max_bytes:
             raise too_large(max_bytes)
         return n_columns
@@ -178,7 +179,7 @@ def _shape_of_csv(path: Path) -> tuple[Mapping[int, int], str]:
                 line_end = line_end or _end_of(seen[-1])
                 sizes[len(record)] += 1
         except csv.Error:
-            # A record that is no CSV is one bad row, which the engine counts.
+            # An invalid CSV record is one invalid row, which the engine counts.
             line_end = line_end or (_end_of(seen[-1]) if seen else "")
     sizes.pop(0, None)
     return sizes, line_end

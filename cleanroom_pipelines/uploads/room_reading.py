@@ -1,11 +1,11 @@
-"""Reading one dataset of a data room: which rows of the uploads are valid, and what is wrong with the others.
+"""Reading and validating one dataset of a data room.
 
-Lives here: the columns of each dataset, judging their rows batch by batch, dropping later duplicates, the report.
-Add here when a dataset is added, or a further reason fails one.
-Keep out: what is written for a room (`rooms`), valid cells (`room_schemas`), formats (`room_files`).
+Lives here: the columns of each dataset, validating rows batch by batch, dropping duplicates, the report.
+Add here when there is a new dataset, or a new reason for a dataset to fail.
+Keep out: a room's files (`rooms`), valid cells (`room_schemas`), file formats (`room_files`).
 
-The files of a dataset are read once, in batches. What is valid goes to Parquet files in scratch with the number of
-its row, matching ids as keyed digests only; then one query finds the later duplicates.
+The files of a dataset are read once, in batches. Valid rows are written to Parquet files in scratch with their row
+numbers, matching ids as keyed digests only. One query then finds the duplicates.
 """
 
 import errno
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from cleanroom_pipelines.uploads.room_schemas import RoomColumn
     from cleanroom_pipelines.uploads.schemas import CellErrors
 
-# From the kind and the ids as given to the hashes that an ad destination takes; null where it can take none.
+# From the kind of id and the ids as uploaded to the hashes for an ad destination; null where it has no hash.
 ActivationHasher = Callable[[MatchingId, pa.Array], pa.Array]
 
 MAX_BATCH_ROWS = 500_000
@@ -68,13 +68,13 @@ class RoomUpload:
     """One uploaded file.
 
     Args:
-        dataset: What it is.
-        path: Where it lies; its name means nothing.
-        matching_id: The kind of its ids, for MATCHING and SEED_AUDIENCES.
-        n_embeddings: How many numbers a row has, for EMBEDDINGS.
+        dataset: Its dataset.
+        path: Its path; the file name is ignored.
+        matching_id: Kind of its ids, for MATCHING and SEED_AUDIENCES only.
+        n_embeddings: Numbers per row, for EMBEDDINGS only.
 
     Raises:
-        UsageError: The dataset needs one of these, or has none.
+        UsageError: `matching_id` or `n_embeddings` is missing, or set for the wrong dataset.
     """
 
     dataset: Dataset
@@ -86,19 +86,19 @@ class RoomUpload:
         has_ids = self.dataset.has_ids
         if has_ids != (self.matching_id is not None):
             raise UsageError(
-                f"The dataset {self.dataset} has {'a' if has_ids else 'no'} kind of matching id.",
-                remedy="Name the kind for matching tables and seed audiences only.",
+                f"The dataset {self.dataset} {'needs a' if has_ids else 'cannot have a'} kind of matching id.",
+                remedy="Set the kind for matching tables and seed audiences only.",
             )
         if (self.dataset is Dataset.EMBEDDINGS) != bool(self.n_embeddings and self.n_embeddings > 0):
             raise UsageError(
-                "Embeddings have a number of dimensions of at least 1, and no other dataset has one.",
-                remedy="Give n_embeddings for embeddings only.",
+                "Embeddings need a number of dimensions of at least 1; other datasets cannot have one.",
+                remedy="Set n_embeddings for embeddings only.",
             )
 
 
 @dataclass(frozen=True)
 class _Rules:
-    """What a dataset is called, what is unique in it, and the code of a resource that fails for it."""
+    """A dataset's name in messages, its unique key, and the status codes of its failures."""
 
     what: str
     key: tuple[str, ...]
@@ -125,14 +125,14 @@ _RULES = {
 
 @dataclass(frozen=True)
 class ReadDataset:
-    """A dataset that was read.
+    """A dataset that was read and validated.
 
     Args:
-        dataset: What it is.
-        report: What is right and wrong with it.
-        rows: Scratch file of its valid rows, later duplicates included: `row_number` and the columns of the
-            room's file; None if it failed.
-        activation: Scratch file of the hashes for ad destinations; None without any.
+        dataset: Which dataset.
+        report: Its validation report.
+        rows: Scratch file of its valid rows, duplicates included: `row_number` and the columns of the room's
+            file; None if it failed.
+        activation: Scratch file of the hashes for ad destinations; None if there are none.
         n_embeddings: Numbers per row; 0 for other datasets.
     """
 
@@ -145,13 +145,13 @@ class ReadDataset:
 
 @dataclass(frozen=True)
 class Reading:
-    """How datasets are read.
+    """Settings for reading datasets.
 
     Args:
-        scratch: An existing folder for everything that is written on the way, which the caller removes.
-        room_key: The secret of the digests.
-        activation: By destination, what makes its hashes.
-        batch_rows: Most rows per batch.
+        scratch: Existing folder for temporary files; the caller removes it.
+        room_key: Secret key of the digests.
+        activation: By destination, the function that computes its hashes.
+        batch_rows: Maximum rows per batch.
         runtime: Engine, progress and cancellation.
     """
 
@@ -162,7 +162,7 @@ class Reading:
     runtime: Runtime = Runtime()  # noqa: RUF009 frozen
 
     def within(self, start: float, end: float) -> "Reading":
-        """The same for a part of the work, whose 0 to 1 is `start` to `end` of the whole."""
+        """Return a copy for a part of the work, whose progress runs from `start` to `end`."""
         return replace(self, runtime=self.runtime.part(start, end))
 
 
@@ -170,16 +170,16 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
     """Read a dataset from its files.
 
     Args:
-        dataset: What it is.
-        files: Its uploads, in order; several for MATCHING and SEED_AUDIENCES only. Rows are numbered over all.
-        reading: How.
+        dataset: Which dataset.
+        files: Its uploads, in order; several for MATCHING and SEED_AUDIENCES only. Rows are numbered across files.
+        reading: Settings.
 
     Returns:
-        The dataset. Whatever is wrong with the files fails the report, not the call.
+        The dataset. Invalid files fail the report, not the call.
 
     Raises:
-        CancelledError: Somebody asked for it.
-        EngineError: The engine failed for another reason than the files, such as lack of memory.
+        CancelledError: The run was cancelled.
+        EngineError: The engine failed for a reason other than the files, such as lack of memory.
         StorageFullError: Scratch is full.
     """
     rules = _RULES[dataset]
@@ -195,7 +195,7 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
         return ReadDataset(dataset, _failed_for(part.report(), rules, error), None)
     reading.runtime.tell(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
     report = part.report()
-    if (reason := _no_rows(part.tally, rules)) is not None:
+    if (reason := _no_valid_rows(part.tally, rules)) is not None:
         return ReadDataset(dataset, _failed(report, rules, *reason), None)
     report = _with_duplicates(report, part, reading)
     reading.runtime.tell(1.0, f"{rules.what}: validated")
@@ -208,7 +208,7 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
 
 
 class _Part:
-    """A dataset while it is read: what its batches add up to, and where its valid rows go."""
+    """A dataset being read: totals over its batches, and the files of its valid rows."""
 
     def __init__(self, dataset: Dataset, reading: Reading) -> None:
         self.dataset = dataset
@@ -243,7 +243,7 @@ class _Part:
         """Read one file.
 
         Raises:
-            InputError: The file as a whole cannot be used.
+            InputError: The whole file cannot be used.
         """
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         file = open_room_file(upload.path, folder, max_bytes=self.reading.runtime.engine.unpacked_bytes)
@@ -255,7 +255,7 @@ class _Part:
             format=", ".join(formats),
         )
         with (
-            _damage_is_the_files(),
+            _file_damage_as_error(),
             open_engine(self.reading.runtime.engine, paths=[folder, upload.path]) as engine,
         ):
             self._read_rows(engine, file, upload)
@@ -279,7 +279,7 @@ class _Part:
         is_first = file.format == "csv"
         for batch in engine.batches(f"SELECT {select} FROM upload", rows=batch_rows):
             header = is_first and _is_header(columns, batch)
-            self._take(schema, columns, batch, upload.matching_id, header=header)
+            self._add_batch(schema, columns, batch, upload.matching_id, header=header)
             is_first = False
             self.reading.runtime.tell(share_of(batch), stage)
         rejected = engine.rejected_lines()
@@ -289,7 +289,7 @@ class _Part:
     def _columns_of(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> "Sequence[RoomColumn]":
         named = _columns_of(self.dataset, file, upload)
         if not file.has_columns(len(named)):
-            raise _wrong_number(file.n_columns, len(named))
+            raise _wrong_column_count(file.n_columns, len(named))
         engine.execute(f"CREATE OR REPLACE TEMP VIEW upload AS {scan_sql(file, len(named))}")
         types = cells.physical_types(engine, "upload", file.tables, column_names(len(named)))
         columns = [
@@ -307,7 +307,7 @@ class _Part:
             ColumnType(
                 column.name,
                 upload.matching_id if upload.matching_id and column.name == "matching_id" else column.cell,
-                # A nested type in words holds the names of its fields, which may be anything.
+                # The text of a nested type holds its field names, which may be data.
                 type_ if column.fits else column.kind,
             )
             for column, type_ in zip(columns, types, strict=True)
@@ -316,7 +316,7 @@ class _Part:
         errors = tuple(
             RecordedError(
                 ErrorCode.INVALID_FILE_TYPE,
-                f"The column takes {column.types_in_words}.",
+                f"The column must be {column.types_in_words}.",
                 column=column.name,
             )
             for column in misfits
@@ -325,12 +325,12 @@ class _Part:
         self.schema = SchemaReport(len(errors), errors, (*self.schema.columns, *seen))
         if misfits:
             raise InputError(
-                f"Column {misfits[0].name!r} has a type that it cannot have.",
+                f"Column {misfits[0].name!r} has a type that is not allowed.",
                 remedy=f"Convert it to {misfits[0].types_in_words}.",
                 problem="type",
             )
 
-    def _take(
+    def _add_batch(
         self,
         schema: Sequence[Any],
         columns: "Sequence[RoomColumn]",
@@ -363,9 +363,9 @@ class _Part:
         kept = {name: array.filter(pa.array(valid)) for name, array in arrays.items()}
         self._rows.write(_room_rows(self.dataset, kept, numbers, kind, columns))
         if given is not None and kind is not None:
-            self._take_hashes(kind, kept)
+            self._add_hashes(kind, kept)
 
-    def _take_hashes(self, kind: MatchingId, kept: Mapping[str, pa.Array]) -> None:
+    def _add_hashes(self, kind: MatchingId, kept: Mapping[str, pa.Array]) -> None:
         for destination, hasher in self.reading.activation.items():
             hashes = _hashes_of(destination, hasher, kind, kept["matching_id"])
             names = pa.array([destination] * len(hashes), pa.string())
@@ -373,7 +373,7 @@ class _Part:
             self._hashes.write(table.filter(hashes.is_valid()))
 
     def report(self) -> ValidationReport:
-        """What the rows read so far say."""
+        """Report on the rows read so far."""
         tally = self.tally
         return ValidationReport(
             _RULES[self.dataset].what,
@@ -390,7 +390,7 @@ class _Part:
 
 
 class _Sink:
-    """A Parquet file in scratch that grows by tables; there is none before the first."""
+    """A Parquet file in scratch, created by the first table and extended by the next ones."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -419,7 +419,7 @@ class _Sink:
         # Outside the handler: Arrow's message may quote a cell, and __context__ would keep it.
         if is_full:
             raise StorageFullError("The disk is full.", remedy="Free some space and try again.")
-        raise EngineError(f"The valid rows could not be kept in scratch ({cause}).")
+        raise EngineError(f"The valid rows could not be written to scratch ({cause}).")
 
     def close(self) -> None:
         self._stack.close()
@@ -445,7 +445,7 @@ def _columns_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> "list[R
 
 
 def _is_header(columns: "Sequence[RoomColumn]", batch: pa.RecordBatch) -> bool:
-    """Whether the first row is the columns' own names, which no upload has."""
+    """Whether the first row holds the column names; uploads must not have a header."""
     cells_ = [column[0].as_py() for column in batch.columns] if batch.num_rows else []
     return [str(cell).strip().lower() for cell in cells_] == [column.name for column in columns]
 
@@ -457,7 +457,7 @@ def _room_rows(
     kind: MatchingId | None,
     columns: "Sequence[RoomColumn]",
 ) -> pa.Table:
-    """The valid rows of a batch with the columns of the room's file; no matching id is among them."""
+    """Select the columns of the room's file from the valid rows of a batch, without matching ids."""
     from cleanroom_pipelines.uploads import room_schemas
 
     rows: dict[str, pa.Array] = {"row_number": pa.array(numbers, pa.int64())}
@@ -494,12 +494,12 @@ def _hashes_of(destination: str, hasher: ActivationHasher, kind: MatchingId, ids
         return hasher(kind, ids)
     except Exception as error:
         cause = type(error).__name__
-    # Outside the handler: what the hasher saw may be in its error, and __context__ would keep it.
-    raise EngineError(f"The hashes for {destination} could not be made ({cause}).")
+    # Outside the handler: the hasher's error may quote ids, and __context__ would keep it.
+    raise EngineError(f"The hashes for {destination} could not be computed ({cause}).")
 
 
 def _share_done(engine: Engine, file: RoomFile) -> Callable[[pa.RecordBatch], float]:
-    """By rows for Parquet, which knows them; for text by bytes, roughly: a batch is not as long as its text."""
+    """Progress by rows for Parquet, and roughly by bytes for text, since a batch and its text differ in size."""
     if file.format == "parquet":
         total = float(engine.fetch("SELECT count(*) AS n FROM upload")["n"][0].as_py())
     else:
@@ -514,7 +514,7 @@ def _share_done(engine: Engine, file: RoomFile) -> Callable[[pa.RecordBatch], fl
     return share
 
 
-# --- What only a query over the whole dataset can tell ---
+# --- Counts over the whole dataset ---
 
 
 def _with_duplicates(report: ValidationReport, part: _Part, reading: Reading) -> ValidationReport:
@@ -560,50 +560,50 @@ def _recorded_duplicates(engine: Engine, part: _Part, rules: _Rules) -> tuple[Re
         [MAX_RECORDED_ERRORS],
     )["row_number"].to_pylist()
     code = ErrorCode.DUPLICATE_VALUES
-    # The error is the row's, so it names a column only where the key has one.
+    # The error concerns the row, so it names a column only if the key has just one.
     column = rules.key_names[0] if len(rules.key_names) == 1 else None
     return tuple(RecordedError(code, MESSAGES[code], part.tally.row_number(row), column) for row in rows)
 
 
-# --- What fails a dataset as a whole ---
+# --- Failures of a whole dataset ---
 
 
 _WHOLE_FILE_CODES = {"missing": None, "empty": ErrorCode.EMPTY_FILE, "type": ErrorCode.INVALID_FILE_TYPE}
 
 
 @contextmanager
-def _damage_is_the_files() -> Iterator[None]:
+def _file_damage_as_error() -> Iterator[None]:
     with suppress(TrainingDataError):
-        # Which failures of the engine are the file's fault is known there, whatever the file is.
+        # `checks` knows which engine failures are caused by the file, whatever its kind.
         with checks.reading_of(checks.INTERACTIONS):
             yield
         return
     raise InputError(
         "The file could not be read to its end.",
-        remedy="Check that it is complete, and that its lines all end in the same way.",
+        remedy="Check that it is complete and that all its lines have the same line ending.",
         problem="damaged",
     )
 
 
-def _wrong_number(n_found: int, n_wanted: int) -> InputError:
-    many = n_found > n_wanted
+def _wrong_column_count(n_found: int, n_expected: int) -> InputError:
+    many = n_found > n_expected
     return InputError(
-        f"The file has {n_found:,} {'column' if n_found == 1 else 'columns'} instead of {n_wanted:,}.",
-        remedy="Give the columns of this dataset, in their order.",
+        f"The file has {n_found:,} {'column' if n_found == 1 else 'columns'} instead of {n_expected:,}.",
+        remedy="Provide exactly the columns of this dataset, in their order.",
         problem="too many columns" if many else "not enough columns",
         code=(ErrorCode.TOO_MANY_COLUMNS if many else ErrorCode.NOT_ENOUGH_COLUMNS).value,
     )
 
 
-def _no_rows(tally: Tally, rules: _Rules) -> tuple[ErrorCode | None, str] | None:
+def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[ErrorCode | None, str] | None:
     if tally.n_rows == 0:
-        return ErrorCode.EMPTY_FILE, f"The {rules.what} has no rows. Give a file with at least one row."
+        return ErrorCode.EMPTY_FILE, f"The {rules.what} has no rows. Upload a file with at least one row."
     if tally.n_invalid_rows < tally.n_rows:
         return None
     commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
     reason = (
-        f"No row of the {rules.what} is valid, most for {commonest.value}. "
-        "Correct the rows that the validation report lists."
+        f"No row of the {rules.what} is valid; the most common error is {commonest.value}. "
+        "Correct the rows listed in the validation report."
     )
     return ErrorCode.INVALID_NUMBER_OF_ROWS, reason
 

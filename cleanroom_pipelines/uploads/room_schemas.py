@@ -1,16 +1,16 @@
-"""The pandera schemas of what is uploaded for a data room.
+"""Pandera schemas of data-room uploads.
 
-Lives here: the columns of each dataset, what a valid cell of each is, and the normal form of an age.
+Lives here: the columns of each dataset, their valid cells, and the normal form of an age.
 Imports pandera: import this module inside the function that validates.
-Add here when a dataset or a column is added.
-Keep out: matching ids (`identity` judges them), files (`room_files`) and counting (`tally`).
+Add here when there is a new dataset or column.
+Keep out: matching ids (validated by `identity`), files (`room_files`) and counting (`tally`).
 
-- A user id, a segment, an audience type and a scope are exact texts: case and white space count. Segments and
-  audience types have at most 128 characters, a gender at most 64.
-- An age is a bracket `18-24`, open at the top as `65+`, or one whole number, each from 0 to 150 and the bracket's
-  end not below its start; spaces and an en dash are understood, the normal form has neither. Anything else is
-  INVALID_NUMERIC_RANGE. An age or a gender may be missing, in some rows or in all.
-- A number of an embedding is finite; it may not be missing.
+- User ids, segments, audience types and scopes are compared exactly, including case and white space. Segments and
+  audience types have at most 128 characters, genders at most 64.
+- An age is a bracket `18-24`, an open bracket `65+`, or one whole number. Numbers are from 0 to 150, and a bracket
+  must not end below its start. Spaces and an en dash are accepted; the normal form has neither. Anything else is
+  INVALID_NUMERIC_RANGE. Ages and genders may be missing in some or all rows.
+- Numbers of an embedding must be finite and must not be missing.
 """
 
 import re
@@ -37,7 +37,7 @@ _AGE = re.compile(r" *([0-9]{1,6}) *(?:([-\u2013]) *([0-9]{1,6})|(\+))? *")
 
 
 class Cell(StrEnum):
-    """What a column of a dataset holds."""
+    """Kind of cell in a column of a dataset."""
 
     USER_ID = "USER_ID"
     MATCHING_ID = "MATCHING_ID"
@@ -53,9 +53,9 @@ class RoomColumn:
     """A column of an uploaded file.
 
     Args:
-        name: What reports call it; the file has no names.
-        cell: What it holds.
-        kind: Its kind of physical type (`uploads.cells`).
+        name: Name in reports; the file has no column names.
+        cell: Kind of its cells.
+        kind: Kind of its physical type (`uploads.cells`).
     """
 
     name: str
@@ -64,7 +64,7 @@ class RoomColumn:
 
     @property
     def fits(self) -> bool:
-        """Whether a column of this kind of type can hold this."""
+        """Whether this kind of physical type can hold these cells."""
         if self.cell is Cell.NUMBER:
             return self.kind in (cells.CELL, cells.INTEGER, cells.FLOAT, cells.DECIMAL)
         if self.cell is Cell.GENDER:
@@ -73,12 +73,12 @@ class RoomColumn:
 
     @property
     def types_in_words(self) -> str:
-        """The types it can have."""
+        """Allowed types, for messages."""
         return {Cell.NUMBER: "a number", Cell.GENDER: "a string"}.get(self.cell, "a string or an integer")
 
     @property
     def select_sql(self) -> str:
-        """How it is read, for a name: numbers of a typed file as DOUBLE, everything else as VARCHAR."""
+        """SQL template to select the column: numbers of a typed file as DOUBLE, everything else as VARCHAR."""
         return "CAST({0} AS DOUBLE) AS {0}" if self._is_typed_number else "CAST({0} AS VARCHAR) AS {0}"
 
     @property
@@ -87,9 +87,9 @@ class RoomColumn:
 
 
 def room_schemas(columns: Sequence[RoomColumn]) -> list[pandera.DataFrameSchema]:
-    """The schema of one batch, a part per column; the columns are named c0, c1, … by position.
+    """Build one schema per column of a batch; the columns are named c0, c1, … by position.
 
-    A matching id has no checks here: `identity.judge_ids` has judged it.
+    Matching ids have no checks here: `identity.judge_ids` validates them.
     """
     optional = (Cell.AGE, Cell.GENDER, Cell.MATCHING_ID)
     return [
@@ -101,7 +101,7 @@ def room_schemas(columns: Sequence[RoomColumn]) -> list[pandera.DataFrameSchema]
 
 
 def normal_ages(ages: pa.Array) -> pa.Array:
-    """The normal form of ages: `18-24`, `65+` or `37`; null where there is none, or not a valid one."""
+    """Normalize ages to `18-24`, `65+` or `37`; null if missing or invalid."""
     if isinstance(ages, pa.ChunkedArray):
         ages = ages.combine_chunks()
     coded = ages.dictionary_encode()
@@ -110,7 +110,7 @@ def normal_ages(ages: pa.Array) -> pa.Array:
 
 
 def numbers_of(texts: pa.Array) -> pa.Array:
-    """Numbers that were judged valid, as DOUBLE."""
+    """Convert valid numbers to DOUBLE."""
     if pa.types.is_floating(texts.type):
         return texts
     return pc.utf8_trim(texts, characters=" ").cast(pa.float64())

@@ -1,14 +1,14 @@
-"""Taking in what the two sides of a data room provide.
+"""Ingestion of data-room uploads: base audiences and seed audiences.
 
-Lives here: from uploaded files to the files of a room, the numbers a provider sees of its own upload, and the
-validation of a data lab.
-Add here when a room keeps a further file of what was provided.
-Keep out: reading and judging files (`room_reading`), and every number that depends on both sides (`privacy`).
+Lives here: turning uploaded files into a room's files, the counts a provider sees for its own upload, and data
+lab validation.
+Add here when a room stores another file derived from an upload.
+Keep out: reading and validating files (`room_reading`), and every number that depends on both sides (`privacy`).
 
-What is written (Parquet, zstd), in a fixed order of rows, so that equal uploads give equal files:
+Files written (Parquet, zstd). The row order is fixed, so equal uploads give equal files:
 - base: `users`, `matching`, `segments`, `embeddings` (if given), `base.json`, `reports.json`;
 - seeds: `seeds`, `seeds.json`, `report.json`.
-No matching id is written, only its keyed digest; also into scratch, which lies unencrypted while this runs.
+Matching ids are never written, only their keyed digests. This includes scratch, which is not encrypted.
 
 Measured on one thread of a busy 2-core machine with 2 GiB for the engine, from CSV: 10 million rows of phone
 numbers in 65 s (peak memory 2.4 GB), 3 million of e-mails in 11 s, 1 million seed ids in 7 s; segments are
@@ -58,12 +58,12 @@ USERS_COLUMNS = ("user_id", "stable_hash", "age", "gender", "is_relevant", "is_m
 
 @dataclass(frozen=True)
 class BaseReport:
-    """What became of a base audience.
+    """Result of validating or ingesting a base audience.
 
     Args:
-        reports: By dataset ("matching", "segments", "demographics", "embeddings"), those given; when nothing was
-            written, only those of this call.
-        counts: Numbers of one's own upload, as `base.json` holds them; empty if a dataset failed.
+        reports: Reports by dataset ("matching", "segments", "demographics", "embeddings"). Kept datasets are
+            included only if the files were written.
+        counts: Counts for the provider's own upload, as stored in `base.json`; empty if a dataset failed.
     """
 
     reports: Mapping[str, ValidationReport]
@@ -77,11 +77,11 @@ class BaseReport:
 
 @dataclass(frozen=True)
 class SeedsReport:
-    """What became of seed audiences.
+    """Result of ingesting seed audiences.
 
     Args:
-        report: Of all their files together.
-        counts: Numbers of one's own upload, as `seeds.json` holds them; empty if it failed.
+        report: One report for all files.
+        counts: Counts for the provider's own upload, as stored in `seeds.json`; empty if validation failed.
     """
 
     report: ValidationReport
@@ -89,7 +89,7 @@ class SeedsReport:
 
     @property
     def passed(self) -> bool:
-        """Whether they can be used."""
+        """Whether the seed audiences can be used."""
         return self.report.passed
 
 
@@ -98,19 +98,19 @@ def validate_base(
     *,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> BaseReport:
-    """Validate what a data lab holds and count it, in one pass, and write nothing.
+    """Validate and count the datasets of a data lab in one pass, without writing anything.
 
     Args:
-        uploads: Datasets of a base audience, in any number; several files for MATCHING only.
+        uploads: One or more datasets of a base audience; only MATCHING may have several files.
         runtime: Engine, progress and cancellation.
 
     Returns:
-        The report of each dataset, and the counts that `ingest_base` would give a room; none if a dataset fails.
+        The report of each dataset, and the counts `ingest_base` would store; no counts if a dataset fails.
 
     Raises:
-        UsageError: There is nothing, two files for one dataset, or a seed among them.
-        CancelledError: The runtime said so.
-        EngineError: The engine failed for another reason than the files, such as lack of memory.
+        UsageError: There are no uploads, two files for one dataset, or a seed audience.
+        CancelledError: The run was cancelled.
+        EngineError: The engine failed for a reason other than the files, such as lack of memory.
         StorageFullError: Scratch is full.
     """
     by_dataset = _by_dataset(uploads, BASE_DATASETS)
@@ -136,40 +136,40 @@ def ingest_base(
     activation_out: Path | None = None,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> BaseReport:
-    """Make the files of a room's base audience.
+    """Write the files of a room's base audience.
 
     Args:
-        uploads: The datasets that are new; several files for MATCHING only, also of different kinds of ids.
-        previous: The folder that an earlier call wrote, for what is kept.
-        keep: Datasets that are taken over from there as they are, with their reports. A kept matching table brings
-            no hashes for ad destinations: keep those as well.
+        uploads: New datasets. Only MATCHING may have several files, and they may differ in kind of id.
+        previous: Folder that an earlier call wrote, needed for `keep`.
+        keep: Datasets copied unchanged from `previous`, with their reports. A kept matching table gives no
+            hashes for ad destinations: keep the earlier `activation.parquet` too.
         room_key: The room's secret, at least 16 bytes.
-        out: The folder to write into; it is made. Nothing is written if a dataset fails.
-        activation: By destination, what makes the hashes it takes; called with the kind and the valid ids as they
-            were given.
-        activation_out: The folder for `activation.parquet` (user_id, destination, hash), which holds bare hashes:
-            the caller seals it. Written if there is an activation and a new matching table.
+        out: Output folder; created if missing. Nothing is written if a dataset fails.
+        activation: By destination, the function that computes its hashes; called with the kind of id and the
+            valid ids as uploaded.
+        activation_out: Folder for `activation.parquet` (user_id, destination, hash). The hashes are not keyed, so
+            the caller must encrypt the file. Written only with `activation` and a new matching table.
         runtime: Engine, progress and cancellation.
 
     Returns:
         The reports and the counts.
 
     Raises:
-        UsageError: No matching table, two files for one dataset, a seed, a dataset both new and kept, a kept one
-            that the earlier call did not have, or a key that is too short.
-        ArtifactError: What is kept cannot be read.
-        CancelledError: The runtime said so; what was written so far is of no use.
-        EngineError: The engine failed for another reason than the files, such as lack of memory.
+        UsageError: No matching table, two files for one dataset, a seed audience, a dataset both new and kept, a
+            kept dataset that is not in `previous`, or a key that is too short.
+        ArtifactError: The kept files cannot be read.
+        CancelledError: The run was cancelled; files written so far are incomplete.
+        EngineError: The engine failed for a reason other than the files, such as lack of memory.
         StorageFullError: The disk is full.
     """
     by_dataset = _by_dataset(uploads, BASE_DATASETS, may_be_none=bool(keep))
     kept = _Kept.read(previous, keep) if keep else None
     if set(by_dataset) & set(keep):
-        raise UsageError("A dataset is both new and kept.", remedy="Do one of the two.")
+        raise UsageError("A dataset is both uploaded and kept.", remedy="Upload it or keep it, not both.")
     if Dataset.MATCHING not in {*by_dataset, *keep}:
-        raise UsageError("A base audience needs a matching table.", remedy="Give one.")
+        raise UsageError("The base audience has no matching table.", remedy="Upload a matching table.")
     if activation and activation_out is None:
-        raise UsageError("The hashes for ad destinations need a folder.", remedy="Give activation_out.")
+        raise UsageError("There is no output folder for the ad-destination hashes.", remedy="Set activation_out.")
     with _scratch(runtime.engine) as scratch:
         reading = Reading(scratch, room_key, activation or {}, runtime=runtime)
         read = _read_all(by_dataset, reading)
@@ -193,21 +193,21 @@ def ingest_seeds(
     out: Path,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> SeedsReport:
-    """Make the files of a room's seed audiences.
+    """Write the files of a room's seed audiences.
 
     Args:
-        uploads: One or several files, also of different kinds of ids.
+        uploads: One or more files, which may differ in kind of id.
         room_key: The room's secret, at least 16 bytes.
-        out: The folder to write into; it is made. Nothing is written if the files fail.
+        out: Output folder; created if missing. Nothing is written if the files fail.
         runtime: Engine, progress and cancellation.
 
     Returns:
         The report over all files, and the counts: `n_unique_ids`, and `by_type` (audience type → `n_unique_ids`).
 
     Raises:
-        UsageError: There is no file, one of a base audience, or a key that is too short.
-        CancelledError: The runtime said so; what was written so far is of no use.
-        EngineError: The engine failed for another reason than the files, such as lack of memory.
+        UsageError: There is no file, a file of a base audience, or a key that is too short.
+        CancelledError: The run was cancelled; files written so far are incomplete.
+        EngineError: The engine failed for a reason other than the files, such as lack of memory.
         StorageFullError: The disk is full.
     """
     by_dataset = _by_dataset(uploads, (Dataset.SEED_AUDIENCES,))
@@ -226,7 +226,7 @@ def ingest_seeds(
     return SeedsReport(read.report, counts)
 
 
-# --- What is read, and what is kept ---
+# --- New and kept datasets ---
 
 
 @dataclass(frozen=True)
@@ -239,9 +239,11 @@ class _Kept:
 
     @classmethod
     def read(cls, folder: Path | None, keep: Collection[Dataset]) -> "_Kept":
-        """Read the small files of an earlier base audience, and the reports of what is kept."""
+        """Read the counts of an earlier base audience, and the reports of its kept datasets."""
         if folder is None or set(keep) - set(BASE_DATASETS):
-            raise UsageError("Only datasets of an earlier base audience can be kept.", remedy="Give its folder.")
+            raise UsageError(
+                "Only datasets of an earlier base audience can be kept.", remedy="Pass the folder it is stored in."
+            )
         try:
             counts = json.loads((folder / "base.json").read_text())
             found = json.loads((folder / "reports.json").read_text())
@@ -252,10 +254,10 @@ class _Kept:
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                "The earlier base audience cannot be read.", remedy="Provide all datasets again."
+                "The earlier base audience cannot be read.", remedy="Upload all datasets again."
             ) from error
         if any(not counts.get(f"has_{dataset.key}") for dataset in keep):
-            raise UsageError("The earlier base audience lacks a dataset that is to be kept.", remedy="Provide it.")
+            raise UsageError("The earlier base audience lacks a kept dataset.", remedy="Upload that dataset.")
         return cls(folder, counts, reports)
 
 
@@ -276,13 +278,14 @@ def _by_dataset(
         found[upload.dataset].append(upload)
     if set(found) - set(allowed) or not (found or may_be_none):
         raise UsageError(
-            "These are not the uploads that are needed here.",
-            remedy=f"Give {', '.join(dataset.key for dataset in allowed)}.",
+            "These uploads are not accepted here.",
+            remedy=f"Upload {', '.join(dataset.key for dataset in allowed)}.",
         )
     several = [dataset for dataset, files in found.items() if len(files) > 1]
     if not all(dataset.has_ids for dataset in several):
         raise UsageError(
-            "A dataset is given twice.", remedy="Give one file for each dataset but the matching table."
+            "A dataset has two files.",
+            remedy="Upload one file per dataset; only the matching table may have several.",
         )
     return {dataset: found[dataset] for dataset in Dataset if dataset in found}
 
@@ -299,7 +302,7 @@ def _reports_of(read: Mapping[Dataset, ReadDataset]) -> dict[str, ValidationRepo
     return {dataset.key: part.report for dataset, part in read.items()}
 
 
-# --- What is written ---
+# --- Writing ---
 
 
 def _write_base(
@@ -309,7 +312,7 @@ def _write_base(
     out: Path,
     reading: Reading,
 ) -> dict[str, Any]:
-    """Write the Parquet files of a base audience and count what is in them."""
+    """Write the Parquet files of a base audience and count their rows."""
     has = {dataset: dataset in read or dataset in keep for dataset in BASE_DATASETS}
     n_embeddings = kept.counts["n_embeddings"] if kept and Dataset.EMBEDDINGS in keep else 0
     if Dataset.EMBEDDINGS in read:
@@ -359,7 +362,7 @@ def _rows_sql(dataset: Dataset, columns: Sequence[str], *, is_given: bool) -> st
     if not is_given:
         return f"SELECT {', '.join(f'CAST(NULL AS VARCHAR) AS {name}' for name in columns)} WHERE false"
     if dataset is Dataset.EMBEDDINGS:
-        # one row per user and scope: the first of the upload
+        # one row per user and scope: the first one uploaded
         return (
             f"SELECT {names} FROM new_embeddings WHERE row_number IN "
             "(SELECT min(row_number) FROM new_embeddings GROUP BY user_id, scope) ORDER BY user_id, scope"
@@ -369,7 +372,7 @@ def _rows_sql(dataset: Dataset, columns: Sequence[str], *, is_given: bool) -> st
 
 
 def _demographics_sql(engine: Engine, kept: _Kept | None, has: Mapping[Dataset, bool]) -> str:
-    """One row per user of the demographics: user_id, age, gender."""
+    """Demographics with one row per user: user_id, age, gender."""
     if not has[Dataset.DEMOGRAPHICS]:
         nothing = ", ".join(f"CAST(NULL AS VARCHAR) AS {name}" for name in ("user_id", "age", "gender"))
         return f"SELECT {nothing} WHERE false"
@@ -385,7 +388,7 @@ def _demographics_sql(engine: Engine, kept: _Kept | None, has: Mapping[Dataset, 
             f"kept_{name}", TableFiles((file,), "parquet", USERS_COLUMNS if name == "users" else ("user_id",))
         )
     others = " UNION ALL ".join(f"SELECT user_id FROM kept_{name}" for name in names)
-    # A user without age and gender who is in no other dataset came from the demographics.
+    # A user without age and gender who is in no other dataset must be from the demographics.
     return (
         "SELECT user_id, age, gender FROM kept_users WHERE age IS NOT NULL OR gender IS NOT NULL "
         f"OR user_id NOT IN (SELECT user_id FROM ({others}))"
@@ -475,7 +478,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
     except FileNotFoundError as error:
         raise ArtifactError(
-            "The earlier base audience lacks a file.", remedy="Provide all datasets again."
+            "The earlier base audience lacks a file.", remedy="Upload all datasets again."
         ) from error
 
 

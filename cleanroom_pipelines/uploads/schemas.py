@@ -1,9 +1,9 @@
-"""The pandera schemas of uploads.
+"""Pandera schemas of uploads.
 
-Lives here: the pandera schema of an upload, made from its declared columns, and the only function that sees
+Lives here: the pandera schema of an upload, built from its declared columns, and the only function that reads
 pandera's failures. Imports pandera: import this module inside the function that validates.
-Add here when a further upload is validated.
-Keep out: reading files; and everything of pandera's failures except column, code and row.
+Add here when there is a new kind of upload.
+Keep out: reading files, and any part of pandera's failures except column, code and row.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ _LAST_INT64 = 2**63 - 1
 
 @dataclass(frozen=True)
 class CellErrors:
-    """The rows of a batch at which one column has one error.
+    """Rows of a batch in which one column has one kind of error.
 
     Args:
         column: Position of the column in the declaration.
@@ -46,10 +46,10 @@ class CellErrors:
 
 
 def table_schemas(columns: Sequence[Column]) -> list[pandera.DataFrameSchema]:
-    """The schema of one batch, a part per column; the columns are named c0, c1, … as they are declared.
+    """Build one schema per declared column of a batch; the columns are named c0, c1, ….
 
-    In parts, because pandera puts the failing values of all columns of a schema into one column: an integer of
-    2^63 - 1 beside a double makes pandas fail there.
+    One schema for all columns would fail: pandera puts the invalid values of a schema into a single column, and
+    pandas cannot combine an integer of 2^63 - 1 with a double.
     """
     return [
         pandera.DataFrameSchema({f"c{i}": pandera.Column(nullable=not column.role.is_id, checks=_checks(column))})
@@ -61,14 +61,14 @@ def batch_errors(parts: Sequence[pandera.DataFrameSchema], batch: pa.RecordBatch
     """Validate one batch lazily.
 
     Args:
-        parts: What `table_schemas` gave.
-        batch: At most a batch of rows, its columns named c0, c1, ….
+        parts: Schemas from `table_schemas`.
+        batch: Rows, with columns named c0, c1, ….
 
     Returns:
-        Errors by column and code; nothing of the cells.
+        Errors by column and code, without cell values.
 
     Raises:
-        EngineError: pandera failed itself; only the class name of its error is kept.
+        EngineError: pandera itself failed; the message holds only the class name of its error.
     """
     frame = pa.Table.from_batches([batch]).to_pandas(types_mapper=pd.ArrowDtype)
     return [error for i, part in enumerate(parts) for error in _column_errors(part, frame[[f"c{i}"]], i)]
@@ -81,7 +81,7 @@ def _column_errors(part: pandera.DataFrameSchema, frame: pd.DataFrame, position:
     except pandera.errors.SchemaErrors as error:
         cases, failure = error.failure_cases[["check", "index"]], ""
         if cases["index"].isna().any():
-            # A check that raised is reported as one failure without a row.
+            # pandera reports a check that raised as one failure without a row.
             cases, failure = None, "SchemaErrors"
     except Exception as error:
         cases, failure = None, type(error).__name__
@@ -147,7 +147,7 @@ def _are_seconds(array: pa.ChunkedArray) -> pa.ChunkedArray:
 def _are_times(array: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_date(array.type):
         array = array.cast(pa.timestamp("s"))
-    # The ends of the type are DuckDB's infinities.
+    # DuckDB uses the extreme values of the type as infinities.
     high = min(cells.MAX_SECONDS * _UNITS_PER_SECOND[array.type.unit], _LAST_INT64)
     ticks = array.cast(pa.int64())
     return pc.and_(pc.greater(ticks, -high), pc.less(ticks, high))

@@ -1,8 +1,8 @@
-"""Adding up what is wrong with the rows of an upload, batch by batch.
+"""Error totals of an upload over its batches.
 
-Lives here: exact totals, and the first 500 errors with the numbers of their rows in file order.
-Add here when a report needs another sum over batches.
-Keep out: judging rows (`schemas`) and reading files.
+Lives here: exact totals, and the first 500 errors with their row numbers in file order.
+Add here when a report needs another total over batches.
+Keep out: validating rows (`schemas`) and reading files.
 """
 
 from bisect import bisect_left
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recorder:
-    """Counts the errors of one column and keeps the first 500 with their rows."""
+    """Error count of one column, and its first 500 errors with their rows."""
 
     n_total: int = 0
     first: list[tuple[int, ErrorCode]] = field(default_factory=list)
 
     def add(self, errors: "Sequence[CellErrors]", offset: int) -> None:
-        """Add a column's errors in one batch, whose first row is number `offset`."""
+        """Add a column's errors from a batch whose first row has the number `offset`."""
         self.n_total += sum(len(error.rows) for error in errors)
         room = MAX_RECORDED_ERRORS - len(self.first)
         found = [(int(row) + offset, error.code) for error in errors for row in error.rows[:room]]
@@ -45,7 +45,7 @@ class Recorder:
 
 @dataclass
 class Tally:
-    """What the batches add up to. Rows are numbered from 1 over the rows that could be read."""
+    """Totals over batches. Rows are numbered from 1, counting only readable rows."""
 
     columns: list[Recorder]
     n_readable_rows: int = 0
@@ -57,7 +57,7 @@ class Tally:
 
     @property
     def n_rows(self) -> int:
-        """All data rows, those that could not be taken apart included."""
+        """All data rows, including lines that could not be parsed."""
         return self.n_readable_rows + len(self.rejected_after)
 
     def add_batch(self, errors: "Sequence[CellErrors]", n_rows: int) -> None:
@@ -74,7 +74,7 @@ class Tally:
         for i, (line, reason) in enumerate(
             zip(lines["line"].to_pylist(), lines["reason"].to_pylist(), strict=True)
         ):
-            # A line's number counts blank lines too, which are no rows; the file's last row bounds the error.
+            # Line numbers include blank lines, which are not rows; the file's last row limits the error.
             after = n_rows_before_file + line - n_header_lines - 1 - i
             self.rejected_after.append(min(after, self.n_readable_rows))
             code = ErrorCode.TOO_MANY_COLUMNS if reason == "TOO MANY COLUMNS" else ErrorCode.NOT_ENOUGH_COLUMNS
@@ -83,11 +83,11 @@ class Tally:
             self.n_invalid_rows += 1
 
     def row_number(self, readable: int) -> int:
-        """The number among all data rows of the row with this number among the readable ones."""
+        """Convert a row number among readable rows into one among all data rows."""
         return readable + bisect_left(self.rejected_after, readable)
 
     def column_report(self, position: int, name: str) -> ColumnReport:
-        """The errors of the column at a position, which the report calls `name`."""
+        """Report the errors of the column at a position under the given name."""
         recorder = self.columns[position]
         recorded = (
             RecordedError(code, MESSAGES[code], self.row_number(row), name) for row, code in recorder.first
@@ -95,7 +95,7 @@ class Tally:
         return ColumnReport(name, recorder.n_total, tuple(recorded))
 
     def with_lines(self, table: TableReport) -> TableReport:
-        """The report of a table with the lines that could not be taken apart."""
+        """Add the lines that could not be parsed to a table's report."""
         found = list(zip(self.rejected_after, self.rejected_codes, strict=True))[:MAX_RECORDED_ERRORS]
         recorded = (RecordedError(code, MESSAGES[code], after + i) for i, (after, code) in enumerate(found, 1))
         return replace(table, n_errors=len(self.rejected_after), recorded=tuple(recorded))

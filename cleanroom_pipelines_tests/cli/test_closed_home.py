@@ -83,7 +83,9 @@ def test_a_home_that_was_open_is_closed_and_the_log_says_so_once(
     with caplog.at_level(logging.WARNING):
         assert command("status").code == 0
         assert command("status").code == 0
-    assert [record.getMessage().startswith("Other users had rights to") for record in caplog.records] == [True]
+    assert [record.getMessage().startswith("Removed other users' access to") for record in caplog.records] == [
+        True
+    ]
     assert open_paths(root) == []
     assert script.stat().st_mode & 0o777 == 0o700, "its owner keeps his rights"
     assert outside.stat().st_mode & 0o777 == 0o644, "a link is not followed"

@@ -124,7 +124,7 @@ def test_a_whole_life_from_data_to_export_in_the_oddest_folder(
         ("line\nbreak", "control character"),
         ("carriage\rreturn", "control character"),
         ("tab\t", "control character"),
-        ("\udcff", "cannot be read"),
+        ("\udcff", "is invalid"),
         ("x" * 200 + "/" + "y" * 200, "longer than 400 bytes"),
         ("x" * 300, "longer than 400 bytes|cannot be written"),
     ],

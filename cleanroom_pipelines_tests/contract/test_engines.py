@@ -992,7 +992,7 @@ def test_a_cluster_without_executors(tmp_path: Path) -> None:
     with standalone_cluster(tmp_path / "cluster", workers=0) as url:
         said = opening(tmp_path / "here", url, seconds=5)
     assert len(said) == 2
-    assert "no executor" in said[0]
+    assert "did not start an executor" in said[0]
 
 
 @pytest.mark.spark

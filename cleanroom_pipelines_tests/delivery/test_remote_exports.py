@@ -189,7 +189,7 @@ def test_what_is_somebody_elses_stays(place: ObjectPlace, store: ObjectStore) ->
         else:
             store.put("real", f"{BASE}/{key}", b'{"export": "e-1"}')
         before = store.objects("real")
-        with pytest.raises(DestinationError, match="Something else lies") as caught:
+        with pytest.raises(DestinationError, match="contains other objects") as caught:
             export(place)
         assert caught.value.attributes["problem"] == "in the way"
         assert caught.value.remedy
@@ -206,7 +206,7 @@ def test_a_folder_that_many_others_use_is_left_alone(place: ObjectPlace, store: 
         store.put("real", f"{BASE}/{number}", b"theirs")
     with (
         mock.patch("cleanroom_pipelines.storage.remote_bucket.MAX_FILES_OF_A_FOLDER", 2),
-        pytest.raises(DestinationError, match="Many other"),
+        pytest.raises(DestinationError, match="many other"),
     ):
         export(place)
 

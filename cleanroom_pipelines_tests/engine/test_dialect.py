@@ -1,7 +1,8 @@
-"""Carrying statements from DuckDB's dialect to Spark's.
+"""Translating statements from DuckDB's dialect to Spark's.
 
-Contract: values keep their places, names tell what is read, made and dropped, and what is not carried is refused
-without its text. What the carried statements mean is held on both engines by contract/test_engines.
+Contract: values keep their positions, names show what is read, created and dropped, and errors for
+untranslatable statements do not quote them. contract/test_engines checks the meaning of translated statements on
+both engines.
 """
 
 import pytest

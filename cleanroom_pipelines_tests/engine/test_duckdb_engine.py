@@ -1,7 +1,7 @@
-"""DuckDB behind the engine protocol.
+"""DuckDB implementation of the engine protocol.
 
-Contract: it touches the given paths and nothing else; its settings are locked; what it raises holds no cell; text
-files lose no row in silence; results stream and are written in their order; nothing stays behind on the disk.
+Contract: it accesses only the given paths; its settings are locked; its errors contain no cells; rows of text
+files are never lost silently; results are streamed and written in order; no files are left on disk.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""`stable_hash` is one function in Python and in SQL, with fixed values."""
+"""`stable_hash` is the same function in Python and in SQL, with fixed values."""
 
 import pyarrow as pa
 from hypothesis import given

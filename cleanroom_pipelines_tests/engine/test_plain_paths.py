@@ -1,5 +1,5 @@
-"""Contract: folders whose names are patterns mean themselves, for the engine's own files as for those of tables:
-scratch, uploads of a data room, the process of a query. No link to them stays."""
+"""Contract: folders with special characters in their names work for the engine's own files and for tables:
+scratch, uploads of a data room, the process of a query. No link to them is left."""
 
 import gzip
 import tempfile

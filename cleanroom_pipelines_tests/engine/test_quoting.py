@@ -1,4 +1,4 @@
-"""Quoted names and paths mean themselves, whatever they hold."""
+"""Quoted names and paths are taken literally, whatever they contain."""
 
 import pytest
 from hypothesis import given

@@ -1,7 +1,7 @@
-"""Which files a path means, and how their columns are called.
+"""Resolving a path to files, and their column names.
 
-Contract: one file, a folder or a glob of one format; everything that cannot be a table is an `InputError` that
-says why in its `problem`, with a remedy and without a cell.
+Contract: one file, a folder or a glob of one format; anything else is an `InputError` with its reason in
+`problem`, with a remedy and without cells.
 """
 
 import gzip

@@ -180,7 +180,7 @@ def test_a_folder_of_the_store_is_a_seed(world: World) -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("s3://advertiser-wrong/2026/loyal.jsonl", "does not accept the bucket's credentials"),
+        ("s3://advertiser-wrong/2026/loyal.jsonl", "rejected the bucket's credentials"),
         ("s3://advertiser-nowhere/loyal/", "does not exist on its store"),
         ("s3://advertiser-store/2026/nobody.jsonl", "was not found"),
     ],
@@ -203,7 +203,7 @@ def test_a_destination_that_cannot_be_written_is_told(world: World) -> None:
     export = world.run_export(job["audienceGenerationJobArn"], "not writable")
     assert export["status"] == "CREATE_FAILED"
     assert export["statusDetails"]["statusCode"] == "DESTINATION_NOT_WRITABLE"
-    assert "does not accept the bucket's credentials" in export["statusDetails"]["message"]
+    assert "rejected the bucket's credentials" in export["statusDetails"]["message"]
     tells_nothing_of_the_store(world, export["statusDetails"]["message"])
     assert "outputLocation" not in export
 

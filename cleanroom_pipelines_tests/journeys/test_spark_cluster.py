@@ -78,5 +78,5 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_sentence(tmp_path: Path) 
     ended = typed(home, "demo", "--json", engine="spark://127.0.0.1:9")
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
-    assert "Nobody answers at the Spark cluster's address." in ended.stderr
+    assert "The Spark cluster does not respond." in ended.stderr
     assert not (tmp_path / "spark-warehouse").exists()

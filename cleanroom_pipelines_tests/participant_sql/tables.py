@@ -1,4 +1,4 @@
-"""A small world for queries: two tables, as an engine's own and as checked queries see them."""
+"""A small world for queries: two tables, for plain engine queries and for checked queries."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

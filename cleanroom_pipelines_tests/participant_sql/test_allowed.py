@@ -1,7 +1,7 @@
-"""Every piece that a query may say.
+"""Every node and function of the allowlist.
 
-Contract: it is taken, it means in what runs what it means in DuckDB as it was written, and it names none of its
-arguments twice (nested, that would double the text each time). No piece is allowed that no sample here uses.
+Contract: each one is accepted, keeps its meaning in DuckDB, and renders each argument only once (nested calls
+would double the text each time). Every entry of the allowlist has a sample here.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """The check of a query.
 
-Contract: one SELECT with one output column over tables named database.table, made of allowed pieces only; all else
-is refused with SQL_NOT_ALLOWED, in bounded time, in words that quote nothing of the query, and without a log line.
-Tables and CTEs have names of ours in what runs, and what was typed stands there only inside quotes.
+Contract: one SELECT with one output column over tables named database.table, with allowed SQL only; all else is
+rejected with SQL_NOT_ALLOWED, in bounded time, with a message that does not quote the query, and without a log
+line. In the rendered SQL, tables and CTEs are renamed, and participant text is always quoted.
 """
 
 import logging

@@ -1,7 +1,8 @@
-"""Rights that a process gives up for good.
+"""Privileges that a process drops irrevocably.
 
-Contract: after `confine` it can read the named folders and what Python is made of, write only where it was told,
-and connect nowhere; it cannot take that back. Where the kernel has no Landlock it says so, and changes nothing.
+Contract: after `confine` it can read the given folders and Python's own files, write only to the given folders,
+and open no connections; it cannot undo that. Without Landlock in the kernel it returns False and changes
+nothing.
 """
 
 import json

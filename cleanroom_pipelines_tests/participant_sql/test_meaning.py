@@ -1,7 +1,7 @@
-"""What a checked query means.
+"""Meaning of checked queries.
 
-Contract: whatever DuckDB makes of an allowed query as it was written, it makes of what runs in its place:
-precedence, scopes, NULLs, quoting and parameters are kept.
+Contract: the rendered SQL has the same result in DuckDB as the query as written: precedence, scopes, NULLs,
+quoting and parameters are kept.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,10 +1,10 @@
-"""A checked query in a process of its own.
+"""Running a checked query in a separate process.
 
-What the process does with its task is tried here, without a process, wherever no process is what is asked about.
+The task itself is tested without a process wherever the process does not matter.
 
-Contract: it writes the ids as the seed's reader wants them, reads the named tables' folders and nothing else, is
-ended in time whatever it does, takes nothing of our environment with it, leaves neither process nor file behind,
-and tells nothing of the data when it fails.
+Contract: the process writes ids in the seed reader's format, reads only the folders of the named tables, is
+always ended in time, gets none of our environment, leaves no process or file behind, and its errors contain no
+data.
 """
 
 import json

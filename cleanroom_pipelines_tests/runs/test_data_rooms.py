@@ -471,11 +471,11 @@ def test_what_holds_too_much_is_refused_and_leaves_nothing(
     world.run()
     assert world.installation.catalog.resources.newest_version(Kind.DATA_LAB, lab.id).status == "CREATE_FAILED"
     reports = document(world, lab, "data_lab", "reports")
-    assert "The file holds more than 64,000,000 bytes" in json.dumps(reports)
+    assert "The file is larger than 64,000,000 bytes" in json.dumps(reports)
     newest = world.installation.catalog.resources.newest_version(Kind.DATA_ROOM, world.room.id)
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "SEED_INVALID")
     report = document(world, world.room, "seed_audiences", "report")["report"]
-    assert "The file holds more than 64,000,000 bytes when it is unpacked." in json.dumps(report)
+    assert "The file is larger than 64,000,000 bytes when unpacked." in json.dumps(report)
     assert world.installation.uploads.locations() == {brought.location}, "the drop's copy is gone"
     assert [path for path in inbox.rglob("*") if path.is_file()] == []
     scratch = world.installation.home.scratch_root

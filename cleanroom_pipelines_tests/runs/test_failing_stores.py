@@ -139,7 +139,7 @@ def test_a_store_that_keeps_failing_is_named_and_another_attempt_delivers(
         delivery.make("first")
     version = delivery.version
     assert (version.status, version.status_code) == ("CREATE_FAILED", "DESTINATION_NOT_WRITABLE")
-    assert f"The bucket's store is failing ({status})" in str(version.status_message)
+    assert f"The bucket's store reports a server error ({status})" in str(version.status_message)
     assert "Try again" in str(version.status_message)
     assert [name for name in delivery.files() if name.endswith("manifest.json")] == []
     proxy.n_left = 0

@@ -182,7 +182,7 @@ def test_another_format_is_refused(inbox: Inbox, name: str) -> None:
     assert inbox.register() == [None]
     (receipt,) = inbox.receipts(REJECTED)
     assert (receipt["job"], receipt["status"], receipt["statusCode"]) == (None, "CREATE_FAILED", "SEED_INVALID")
-    assert "Give .jsonl, .csv or .parquet" in receipt["message"]
+    assert "Use .jsonl, .csv or .parquet" in receipt["message"]
     assert receipt["seed"]["bytes"] == len(SEED)
     assert inbox.lying() == []
     assert inbox.jobs() == []

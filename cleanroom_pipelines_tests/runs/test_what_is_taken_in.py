@@ -424,7 +424,7 @@ def test_an_upload_that_is_another_one_is_not_taken_in(installation: Installatio
     uploads = installation.home.uploads
     shutil.copyfile(uploads / str(other.location), uploads / str(wanted.location))
     version = installation.catalog.rooms.provision(room.id, {"matching:EMAIL": wanted.id})
-    with pytest.raises(ConfigurationError, match="is another one"):
+    with pytest.raises(ConfigurationError, match="replaced"):
         build_room_asset(installation, room.id, Run("run", version.number), asset="base_audience", finishes=True)
     assert list(installation.home.scratch.iterdir()) == []
 

@@ -275,7 +275,7 @@ def test_bad_users_tables_are_refused_by_the_command(command: Commands, tmp_path
         )  # fmt: skip
         (tmp_path / name).unlink()
         faults[wrong] = faults_of(ended)
-        if not re.search("The users table (could|cannot) |quote is opened in the users table", ended.err):
+        if not re.search("The users table (could|cannot) |users table has an unclosed quote", ended.err):
             faults[wrong].append("it does not say which table")
         faults[wrong] += [f"it left {path.name}" for path in everything_in(tmp_path) - {interactions}]
     assert offending(faults) == {}

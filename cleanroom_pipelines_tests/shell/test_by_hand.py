@@ -237,7 +237,7 @@ def test_the_form_starts_a_job(trained: Shell) -> None:
 
 WRONG_FIELDS = [
     ("seed_path", "/nowhere/seed.jsonl", "The seed was not found."),
-    ("seed_path", __file__, "format that is not read here"),
+    ("seed_path", __file__, "file format is not supported"),
     ("configured_audience_model", "nobody-0123456789ab", "There is no such configured audience model."),
     ("configured_audience_model", "../../x", "There is no such configured audience model."),
     ("name", "", "The name is invalid."),

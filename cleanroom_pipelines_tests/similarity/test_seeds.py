@@ -102,7 +102,7 @@ def test_an_unclosed_quote_is_not_read_as_a_shorter_seed(tmp_path: Path, n_parts
     with pytest.raises(SeedError) as caught:
         read_seed(tmp_path / "seed.csv", engine=ENGINE)
     assert caught.value.status_code is StatusCode.SEED_INVALID
-    assert str(caught.value).startswith("A quote is opened in the seed and not closed")
+    assert str(caught.value).startswith("The seed has an unclosed quote")
 
 
 def test_floats_are_not_ids(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Contract: an artifact is published whole or not at all, never changes, and a reader trusts only what its
-manifest lists and verifies. After an error, an interrupt, a full disk or SIGKILL no reader sees anything of it,
-and another attempt succeeds. The same over an object store."""
+"""Contract: an artifact is published atomically and never changes, and readers trust only files that its
+manifest lists and verifies. After an error, an interrupt, a full disk or SIGKILL no reader sees any part of
+it, and another attempt succeeds. The same holds on an object store."""
 
 import json
 import multiprocessing

@@ -1,6 +1,6 @@
-"""Contract: an entry is on disk before `write` returns, from however many threads and processes at once; whatever
-is altered, removed, moved, inserted or cut off afterwards is found; a kill leaves a whole log; a full disk is an
-error before anything happens; no field takes data; and a log of a release before the table verifies as it did.
+"""Contract: an entry is on disk before `write` returns, for any number of concurrent threads and processes; any
+alteration, removal, move, insertion or truncation is detected; a kill leaves a valid log; a full disk is an
+error before anything happens; no field accepts data; and a log of an earlier release still verifies.
 
 Source: contract 3.20 of the AWS-compatible API.
 """
@@ -494,19 +494,19 @@ FORGERIES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], int, str]] = {
     "altered": (lambda c: [*c[:3], c[3].replace(b"accepted", b"refusing"), *c[4:]], 4, "Entry 4 was altered"),
     "first altered": (lambda c: [c[0].replace(b"api", b"cli"), *c[1:]], 1, "Entry 1 was altered"),
     "last altered": (lambda c: [*c[:-1], c[-1].replace(b"api", b"cli")], N, f"Entry {N} was altered"),
-    "renumbered": (lambda c: [*c[:3], c[3].replace(b":4,", b":9,", 1), *c[4:]], 4, "not in its place"),
+    "renumbered": (lambda c: [*c[:3], c[3].replace(b":4,", b":9,", 1), *c[4:]], 4, "not at its position"),
     "spaces": (lambda c: [*c[:3], c[3].replace(b",", b", ", 1), *c[4:]], 4, "Entry 4 was altered"),
-    "removed": (lambda c: [*c[:3], *c[4:]], 4, "not in its place"),
-    "first removed": (lambda c: c[1:], 1, "not in its place"),
-    "swapped": (lambda c: [*c[:3], c[4], c[3], *c[5:]], 4, "not in its place"),
-    "repeated": (lambda c: [*c[:4], c[3], *c[4:]], 5, "What follows|not in its place"),
+    "removed": (lambda c: [*c[:3], *c[4:]], 4, "not at its position"),
+    "first removed": (lambda c: c[1:], 1, "not at its position"),
+    "swapped": (lambda c: [*c[:3], c[4], c[3], *c[5:]], 4, "not at its position"),
+    "repeated": (lambda c: [*c[:4], c[3], *c[4:]], 5, "The line after|not at its position"),
     "copied": (lambda c: [*c[:4], c[3].replace(b":4,", b":5,", 1), *c[4:]], 5, "Entry 5 was altered or inserted"),
     "words inserted": (lambda c: [*c[:4], b"hello\n", *c[4:]], 5, "not an entry"),
     "blank inserted": (lambda c: [*c[:4], b"\n", *c[4:]], 5, "not an entry"),
     "wiped": (lambda c: [*c[:3], bytes(len(c[3])), *c[4:]], 4, "not an entry|Entry 4"),
-    "cut tail": (lambda c: c[:-2], N - 1, "its end was cut off"),
-    "cut inside the last": (lambda c: [*c[:-1], c[-1][:-20]], N, "was cut"),
-    "emptied": (lambda c: [], 1, "its end was cut off"),
+    "cut tail": (lambda c: c[:-2], N - 1, "was truncated"),
+    "cut inside the last": (lambda c: [*c[:-1], c[-1][:-20]], N, "was truncated"),
+    "emptied": (lambda c: [], 1, "was truncated"),
 }
 
 
@@ -610,7 +610,7 @@ def test_heads_that_were_removed_are_missed_in_a_long_log(log: AuditLog, folder:
     log.flush()
     assert log.verify().ok
     (folder / "audit.head").unlink()
-    assert "was cut off" in (log.verify().problem or "")
+    assert "was truncated" in (log.verify().problem or "")
 
 
 def test_a_line_without_end_takes_no_memory(folder: Path, written: tuple[list[bytes], bytes]) -> None:
@@ -786,7 +786,7 @@ def test_a_server_holds_the_table(server: str, folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["audit.head", "audit.lock"]
     with writing(server) as session:
         session.execute(text("DELETE FROM audit_entries WHERE place = 8"))
-    assert "its end was cut off" in (logs[1].verify().problem or "")
+    assert "was truncated" in (logs[1].verify().problem or "")
     for log in logs:
         log.close()
 

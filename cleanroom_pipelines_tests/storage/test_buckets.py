@@ -1,6 +1,6 @@
-"""Contract: `s3://bucket/key` means the caller's own folder, or what the operator registered for that account, and
-is forbidden to every other account. A seed is fetched whole or not at all, within its limit, from a file or from
-the files of a folder, and why it cannot be says one sentence without its content or its place on the disk."""
+"""Contract: `s3://bucket/key` resolves to the caller's own folder, or to the bucket registered for that account,
+and is forbidden to every other account. A seed is fetched atomically and within its limit, from a file or a
+folder of files. Errors are one sentence without the content or the local path."""
 
 import gzip
 import io

@@ -1,4 +1,5 @@
-"""Contract: a home is made when it is first used, is its owner's only, and says so when it cannot be made."""
+"""Contract: a home is created on first use, is accessible to its owner only, and reports why it cannot be
+created."""
 
 from pathlib import Path
 

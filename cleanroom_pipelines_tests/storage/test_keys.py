@@ -1,6 +1,6 @@
-"""Contract: one installation has one key, however many processes make it at once; only its owner can read it, and
-it is never printed. What is derived for one purpose says nothing about another; what was sealed and altered is
-refused."""
+"""Contract: one installation has one key, even if several processes create it at once; only its owner can read
+it, and it is never printed. Keys for different purposes are independent; altered encrypted content is
+rejected."""
 
 import multiprocessing
 import os

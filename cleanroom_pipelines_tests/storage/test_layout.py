@@ -1,4 +1,4 @@
-"""Contract: no text that a user typed reaches a path; of an id only its random hex does, all else is refused."""
+"""Contract: user input never becomes part of a path; only the random hex of an id does, all else is rejected."""
 
 import re
 from pathlib import PurePosixPath

@@ -1,6 +1,6 @@
-"""Contract: a local bucket is one folder. Nothing outside of it is read, written or listed through a link, also
-when the link is put there between two calls; an object is written whole or not at all; a listing has every object
-once, in the order of S3, whatever the size of its pages."""
+"""Contract: a local bucket is one folder. Nothing outside it is read, written or listed through a link, even if
+the link is created between two calls; objects are written atomically; a listing has every object once, in S3
+order, for any page size."""
 
 import io
 import os

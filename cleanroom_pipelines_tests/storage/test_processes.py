@@ -1,6 +1,7 @@
-"""What a killed process leaves is deleted by the next one; what a live process uses is not touched.
+"""Files of a killed process are deleted by the next one; files of a live process are not touched.
 
-Contract: each process has a scratch folder and a lock that proves that it lives. Processes are real, and killed.
+Contract: each process has a scratch folder and a lock that proves that it is alive. The tests kill real
+processes.
 """
 
 import os

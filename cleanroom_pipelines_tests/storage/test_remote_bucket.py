@@ -1,6 +1,6 @@
-"""Contract: a registered bucket with a URL lies on a real S3-compatible store, below its prefix, and is reached
-with its own profile alone, whatever else this machine may do. What the store refuses, or that it is not there,
-says one sentence with the store's code and no more."""
+"""Contract: a registered bucket with a URL is on a real S3-compatible store, below its prefix, and is accessed
+only with its own profile, whatever the machine's own permissions. A rejected request or an unreachable store
+is reported in one sentence with only the store's error code."""
 
 import json
 import os
@@ -381,7 +381,7 @@ def test_a_bucket_of_another_region_is_told(buckets: Buckets, store: ObjectStore
     place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
 
     def check(call: str) -> None:
-        with pytest.raises(CleanroomError, match="another region"):
+        with pytest.raises(CleanroomError, match="not in the region"):
             CALLS[call](place, tmp_path)
 
     with store.tampering(lambda *_: redirect):

@@ -1,6 +1,6 @@
-"""Contract: a seed is in a slot of its own while its job needs it, whole or not at all and sealed only, and its
-unsealed copy is deleted after use; what a release before put there opens, too. No text that a user typed reaches a
-path, and nothing but a seed's own slot is ever deleted."""
+"""Contract: while its job needs it, a seed is stored in its own slot, atomically and only encrypted, and its
+decrypted copy is deleted after use; seeds of earlier releases can be opened too. User input never becomes
+part of a path, and only the seed's own slot is ever deleted."""
 
 import os
 import shutil

@@ -1,8 +1,7 @@
-"""A store that takes connections and does not answer, or answers that it cannot.
+"""A store that accepts connections and does not respond, or responds with errors.
 
-Contract: each call on it ends, after the tries and seconds that were set, in one of our errors with a remedy;
-never in an error of a library, whose text may hold anything. A draft that could not be stored leaves nothing on
-this machine.
+Contract: each call ends, after the configured tries and timeouts, in one of our errors with a remedy; never in
+an error of a library, whose text may contain anything. A draft that could not be stored leaves no local files.
 """
 
 import socket
@@ -80,7 +79,7 @@ CALLS: dict[str, Callable[[ArtifactStore], object]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_each_call_ends_with_our_error(store: ArtifactStore, tmp_path: Path, call: str) -> None:
-    with pytest.raises(StoreUnavailableError, match="does not answer or refused") as caught:
+    with pytest.raises(StoreUnavailableError, match="is unreachable or rejected") as caught:
         CALLS[call](store)
     assert "CLEANROOM_ARTIFACTS_URL" in caught.value.remedy
     assert caught.value.__cause__ is None

@@ -1,4 +1,5 @@
-"""Contract: an upload lies sealed, opens as it came, and neither a cut, swapped nor altered file opens."""
+"""Contract: an upload is stored encrypted and decrypts unchanged; truncated, swapped or altered files are
+rejected."""
 
 import os
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""No cell value leaves a validation.
+"""Validation never exposes a cell value.
 
-Contract: a value planted in every column, in good and in broken rows, is in no report, no page, no error: not in
-its text, its attributes, its traceback, its cause or its context.
+Contract: a value planted in every column, in valid and invalid rows, is in no report, no page and no error: not
+in its text, its attributes, its traceback, its cause or its context.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""What fails an upload, what only drops rows, and with which code.
+"""Errors that fail an upload, errors that only drop rows, and their codes.
 
-Contract: whatever is wrong with a file gives a FAILED report with its status code and one remedy, never an
-exception; row problems are dropped and counted up to the allowed share; totals are exact, recording stops at 500.
+Contract: any problem with a file gives a FAILED report with its status code and one remedy, never an exception;
+rows with problems are dropped and counted up to the allowed share; totals are exact, recording stops at 500.
 """
 
 import gzip
@@ -165,7 +165,7 @@ def test_a_quote_that_is_not_closed(tmp_path: Path) -> None:
     quote.write_bytes(quote.read_bytes().replace(b"user,", b"user_id,", 1))
     report = seed(quote)
     assert_failed(report, StatusCode.SEED_INVALID, ErrorCode.INVALID_FILE_TYPE)
-    assert report.reason.startswith("A quote is opened in the seed and not closed")
+    assert report.reason.startswith("The seed has an unclosed quote")
 
 
 def test_a_quote_before_the_last_lines_is_one_bad_row(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The profile's numbers equal plain pandas over the valid rows, and hold no ids."""
+"""The profile's numbers equal plain pandas over the valid rows, and contain no ids."""
 
 from pathlib import Path
 

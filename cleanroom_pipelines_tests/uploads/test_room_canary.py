@@ -1,8 +1,8 @@
-"""No id and no cell of an upload leaves its taking in.
+"""Ingestion never exposes an id or a cell of an upload.
 
-Contract: ids planted in every column of every dataset, in good and in broken rows, in good and in broken files,
-are in no report, no page, no exception (text, attributes, traceback, cause, context) and no log; and of what is
-written for a room, matching ids and their bare hashes are in no file.
+Contract: ids planted in every column of every dataset, in valid and invalid rows and files, are in no report, no
+page, no exception (text, attributes, traceback, cause, context) and no log; and no file of a room contains
+matching ids or their unkeyed hashes.
 """
 
 import gzip

@@ -1,8 +1,8 @@
-"""Which files can be taken in, and what fails one.
+"""Files that can be ingested, and reasons for a file to fail.
 
-Contract: the format is told by the content; a file that is not there, is damaged, is empty, or has another
-number of columns fails with a code, a status and a remedy; nothing that is wrong with a file raises. Rows that
-are wrong are dropped and counted, all of them, the first 500 recorded.
+Contract: the format is detected from the content; a file that is missing, damaged or empty, or has another
+number of columns, fails with a code, a status and a remedy; invalid files never raise. Invalid rows are dropped
+and all counted; the first 500 are recorded.
 """
 
 import gzip
@@ -213,7 +213,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, kind: str) -> None:
     )
     assert not report.passed
     assert report.reason is not None
-    assert "The file holds more than 1,048,576 bytes when it is unpacked." in report.reason
+    assert "The file is larger than 1,048,576 bytes when unpacked." in report.reason
     assert [path.name for path in tmp_path.iterdir()] == ["upload"]
 
 

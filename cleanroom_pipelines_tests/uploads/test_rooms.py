@@ -1,9 +1,9 @@
-"""What is written for a room, and when nothing is.
+"""The files written for a room, and cases in which none are written.
 
-Contract: the files and their columns that all parts of a room read; relevant users are those in embeddings, else
-in segments, else in matching; matchable ones have a matching id as well; several kinds of ids in one room; what
-is kept of an earlier base audience is taken over as it is; a dataset that fails leaves nothing behind; equal
-uploads give equal bytes.
+Contract: the files and columns that all parts of a room read; relevant users are those in embeddings, else in
+segments, else in matching; matchable users also have a matching id; one room may have several kinds of ids; kept
+datasets of an earlier base audience are copied unchanged; a dataset that fails leaves no files; equal uploads
+give equal bytes.
 """
 
 import hashlib

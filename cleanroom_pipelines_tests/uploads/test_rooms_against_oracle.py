@@ -1,7 +1,7 @@
-"""What is taken in from messy uploads equals one plain pass over all rows.
+"""Ingestion of messy uploads equals one plain pass over all rows.
 
-Contract: formats, quoting, line ends, batch sizes and the split into files never change what a report says or
-what is written. The oracle judges one row after the other in plain Python and drops duplicates with pandas.
+Contract: formats, quoting, line endings, batch sizes and the split into files never change the report or the
+written files. The oracle validates row by row in plain Python and drops duplicates with pandas.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""Validating one upload alone, through the doors that users reach.
+"""Validating one upload alone, through the public entry points.
 
 Lives here: one function for a file of either side.
 Keep out: assertions.
