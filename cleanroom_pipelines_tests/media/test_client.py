@@ -796,7 +796,7 @@ def test_who_waits_is_told_the_place_in_the_queue(
     server.answer("get_job", waiting)
     job = room.get_audience_size(SEED)
     assert (job.stage, job.place) == ("waiting", 3)
-    with pytest.raises(JobTimeoutError, match="it goes on, waiting, place 3 in the queue"):
+    with pytest.raises(JobTimeoutError, match="still running, waiting, place 3 in the queue"):
         job.wait_for_completion(timeout=0, sleep_interval=0.001)
     assert "waiting, place 3 in the queue" in repr(job)
     server.answer("get_job", waiting, waiting, running(), ended())
@@ -804,8 +804,8 @@ def test_who_waits_is_told_the_place_in_the_queue(
     with caplog.at_level("INFO", logger="cleanroom_pipelines.media"):
         assert job.result() == 120
     assert [record.getMessage() for record in caplog.records] == [
-        "The job is not done, waiting, place 3 in the queue.",
-        "The job is not done, counting.",
+        "The job is still running, waiting, place 3 in the queue.",
+        "The job is still running, counting.",
     ]
     assert "place" not in repr(job)
 
