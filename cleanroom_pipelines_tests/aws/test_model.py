@@ -201,7 +201,7 @@ def test_botocore_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"operations": {"CreateTrainingDataset": {}}, "shapes": {}}
 
     monkeypatch.setattr(Loader, "load_service_model", old)
-    with pytest.raises(ConfigurationError, match="does not know GetTrainingDataset"):
+    with pytest.raises(ConfigurationError, match="lacks GetTrainingDataset"):
         operations()
 
 

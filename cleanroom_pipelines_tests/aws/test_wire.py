@@ -246,7 +246,7 @@ def test_a_body_has_a_limit() -> None:
 
 def test_a_compressed_body_is_refused() -> None:
     request = replace(create_model(b"\x1f\x8b"), headers=(("content-encoding", "GZIP"),))
-    assert refused(request).message == "The request body is compressed; send it as it is."
+    assert refused(request).message == "The request body is compressed; send it uncompressed."
     plain = replace(create_model(json.dumps(CREATE_MODEL).encode()), headers=(("Content-Encoding", "identity"),))
     assert understood(plain).parameters == CREATE_MODEL
 
@@ -579,7 +579,7 @@ def test_no_number_and_no_zone_are_never_written() -> None:
     operation = operations()["GetAudienceGenerationJob"]
     with pytest.raises(ValueError, match="JSON compliant"):
         write(operation, output | {"metrics": {"relevanceMetrics": [], "recallMetric": math.nan}}, REQUEST_ID)
-    with pytest.raises(ValueError, match="without its zone"):
+    with pytest.raises(ValueError, match="without a time zone"):
         write(operation, output | {"createTime": datetime(2024, 1, 1)}, REQUEST_ID)  # noqa: DTZ001
 
 
