@@ -101,8 +101,8 @@ def verify(
         The account, the key and the Region in the scope.
 
     Raises:
-        ApiError: AccessDeniedException. An unknown key, a disabled one and a wrong signature give the same message;
-            `reason` distinguishes them in the audit log.
+        ApiError: AccessDeniedException. An unknown key, a disabled one and a wrong signature share a message; only
+            `reason` distinguishes them, for the audit log.
     """
     if not (raw_path.isascii() and raw_query.isascii()):
         raise _denied("The path and the query must be percent-encoded.", "not ASCII")

@@ -528,7 +528,7 @@ def test_what_is_wrong_with_a_model_is_its_owner_s_to_know(room: Room) -> None:
     guests = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=job)["statusDetails"]
     assert owners["statusCode"] == guests["statusCode"] == "PARENT_NOT_ACTIVE"
     assert "0123456789ab" in owners["message"]
-    assert guests["message"] == "The model cannot be used. Its owner is told why."
+    assert guests["message"] == "The model is unusable. Its owner can see the reason."
 
 
 def test_both_sides_see_the_place_in_the_queue(room: Room) -> None:

@@ -501,10 +501,7 @@ def test_sql_that_reaches_too_far(room: Room, shared: str) -> None:
         assert told["statusCode"] in codes, told
         for word in (SEEDS_CANARY, "passwd", PUBLISHER, "shop", "customers", str(room.installation.home.root)):
             assert word not in told["message"]
-        assert (
-            seen["message"]
-            == "The seed of the account that started the job cannot be used. That account is told why."
-        )
+        assert seen["message"] == "The seed is unusable. The account that started the job can see the reason."
 
     assert_each(
         fails,
@@ -557,7 +554,7 @@ def test_a_collaboration_is_of_its_members(room: Room, shared: str) -> None:
         asked = job_parameters(parties.advertiser, shared, "c", collaborationId=found)
         answer = room.ask(parties.advertiser, build("StartAudienceGenerationJob", asked))
         assert_refused(room.installation, answer, 403, "AccessDeniedException")
-        assert answer.json["message"] == "The caller is no active member of such a collaboration."
+        assert answer.json["message"] == "The collaboration does not exist, or the caller is not an active member."
         assert everything(room.installation) == before
 
     assert_each(is_refused, ["never was", "is no member", "has left", "the owner has left"])
