@@ -63,16 +63,14 @@ class Call:
         """Return a string parameter; a missing or unstorable one is rejected."""
         value = self.params.get(name, default)
         if not _is_text(value):
-            raise InvalidRequestError(f"The parameter {name} is no text.", remedy="See the protocol.")
+            raise InvalidRequestError(f"The parameter {name} is not a valid string.", remedy="See the protocol.")
         return str(value)
 
     def flag(self, name: str) -> bool:
-        """A truth value, false when absent."""
+        """Return a boolean parameter; False if it is missing."""
         value = self.params.get(name, False)
         if not isinstance(value, bool):
-            raise InvalidRequestError(
-                f"The parameter {name} is neither true nor false.", remedy="Give one of them."
-            )
+            raise InvalidRequestError(f"The parameter {name} is not a boolean.", remedy="Give true or false.")
         return value
 
     def number(self, name: str, default: int | None = None) -> int:
