@@ -385,8 +385,8 @@ REFUSED: dict[str, tuple[str, str]] = {
         )
     },
     "condition": (document(with_(Condition=SECRET)), r"\.Condition: "),
-    "no condition": (document(with_(Condition={})), r"\.Condition: .*not empty"),
-    "no keys": (document(with_(Condition={"StringEquals": {}})), r"\.Condition\.StringEquals: .*not empty"),
+    "no condition": (document(with_(Condition={})), r"\.Condition: .*non-empty"),
+    "no keys": (document(with_(Condition={"StringEquals": {}})), r"\.Condition\.StringEquals: .*non-empty"),
     "no values": (document(under("StringEquals", KEY, [])), r"StringEquals\.cleanrooms-ml:CollaborationId: "),
     "value": (document(under("StringEquals", KEY, True)), r"StringEquals\.cleanrooms-ml:CollaborationId: "),
     "variable": (document(under("StringEquals", KEY, ["x", "${*}"])), r"CollaborationId\[1\]: .*variables"),
