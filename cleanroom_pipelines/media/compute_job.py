@@ -131,7 +131,8 @@ class MediaComputeJob(ABC, Generic[_Answer]):
             JobAlreadyStartedError: Always.
         """
         raise JobAlreadyStartedError(
-            "The job was already started when it was created.", remedy="Call `wait_for_completion` and `result`."
+            "The job was already started, because creating a job starts it.",
+            remedy="Call `wait_for_completion` and `result`.",
         )
 
     def is_complete(self) -> bool:

@@ -182,7 +182,7 @@ class Room:
         known = {group.id for group in self.record.participants}
         if not set(ids) <= known:
             raise InvalidRequestError(
-                "An id is not that of a participant of the room.", remedy="Use ids of its participants."
+                "An id does not belong to a participant of the room.", remedy="Use ids of its participants."
             )
         return tuple(dict.fromkeys(ids))
 
@@ -210,6 +210,6 @@ def check_quota(what: str, n_held: int, limit: int) -> None:
 def denied() -> PermissionDeniedError:
     """Return the error for both a missing permission and a missing object."""
     return PermissionDeniedError(
-        "No such object, or you lack the permission.",
+        "The object does not exist, or you lack the permission for it.",
         remedy="Ask the owner of the data room.",
     )

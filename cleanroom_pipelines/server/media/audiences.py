@@ -130,7 +130,7 @@ def add_audience(
 
 
 def check_export(room: Room, audience: CustomAudience) -> None:
-    """Check that the room allows what exporting an audience would disclose about the other side's data.
+    """Check that the room allows exporting an audience, given what the list would disclose.
 
     The decision depends on the definition and the ids of each seed audience only, never on who matched.
 
@@ -186,7 +186,7 @@ class Present:
 
 
 def shown_audience(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
-    """Return an audience as its own group and the groups that share it see it."""
+    """Return an audience as JSON, as all groups that can see it do."""
     return {
         "id": audience.id,
         "name": audience.name,
