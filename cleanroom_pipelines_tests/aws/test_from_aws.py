@@ -32,12 +32,12 @@ def first_cells(heading: str) -> list[str]:
     return [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]]
 
 
-def test_every_operation_is_told() -> None:
+def test_every_operation_is_documented() -> None:
     told = [name for cell in first_cells("What is the same") for name in cell.split(", ")]
     assert sorted(told) == sorted(OPERATIONS)
 
 
-def test_every_status_code_is_told() -> None:
+def test_every_status_code_is_documented() -> None:
     assert [cell.strip("`") for cell in first_cells("When something fails")] == [code.value for code in StatusCode]
 
 
@@ -63,7 +63,7 @@ def test_every_command_exists() -> None:
     assert_each(exists, sorted(set(re.findall(r"(?:^\$ |`)(cleanroom [a-z -]+[a-z])", PAGE, re.MULTILINE))))
 
 
-def test_the_prices_of_jobs_are_true() -> None:
+def test_the_prices_of_jobs_are_correct() -> None:
     told = PAGE.partition("for its figures: in all ")[2].partition("What was paid")[0]
     prices = re.findall(r"([\d.]+)(?: units)? at ([\d,]*\d)", told)
     assert len(prices) == 4
@@ -76,11 +76,11 @@ def test_the_prices_of_jobs_are_true() -> None:
     assert_each(is_true, prices)
 
 
-def test_every_option_of_a_collaboration_is_told() -> None:
+def test_every_option_of_a_collaboration_is_documented() -> None:
     (create,) = [cleanroom.commands["collaboration"].commands["create"]]  # type: ignore[attr-defined]
     options = {name for parameter in create.params for name in parameter.opts if name.startswith("--")}
     assert {name for name in options if name in PAGE} == options - {"--json"}
 
 
-def test_the_path_of_objects_is_true() -> None:
+def test_the_path_of_objects_is_correct() -> None:
     assert f"`{bucket_files.PREFIX}<bucket>/<key>`" in PAGE

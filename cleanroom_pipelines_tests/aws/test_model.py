@@ -64,7 +64,7 @@ def test_the_25_lookalike_operations() -> None:
     } == set()
 
 
-def test_an_operation_is_botocores() -> None:
+def test_an_operation_matches_botocore() -> None:
     def is_botocores(name: str) -> None:
         ours, theirs = operations()[name], operation_model(name)
         assert (ours.name, ours.method, ours.status) == (name, theirs.http["method"], theirs.http["responseCode"])
@@ -94,7 +94,7 @@ def test_an_operation_is_botocores() -> None:
     assert_each(is_botocores, OPERATION_NAMES)
 
 
-def test_limits_that_only_the_texts_tell() -> None:
+def test_limits_from_the_documentation_only() -> None:
     create, get = operations()["CreateTrainingDataset"], operations()["GetAudienceGenerationJob"]
     tags = create.input.members["tags"].shape
     assert tags.maximum == 50
@@ -145,7 +145,7 @@ TEXTS = [
 ]
 
 
-def test_a_pattern_means_what_aws_means() -> None:
+def test_a_pattern_matches_as_in_aws() -> None:
     shapes = patterned()
 
     def is_meant(shape: str, text: str, is_right: bool) -> None:
@@ -186,7 +186,7 @@ def test_botocore_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unread")
-def test_botocore_knows_no_such_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_botocore_lacks_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object) -> None:
         raise UnknownServiceError(service_name="cleanroomsml", known_service_names="")
 
@@ -215,7 +215,7 @@ def test_botocore_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["pattern", "type", "payload"],
 )
-def test_botocore_is_not_understood(monkeypatch: pytest.MonkeyPatch, shape: str, change: dict[str, str]) -> None:
+def test_botocore_is_not_supported(monkeypatch: pytest.MonkeyPatch, shape: str, change: dict[str, str]) -> None:
     load = Loader.load_service_model
 
     def changed(loader: Loader, *names: str) -> dict[str, object]:

@@ -378,7 +378,7 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 
 
 @pytest.mark.parametrize("name", LOOKS)
-def test_a_look_costs_no_more_with_more_history(costs: Callable[[str], tuple[Cost, Cost]], name: str) -> None:
+def test_a_read_costs_no_more_with_more_history(costs: Callable[[str], tuple[Cost, Cost]], name: str) -> None:
     few, many = costs(name)
     assert few.n_statements > 0 or name in SILENT, "it was measured"
     assert many.n_statements <= few.n_statements

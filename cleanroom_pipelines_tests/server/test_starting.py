@@ -14,7 +14,7 @@ from ..cases import assert_each
 from ..cli.commands import Commands
 
 
-def test_an_address_that_cannot_be_had(
+def test_an_address_in_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = Commands(capsys, monkeypatch)
