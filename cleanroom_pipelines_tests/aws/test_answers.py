@@ -1,7 +1,7 @@
-"""What goes over the wire when something is refused.
+"""Errors of the lookalike (AWS) API.
 
-Contract: each error has AWS's status and text; an error of the core becomes the API's own, and one that is not the
-caller's to mend says nothing of the installation.
+Contract: each error has AWS's status and text; a core error becomes an API error, and one that the caller cannot
+fix reveals nothing about the installation.
 """
 
 import pickle

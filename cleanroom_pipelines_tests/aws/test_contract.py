@@ -1,9 +1,9 @@
-"""The endpoint as a client meets it.
+"""The lookalike (AWS) API from a client's point of view.
 
-Contract: for every operation and every constraint of botocore's model, a hand-signed raw request that breaks it
-gets 400 and a ValidationException that names the member and never the value, and changes nothing; each operation's
-answer is of its output shape, also to a real client; names, quotas, throttling, request ids and paging are as the
-contract says; a newer client's members are ignored and an older client's are enough.
+Contract: for every constraint of every operation in botocore's model, a manually signed raw request that violates
+it gets 400 and a ValidationException with the member's name and never the value, and changes nothing; each
+response matches its output shape, also for a real client; names, quotas, throttling, request ids and paging follow
+the contract; additional members of newer clients are ignored, and the members of older clients suffice.
 """
 
 import http.client
@@ -58,7 +58,7 @@ LISTS = {
 
 
 class KeptConnection:
-    """One connection to a server that all requests of a party go over."""
+    """One connection to a server, used for all requests of a party."""
 
     def __init__(self, url: str, party: Party) -> None:
         self.url, self.party = url, party
@@ -66,7 +66,7 @@ class KeptConnection:
         self._connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=120)
 
     def call(self, request: RawRequest) -> RawAnswer:
-        """Sign a request and send it as it is."""
+        """Sign a request and send it unchanged."""
         ours = signed(request, self.party, self.url)
         self._connection.putrequest(ours.method, ours.target, skip_host=True, skip_accept_encoding=True)
         for name, value in ours.headers:
@@ -92,13 +92,13 @@ def connection(shared_server: Server) -> Iterator[KeptConnection]:
 
 
 def everything(home: Path) -> list[str]:
-    """All that the catalogue holds."""
+    """Return the whole content of the catalogue."""
     with sqlite3.connect(f"file:{home / 'catalog.db'}?mode=ro", uri=True) as database:
         return list(database.iterdump())
 
 
 def wrong_with(answer: RawAnswer, case: Broken) -> str | None:
-    """What is wrong with the answer to a request that breaks a constraint."""
+    """Return the faults of the response to a request that violates a constraint."""
     if (answer.status, answer.error) != (400, "ValidationException"):
         return f"{answer.status} {answer.error}"
     message = answer.json["message"]
@@ -138,7 +138,7 @@ def test_with_every_constraint_kept_no_constraint_is_named(connection: KeptConne
 
 
 class Watched:
-    """A client whose every answer is held against botocore's output shape by botocore's own validator."""
+    """A client whose responses are all checked by botocore's own validator."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
@@ -361,7 +361,7 @@ def test_too_many_requests_are_throttled(tmp_path: Path) -> None:
 
 
 def requests_in(installation: Installation) -> list[dict[str, Any]]:
-    """The entries of the audit log that requests left."""
+    """Return the audit entries of requests."""
     return [entry for entry in installation.audit.entries() if entry["way"] == "api"]
 
 

@@ -1,7 +1,7 @@
-"""The page for people who come from AWS.
+"""The migration page for AWS users.
 
-Contract: it tells of every operation that is served and of every status code, in the order they are defined, and
-of no other; each setting, command and path that it names exists, each price is the one charged.
+Contract: it documents exactly the served operations and the status codes, in the order they are defined; each
+setting, command and path in it exists, and each price is the one charged.
 """
 
 import re
@@ -26,7 +26,7 @@ PAGE = (Path(aws.__file__).parent / "FROM_AWS.md").read_text(encoding="utf-8")
 
 
 def first_cells(heading: str) -> list[str]:
-    """The first cell of each row of the table below a heading."""
+    """Return the first cell of each row of the table below a heading."""
     part = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = [line for line in part.splitlines() if line.startswith("| ")]
     return [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]]

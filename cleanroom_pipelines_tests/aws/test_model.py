@@ -1,8 +1,8 @@
-"""The model is botocore's.
+"""The API model equals botocore's.
 
-Contract: exactly the 25 lookalike operations, each as botocore describes it, differing only where AWS's own texts
-do (50 tags, the reserved prefix, relevance from -1 to 1); every pattern means what AWS means and is quick on any
-text; a missing or old botocore is a ConfigurationError that says what to install.
+Contract: exactly the 25 lookalike operations, as botocore defines them, except where AWS's documentation differs
+(50 tags, the reserved prefix, relevance from -1 to 1); every pattern matches as in AWS and is fast on any text; a
+missing or old botocore is a ConfigurationError that names the package to install.
 """
 
 import re
@@ -31,7 +31,7 @@ DIFFERING_LIMITS = {
 
 
 def pairs(ours: Shape, theirs: botocore.model.Shape) -> Iterator[tuple[Shape, botocore.model.Shape]]:
-    """Each shape of ours with botocore's."""
+    """Yield each of our shapes with botocore's."""
     yield ours, theirs
     if isinstance(theirs, botocore.model.StructureShape):
         assert list(ours.members) == list(theirs.members)
@@ -172,7 +172,7 @@ def test_no_pattern_is_slow_on_any_text() -> None:
 
 @pytest.fixture
 def unread() -> Iterator[None]:
-    """The model has not been read yet, and what a test makes of it is forgotten."""
+    """Clear the model's cache before and after a test."""
     operations.cache_clear()
     yield
     operations.cache_clear()

@@ -1,9 +1,9 @@
-"""What the operations mean.
+"""The semantics of the operations.
 
-Contract: the semantics that no shape tells: whose roles, tables, buckets and resources are whose; which states
-refuse what; sizes and their defaults; tags and who gets which; policies with their hashes and conditions; what the
-two accounts of a job see of it and of each other; that a started job keeps what it was started with; that `apply`,
-boto3 and Dagster speak of the same resources.
+Contract: the semantics that the shapes do not define: ownership of roles, tables, buckets and resources;
+operations that a state forbids; sizes and their defaults; tags and their inheritance; policies with their hashes
+and conditions; what the two accounts of a job see of it and of each other; a started job keeps its configuration;
+`apply`, boto3 and Dagster show the same resources.
 """
 
 import hashlib
@@ -748,7 +748,7 @@ def test_a_listing_of_jobs_and_exports_is_filtered(room: Room) -> None:
 
 @pytest.fixture
 def real_room(tmp_path: Path) -> Iterator[tuple[Room, dg.DagsterInstance]]:
-    """A room whose work is done, by the assets that a worker runs."""
+    """A room whose work is executed by the assets that a worker runs."""
     room = Room.open(tmp_path / "home")
     with worlds.installed(tmp_path / "home"), worlds.dagster_at(tmp_path / "dagster", one_file=True) as instance:
         yield room, instance

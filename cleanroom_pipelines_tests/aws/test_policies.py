@@ -1,6 +1,6 @@
-"""Contract: a resource policy is evaluated as AWS evaluates it for an identity that is an account: Deny wins, what
-no statement mentions is refused; a document that cannot be evaluated faithfully is refused when it is read, naming
-the element and quoting nothing; no document makes reading or deciding slow.
+"""Contract: a resource policy is evaluated as in AWS, with accounts as principals: Deny overrides Allow, and a
+request that no statement covers is denied; a document that cannot be evaluated exactly is rejected when parsed,
+with the element's name and no quotes; no document makes parsing or evaluation slow.
 
 Source: contract 3.11 and 2.8 of the AWS-compatible API.
 """
@@ -469,7 +469,7 @@ def test_any_text_is_parsed_or_rejected(text: str) -> None:
 
 
 def test_the_actions_are_those_of_the_model() -> None:
-    """The 25 operations of contract 1.3: of botocore's model, all that are not of custom models."""
+    """The 25 operations of contract 1.3: all in botocore's model that do not concern custom models."""
     loaders = pytest.importorskip("botocore.loaders")
     model = loaders.Loader().load_service_model("cleanroomsml", "service-2")
     custom = re.compile("Trained|Algorithm|MLInput|MLConfiguration|Collaboration|CancelTr")

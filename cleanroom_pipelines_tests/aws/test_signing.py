@@ -1,8 +1,8 @@
-"""Who sent a request.
+"""Verification of signatures.
 
-Contract: what botocore and AWS's own published example sign is accepted; any change of body, path, query, date,
-key or signature, a date more than 15 minutes off, and every other way to authenticate is an AccessDeniedException,
-which does not tell an unknown key from a wrong secret, neither in words nor in work.
+Contract: requests signed by botocore and AWS's published example are accepted; any change of body, path, query,
+date, key or signature, a date more than 15 minutes off, and any other authentication is an AccessDeniedException,
+which does not distinguish an unknown key from a wrong secret, neither in its message nor in its timing.
 """
 
 import hashlib
@@ -160,7 +160,7 @@ def test_unsigned_headers_are_allowed(create: RawRequest) -> None:
 
 
 def test_a_content_type_need_not_be_signed() -> None:
-    """As version 2 of the JavaScript SDK does it."""
+    """Version 2 of the JavaScript SDK does this."""
     request = build("CreateAudienceModel", right("CreateAudienceModel"))
     check(replace(sign(replace(request, headers=()), now=NOW)).with_header("Content-Type", "application/json"))
 
@@ -173,7 +173,7 @@ def test_a_date_header_instead() -> None:
 
 
 def test_a_body_hash_header_is_accepted(create: RawRequest) -> None:
-    """As version 3 of the JavaScript SDK does it."""
+    """Version 3 of the JavaScript SDK does this."""
     unsigned = build("CreateAudienceModel", right("CreateAudienceModel"))
     with_hash = sign(unsigned.with_header("X-Amz-Content-SHA256", unsigned.body_sha256), now=NOW)
     check(with_hash)
@@ -450,7 +450,7 @@ def test_an_invalid_date_header() -> None:
 
 
 def test_a_session_token_is_refused() -> None:
-    """We issue none, so whoever sends one means another place."""
+    """None are issued here, so the token belongs to another service."""
     with_token = AWSRequest("GET", f"http://{HOST}/tags/x")
     with mock.patch("botocore.auth.get_current_datetime", return_value=NOW):
         SigV4Auth(Credentials(KEY_ID, SECRET, "token"), "cleanrooms-ml", REGION).add_auth(with_token)

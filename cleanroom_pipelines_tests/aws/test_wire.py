@@ -1,8 +1,8 @@
-"""HTTP in and out.
+"""Parsing requests and writing responses.
 
-Contract: what a real botocore client sends is read back equal, and what we write a real botocore client reads
-equal; every constraint of botocore's model, sent without a client's checks, is answered with a ValidationException
-that names the member and never the value; no body, path or query brings anything but an ApiError.
+Contract: parsing restores what a real botocore client sends, and such a client restores what we write; every
+violated constraint of botocore's model gives a ValidationException that names the member and never the value; no
+body, path or query raises anything but an ApiError.
 """
 
 import json

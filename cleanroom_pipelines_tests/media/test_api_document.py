@@ -1,11 +1,11 @@
-"""Our API against the document that it follows, item by item.
+"""The client's API compared with the document that it follows, item by item.
 
-Contract: every class, method, parameter, default and enum member that the document names exists here, in its
-order; a call that the document allows is allowed. We may add: parameters with defaults, methods, and enum members
-behind the others.
+Contract: every class, method, parameter, default and enum member in the document exists here, in the same order;
+every call that the document allows is allowed. Additions are permitted: parameters with defaults, methods, and
+enum members after the others.
 
-The facts below were taken down from the document by hand. A parameter is written as its name, with `*` before the
-first that only goes by name, and `?` behind one that has a default.
+The facts below were copied from the document manually. A parameter is written as its name, with `*` before the
+first keyword-only one, and `?` after one that has a default.
 """
 
 import ast
@@ -240,7 +240,7 @@ CALLS = [
 
 
 def signature_of(name: str, method: str) -> inspect.Signature:
-    """How it is called by a script: without self or cls."""
+    """Return the signature for callers, without self or cls."""
     cls = getattr(media, name)
     if method == "__init__":
         return inspect.signature(cls)
@@ -251,7 +251,7 @@ def signature_of(name: str, method: str) -> inspect.Signature:
 
 
 def read(parameters: str) -> tuple[list[str], list[str], set[str]]:
-    """Positional parameters, those by name only, and those that may be left out."""
+    """Return positional, keyword-only and optional parameters."""
     positional, _, named = parameters.partition("*")
     optional = {word.rstrip("?") for word in parameters.split() if word.endswith("?")}
     names = [[word.rstrip("?") for word in part.split()] for part in (positional, named)]

@@ -1,7 +1,7 @@
-"""What builders make of what a script says.
+"""Builders of audience definitions.
 
-Contract: the JSON of the definition language, which `audiences.definitions` reads back; a definition knows neither
-name nor sharing; what cannot mean anything is refused where it is typed, with a typed error.
+Contract: builders return valid JSON of the definition language, which `audiences.definitions` can parse; it
+contains neither name nor sharing; an invalid argument raises a typed error at once.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""The client against a server that does as it is told.
+"""The client, tested with a fake server.
 
-Contract: the token goes with every request and is shown nowhere; what is refused becomes the error of its type;
-what only reads is asked for again, what changes something is not sent twice; jobs are waited for, cancelled and
-told apart; files come whole and unaltered, or not at all.
+Contract: every request carries the token, which is never displayed; an error response raises the class of its
+type; reads are retried, writes are not sent twice; jobs can be awaited, cancelled and distinguished; files are
+downloaded complete and unaltered, or not at all.
 """
 
 import gzip
@@ -117,7 +117,7 @@ def running_server() -> Iterator[FakeServer]:
 
 @pytest.fixture
 def server(running_server: FakeServer) -> FakeServer:
-    """The same server for all, which has forgotten what it was asked and told."""
+    """The shared fake server, cleared for each test."""
     running_server.forget()
     running_server.answer("get_room", ROOM)
     running_server.answer("create_room", ROOM)
@@ -240,7 +240,7 @@ def serve_from_home(monkeypatch: pytest.MonkeyPatch, transport: Any) -> list[tup
 
 
 class Local:
-    """What a home gives in place of a connection."""
+    """A transport within this process, in place of a connection."""
 
     def __init__(self) -> None:
         self.took: list[tuple[Any, str]] = []

@@ -1,7 +1,8 @@
-"""Contract: contracts/privacy.md, sections 3 to 5: what lists and answers together must not tell, in a real room.
+"""Contract: contracts/privacy.md, sections 3 to 5: what lists and results together must not disclose, in a real
+room.
 
-A list in place is an answer that was paid and tells nothing more; a changed seed is another question, paid anew;
-what reveals by design says so wherever it is read; a spent budget gives nothing more, however a question is put.
+A list discloses no more than the result that was paid; a changed seed is a new question and paid again; whatever
+discloses by design is labelled everywhere; a spent budget returns nothing more, however a question is phrased.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ LIKE = {"kind": "lookalike", "source": {"kind": "seed", "audience_type": "loyal"
 
 
 class Asking:
-    """The advertiser, and the worker that answers."""
+    """The advertiser's requests, and the worker that executes them."""
 
     def __init__(self, world: RoomWorld) -> None:
         self.world = world
@@ -47,13 +48,13 @@ class Asking:
         return float(self.call("get_room")["ledger"]["spent"])
 
     def kinds(self) -> list[str]:
-        """What was paid, in words."""
+        """Return the kinds of the paid questions."""
         catalog = self.world.installation.catalog
         (pair,) = catalog.pairs.all()
         return sorted(line.kind for line in catalog.pairs.ledger_lines(pair.id))
 
     def listed(self, audience_id: str) -> tuple[list[str], list[str]]:
-        """The lines of a list in their order, and what it says that it reveals."""
+        """Return the lines of a list in order, and its declared disclosures."""
         job = self.call("start_job", kind="user_list", audience={"kind": "custom", "id": audience_id})
         self.world.run()
         told = self.call("get_job_result", job_id=job["id"])
@@ -104,7 +105,7 @@ def test_a_lookalike_list_is_unordered_and_paid_once_for_all_reaches(asking: Ask
 
 
 def test_a_changed_seed_is_a_new_question_and_paid_again(asking: Asking) -> None:
-    """Comparing two lists compares two noised vectors, and both were paid."""
+    """Comparing two lists compares two noisy vectors, and both were paid."""
     world = asking.world
     asking.create("like", {**LIKE, "exclude_seed_audience": False})
     world.run()

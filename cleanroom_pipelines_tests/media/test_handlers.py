@@ -1,9 +1,9 @@
 """The handlers without HTTP: permissions, jobs, the ledger, the audit log and parameters.
 
-Contract: contracts/media.md, section 3, and contracts/privacy.md, sections 4 and 5, held against the server. Who
-may do what is the table there, cell by cell; what may not be done, what is another room's and what does not exist
-is one error; every call leaves a line without names; an answer is charged once a question to the pair of
-organisations whose data it tells of; parameters are checked and never repeated.
+Contract: contracts/media.md, section 3, and contracts/privacy.md, sections 4 and 5. Permissions follow the table
+there, cell by cell; a forbidden call, another room's object and a missing object give the same error; every call
+has an audit entry without names; each question is charged once, to the two organisations whose data it concerns;
+parameters are checked and never quoted.
 """
 
 import itertools
@@ -70,7 +70,7 @@ def priced(kind: str, about: dict[str, Any] | None = None) -> Callable[[MediaWor
 
 
 def take_in(world: MediaWorld, digests: dict[str, str] | None = None) -> None:
-    """Let what both sides provided be taken in, if it is not yet; types of seeds by the digest of their ids."""
+    """Ingest what both sides provided, if necessary; types of seeds by the digest of their ids."""
     digests = digests or {"loyal": "l"}
     seeds = {"digests": digests, "seeds": {"by_type": dict.fromkeys(digests, 500)}}
     if world.installation.catalog.resources.newest_version(Kind.DATA_ROOM, world.room).status == "CREATE_PENDING":
@@ -128,7 +128,7 @@ TABLE: dict[str, Cell] = {
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """An installation in which each test has a room of its own."""
+    """An installation in which each test has its own room."""
     home = tmp_path_factory.mktemp("media") / "home"
     shared = Installation(Settings(home, seed_floor=1, max_rooms=10_000, max_labs=10_000, max_uploads=10_000))
     shared.catalog.database.stay_connected()  # as a server does
@@ -143,7 +143,7 @@ def world(shared: Installation) -> MediaWorld:
 
 
 def told_of(call: Callable[[], object]) -> dict[str, Any]:
-    """The error of a call, as it goes over the wire."""
+    """Return the error of a call in its wire format."""
     with pytest.raises(errors.MediaError) as raised:
         call()
     return error_as_dict(raised.value)
@@ -474,7 +474,7 @@ BOTH_SIDES = {
 
 
 def listed(world: MediaWorld, creator: str, reader: str, definition: dict[str, Any] = WITHOUT_SEED) -> bool:
-    """Whether somebody may list what somebody else created and shared."""
+    """Check whether a participant may export what another one created and shared."""
     audience = world.audience(creator, definition, shared=[reader])
     try:
         return bool(world.ask(reader, "user_list", audience=custom(audience))["status"] == "Running")
@@ -485,7 +485,7 @@ def listed(world: MediaWorld, creator: str, reader: str, definition: dict[str, A
 def test_a_lookalike_without_its_seed_is_exported_from_the_seeds_to_the_bases_provider(
     shared: Installation,
 ) -> None:
-    """It tells who of the similar users is a customer: the seed's provider may tell that to the base's."""
+    """It discloses which similar users are customers; the seed's provider may tell the base's."""
     world = MediaWorld.open(shared, BOTH_SIDES, ["ENABLE_LOOKALIKE_AUDIENCES", "ENABLE_OVERLAP"])
     world.provision()
     may = {(a, b) for a, b in itertools.product(BOTH_SIDES, repeat=2) if listed(world, a, b)}
@@ -504,7 +504,7 @@ def test_a_lookalike_without_its_seed_is_exported_to_all_if_exclusion_is_allowed
 
 
 def test_a_second_type_with_the_same_ids_is_the_same_seed(shared: Installation) -> None:
-    """Union and difference of two names of one seed leave nothing of it, whatever a room is for."""
+    """Union and difference of two types with the same ids are handled as one seed, in any room."""
     world = MediaWorld.open(shared, BOTH_SIDES, ["ENABLE_LOOKALIKE_AUDIENCES", "ENABLE_RULED_BASED_AUDIENCES"])
     world.provision()
     take_in(world, {"loyal": "same", "again": "same", "other": "else"})
@@ -547,7 +547,7 @@ def answer(world: MediaWorld, group: str, kind: str, **about: Any) -> Any:
 
 
 def size_of(world: MediaWorld, audience: str) -> dict[str, Any]:
-    """An answer without what it says of the budget."""
+    """Return a result without its budget fields."""
     told = answer(world, "create", "audience_size", audience=custom(audience))
     return {name: value for name, value in told.items() if name != "privacy"}
 
@@ -642,7 +642,7 @@ def test_a_new_room_shares_the_budget_of_its_two_organisations(shared: Installat
 
 
 def spend(world: MediaWorld, tenths: int) -> None:
-    """Let the pair have paid something else."""
+    """Spend some of the budget on something else."""
     line = LedgerLine(world.installation.token_hex(32), "size", tenths)
     assert world.installation.catalog.pairs.charge(world.budget.pair.id, [line]) is not None
 
@@ -735,7 +735,7 @@ def test_a_third_organisation_approves_nothing(shared: Installation) -> None:
 
 
 def test_a_colleague_who_provides_no_data_cannot_approve(shared: Installation) -> None:
-    """Being of the provider's organisation is not enough: the room gave somebody else its side."""
+    """Membership in the provider's organisation is not enough: another participant has the permission."""
     world = MediaWorld.open(shared)
     world.provision()
     colleague = email("create")
@@ -858,7 +858,7 @@ def test_prices_do_not_depend_on_hidden_sizes(shared: Installation) -> None:
 
 
 def test_an_estimate_discloses_nothing_unpaid(shared: Installation) -> None:
-    """The price of a lookalike follows from the size of its seed: told for nothing it would tell that size."""
+    """The price of a lookalike depends on its seed's size: a free exact price would disclose the size."""
     found = []
     for size in (30, 300, 100_000):
         world = MediaWorld.open(shared)
@@ -940,7 +940,7 @@ FAILED_BY = {
 }
 
 
-def test_a_job_fails_by_what_its_work_failed_by(shared: Installation) -> None:
+def test_a_job_fails_with_the_error_of_its_work(shared: Installation) -> None:
     def fails_by_it(code: StatusCode, kind: type[errors.MediaError]) -> None:
         world = MediaWorld.open(shared)
         world.provision()
@@ -965,7 +965,7 @@ def test_a_cancelled_job_stays_cancelled(world: MediaWorld) -> None:
         world.call("create", "get_job_result", job_id=job["id"])
 
 
-def test_an_answer_is_of_the_data_that_were_provisioned_when_it_was_asked(world: MediaWorld) -> None:
+def test_a_result_uses_the_data_provisioned_when_the_job_started(world: MediaWorld) -> None:
     audience = made(world)
     world.provision()
     job = world.ask("create", "audience_size", audience=custom(audience))
@@ -976,7 +976,7 @@ def test_an_answer_is_of_the_data_that_were_provisioned_when_it_was_asked(world:
     assert world.call("create", "get_job_result", job_id=job["id"])["size"] == 990
 
 
-def test_an_answer_stays_that_of_before_if_the_new_data_cannot_be_used(world: MediaWorld) -> None:
+def test_invalid_new_data_does_not_change_results(world: MediaWorld) -> None:
     audience = made(world)
     world.provision()
     job = world.ask("create", "audience_size", audience=custom(audience))
@@ -984,7 +984,7 @@ def test_an_answer_stays_that_of_before_if_the_new_data_cannot_be_used(world: Me
     assert world.call("create", "get_job_result", job_id=job["id"]).items() >= SIZE.items()
 
 
-def test_reports_are_told_of_what_failed(world: MediaWorld) -> None:
+def test_failed_data_has_reports(world: MediaWorld) -> None:
     catalog = world.installation.catalog
     job = world.ask("seed", "seeds_report")
     claim = catalog.work.claim(
@@ -1001,7 +1001,7 @@ def test_reports_are_told_of_what_failed(world: MediaWorld) -> None:
 # what is told of a call
 
 
-def test_the_audit_log_tells_other_groups_no_names(world: MediaWorld) -> None:
+def test_the_audit_log_hides_names_from_other_groups(world: MediaWorld) -> None:
     audience = world.call("create", "create_audience", room_id=world.room, name="Secret", definition=LOOKALIKE)[
         "id"
     ]
@@ -1019,14 +1019,14 @@ def test_the_audit_log_tells_other_groups_no_names(world: MediaWorld) -> None:
     assert audience not in json.dumps(world.call("overlap", "get_audit_log", room_id=world.room))
 
 
-def test_the_audit_log_of_a_room_is_of_that_room(shared: Installation, world: MediaWorld) -> None:
+def test_a_rooms_audit_log_is_limited_to_that_room(shared: Installation, world: MediaWorld) -> None:
     other = MediaWorld.open(shared)
     other.call("create", "create_audience", room_id=other.room, name="n", definition=LOOKALIKE)
     told = world.call("create", "get_audit_log", room_id=world.room)["entries"]
     assert not any(each["action"] == "create_audience" for each in told)
 
 
-def test_no_address_name_or_token_stands_in_the_audit_log(world: MediaWorld) -> None:
+def test_the_audit_log_contains_no_address_name_or_token(world: MediaWorld) -> None:
     names = {"name": "Verysecretname", "definition": REMARKETING | {"audience_type": "Verysecrettype"}}
     world.call("create", "create_audience", room_id=world.room, **names)
     told_of(lambda: world.call(STRANGER, "get_room", room_id="Verysecretroom"))
@@ -1104,7 +1104,7 @@ WRONG: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
-def test_what_cannot_be_used_is_said_in_words_of_ours(world: MediaWorld) -> None:
+def test_invalid_parameters_give_our_own_messages(world: MediaWorld) -> None:
     def is_said(group: str, method: str, params: dict[str, Any]) -> None:
         world.new_lines()
         told = told_of(lambda: world.call(group, method, **({"room_id": world.room} | params)))
@@ -1115,7 +1115,7 @@ def test_what_cannot_be_used_is_said_in_words_of_ours(world: MediaWorld) -> None
     assert_each(is_said, WRONG)
 
 
-def test_two_seed_files_of_one_kind_or_of_none_of_the_rooms_are_refused(world: MediaWorld) -> None:
+def test_seed_files_of_the_same_or_a_foreign_kind_are_rejected(world: MediaWorld) -> None:
     one, two = world.upload("seed"), world.upload("seed")
     for datasets in (
         [{"manifest_hash": one}, {"manifest_hash": two}],
@@ -1134,7 +1134,7 @@ def test_a_too_large_upload_leaves_nothing(tmp_path: Path) -> None:
     assert world.upload("base", b"0123456789") in {each.id for each in installation.catalog.rooms.uploads()}
 
 
-def test_the_operators_own_client_goes_through_the_same_handlers(tmp_path: Path) -> None:
+def test_the_operators_local_client_uses_the_same_handlers(tmp_path: Path) -> None:
     from cleanroom_pipelines.media import Client, PermissionDeniedError
     from cleanroom_pipelines.media.media import MediaDcr
 

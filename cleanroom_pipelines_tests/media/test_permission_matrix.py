@@ -1,8 +1,8 @@
-"""Contract: contracts/media.md section 3, cell by cell over HTTP: each call, by a group that holds what it needs,
-by one that holds everything else, by a user who is in no room, and with no token.
+"""Contract: contracts/media.md section 3, cell by cell over HTTP: each call, by a group with the required permission,
+by one with all other permissions, by a non-participant, and without a token.
 
-Where a group may not, the answer is the same as for a room that does not exist, nothing is made, and the audit log
-has a line. The server runs without a worker: what is asked is whether a call is let through.
+Without permission, the response is the same as for a room that does not exist, nothing is created, and the call is
+audited. The server runs without a worker: the tests check only whether calls are permitted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ RULE = {"kind": "rule_based", "source": {"kind": "base"}, "filters": None, "comb
 
 @dataclass
 class Place:
-    """A server with a room, and who may ask."""
+    """A server with a room and its users."""
 
     http: httpx.Client
     tokens: dict[str, str]
@@ -48,7 +48,7 @@ class Place:
         return answer.json()["result"]
 
     def room(self, permissions: Mapping[str, list[Permission]]) -> str:
-        """A room whose groups hold these."""
+        """Create a room whose groups have these permissions."""
         params = {
             "name": "Matrix",
             "participants": [

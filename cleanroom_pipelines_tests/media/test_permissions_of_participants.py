@@ -1,7 +1,7 @@
-"""Participants, as a script builds and loads them.
+"""Participants, built and loaded by scripts.
 
-Contract: one that was built and one that was loaded are the same; who holds the permission to export may export.
-Both were not so in the original.
+Contract: a built participant and a loaded one behave alike; the export permission allows exports. Neither was the
+case in the original.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Answers as a script keeps them.
+"""Results of jobs, as scripts store them.
 
-Contract: the JSON text of each answer, byte by byte; what a newer server tells more is ignored, and what an older
-one did not tell is None or empty.
+Contract: the JSON text of each result, byte by byte; additional fields of a newer server are ignored, and missing
+fields of an older one are None or empty.
 """
 
 import json

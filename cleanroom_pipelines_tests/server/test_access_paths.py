@@ -1,4 +1,4 @@
-"""What a look costs does not grow with what there was before.
+"""The cost of reads does not grow with history.
 
 Contract: issue Safety, section 8. Every look of the command line, of both APIs, of the sensors, of the schedules
 and of the worker is made on one installation twice: with 10 things of history of every kind, then with 1,000. The

@@ -1,10 +1,9 @@
-"""Uploads and downloads: only one's own, whole or not at all, and nothing left behind.
+"""Uploads and downloads: within the own account, atomic, and without leftovers.
 
-Contract: issue 4, contract 3.12 and 3.20. An object is written by who signed for its bytes, into a bucket of its
-own account; a body that is not what was signed, is too large, or does not come to its end leaves nothing in
-scratch or bucket, and what was there stays; of uploads to one key one wins whole; no key, no link leads out of a
-bucket; another account's bucket is refused and its export is not found; refusals are in the audit log and name no
-place.
+Contract: issue 4, contract 3.12 and 3.20. The signer of an object's bytes writes it into a bucket of the same
+account; a body that is wrong, too large or incomplete leaves nothing in scratch or bucket, and the old object
+stays; concurrent uploads to one key are atomic; no key or symlink leads out of a bucket; another account's bucket
+is rejected and its export is not found; rejections are audited without locations.
 """
 
 import asyncio

@@ -1,10 +1,9 @@
-"""What reaches the endpoint is what was signed, and what is no request holds nothing up.
+"""The gateway executes only what was signed, and malformed requests block nothing.
 
-Contract: issue 4 and contract 1.1, 3.10, 3.20. A request that was altered on its way, is too old, or was signed in
-another way is refused, in the same words whichever key it names, and changes nothing; a path means what was signed
-or nothing at all; a request whose length can be read in two ways ends its connection; headers and bodies without
-end hold neither threads nor memory; what was refused stands in the audit log before it is answered; the health
-check tells nothing.
+Contract: issue 4 and contract 1.1, 3.10, 3.20. An altered, expired or wrongly signed request is rejected with the
+same message for every key, and changes nothing; only the signed path is routed; a request with an ambiguous length
+closes its connection; endless headers and bodies hold neither threads nor memory; rejections are audited before
+the response is sent; the health check reveals nothing.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""Requests that begin and do not come.
+"""Requests that stall.
 
-Contract: a connection whose request has not arrived in time is closed: without a byte, in the midst of its head,
-in the midst of its body, dripping or not, also after an earlier request. One whose body makes headway is not, nor
-one between two requests, nor one that waits for us.
+Contract: a connection is closed if its request does not arrive in time: before its first byte, within its head or
+its body, dripping or not, also after an earlier request. It is kept if its body makes progress, between two
+requests, and while it waits for the server.
 """
 
 import socket

@@ -1,8 +1,8 @@
-"""What one account, or one request, may take.
+"""Limits on accounts and requests.
 
-Contract: an account is let through at a steady rate with a burst of two seconds, whatever others do; what it asks
-beyond that changes nothing, reaches no other account, and stands in the audit log. Bodies are bounded in size,
-depth and shape, and one that is refused is not quoted; members that nobody knows are passed over and counted.
+Contract: each account has a steady rate with bursts of two seconds, independently of others; requests beyond it
+change nothing, affect no other account, and are audited. Bodies are limited in size, depth and shape, and a
+rejected one is not quoted; unknown members are ignored and counted.
 """
 
 import gzip

@@ -1,6 +1,6 @@
-"""`cleanroom serve` begins to listen, or says in one sentence why it cannot.
+"""`cleanroom serve` listens, or reports in one sentence why it cannot.
 
-Contract: DESIGN section 7: exit code 2 and one clear sentence; nothing is started on an address that is taken.
+Contract: DESIGN section 7: exit code 2 and one clear sentence; nothing is started on an address in use.
 """
 
 import socket
