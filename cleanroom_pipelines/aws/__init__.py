@@ -1,6 +1,6 @@
-"""The AWS-compatible way in: the wire of AWS Clean Rooms ML's lookalike API.
+"""The AWS-compatible API: the wire format of AWS Clean Rooms ML's lookalike API.
 
-Lives here: botocore's model of the API, reading and writing its HTTP, signatures, errors, policies, operations.
+Lives here: botocore's model of the API, its HTTP format, signatures, errors, policies and operations.
 Add here when the API itself grows.
-Keep out: the web server (`server`), and rules that hold for every way in (`catalog`).
+Keep out: the web server (`server`), and rules that apply to every API (`catalog`).
 """

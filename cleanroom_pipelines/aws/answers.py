@@ -1,8 +1,8 @@
-"""What an operation is given and what it answers with: callers, handlers, and the API's errors.
+"""Callers of the lookalike (AWS) API, and the API's errors.
 
-Lives here: the closed table of errors that go over the wire, and what each error of the core becomes there.
-Add here when AWS adds an error, or the core one that a client can meet.
-Keep out: how an answer is written as HTTP (`wire.py`).
+Lives here: the closed table of the API's errors, and the mapping of core errors to them.
+Add here when AWS adds an error, or the core one that can reach clients.
+Keep out: writing responses as HTTP (`wire.py`).
 """
 
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ ErrorName = Literal[
     "ServiceUnavailableException",
 ]
 
-# Statuses and texts as AWS's model has them. A path that no operation has, and a database that does not answer,
-# are in no model: their names are those of AWS's front ends.
+# Statuses and texts are those of AWS's model. The model has no errors for an unknown path or an unavailable
+# database: they have the names that AWS's front ends use.
 _TABLE: Final[Mapping[ErrorName, tuple[int, str]]] = {
     "ValidationException": (400, "The request parameters for this request are incorrect."),
     "ServiceQuotaExceededException": (402, "You have exceeded your service quota."),
@@ -51,15 +51,15 @@ _TABLE: Final[Mapping[ErrorName, tuple[int, str]]] = {
 
 
 class ApiError(Exception):
-    """An error that goes over the wire.
+    """An error that is sent to the client.
 
     Args:
-        name: What AWS calls it; boto3 raises `client.exceptions.<name>`.
-        message: One sentence without data values; the table's text when empty.
-        status: HTTP status, where it is not the table's.
-        members: Further members of the error's shape, such as `quotaName` and `quotaValue`.
-        headers: Further headers of the answer, such as `Allow`.
-        reason: Why, for the audit log alone; never sent.
+        name: AWS's name of the error; boto3 raises `client.exceptions.<name>`.
+        message: One sentence without data values; by default the table's text.
+        status: HTTP status, if it differs from the table's.
+        members: Additional members of the error's shape, such as `quotaName` and `quotaValue`.
+        headers: Additional headers of the response, such as `Allow`.
+        reason: The reason, for the audit log only; never sent.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ def _rebuild(name: ErrorName, message: str, kept: dict[str, Any]) -> ApiError:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who signed the request.
+    """The caller who signed the request.
 
     Attributes:
-        account_id: The account of the key, 12 digits.
-        access_key_id: The key.
-        region: The region of the signature's scope.
+        account_id: The account of the access key, 12 digits.
+        access_key_id: Id of the access key.
+        region: The Region in the signature's scope.
     """
 
     account_id: str
@@ -106,15 +106,15 @@ class Caller:
 
 
 def from_cleanroom_error(error: CleanroomError) -> ApiError:
-    """What an error of the core becomes for a client.
+    """Convert a core error into an API error.
 
-    Only errors that are the caller's to mend keep their text: the others may speak of the installation.
+    Only errors that the caller can fix keep their text: the others may describe the installation.
 
     Args:
         error: Any error of the core.
 
     Returns:
-        The error to answer with; anything unexpected is an InternalServiceException without its text.
+        The error to send; an unexpected error becomes an InternalServiceException without its text.
     """
     reason = type(error).__name__
     if isinstance(error, UsageError | InputError):

@@ -1,8 +1,8 @@
-"""A value checked against its shape, and turned into what Python wants.
+"""Validating values against their shapes, and converting them to Python types.
 
 Lives here: required members, types, lengths, ranges, patterns, enums, unions; ISO-8601 and epoch timestamps.
 Add here when the model gets another kind of constraint.
-Keep out: HTTP (`wire.py`), and rules about what a request means (the operations).
+Keep out: HTTP (`wire.py`), and rules about a request's meaning (the operations).
 """
 
 import math
@@ -15,24 +15,24 @@ from typing import Any, Final
 from cleanroom_pipelines.aws.model import Location, Shape
 
 MAX_PROBLEMS: Final = 10
-"""A message that names more than this many places helps nobody."""
+"""Largest number of problems in one message; more would not help the reader."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
-# What no database keeps as text: the first not PostgreSQL, the others no UTF-8.
-_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+# Characters that cannot be stored as text: PostgreSQL rejects U+0000, and UTF-8 has no surrogates.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _BITS = {"integer": 31, "long": 63}
 _SIZED = {"string", "list", "map"}
 
 
 @dataclass
 class Checked:
-    """What came of a check.
+    """The result of a validation.
 
     Attributes:
-        problems: What is wrong, each naming the member's place and never its value; at most `MAX_PROBLEMS`.
-        n_unknown: Members that the shape does not have; they were left out.
+        problems: The problems, each with the member's path and never its value; at most `MAX_PROBLEMS`.
+        n_unknown: Number of members that the shape does not have; they are ignored.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -40,22 +40,22 @@ class Checked:
 
     @property
     def is_full(self) -> bool:
-        """Whether enough problems are known to stop looking."""
+        """Whether enough problems have been found to stop."""
         return len(self.problems) >= MAX_PROBLEMS
 
     def structure(
         self, shape: Shape, found: Mapping[str, Any], path: str = "", locations: Iterable[Location] = ("body",)
     ) -> dict[str, Any]:
-        """Check a structure.
+        """Validate a structure.
 
         Args:
-            shape: What it may be.
-            found: Its members by wire name; None is absent.
-            path: Where it stands, such as `outputConfig.destination`.
-            locations: Which of the shape's members travel there.
+            shape: Its shape.
+            found: Its members by wire name; None means missing.
+            path: Its path, such as `outputConfig.destination`.
+            locations: The locations whose members to read.
 
         Returns:
-            The members that are there, by the API's names. Meaningless where problems were found.
+            The members present, by their API names. Meaningless if problems were found.
         """
         members = [member for member in shape.members.values() if member.location in locations]
         self.n_unknown += len(found.keys() - {member.wire_name for member in members})
@@ -66,9 +66,9 @@ class Checked:
             if value is not None:
                 values[member.name] = self._value(member.shape, value, place)
             elif member.is_required:
-                self._refuse(place, "Member must not be null")
+                self._reject(place, "Member must not be null")
         if shape.is_union and len(values) != 1:
-            self._refuse(path, f"Member must have exactly one of the members: [{', '.join(shape.members)}]")
+            self._reject(path, f"Member must have exactly one of the members: [{', '.join(shape.members)}]")
         return values
 
     def _value(self, shape: Shape, value: Any, path: str) -> Any:
@@ -83,17 +83,17 @@ class Checked:
                 return self._timestamp(value, path)
         plain = _typed(shape.kind, value)
         if plain is None:
-            self._refuse(path, f"Member must be of type {shape.kind}")
+            self._reject(path, f"Member must be of type {shape.kind}")
             return None
-        for problem in _broken(shape, plain):
-            self._refuse(path, problem)
+        for problem in _violations(shape, plain):
+            self._reject(path, problem)
         return plain
 
     def _collection(self, shape: Shape, value: Any, path: str) -> Any:
         assert shape.element is not None
         wrong_sizes = list(_wrong_size(shape, len(value)))
         for problem in wrong_sizes:
-            self._refuse(path, problem)
+            self._reject(path, problem)
         if wrong_sizes:
             return None
         if isinstance(value, list):
@@ -102,45 +102,45 @@ class Checked:
             ]
         assert shape.key is not None
         for key in value:
-            self._refuse_keys(shape.key, key, path)
-        # A key is the caller's own word, and stays out of the message.
+            self._check_key(shape.key, key, path)
+        # Keys are the caller's own data, and never enter a message.
         return {key: self._element(shape.element, each, f"{path}.value") for key, each in value.items()}
 
     def _element(self, shape: Shape, value: Any, path: str) -> Any:
         if value is None:
-            self._refuse(path, "Member must not be null")
+            self._reject(path, "Member must not be null")
             return None
         return self._value(shape, value, path)
 
-    def _refuse_keys(self, shape: Shape, key: str, path: str) -> None:
-        problems = list(_broken(shape, key))
+    def _check_key(self, shape: Shape, key: str, path: str) -> None:
+        problems = list(_violations(shape, key))
         if problems:
-            self._refuse(path, f"Map keys must satisfy constraint: [{', '.join(problems)}]")
+            self._reject(path, f"Map keys must satisfy constraint: [{', '.join(problems)}]")
 
     def _timestamp(self, value: Any, path: str) -> datetime | None:
         try:
             return parse_timestamp(value)
         except ValueError:
-            self._refuse(path, "Member must be a timestamp: ISO 8601 or seconds since 1970")
+            self._reject(path, "Member must be a timestamp: ISO 8601 or seconds since 1970")
             return None
 
-    def _refuse(self, path: str, problem: str) -> None:
+    def _reject(self, path: str, problem: str) -> None:
         text = f"Value at '{path}' failed to satisfy constraint: {problem}"
         if not self.is_full and text not in self.problems:
             self.problems.append(text)
 
 
 def parse_timestamp(value: Any) -> datetime:
-    """Read a timestamp as clients write it.
+    """Parse a timestamp as clients write it.
 
     Args:
-        value: ISO 8601 with or without fraction and offset (without: UTC), or a number of seconds since 1970.
+        value: ISO 8601 with or without fraction and offset (default UTC), or seconds since 1970.
 
     Returns:
-        In UTC, to the microsecond.
+        The time in UTC, to the microsecond.
 
     Raises:
-        ValueError: Neither, or no time that a calendar has.
+        ValueError: The value has another form, or is not a valid date.
     """
     try:
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -154,7 +154,7 @@ def parse_timestamp(value: Any) -> datetime:
 
 
 def from_text(shape: Shape, text: str) -> Any:
-    """What a parameter of the query or a header means; the text itself where it is no such value."""
+    """Convert a query parameter or header to its shape's type; return the text itself if it does not fit."""
     if shape.kind in _BITS and _INTEGER.fullmatch(text):
         return int(text)
     if shape.kind == "boolean":
@@ -163,7 +163,7 @@ def from_text(shape: Shape, text: str) -> Any:
 
 
 def _typed(kind: str, value: Any) -> Any:
-    """The value as the kind wants it; None where it is of another."""
+    """Return the value as the kind's Python type; None if it has another type."""
     match kind, value:
         case ("boolean", bool()) | ("string", str()):
             return value
@@ -184,10 +184,10 @@ def _finite(value: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _broken(shape: Shape, value: Any) -> Iterator[str]:
-    """The constraints that a plain value breaks."""
+def _violations(shape: Shape, value: Any) -> Iterator[str]:
+    """Yield the constraints that a plain value violates."""
     if isinstance(value, str):
-        if _NO_TEXT.search(value):
+        if _UNSTORABLE.search(value):
             yield "Member must be text without U+0000 and unpaired surrogates"
             return
         if shape.choices and value not in shape.choices:
@@ -195,7 +195,7 @@ def _broken(shape: Shape, value: Any) -> Iterator[str]:
             return
         wrong_sizes = list(_wrong_size(shape, len(value)))
         yield from wrong_sizes
-        # The patterns are linear, but there is no need to run one over a megabyte.
+        # The patterns run in linear time, but there is no need to run one over a megabyte.
         if not wrong_sizes and shape.matches and not shape.matches(value):
             yield f"Member must satisfy regular expression pattern: {shape.pattern}"
         if shape.reserved_prefix and value.lower().startswith(shape.reserved_prefix):

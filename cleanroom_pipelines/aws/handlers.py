@@ -1,8 +1,8 @@
-"""Which function does which operation.
+"""The handlers of the operations.
 
-Lives here: the list of all handlers by operation name.
+Lives here: all handlers by operation name.
 Add here when AWS adds an operation.
-Keep out: what they do (`operations`).
+Keep out: the handlers themselves (`operations`).
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-"""The API as botocore's own service model tells it, so that reading, checking and writing cannot drift from it.
+"""The API as defined by botocore's own service model, so that this implementation cannot drift from it.
 
-Lives here: the 25 lookalike operations and the shapes they take and give; where our limits are not the model's.
-Add here when an operation is added, or a documented limit the model lacks.
-Keep out: values; they are checked against a shape in `constraints.py`.
+Lives here: the 25 lookalike operations, their input and output shapes, and limits that differ from the model.
+Add here when an operation is added, or a documented limit that the model lacks.
+Keep out: values, which `constraints.py` checks against the shapes.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from cleanroom_pipelines.errors import ConfigurationError
 
 SERVICE: Final = "cleanrooms-ml"
-"""The name in signatures and ARNs."""
+"""The service's name in signatures and ARNs."""
 
 OPERATION_NAMES: Final = (
     "CreateTrainingDataset",
@@ -45,16 +45,16 @@ OPERATION_NAMES: Final = (
     "ListTagsForResource",
 )
 
-# Where we hold to what AWS documents and not to what its model says.
+# Where AWS's documentation contradicts its model, and this implementation follows the documentation.
 _OUR_LIMITS: Final[Mapping[str, Mapping[str, Any]]] = {
-    # The model counts AWS's own tags too; the text of every `tags` member says 50.
+    # The model also counts AWS's own tags; the documentation of every `tags` member says 50.
     "TagMap": {"max": 50},
-    # The guide's relevance runs from -1 to 1 and crosses zero; the model's 0 to 10 contradicts it.
+    # In the guide, relevance ranges from -1 to 1; the model's range of 0 to 10 contradicts that.
     "RelevanceMetricScoreDouble": {"min": -1.0, "max": 1.0},
 }
 _RESERVED_PREFIXES: Final = {"TagKey": "aws:"}
 
-# AWS's engine matches UTF-16, where these classes mean any surrogate pair. Python's matches code points.
+# AWS's regex engine matches UTF-16, where these classes mean any surrogate pair; Python's matches code points.
 _SURROGATE_PAIRS: Final = r"\uD800\uDBFF-\uDC00\uDFFF"
 _ASTRAL_PLANES: Final = r"\U00010000-\U0010FFFF"
 
@@ -64,21 +64,21 @@ _KINDS = {"structure", "list", "map", "string", "integer", "long", "float", "dou
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """What a value may be.
+    """The type and constraints of a value.
 
     Attributes:
-        name: The model's name of it.
+        name: Its name in the model.
         kind: `structure`, `list`, `map`, `string`, `integer`, `long`, `float`, `double`, `boolean` or `timestamp`.
         minimum: Smallest length (string, list, map) or value (numbers), inclusive.
         maximum: Largest length or value, inclusive.
-        pattern: What the whole of a string must match, as AWS writes it.
-        matches: Whether a string does; pure, and of a time linear in its length.
-        choices: The values a string may have; empty where any.
-        reserved_prefix: What a string must not begin with, in any case.
-        is_union: Whether exactly one member must be there.
-        members: Of a structure, by name.
-        key: Of a map.
-        element: Of a list; the value of a map.
+        pattern: Pattern that the whole string must match, as AWS writes it.
+        matches: Checks whether a string matches the pattern; pure, in time linear in its length.
+        choices: The allowed values of a string; empty if any value is allowed.
+        reserved_prefix: Prefix that a string must not have, ignoring case.
+        is_union: Whether exactly one member must be present.
+        members: Members of a structure, by name.
+        key: Shape of a map's keys.
+        element: Shape of a list's elements or a map's values.
     """
 
     name: str
@@ -100,11 +100,11 @@ class ShapeMember:
     """A member of a structure.
 
     Attributes:
-        name: The API's name of it.
-        wire_name: Its name in the body, the query or the header, or of the path's label.
-        location: Where it travels.
-        is_required: Whether it must be there.
-        shape: What it may be.
+        name: Its name in the API.
+        wire_name: Its name in the body, the query, the headers or the path.
+        location: The part of the message that carries it.
+        is_required: Whether it must be present.
+        shape: Its shape.
     """
 
     name: str
@@ -121,11 +121,11 @@ class Operation:
     Attributes:
         name: Such as `GetAudienceModel`.
         method: HTTP method.
-        segments: The path's segments; a label stands as `{memberName}`.
-        status: Of a success.
-        input: What it takes.
-        output: What it gives; None for an empty body.
-        errors: The names of the errors that its model lists.
+        segments: The path's segments; a label is written `{memberName}`.
+        status: HTTP status of a success.
+        input: Shape of its input.
+        output: Shape of its output; None for an empty body.
+        errors: Names of the errors that the model lists.
     """
 
     name: str
@@ -139,10 +139,10 @@ class Operation:
 
 @lru_cache(maxsize=1)
 def operations() -> Mapping[str, Operation]:
-    """The 25 lookalike operations by name, read from the installed botocore at the first call.
+    """Return the 25 lookalike operations by name, read from the installed botocore at the first call.
 
     Raises:
-        ConfigurationError: botocore is not installed, or its model is not one that this code understands.
+        ConfigurationError: botocore is not installed, or this code does not support its model.
     """
     model = _load()
     build = _Builder(model["shapes"])
@@ -155,29 +155,29 @@ def _load() -> Mapping[str, Any]:
         from botocore.loaders import Loader
     except ImportError as error:
         raise ConfigurationError(
-            "The AWS-compatible endpoint needs botocore, which is not installed.",
+            "The lookalike (AWS) API needs botocore, which is not installed.",
             remedy="Install cleanroom-pipelines[api].",
         ) from error
-    # The default paths include one in the user's own folder, where a file could change what is checked.
+    # The default search paths include the user's own folder, where a file could change the checks.
     loader = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
     try:
         model: Mapping[str, Any] = loader.load_service_model("cleanroomsml", "service-2")
     except BotoCoreError as error:
-        raise _too_old("does not know the service") from error
+        raise _too_old("lacks the service cleanroomsml") from error
     missing = [name for name in OPERATION_NAMES if name not in model["operations"]]
     if missing:
-        raise _too_old(f"does not know {missing[0]}")
+        raise _too_old(f"lacks {missing[0]}")
     return model
 
 
 def _too_old(what: str) -> ConfigurationError:
     return ConfigurationError(
-        f"The installed botocore {what}.", remedy="Install the version that cleanroom-pipelines[api] asks for."
+        f"The installed botocore {what}.", remedy="Install the version that cleanroom-pipelines[api] requires."
     )
 
 
 class _Builder:
-    """Turns the model's JSON into shapes, each built once."""
+    """Converts the model's JSON into shapes, each built once."""
 
     def __init__(self, shapes: Mapping[str, Mapping[str, Any]]) -> None:
         self._shapes = shapes
@@ -186,7 +186,7 @@ class _Builder:
     def operation(self, found: Mapping[str, Any]) -> Operation:
         path = found["http"]["requestUri"]
         if "?" in path or "+" in path or "endpoint" in found or "hostPrefix" in found["http"]:
-            raise _not_understood(found["name"])
+            raise _unsupported(found["name"])
         output = found.get("output")
         return Operation(
             name=found["name"],
@@ -206,7 +206,7 @@ class _Builder:
     def _build(self, name: str, found: Mapping[str, Any]) -> Shape:
         kind = found["type"]
         if kind not in _KINDS or "payload" in found:
-            raise _not_understood(name)
+            raise _unsupported(name)
         pattern = found.get("pattern")
         inner = found.get("member") if kind == "list" else found.get("value")
         return Shape(
@@ -240,14 +240,14 @@ class _Builder:
 
 def _compiled(name: str, pattern: str) -> re.Pattern[str]:
     try:
-        # AWS's `\s`, `\d` and `\w` know ASCII alone.
+        # AWS's `\s`, `\d` and `\w` match ASCII only.
         return re.compile(pattern.replace(_SURROGATE_PAIRS, _ASTRAL_PLANES), re.ASCII)
     except re.error as error:
-        raise _not_understood(name) from error
+        raise _unsupported(name) from error
 
 
-def _not_understood(name: str) -> ConfigurationError:
+def _unsupported(name: str) -> ConfigurationError:
     return ConfigurationError(
-        f"The installed botocore describes {name} in a way that this version does not understand.",
+        f"The installed botocore describes {name} in a form that this version does not support.",
         remedy="Install the version of botocore that requirements.lock names.",
     )

@@ -1,13 +1,13 @@
-"""Resource policies of configured audience models: reading a document, and deciding by it.
+"""Resource policies of configured audience models: parsing and evaluation.
 
-Lives here: the part of the IAM JSON policy language that is evaluated as AWS evaluates it, for an identity that is
-an account.
-Add here when a further element, operator or condition key can be evaluated as faithfully.
-Keep out: where policies are kept (catalogue); which accounts share a collaboration (operations).
+Lives here: the subset of the IAM JSON policy language that is evaluated exactly as AWS does, with accounts as
+principals.
+Add here when another element, operator or condition key can be evaluated exactly.
+Keep out: storing policies (catalogue); membership in collaborations (operations).
 
-Whatever cannot be evaluated faithfully is refused when the document is read, and the message names the element: a
-statement that is half understood would allow what its author forbade. Source: contract 3.11; "IAM JSON policy
-elements" and "Policy evaluation logic" of the AWS IAM user guide.
+A document with anything else is rejected when it is parsed, with a message that names the element: a partly
+understood statement could allow what its author forbade. Source: contract 3.11; "IAM JSON policy elements" and
+"Policy evaluation logic" of the AWS IAM user guide.
 """
 
 import json
@@ -21,10 +21,10 @@ from cleanroom_pipelines.aws.answers import ApiError
 
 MAX_CHARACTERS: Final = 20_480
 START_ACTION: Final = "cleanrooms-ml:StartAudienceGenerationJob"
-_MAX_PATTERN: Final = 2_048  # the longest ARN; nothing that is compared is longer
+_MAX_PATTERN: Final = 2_048  # the longest ARN; no compared text is longer
 _SERVICE: Final = "cleanrooms-ml"
 _JOBS: Final = "audience-generation-job/"
-# The actions of the lookalike API: a pattern that means none of them is a mistake, and in a Deny a dangerous one.
+# The actions of the lookalike API. A pattern that matches none of them is a mistake, and dangerous in a Deny.
 _ACTIONS: Final = frozenset(
     f"{_SERVICE}:{name}".lower()
     for name in (
@@ -55,14 +55,14 @@ _RESOURCE_TAG: Final = "aws:resourcetag/"
 
 
 class Decision(StrEnum):
-    """What a policy says to a request."""
+    """A policy's decision on a request."""
 
     ALLOWED = "ALLOWED"
-    """A statement allows it and none denies it."""
+    """A statement allows it, and none denies it."""
     DENIED = "DENIED"
-    """A statement denies it, whatever others say."""
+    """A statement denies it, regardless of other statements."""
     NOT_MENTIONED = "NOT_MENTIONED"
-    """No statement speaks of it, which is a no for another account."""
+    """No statement applies, which denies it for another account."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Condition:
     """One condition: an operator, a condition key, and the values the key is compared with.
 
     Args:
-        operator: As AWS names it.
-        key: In lower case.
-        values: At least one.
+        operator: AWS's name of the operator.
+        key: The condition key, in lower case.
+        values: The values, at least one.
     """
 
     operator: str
@@ -82,14 +82,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class PolicyStatement:
-    """One statement.
+    """One statement of a policy.
 
     Args:
-        is_deny: Its effect.
-        accounts: The accounts it speaks of; None: everybody.
-        actions: Patterns in lower case.
+        is_deny: Whether its effect is Deny.
+        accounts: The accounts it applies to; None for all.
+        actions: Patterns of actions, in lower case.
         resources: Patterns of ARNs.
-        conditions: All must hold.
+        conditions: Conditions that must all hold.
     """
 
     is_deny: bool
@@ -101,12 +101,12 @@ class PolicyStatement:
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that can be evaluated."""
+    """A parsed policy."""
 
     statements: tuple[PolicyStatement, ...]
 
     def speaks_to(self, account: str) -> bool:
-        """Whether it has anything for an account: a statement that allows it something, under whatever conditions.
+        """Check whether any statement allows an account something, under whatever conditions.
 
         Args:
             account: 12 digits.
@@ -118,23 +118,23 @@ class Policy:
 
 
 def read_policy(text: str, resource_arn: str) -> Policy:
-    """Read the policy document of a configured audience model.
+    """Parse the policy document of a configured audience model.
 
     Args:
         text: The JSON document.
-        resource_arn: ARN of the configured audience model that it is put on.
+        resource_arn: ARN of the configured audience model that the policy belongs to.
 
     Raises:
-        ApiError: ValidationException; names the element that cannot be evaluated faithfully, and quotes no value.
+        ApiError: ValidationException; it names the element that cannot be evaluated exactly, and quotes no value.
     """
     try:
         return _Reader(resource_arn).policy(text)
-    except _RefusedError as refused:
-        where = f"{refused.element}: " if refused.element else ""
+    except _RejectedError as rejected:
+        where = f"{rejected.element}: " if rejected.element else ""
         raise ApiError(
             "ValidationException",
             "1 validation error detected: Value at 'configuredAudienceModelPolicy' failed to satisfy constraint: "
-            f"{where}{refused.constraint}",
+            f"{where}{rejected.constraint}",
         ) from None
 
 
@@ -144,12 +144,12 @@ def context_of(
     request_tags: Mapping[str, str] | None = None,
     resource_tags: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The condition context of a StartAudienceGenerationJob request.
+    """Build the condition context of a StartAudienceGenerationJob request.
 
     Args:
-        collaboration_id: What the request names.
-        request_tags: Tags that the request gives the job.
-        resource_tags: Tags of the resource that is decided about.
+        collaboration_id: The request's collaboration.
+        request_tags: The request's tags for the job.
+        resource_tags: Tags of the requested resource.
     """
     context = {f"aws:RequestTag/{key}": value for key, value in (request_tags or {}).items()}
     context |= {f"aws:ResourceTag/{key}": value for key, value in (resource_tags or {}).items()}
@@ -166,15 +166,14 @@ def allows(
     resource_arn: str,
     context: Mapping[str, str | Sequence[str]],
 ) -> bool:
-    """Whether a policy lets an account do something to one resource: a statement allows it and none denies it.
+    """Check whether a policy allows an account an action on a resource: one statement allows, none denies.
 
     Args:
         policy: The policy.
         caller_account: 12 digits.
         action: Such as `cleanrooms-ml:StartAudienceGenerationJob`.
-        resource_arn: The resource it is done to.
-        context: Condition keys and values, as `context_of` makes them; `aws:PrincipalAccount` and `aws:TagKeys`
-            are added here.
+        resource_arn: The resource of the action.
+        context: Condition keys and values from `context_of`; `aws:PrincipalAccount` and `aws:TagKeys` are added.
     """
     decision = decide(
         policy, caller_account=caller_account, action=action, resource_arn=resource_arn, context=context
@@ -190,20 +189,20 @@ def decide(
     resource_arn: str,
     context: Mapping[str, str | Sequence[str]],
 ) -> Decision:
-    """What a policy says; for the owner's own account only DENIED matters, for any other only ALLOWED lets pass.
+    """Evaluate a policy: the owner's account may act unless DENIED, other accounts only if ALLOWED.
 
-    Where a request has two tags whose keys differ in case alone, AWS leaves open which of them a condition means:
-    here an Allow needs both, and to a Deny one is enough.
+    If a request has two tags whose keys differ only in case, AWS does not define which of them a condition means.
+    Here an Allow requires both to match, and a Deny only one.
 
     Args:
         policy: The policy.
         caller_account: 12 digits.
         action: Such as `cleanrooms-ml:StartAudienceGenerationJob`.
-        resource_arn: The resource it is done to.
+        resource_arn: The resource of the action.
         context: As for `allows`.
 
     Raises:
-        ValueError: The context holds a key that no policy can name: what it means would be ignored in silence.
+        ValueError: The context contains a key that policies cannot use, which would be silently ignored.
     """
     found = _values_by_key(context, caller_account)
     decision = Decision.NOT_MENTIONED
@@ -225,19 +224,18 @@ def may_start(
     request_tags: Mapping[str, str],
     model_tags: Mapping[str, str],
 ) -> bool:
-    """Whether another account may start a generation job on a configured audience model.
+    """Check whether another account may start a generation job on a configured audience model.
 
     AWS evaluates the action on two resources of the owner, the model and the new job, and its example names both.
-    A policy that allows the model alone is enough here, since it can mean nothing else; one that denies either is
-    obeyed.
+    Here it is enough if the policy allows the model, since that can mean nothing else; a Deny on either applies.
 
     Args:
         policy: The model's policy.
-        caller_account: Who calls, 12 digits.
+        caller_account: The caller's account, 12 digits.
         model_arn: The configured audience model.
         job_arn: The new job, under the owner's account.
-        collaboration_id: What the request names.
-        request_tags: Tags that the request gives the job.
+        collaboration_id: The request's collaboration.
+        request_tags: The request's tags for the job.
         model_tags: Tags of the configured audience model.
     """
     on_model = context_of(collaboration_id=collaboration_id, request_tags=request_tags, resource_tags=model_tags)
@@ -250,7 +248,7 @@ def may_start(
 
 
 def matches_wildcards(pattern: str, text: str) -> bool:
-    """Whether a text is what a pattern with `*` (any characters) and `?` (one character) means, in linear time.
+    """Match a pattern with `*` (any characters) and `?` (one character) in linear time.
 
     Args:
         pattern: The pattern.
@@ -263,7 +261,7 @@ def matches_wildcards(pattern: str, text: str) -> bool:
 
 
 def _can_begin(pattern: str, beginning: str) -> bool:
-    """Whether a pattern means some text that begins so."""
+    """Check whether a pattern matches any text with this beginning."""
     return _reached(_with_single_stars(pattern), beginning) != 0
 
 
@@ -272,9 +270,9 @@ def _with_single_stars(pattern: str) -> str:
 
 
 def _reached(pattern: str, text: str) -> int:
-    """How much of a pattern a text can have used up: bit k says, its first k characters.
+    """Return which prefixes of a pattern match a text: bit k stands for its first k characters.
 
-    All ways are followed at once, as the bits of one integer, so that no pattern makes it try again.
+    All alternatives are followed at once, as the bits of one integer, so that there is no backtracking.
     """
     stars = anything = 0
     consuming: dict[str, int] = {}
@@ -305,13 +303,13 @@ def _like(values: tuple[str, ...], given: str) -> bool:
 
 @dataclass(frozen=True)
 class _Operator:
-    """What an operator asks of a key.
+    """How a condition operator compares a key.
 
     Args:
-        compares: Whether a given value is one of those in the policy.
-        is_negated: It asks for the opposite.
-        if_missing: What it says where the request has no such key.
-        is_for_any: Of the values that the request has, one is enough.
+        compares: Checks whether a given value is one of the policy's values.
+        is_negated: Whether the comparison is negated.
+        if_missing: The outcome if the request lacks the key.
+        is_for_any: Whether one matching value of the request is enough.
     """
 
     compares: Callable[[tuple[str, ...], str], bool]
@@ -350,7 +348,7 @@ def _applies(
 
 
 def _means(pattern: str, arn: str) -> bool:
-    """Whether an ARN is meant; both have six parts, so no wildcard can reach beyond a colon."""
+    """Check whether a pattern matches an ARN; both have six parts, so wildcards cannot cross a colon."""
     return pattern == "*" or matches_wildcards(pattern, arn)
 
 
@@ -359,12 +357,12 @@ def _holds(condition: Condition, given: tuple[str, ...], *, is_deny: bool) -> bo
     if not given:
         return operator.if_missing
     outcomes = (operator.compares(condition.values, value) is not operator.is_negated for value in given)
-    # several values are several tags by that name, but for the keys of the tags, which are many by nature
+    # several values come from several tags with that key, except for aws:TagKeys, which is a list by nature
     return any(outcomes) if is_deny or condition.key == _TAG_KEYS else all(outcomes)
 
 
 def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: str) -> dict[str, tuple[str, ...]]:
-    """The values a request has by condition key, in lower case."""
+    """Return a request's values by condition key, in lower case."""
     found: dict[str, tuple[str, ...]] = {}
     tag_keys: tuple[str, ...] = ()
     for name, value in context.items():
@@ -372,7 +370,7 @@ def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: s
         if key in (_PRINCIPAL_ACCOUNT, _TAG_KEYS):
             continue
         if key != _COLLABORATION and not key.startswith((_REQUEST_TAG, _RESOURCE_TAG)):
-            raise ValueError("The context holds a condition key that policies cannot name here.")
+            raise ValueError("The context contains a condition key that policies cannot use here.")
         found[key] = found.get(key, ()) + ((value,) if isinstance(value, str) else tuple(value))
         if key.startswith(_REQUEST_TAG):
             tag_keys += (name[len(_REQUEST_TAG) :],)
@@ -380,12 +378,12 @@ def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: s
 
 
 def _lower(text: str) -> str:
-    """In lower case as far as ASCII goes: some other letters become ASCII ones otherwise."""
+    """Convert ASCII letters to lower case; some other letters would become ASCII ones."""
     return "".join(each.lower() if each.isascii() else each for each in text)
 
 
-class _RefusedError(Exception):
-    """A document cannot be evaluated faithfully."""
+class _RejectedError(Exception):
+    """A document cannot be evaluated exactly."""
 
     def __init__(self, element: str, constraint: str) -> None:
         super().__init__(constraint)
@@ -394,42 +392,42 @@ class _RefusedError(Exception):
 
 
 class _Reader:
-    """Reads a document that is put on one resource."""
+    """Parses a document that belongs to one resource."""
 
     def __init__(self, resource_arn: str) -> None:
         self._arn = resource_arn
         parts = resource_arn.split(":", 5)
         if len(parts) != 6:
-            raise ValueError("no ARN")
+            raise ValueError("not an ARN")
         self._partition = parts[1]
         self._beginning_of_jobs = ":".join((*parts[:5], _JOBS))
 
     def policy(self, text: str) -> Policy:
         if not 1 <= len(text) <= MAX_CHARACTERS:
-            raise _RefusedError("", f"Member must have length between 1 and {MAX_CHARACTERS}")
+            raise _RejectedError("", f"Member must have length between 1 and {MAX_CHARACTERS}")
         try:
             document = json.loads(text, object_pairs_hook=_without_repeated_keys, parse_constant=_no_constant)
         except (ValueError, RecursionError):
-            raise _RefusedError("", "Member must be a JSON document") from None
+            raise _RejectedError("", "Member must be a JSON document") from None
         _check_elements("", document, _POLICY_ELEMENTS, required=("Statement",))
         if "Version" in document and document["Version"] not in _VERSIONS:
-            raise _RefusedError("Version", f"Member must be one of {', '.join(_VERSIONS)}")
+            raise _RejectedError("Version", f"Member must be one of {', '.join(_VERSIONS)}")
         if not isinstance(document.get("Id", ""), str):
-            raise _RefusedError("Id", "Member must be a string")
+            raise _RejectedError("Id", "Member must be a string")
         statements = document["Statement"]
         if isinstance(statements, dict):
             return Policy((self._statement("Statement", statements),))
         if not isinstance(statements, list) or not statements:
-            raise _RefusedError("Statement", "Member must be a statement or a list of at least one")
+            raise _RejectedError("Statement", "Member must be a statement or a list of at least one")
         return Policy(tuple(self._statement(f"Statement[{at}]", each) for at, each in enumerate(statements)))
 
     def _statement(self, where: str, statement: Any) -> PolicyStatement:
         required = ("Effect", "Principal", "Action", "Resource")
         _check_elements(where, statement, _STATEMENT_ELEMENTS, required=required)
         if not isinstance(statement.get("Sid", ""), str):
-            raise _RefusedError(f"{where}.Sid", "Member must be a string")
+            raise _RejectedError(f"{where}.Sid", "Member must be a string")
         if statement["Effect"] not in ("Allow", "Deny"):
-            raise _RefusedError(f"{where}.Effect", "Member must be Allow or Deny")
+            raise _RejectedError(f"{where}.Effect", "Member must be Allow or Deny")
         return PolicyStatement(
             is_deny=statement["Effect"] == "Deny",
             accounts=self._accounts(f"{where}.Principal", statement["Principal"]),
@@ -449,62 +447,64 @@ class _Reader:
         if principal == "*":
             return None
         if isinstance(principal, str):
-            raise _RefusedError(where, 'Member must be "*" or an object with the key AWS')
+            raise _RejectedError(where, 'Member must be "*" or an object with the key AWS')
         _check_elements(where, principal, frozenset({"AWS"}), required=("AWS",))
         accounts = set[str]()
-        is_everybody = False
+        includes_all = False
         for element, each in _strings(f"{where}.AWS", principal["AWS"]):
             root = _ROOT.fullmatch(each)
             if each == "*":
-                is_everybody = True
+                includes_all = True
             elif _ACCOUNT.fullmatch(each):
                 accounts.add(each)
             elif root and root.group(1) == self._partition:
                 accounts.add(root.group(2))
             else:
-                raise _RefusedError(
+                raise _RejectedError(
                     element,
-                    "Member must name a whole account by its 12 digits or the ARN of its root, or be *: roles, "
-                    "users and services are not told apart here",
+                    "Member must be *, the 12 digits of an account or the ARN of its root: roles, users and "
+                    "services are not supported",
                 )
-        return None if is_everybody else frozenset(accounts)
+        return None if includes_all else frozenset(accounts)
 
     def _resource(self, where: str, pattern: str) -> str:
         if pattern == "*":
             return pattern
         if pattern.count(":") != self._arn.count(":"):
-            raise _RefusedError(where, "Member must be * or an ARN of six parts, wildcards within the parts")
-        if not matches_wildcards(pattern, self._arn) and not _can_begin(pattern, self._beginning_of_jobs):
-            raise _RefusedError(
-                where, "Member must be able to mean this configured audience model or its generation jobs"
+            raise _RejectedError(
+                where, "Member must be * or an ARN of six parts, with wildcards only within parts"
             )
+        if not matches_wildcards(pattern, self._arn) and not _can_begin(pattern, self._beginning_of_jobs):
+            raise _RejectedError(where, "Member must match this configured audience model or its generation jobs")
         return pattern
 
 
 def _action(where: str, action: str) -> str:
     if not _ACTION.fullmatch(action):
-        raise _RefusedError(where, f"Member must be * or an action of {_SERVICE}, wildcards in its name")
+        raise _RejectedError(
+            where, f"Member must be * or an action of {_SERVICE}, with wildcards only in its name"
+        )
     pattern = action.lower()
     if not any(matches_wildcards(pattern, each) for each in _ACTIONS):
-        raise _RefusedError(where, "Member must be able to mean an action of this API")
+        raise _RejectedError(where, "Member must match an action of this API")
     return pattern
 
 
 def _conditions(where: str, condition: Any) -> tuple[Condition, ...]:
     if not isinstance(condition, dict) or not condition:
-        raise _RefusedError(where, "Member must be an object that is not empty")
+        raise _RejectedError(where, "Member must be a non-empty object")
     conditions = []
     for operator, keys in condition.items():
         element = f"{where}.{_shown(operator)}"
         if operator not in _OPERATORS:
-            raise _RefusedError(element, f"Member must be one of {', '.join(sorted(_OPERATORS))}")
+            raise _RejectedError(element, f"Member must be one of {', '.join(sorted(_OPERATORS))}")
         if not isinstance(keys, dict) or not keys:
-            raise _RefusedError(element, "Member must be an object that is not empty")
+            raise _RejectedError(element, "Member must be a non-empty object")
         seen = set[str]()
         for name, values in keys.items():
             key = _condition_key(element, name, _OPERATORS[operator])
             if key in seen:
-                raise _RefusedError(element, "Member must name a condition key once, in whatever case")
+                raise _RejectedError(element, "Member must name each condition key once, ignoring case")
             seen.add(key)
             shown = f"{element}.{name.partition('/')[0]}"
             conditions.append(Condition(operator, key, tuple(value for _, value in _strings(shown, values))))
@@ -521,8 +521,10 @@ def _condition_key(where: str, name: str, operator: _Operator) -> str:
     if key == _TAG_KEYS:
         if operator.is_for_any:
             return key
-        raise _RefusedError(f"{where}.aws:TagKeys", "Member must be compared by ForAnyValue: it has many values")
-    raise _RefusedError(
+        raise _RejectedError(
+            f"{where}.aws:TagKeys", "Member must be used with ForAnyValue, because it has several values"
+        )
+    raise _RejectedError(
         f"{where}.{_shown(name.partition('/')[0])}",
         "Member must be one of cleanrooms-ml:CollaborationId, aws:PrincipalAccount, aws:RequestTag/<key>, "
         "aws:ResourceTag/<key>, aws:TagKeys",
@@ -530,48 +532,48 @@ def _condition_key(where: str, name: str, operator: _Operator) -> str:
 
 
 def _strings(where: str, value: Any) -> list[tuple[str, str]]:
-    """A string or a list of them, each with the name of its place."""
+    """Return a string or each of a list of strings, with its path."""
     if isinstance(value, str):
         return [(where, _plain(where, value))]
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
-        raise _RefusedError(where, "Member must be a string or a list of at least one")
+        raise _RejectedError(where, "Member must be a string or a list of at least one")
     return [(f"{where}[{at}]", _plain(f"{where}[{at}]", each)) for at, each in enumerate(value)]
 
 
 def _plain(where: str, value: str) -> str:
     if "${" in value:
-        raise _RefusedError(where, "Member must not use policy variables")
+        raise _RejectedError(where, "Member must not use policy variables")
     if len(value) > _MAX_PATTERN:
-        raise _RefusedError(where, f"Member must have length less than or equal to {_MAX_PATTERN}")
+        raise _RejectedError(where, f"Member must have length less than or equal to {_MAX_PATTERN}")
     return value
 
 
 def _check_elements(where: str, value: Any, known: frozenset[str], *, required: Sequence[str]) -> None:
     if not isinstance(value, dict):
-        raise _RefusedError(where, "Member must be an object")
+        raise _RejectedError(where, "Member must be an object")
     prefix = f"{where}." if where else ""
     for element in value:
         if element not in known:
-            raise _RefusedError(
+            raise _RejectedError(
                 f"{prefix}{_shown(element)}",
-                f"Member must be one of {', '.join(sorted(known))}: no other is evaluated",
+                f"Member must be one of {', '.join(sorted(known))}: no others are supported",
             )
     for element in required:
         if element not in value:
-            raise _RefusedError(f"{prefix}{element}", "Member must not be missing")
+            raise _RejectedError(f"{prefix}{element}", "Member must not be missing")
 
 
 def _shown(name: str) -> str:
-    """An element's name as far as it is one: somebody's data may stand in its place."""
+    """Return an element's name if it looks like one, since it may be data instead."""
     return name if _NAME.fullmatch(name) else "(unknown)"
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two elements of one name most readers keep the last, some the first."""
+    """Reject repeated keys, of which most parsers keep the last and some the first."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise _RefusedError(_shown(key), "Member must not be given twice")
+            raise _RejectedError(_shown(key), "Member must not be given twice")
         found[key] = value
     return found
 

@@ -1,11 +1,11 @@
-"""Who sent a request, by its signature (AWS Signature Version 4).
+"""Authenticating requests by their signature (AWS Signature Version 4).
 
-Lives here: the check of the Authorization header against the request and the key of a local account.
-Add here when AWS signs in another way that we accept.
-Keep out: where keys are kept and how they are sealed (`catalog`), what a caller may do (the operations).
+Lives here: checking the Authorization header against the request and a local account's key.
+Add here when another AWS signing method is supported.
+Keep out: storing and encrypting keys (`catalog`), permissions of callers (the operations).
 
-Source: "Signing AWS API requests" in the IAM user guide. Refused on purpose: presigned queries, session tokens (we
-issue none), unsigned payloads, SigV4A.
+Source: "Signing AWS API requests" in the IAM user guide. Rejected on purpose: presigned queries, session tokens
+(none are issued here), unsigned payloads, SigV4A.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from cleanroom_pipelines.aws.model import SERVICE
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 TOLERANCE: Final = timedelta(minutes=15)
-"""How far a request's date may be from ours, before and after."""
+"""Largest allowed difference between a request's date and the server's clock, in either direction."""
 
 _TERMINATOR = "aws4_request"
 _CREDENTIAL = re.compile(
@@ -31,22 +31,22 @@ _CREDENTIAL = re.compile(
 )
 _SIGNATURE = re.compile("[0-9a-f]{64}")
 _BASIC_TIMESTAMP = re.compile("[0-9]{8}T[0-9]{6}Z")
-# A second one of these makes it a matter of taste which of the two was meant.
+# Repeating one of these headers would make the request ambiguous.
 _ONLY_ONCE = ("authorization", "host", "x-amz-date", "date", "x-amz-content-sha256", "content-type")
 _QUERY_AUTHENTICATION = ("x-amz-signature", "x-amz-credential", "x-amz-algorithm", "x-amz-security-token")
-# Signed with where there is no key, so that a made-up key costs what a real one costs.
+# Used if the key is unknown, so that unknown and known keys take the same time to reject.
 _NO_SECRET = "0" * 40
 
 
 @dataclass(frozen=True)
 class Key:
-    """An access key as the check needs it.
+    """An access key, with its decrypted secret.
 
     Attributes:
-        id: What the request names.
-        account_id: Whose it is, 12 digits.
-        secret: Unsealed.
-        is_disabled: Whether it signs no more.
+        id: Its id, as given in requests.
+        account_id: The account that owns it, 12 digits.
+        secret: The decrypted secret.
+        is_disabled: Whether it has been disabled.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Key:
 
 @dataclass(frozen=True, kw_only=True)
 class _Claim:
-    """What the Authorization header says."""
+    """The content of the Authorization header."""
 
     key_id: str
     date: str
@@ -82,27 +82,27 @@ def verify(
     now: datetime,
     service: str = SERVICE,
 ) -> Caller:
-    """Find out who signed a request.
+    """Verify a request's signature and return the caller.
 
-    The path is taken as it was sent: dot segments and doubled slashes are not resolved, so that what was signed is
-    what is routed. A client of the API sends neither.
+    The path is used exactly as received: dot segments and double slashes are not resolved, so that the signed path
+    is also the routed one. API clients send neither.
 
     Args:
         method: HTTP method.
-        raw_path: As it was sent, still percent-encoded; it is encoded once more, as every service but S3 does.
-        raw_query: What stood after `?`, still percent-encoded.
-        headers: As they came, a repeated header several times; read as Latin-1, as servers do.
-        body_sha256: Lower-case hex digest of the body that was received.
-        find_key: Gives the key of an id, None where there is none.
-        now: The present time, aware.
-        service: Of the signature's scope.
+        raw_path: The path as received, still percent-encoded; it is encoded again, as for every service except S3.
+        raw_query: The query string after `?`, still percent-encoded.
+        headers: The headers as received, decoded as Latin-1; a repeated header occurs several times.
+        body_sha256: SHA-256 of the received body, in lower-case hex.
+        find_key: Returns the key with an id, or None.
+        now: The current time, aware.
+        service: The service in the signature's scope.
 
     Returns:
-        The account, the key and the region of the scope.
+        The account, the key and the Region in the scope.
 
     Raises:
-        ApiError: AccessDeniedException. An unknown key, a disabled one and a wrong signature read the same; the
-            `reason` tells them apart for the audit log.
+        ApiError: AccessDeniedException. An unknown key, a disabled one and a wrong signature share a message; only
+            `reason` distinguishes them, for the audit log.
     """
     if not (raw_path.isascii() and raw_query.isascii()):
         raise _denied("The path and the query must be percent-encoded.", "not ASCII")
@@ -127,8 +127,8 @@ def verify(
     text = "\n".join((ALGORITHM, timestamp, claim.scope, hashlib.sha256(request).hexdigest()))
     key = find_key(claim.key_id)
     expected = _signature(key.secret if key else _NO_SECRET, claim, text)
-    is_right = hmac.compare_digest(expected, claim.signature)
-    if key is None or key.is_disabled or not is_right:
+    is_correct = hmac.compare_digest(expected, claim.signature)
+    if key is None or key.is_disabled or not is_correct:
         reason = "unknown key" if key is None else "disabled key" if key.is_disabled else "wrong signature"
         raise _denied(
             "The access key is not known here, or the request signature we calculated does not match the signature"
@@ -177,24 +177,24 @@ def _read_claim(found: dict[str, list[str]], raw_query: str) -> _Claim:
 
 
 def _check_signed_headers(found: dict[str, list[str]], signed: tuple[str, ...]) -> None:
-    """Refuse a signature that leaves out what steers the request.
+    """Reject a signature that does not cover all headers that affect the request.
 
-    AWS's rule: host, the date and every x-amz-* header. The content type may be signed or not (version 2 of the
-    JavaScript SDK does not), and steers nothing here: a body is JSON.
+    AWS requires host, the date and every x-amz-* header. The content type may be unsigned (as in version 2 of the
+    JavaScript SDK), and has no effect here: every body is JSON.
     """
     if list(signed) != sorted(set(signed)) or not set(signed) <= found.keys():
         raise _denied(
             "SignedHeaders must name headers of the request, sorted and in lower case.", "signed headers"
         )
-    must = {name for name in found if name.startswith("x-amz-")} | {"host"}
+    required = {name for name in found if name.startswith("x-amz-")} | {"host"}
     if "x-amz-date" not in found:
-        must.add("date")
-    if not must <= set(signed):
+        required.add("date")
+    if not required <= set(signed):
         raise _denied("The headers host, date and every x-amz-* header must be signed.", "unsigned header")
 
 
 def _timestamp(found: dict[str, list[str]]) -> str:
-    """The request's date as `YYYYMMDDTHHMMSSZ`."""
+    """Return the request's date as `YYYYMMDDTHHMMSSZ`."""
     text = (found.get("x-amz-date") or found.get("date") or [""])[0]
     if _BASIC_TIMESTAMP.fullmatch(text):
         return text
@@ -211,7 +211,7 @@ def _check_time(timestamp: str, now: datetime) -> None:
     try:
         then = datetime.strptime(timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
-        raise _denied("The request's date is not one that a calendar has.", "no date") from None
+        raise _denied("The request's date is not a valid calendar date.", "no date") from None
     if abs(now - then) > TOLERANCE:
         raise _denied(
             "Signature expired: the request's date is more than 15 minutes from this server's. Check the clock.",
@@ -231,7 +231,7 @@ def _canonical_query(raw_query: str) -> str:
 
 
 def _encoded(text: str) -> str:
-    """A part of the query as the standard encodes it, however the client did."""
+    """Re-encode a part of the query canonically."""
     return quote(unquote_to_bytes(text), safe="-_.~")
 
 

@@ -1,7 +1,7 @@
-"""HTTP read as calls of operations, and their outputs and errors written as HTTP.
+"""Parsing HTTP requests into operation calls, and writing outputs and errors as HTTP.
 
-Lives here: routing, query strings and JSON bodies in; status, headers and bodies out. Pure functions.
-Add here when the protocol (rest-json) has another way to carry a member.
+Lives here: routing, parsing queries and JSON bodies, and writing status, headers and bodies. Pure functions.
+Add here when the protocol (rest-json) gets another location for members.
 Keep out: the web server, signatures (`signing.py`), single values (`constraints.py`).
 """
 
@@ -21,7 +21,7 @@ from cleanroom_pipelines.aws.model import Operation, Shape, ShapeMember, operati
 MAX_BODY_BYTES: Final = 1 << 20
 
 Headers = Sequence[tuple[str, str]]
-"""As they came: names in any case, a repeated header several times."""
+"""The headers as received: names in any case; a repeated header occurs several times."""
 
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers, body."""
@@ -31,12 +31,12 @@ _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 @dataclass(frozen=True)
 class OperationCall:
-    """A request that was understood.
+    """A parsed and validated request.
 
     Attributes:
-        operation: Which.
-        parameters: The members that are there, by the API's names; timestamps are aware datetimes.
-        n_unknown: Members and query parameters of which the model knows nothing; they were ignored.
+        operation: The operation.
+        parameters: The members present, by their API names; timestamps are aware datetimes.
+        n_unknown: Number of members and query parameters that the model lacks; they are ignored.
     """
 
     operation: Operation
@@ -45,20 +45,20 @@ class OperationCall:
 
 
 def route(method: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
-    """Find the operation that a request asks for.
+    """Find the operation that a request calls.
 
-    The path is split before it is unquoted: an ARN is one segment, whatever slashes are encoded in it.
+    The path is split before it is unquoted, so that an ARN stays one segment, even with encoded slashes in it.
 
     Args:
         method: HTTP method.
-        raw_path: The path as it was sent, still percent-encoded, without the query.
+        raw_path: The path as received, still percent-encoded, without the query.
 
     Returns:
-        The operation, and its path's labels unquoted, by wire name.
+        The operation, and the unquoted labels of its path by wire name.
 
     Raises:
-        ApiError: UnknownOperationException with 404 for a path that no operation has, with 405 for another method
-            than the path's; ValidationException for a label that is not percent-encoded UTF-8.
+        ApiError: UnknownOperationException with status 404 for an unknown path, or 405 for a method that the path
+            does not support; ValidationException for a label that is not percent-encoded UTF-8.
     """
     segments = raw_path.split("/")[1:]
     found = [operation for operation in operations().values() if _fits(operation.segments, segments)]
@@ -87,10 +87,10 @@ def _unquote(text: str, where: str) -> str:
             raise ValueError
         return unquote_to_bytes(text).decode("utf-8")
     except ValueError:
-        raise _refused(f"The {where} is not percent-encoded UTF-8.") from None
+        raise _invalid(f"The {where} is not percent-encoded UTF-8.") from None
 
 
-def _refused(message: str) -> ApiError:
+def _invalid(message: str) -> ApiError:
     return ApiError("ValidationException", message, reason="request not understood")
 
 
@@ -103,21 +103,21 @@ def read(
     *,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> OperationCall:
-    """Read a request and hold it against the model.
+    """Parse a request and validate it against the model.
 
     Args:
-        operation: From `route`.
-        path_parameters: From `route`.
-        raw_query: What stood after `?`, still percent-encoded; a plus is a plus.
+        operation: The operation, from `route`.
+        path_parameters: The path's labels, from `route`.
+        raw_query: The query string after `?`, still percent-encoded; a plus sign is literal.
         headers: The request's headers.
-        body: UTF-8 JSON, an object; not looked at where the operation takes no body.
-        max_body_bytes: A larger body is refused.
+        body: A JSON object in UTF-8; ignored if the operation has no body.
+        max_body_bytes: Size limit of the body, in bytes.
 
     Returns:
-        The call, every member of which satisfies the model and the documented limits of tags.
+        The call, whose members all satisfy the model and the documented limits of tags.
 
     Raises:
-        ApiError: ValidationException; its message names the members and the constraints and no value.
+        ApiError: ValidationException; its message names members and constraints, never values.
     """
     query, n_unknown_query = _read_query(operation.input, raw_query)
     checked = Checked(n_unknown=n_unknown_query)
@@ -142,7 +142,7 @@ def _members(shape: Shape, location: str) -> dict[str, ShapeMember]:
 
 
 def _read_query(shape: Shape, raw_query: str) -> tuple[dict[str, Any], int]:
-    """The known parameters of a query by wire name, and how many unknown ones there are."""
+    """Return the known parameters of a query by wire name, and the number of unknown ones."""
     known = _members(shape, "querystring")
     found: dict[str, list[str]] = {}
     for pair in raw_query.split("&") if raw_query else ():
@@ -156,7 +156,7 @@ def _read_query(shape: Shape, raw_query: str) -> tuple[dict[str, Any], int]:
             assert member.shape.element is not None
             values[name] = [from_text(member.shape.element, text) for text in found[name]]
         elif len(found[name]) > 1:
-            raise _refused(f"The query gives '{name}' more than once.")
+            raise _invalid(f"The query gives '{name}' more than once.")
         else:
             values[name] = from_text(member.shape, found[name][0])
     return values, len(found.keys() - known.keys())
@@ -174,9 +174,9 @@ def _read_headers(shape: Shape, headers: Headers) -> dict[str, Any]:
 def _read_body(headers: Headers, body: bytes, max_body_bytes: int) -> dict[str, Any]:
     encodings = {value.strip().lower() for name, value in headers if name.lower() == "content-encoding"}
     if encodings - {"identity"}:
-        raise _refused("The request body is compressed; send it as it is.")
+        raise _invalid("The request body is compressed; send it uncompressed.")
     if len(body) > max_body_bytes:
-        raise _refused(f"The request body has more than {max_body_bytes} bytes.")
+        raise _invalid(f"The request body has more than {max_body_bytes} bytes.")
     if not body:
         return {}
     try:
@@ -186,23 +186,23 @@ def _read_body(headers: Headers, body: bytes, max_body_bytes: int) -> dict[str, 
             parse_constant=_no_constant,
             parse_float=_finite,
         )
-    # a number of thousands of digits is a ValueError too
+    # a number with thousands of digits also raises ValueError
     except (ValueError, RecursionError):
-        raise _refused("The request body is not valid JSON in UTF-8.") from None
+        raise _invalid("The request body is not valid JSON in UTF-8.") from None
     if not isinstance(found, dict):
-        raise _refused("The request body is not a JSON object.")
+        raise _invalid("The request body is not a JSON object.")
     return found
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _refused("The request body gives a member more than once.")
+        raise _invalid("The request body gives a member more than once.")
     return found
 
 
 def _no_constant(_: str) -> None:
-    raise ValueError("NaN and infinities are no JSON")
+    raise ValueError("NaN and infinities are not valid JSON")
 
 
 def _finite(text: str) -> float:
@@ -215,20 +215,21 @@ def _finite(text: str) -> float:
 def write(
     operation: Operation, output: Mapping[str, Any] | None, request_id: str, *, is_strict: bool = False
 ) -> Answer:
-    """Write what an operation gave.
+    """Write an operation's output as an HTTP response.
 
     Args:
-        operation: Which.
-        output: By the API's member names; datetimes are aware. None is left out, and what the shape does not have.
-        request_id: A UUID.
-        is_strict: Hold the output against its shape first; for tests.
+        operation: The operation.
+        output: The output by API member names, with aware datetimes. Members that are None, or that the shape
+            lacks, are omitted.
+        request_id: Id of the request, a UUID.
+        is_strict: Whether to validate the output against its shape first; for tests.
 
     Returns:
-        The body is empty where the operation has no output shape.
+        Status, headers and body; the body is empty if the operation has no output shape.
 
     Raises:
-        ValueError: A naive datetime or a number that is none; when strict, an output that is not of its shape, the
-            message naming places and no values.
+        ValueError: The output contains a naive datetime or a NaN; with `is_strict`, also if it violates its shape.
+            The message names paths, never values.
     """
     headers = {"x-amzn-RequestId": request_id}
     if operation.output is None:
@@ -245,11 +246,11 @@ def write(
 
 
 def write_error(error: ApiError, request_id: str) -> Answer:
-    """Write an error so that boto3 raises its own class for it.
+    """Write an error as an HTTP response for which boto3 raises its own exception class.
 
     Args:
-        error: What to answer with.
-        request_id: A UUID.
+        error: The error to send.
+        request_id: Id of the request, a UUID.
     """
     headers = {"x-amzn-RequestId": request_id, "x-amzn-ErrorType": error.name, "Content-Type": "application/json"}
     members = {name: value for name, value in error.members.items() if value is not None}
@@ -261,7 +262,7 @@ def _json(value: Any) -> bytes:
 
 
 def _plain(shape: Shape, value: Any, is_strict: bool) -> Any:
-    """The value as JSON has it: by wire names, without None, timestamps as text."""
+    """Convert a value for JSON: wire names, no None, timestamps as text."""
     match shape.kind:
         case "structure":
             there = {name: each for name, each in value.items() if each is not None}
@@ -285,5 +286,5 @@ def _plain(shape: Shape, value: Any, is_strict: bool) -> Any:
 
 def _timestamp(value: datetime) -> str:
     if value.tzinfo is None:
-        raise ValueError("a timestamp without its zone")
+        raise ValueError("a timestamp without a time zone")
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,10 +1,10 @@
-"""The way in of the Media data room: a Python API over HTTP, and the handlers that answer it.
+"""The Python client of the data-room (Media) API.
 
-Lives here: the client's classes and the handlers on the server's side.
-Add here when the API gets a further class or call.
-Keep out: deciding numbers (`privacy`), computing (`audiences`, `similarity`) and the web server (`server`).
+Lives here: the client's classes and the protocol that it shares with the server.
+Add here when the API gets another class or call.
+Keep out: released counts (`privacy`), computation (`audiences`, `similarity`) and the web server (`server`).
 
-What is named here is the client's side. It brings no engine, learner or server, so that a script starts fast.
+Importing this package loads no engine, learner or server, so that scripts start fast.
 """
 
 from cleanroom_pipelines.media.action import Action, CreateLookalikeAudienceAction

@@ -1,8 +1,8 @@
-"""Actions: a request to a data room as an object, to be carried out later.
+"""Actions: requests to a data room as objects that can be executed later.
 
-Lives here: `Action` and the creation of a lookalike audience.
-Add here when a script needs another request as an object.
-Keep out: what the server does with it.
+Lives here: `Action`, and the action that creates a lookalike audience.
+Add here when scripts need another request as an object.
+Keep out: executing requests, which the server does.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ class Action(ABC):
 
     Args:
         dcr_id: Id of the data room.
-        client: Who asks.
+        client: The client that sends the request.
     """
 
     def __init__(self, dcr_id: str, client: Client) -> None:
@@ -27,7 +27,7 @@ class Action(ABC):
 
     @abstractmethod
     def create(self) -> JSONType:
-        """Carry the request out and return the server's answer."""
+        """Execute the request and return the server's response."""
 
 
 class CreateLookalikeAudienceAction(Action):
@@ -35,8 +35,8 @@ class CreateLookalikeAudienceAction(Action):
 
     Args:
         dcr_id: Id of the data room.
-        client: Who creates it.
-        definition: What the audience is.
+        client: The client that creates it.
+        definition: The audience's definition.
     """
 
     def __init__(self, dcr_id: str, client: Client, definition: LookalikeAudienceDefinition) -> None:
@@ -44,5 +44,5 @@ class CreateLookalikeAudienceAction(Action):
         self.definition = definition
 
     def create(self) -> JSONType:
-        """Create the lookalike audience and return what the server tells of it."""
+        """Create the lookalike audience and return the server's response."""
         return MediaDcr.from_existing(self.dcr_id, self.client).request_audience(self.definition)

@@ -1,8 +1,8 @@
-"""What the server tells of: audiences and validation reports.
+"""Audiences and validation reports, as the server returns them.
 
-Lives here: seed, custom and base audiences, how a request names one, and validation reports.
-Add here when the server tells of a further thing.
-Keep out: asking for them (`media.py`, `compute_job.py`) and what jobs work out (`results.py`).
+Lives here: seed, custom and base audiences, references to them in requests, and validation reports.
+Add here when the server returns another kind of object.
+Keep out: requesting them (`media.py`, `compute_job.py`) and the results of jobs (`results.py`).
 """
 
 import json
@@ -21,10 +21,10 @@ class SeedAudience:
     """The advertiser's users of one audience type.
 
     Args:
-        audience_type: The type, as the advertiser's file says it.
-        size: Matched users by the released count; None where it is hidden or too small to be told.
-        created_at: When the advertiser's data came, ISO 8601 in UTC.
-        is_empty: Whether too few matched to be told; None where that is hidden.
+        audience_type: The type, as given in the advertiser's file.
+        size: Released count of matched users; None if it is hidden or too small to publish.
+        created_at: When the advertiser's data was provisioned, ISO 8601 in UTC.
+        is_empty: Whether the number of matched users is too small to publish; None if that is hidden.
     """
 
     audience_type: str
@@ -34,29 +34,29 @@ class SeedAudience:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
+        """Parse the server's response."""
         return from_json(cls, value)
 
     def as_dict(self) -> dict[str, Any]:
-        """How a definition or a request names it."""
+        """Return the reference to it that definitions and requests use."""
         return {"kind": "seed", "audience_type": self.audience_type}
 
 
 @dataclass(frozen=True)
 class CustomAudience:
-    """An audience that was defined in a data room.
+    """An audience that a participant defined in a data room.
 
-    Two of them are equal if they are the same audience, whatever was changed since either was fetched.
+    Two instances are equal if their id is equal, even if one is out of date.
 
     Args:
         id: Its id.
-        name: Its name; groups name their audiences independently.
+        name: Its name; each group names its audiences independently.
         kind: `rule_based`, `lookalike`, `remarketing` or `exclusion`.
         definition: The definition as JSON.
         created_at: When it was created, ISO 8601 in UTC.
-        created_by: Who created it.
-        shared_with: Ids of the participants that it is shared with.
-        staleness_warnings: What the definition refers to and is no longer there, in words.
+        created_by: Id of the participant that created it.
+        shared_with: Ids of the participants with which it is shared.
+        staleness_warnings: Warnings about missing data that the definition refers to.
     """
 
     id: str
@@ -70,17 +70,17 @@ class CustomAudience:
 
     @property
     def reach(self) -> int | None:
-        """The reach of a lookalike in percent; None for other audiences."""
+        """The reach of a lookalike audience, in percent; None for other audiences."""
         reach = self.definition.get("reach")
         return reach if isinstance(reach, int) else None
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
+        """Parse the server's response."""
         return from_json(cls, {**value, "kind": value["definition"].get("kind") or value["kind"]})
 
     def as_dict(self) -> dict[str, Any]:
-        """How a definition or a request names it."""
+        """Return the reference to it that definitions and requests use."""
         return {"kind": "custom", "id": self.id}
 
 
@@ -89,7 +89,7 @@ class BaseAudience:
     """All relevant users of the publisher, as the source of a definition."""
 
     def as_dict(self) -> dict[str, Any]:
-        """How a definition or a request names it."""
+        """Return the reference to it that definitions and requests use."""
         return {"kind": "base"}
 
 
@@ -97,26 +97,26 @@ AudienceType = SeedAudience | CustomAudience | BaseAudience
 
 
 def reference(audience: AudienceType) -> dict[str, Any]:
-    """How a definition or a request names an audience.
+    """Return the reference to an audience that definitions and requests use.
 
     Raises:
-        InvalidDefinitionError: It is no audience.
+        InvalidDefinitionError: The argument is not an audience.
     """
     if not isinstance(audience, AudienceType):
         raise InvalidDefinitionError(
-            "What was given is no audience.",
-            remedy="Take one from `get_audiences`, from a `create_…_audience` call, or `BaseAudience()`.",
+            "The argument is not an audience.",
+            remedy="Use one from `get_audiences` or a `create_…_audience` call, or `BaseAudience()`.",
         )
     return audience.as_dict()
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What is right and wrong with one uploaded file, in counts and row numbers; never a cell's value.
+    """The validation report of one uploaded file: counts and row numbers, never cell values.
 
     Args:
         report: The report's body: outcome, counts by error code, recorded errors, schema, table, uniqueness.
-        version: Version of its shape.
+        version: Version of the report's format.
     """
 
     report: Mapping[str, Any]
@@ -124,42 +124,42 @@ class ValidationReport:
 
     @property
     def outcome(self) -> str:
-        """PASSED: the file can be used after dropping its bad rows. FAILED: nothing of it was taken."""
+        """`PASSED` if the file was accepted without its invalid rows, `FAILED` if it was rejected as a whole."""
         return str(self.report["outcome"])
 
     @property
     def passed(self) -> bool:
-        """Whether the file can be used."""
+        """Whether the file was accepted."""
         return self.outcome == "PASSED"
 
     @property
     def n_rows(self) -> int:
-        """Rows of the file."""
+        """The number of rows in the file."""
         return int(self.report["numRowsTotal"])
 
     @property
     def n_invalid_rows(self) -> int:
-        """Rows with at least one error."""
+        """The number of rows with at least one error."""
         return int(self.report["numInvalidRowsTotal"])
 
     @property
     def n_invalid_rows_by_code(self) -> dict[str, int]:
-        """Rows with an error, by its code; a row with two codes counts under both."""
+        """The number of invalid rows by error code; a row with two codes counts under both."""
         return dict(self.report["numInvalidRowsByErrorCode"])
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells."""
+        """Parse the server's response."""
         return from_json(cls, value)
 
     def as_dict(self) -> dict[str, Any]:
-        """The contract's JSON shape: `{"version", "report": {…}}`."""
+        """Return the contract's JSON format: `{"version", "report": {…}}`."""
         return {"version": self.version, "report": dict(self.report)}
 
     def model_dump(self) -> dict[str, Any]:
-        """The same as `as_dict`."""
+        """Return the same as `as_dict`."""
         return self.as_dict()
 
     def model_dump_json(self, indent: int | None = None) -> str:
-        """The report as JSON text."""
+        """Return the report as JSON text."""
         return json.dumps(self.as_dict(), indent=indent, ensure_ascii=False)

@@ -1,7 +1,7 @@
 """The statistics of a lookalike audience.
 
-Lives here: `LalAudienceStatistics`, the points of its reach table, and what sets the audience apart.
-Keep out: working them out (`similarity`, on the server) and fetching them (`compute_job.py`).
+Lives here: `LalAudienceStatistics`, the points of its reach table, and its distinguishing values.
+Keep out: computing them (`similarity`, on the server) and fetching them (`compute_job.py`).
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from cleanroom_pipelines.media.results import Result
 
 @dataclass(frozen=True)
 class ReachPoint(ServerDocument):
-    """What a lookalike of one reach would be.
+    """Size and quality of a lookalike audience at one reach.
 
     Args:
         reach: In percent of all relevant users, 1 to 30.
-        size: Users by the released count; None where that is hidden or too small to be told.
-        tpr: Share of held-out seed users that are found at this reach; None where they are too few to be told.
-        fpr: Share of other users that are taken along; None where `tpr` is.
+        size: Released count of users; None if it is hidden or too small to publish.
+        tpr: Share of held-out seed users found at this reach; None if they are too few to publish.
+        fpr: Share of other users that are included; None if `tpr` is None.
     """
 
     reach: int
@@ -31,12 +31,12 @@ class ReachPoint(ServerDocument):
 
 @dataclass(frozen=True)
 class DistinguishingValue(ServerDocument):
-    """A value that the audience has more often than chance would give it.
+    """An attribute value that is more frequent in the audience than chance would explain.
 
     Args:
         attribute: `segments`, `age` or `gender`.
-        value: One of those that `get_data_attributes` names.
-        strength: How far it stands out, in standard deviations; None in a room that hides sizes.
+        value: One of the values that `get_data_attributes` returns.
+        strength: Deviation from chance, in standard deviations; None in a room that hides sizes.
     """
 
     attribute: str
@@ -46,17 +46,17 @@ class DistinguishingValue(ServerDocument):
 
 @dataclass
 class LalAudienceStatistics(Result):
-    """How well a lookalike audience's ranking finds seed users that it was not shown.
+    """How well a lookalike audience's ranking finds held-out seed users.
 
     Args:
-        auc: Area under the ROC curve; None where too few seed users are known.
-        fpr: False positive rates, in order of decreasing threshold; empty where `auc` is None.
-        tpr: True positive rates, in order of decreasing threshold; empty where `auc` is None.
-        reach: The whole reach table, 1 to 30 percent; empty if it was not told.
-        seed_size: Matched users of the source by the released count; None where hidden.
-        addressable_size: All relevant users; None where hidden.
-        test_set_sizes: How many users the curve was measured on.
-        explanation: What sets the audience apart, the strongest first; empty where nothing does, or untold.
+        auc: Area under the ROC curve; None if too few seed users are known.
+        fpr: False positive rates, in order of decreasing threshold; empty if `auc` is None.
+        tpr: True positive rates, in order of decreasing threshold; empty if `auc` is None.
+        reach: The whole reach table, 1 to 30 percent; empty if it is not published.
+        seed_size: Released count of the source's matched users; None if hidden.
+        addressable_size: Number of all relevant users; None if hidden.
+        test_set_sizes: Numbers of users on which the curve was measured.
+        explanation: Distinguishing values, strongest first; empty if there are none or they are not published.
     """
 
     auc: float | None = None
@@ -72,10 +72,10 @@ class LalAudienceStatistics(Result):
         return f"LalAudienceStatistics(auc={self.auc!r}, {len(self.fpr)} points, {len(self.reach)} reaches)"
 
     def at_reach(self, reach: int) -> ReachPoint | None:
-        """What a lookalike of this reach would be; None if the table does not hold it."""
+        """Return the point of the reach table for one reach; None if the table lacks it."""
         return next((point for point in self.reach if point.reach == reach), None)
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Self:
-        """Read `model_dump` back, or what the server tells; `auc`, `fpr` and `tpr` suffice."""
+        """Parse the output of `model_dump`, or the server's response; `auc`, `fpr` and `tpr` suffice."""
         return super().from_dict({name: value for name, value in d.items() if value is not None})

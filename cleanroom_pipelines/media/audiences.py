@@ -1,7 +1,7 @@
-"""The audiences that a participant sees.
+"""The audiences that a participant can see.
 
-Lives here: `Audiences`, to look one up by its type or name.
-Keep out: what an audience is (`api.py`) and fetching them (`compute_job.py`).
+Lives here: `Audiences`, which finds one by its type or name.
+Keep out: the audience classes (`api.py`) and fetching audiences (`compute_job.py`).
 """
 
 import builtins
@@ -14,7 +14,7 @@ _Audience = TypeVar("_Audience", SeedAudience, CustomAudience)
 
 
 class Audiences:
-    """The audiences that a participant sees: seed audiences and custom audiences.
+    """The seed and custom audiences that a participant can see.
 
     Args:
         audiences: The audiences.
@@ -30,48 +30,48 @@ class Audiences:
         return len(self._audiences)
 
     def list(self) -> list[SeedAudience | CustomAudience]:
-        """All of them."""
+        """Return all audiences."""
         return [*self._audiences]
 
     def get_seed_audience(self, audience_type: str) -> SeedAudience:
-        """The seed audience of a type.
+        """Return the seed audience of a type.
 
         Raises:
-            NotFoundError: There is none of the type.
-            AmbiguousNameError: There are several.
+            NotFoundError: No seed audience has that type.
+            AmbiguousNameError: Several seed audiences have that type.
         """
         seeds = (each for each in self._audiences if isinstance(each, SeedAudience))
         return _only([seed for seed in seeds if seed.audience_type == audience_type], "seed audience of that type")
 
     def get_custom_audience(self, name: str) -> CustomAudience:
-        """The custom audience of a name.
+        """Return the custom audience with a name.
 
         Raises:
-            NotFoundError: There is none of the name.
-            AmbiguousNameError: There are several; two groups may have chosen the same name.
+            NotFoundError: No custom audience has that name.
+            AmbiguousNameError: Several audiences have that name; two groups may choose the same one.
         """
         custom = (each for each in self._audiences if isinstance(each, CustomAudience))
         return _only([each for each in custom if each.name == name], "custom audience of that name")
 
     @staticmethod
     def is_lookalike_audience(audience: AudienceType) -> bool:
-        """Whether an audience is a lookalike.
+        """Check whether an audience is a lookalike audience.
 
         Raises:
-            InvalidRequestError: It is no audience.
+            InvalidRequestError: The argument is not an audience.
         """
         if not isinstance(audience, AudienceType):
-            raise InvalidRequestError("What was given is no audience.", remedy="Take one from `get_audiences`.")
+            raise InvalidRequestError("The argument is not an audience.", remedy="Use one from `get_audiences`.")
         return isinstance(audience, CustomAudience) and audience.kind == "lookalike"
 
 
 def _only(found: "builtins.list[_Audience]", what: str) -> _Audience:
     if not found:
-        raise NotFoundError(f"There is no {what}.", remedy="`Audiences.list` shows those that you see.")
+        raise NotFoundError(f"There is no {what}.", remedy="`Audiences.list` returns those that you can see.")
     if len(found) > 1:
         raise AmbiguousNameError(
             f"There is more than one {what}.",
-            remedy="Take the one you mean from `Audiences.list` by its id.",
+            remedy="Select the one you mean from `Audiences.list` by its id.",
             n_found=len(found),
         )
     return found[0]

@@ -1,8 +1,8 @@
-"""The client: who asks, and how what is asked gets to the handlers.
+"""The client, and the transports that connect it to the server.
 
-Lives here: `Client`, the `Transport` it speaks through, the one over HTTP, and uploads.
-Add here when the client gets a further call that belongs to no data room.
-Keep out: data rooms (`media.py`), data labs (`data_lab.py`), and everything that is decided: the server decides.
+Lives here: `Client`, the `Transport` protocol, the HTTP transport, and uploads.
+Add here when the client gets another call that does not belong to a data room.
+Keep out: data rooms (`media.py`), data labs (`data_lab.py`), and all decisions, which the server makes.
 """
 
 import os
@@ -38,50 +38,50 @@ _MOST_ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.2
 _MOST_PAUSE_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
-# Below the 5 seconds after which the server closes an idle connection: a request on a closed one gets no answer,
-# and nobody could say whether it was carried out.
+# Shorter than the server's idle timeout of 5 seconds: a request on a connection that the server just closed gets
+# no response, so the client cannot know whether it was executed.
 _IDLE_SECONDS = 3.0
-# a server may take its time to look through what it was given before it answers
+# the server may need a while to check an upload before it responds
 _UPLOAD_SECONDS = 600.0
 _CHUNK = 1 << 20
 _SPOOLED_BYTES = 64 << 20
 
 
 class Transport(Protocol):
-    """How a client reaches the handlers: over HTTP, or in this process."""
+    """How a client reaches the server: over HTTP, or within this process."""
 
     def call(self, method: str, params: dict[str, Any]) -> Any:
-        """Carry a method of the protocol out and return its result.
+        """Call a method of the protocol and return its result.
 
         Raises:
-            CleanroomError: It was refused or failed.
+            CleanroomError: The call was rejected or failed.
         """
 
     def upload(self, source: Path | BinaryIO, name: str) -> dict[str, Any]:
-        """Give a file to the server: `{"manifest_hash", "name", "n_bytes"}`. A stream is read from its start."""
+        """Upload a file and return `{"manifest_hash", "name", "n_bytes"}`; a stream is read from its start."""
 
     def download(self, job_id: str, name: str) -> Iterator[bytes]:
-        """The bytes of a job's file, a piece at a time."""
+        """Yield a job's file in chunks of bytes."""
 
     def close(self) -> None:
-        """Give up what is held open."""
+        """Release all open resources."""
 
 
 class HttpTransport:
-    """Speaks to `cleanroom serve`.
+    """Transport over HTTP to `cleanroom serve`.
 
-    What only reads is asked for again when the connection fails. What changes something is sent again only if it
-    surely never arrived, or the server said that it did not look at it.
+    Reads are retried when the connection fails. Writes are retried only if they certainly never arrived, or the
+    server rejected them unprocessed.
 
     Args:
-        url: Where the server listens, for instance `https://cleanroom.example`.
-        token: What the operator issued; it is shown nowhere.
-        timeout: Seconds to wait for an answer.
-        verify: Whether the server's certificate is checked, or a file with the authorities to check it against.
-        sleep: Waits for a number of seconds.
+        url: The server's address, for example `https://cleanroom.example`.
+        token: The token that the operator issued; it is never displayed.
+        timeout: Seconds to wait for a response.
+        verify: Whether to check the server's certificate, or the path of a CA file to check it with.
+        sleep: Function that waits for a number of seconds.
 
     Raises:
-        InvalidRequestError: The address or the token cannot be used.
+        InvalidRequestError: The address or the token is invalid.
     """
 
     def __init__(
@@ -98,11 +98,11 @@ class HttpTransport:
         self.url, host = _checked_url(url)
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise InvalidRequestError(
-                "The token cannot be used.", remedy="Give it as the operator of the clean room issued it."
+                "The token is malformed.", remedy="Give it exactly as the operator of the clean room issued it."
             )
         local = host in _LOOPBACK
         if self.url.startswith("http:") and not local:
-            warnings.warn("The token travels unencrypted; give the server an https address.", stacklevel=3)
+            warnings.warn("The token is sent unencrypted. Use an https address for the server.", stacklevel=3)
         check: bool | ssl.SSLContext = (
             verify if isinstance(verify, bool) else ssl.create_default_context(cafile=str(verify))
         )
@@ -113,7 +113,7 @@ class HttpTransport:
             timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
             limits=httpx.Limits(keepalive_expiry=_IDLE_SECONDS),
             verify=check,
-            follow_redirects=False,  # the token goes to nobody else
+            follow_redirects=False,  # never send the token to another server
             trust_env=not local,  # a proxy cannot reach this machine's loopback
         )
 
@@ -121,12 +121,12 @@ class HttpTransport:
         return f"HttpTransport({self.url!r})"
 
     def call(self, method: str, params: dict[str, Any]) -> Any:
-        """Carry a method of the protocol out and return its result."""
+        """Call a method of the protocol and return its result."""
         request = self._http.build_request("POST", f"{PREFIX}/{method}", json=params)
         return self._result(lambda: self._send(request), repeatable=Method(method).only_reads)
 
     def upload(self, source: Path | BinaryIO, name: str) -> dict[str, Any]:
-        """Give a file to the server."""
+        """Upload a file to the server."""
         with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
             n_bytes = stream.seek(0, os.SEEK_END)
 
@@ -142,24 +142,24 @@ class HttpTransport:
                 )
                 return self._send(request)
 
-            # the server names a file by what is in it, so that giving it twice is giving it once
+            # the server names a file by its content, so repeating an upload has no further effect
             result = self._result(send, repeatable=True)
         if not isinstance(result, dict) or not isinstance(result.get("manifest_hash"), str):
             raise _not_understood(200)
         return result
 
     def download(self, job_id: str, name: str) -> Iterator[bytes]:
-        """The bytes of a job's file, a piece at a time."""
+        """Yield a job's file in chunks of bytes."""
         path = file_path(quote(job_id, safe=""), quote(name, safe=""))
         response = self._answer(
             lambda: self._send(self._http.build_request("GET", path), stream=True), repeatable=True
         )
         try:
             if response.status_code != 200:
-                with _told_as_ours():
+                with _http_errors():
                     response.read()
                 raise _refusal(response)
-            with _told_as_ours():
+            with _http_errors():
                 yield from response.iter_bytes(_CHUNK)
         finally:
             response.close()
@@ -201,29 +201,29 @@ class HttpTransport:
         raise AssertionError("the last attempt returns or raises")
 
     def _send(self, request: "httpx.Request", *, stream: bool = False) -> "httpx.Response":
-        with _told_as_ours():
+        with _http_errors():
             return self._http.send(request, stream=stream)
 
 
 class _NeverSentError(ServerUnavailableError):
-    """There was no connection to send anything on."""
+    """The request was never sent, because the connection could not be opened."""
 
 
 class Client:
-    """Somebody who works with data rooms.
+    """A user of the data-room (Media) API.
 
     Args:
-        url: Where the server listens, for instance `https://cleanroom.example`.
-        token: What the operator issued for the caller's e-mail address.
-        home: For the operator and for tests: a home of this machine instead of `url` and `token`. The same
-            handlers answer, in this process.
-        user_email: Whom the operator acts as, with `home`.
-        timeout: Seconds to wait for an answer, with `url`.
-        verify: Whether the server's certificate is checked, or a file with the authorities to check it against.
-        sleep: Waits for a number of seconds before what failed is tried again, with `url`.
+        url: The server's address, for example `https://cleanroom.example`.
+        token: The token that the operator issued for the caller's e-mail address.
+        home: For the operator and for tests: a home on this machine, instead of `url` and `token`. The same
+            handlers then run in this process.
+        user_email: The e-mail address that the operator acts as; required with `home`.
+        timeout: Seconds to wait for a response, with `url`.
+        verify: Whether to check the server's certificate, or the path of a CA file to check it with.
+        sleep: Function that waits for a number of seconds before a retry, with `url`.
 
     Raises:
-        InvalidRequestError: It is neither an address with a token nor a home with an e-mail address.
+        InvalidRequestError: Neither an address with a token nor a home with an e-mail address was given.
     """
 
     def __init__(
@@ -239,18 +239,19 @@ class Client:
     ) -> None:
         if (url is None) == (home is None):
             raise InvalidRequestError(
-                "A client needs either a server's address or a home.", remedy="Give `url` and `token`."
+                "A client needs either a server's address or a home.",
+                remedy="Give `url` and `token`, or `home` and `user_email`.",
             )
         self._transport: Transport
         if url is not None:
             if token is None:
-                raise InvalidRequestError("The client has no token.", remedy="Give the one the operator issued.")
+                raise InvalidRequestError("`token` is missing.", remedy="Give the token that the operator issued.")
             self._transport = HttpTransport(url, token, timeout=timeout, verify=verify, sleep=sleep)
             self._place = self._transport.url
         else:
             if user_email is None:
                 raise InvalidRequestError(
-                    "It is not said whom the client acts as.", remedy="Give `user_email` with `home`."
+                    "`user_email` is missing.", remedy="Give `user_email` together with `home`."
                 )
             self._transport = _open_local(str(home), user_email)
             self._place = "this process"
@@ -265,58 +266,58 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give up what is held open."""
+        """Release all open resources."""
         self._transport.close()
 
     @cached_property
     def email(self) -> str:
-        """Whom the server takes the caller for."""
+        """The e-mail address that the server identifies the caller by."""
         return str(self.call(Method.WHOAMI)["email"])
 
     def get_data_rooms(self) -> list["DataRoomSummary"]:
-        """The data rooms that the caller is a participant of."""
+        """Return the data rooms in which the caller participates."""
         rooms = self.call(Method.LIST_ROOMS)["rooms"]
         return [DataRoomSummary(room["id"], room["name"], room.get("created_at")) for room in rooms]
 
     def upload_dataset(
         self, data: Any, *, name: str | None = None, matching_id: MatchingId | None = None
     ) -> "ManifestHash":
-        """Bring a file to the server and return the hash by which a data room or a data lab takes it.
+        """Upload a file and return the hash that identifies it in data rooms and data labs.
 
         Args:
             data: A path, an open file, or a pandas, polars or pyarrow table, which is sent as CSV. The server
-                understands CSV (UTF-8, no header), the same in gzip, and Parquet.
-            name: What it is called in reports; a file's own name if left out.
-            matching_id: Its kind of matching ids, in a room that has several.
+                accepts CSV (UTF-8, no header), gzipped CSV, and Parquet.
+            name: Its name in reports; the file's own name by default.
+            matching_id: Its kind of matching ids, for a room that accepts several.
 
         Raises:
-            InvalidRequestError: It is neither a file nor a table.
-            UploadTooLargeError: The server takes no file of this size.
+            InvalidRequestError: The data is neither a file nor a table.
+            UploadTooLargeError: The file exceeds the server's upload limit.
         """
-        with _readable(data) as (source, own_name), _errors_as_ours():
-            taken = self._transport.upload(source, name or own_name)
-        hash_ = ManifestHash(taken["manifest_hash"])
+        with _readable(data) as (source, own_name), _media_errors():
+            upload = self._transport.upload(source, name or own_name)
+        hash_ = ManifestHash(upload["manifest_hash"])
         hash_.matching_id = None if matching_id is None else MatchingId(matching_id)
         return hash_
 
     def call(self, method: Method, **params: Any) -> Any:
-        """Carry a method of the protocol out; for the classes of this package.
+        """Call a method of the protocol; for the classes of this package.
 
         Raises:
-            MediaError: It was refused or failed.
+            MediaError: The call was rejected or failed.
         """
-        with _errors_as_ours():
+        with _media_errors():
             return self._transport.call(method.value, params)
 
     def download(self, job_id: str, name: str) -> Iterator[bytes]:
-        """The bytes of a job's file, a piece at a time; jobs know which files they have."""
-        with _errors_as_ours():
+        """Yield a job's file in chunks of bytes; the job's result lists its files."""
+        with _media_errors():
             yield from self._transport.download(job_id, name)
 
 
 @dataclass(frozen=True)
 class DataRoomSummary:
-    """A data room in a list; `MediaDcr.from_existing` opens it."""
+    """A data room in a listing; open it with `MediaDcr.from_existing`."""
 
     id: str
     name: str
@@ -324,22 +325,22 @@ class DataRoomSummary:
 
 
 class ManifestHash(str):
-    """The hash of an uploaded file, which also remembers what kind of matching ids the file holds."""
+    """The hash of an uploaded file, with the file's kind of matching ids."""
 
     matching_id: MatchingId | None = None
 
 
 def _open_local(home: str, user_email: str) -> Transport:
-    # here, since it brings the whole server
+    # imported here, since it loads the whole server
     from cleanroom_pipelines.server.media import service as server  # type: ignore[attr-defined, unused-ignore]
 
-    with _errors_as_ours():
+    with _media_errors():
         transport: Transport = server.open_local(home, user_email)
     return transport
 
 
 @contextmanager
-def _errors_as_ours() -> Iterator[None]:
+def _media_errors() -> Iterator[None]:
     try:
         yield
     except CleanroomError as error:
@@ -349,8 +350,8 @@ def _errors_as_ours() -> Iterator[None]:
 
 
 @contextmanager
-def _told_as_ours() -> Iterator[None]:
-    """Tell a failed exchange as one of our errors, not as httpx's: that holds the request with the token."""
+def _http_errors() -> Iterator[None]:
+    """Translate httpx errors into Media API errors: httpx's hold the request, which contains the token."""
     import httpx
 
     try:
@@ -359,31 +360,32 @@ def _told_as_ours() -> Iterator[None]:
         if "CERTIFICATE" in str(error).upper():
             raise ServerUnavailableError(
                 "The server's certificate is not trusted.",
-                remedy="Give `verify` the file of the authority that signed it.",
+                remedy="Set `verify` to the file of the authority that signed it.",
             ) from None
         raise _NeverSentError(
-            "The server cannot be reached.", remedy="Check the address and that it runs."
+            "The server cannot be reached.", remedy="Check the address, and that the server is running."
         ) from None
     except (httpx.ConnectTimeout, httpx.PoolTimeout):
         raise _NeverSentError(
-            "The server cannot be reached in time.", remedy="Check the address and try again."
+            "Connecting to the server timed out.", remedy="Check the address and try again."
         ) from None
     except httpx.TimeoutException:
         raise ServerUnavailableError(
-            "The server did not answer in time.", remedy="It may have done what was asked: look, then try again."
+            "The server did not respond in time.",
+            remedy="The request may have been executed. Check its effect before trying again.",
         ) from None
     except (httpx.HTTPError, httpx.StreamError) as error:
         raise ServerUnavailableError(
             f"The connection to the server failed ({type(error).__name__}).",
-            remedy="It may have done what was asked: look, then try again.",
+            remedy="The request may have been executed. Check its effect before trying again.",
         ) from None
 
 
 def _refusal(response: "httpx.Response") -> MediaError:
     if 300 <= response.status_code < 400:
         return InvalidRequestError(
-            "The address leads to another one, which the token is not given to.",
-            remedy="Give the address that the server has in the end.",
+            "The server redirects to another address, and redirects are not followed.",
+            remedy="Give the final address of the server.",
         )
     body = _json(response)
     return error_from_dict(body.get("error") if isinstance(body, dict) else None, status=response.status_code)
@@ -397,8 +399,8 @@ def _json(response: "httpx.Response") -> Any:
 
 def _not_understood(status: int) -> ServerError:
     return ServerError(
-        f"The server answered with status {status} and nothing that is understood here.",
-        remedy="Check that the address is the clean room server's.",
+        f"The server sent an unexpected response with status {status}.",
+        remedy="Check that the address is that of a clean room server.",
     )
 
 
@@ -412,27 +414,25 @@ def _checked_url(url: str) -> tuple[str, str]:
     parts, host = None, None
     with suppress(ValueError, AttributeError, TypeError):
         parts = urlsplit(url)
-        if parts.port != 0:  # asking for it also tells whether it is a number
+        if parts.port != 0:  # reading the port also checks that it is a number
             host = parts.hostname
     if parts is None or parts.scheme not in ("http", "https") or not host:
-        raise InvalidRequestError(
-            "The server's address cannot be used.", remedy="Give https://host or http://host."
-        )
+        raise InvalidRequestError("The server's address is invalid.", remedy="Give https://host or http://host.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InvalidRequestError(
-            "The server's address has parts it cannot have.",
-            remedy="Leave credentials, queries and fragments out.",
+            "The server's address contains credentials, a query or a fragment.",
+            remedy="Remove them from the address.",
         )
     return url.rstrip("/"), host
 
 
 @contextmanager
 def _readable(data: Any) -> Iterator[tuple[Path | BinaryIO, str]]:
-    """What is to be uploaded, as a file of this machine or a stream that can be read again, and its own name."""
+    """Yield the data as a local path or a seekable stream, and its default name."""
     if isinstance(data, str | os.PathLike):
         path = Path(data)
         if not path.is_file():
-            raise InvalidRequestError("There is no file where the dataset should be.", remedy="Check the path.")
+            raise InvalidRequestError("The dataset's file does not exist.", remedy="Check the path.")
         yield path, path.name
         return
     with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as spooled:
@@ -460,5 +460,5 @@ def _write_table(table: Any, sink: IO[bytes]) -> None:
         csv.write_csv(table, sink, csv.WriteOptions(include_header=False))
     else:
         raise InvalidRequestError(
-            "What was given is neither a file nor a table.", remedy="Give a path, an open file or a data frame."
+            "The data is neither a file nor a table.", remedy="Give a path, an open file or a data frame."
         )

@@ -1,8 +1,8 @@
-"""Jobs: what a data room works out, and waiting for it.
+"""Jobs that a data room or a data lab runs, and waiting for their results.
 
-Lives here: one class per kind of job, all of them started when they are made.
-Add here when the server gets a further kind of job.
-Keep out: what an answer looks like (`results.py`) and working it out (the server).
+Lives here: one class per kind of job; creating one starts the job.
+Add here when the server gets another kind of job.
+Keep out: the results' types (`results.py`) and computing them (the server).
 """
 
 import csv
@@ -50,11 +50,11 @@ _SPOOLED_BYTES = 64 << 20
 
 
 class MediaComputeJob(ABC, Generic[_Answer]):
-    """Something that the server works out; it was started when this object was made.
+    """A job that the server runs; it has already been started when this object exists.
 
     Args:
-        client: Who asks.
-        state: What the server told when it started the job.
+        client: The client that started it.
+        state: The state that the server returned for the job.
     """
 
     kind: ClassVar[JobKind]
@@ -78,11 +78,11 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         """Start a job of this kind.
 
         Args:
-            client: Who asks.
-            dcr_id: The data room.
-            audience: The audience it is about, as a reference.
-            definition: An audience that was not saved, as a definition.
-            options: What else the kind of job can be told.
+            client: The client that starts it.
+            dcr_id: Id of the data room.
+            audience: Reference to the audience that the job is about.
+            definition: Definition of an unsaved audience that the job is about.
+            options: Further options of this kind of job.
         """
         state = client.call(
             Method.START_JOB,
@@ -104,71 +104,72 @@ class MediaComputeJob(ABC, Generic[_Answer]):
 
     @property
     def status(self) -> JobStatus:
-        """How far the job is now."""
+        """The job's current status, fetched from the server."""
         return JobStatus(self._now()["status"])
 
     @property
     def progress(self) -> float:
-        """The share that is done now, 0 to 1."""
+        """The share of the work that is done, 0 to 1."""
         return float(self._now().get("progress") or 0.0)
 
     @property
     def stage(self) -> str | None:
-        """What is being done now, in words."""
+        """The current stage of the work, in words."""
         stage = self._now().get("stage")
         return None if stage is None else str(stage)
 
     @property
     def place(self) -> int | None:
-        """The place in the server's queue now, 1 being next; None if the job does not wait there."""
+        """The job's current position in the server's queue, 1 being next; None if it is not queued."""
         place = self._now().get("place")
         return None if place is None else int(place)
 
     def run(self) -> NoReturn:
-        """Nothing is left to do: the job was started when it was made.
+        """Raise an error, since jobs start when they are created.
 
         Raises:
             JobAlreadyStartedError: Always.
         """
         raise JobAlreadyStartedError(
-            "The job was started when it was made.", remedy="Call `wait_for_completion` and `result`."
+            "The job was already started, because creating a job starts it.",
+            remedy="Call `wait_for_completion` and `result`.",
         )
 
     def is_complete(self) -> bool:
-        """Whether the job has ended, well or not."""
+        """Check whether the job has ended, successfully or not."""
         return self.status is not JobStatus.RUNNING
 
     def cancel(self) -> None:
-        """Ask for the job to stop; one that has ended stays as it is."""
+        """Cancel the job; a job that has ended is not changed."""
         if self._state["status"] == JobStatus.RUNNING:
             self._state = self._client.call(Method.CANCEL_JOB, job_id=self.id)
 
     def wait_for_completion(self, timeout: float | None = None, sleep_interval: float = 1) -> Self:
-        """Wait until the job has ended well; stage and place in the queue are logged as they change.
+        """Wait until the job succeeds; changes of stage and queue position are logged.
 
         Args:
-            timeout: Most seconds to wait; None for as long as it takes.
-            sleep_interval: Most seconds between two looks; the first ones follow each other faster.
+            timeout: Longest time to wait, in seconds; None for no limit.
+            sleep_interval: Longest time between two polls, in seconds; the first polls follow each other faster.
 
         Raises:
-            JobFailedError: The job ended without a result. The error is also what stopped the job, such as
+            JobFailedError: The job ended without a result. The error also has the class of its cause, such as
                 TooFewUsersError.
-            JobTimeoutError: The job did not end in time; it goes on.
+            JobTimeoutError: The job did not finish in time; it is still running.
         """
         if sleep_interval < 0:
-            raise InvalidRequestError("The time between two looks is negative.", remedy="Give seconds from 0.")
+            raise InvalidRequestError("`sleep_interval` is negative.", remedy="Give at least 0 seconds.")
         end = None if timeout is None else time.monotonic() + timeout
-        pause, said = min(_FIRST_SLEEP_SECONDS, sleep_interval), ""
+        pause, logged = min(_FIRST_SLEEP_SECONDS, sleep_interval), ""
         while not self.is_complete():
             left = pause if end is None else end - time.monotonic()
             if left <= 0:
                 raise JobTimeoutError(
-                    f"The job did not end in the time that was given; it goes on{self._standing()}.",
+                    f"The job did not finish in time and is still running{self._standing()}.",
                     remedy="Wait again, or cancel it.",
                 )
-            if (standing := self._standing()) != said:
-                said = standing
-                _LOG.info("The job is not done%s.", standing)
+            if (standing := self._standing()) != logged:
+                logged = standing
+                _LOG.info("The job is still running%s.", standing)
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, sleep_interval)
         if self._state["status"] == JobStatus.FAILED:
@@ -176,7 +177,7 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         return self
 
     def result(self) -> _Answer:
-        """The answer; waits for it if the job still runs.
+        """Return the result, waiting for the job if it is still running.
 
         Raises:
             JobFailedError: The job ended without a result.
@@ -187,7 +188,7 @@ class MediaComputeJob(ABC, Generic[_Answer]):
 
     @abstractmethod
     def _read(self, raw: Any) -> _Answer:
-        """The answer from what the server tells."""
+        """Parse the server's response."""
 
     def _raw_result(self) -> Any:
         if self._raw is None:
@@ -201,12 +202,12 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         return self._state
 
     def _standing(self) -> str:
-        """Stage and place of a running job as last told, to be put behind something; empty if nothing was."""
+        """Format the last known stage and queue position of a running job, as a suffix; empty if unknown."""
         if self._state["status"] != JobStatus.RUNNING:
             return ""
         place = self._state.get("place")
-        told = (self._state.get("stage"), f"place {place} in the queue" if place is not None else "")
-        return "".join(f", {each}" for each in told if each)
+        parts = (self._state.get("stage"), f"place {place} in the queue" if place is not None else "")
+        return "".join(f", {part}" for part in parts if part)
 
     def _failure(self) -> JobFailedError:
         error = self._state.get("error")
@@ -216,7 +217,7 @@ class MediaComputeJob(ABC, Generic[_Answer]):
 
 
 class MediaOverlapStatisticsJob(MediaComputeJob[OverlapStatistics]):
-    """Works out how the seed audiences and the base audience meet."""
+    """Computes the overlap of each seed audience with the base audience."""
 
     kind = JobKind.OVERLAP_STATISTICS
 
@@ -225,7 +226,7 @@ class MediaOverlapStatisticsJob(MediaComputeJob[OverlapStatistics]):
 
 
 class MediaInsightsJob(MediaComputeJob[Insights]):
-    """Works out what sets the matched users of each seed audience apart."""
+    """Computes what distinguishes the matched users of each seed audience."""
 
     kind = JobKind.INSIGHTS
 
@@ -234,7 +235,7 @@ class MediaInsightsJob(MediaComputeJob[Insights]):
 
 
 class MediaDataAttributesJob(MediaComputeJob[DataAttributes]):
-    """Looks up which attributes filters can be set on."""
+    """Fetches the attributes that filters can use."""
 
     kind = JobKind.DATA_ATTRIBUTES
 
@@ -243,7 +244,7 @@ class MediaDataAttributesJob(MediaComputeJob[DataAttributes]):
 
 
 class MediaGetAudiencesJob(MediaComputeJob[Audiences]):
-    """Looks up the audiences that the caller sees."""
+    """Fetches the audiences that the caller can see."""
 
     kind = JobKind.AUDIENCES
 
@@ -257,12 +258,12 @@ class MediaGetAudiencesJob(MediaComputeJob[Audiences]):
 
 
 class MediaEstimateAudienceSizeJob(MediaComputeJob[int | None]):
-    """Works out how many users an audience has; None where that is hidden, or too few to be told."""
+    """Computes the size of an audience; None if it is hidden or too small to publish."""
 
     kind = JobKind.AUDIENCE_SIZE
 
     def details(self) -> AudienceSize:
-        """The size with its noise, or why there is none; waits for it if the job still runs."""
+        """Return the size with its noise, or the reason why it is withheld; waits for the job if necessary."""
         return AudienceSize.from_dict(self._raw_result())
 
     def _read(self, raw: Any) -> int | None:
@@ -270,7 +271,7 @@ class MediaEstimateAudienceSizeJob(MediaComputeJob[int | None]):
 
 
 class MediaLookalikeAudienceStatisticsJob(MediaComputeJob[LalAudienceStatistics]):
-    """Works out how well a lookalike audience's ranking finds seed users that it was not shown."""
+    """Computes how well a lookalike audience's ranking finds held-out seed users."""
 
     kind = JobKind.LOOKALIKE_STATISTICS
 
@@ -306,22 +307,22 @@ class DataLabValidationJob(MediaComputeJob[None]):
 
 
 class MediaAudienceUserListJob(MediaComputeJob[list[str]]):
-    """Delivers the users of an audience: their ids, or files for an advertising destination."""
+    """Exports the users of an audience: their ids, or files for an ad destination."""
 
     kind = JobKind.USER_LIST
 
     def delivery(self) -> UserListDelivery:
-        """Which files there are; waits for them if the job still runs."""
+        """Return the list of exported files; waits for the job if necessary."""
         return UserListDelivery.from_dict(self._raw_result())
 
     def download(self, folder: str | Path) -> list[Path]:
-        """Write all files of the delivery into a folder and return their paths.
+        """Download all exported files into a folder and return their paths.
 
         Args:
-            folder: Is made if it is not there. A file of the same name is replaced, whole or not at all.
+            folder: Created if it does not exist. A file of the same name is replaced atomically.
 
         Raises:
-            DownloadDamagedError: A file is not what the server said it would send.
+            DownloadDamagedError: A file does not match its announced size or checksum.
         """
         into = Path(folder)
         into.mkdir(parents=True, exist_ok=True)
@@ -342,7 +343,7 @@ class MediaAudienceUserListJob(MediaComputeJob[list[str]]):
     def _read(self, raw: Any) -> list[str]:
         files = [file for file in self.delivery().files if file.name.startswith("part-")]
         if not all(file.name.endswith((".csv", ".csv.gz")) for file in files):
-            raise InvalidRequestError("The delivery is no plain list of ids.", remedy="Call `download`.")
+            raise InvalidRequestError("The exported files are not plain lists of ids.", remedy="Call `download`.")
         return [user for file in files for user in self._ids(file)]
 
     def _ids(self, file: UserListFile) -> Iterator[str]:
@@ -365,7 +366,7 @@ class MediaAudienceUserListJob(MediaComputeJob[list[str]]):
                     n_bytes += len(chunk)
                     digest.update(chunk)
             except ServerUnavailableError:
-                # the connection broke on the way: the file is the same when it is asked for again
+                # the connection broke: the file is unchanged, so it can be requested again
                 if attempt == _MOST_DOWNLOADS:
                     raise
                 continue
@@ -374,7 +375,8 @@ class MediaAudienceUserListJob(MediaComputeJob[list[str]]):
             if attempt == _MOST_DOWNLOADS:
                 break
         raise DownloadDamagedError(
-            "A file is not what the server said it would send.", remedy="Try again, then tell the operator."
+            "A downloaded file does not match its announced size or checksum.",
+            remedy="Try again. If it happens again, tell the operator.",
         )
 
 
@@ -396,7 +398,7 @@ JOBS: Mapping[JobKind, type[MediaComputeJob[Any]]] = {
 
 
 def _plain_name(file: UserListFile) -> str:
-    # a name that leads out of the folder is nothing that our server gives
+    # our server never sends a name that points outside the folder
     if Path(file.name).name != file.name or file.name in ("", ".", "..") or "\\" in file.name:
-        raise DownloadDamagedError("A file has a name that it cannot have.", remedy="Tell the operator.")
+        raise DownloadDamagedError("A file in the export has an invalid name.", remedy="Tell the operator.")
     return file.name

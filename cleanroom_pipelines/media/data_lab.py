@@ -1,8 +1,8 @@
-"""Data labs: a publisher brings a base audience and has it validated before it goes into a data room.
+"""Data labs, in which a publisher validates a base audience before provisioning it to a data room.
 
 Lives here: `DataLab` and its builder.
-Add here when a base audience gets a further dataset.
-Keep out: validating (the server) and data rooms (`media.py`).
+Add here when a base audience gets another dataset.
+Keep out: validation (the server) and data rooms (`media.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,16 +22,16 @@ from cleanroom_pipelines.terms import MatchingId
 
 
 class DataLab:
-    """A publisher's datasets, to be validated before they go into a data room; `DataLabBuilder` makes one.
+    """A publisher's datasets, validated before they enter a data room; created by `DataLabBuilder`.
 
     Args:
-        client: Whose it is.
+        client: The client of its owner.
         name: Its name.
-        matching_ids: The kinds of matching ids that it holds, at least one.
-        has_demographics: Whether it holds ages and genders.
-        has_segments: Whether it holds segments.
-        n_embeddings: Numbers per embedding; 0 without embeddings.
-        activation: Ad destinations whose hashes are to be kept, such as `google` and `meta`.
+        matching_ids: The kinds of matching ids that it contains, at least one.
+        has_demographics: Whether it contains ages and genders.
+        has_segments: Whether it contains segments.
+        n_embeddings: Length of each embedding; 0 without embeddings.
+        activation: Ad destinations for which hashed ids are kept, such as `google` and `meta`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DataLab:
 
     @classmethod
     def from_existing(cls, data_lab_id: str, client: Client) -> Self:
-        """Open a data lab that was made before; its datasets cannot be replaced."""
+        """Open an existing data lab; its datasets cannot be replaced."""
         known = client.call(Method.GET_LAB, lab_id=data_lab_id)
         lab = cls(client, name=known["name"], matching_ids=())
         lab._id = known["id"]
@@ -67,10 +67,10 @@ class DataLab:
 
     @property
     def id(self) -> str:
-        """Its id, by which a data room takes it.
+        """Its id, for provisioning it to a data room.
 
         Raises:
-            NotProvisionedError: Its datasets were not brought yet.
+            NotProvisionedError: Its datasets have not been uploaded yet.
         """
         if self._id is None:
             raise NotProvisionedError(
@@ -85,17 +85,17 @@ class DataLab:
         demographics_data_path: Any = None,
         embeddings_data_path: Any = None,
     ) -> None:
-        """Bring the datasets: whatever `Client.upload_dataset` takes, paths above all.
+        """Upload the datasets, each in any form that `Client.upload_dataset` accepts, such as a path.
 
         Args:
-            matching_data_path: User ids with their matching ids; with several kinds of them, one by kind:
+            matching_data_path: User ids with their matching ids; for several kinds, one dataset per kind:
                 `{MatchingId.EMAIL: …, MatchingId.PHONE_NUMBER: …}`.
             segments_data_path: User ids with their segments.
             demographics_data_path: User ids with age bracket and gender.
             embeddings_data_path: User ids with a scope and the numbers of the embedding.
 
         Raises:
-            InvalidRequestError: A dataset is missing that was announced, or one is there that was not.
+            InvalidRequestError: A declared dataset is missing, or an undeclared one was given.
         """
         matching = self._matching(matching_data_path)
         others = {
@@ -103,12 +103,12 @@ class DataLab:
             "demographics": (self.has_demographics, demographics_data_path),
             "embeddings": (self.n_embeddings > 0, embeddings_data_path),
         }
-        for dataset, (announced, data) in others.items():
-            if announced != (data is not None):
+        for dataset, (declared, data) in others.items():
+            if declared != (data is not None):
                 raise InvalidRequestError(
-                    f"The data lab was built {'with' if announced else 'without'} {dataset}.",
-                    remedy=f"{'Bring them' if announced else 'Leave them out'}, or build it "
-                    f"{'without' if announced else 'with'} them.",
+                    f"The data lab was built {'with' if declared else 'without'} {dataset}.",
+                    remedy=f"{'Provide' if declared else 'Omit'} the {dataset}, or build the data lab "
+                    f"{'without' if declared else 'with'} them.",
                 )
         datasets = {
             f"matching:{kind.value}": self._client.upload_dataset(data, matching_id=kind)
@@ -130,43 +130,43 @@ class DataLab:
         self._id = known["id"]
 
     def run(self, timeout: float | None = None, sleep_interval: float = 1) -> Self:
-        """Validate the datasets and wait for it; `is_validation_passed` and the reports say how it went.
+        """Validate the datasets and wait; `is_validation_passed` and the reports show the outcome.
 
         Args:
-            timeout: Most seconds to wait; None for as long as it takes.
-            sleep_interval: Most seconds between two looks.
+            timeout: Longest time to wait, in seconds; None for no limit.
+            sleep_interval: Longest time between two polls, in seconds.
 
         Raises:
-            JobFailedError: There is no report, since validating itself failed.
-            JobTimeoutError: It did not end in time; it goes on.
+            JobFailedError: Validation itself failed, so there is no report.
+            JobTimeoutError: Validation did not finish in time; it is still running.
         """
         job = DataLabValidationJob(self._client, self._client.call(Method.START_LAB, lab_id=self.id))
         try:
             job.wait_for_completion(timeout, sleep_interval)
         except JobFailedError:
-            # what the reports say is an answer; only without them nothing was found out
+            # a negative report is a valid outcome; without any report, validation itself failed
             if not self._known().get("reports"):
                 raise
         return self
 
     @property
     def is_validation_passed(self) -> bool:
-        """Whether the datasets were validated and can be used."""
+        """Whether the datasets passed validation."""
         return self._id is not None and bool(self._known().get("is_validated"))
 
     def get_validation_report(self) -> ValidationReports:
-        """The validation reports of the datasets.
+        """Return the validation reports of the datasets.
 
         Raises:
-            NotValidatedError: They were not validated yet.
+            NotValidatedError: They have not been validated yet.
         """
         return ValidationReports.from_dict(self._validated("reports"))
 
     def get_statistics_report(self) -> dict[str, Any]:
-        """Counts of what was brought: one's own data, hence exact.
+        """Return counts of the uploaded data; they are exact, since the data is the caller's own.
 
         Raises:
-            NotValidatedError: It was not validated yet, or did not pass.
+            NotValidatedError: The data lab has not been validated yet, or failed validation.
         """
         return dict(self._validated("statistics"))
 
@@ -184,24 +184,24 @@ class DataLab:
         if not isinstance(data, Mapping):
             if len(self.matching_ids) != 1 or data is None:
                 raise InvalidRequestError(
-                    "It is not said which file holds which matching ids.",
+                    "The files' kinds of matching ids are missing.",
                     remedy="Give one file for each kind: {MatchingId.EMAIL: …}.",
                 )
             return {self.matching_ids[0]: data}
         matching = {_matching_id(kind): each for kind, each in data.items()}
         if set(matching) != set(self.matching_ids):
             raise InvalidRequestError(
-                "The files are not of the kinds of matching ids that the data lab was built with.",
+                "The files do not match the kinds of matching ids that the data lab was built with.",
                 remedy="Give one file for each kind.",
             )
         return matching
 
 
 class DataLabBuilder:
-    """Puts a `DataLab` together.
+    """Builder of a `DataLab`.
 
     Args:
-        client: Whose it will be.
+        client: The client of its owner.
     """
 
     def __init__(self, client: Client) -> None:
@@ -214,48 +214,48 @@ class DataLabBuilder:
         self._activation: list[str] = []
 
     def with_name(self, name: str) -> Self:
-        """Give it a name."""
+        """Set its name."""
         self._name = name
         return self
 
     def with_matching_id_format(self, *matching_id_formats: MatchingId) -> Self:
-        """Say which kinds of matching ids it holds."""
+        """Set the kinds of matching ids that it contains."""
         self._matching_ids = [_matching_id(each) for each in matching_id_formats]
         return self
 
     def with_demographics(self) -> Self:
-        """It holds ages and genders."""
+        """Declare that it contains ages and genders."""
         self._has_demographics = True
         return self
 
     def with_segments(self) -> Self:
-        """It holds segments."""
+        """Declare that it contains segments."""
         self._has_segments = True
         return self
 
     def with_embeddings(self, num_embeddings: int) -> Self:
-        """It holds embeddings of so many numbers each.
+        """Declare that it contains embeddings of a given length.
 
         Raises:
-            InvalidRequestError: The number is no whole number from 1.
+            InvalidRequestError: The length is not a whole number of at least 1.
         """
         if isinstance(num_embeddings, bool) or not isinstance(num_embeddings, int) or num_embeddings < 1:
             raise InvalidRequestError(
-                "The length of the embeddings cannot be used.", remedy="Give a whole number from 1."
+                "The length of the embeddings is invalid.", remedy="Give a whole number of at least 1."
             )
         self._n_embeddings = num_embeddings
         return self
 
     def with_activation(self, destinations: Iterable[str]) -> Self:
-        """Let the server keep the hashes that these ad destinations need, such as `google` and `meta`."""
+        """Keep the hashed ids that these ad destinations need, such as `google` and `meta`."""
         self._activation = [destinations] if isinstance(destinations, str) else list(destinations)
         return self
 
     def build(self) -> DataLab:
-        """The data lab; it is made on the server when its datasets are brought.
+        """Return the data lab; the server creates it when its datasets are uploaded.
 
         Raises:
-            InvalidRequestError: It has no name or no kind of matching ids.
+            InvalidRequestError: Its name or its kinds of matching ids are missing.
         """
         if not self._name:
             raise InvalidRequestError("The data lab has no name.", remedy="Call `with_name`.")
@@ -279,5 +279,5 @@ def _matching_id(value: Any) -> MatchingId:
         return MatchingId(value)
     except ValueError:
         raise InvalidRequestError(
-            "There is no such kind of matching ids.", remedy=f"Choose from: {', '.join(MatchingId)}."
+            "Unknown kind of matching ids.", remedy=f"Choose from: {', '.join(MatchingId)}."
         ) from None

@@ -1,7 +1,7 @@
-"""What all definitions of audiences have in common.
+"""Base classes of audience definitions and their builders.
 
-Lives here: the bases of the definitions and of their builders, and the checks that need no server.
-Keep out: what a definition means (`audiences.definitions`).
+Lives here: the base classes, and the checks that need no server.
+Keep out: the definition language (`audiences.definitions`).
 """
 
 from abc import ABC, abstractmethod
@@ -19,11 +19,11 @@ _Member = TypeVar("_Member", bound=StrEnum)
 
 
 class AudienceDefinition(ABC):
-    """What an audience is, together with the name it shall get and whom it is shared with.
+    """An audience definition, with the audience's name and the participants to share it with.
 
     Args:
         name: Name of the audience, unique in the group that creates it.
-        shared_with: Participants that see the audience too; None for nobody.
+        shared_with: Participants to share the audience with; None for none.
     """
 
     def __init__(self, name: str, shared_with: list[Participant] | None) -> None:
@@ -32,7 +32,7 @@ class AudienceDefinition(ABC):
 
     @abstractmethod
     def as_dict(self) -> dict[str, Any]:
-        """The definition as JSON; it knows neither the name nor whom the audience is shared with."""
+        """Return the definition as JSON, without the name and the participants it is shared with."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, definition={self.as_dict()!r})"
@@ -53,12 +53,12 @@ class AudienceDefinition(ABC):
 
 
 class SeedAudienceDefinition(AudienceDefinition):
-    """A definition that names nothing but a type of seed audience.
+    """A definition that consists of a type of seed audience only.
 
     Args:
         name: Name of the audience.
         source_audience_type: The type of the seed audience.
-        shared_with: Participants that see the audience too.
+        shared_with: Participants to share the audience with.
     """
 
     _KIND: ClassVar[str]
@@ -71,12 +71,12 @@ class SeedAudienceDefinition(AudienceDefinition):
         self.as_dict()
 
     def as_dict(self) -> dict[str, Any]:
-        """The definition as JSON; it knows neither the name nor whom the audience is shared with."""
+        """Return the definition as JSON, without the name and the participants it is shared with."""
         return self._checked({"kind": self._KIND, "audience_type": self.source_audience_type})
 
 
 class AudienceBuilder:
-    """What all builders of definitions have in common.
+    """Base class of the definition builders.
 
     Args:
         name: Name of the audience.
@@ -87,17 +87,17 @@ class AudienceBuilder:
         self._shared_with: list[Participant] = []
 
     def with_share_with_participants(self, participants: list[Participant]) -> Self:
-        """Let these participants see the audience too."""
+        """Share the audience with these participants."""
         self._shared_with = list(participants)
         return self
 
 
 @contextmanager
 def definition_errors() -> Iterator[None]:
-    """Tell what the definition language refuses as an `InvalidDefinitionError`.
+    """Translate errors of the definition language into `InvalidDefinitionError`.
 
     Raises:
-        InvalidDefinitionError: The attribute `place` says where in the definition, if it is known.
+        InvalidDefinitionError: The attribute `place` is the position in the definition, if known.
     """
     try:
         yield
@@ -107,21 +107,23 @@ def definition_errors() -> Iterator[None]:
 
 
 def checked_name(name: str) -> str:
-    """The name, or an error for what is no name at all; the server knows what else a name must be."""
+    """Return the name if it is not blank; the server checks the other rules for names."""
     if not isinstance(name, str) or not name.strip():
-        raise InvalidDefinitionError("The audience has no name.", remedy="Give a text that people recognise.")
+        raise InvalidDefinitionError(
+            "The audience's name is missing or blank.", remedy="Give a recognisable name."
+        )
     return name
 
 
 def member(kind: type[_Member], value: Any) -> _Member:
-    """The member of an enum that was given as itself or as its wire value.
+    """Return the enum member for a member or its wire value.
 
     Raises:
-        InvalidDefinitionError: There is no such member.
+        InvalidDefinitionError: The value is not a member.
     """
     try:
         return kind(value)
     except ValueError:
         raise InvalidDefinitionError(
-            f"There is no such {kind.__name__}.", remedy=f"Choose from: {', '.join(kind.__members__)}."
+            f"Unknown {kind.__name__}.", remedy=f"Choose from: {', '.join(kind.__members__)}."
         ) from None

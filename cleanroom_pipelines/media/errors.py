@@ -1,8 +1,8 @@
-"""The errors that a script of the Media API can meet.
+"""The errors of the Media API that a script can catch.
 
-Lives here: the tree under `MediaError`, and the failure of a job that is also what made it fail.
-Add here when a script should be able to tell a further condition apart; `protocol.py` gives it an HTTP status.
-Keep out: how errors travel (`protocol.py`), and data: no id, e-mail, token or cell stands in a message.
+Lives here: the tree under `MediaError`, and the `JobFailedError` that also has the class of its cause.
+Add here when scripts must distinguish another condition; `protocol.py` gives it an HTTP status.
+Keep out: serializing errors (`protocol.py`), and data: a message never contains an id, e-mail, token or cell.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from cleanroom_pipelines.errors import CleanroomError, StatusCode
 
 
 class MediaError(CleanroomError):
-    """Root of everything that the Media API raises on purpose."""
+    """Base class of all errors that the Media API raises."""
 
 
 class UnauthorizedError(MediaError, PermissionError):
@@ -19,90 +19,90 @@ class UnauthorizedError(MediaError, PermissionError):
 
 
 class PermissionDeniedError(MediaError, PermissionError):
-    """The caller may not do this, or there is nothing of that id for the caller; nobody learns which."""
+    """The object does not exist or the caller lacks permission; the response does not reveal which."""
 
 
 class NotFoundError(MediaError, LookupError):
-    """There is nothing of that name or id among what the caller may see."""
+    """The caller can see no object with that name or id."""
 
 
 class AmbiguousNameError(MediaError, LookupError):
-    """Several audiences of that name are visible; groups name their audiences independently."""
+    """Several visible audiences have that name; each group names its audiences independently."""
 
 
 class InvalidRequestError(MediaError, ValueError):
-    """An argument cannot be used; nothing was done."""
+    """An argument is invalid; nothing was changed."""
 
 
 class InvalidDefinitionError(InvalidRequestError):
-    """An audience's definition is wrong; nothing was created."""
+    """The audience definition is invalid; nothing was created."""
 
 
 class ConflictError(MediaError):
-    """The name is taken, or the state of things does not allow this now."""
+    """The name is taken, or the current state does not allow the operation."""
 
 
 class NotProvisionedError(ConflictError):
-    """A side has not brought its data yet."""
+    """Required data has not been provisioned yet."""
 
 
 class NotValidatedError(ConflictError):
-    """The data lab was not validated, or did not pass."""
+    """The data lab has not been validated, or failed validation."""
 
 
 class AudienceHasDependentsError(ConflictError):
-    """Other audiences are made from one that was to be deleted; nothing was deleted.
+    """Other audiences depend on the one to delete; nothing was deleted.
 
-    Attributes in `attributes`: `names` of the dependents that the caller may see, and `n_others` that it may not.
+    Keys in `attributes`: `names` of the visible dependents, and `n_others`, the number of hidden ones.
     """
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the dependents that the caller may see."""
+        """Names of the dependents that the caller can see."""
         return tuple(self.attributes.get("names", ()))
 
 
 class BudgetSpentError(MediaError, RuntimeError):
-    """The pair's privacy budget does not suffice; the two providers can approve a refill."""
+    """The privacy budget is too low; the two data providers can approve a refill."""
 
 
 class QuotaExceededError(MediaError, RuntimeError):
-    """The user has as many things of a kind as the operator allows; nothing was made.
+    """The user has reached a quota set by the operator; nothing was created.
 
-    Attributes in `attributes`: `quota`, what there are too many of, and `limit`.
+    Keys in `attributes`: `quota` (what is limited) and `limit`.
     """
 
 
 class TooFewUsersError(MediaError, ValueError):
-    """Too few users, by the released count, for what was asked."""
+    """The released user count is too small for the request."""
 
 
 class ValidationFailedError(MediaError, ValueError):
-    """An uploaded file cannot be used; its validation report says why."""
+    """An uploaded file failed validation; see its validation report."""
 
 
 class UploadTooLargeError(MediaError, ValueError):
-    """The server takes no file of this size."""
+    """The file exceeds the server's upload limit."""
 
 
 class DownloadDamagedError(MediaError, OSError):
-    """A downloaded file is not what the server said it would send; nothing of it was kept."""
+    """A downloaded file does not match its announced size or checksum; it was discarded."""
 
 
 class TooManyRequestsError(MediaError, RuntimeError):
-    """The server asked to slow down, also after waiting."""
+    """The server still limits the request rate after all retries."""
 
 
 class ServerUnavailableError(MediaError, ConnectionError):
-    """The server cannot be reached, or did not answer in time."""
+    """The server is unreachable, or did not respond in time."""
 
 
 class ServerError(MediaError, RuntimeError):
-    """The server failed; its log says more to the operator."""
+    """The server failed; the operator finds details in its log."""
 
 
 class JobAlreadyStartedError(MediaError, RuntimeError):
-    """Jobs are started when they are made; `run` has nothing left to do."""
+    """`run` was called on a job, although jobs start when they are created."""
 
 
 class JobFailedError(MediaError, RuntimeError):
@@ -110,15 +110,15 @@ class JobFailedError(MediaError, RuntimeError):
 
 
 class JobCancelledError(JobFailedError):
-    """Somebody cancelled the job."""
+    """The job was cancelled."""
 
 
 class JobTimeoutError(MediaError, TimeoutError):
-    """The job did not end in the time that was given; it goes on."""
+    """The job did not finish within the timeout; it is still running."""
 
 
 def job_failure(cause: MediaError) -> JobFailedError:
-    """The failure of a job: a `JobFailedError` that is also what stopped the job, so that either can be caught."""
+    """Combine `JobFailedError` with the class of its cause, so that callers can catch either."""
     if isinstance(cause, JobFailedError):
         return cause
     kind = type(cause)
@@ -126,14 +126,14 @@ def job_failure(cause: MediaError) -> JobFailedError:
     return failed(cause.message, remedy=cause.remedy, status_code=cause.status_code, **cause.attributes)
 
 
-_FAILED_BY: dict[type[MediaError], type[JobFailedError]] = {}  # one class a kind, so that types can be compared
+_FAILED_BY: dict[type[MediaError], type[JobFailedError]] = {}  # one class per kind, so that types stay comparable
 
 
 def _failed_by(kind: type[MediaError]) -> type[JobFailedError]:
     def reduce(self: MediaError) -> tuple[Any, ...]:
         return _rebuild_failure, (kind, self.message, self.remedy, self.status_code, self.attributes)
 
-    # every kind can stop a job, and nothing is to be said of the pair that its two bases do not say
+    # any kind can stop a job, so the combined classes are built on demand
     return type(kind.__name__, (kind, JobFailedError), {"__reduce__": reduce, "__module__": __name__})
 
 

@@ -1,30 +1,30 @@
-"""Exclusion audiences: the publisher's users without those that the advertiser has already.
+"""Exclusion audiences: the publisher's users who are not the advertiser's already.
 
 Lives here: the definition and its builder.
-Keep out: the other way round (`remarketing_audience_builder.py`).
+Keep out: the opposite, remarketing audiences (`remarketing_audience_builder.py`).
 """
 
 from cleanroom_pipelines.media.definition import AudienceBuilder, SeedAudienceDefinition
 
 
 class ExclusionTargetingAudienceDefinition(SeedAudienceDefinition):
-    """What an exclusion audience is: all relevant users but the matched ones of one type of seed audience.
+    """Definition of an exclusion audience: all relevant users except one seed type's matched users.
 
     Args:
         name: Name of the audience.
-        source_audience_type: The type of the seed audience that is left out.
-        shared_with: Participants that see the audience too.
+        source_audience_type: The type of the seed audience to exclude.
+        shared_with: Participants to share the audience with.
     """
 
     _KIND = "exclusion"
 
 
 class ExclusionTargetingAudienceBuilder(AudienceBuilder):
-    """Puts an `ExclusionTargetingAudienceDefinition` together.
+    """Builder of an `ExclusionTargetingAudienceDefinition`.
 
     Args:
         name: Name of the audience.
-        source_audience_type: The type of the seed audience that is left out.
+        source_audience_type: The type of the seed audience to exclude.
     """
 
     def __init__(self, *, name: str, source_audience_type: str) -> None:
@@ -32,10 +32,10 @@ class ExclusionTargetingAudienceBuilder(AudienceBuilder):
         self._source_audience_type = source_audience_type
 
     def build(self) -> ExclusionTargetingAudienceDefinition:
-        """The definition.
+        """Return the definition.
 
         Raises:
-            InvalidDefinitionError: It cannot mean anything.
+            InvalidDefinitionError: The definition is invalid.
         """
         return ExclusionTargetingAudienceDefinition(
             name=self._name, source_audience_type=self._source_audience_type, shared_with=self._shared_with

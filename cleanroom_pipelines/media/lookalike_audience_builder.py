@@ -1,4 +1,4 @@
-"""Lookalike audiences: the users that are most like those of another audience.
+"""Lookalike audiences: the users most similar to those of another audience.
 
 Lives here: the definition and its builder.
 Keep out: the ranking (`similarity`, on the server) and its statistics (`audience_statistics_result.py`).
@@ -14,17 +14,17 @@ from cleanroom_pipelines.media.participant import Participant
 
 
 class LookalikeAudienceDefinition(AudienceDefinition):
-    """What a lookalike audience is: its source and its reach.
+    """Definition of a lookalike audience: its source and its reach.
 
     Args:
         name: Name of the audience.
-        reach: How large it is, in percent of all relevant users, 1 to 30.
-        source_audience: The audience that its users shall be like.
-        exclude_seed_audience: Whether the source's own users are left out and their places given to others.
-        shared_with: Participants that see the audience too.
+        reach: Its size in percent of all relevant users, 1 to 30.
+        source_audience: The audience that its users should resemble.
+        exclude_seed_audience: Whether the source's own users are excluded and replaced by the next best ones.
+        shared_with: Participants to share the audience with.
 
     Raises:
-        InvalidDefinitionError: The reach is no whole number from 1 to 30.
+        InvalidDefinitionError: The reach is not a whole number from 1 to 30.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class LookalikeAudienceDefinition(AudienceDefinition):
         self.as_dict()
 
     def as_dict(self) -> dict[str, Any]:
-        """The definition as JSON; it knows neither the name nor whom the audience is shared with."""
+        """Return the definition as JSON, without the name and the participants it is shared with."""
         return self._checked(
             {
                 "kind": "lookalike",
@@ -55,15 +55,15 @@ class LookalikeAudienceDefinition(AudienceDefinition):
 
 
 class LookalikeAudienceBuilder(AudienceBuilder):
-    """Puts a `LookalikeAudienceDefinition` together.
+    """Builder of a `LookalikeAudienceDefinition`.
 
     Args:
         name: Name of the audience.
-        reach: How large it is, in percent of all relevant users, 1 to 30.
-        source_audience: The audience that its users shall be like.
+        reach: Its size in percent of all relevant users, 1 to 30.
+        source_audience: The audience that its users should resemble.
 
     Raises:
-        InvalidDefinitionError: The reach is no whole number from 1 to 30.
+        InvalidDefinitionError: The reach is not a whole number from 1 to 30.
     """
 
     def __init__(self, *, name: str, reach: int, source_audience: AudienceType) -> None:
@@ -73,15 +73,15 @@ class LookalikeAudienceBuilder(AudienceBuilder):
         self._exclude_seed_audience = False
 
     def with_exclude_seed_audience(self) -> Self:
-        """Leave the source's own users out; the next ones take their places."""
+        """Exclude the source's own users; the next best users replace them."""
         self._exclude_seed_audience = True
         return self
 
     def build(self) -> LookalikeAudienceDefinition:
-        """The definition.
+        """Return the definition.
 
         Raises:
-            InvalidDefinitionError: It cannot mean anything.
+            InvalidDefinitionError: The definition is invalid.
         """
         return LookalikeAudienceDefinition(
             name=self._name,
@@ -93,10 +93,10 @@ class LookalikeAudienceBuilder(AudienceBuilder):
 
 
 def checked_reach(reach: int) -> int:
-    """The reach, or an error: bool and 5.0 are no whole numbers here."""
+    """Return the reach if it is valid; neither a bool nor 5.0 counts as a whole number."""
     if isinstance(reach, bool) or not isinstance(reach, int) or not MIN_REACH <= reach <= MAX_REACH:
         raise InvalidDefinitionError(
-            "The reach of a lookalike audience cannot be used.",
-            remedy=f"Give a whole number of percent from {MIN_REACH} to {MAX_REACH}.",
+            "The reach of the lookalike audience is invalid.",
+            remedy=f"Give a whole percentage from {MIN_REACH} to {MAX_REACH}.",
         )
     return reach

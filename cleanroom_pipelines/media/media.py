@@ -1,8 +1,8 @@
-"""The data room, as its participants use it.
+"""A data room from a participant's point of view.
 
 Lives here: `MediaDcr`, its configuration and its audit log.
-Add here when a data room can do a further thing.
-Keep out: deciding anything. The server decides who may do what and what a number may say.
+Add here when a data room gets another operation.
+Keep out: decisions. The server checks permissions and decides which counts are released.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,19 +40,19 @@ from cleanroom_pipelines.terms import CollaborationType, MatchingId
 
 @dataclass(frozen=True)
 class DcrConfiguration(ServerDocument):
-    """What a data room was created with; it never changes.
+    """A data room's configuration, which never changes after creation.
 
     Args:
         id: Its id.
         name: Its name.
-        owner_email: Who created it.
-        participants: Who takes part.
-        collaboration_types: What it is for.
-        matching_ids: The kinds of matching ids.
+        owner_email: E-mail address of its creator.
+        participants: Its participants.
+        collaboration_types: The collaborations that it allows.
+        matching_ids: The kinds of matching ids that it accepts.
         hide_absolute_values: Whether counts that depend on both sides are hidden.
-        activation: Ad destinations whose hashes are kept of the base audience.
+        activation: Ad destinations for which the base audience keeps hashed ids.
         created_at: When it was created, ISO 8601 in UTC.
-        privacy: The numbers of its privacy policy.
+        privacy: The parameters of its privacy policy.
     """
 
     id: str
@@ -69,10 +69,10 @@ class DcrConfiguration(ServerDocument):
 
 @dataclass(frozen=True)
 class DataRoomAuditLog:
-    """One line of a data room's audit log, as far as the caller may see it.
+    """One entry of a data room's audit log, limited to the fields that the caller may see.
 
     Args:
-        entry: All that the server tells of it.
+        entry: All fields that the server returned.
     """
 
     entry: Mapping[str, Any]
@@ -81,24 +81,24 @@ class DataRoomAuditLog:
         return self.entry[name]
 
     def as_dict(self) -> dict[str, Any]:
-        """All that the server tells of it."""
+        """Return all fields that the server returned."""
         return dict(self.entry)
 
 
 class MediaDcr:
-    """A data room of one publisher and one advertiser; constructing it creates one on the server.
+    """A data room of one publisher and one advertiser; the constructor creates it on the server.
 
     Args:
-        client: Who creates it, and works in it.
+        client: The client that creates and uses it.
         name: Its name.
-        participants: Who takes part; its creator must be among them.
-        collaboration_types: What it is for, at least one.
-        matching_ids: The kinds of matching ids, at least one.
-        hide_absolute_values: Whether counts that depend on both sides are hidden from everybody.
-        activation: Ad destinations whose hashes are kept of the base audience, such as `google` and `meta`.
+        participants: Its participants, including its creator.
+        collaboration_types: The collaborations that it allows, at least one.
+        matching_ids: The kinds of matching ids that it accepts, at least one.
+        hide_absolute_values: Whether counts that depend on both sides are hidden from all participants.
+        activation: Ad destinations for which the base audience keeps hashed ids, such as `google` and `meta`.
 
     Raises:
-        InvalidRequestError: The configuration is incomplete or contradicts itself; nothing was created.
+        InvalidRequestError: The configuration is incomplete or inconsistent; nothing was created.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class MediaDcr:
             return
         if not name or not participants or not collaboration_types or not matching_ids:
             raise InvalidRequestError(
-                "The data room is not described completely.",
-                remedy="Give a name, participants, collaboration types and matching ids.",
+                "The data room's configuration is incomplete.",
+                remedy="Give a name, participants, collaboration types and matching ids, at least one of each.",
             )
         self._room = client.call(
             Method.CREATE_ROOM,
@@ -134,14 +134,14 @@ class MediaDcr:
 
     @classmethod
     def from_existing(cls, dcr_id: str, client: Client) -> Self:
-        """Open a data room that exists.
+        """Open an existing data room.
 
         Args:
             dcr_id: Its id.
-            client: Who works in it.
+            client: The client that uses it.
 
         Raises:
-            PermissionDeniedError: There is none of that id for the caller.
+            PermissionDeniedError: The caller can see no data room with that id.
         """
         return cls(client, _existing_dcr_id=dcr_id)
 
@@ -153,33 +153,33 @@ class MediaDcr:
         """Its id."""
         return str(self._room["id"])
 
-    # who and what
+    # configuration, audit log and budget
 
     def get_configuration(self) -> DcrConfiguration:
-        """What the data room was created with."""
+        """Return the configuration that the data room was created with."""
         return DcrConfiguration.from_dict(self._room)
 
     def get_participants(self) -> list[Participant]:
-        """Who takes part."""
+        """Return the participants."""
         return list(self.get_configuration().participants)
 
     def get_owner_email(self) -> str:
-        """Who created it."""
+        """Return the e-mail address of the room's creator."""
         return self.get_configuration().owner_email
 
     def can_other_participants_export_audience(self) -> bool:
-        """Whether a participant that the caller does not belong to may export audiences."""
+        """Check whether any other participant may export audiences."""
         email = self._client.email
         others = (each for each in self.get_participants() if not each.has_member(email))
         return any(each.can_export_audience() for each in others)
 
     def get_audit_log(self) -> list[DataRoomAuditLog]:
-        """What was done in the data room; what other groups did is told without names and definitions."""
+        """Return the audit log; entries of other groups omit audience and user."""
         entries = self._client.call(Method.GET_AUDIT_LOG, room_id=self.id)["entries"]
         return [DataRoomAuditLog(entry) for entry in entries]
 
     def get_privacy_budget(self) -> PrivacyBudget:
-        """What the two organisations that provide the room's data have spent together, in all their rooms."""
+        """Return the privacy budget that the room's two data providers share across all their rooms."""
         return PrivacyBudget.from_dict(self._client.call(Method.GET_ROOM, room_id=self.id)["ledger"])
 
     def estimate(
@@ -190,14 +190,14 @@ class MediaDcr:
         definition: Mapping[str, Any] | None = None,
         audience: CustomAudience | None = None,
     ) -> PriceEstimate:
-        """What a question would cost now; asking for the price costs nothing and computes nothing.
+        """Estimate the price of a query; the estimate itself is free and computes nothing.
 
         Args:
             kind: `overlap_statistics`, `insights`, `audience_size`, `lookalike_statistics`, `user_list` or
                 `base_figures`.
-            audience_type: Of insights, the seed audience.
-            definition: Of an audience that does not exist yet.
-            audience: One that does.
+            audience_type: The type of seed audience, for insights.
+            definition: The definition of an audience that does not exist yet.
+            audience: An existing audience.
         """
         about = None if audience is None else audience.as_dict()
         given = {"audience_type": audience_type, "definition": definition, "audience": about}
@@ -206,49 +206,53 @@ class MediaDcr:
         return PriceEstimate.from_dict(found)
 
     def renew_base_figures(self) -> None:
-        """Pay for new figures of the base audience: those that were told stay until then.
+        """Pay for new figures of the base audience; published figures stay until they are renewed.
 
-        Answers that rest on them are made again. Figures of the present base are not paid twice.
+        Results that depend on them are rebuilt. Figures of the current base audience are paid only once.
         """
         self._client.call(Method.RENEW_BASE_FIGURES, room_id=self.id)
 
     def propose_refill(self, units: int) -> BudgetProposal:
-        """Propose more units; they are given once both organisations that provide the data approved it.
+        """Propose more budget units; they are added once both data providers approve.
 
         Args:
-            units: How many, 1 to 100.
+            units: Number of units, 1 to 100.
         """
         if isinstance(units, bool) or not isinstance(units, int) or units < 1:
-            raise InvalidRequestError("The units cannot be used.", remedy="Give a whole number from 1.")
+            raise InvalidRequestError(
+                "The number of units is invalid.", remedy="Give a whole number of at least 1."
+            )
         return self._propose("refill", units=units)
 
     def propose_monthly_budget(self) -> BudgetProposal:
-        """Propose that the units are given every month instead of once; read its `bound_then` before approving."""
+        """Propose a monthly budget instead of a one-time one; check `bound_then` before approving."""
         return self._propose("period")
 
     def propose_share(self, organization: str, units: int) -> BudgetProposal:
-        """Propose how much of the budget the people of one participating organisation may spend, of all rooms.
+        """Propose a limit on what one participating organisation may spend, across all rooms.
 
         Args:
-            organization: Its name, which is the domain of its addresses unless the operator set another, or the
-                address of one of its people.
-            units: The most that they may spend, from 0; within a month where the budget is given every month.
+            organization: Its name (the domain of its e-mail addresses, unless the operator set another), or the
+                e-mail address of one of its members.
+            units: Largest number of units that it may spend, from 0; per month if the budget is monthly.
         """
         if isinstance(units, bool) or not isinstance(units, int) or units < 0:
-            raise InvalidRequestError("The units are invalid.", remedy="Give a whole number from 0.")
+            raise InvalidRequestError(
+                "The number of units is invalid.", remedy="Give a whole number of at least 0."
+            )
         return self._propose("share", organization=organization, units=units)
 
     def propose_full_lookalike(self) -> BudgetProposal:
-        """Propose lookalikes by the full ensemble in this room: more exact, and outside the privacy bound."""
+        """Propose full-ensemble lookalikes in this room: more accurate, but outside the privacy bound."""
         return self._propose("full_lookalike")
 
     def get_proposals(self) -> list[BudgetProposal]:
-        """What was proposed to the two organisations, with the bound before and after."""
+        """Return the proposals to the two organisations, with the privacy bound before and after."""
         found = self._client.call(Method.LIST_PROPOSALS, room_id=self.id)["proposals"]
         return [BudgetProposal.from_dict(each) for each in found]
 
     def approve(self, proposal: BudgetProposal) -> BudgetProposal:
-        """Approve a proposal for the caller's organisation."""
+        """Approve a proposal on behalf of the caller's organisation."""
         found = self._client.call(Method.APPROVE, room_id=self.id, proposal_id=proposal.id)
         return BudgetProposal.from_dict(found)
 
@@ -256,32 +260,32 @@ class MediaDcr:
         return BudgetProposal.from_dict(self._client.call(Method.PROPOSE, room_id=self.id, kind=kind, **more))
 
     def decline(self) -> None:
-        """Refuse to take part: the room is gone from the caller's list, and its owner sees who declined.
+        """Decline to take part: the caller no longer sees the room, and its owner sees who declined.
 
         Raises:
-            ConflictError: It is the caller's own room.
+            ConflictError: The caller owns the room.
         """
         self._client.call(Method.DECLINE_ROOM, room_id=self.id)
 
-    # what the two sides bring
+    # provisioning
 
     def provision_base_audience(self, data_lab_id: str) -> None:
-        """Put a validated data lab into the room as its base audience, in place of an earlier one.
+        """Provision a validated data lab as the room's base audience, replacing any earlier one.
 
         Args:
             data_lab_id: The data lab.
 
         Raises:
-            NotValidatedError: It was not validated, or did not pass.
+            NotValidatedError: It has not been validated, or failed validation.
         """
         self._client.call(Method.PROVISION_BASE, room_id=self.id, lab_id=data_lab_id)
 
     def deprovision_base_audience(self) -> None:
-        """Take the base audience with all its datasets out of the room."""
+        """Remove the base audience and all its datasets from the room."""
         self._client.call(Method.DEPROVISION_BASE, room_id=self.id)
 
     def is_base_audience_provisioned(self) -> bool:
-        """Whether the base audience is there."""
+        """Check whether the base audience is provisioned."""
         return bool(self._client.call(Method.GET_PROVISIONING, room_id=self.id)["base"])
 
     def get_base_audience_validation_reports(self) -> MediaBaseAudienceValidationReportsJob:
@@ -291,21 +295,21 @@ class MediaDcr:
     def provision_seed_audiences(
         self, manifest_hash: str | Sequence[str], *, matching_id: MatchingId | None = None
     ) -> None:
-        """Put an uploaded file into the room as its seed audiences, in place of earlier ones.
+        """Provision an uploaded file as the room's seed audiences, replacing any earlier ones.
 
         Args:
-            manifest_hash: What `Client.upload_dataset` returned; several, one for each kind of matching ids, in a
-                room that has several.
-            matching_id: The file's kind of matching ids, if that was not said when it was uploaded.
+            manifest_hash: The hash that `Client.upload_dataset` returned; a list with one per kind of matching
+                ids, in a room that accepts several kinds.
+            matching_id: The file's kind of matching ids, unless it was given at upload.
 
         Raises:
-            ValidationFailedError: The file cannot be used; nothing was changed.
+            ValidationFailedError: The file is invalid; nothing was changed.
         """
         hashes = [manifest_hash] if isinstance(manifest_hash, str) else list(manifest_hash)
         if matching_id is not None and len(hashes) > 1:
             raise InvalidRequestError(
-                "One kind of matching ids was given for several files.",
-                remedy="Say it for each of them in `upload_dataset`.",
+                "One `matching_id` was given for several files.",
+                remedy="Give `matching_id` for each file in `upload_dataset`.",
             )
         kinds = [matching_id or getattr(each, "matching_id", None) for each in hashes]
         datasets = [
@@ -315,42 +319,42 @@ class MediaDcr:
         self._client.call(Method.PROVISION_SEEDS, room_id=self.id, datasets=datasets)
 
     def deprovision_seed_audiences(self) -> None:
-        """Take the seed audiences out of the room."""
+        """Remove the seed audiences from the room."""
         self._client.call(Method.DEPROVISION_SEEDS, room_id=self.id)
 
     def are_seed_audiences_provisioned(self) -> bool:
-        """Whether the seed audiences are there."""
+        """Check whether the seed audiences are provisioned."""
         return bool(self._client.call(Method.GET_PROVISIONING, room_id=self.id)["seeds"])
 
     def get_seed_audiences_validation_report(self) -> MediaAudiencesValidationReportJob:
         """Fetch the validation report of the seed audiences."""
         return MediaAudiencesValidationReportJob.start(self._client, self.id)
 
-    # what the room tells
+    # statistics
 
     def get_overlap_statistics(self) -> MediaOverlapStatisticsJob:
-        """Work out how the seed audiences and the base audience meet."""
+        """Compute the overlap of each seed audience with the base audience."""
         return MediaOverlapStatisticsJob.start(self._client, self.id)
 
     def get_insights(self) -> MediaInsightsJob:
-        """Work out what sets the matched users of each seed audience apart."""
+        """Compute what distinguishes the matched users of each seed audience."""
         return MediaInsightsJob.start(self._client, self.id)
 
     def get_data_attributes(self) -> MediaDataAttributesJob:
-        """Look up which attributes filters can be set on."""
+        """Fetch the attributes that filters can use."""
         return MediaDataAttributesJob.start(self._client, self.id)
 
     # audiences
 
     def get_audiences(self) -> MediaGetAudiencesJob:
-        """Look up the audiences that the caller sees."""
+        """Fetch the audiences that the caller can see."""
         return MediaGetAudiencesJob.start(self._client, self.id)
 
     def create_lookalike_audience(self, definition: LookalikeAudienceDefinition) -> CustomAudience:
         """Create a lookalike audience.
 
         Args:
-            definition: What it is, from `LookalikeAudienceBuilder`.
+            definition: The definition, built with `LookalikeAudienceBuilder`.
         """
         return self._create(definition, LookalikeAudienceDefinition)
 
@@ -358,7 +362,7 @@ class MediaDcr:
         """Create a rule-based audience.
 
         Args:
-            definition: What it is, from `RuleBasedAudienceBuilder`.
+            definition: The definition, built with `RuleBasedAudienceBuilder`.
         """
         return self._create(definition, RuleBasedAudienceDefinition)
 
@@ -366,7 +370,7 @@ class MediaDcr:
         """Create a remarketing audience.
 
         Args:
-            definition: What it is, from `RemarketingAudienceBuilder`.
+            definition: The definition, built with `RemarketingAudienceBuilder`.
         """
         return self._create(definition, RemarketingAudienceDefinition)
 
@@ -374,16 +378,16 @@ class MediaDcr:
         """Create an exclusion audience: all users but the matched ones.
 
         Args:
-            definition: What it is, from `ExclusionTargetingAudienceBuilder`.
+            definition: The definition, built with `ExclusionTargetingAudienceBuilder`.
         """
         return self._create(definition, ExclusionTargetingAudienceDefinition)
 
     def share_audiences(self, audiences: list[CustomAudience], participants: list[Participant]) -> None:
-        """Let exactly these participants see the audiences too; whom they were shared with before is replaced.
+        """Share audiences with exactly these participants; earlier sharing is replaced.
 
         Args:
             audiences: The audiences.
-            participants: The participants; none to stop sharing.
+            participants: The participants; an empty list stops sharing.
         """
         self._client.call(
             Method.SHARE_AUDIENCES,
@@ -395,14 +399,14 @@ class MediaDcr:
     def delete_audiences(
         self, audiences: list[CustomAudience], *, delete_dependent_audiences: bool = False
     ) -> None:
-        """Delete audiences, all of them or none.
+        """Delete several audiences in one transaction: all of them, or none.
 
         Args:
             audiences: The audiences.
             delete_dependent_audiences: Whether the audiences that refer to them are deleted too.
 
         Raises:
-            AudienceHasDependentsError: Others refer to them, and shall stay.
+            AudienceHasDependentsError: Other audiences depend on them, and were not to be deleted.
         """
         self._client.call(
             Method.DELETE_AUDIENCES,
@@ -412,10 +416,10 @@ class MediaDcr:
         )
 
     def get_audience_size(self, audience: AudienceType | AudienceDefinition) -> MediaEstimateAudienceSizeJob:
-        """Work out how many users an audience has.
+        """Compute the size of an audience.
 
         Args:
-            audience: The audience, or a definition that was not saved.
+            audience: The audience, or an unsaved definition.
         """
         if isinstance(audience, AudienceDefinition):
             return MediaEstimateAudienceSizeJob.start(self._client, self.id, definition=audience.as_dict())
@@ -431,16 +435,16 @@ class MediaDcr:
         holdout: str | None = None,
         delta_from: str | None = None,
     ) -> MediaAudienceUserListJob:
-        """Deliver the users of an audience.
+        """Export the users of an audience.
 
         Args:
             audience: The audience.
-            destination: `plain` for user ids, one a line, which is what None means; or an ad destination that the
-                base audience keeps hashes for, such as `google` or `meta`.
-            gzip: Whether files are compressed.
-            max_rows: Most rows in a file.
-            holdout: Share of the users that is kept out as a control group, such as `10%`.
-            delta_from: Id of an earlier user list's job, to get what was added and removed since too.
+            destination: `plain` (the default) for user ids, one per line; or an ad destination for which the base
+                audience keeps hashed ids, such as `google` or `meta`.
+            gzip: Whether the files are compressed.
+            max_rows: Largest number of rows per file.
+            holdout: Share of the users that is withheld as a control group, such as `10%`.
+            delta_from: Id of an earlier user list's job, to also get the users added and removed since then.
         """
         options = {
             "destination": destination,
@@ -453,7 +457,7 @@ class MediaDcr:
         return MediaAudienceUserListJob.start(self._client, self.id, audience=reference(audience), options=chosen)
 
     def get_lookalike_audience_statistics(self, audience: AudienceType) -> MediaLookalikeAudienceStatisticsJob:
-        """Work out how well a lookalike audience's ranking finds seed users that it was not shown.
+        """Compute how well a lookalike audience's ranking finds held-out seed users.
 
         Args:
             audience: The lookalike audience.
@@ -461,7 +465,7 @@ class MediaDcr:
         return MediaLookalikeAudienceStatisticsJob.start(self._client, self.id, audience=reference(audience))
 
     def get_job(self, job_id: str) -> MediaComputeJob[Any]:
-        """A job that was started before, perhaps by another process of the caller.
+        """Return a job that was started earlier, possibly by another process of the caller.
 
         Args:
             job_id: Its id.
@@ -470,34 +474,37 @@ class MediaDcr:
         return JOBS[JobKind(state["kind"])](self._client, state)
 
     def request_audience(self, definition: AudienceDefinition) -> dict[str, Any]:
-        """Create an audience and return what the server tells of it, as JSON."""
+        """Create an audience and return the server's response as JSON."""
         if not isinstance(definition, AudienceDefinition):
-            raise InvalidDefinitionError("What was given is no definition.", remedy="Call `build` on a builder.")
-        told: dict[str, Any] = self._client.call(
+            raise InvalidDefinitionError(
+                "The argument is not an audience definition.", remedy="Call `build` on a builder."
+            )
+        created: dict[str, Any] = self._client.call(
             Method.CREATE_AUDIENCE,
             room_id=self.id,
             name=definition.name,
             definition=definition.as_dict(),
             shared_with=self._participant_ids(definition.shared_with),
         )
-        return told
+        return created
 
     def _create(self, definition: AudienceDefinition, kind: type[AudienceDefinition]) -> CustomAudience:
         if not isinstance(definition, kind):
             raise InvalidDefinitionError(
-                f"What was given is no {kind.__name__}.", remedy="Call `build` on the builder that makes one."
+                f"The argument is not a {kind.__name__}.", remedy="Call `build` on the matching builder."
             )
         return CustomAudience.from_dict(self.request_audience(definition))
 
     def _participant_ids(self, participants: Iterable[Participant]) -> list[str]:
-        """Their ids in this room; who was built here and not loaded is known by the e-mail addresses."""
+        """Return their ids in this room; a participant built locally is found by its e-mail addresses."""
         known = self.get_participants()
         ids = []
         for participant in participants:
             found = next((each for each in known if _is_same(each, participant)), None)
             if found is None or found.id is None:
                 raise NotFoundError(
-                    "A participant is none of this data room.", remedy="Take them from `get_participants`."
+                    "A participant does not belong to this data room.",
+                    remedy="Use participants from `get_participants`.",
                 )
             ids.append(found.id)
         return ids
@@ -514,7 +521,7 @@ def _custom_ids(audiences: Iterable[CustomAudience]) -> list[str]:
     listed = list(audiences)
     if not all(isinstance(each, CustomAudience) for each in listed):
         raise InvalidRequestError(
-            "Something that was given is no custom audience.", remedy="Seed audiences belong to the advertiser."
+            "Only custom audiences can be shared or deleted.", remedy="Remove seed audiences from the list."
         )
     return [each.id for each in listed]
 
@@ -524,5 +531,5 @@ def _values(kind: type[StrEnum], given: Iterable[Any]) -> list[str]:
         return [kind(each).value for each in given]
     except ValueError:
         raise InvalidRequestError(
-            f"There is no such {kind.__name__}.", remedy=f"Choose from: {', '.join(kind.__members__)}."
+            f"Unknown {kind.__name__}.", remedy=f"Choose from: {', '.join(kind.__members__)}."
         ) from None

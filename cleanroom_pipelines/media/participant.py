@@ -1,8 +1,8 @@
-"""The groups of people in a data room, and what each may do.
+"""The participants of a data room and their permissions.
 
 Lives here: `Participant`.
-Add here when a participant can be allowed a further thing.
-Keep out: deciding who may do what; the server does.
+Add here when participants get another permission.
+Keep out: checking permissions, which the server does.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ class Participant:
     """A group of people in a data room.
 
     Args:
-        emails: E-mail addresses of its members; who holds a token for one of them acts for the group.
-        permissions: What the group may do.
-        role: What the group is, in free text.
-        id: Its id; the server gives it when the room is created.
-        organization_id: What the group calls its organization.
-        declined: Who belonged to it and refused to take part, as the room's owner sees it.
+        emails: E-mail addresses of its members; a token for any of them acts for the group.
+        permissions: The group's permissions.
+        role: The group's role, as free text.
+        id: Its id, assigned by the server when the room is created.
+        organization_id: The group's own name for its organization.
+        declined: Members who declined to take part; visible to the room's owner only.
 
     Raises:
-        InvalidRequestError: There is no such permission, or the e-mail addresses are one text and no list.
+        InvalidRequestError: A permission is unknown, or `emails` or `permissions` is a string instead of a list.
     """
 
     emails: list[str]
@@ -39,21 +39,21 @@ class Participant:
     def __post_init__(self) -> None:
         if isinstance(self.emails, str) or isinstance(self.permissions, str):
             raise InvalidRequestError(
-                "A participant's e-mail addresses and permissions are lists.", remedy="Put them in brackets."
+                "A participant's e-mail addresses and permissions must be lists.", remedy="Put them in brackets."
             )
         self.emails = [str(email) for email in self.emails]
         try:
-            # what was loaded has texts, what was built has members: from here on they are the same
+            # a loaded participant has strings, a constructed one has enum members: normalize both
             self.permissions = [Permission(permission) for permission in self.permissions]
         except ValueError:
             raise InvalidRequestError(
-                "A participant has a permission that does not exist.",
+                "A participant has an unknown permission.",
                 remedy=f"Choose from: {', '.join(Permission)}.",
             ) from None
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read `as_dict` back, or what the server tells."""
+        """Parse the output of `as_dict`, or the server's response."""
         return cls(
             emails=list(value["emails"]),
             permissions=list(value["permissions"]),
@@ -64,7 +64,7 @@ class Participant:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The participant as a dictionary that JSON can hold; the optional fields only if they are set."""
+        """Return a JSON-serializable dictionary; optional fields are included only if they are set."""
         optional = {
             "id": self.id,
             "organization_id": self.organization_id,
@@ -78,9 +78,9 @@ class Participant:
         }
 
     def can_export_audience(self) -> bool:
-        """Whether the participant may export audiences."""
+        """Check whether the participant may export audiences."""
         return Permission.EXPORT_AUDIENCE in self.permissions
 
     def has_member(self, email: str) -> bool:
-        """Whether an e-mail address belongs to the participant, in any case of its letters."""
+        """Check whether an e-mail address belongs to the participant, ignoring case."""
         return email.casefold() in {each.casefold() for each in self.emails}

@@ -1,12 +1,12 @@
-"""What goes over the wire between the client and the handlers.
+"""The wire protocol between the client and the server's handlers.
 
-Lives here: the path, the methods, the kinds and states of jobs, and how errors travel.
-Add here when the protocol gets a method, a kind of job or an error.
-Keep out: sending (`client.py`), answering (the handlers), and what a result means to a script (`results.py`).
+Lives here: the paths, the methods, the kinds and states of jobs, and the serialization of errors.
+Add here when the protocol gets another method, kind of job or error.
+Keep out: sending (`client.py`), handling (the server), and the results' types (`results.py`).
 
-`POST <PREFIX>/<method>` with `Authorization: Bearer <token>` takes a JSON object and gives `{"result": …}`.
-`PUT <PREFIX>/uploads?name=…` takes the bytes of a file, `GET <PREFIX>/jobs/<job id>/files/<name>` gives one. What
-is refused comes as `{"error": {"type", "message", "remedy", "attributes"}}` with a status that fits the type.
+`POST <PREFIX>/<method>` with `Authorization: Bearer <token>` takes a JSON object and returns `{"result": …}`.
+`PUT <PREFIX>/uploads?name=…` uploads a file, `GET <PREFIX>/jobs/<job id>/files/<name>` downloads one. Errors are
+returned as `{"error": {"type", "message", "remedy", "attributes"}}`, with an HTTP status that depends on the type.
 """
 
 import json
@@ -23,7 +23,7 @@ UPLOADS = f"{PREFIX}/uploads"
 
 
 class Method(StrEnum):
-    """What can be asked of the server."""
+    """The methods of the protocol."""
 
     WHOAMI = "whoami"
     CREATE_ROOM = "create_room"
@@ -54,12 +54,12 @@ class Method(StrEnum):
 
     @property
     def only_reads(self) -> bool:
-        """Whether asking twice is the same as asking once, so that a lost answer may be asked for again."""
+        """Whether the method only reads, so that it can be retried safely after a lost response."""
         return self is Method.WHOAMI or self.value.startswith(("get_", "list_"))
 
 
 class JobKind(StrEnum):
-    """What a job of a room, or of a data lab, works out."""
+    """The kinds of jobs of data rooms and data labs."""
 
     OVERLAP_STATISTICS = "overlap_statistics"
     INSIGHTS = "insights"
@@ -74,7 +74,7 @@ class JobKind(StrEnum):
 
 
 class JobStatus(StrEnum):
-    """How far a job is."""
+    """The status of a job."""
 
     RUNNING = "Running"
     SUCCESS = "Success"
@@ -82,7 +82,7 @@ class JobStatus(StrEnum):
 
 
 def file_path(job_id: str, name: str) -> str:
-    """The path of a job's file; ids and names of ours need no escapes."""
+    """Return the path of a job's file; the server's own ids and names need no escaping."""
     return f"{PREFIX}/jobs/{job_id}/files/{name}"
 
 
@@ -113,7 +113,7 @@ _STATUS: Mapping[type[MediaError], int] = {
 }
 _BY_NAME: Mapping[str, type[MediaError]] = {kind.__name__: kind for kind in _STATUS}
 
-# What the core raises, by the first of these that it is; whatever is not here is not the caller's to mend.
+# Core errors by class, first match first; the caller cannot fix the errors that are missing here.
 _OF_CORE: tuple[tuple[type[core.CleanroomError], type[MediaError]], ...] = (
     (core.NotFoundError, errors.NotFoundError),
     (core.ConflictError, errors.ConflictError),
@@ -124,14 +124,16 @@ _OF_CORE: tuple[tuple[type[core.CleanroomError], type[MediaError]], ...] = (
 
 
 def as_media_error(error: Exception) -> MediaError:
-    """The error of the Media API that another error is; a stranger's becomes a `ServerError` without its text.
+    """Convert any error into a Media API error; a foreign one becomes a `ServerError` without its text.
 
-    An error of the core with the name of one of ours becomes that one, the others go by their class.
+    A core error becomes the Media API error with the same name, if there is one; others are mapped by class.
     """
     if isinstance(error, MediaError):
         return error
     if not isinstance(error, core.CleanroomError):
-        return errors.ServerError("The server failed.", remedy="Try again, then tell the operator.")
+        return errors.ServerError(
+            "The server failed.", remedy="Try again. If it happens again, tell the operator."
+        )
     if _is_of_a_definition(error):
         place = {"place": error.attributes["place"]} if "place" in error.attributes else {}
         return errors.InvalidDefinitionError(error.message, remedy=error.remedy, **place)
@@ -140,13 +142,14 @@ def as_media_error(error: Exception) -> MediaError:
     kind = next(named, None) or next(by_class, None)
     if kind is None:
         return errors.ServerError(
-            f"The server failed ({type(error).__name__}).", remedy="Try again, then tell the operator."
+            f"The server failed ({type(error).__name__}).",
+            remedy="Try again. If it happens again, tell the operator.",
         )
     return kind(error.message, remedy=error.remedy, status_code=error.status_code, **error.attributes)
 
 
 def error_as_dict(error: Exception) -> dict[str, Any]:
-    """What goes over the wire for an error: the value of `"error"`."""
+    """Serialize an error into the value of `"error"`."""
     known = as_media_error(error)
     return {
         "type": _wire_type(known).__name__,
@@ -157,33 +160,33 @@ def error_as_dict(error: Exception) -> dict[str, Any]:
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status that an error is answered with."""
+    """Return the HTTP status for an error."""
     return _STATUS.get(_wire_type(as_media_error(error)), 500)
 
 
 def error_from_dict(value: object, *, status: int = 500) -> MediaError:
-    """The error that came over the wire; a type that is not known here becomes a plain `MediaError`.
+    """Parse an error from the wire; an unknown type becomes a plain `MediaError`.
 
     Args:
-        value: What stood under `"error"`, or whatever else came.
-        status: The HTTP status, which tells the type if nothing of ours came.
+        value: The value of `"error"`, or anything else if the response has another format.
+        status: The HTTP status, which determines the class if the response has another format.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("message"), str):
         kind = _OF_STATUS.get(status, errors.ServerError if status >= 500 else MediaError)
-        return kind(f"The server answered with status {status} and nothing that is understood here.")
+        return kind(f"The server sent an unexpected response with status {status}.")
     attributes = value.get("attributes")
     facts = {
         name: fact
         for name, fact in (attributes.items() if isinstance(attributes, Mapping) else ())
-        if isinstance(name, str) and name not in _TAKEN
+        if isinstance(name, str) and name not in _ARGUMENT_NAMES
     }
     kind = _BY_NAME.get(str(value.get("type")), MediaError)
     remedy = value.get("remedy")
     return kind(value["message"], remedy=remedy if isinstance(remedy, str) else "", **facts)
 
 
-# an attribute of such a name would be taken for an argument
-_TAKEN = {"self", "message", "remedy", "status_code"}
+# attributes with these names would collide with the constructor's arguments
+_ARGUMENT_NAMES = {"self", "message", "remedy", "status_code"}
 _OF_STATUS: Mapping[int, type[MediaError]] = {
     401: errors.UnauthorizedError,
     403: errors.PermissionDeniedError,
@@ -202,7 +205,7 @@ def _wire_type(error: MediaError) -> type[MediaError]:
 
 
 def _is_of_a_definition(error: core.CleanroomError) -> bool:
-    """Whether `audiences.definitions` refused something: it names the place, or says that there is a circle."""
+    """Check whether the error is from `audiences.definitions`: it has a place, or the problem is a cycle."""
     place, problem = (error.attributes.get(name) for name in ("place", "problem"))
     return isinstance(error, core.UsageError) and (str(place).startswith("definition") or problem == "cycle")
 

@@ -1,26 +1,26 @@
-"""Remarketing audiences: the advertiser's users that the publisher has too.
+"""Remarketing audiences: the advertiser's users who are also the publisher's.
 
 Lives here: the definition and its builder.
-Keep out: the other way round (`exclusion_targeting_builder.py`).
+Keep out: the opposite, exclusion audiences (`exclusion_targeting_builder.py`).
 """
 
 from cleanroom_pipelines.media.definition import AudienceBuilder, SeedAudienceDefinition
 
 
 class RemarketingAudienceDefinition(SeedAudienceDefinition):
-    """What a remarketing audience is: the matched users of one type of seed audience.
+    """Definition of a remarketing audience: the matched users of one type of seed audience.
 
     Args:
         name: Name of the audience.
         source_audience_type: The type of the seed audience.
-        shared_with: Participants that see the audience too.
+        shared_with: Participants to share the audience with.
     """
 
     _KIND = "remarketing"
 
 
 class RemarketingAudienceBuilder(AudienceBuilder):
-    """Puts a `RemarketingAudienceDefinition` together.
+    """Builder of a `RemarketingAudienceDefinition`.
 
     Args:
         name: Name of the audience.
@@ -32,10 +32,10 @@ class RemarketingAudienceBuilder(AudienceBuilder):
         self._source_audience_type = source_audience_type
 
     def build(self) -> RemarketingAudienceDefinition:
-        """The definition.
+        """Return the definition.
 
         Raises:
-            InvalidDefinitionError: It cannot mean anything.
+            InvalidDefinitionError: The definition is invalid.
         """
         return RemarketingAudienceDefinition(
             name=self._name, source_audience_type=self._source_audience_type, shared_with=self._shared_with

@@ -1,9 +1,9 @@
-"""What jobs work out: overlap, insights, data attributes, sizes and lists.
+"""Results of jobs: overlap, insights, data attributes, sizes and user lists.
 
-Lives here: one class per answer, each with its rows, its noise and its JSON form.
-Add here when a job gets a new answer; lookalike statistics stand in `audience_statistics_result.py`, as they do
-in the API that this one follows.
-Keep out: working anything out. A number that is None is hidden, or too small to be told.
+Lives here: one class per result, each with its rows, its noise and its JSON form.
+Add here when a job gets a new result; lookalike statistics are in `audience_statistics_result.py`, as they are in
+the API that this one follows.
+Keep out: computation. A number that is None is hidden, or too small to publish.
 """
 
 import json
@@ -15,27 +15,27 @@ from cleanroom_pipelines.documents import ServerDocument
 
 
 class Result(ServerDocument):
-    """Something that can be written as JSON."""
+    """A result that can be written as JSON."""
 
     def model_dump(self) -> dict[str, Any]:
-        """The answer as a dictionary that JSON can hold."""
+        """Return the result as a JSON-serializable dictionary."""
         return self.as_dict()
 
     def model_dump_json(self, indent: int | None = None) -> str:
-        """The answer as JSON text."""
+        """Return the result as JSON text."""
         return json.dumps(self.as_dict(), indent=indent, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
 class OverlapRow(Result):
-    """How one type of seed audience and the base audience meet.
+    """The overlap of one type of seed audience with the base audience.
 
     Args:
         audience_type: Type of the seed audience.
-        advertiser_size: Ids that the advertiser brought; only the advertiser is told.
-        overlap_size: Distinct users of the publisher that matched.
-        is_empty: Whether too few matched to be told.
-        match_rate: Matched seed ids among the advertiser's valid unique ids, 0 to 1.
+        advertiser_size: Number of ids that the advertiser provided; visible to the advertiser only.
+        overlap_size: Number of distinct matched users of the publisher.
+        is_empty: Whether the number of matched users is too small to publish.
+        match_rate: Share of the advertiser's valid unique ids that matched, 0 to 1.
     """
 
     audience_type: str
@@ -47,33 +47,33 @@ class OverlapRow(Result):
 
 @dataclass(frozen=True)
 class OverlapStatistics(Result):
-    """How the seed audiences and the base audience meet.
+    """The overlap of the seed audiences with the base audience.
 
     Args:
         rows: One per type of seed audience.
-        noise: How far the numbers may be off, as the server states it.
+        noise: Error bounds of the numbers, as stated by the server.
     """
 
     rows: tuple[OverlapRow, ...]
     noise: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, audience_type: str) -> OverlapRow | None:
-        """The row of one type; None if there is no such type."""
+        """Return the row of one type; None if the type does not exist."""
         return next((row for row in self.rows if row.audience_type == audience_type), None)
 
 
 @dataclass(frozen=True)
 class InsightsRow(Result):
-    """One group of users, seen in the overlap and among all matchable users.
+    """One group of users, compared between the overlap and all matchable users.
 
     Args:
         interest: The segment; None for all.
         age: The age bracket; None for all.
         gender: The gender; None for all.
-        affinity_ratio: Share in the overlap divided by the share among the matchable users.
-        share_in_overlap: 0 to 1.
-        share_in_matchable: 0 to 1.
-        addressable_size: Users of the publisher in the group.
+        affinity_ratio: The group's share in the overlap divided by its share among all matchable users.
+        share_in_overlap: The group's share in the overlap, 0 to 1.
+        share_in_matchable: The group's share among all matchable users, 0 to 1.
+        addressable_size: Number of the publisher's users in the group.
     """
 
     interest: str | None = None
@@ -100,30 +100,30 @@ class AudienceInsights(Result):
 
 @dataclass(frozen=True)
 class Insights(Result):
-    """What sets the matched users of each seed audience apart.
+    """What distinguishes the matched users of each seed audience.
 
     Args:
         audiences: One per type of seed audience.
-        noise: How far the numbers may be off, as the server states it.
+        noise: Error bounds of the numbers, as stated by the server.
     """
 
     audiences: tuple[AudienceInsights, ...]
     noise: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, audience_type: str) -> AudienceInsights | None:
-        """The insights on one type; None if there is no such type."""
+        """Return the insights on one type; None if the type does not exist."""
         return next((each for each in self.audiences if each.audience_type == audience_type), None)
 
 
 @dataclass(frozen=True)
 class DataAttribute(Result):
-    """An attribute that filters can be set on.
+    """An attribute that filters can use.
 
     Args:
         name: `age`, `gender` or `segments`.
         type: `NUMERIC_RANGE` or `CATEGORICAL`.
-        values: The values it has in the base audience.
-        operators: Wire values of the filter operators that it allows.
+        values: Its values in the base audience.
+        operators: Wire values of the filter operators that it supports.
     """
 
     name: str
@@ -134,23 +134,23 @@ class DataAttribute(Result):
 
 @dataclass(frozen=True)
 class DataAttributes(Result):
-    """The attributes that filters can be set on."""
+    """The attributes that filters can use."""
 
     attributes: tuple[DataAttribute, ...]
 
     def of(self, name: str) -> DataAttribute | None:
-        """The attribute of a name; None if the base audience has none such."""
+        """Return the attribute with a name; None if the base audience lacks it."""
         return next((each for each in self.attributes if each.name == name), None)
 
 
 @dataclass(frozen=True)
 class AudienceSize(Result):
-    """How many users an audience has.
+    """The size of an audience.
 
     Args:
-        size: Users by the released count; None where it is not told.
-        reason: Why it is not told: `hidden` or `too_few`; None where it is.
-        noise: How far the number may be off, as the server states it.
+        size: Released count of users; None if it is withheld.
+        reason: Why it is withheld: `hidden` or `too_few`; None if it is published.
+        noise: Error bounds of the number, as stated by the server.
     """
 
     size: int | None = None
@@ -164,9 +164,9 @@ class UserListFile(Result):
 
     Args:
         name: Its name.
-        n_users: Users in it.
-        n_bytes: Its size.
-        sha256: Of its bytes, in hex.
+        n_users: Number of users in it.
+        n_bytes: Its size in bytes.
+        sha256: SHA-256 of its content, in hex.
     """
 
     name: str
@@ -177,12 +177,12 @@ class UserListFile(Result):
 
 @dataclass(frozen=True)
 class UserListDelivery(Result):
-    """What was delivered for a user list.
+    """The files of an exported user list.
 
     Args:
         files: The files, in order.
-        manifest: What the export says of itself.
-        reveals: What the list tells by design: `REMARKETING`, `EXCLUSION`, `seed`, `ensemble`; empty for none.
+        manifest: The export's description of itself.
+        reveals: What the list discloses by design: `REMARKETING`, `EXCLUSION`, `seed`, `ensemble`; may be empty.
     """
 
     files: tuple[UserListFile, ...]
@@ -192,16 +192,16 @@ class UserListDelivery(Result):
 
 @dataclass(frozen=True)
 class PrivacyBudget(Result):
-    """What the two organisations that provide a room's data can still ask.
+    """The privacy budget of the two organisations that provide a room's data.
 
     Args:
-        spent: Units that were spent.
-        total: Units that may be spent.
+        spent: Units spent.
+        total: Units in total.
         pair: The two organisations.
-        period: `month` where the units are given every month, else None.
-        bound: How often the best attacker is right, in plain words and figures.
-        share: The most units that the caller's organisation may spend; None where none was set.
-        left: Units that the caller's organisation can still spend; None where the server does not say.
+        period: `month` if the units are renewed every month, else None.
+        bound: How often the best possible attacker is right, in words and figures.
+        share: Largest number of units that the caller's organisation may spend; None for no limit.
+        left: Units that the caller's organisation can still spend; None if the server does not report it.
     """
 
     spent: int | float
@@ -214,7 +214,7 @@ class PrivacyBudget(Result):
 
     @property
     def remaining(self) -> float:
-        """Units that are left."""
+        """Units remaining."""
         if self.left is not None:
             return self.left
         return max(0, round(self.total - self.spent, 1))
@@ -222,13 +222,13 @@ class PrivacyBudget(Result):
 
 @dataclass(frozen=True)
 class PriceEstimate(Result):
-    """What a question would cost.
+    """The price of a query.
 
     Args:
-        units: Its price.
-        is_at_most: Whether that is the most it can cost: what decides the price was not paid yet.
-        left: Units that are left now.
-        is_affordable: Whether it can be paid.
+        units: Its price in units.
+        is_at_most: Whether the price is an upper bound, because the size that determines it has not been paid yet.
+        left: Units remaining now.
+        is_affordable: Whether the remaining units suffice.
     """
 
     units: int | float
@@ -239,17 +239,17 @@ class PriceEstimate(Result):
 
 @dataclass(frozen=True)
 class BudgetProposal(Result):
-    """What both organisations that provide a room's data must approve.
+    """A proposal that both of a room's data providers must approve.
 
     Args:
         id: Its id.
         kind: `refill`, `period`, `share` or `full_lookalike`.
-        units: Of a refill or a share.
+        units: Units of a refill or a share.
         approved_by: Organisations that approved it.
         is_effective: Whether it is in force.
-        bound: The bound now.
-        bound_then: The bound with it.
-        organization: Whose share it is.
+        bound: The current privacy bound.
+        bound_then: The privacy bound with the proposal in force.
+        organization: The organisation whose share it is.
     """
 
     id: str

@@ -1,8 +1,8 @@
 """Rule-based audiences: a source, filters on it, and other audiences combined with it.
 
 Lives here: filters, combinators, the definition and the builders.
-Add here when a rule can say something new; `audiences.definitions` must know it first.
-Keep out: what a rule means (`audiences.definitions`) and which users it finds (the server).
+Add here when rules get a new element; add it to `audiences.definitions` first.
+Keep out: the meaning of rules (`audiences.definitions`) and finding users (the server).
 """
 
 from collections.abc import Iterable
@@ -35,11 +35,11 @@ class Filter:
 
     Args:
         attribute: `age`, `gender` or `segments`.
-        values: The values to look for; EMPTY and NOT_EMPTY need none and ignore what is given.
-        operator: What must hold of them.
+        values: The values to compare with; EMPTY and NOT_EMPTY ignore them.
+        operator: The comparison.
 
     Raises:
-        InvalidDefinitionError: There is no such attribute or operator, or the values do not go with it.
+        InvalidDefinitionError: The attribute or operator is unknown, or the values do not fit it.
     """
 
     attribute: str
@@ -50,23 +50,23 @@ class Filter:
         operator = member(FilterOperator, self.operator)
         object.__setattr__(self, "operator", operator)
         if isinstance(self.values, str) or not isinstance(self.values, Iterable):
-            raise InvalidDefinitionError("The values of a filter are a list.", remedy="Put them in brackets.")
+            raise InvalidDefinitionError("The values of a filter must be a list.", remedy="Put them in brackets.")
         with definition_errors():
             checked = definitions.AttributeFilter(self.attribute, operator, tuple(self.values))
         object.__setattr__(self, "values", list(checked.values))
 
     def as_dict(self) -> dict[str, Any]:
-        """The filter as JSON."""
+        """Return the filter as JSON."""
         return {"attribute": self.attribute, "operator": self.operator.value, "values": list(self.values)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudienceFilters:
-    """Several conditions on a user.
+    """Several conditions on a user, combined by one operator.
 
     Args:
         filters: The conditions.
-        operator: Whether all of them must hold or any.
+        operator: Whether all conditions must hold, or any.
     """
 
     filters: list[Filter]
@@ -76,21 +76,23 @@ class AudienceFilters:
         object.__setattr__(self, "operator", member(MatchOperator, self.operator))
         object.__setattr__(self, "filters", list(self.filters))
         if not all(isinstance(each, Filter) for each in self.filters):
-            raise InvalidDefinitionError("What was given as a filter is none.", remedy="Give objects of `Filter`.")
+            raise InvalidDefinitionError(
+                "An element of `filters` is not a `Filter`.", remedy="Give `Filter` objects."
+            )
 
     def as_dict(self) -> dict[str, Any]:
-        """The conditions as JSON."""
+        """Return the conditions as JSON."""
         return {"operator": self.operator.value, "filters": [each.as_dict() for each in self.filters]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudienceCombinator:
-    """Another audience, and how it is combined with what stands before it.
+    """Another audience, and how it is combined with the result so far.
 
     Args:
-        operator: How the two are combined.
+        operator: How the two audiences are combined.
         source_audience: The other audience.
-        filters: Conditions on the other audience's users, applied before the two are combined.
+        filters: Conditions on the other audience's users, applied before combining.
     """
 
     operator: CombineOperator
@@ -101,7 +103,7 @@ class AudienceCombinator:
         object.__setattr__(self, "operator", member(CombineOperator, self.operator))
 
     def as_dict(self) -> dict[str, Any]:
-        """The combinator as JSON."""
+        """Return the combinator as JSON."""
         return {
             "operator": self.operator.value,
             "source": reference(self.source_audience),
@@ -110,7 +112,7 @@ class AudienceCombinator:
 
 
 class AudienceCombinatorBuilder:
-    """Puts an `AudienceCombinator` together.
+    """Builder of an `AudienceCombinator`.
 
     Args:
         operator: How the two audiences are combined.
@@ -123,26 +125,26 @@ class AudienceCombinatorBuilder:
         self._filters: AudienceFilters | None = None
 
     def with_filters(self, filters: AudienceFilters) -> Self:
-        """Keep only those users of the other audience that meet the conditions."""
+        """Keep only the other audience's users that meet the conditions."""
         self._filters = filters
         return self
 
     def build(self) -> AudienceCombinator:
-        """The combinator."""
+        """Return the combinator."""
         return AudienceCombinator(
             operator=self._operator, source_audience=self._source_audience, filters=self._filters
         )
 
 
 class RuleBasedAudienceDefinition(AudienceDefinition):
-    """What a rule-based audience is: its source, filters, and what is combined with it from left to right.
+    """Definition of a rule-based audience: a source, filters, and combinators applied from left to right.
 
     Args:
         name: Name of the audience.
-        source_audience: The audience that it starts from; `BaseAudience()` for all users.
+        source_audience: The audience to start from; `BaseAudience()` for all users.
         filters: Conditions on the source's users.
-        combinators: Other audiences, combined one after the other.
-        shared_with: Participants that see the audience too.
+        combinators: Other audiences, combined in this order.
+        shared_with: Participants to share the audience with.
     """
 
     def __init__(
@@ -161,7 +163,7 @@ class RuleBasedAudienceDefinition(AudienceDefinition):
         self.as_dict()
 
     def as_dict(self) -> dict[str, Any]:
-        """The definition as JSON; it knows neither the name nor whom the audience is shared with."""
+        """Return the definition as JSON, without the name and the participants it is shared with."""
         return self._checked(
             {
                 "kind": "rule_based",
@@ -173,11 +175,11 @@ class RuleBasedAudienceDefinition(AudienceDefinition):
 
 
 class RuleBasedAudienceBuilder(AudienceBuilder):
-    """Puts a `RuleBasedAudienceDefinition` together.
+    """Builder of a `RuleBasedAudienceDefinition`.
 
     Args:
         name: Name of the audience.
-        source_audience: The audience that it starts from; `BaseAudience()` for all users.
+        source_audience: The audience to start from; `BaseAudience()` for all users.
     """
 
     def __init__(self, *, name: str, source_audience: AudienceType) -> None:
@@ -187,7 +189,7 @@ class RuleBasedAudienceBuilder(AudienceBuilder):
         self._combinators: list[AudienceCombinator] = []
 
     def with_filters(self, filters: AudienceFilters) -> Self:
-        """Keep only those users of the source that meet the conditions."""
+        """Keep only the source's users that meet the conditions."""
         self._filters = filters
         return self
 
@@ -197,10 +199,10 @@ class RuleBasedAudienceBuilder(AudienceBuilder):
         return self
 
     def build(self) -> RuleBasedAudienceDefinition:
-        """The definition.
+        """Return the definition.
 
         Raises:
-            InvalidDefinitionError: It cannot mean anything.
+            InvalidDefinitionError: The definition is invalid.
         """
         return RuleBasedAudienceDefinition(
             name=self._name,

@@ -1,8 +1,8 @@
-"""The validation reports of a base audience, together.
+"""All validation reports of a base audience.
 
 Lives here: `ValidationReports`.
-Add here when a base audience gets a further dataset.
-Keep out: one report (`api.py`).
+Add here when a base audience gets another dataset.
+Keep out: the single report (`api.py`).
 """
 
 import json
@@ -19,10 +19,10 @@ class ValidationReports:
     """The validation reports of the datasets that make up a base audience.
 
     Args:
-        matching: Of the user ids with their matching ids.
-        segments: Of the segments; None if none were brought.
-        demographics: Of the demographics; None if none were brought.
-        embeddings: Of the embeddings; None if none were brought.
+        matching: Report of the user ids with their matching ids.
+        segments: Report of the segments; None if none were provided.
+        demographics: Report of the demographics; None if none were provided.
+        embeddings: Report of the embeddings; None if none were provided.
     """
 
     matching: ValidationReport | None
@@ -32,22 +32,22 @@ class ValidationReports:
 
     @property
     def passed(self) -> bool:
-        """Whether there is a matching dataset and every dataset that was brought can be used."""
+        """Whether there is a matching dataset, and every provided dataset was accepted."""
         reports = (self.matching, self.segments, self.demographics, self.embeddings)
         return self.matching is not None and all(report.passed for report in reports if report is not None)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what the server tells: reports by dataset, those alone that were brought."""
+        """Parse the server's response, which holds a report for each provided dataset."""
         return from_json(cls, {"matching": None, "segments": None, "demographics": None, **value})
 
     def model_dump(self) -> dict[str, Any]:
-        """The reports by dataset; None for what was not brought, and embeddings only if they were."""
+        """Return the reports by dataset; None if not provided, and `embeddings` only if provided."""
         reports = {"matching": self.matching, "segments": self.segments, "demographics": self.demographics}
         if self.embeddings is not None:
             reports["embeddings"] = self.embeddings
         return {dataset: None if report is None else report.as_dict() for dataset, report in reports.items()}
 
     def model_dump_json(self, indent: int | None = None) -> str:
-        """The reports as JSON text."""
+        """Return the reports as JSON text."""
         return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""The server: all of HTTP, behind one address.
+"""The HTTP server, which serves all APIs at one address.
 
-Lives here: receiving requests, saying who sent them, limits, the audit of each, the calls of the Media API,
-files of buckets, starting and stopping.
-Add here when something is asked over HTTP.
-Keep out: the operations of the AWS API (`aws`) and the client of the Media API (`media`).
+Lives here: receiving, authenticating, limiting and auditing requests, the calls of the data-room (Media) API,
+files in buckets, starting and stopping.
+Add here when another request can be sent over HTTP.
+Keep out: the operations of the lookalike (AWS) API (`aws`) and the client of the data-room (Media) API (`media`).
 """

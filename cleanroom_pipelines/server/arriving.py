@@ -1,8 +1,8 @@
-"""How long a request may take to arrive.
+"""Time limits for the arrival of requests.
 
-Lives here: the protocol of a connection, which closes one whose request has begun and does not come.
-Add here when a connection must be ended for another reason.
-Keep out: how long an answer may take, and connections between two requests (uvicorn's own timeout).
+Lives here: the connection protocol, which closes a connection whose request stalls.
+Add here when connections must be closed for another reason.
+Keep out: the duration of responses, and idle connections between requests (uvicorn's own timeout).
 """
 
 import asyncio
@@ -12,12 +12,12 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SECONDS_TO_ARRIVE = 30.0
-# A body makes headway if so much of it comes in that time: what is slower holds a connection for days.
-_BYTES_OF_HEADWAY = 16 * 1024
+# A body makes progress if this much arrives in that time; a slower one would hold a connection for days.
+_BYTES_OF_PROGRESS = 16 * 1024
 
 
 class ArrivingProtocol(H11Protocol):
-    """HTTP on one connection; the head of a request must arrive in time, and its body must make headway."""
+    """HTTP protocol that limits how long the head of a request, and each part of its body, may take."""
 
     seconds = SECONDS_TO_ARRIVE
 
@@ -29,32 +29,32 @@ class ArrivingProtocol(H11Protocol):
         self._has_asked = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request."""
+        """Start the timer for the first request."""
         super().connection_made(transport)
-        self._look()
+        self._update_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of a request."""
+        """Process a part of a request."""
         super().data_received(data)
         self._n_bytes += len(data)
-        self._look()
+        self._update_timer()
 
     def on_response_complete(self) -> None:
-        """Go on with what has come of the next request."""
+        """Continue with the part of the next request that has already arrived."""
         super().on_response_complete()
-        self._look()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Stop the timer."""
         self._stop()
         super().connection_lost(exc)
 
-    def _look(self) -> None:
-        """Start, go on with or stop waiting, by how far the request is."""
+    def _update_timer(self) -> None:
+        """Start, keep or stop the timer, depending on the state of the request."""
         state = self.conn.their_state
         self._has_asked = self._has_asked or state is not h11.IDLE
         if state is h11.IDLE:
-            # between two requests nothing is waited for here
+            # no time limit here between two requests
             is_missing = not self._has_asked or bool(self.conn.trailing_data[0])
         else:
             is_missing = state is h11.SEND_BODY
@@ -63,7 +63,7 @@ class ArrivingProtocol(H11Protocol):
         elif (
             self._timer is None
             or self._waits_for is not state
-            or (state is h11.SEND_BODY and self._n_bytes >= _BYTES_OF_HEADWAY)
+            or (state is h11.SEND_BODY and self._n_bytes >= _BYTES_OF_PROGRESS)
         ):
             self._start(state)
 
@@ -79,7 +79,7 @@ class ArrivingProtocol(H11Protocol):
 
     def _end(self) -> None:
         self._timer = None
-        if self.flow.read_paused:  # it is we who do not read
+        if self.flow.read_paused:  # the server is not reading, so the client is not to blame
             self._start(self._waits_for)
         elif not self.transport.is_closing():
             self.transport.abort()

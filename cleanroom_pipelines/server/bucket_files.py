@@ -1,14 +1,14 @@
-"""Uploads and downloads of a remote party: `/_cleanroom/buckets/{bucket}/{key}`, which is ours and not AWS's.
+"""Uploads and downloads by remote parties at `/_cleanroom/buckets/{bucket}/{key}`, our own extension of AWS.
 
-Lives here: PUT and GET of an object, GET of a listing; each signed as a call of the API is.
-Keep out: where a bucket lies and whose it is (`storage.buckets`).
+Lives here: PUT and GET of an object, GET of a listing; each is signed like a call of the lookalike (AWS) API.
+Keep out: the location and ownership of buckets (`storage.buckets`).
 
-    PUT /_cleanroom/buckets/{bucket}/{key}                      x-amz-content-sha256 must be sent and signed
+    PUT /_cleanroom/buckets/{bucket}/{key}                      requires a signed x-amz-content-sha256 header
     GET /_cleanroom/buckets/{bucket}/{key}
     GET /_cleanroom/buckets/{bucket}?prefix=…&after=…           {"objects": [{"key", "bytes"}], "after": …}
 
-Account, bucket and key are those of `s3://bucket/key` for the account of the access key. A segment of the path is
-unquoted after the path was split: an encoded slash stays in its segment, where it is refused.
+The object is `s3://bucket/key` of the access key's account. The path is split before its segments are unquoted, so
+that an encoded slash stays within its segment, where it is rejected.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ _MOST_LISTED = 1000
 
 @dataclass(frozen=True)
 class BucketFiles:
-    """Answers requests for objects.
+    """Handler of requests for objects in buckets.
 
     Args:
         buckets: All buckets.
-        door: Who may come in.
-        scratch: Where uploads wait until they are whole.
-        most_bytes: Of one upload.
+        door: Authenticates and audits requests.
+        scratch: Folder for uploads in progress.
+        most_bytes: Size limit of one upload, in bytes.
     """
 
     buckets: Buckets
@@ -55,38 +55,38 @@ class BucketFiles:
     most_bytes: int
 
     def answer(self, request: Request) -> Reply:
-        """Answer a request without a body."""
+        """Handle a request without a body."""
         trail = AuditTrail(request.id, {"operation": "GetObject"}, is_read=True)
-        return self._noted(request, trail, lambda: self._get(request, trail))
+        return self._audited(request, trail, lambda: self._get(request, trail))
 
     def begin(self, request: Request) -> "FileUpload | Reply":
-        """Check who uploads what where; its body is then fed to what is returned, or refused before it is read."""
+        """Check an upload before its body is read; return the upload that takes the body, or an error."""
         trail = AuditTrail(request.id, {"operation": "PutObject"})
-        begun: list[FileUpload] = []
+        started: list[FileUpload] = []
 
         def check() -> Reply:
             declared = request.header("x-amz-content-sha256")
             if declared is None or not _SHA256.fullmatch(declared):
                 raise ApiError(
                     "ValidationException",
-                    "The request needs the signed header x-amz-content-sha256, the SHA-256 of its body in hex.",
+                    "The request must have a signed x-amz-content-sha256 header: its body's SHA-256 in hex.",
                 )
             caller = self.door.admit(request, declared, trail)
             place, _ = self._place(request, caller)
             if place.is_folder:
-                raise ApiError("ValidationException", "The path names no object.")
+                raise ApiError("ValidationException", "The path does not name an object.")
             if int(request.header("content-length") or 0) > self.most_bytes:
                 raise self._too_large()
             handle, path = tempfile.mkstemp(prefix="upload-", dir=self.scratch)
-            begun.append(FileUpload(self, request, trail, place, declared, handle, Path(path)))
+            started.append(FileUpload(self, request, trail, place, declared, handle, Path(path)))
             return Reply(200, {})
 
         try:
             check()
         except Exception as raised:
-            refused = raised
-            return self._noted(request, trail, lambda: _raise(refused))
-        return begun[0]
+            rejection = raised
+            return self._audited(request, trail, lambda: _raise(rejection))
+        return started[0]
 
     def _get(self, request: Request, trail: AuditTrail) -> Reply:
         if request.method not in ("GET", "HEAD"):
@@ -118,11 +118,11 @@ class BucketFiles:
     def _place(self, request: Request, caller: Caller) -> tuple[ObjectPlace, dict[str, list[str]]]:
         segments = [unquote(part, errors="strict") for part in request.raw_path.removeprefix(PREFIX).split("/")]
         if any("/" in segment for segment in segments):
-            raise ApiError("ValidationException", "A segment of the path holds an encoded slash.")
+            raise ApiError("ValidationException", "A segment of the path contains an encoded slash.")
         place = self.buckets.locate(caller.account_id, "s3://" + "/".join(segments))
         return place, parse_qs(request.raw_query, keep_blank_values=True)
 
-    def _noted(self, request: Request, trail: AuditTrail, answer: Callable[[], Reply]) -> Reply:
+    def _audited(self, request: Request, trail: AuditTrail, answer: Callable[[], Reply]) -> Reply:
         error: ApiError | None = None
         reply: Reply | None = None
         try:
@@ -146,16 +146,16 @@ class BucketFiles:
 
 @dataclass
 class FileUpload:
-    """An object that is being uploaded.
+    """An upload in progress.
 
     Args:
-        files: Where it goes.
-        request: What came before the body.
-        trail: What the audit log will say.
-        place: The object.
-        declared: The SHA-256 that was signed.
-        handle: Open descriptor of the draft.
-        path: The draft.
+        files: The handler that received the request.
+        request: The request, without its body.
+        trail: The fields of its audit entry.
+        place: The object to write.
+        declared: The signed SHA-256 of the body.
+        handle: Open file descriptor of the draft.
+        path: Path of the draft.
     """
 
     files: BucketFiles
@@ -171,10 +171,10 @@ class FileUpload:
         self._n_bytes = 0
 
     def take(self, chunk: bytes) -> Reply | None:
-        """Take a piece of the body; a refusal ends the upload."""
+        """Store a chunk of the body; an error response ends the upload."""
         self._n_bytes += len(chunk)
         if self._n_bytes > self.files.most_bytes:
-            return self._noted(lambda: _raise(self.files._too_large()))
+            return self._audited(lambda: _raise(self.files._too_large()))
         self._digest.update(chunk)
         try:
             with full_disk_is_an_error():
@@ -183,38 +183,38 @@ class FileUpload:
                     view = view[os.write(self.handle, view) :]
         except (StorageFullError, OSError) as raised:
             failed = raised
-            return self._noted(lambda: _raise(failed))
+            return self._audited(lambda: _raise(failed))
         return None
 
     def give_up(self) -> Reply:
-        """Refuse what takes too long to arrive."""
+        """Reject an upload that takes too long."""
         message = "The object took too long to arrive."
         error = ApiError("ValidationException", message, status=408, headers={"Connection": "close"})
-        return self._noted(lambda: _raise(error))
+        return self._audited(lambda: _raise(error))
 
     def finish(self) -> Reply:
-        """Put the object in its place, if the body is what was signed."""
-        return self._noted(self._finish)
+        """Store the object, if its body has the signed SHA-256."""
+        return self._audited(self._finish)
 
     def discard(self) -> None:
-        """Let go of the draft."""
+        """Delete the draft."""
         os.close(self.handle)
         self.path.unlink(missing_ok=True)
 
     def _finish(self) -> Reply:
         if self._digest.hexdigest() != self.declared:
-            raise ApiError("AccessDeniedException", "The body is not the one that was signed.")
+            raise ApiError("AccessDeniedException", "The body does not have the signed SHA-256.")
         self.trail.entry["n_bytes"] = self._n_bytes
         self.place.store(self.path)
         return Reply(200, {"x-amzn-RequestId": self.request.id})
 
-    def _noted(self, answer: Callable[[], Reply]) -> Reply:
-        return self.files._noted(self.request, self.trail, answer)
+    def _audited(self, answer: Callable[[], Reply]) -> Reply:
+        return self.files._audited(self.request, self.trail, answer)
 
 
 def _as_file_error(raised: Exception) -> ApiError:
     if isinstance(raised, NotFoundError | SeedError):
-        return ApiError("ResourceNotFoundException", "There is no such object.")
+        return ApiError("ResourceNotFoundException", "The object does not exist.")
     if isinstance(raised, BucketError):
         return ApiError("ValidationException", str(raised))
     if isinstance(raised, UnicodeDecodeError):

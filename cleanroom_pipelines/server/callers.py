@@ -1,8 +1,8 @@
-"""Who sent a request, and the line that the audit log gets for it.
+"""Authentication and auditing of requests.
 
-Lives here: checking signatures against the accounts' keys, and auditing each request with its outcome.
-Add here when a request is known by something else than a signature.
-Keep out: what a caller may do.
+Lives here: checking signatures with the accounts' keys, and auditing each request with its outcome.
+Add here when requests are authenticated by something other than a signature.
+Keep out: permissions of callers.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ FindKey = Callable[[str], Key | None]
 
 @dataclass
 class AuditTrail:
-    """What the audit log will say of a request; filled in while it is answered.
+    """The audit entry of a request, filled in while the request is handled.
 
     Args:
-        request_id: Of the request.
+        request_id: Id of the request.
         entry: The fields so far.
-        is_read: Whether it only looked: such entries are written in batches.
+        is_read: Whether the request only reads; such entries are written in batches.
     """
 
     request_id: str
@@ -35,20 +35,20 @@ class AuditTrail:
     is_read: bool = False
 
     def about(self, arn: object) -> None:
-        """Name the resource, if the text is an ARN of ours: what a stranger sends does not reach the log."""
+        """Record the resource if the value is a valid ARN; other values from clients are never logged."""
         if isinstance(arn, str) and parse_arn(arn) is not None:
             self.entry["resource"] = arn
 
 
 @dataclass(frozen=True)
 class Doorkeeper:
-    """Lets requests in and writes them down.
+    """Authenticates, limits and audits requests.
 
     Args:
-        find_key: Gives the key of an id.
-        audit: Where they are written down.
-        clock: Gives the time, aware.
-        rate: How often an account may ask.
+        find_key: Returns the key with an id.
+        audit: The audit log.
+        clock: Returns the current time, aware.
+        rate: Request rate limit per account.
     """
 
     find_key: FindKey
@@ -57,7 +57,7 @@ class Doorkeeper:
     rate: RateLimit
 
     def admit(self, request: Request, body_sha256: str, trail: AuditTrail) -> Caller:
-        """Say who signed a request.
+        """Return the caller who signed a request.
 
         Raises:
             ApiError: AccessDeniedException or ThrottlingException.
@@ -77,13 +77,13 @@ class Doorkeeper:
         return caller
 
     def note(self, trail: AuditTrail, error: ApiError | None) -> None:
-        """Write a request down, before it is answered; looks and throttled requests a moment later."""
+        """Audit a request before its response is sent; reads and throttled requests are written in batches."""
         outcome = "ok" if error is None else "refused" if error.status < 500 else "failed"
         entry = {"request_id": trail.request_id, "way": "api", "operation": "unknown", **trail.entry}
         entry["outcome"] = outcome
         if error is not None:
-            # why a signature was refused is for this log alone; the client is not told
+            # the reason for rejecting a signature is for this log only, not for the client
             entry["error"] = f"{error.name}:{error.reason.replace(' ', '-')}" if error.reason else error.name
-        is_hurried = error is None and not trail.is_read
-        is_refusal = error is not None and error.name != "ThrottlingException"
-        (self.audit.write if is_hurried or is_refusal else self.audit.write_soon)(entry)
+        is_write = error is None and not trail.is_read
+        is_rejection = error is not None and error.name != "ThrottlingException"
+        (self.audit.write if is_write or is_rejection else self.audit.write_soon)(entry)

@@ -1,8 +1,8 @@
-"""The ASGI application: bytes in, bytes out.
+"""The ASGI application, which routes requests to the APIs.
 
-Lives here: reading requests within their limits, handing each to the way in that its path names, answering.
-Add here when another way in is served.
-Keep out: what requests mean, and starting the server (`starting.py`).
+Lives here: reading requests within their limits, routing them by path, and sending responses.
+Add here when another API is served.
+Keep out: the APIs themselves, and starting the server (`starting.py`).
 """
 
 import asyncio
@@ -28,20 +28,20 @@ HEALTH = "/_cleanroom/health"
 _SLOWEST_UPLOAD = 10_000  # bytes per second
 
 
-class _GoneError(Exception):
-    """The client left before its request was whole."""
+class _DisconnectedError(Exception):
+    """The client disconnected before its request was complete."""
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """The application that uvicorn runs; plain ASGI, since the path must be routed before it is unquoted.
+    """The application that uvicorn runs; plain ASGI, because paths must be routed before they are unquoted.
 
     Args:
-        api: The lookalike API.
-        files: Uploads and downloads.
-        media: The Media API.
-        new_id: Gives a UUID per request.
-        seconds_for_body: How long a body may take; an upload gets a second more for each 10,000 bytes.
+        api: The lookalike (AWS) API.
+        files: Uploads to and downloads from buckets.
+        media: The data-room (Media) API.
+        new_id: Returns a new UUID for each request.
+        seconds_for_body: Time limit for a body; an upload gets another second for each 10,000 bytes.
     """
 
     api: LookalikeApi
@@ -51,13 +51,13 @@ class Gateway:
     seconds_for_body: float = 60.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection's event; websockets are turned away."""
+        """Handle one ASGI connection; websockets are rejected."""
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
             try:
                 await _send(send, await self._reply(scope, receive))
-            except _GoneError:
+            except _DisconnectedError:
                 return
         else:
             await send({"type": "websocket.close", "code": 1003})
@@ -73,18 +73,20 @@ class Gateway:
         if request.raw_path == HEALTH:
             return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
         if request.header("transfer-encoding") and request.header("content-length"):
-            # a proxy in front may have believed the other one, and seen the request end elsewhere
-            return await self._refuse(request, "The request gives the length of its body in two ways.", ends=True)
+            # request smuggling: a proxy in front may use the other length, and see the request end elsewhere
+            return await self._refuse(
+                request, "The request has both Transfer-Encoding and Content-Length headers.", ends=True
+            )
         is_media, is_file = (request.raw_path.startswith(prefix) for prefix in (f"{MEDIA_PREFIX}/", PREFIX))
         if request.method == "PUT" and (is_media or is_file):
             return await self._upload(self.media.begin if is_media else self.files.begin, request, receive)
         if is_media:
-            return await self._ask_media(request, receive)
+            return await self._call_media(request, receive)
         if is_file:
             return await anyio.to_thread.run_sync(self.files.answer, request)
         return await self._call(request, receive)
 
-    async def _ask_media(self, request: Request, receive: Receive) -> Reply:
+    async def _call_media(self, request: Request, receive: Receive) -> Reply:
         try:
             body = await _body(receive, MAX_BODY_BYTES, self.seconds_for_body)
         except TimeoutError:
@@ -104,7 +106,7 @@ class Gateway:
         return await anyio.to_thread.run_sync(self.api.answer, request, body)
 
     async def _refuse(self, request: Request, message: str, *, status: int = 400, ends: bool = False) -> Reply:
-        """Refuse a request that nobody signed for yet; `ends`: and hear no more on its connection."""
+        """Reject a request before its signature is checked; `ends` also closes the connection."""
         headers = {"Connection": "close"} if ends else {}
         error = ApiError(
             "ValidationException", message, status=status, headers=headers, reason="request not understood"
@@ -114,19 +116,19 @@ class Gateway:
     async def _upload(
         self, begin: Callable[[Request], FileUpload | MediaUpload | Reply], request: Request, receive: Receive
     ) -> Reply:
-        """Take a body of any size to a file, once it was found who sends it."""
+        """Receive a body of any size into a file, after authenticating the sender."""
         upload = await anyio.to_thread.run_sync(begin, request)
         if isinstance(upload, Reply):
             return upload
         return await self._receive(upload, receive)
 
     async def _receive(self, upload: FileUpload | MediaUpload, receive: Receive) -> Reply:
-        latest = asyncio.get_running_loop().time() + self.seconds_for_body
+        deadline = asyncio.get_running_loop().time() + self.seconds_for_body
         try:
             more = True
             while more:
-                chunk, more = await _chunk(receive, latest)
-                latest += len(chunk) / _SLOWEST_UPLOAD
+                chunk, more = await _chunk(receive, deadline)
+                deadline += len(chunk) / _SLOWEST_UPLOAD
                 refusal = await anyio.to_thread.run_sync(upload.take, chunk)
                 if refusal is not None:
                     return refusal
@@ -137,20 +139,20 @@ class Gateway:
             await anyio.to_thread.run_sync(upload.discard)
 
 
-async def _chunk(receive: Receive, latest: float) -> tuple[bytes, bool]:
-    async with asyncio.timeout_at(latest):
+async def _chunk(receive: Receive, deadline: float) -> tuple[bytes, bool]:
+    async with asyncio.timeout_at(deadline):
         message = await receive()
     if message["type"] == "http.disconnect":
-        raise _GoneError
+        raise _DisconnectedError
     return message.get("body", b""), message.get("more_body", False)
 
 
 async def _body(receive: Receive, most_bytes: int, most_seconds: float) -> bytes | None:
-    """The whole body; None when it is larger than allowed."""
-    latest = asyncio.get_running_loop().time() + most_seconds
+    """Read the whole body; None if it is too large."""
+    deadline = asyncio.get_running_loop().time() + most_seconds
     parts, n_bytes, more = [], 0, True
     while more:
-        chunk, more = await _chunk(receive, latest)
+        chunk, more = await _chunk(receive, deadline)
         n_bytes += len(chunk)
         if n_bytes > most_bytes:
             return None

@@ -1,8 +1,8 @@
-"""How often an account may ask.
+"""Rate limits per account.
 
-Lives here: one bucket of tokens per account, in this process.
+Lives here: one token bucket per account, in this process.
 Add here when something else is limited per account and time.
-Keep out: quotas of what exists (the operations).
+Keep out: quotas on the number of resources (the operations).
 """
 
 import time
@@ -13,11 +13,11 @@ _BURST_SECONDS = 2.0
 
 
 class RateLimit:
-    """Lets each account through at a steady rate, with a burst of two seconds' worth.
+    """Token bucket per account: a steady request rate, with bursts of two seconds' worth.
 
     Args:
         per_second: Requests per second and account.
-        clock: Monotonic seconds.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class RateLimit:
         self._lock = Lock()
 
     def allows(self, account_id: str) -> bool:
-        """Whether one more request is let through now; accounts are few, so all are remembered."""
+        """Check whether an account may send another request now; all accounts are kept, since they are few."""
         with self._lock:
             now = self._clock()
             left, at = self._left.get(account_id, (self._most, now))

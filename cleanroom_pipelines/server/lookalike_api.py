@@ -1,7 +1,7 @@
-"""The lookalike API over HTTP: from a request with its body to the answer.
+"""The lookalike (AWS) API over HTTP.
 
-Lives here: the order of the steps: signature, limit, route, validation, operation, audit, answer.
-Keep out: each step's own work (`aws`).
+Lives here: the order of the steps: signature, rate limit, route, validation, operation, audit, response.
+Keep out: the implementation of the steps (`aws`).
 """
 
 import hashlib
@@ -23,12 +23,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LookalikeApi:
-    """Answers requests to the 25 operations.
+    """Handler of requests to the 25 operations.
 
     Args:
-        endpoint: What the operations work on.
-        door: Who may come in.
-        is_strict: Hold every output against its shape; for tests.
+        endpoint: The parts that the operations use.
+        door: Authenticates and audits requests.
+        is_strict: Whether to validate every output against its shape; for tests.
     """
 
     endpoint: Endpoint
@@ -36,10 +36,10 @@ class LookalikeApi:
     is_strict: bool = False
 
     def __post_init__(self) -> None:
-        operations()  # the model is read at start, so that a missing one is told then
+        operations()  # load the model at startup, so that a missing one is reported then
 
     def answer(self, request: Request, body: bytes) -> Reply:
-        """Answer one request; whatever happens, the client gets an answer and the log an entry."""
+        """Handle and audit one request; any exception becomes an error response."""
         trail = AuditTrail(request.id)
         error: ApiError | None = None
         try:
@@ -50,12 +50,12 @@ class LookalikeApi:
         try:
             self.door.note(trail, error)
         except Exception as raised:
-            # what cannot be written down is not confirmed
+            # a request that cannot be audited is not confirmed
             return Reply(*wire.write_error(as_api_error(raised), request.id))
         return reply
 
     def refuse(self, request: Request, error: ApiError) -> Reply:
-        """Answer a request that cannot be read as one; the log gets its entry all the same."""
+        """Reject and audit a request that cannot be parsed."""
         try:
             self.door.note(AuditTrail(request.id), error)
         except Exception as raised:
@@ -79,7 +79,7 @@ class LookalikeApi:
 
 
 def as_api_error(raised: Exception) -> ApiError:
-    """What an exception becomes for a client; of our own defects the server's log gets the class alone."""
+    """Convert an exception into an API error; for server errors only the class is logged."""
     if isinstance(raised, ApiError):
         return raised
     if isinstance(raised, CleanroomError):

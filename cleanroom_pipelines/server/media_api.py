@@ -1,7 +1,7 @@
-"""The Media API over HTTP: from a request with its body to the answer, uploads and downloads included.
+"""The data-room (Media) API over HTTP: calls, uploads and downloads.
 
-Lives here: tokens, limits, JSON in and out, and files on their way.
-Keep out: what calls do (`server.media`).
+Lives here: tokens, rate limits, JSON requests and responses, and file transfers.
+Keep out: what the calls do (`server.media`).
 """
 
 import json
@@ -30,25 +30,25 @@ _JOBS = f"{PREFIX}/jobs/"
 
 @dataclass(frozen=True)
 class MediaApi:
-    """Answers requests to the Media API.
+    """Handler of requests to the data-room (Media) API.
 
     Args:
-        service: Carries calls out.
-        rate: How often a user may ask.
+        service: The service that executes the calls.
+        rate: Request rate limit per user.
     """
 
     service: MediaService
     rate: RateLimit
 
     def answer(self, request: Request, body: bytes) -> Reply:
-        """Answer one request; whatever happens, the client gets an answer."""
+        """Handle one request; any exception becomes an error response."""
         try:
             email = self._admit(request)
             if request.method == "GET" and request.raw_path.startswith(_JOBS):
                 return self._file(request, email)
-            with self._written_down(request, email):
+            with self._audited_rejections(request, email):
                 if request.method != "POST":
-                    raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
+                    raise errors.NotFoundError("Unknown path.", remedy="See the protocol.")
                 params = _object(body)
             method = request.raw_path.removeprefix(f"{PREFIX}/")
             return _json(200, {"result": self.service.call(email, method, params, request.id)})
@@ -56,12 +56,12 @@ class MediaApi:
             return self.refusal(request, error)
 
     def begin(self, request: Request) -> "MediaUpload | Reply":
-        """Begin to take an upload, if its sender is known."""
+        """Start an upload, if its sender is authenticated."""
         try:
             email = self._admit(request)
-            with self._written_down(request, email):
+            with self._audited_rejections(request, email):
                 if request.raw_path != _UPLOADS:
-                    raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
+                    raise errors.NotFoundError("Unknown path.", remedy="See the protocol.")
             self.service.admit_upload(email, request.id)
             query = parse_qs(request.raw_query)
             name = (query.get("name") or ["file"])[0]
@@ -71,7 +71,7 @@ class MediaApi:
             return self.refusal(request, error)
 
     def refuse(self, request: Request, message: str, *, status: int, ends: bool) -> Reply:
-        """Refuse a request that cannot be read as one."""
+        """Reject a request that cannot be parsed."""
         reply = _json(status, {"error": error_as_dict(errors.InvalidRequestError(message))})
         return Reply(status, {**reply.headers, **({"Connection": "close"} if ends else {})}, reply.body)
 
@@ -79,17 +79,17 @@ class MediaApi:
         scheme, _, token = (request.header("authorization") or "").partition(" ")
         email = user_of(self.service.installation, token.strip()) if scheme.lower() == "bearer" else None
         if email is None:
-            error = errors.UnauthorizedError("The token opens nothing.", remedy="Ask the operator for a new one.")
+            error = errors.UnauthorizedError("The token is invalid.", remedy="Ask the operator for a new one.")
             self.service.refused("authorize", error, request.id)
             raise error
-        with self._written_down(request, email):
+        with self._audited_rejections(request, email):
             if not self.rate.allows(email):
-                raise errors.TooManyRequestsError("Too many requests.", remedy="Ask less often.")
+                raise errors.TooManyRequestsError("Too many requests.", remedy="Send fewer requests per second.")
         return email
 
     @contextmanager
-    def _written_down(self, request: Request, email: str) -> Iterator[None]:
-        """Write a refusal by the body down: it does not reach the service, which writes the others."""
+    def _audited_rejections(self, request: Request, email: str) -> Iterator[None]:
+        """Audit errors raised in the `with` block; the service audits only requests that reach it."""
         try:
             yield
         except errors.MediaError as error:
@@ -98,9 +98,9 @@ class MediaApi:
 
     def _file(self, request: Request, email: str) -> Reply:
         parts = [unquote(part) for part in request.raw_path.removeprefix(_JOBS).split("/")]
-        with self._written_down(request, email):
+        with self._audited_rejections(request, email):
             if len(parts) != 3 or parts[1] != "files":
-                raise errors.NotFoundError("There is no such path.", remedy="See the protocol.")
+                raise errors.NotFoundError("Unknown path.", remedy="See the protocol.")
         stack = ExitStack()
         try:
             path = stack.enter_context(self.service.opening(email, parts[0], parts[2]))
@@ -113,7 +113,7 @@ class MediaApi:
         return Reply(200, headers, chunks=chunks_of(stream), n_bytes=n_bytes, close=stack.close)
 
     def refusal(self, request: Request, error: Exception) -> Reply:
-        """The answer to a request that was refused; of our own defects the server's log gets the class alone."""
+        """Return the error response to a request; for server errors only the class is logged."""
         status = status_of(error)
         if status >= 500:
             _LOG.error("A request failed: %s.", type(error).__name__)
@@ -121,7 +121,7 @@ class MediaApi:
 
 
 class MediaUpload:
-    """A file on its way: it lies in scratch until it is whole, then sealed in the vault."""
+    """An upload in progress: stored in scratch until complete, then encrypted in the vault."""
 
     def __init__(self, api: MediaApi, email: str, request: Request, *, name: str, matching_id: str | None) -> None:
         service = api.service
@@ -134,10 +134,10 @@ class MediaUpload:
         )
 
     def take(self, chunk: bytes) -> Reply | None:
-        """Take a piece; a refusal ends the upload."""
+        """Store a chunk; an error response ends the upload."""
         self._left -= len(chunk)
         if self._left < 0:
-            error = errors.UploadTooLargeError("The file is larger than the server takes.")
+            error = errors.UploadTooLargeError("The file exceeds the server's upload limit.")
             self._service.refused("upload", error, self._request.id)
             return self._refusal(self._request, error)
         try:
@@ -147,7 +147,7 @@ class MediaUpload:
         return None
 
     def finish(self) -> Reply:
-        """Seal the file and answer with its hash."""
+        """Encrypt the file and return its hash."""
         try:
             self._file.seek(0)
             result = self._service.upload(self._email, self._chunks(), self._name, self._matching_id)
@@ -156,13 +156,13 @@ class MediaUpload:
             return self._refusal(self._request, error)
 
     def give_up(self) -> Reply:
-        """Answer an upload that takes too long."""
+        """Reject an upload that takes too long."""
         error = errors.InvalidRequestError("The file took too long to arrive.", remedy="Try again.")
         self._service.refused("upload", error, self._request.id)
         return self._refusal(self._request, error)
 
     def discard(self) -> None:
-        """Let go of what lies in scratch."""
+        """Delete the scratch file."""
         self._file.close()
 
     def _chunks(self) -> Iterator[bytes]:
@@ -175,7 +175,7 @@ def _object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise errors.InvalidRequestError("The body is no JSON object.", remedy="Send one.")
+        raise errors.InvalidRequestError("The body is not a JSON object.", remedy="Send a JSON object.")
     return value
 
 

@@ -1,6 +1,6 @@
-"""A request as it came, and the answer to it.
+"""Requests and replies, as the parts of the server exchange them.
 
-Lives here: the two values that the parts of the server exchange.
+Lives here: `Request` and `Reply`.
 Keep out: the web server itself (`gateway.py`).
 """
 
@@ -12,14 +12,14 @@ Headers = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Request:
-    """What came before the body.
+    """A request without its body.
 
     Args:
-        id: A UUID that the answer carries.
+        id: A UUID, which the response repeats.
         method: HTTP method.
-        raw_path: Still percent-encoded.
-        raw_query: What stood after `?`, still percent-encoded.
-        headers: As they came, a repeated header several times.
+        raw_path: The path, still percent-encoded.
+        raw_query: The query string after `?`, still percent-encoded.
+        headers: The headers as received; a repeated header occurs several times.
     """
 
     id: str
@@ -29,21 +29,21 @@ class Request:
     headers: Headers = field(repr=False)
 
     def header(self, name: str) -> str | None:
-        """The first header of a name, in any case."""
+        """Return the first header with a name, ignoring case; None if it is missing."""
         return next((value for key, value in self.headers if key.lower() == name), None)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What is sent back.
+    """A response to send.
 
     Args:
         status: HTTP status.
-        headers: Without the length.
-        body: All of it.
-        chunks: More of it, a piece at a time, instead of `body`.
-        n_bytes: How much `chunks` give.
-        close: Called when everything was sent, or nobody wants it any more.
+        headers: The headers, without Content-Length.
+        body: The whole body.
+        chunks: The body in chunks, instead of `body`.
+        n_bytes: Total size of `chunks`.
+        close: Called when the response was sent, or the client has disconnected.
     """
 
     status: int

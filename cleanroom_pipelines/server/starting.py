@@ -1,8 +1,8 @@
-"""`cleanroom serve`: the server, and the worker beside it.
+"""`cleanroom serve`: the server and its worker processes.
 
-Lives here: putting the parts of the server together, running it, and a child process that does pending work.
-Add here when the server is started with another option.
-Keep out: answering requests (`gateway.py`) and the work itself (`runs`).
+Lives here: assembling the server, running it, and child processes that execute pending work.
+Add here when the server gets another option.
+Keep out: handling requests (`gateway.py`) and the work itself (`runs`).
 """
 
 import logging
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _SECONDS_BEFORE_SWITCH = 0.0005
 _SECONDS_TO_END = 30
-# A small question that waited so long found the worker busy.
+# A small job that has waited this long found the worker busy.
 _SECONDS_TO_WAIT = 3.0
 _SECONDS_TO_RESTART, _MOST_SECONDS_TO_RESTART = 2.0, 60.0
 
@@ -46,18 +46,18 @@ _SECONDS_TO_RESTART, _MOST_SECONDS_TO_RESTART = 2.0, 60.0
 def make_gateway(
     installation: Installation, *, is_strict: bool = False, seconds: Callable[[], float] = time.monotonic
 ) -> Gateway:
-    """The application on an installation.
+    """Build the ASGI application of an installation.
 
     Args:
-        installation: Where.
-        is_strict: Hold every output against its shape; for tests.
-        seconds: Monotonic seconds by which the requests of an account are limited.
+        installation: The installation.
+        is_strict: Whether to validate every output against its shape; for tests.
+        seconds: Monotonic clock for the rate limits, in seconds.
 
     Raises:
-        ConfigurationError: What the API needs is not installed.
+        ConfigurationError: A package that the API needs is not installed.
     """
     settings = installation.settings
-    # Opening a seal takes longer than most operations; whether the key still counts is looked up each time.
+    # Decrypting a key takes longer than most operations, so it is cached; its validity is checked each time.
     open_key = lru_cache(maxsize=1000)(partial(open_access_key, installation))
 
     def find_key(key_id: str) -> Key | None:
@@ -85,30 +85,31 @@ def make_gateway(
 def serve(
     installation: Installation, host: str, port: int, *, worker: bool, on_ready: Callable[[str], None]
 ) -> None:
-    """Serve until the process is asked to stop.
+    """Serve until the process receives a stop signal.
 
     Args:
-        installation: Where.
+        installation: The installation.
         host: Address to listen on.
-        port: Port; 0 for a free one.
-        worker: Whether to do pending work in a child process too.
-        on_ready: Told the URL as soon as requests are answered.
+        port: Port to listen on; 0 for a free one.
+        worker: Whether to execute pending work in child processes too.
+        on_ready: Called with the URL when the server accepts requests.
 
     Raises:
-        ConfigurationError: The address cannot be listened on, or what the API needs is not installed.
+        ConfigurationError: The address cannot be bound, or a package that the API needs is not installed.
     """
     listening = _listen(host, port)
 
-    # A writer lets go of the interpreter at each of its statements. With the usual 5 ms it waits that long to go
-    # on while others compute, and all writers wait behind it: measured, half of the 99th percentile and more.
+    # A database writer releases the interpreter lock at each statement. With the default switch interval of 5 ms,
+    # it waits that long to get the lock back while other threads compute, and all other writers wait for it:
+    # measured as at least half of the 99th percentile latency.
     sys.setswitchinterval(_SECONDS_BEFORE_SWITCH)
     installation.catalog.database.stay_connected()
     installation.audit.stay_connected()
     server = make_server(make_gateway(installation))
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"
-    told = Thread(target=_tell_when_ready, args=(server, url, on_ready), daemon=True)
-    told.start()
+    notifier = Thread(target=_notify_when_ready, args=(server, url, on_ready), daemon=True)
+    notifier.start()
     try:
         with _workers(installation.catalog) if worker else nullcontext():
             server.run(sockets=[listening])
@@ -117,24 +118,24 @@ def serve(
 
 
 def make_server(gateway: Gateway, *, seconds_to_arrive: float | None = None) -> "uvicorn.Server":
-    """The web server of a gateway, not running yet.
+    """Build the web server of a gateway, without starting it.
 
     Args:
         gateway: The application.
-        seconds_to_arrive: How long the head of a request, or headway of its body, is waited for; None: 30.
+        seconds_to_arrive: Time limit for the head of a request, and for progress of its body; None for 30.
     """
     import uvicorn
 
     from cleanroom_pipelines.server.arriving import SECONDS_TO_ARRIVE, ArrivingProtocol
 
-    class Protocol(ArrivingProtocol):  # h11, since the faster parser lets anybody fill the memory with a header
+    class Protocol(ArrivingProtocol):  # h11, because the faster parser does not limit a header's memory
         seconds = SECONDS_TO_ARRIVE if seconds_to_arrive is None else seconds_to_arrive
 
     return uvicorn.Server(
         uvicorn.Config(
             gateway,
             log_config=None,
-            access_log=False,  # the audit log has every request, and no data
+            access_log=False,  # the audit log records every request, without data
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
@@ -146,7 +147,7 @@ def make_server(gateway: Gateway, *, seconds_to_arrive: float | None = None) -> 
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the address before anything else is started, so that one that is taken costs nothing."""
+    """Bind the address before anything else starts, so that an address in use fails at once."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -160,12 +161,12 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         raise ConfigurationError(
             f"The server cannot listen on this address and port ({type(error).__name__}).",
-            remedy="Stop what uses the port, or give another --host or --port.",
+            remedy="Stop the process that uses the port, or give another --host or --port.",
         ) from None
     return listening
 
 
-def _tell_when_ready(server: "uvicorn.Server", url: str, on_ready: Callable[[str], None]) -> None:
+def _notify_when_ready(server: "uvicorn.Server", url: str, on_ready: Callable[[str], None]) -> None:
     while not server.started:
         if server.should_exit:
             return
@@ -175,35 +176,35 @@ def _tell_when_ready(server: "uvicorn.Server", url: str, on_ready: Callable[[str
 
 @contextmanager
 def _workers(catalog: Catalog) -> Iterator[None]:
-    """Child processes that do pending work; started again if they die, ended with the server.
+    """Run child processes that execute pending work; they are restarted if they die, and end with the server.
 
-    One does everything. A second one, for small questions only, is started when such a question finds the first
-    one busy, and stays.
+    The first one executes all work. A second one, for small jobs only, is started when a small job finds the first
+    one busy, and keeps running.
     """
     ended = Event()
     children: dict[Lane | None, subprocess.Popen[bytes]] = {None: _start_worker()}
 
     def watch() -> None:
         pauses = dict.fromkeys([None, *Lane], _SECONDS_TO_RESTART)
-        begun = dict.fromkeys([None, *Lane], time.monotonic())
-        waiting, look_at = frozenset[str](), time.monotonic()
+        started = dict.fromkeys([None, *Lane], time.monotonic())
+        waiting, check_at = frozenset[str](), time.monotonic()
         while not ended.wait(0.2):
             for lane, child in list(children.items()):
                 if child.poll() is None:
                     continue
-                if time.monotonic() - begun[lane] > _MOST_SECONDS_TO_RESTART:
+                if time.monotonic() - started[lane] > _MOST_SECONDS_TO_RESTART:
                     pauses[lane] = _SECONDS_TO_RESTART
-                _LOG.warning("A worker ended; another one is started.")
+                _LOG.warning("A worker process ended and is being restarted.")
                 if ended.wait(pauses[lane]):
                     return
-                # one that cannot begin says why each time, so it is tried less and less often
+                # a worker that cannot start logs the reason each time, so restarts become less and less frequent
                 pauses[lane] = min(2 * pauses[lane], _MOST_SECONDS_TO_RESTART)
-                children[lane], begun[lane] = _start_worker(lane), time.monotonic()
-            if Lane.SMALL not in children and time.monotonic() >= look_at:
-                before, waiting = waiting, _small_questions(catalog)
+                children[lane], started[lane] = _start_worker(lane), time.monotonic()
+            if Lane.SMALL not in children and time.monotonic() >= check_at:
+                before, waiting = waiting, _waiting_small_jobs(catalog)
                 if before & waiting:
                     children[Lane.SMALL] = _start_worker(Lane.SMALL)
-                look_at = time.monotonic() + _SECONDS_TO_WAIT
+                check_at = time.monotonic() + _SECONDS_TO_WAIT
 
     watcher = Thread(target=watch, name="worker watch", daemon=True)
     watcher.start()
@@ -222,8 +223,8 @@ def _workers(catalog: Catalog) -> Iterator[None]:
                 child.wait()
 
 
-def _small_questions(catalog: Catalog) -> frozenset[str]:
-    """The small versions that are ready and that no process has begun; none while the database is away."""
+def _waiting_small_jobs(catalog: Catalog) -> frozenset[str]:
+    """Return the small versions that are ready but not started; empty while the database is unavailable."""
     try:
         return frozenset(version.run_key for version in catalog.work.ready(lane=Lane.SMALL))
     except CleanroomError:
@@ -231,7 +232,7 @@ def _small_questions(catalog: Catalog) -> frozenset[str]:
 
 
 def _start_worker(lane: Lane | None = None) -> subprocess.Popen[bytes]:
-    # Its standard input ends when this process does, however that happens: then it stops too.
+    # Its standard input closes when this process ends for any reason; then the worker stops too.
     command = [sys.executable, "-m", "cleanroom_pipelines.runs.serving_worker", *([lane] if lane else [])]
     return subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
 

@@ -1,7 +1,7 @@
-"""Parameters of every operation, right and wrong, made from botocore's model.
+"""Valid and invalid parameters of every operation, generated from botocore's model.
 
-Contract helper: one right example with all members for each operation, and for each constraint of the model a
-request that breaks it, with the member that the answer must name.
+Contract helper: one valid example with all members for each operation, and for each constraint of the model a
+request that violates it, with the member that the response must name.
 """
 
 import copy
@@ -50,7 +50,7 @@ _TAG_LIMIT = 50
 
 @dataclass(frozen=True)
 class Broken:
-    """A request that breaks one constraint.
+    """A request that violates one constraint.
 
     Attributes:
         operation: Its name.
@@ -69,7 +69,7 @@ class Broken:
 
 
 def example(shape: Shape) -> Any:
-    """A right value with all members."""
+    """Return a valid value with all members."""
     if isinstance(shape, StructureShape):
         return {name: example(member) for name, member in shape.members.items()}
     if isinstance(shape, ListShape):
@@ -86,12 +86,12 @@ def example(shape: Shape) -> Any:
 
 
 def right(operation: str) -> dict[str, Any]:
-    """Right parameters of an operation, all members given."""
+    """Return valid parameters of an operation, with all members."""
     return example(operation_model(operation).input_shape)
 
 
 def broken(operation: str) -> Iterator[Broken]:
-    """Every way to break one constraint of an operation's input."""
+    """Return every violation of one constraint of an operation's input."""
     whole = right(operation)
     for kind, place, steps, value in _breaks(operation_model(operation).input_shape, whole, "", ()):
         parameters = copy.deepcopy(whole)
@@ -195,7 +195,7 @@ def _plain_breaks(shape: Shape, place: str, steps: tuple[Any, ...], location: st
 
 
 def _mismatch(shape: Shape) -> str:
-    """A text of the right length that the pattern refuses."""
+    """Return a string of valid length that does not match the pattern."""
     n = shape.metadata.get("min") or 1
     pattern = re.compile(shape.metadata["pattern"].replace(r"\uD800\uDBFF-\uDC00\uDFFF", r"\U00010000-\U0010FFFF"))
     for text in (MARK * n, "\x01" + MARK * (n - 1)):

@@ -1,6 +1,6 @@
-"""Requests as any client could make them: built from botocore's model without its checks, signed, and sent raw.
+"""Raw requests as any client could send them, built from botocore's model without its checks.
 
-Keep out: our own model and signing; what these helpers make is what ours is held against.
+Keep out: our own model and signing, which these helpers test.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class RawRequest:
         return next(value for key, value in self.headers if key.lower() == name.lower())
 
     def with_header(self, name: str, value: str | None) -> "RawRequest":
-        """The same with this header alone of that name, or without it, signature and all else as before."""
+        """Replace or remove one header, and keep everything else, including the signature."""
         kept = tuple((key, each) for key, each in self.headers if key.lower() != name.lower())
         return replace(self, headers=kept if value is None else (*kept, (name, value)))
 
@@ -89,7 +89,7 @@ def operation_model(name: str) -> OperationModel:
 
 
 def build(name: str, parameters: Mapping[str, Any]) -> RawRequest:
-    """A request of an operation with whatever parameters, right or wrong; unsigned."""
+    """Build an unsigned request of an operation with any parameters, valid or not."""
     operation = operation_model(name)
     members = operation.input_shape.members
     path, pairs, body = operation.http["requestUri"], [], {}
@@ -127,7 +127,7 @@ def sign(
     service: str = SERVICE,
     host: str = HOST,
 ) -> RawRequest:
-    """The request with host, date and signature, by botocore's own signer."""
+    """Sign a request with botocore's own signer."""
     unsigned = AWSRequest(request.method, f"http://{host}{request.target}", dict(request.headers), request.body)
     with mock.patch("botocore.auth.get_current_datetime", return_value=now):
         SigV4Auth(Credentials(key_id, secret), service, region).add_auth(unsigned)
@@ -135,7 +135,7 @@ def sign(
 
 
 def send(url: str, request: RawRequest, *, timeout_seconds: float = 10) -> RawAnswer:
-    """Send a request as it is, whatever it is."""
+    """Send a request unchanged."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=timeout_seconds)
     try:
@@ -162,7 +162,7 @@ def call(
     secret: str = SECRET,
     region: str = REGION,
 ) -> RawAnswer:
-    """Build, sign and send a request of an operation; no client stands between."""
+    """Build, sign and send a request of an operation, without a client."""
     request = build(name, parameters)
     signed = sign(
         request,
@@ -176,7 +176,7 @@ def call(
 
 
 class ShortClient:
-    """A real botocore client whose requests are kept and answered here, without a network."""
+    """A real botocore client whose requests are recorded and answered here, without a network."""
 
     def __init__(self) -> None:
         self.client = _session().create_client(
@@ -213,7 +213,7 @@ class ShortClient:
     def call(
         self, name: str, parameters: Mapping[str, Any], answer: tuple[int, Mapping[str, str], bytes] | None = None
     ) -> tuple[RawRequest, dict[str, Any]]:
-        """What the client sent, and what it made of the answer."""
+        """Return the client's request, and its reading of the response."""
         self._answer = answer or (200, {}, b"{}")
         self.requests.clear()
         method = botocore.xform_name(name)
@@ -222,7 +222,7 @@ class ShortClient:
 
 
 class _Raw:
-    """What botocore reads a body from."""
+    """A body that botocore can read."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -233,7 +233,7 @@ class _Raw:
 
 @contextmanager
 def raised(client: Any, name: str) -> Iterator[dict[str, Any]]:
-    """Expect the client's own exception class of that name; what it said is filled in."""
+    """Expect the client's own exception class of that name, and capture its message."""
     told: dict[str, Any] = {}
     try:
         yield told

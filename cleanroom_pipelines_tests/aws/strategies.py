@@ -1,4 +1,4 @@
-"""Whatever botocore's model allows, for property tests of the API."""
+"""Strategies for everything that botocore's model allows, for property tests of the API."""
 
 import re
 from datetime import UTC, datetime
@@ -21,13 +21,13 @@ _STRINGS = {
 
 @cache  # what is drawn from a pattern takes long to make
 def inputs(shape: Shape) -> st.SearchStrategy[Any]:
-    """Values that a client may send."""
+    """Generate values that a client may send."""
     return _values(shape, st.datetimes(_year(1000), _year(9000), timezones=st.just(UTC)))
 
 
 @cache
 def outputs(shape: Shape) -> st.SearchStrategy[Any]:
-    """Values that an operation may give; timestamps to the millisecond, as they are written."""
+    """Generate values that an operation may return; timestamps have milliseconds, as written."""
     times = st.datetimes(_year(1000), _year(9000), timezones=st.just(UTC))
     return _values(shape, times.map(lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000)))
 

@@ -1,7 +1,7 @@
-"""What goes over the wire when something is refused.
+"""Errors of the lookalike (AWS) API.
 
-Contract: each error has AWS's status and text; an error of the core becomes the API's own, and one that is not the
-caller's to mend says nothing of the installation.
+Contract: each error has AWS's status and text; a core error becomes an API error, and one that the caller cannot
+fix reveals nothing about the installation.
 """
 
 import pickle
@@ -38,14 +38,14 @@ def test_an_error_of_the_model_has_its_status_and_text() -> None:
     assert_each(has_them, service_model().error_shapes)
 
 
-def test_an_error_survives_the_way_between_processes() -> None:
+def test_an_error_can_be_pickled() -> None:
     error = ApiError("ServiceQuotaExceededException", "Too many.", members={"quotaValue": 5.0}, reason="quota")
     error.headers["Retry-After"] = "1"
     again = pickle.loads(pickle.dumps(error))
     assert vars(again) == vars(error)
 
 
-def test_what_the_caller_can_mend_is_told() -> None:
+def test_errors_that_the_caller_can_fix_keep_their_text() -> None:
     def is_told(error: CleanroomError, name: str, status: int) -> None:
         error.remedy = "Do right."
         answer = from_cleanroom_error(error)
@@ -65,7 +65,7 @@ def test_what_the_caller_can_mend_is_told() -> None:
     )
 
 
-def test_what_the_operator_must_mend_is_not_told() -> None:
+def test_errors_for_the_operator_lose_their_text() -> None:
     def is_not_told(kind: type[CleanroomError]) -> None:
         answer = from_cleanroom_error(kind("A secret of the installation."))
         assert (answer.name, answer.status) == ("InternalServiceException", 500)
@@ -74,7 +74,7 @@ def test_what_the_operator_must_mend_is_not_told() -> None:
     assert_each(is_not_told, [CleanroomError, ConfigurationError, ArtifactError, EngineError, StorageFullError])
 
 
-def test_a_database_that_does_not_answer_is_to_be_asked_again() -> None:
+def test_an_unavailable_database_asks_for_a_retry() -> None:
     answer = from_cleanroom_error(CatalogUnavailableError("At postgresql://secret."))
     assert (answer.name, answer.status, answer.headers) == (
         "ServiceUnavailableException",

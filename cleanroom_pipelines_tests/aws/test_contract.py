@@ -1,9 +1,9 @@
-"""The endpoint as a client meets it.
+"""The lookalike (AWS) API from a client's point of view.
 
-Contract: for every operation and every constraint of botocore's model, a hand-signed raw request that breaks it
-gets 400 and a ValidationException that names the member and never the value, and changes nothing; each operation's
-answer is of its output shape, also to a real client; names, quotas, throttling, request ids and paging are as the
-contract says; a newer client's members are ignored and an older client's are enough.
+Contract: for every constraint of every operation in botocore's model, a manually signed raw request that violates
+it gets 400 and a ValidationException with the member's name and never the value, and changes nothing; each
+response matches its output shape, also for a real client; names, quotas, throttling, request ids and paging follow
+the contract; additional members of newer clients are ignored, and the members of older clients suffice.
 """
 
 import http.client
@@ -58,7 +58,7 @@ LISTS = {
 
 
 class KeptConnection:
-    """One connection to a server that all requests of a party go over."""
+    """One connection to a server, used for all requests of a party."""
 
     def __init__(self, url: str, party: Party) -> None:
         self.url, self.party = url, party
@@ -66,7 +66,7 @@ class KeptConnection:
         self._connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=120)
 
     def call(self, request: RawRequest) -> RawAnswer:
-        """Sign a request and send it as it is."""
+        """Sign a request and send it unchanged."""
         ours = signed(request, self.party, self.url)
         self._connection.putrequest(ours.method, ours.target, skip_host=True, skip_accept_encoding=True)
         for name, value in ours.headers:
@@ -92,13 +92,13 @@ def connection(shared_server: Server) -> Iterator[KeptConnection]:
 
 
 def everything(home: Path) -> list[str]:
-    """All that the catalogue holds."""
+    """Return the whole content of the catalogue."""
     with sqlite3.connect(f"file:{home / 'catalog.db'}?mode=ro", uri=True) as database:
         return list(database.iterdump())
 
 
 def wrong_with(answer: RawAnswer, case: Broken) -> str | None:
-    """What is wrong with the answer to a request that breaks a constraint."""
+    """Return the faults of the response to a request that violates a constraint."""
     if (answer.status, answer.error) != (400, "ValidationException"):
         return f"{answer.status} {answer.error}"
     message = answer.json["message"]
@@ -111,7 +111,9 @@ def wrong_with(answer: RawAnswer, case: Broken) -> str | None:
     return None
 
 
-def test_every_broken_constraint_is_refused_and_named(shared_server: Server, connection: KeptConnection) -> None:
+def test_every_violated_constraint_is_rejected_and_named(
+    shared_server: Server, connection: KeptConnection
+) -> None:
     def is_so(name: str) -> None:
         before = everything(shared_server.home)
         cases = list(broken(name))
@@ -136,7 +138,7 @@ def test_with_every_constraint_kept_no_constraint_is_named(connection: KeptConne
 
 
 class Watched:
-    """A client whose every answer is held against botocore's output shape by botocore's own validator."""
+    """A client whose responses are all checked by botocore's own validator."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
@@ -165,7 +167,7 @@ def room(tmp_path: Path) -> Room:
     return Room.open(tmp_path / "home")
 
 
-def test_every_operation_answers_by_its_shape(room: Room) -> None:
+def test_every_response_matches_its_output_shape(room: Room) -> None:
     publisher, me = Watched(room.publisher), room.parties.publisher
     table = dataset_parameters(me, tags={"a": "1"}, description="All baskets.")
     dataset = publisher("CreateTrainingDataset", **table)["trainingDatasetArn"]
@@ -277,7 +279,7 @@ def test_names_of_jobs_and_exports(room: Room) -> None:
     assert len(room.advertiser.list_audience_export_jobs()["audienceExportJobs"]) == 2
 
 
-def test_one_of_many_that_take_a_name_at_once_gets_it(room: Room) -> None:
+def test_only_one_of_concurrent_creations_gets_the_name(room: Room) -> None:
     parameters = dataset_parameters(room.parties.publisher)
     request = build("CreateTrainingDataset", parameters)
     answers: list[RawAnswer] = []
@@ -343,7 +345,7 @@ def test_the_quota_of_unfinished_jobs(tmp_path: Path) -> None:
     room.job(configured, "three")
 
 
-def test_who_asks_too_often_is_throttled(tmp_path: Path) -> None:
+def test_too_many_requests_are_throttled(tmp_path: Path) -> None:
     room = Room.open(tmp_path / "home", CLEANROOM_REQUESTS_PER_SECOND="1")
     room = replace(room, gateway=make_gateway(room.installation, is_strict=True, seconds=lambda: 0.0))
     before = everything(room.installation.home.root)
@@ -359,11 +361,11 @@ def test_who_asks_too_often_is_throttled(tmp_path: Path) -> None:
 
 
 def requests_in(installation: Installation) -> list[dict[str, Any]]:
-    """The entries of the audit log that requests left."""
+    """Return the audit entries of requests."""
     return [entry for entry in installation.audit.entries() if entry["way"] == "api"]
 
 
-def test_each_request_has_an_id_of_its_own_that_the_audit_log_knows(room: Room) -> None:
+def test_each_request_has_an_id_that_is_audited(room: Room) -> None:
     me = room.parties.publisher
     answers = [
         room.ask(me, build("ListAudienceModels", {})),
@@ -402,7 +404,7 @@ def test_an_older_client_knows_only_data_source(room: Room) -> None:
     assert seen.keys().isdisjoint({"metrics", "protectedQueryIdentifier", "description"})
 
 
-def test_what_is_no_operation(room: Room) -> None:
+def test_an_unknown_operation(room: Room) -> None:
     def is_refused(method: str, path: str, status: int) -> None:
         answer = room.ask(room.parties.publisher, RawRequest(method, path))
         assert (answer.status, answer.error) == (status, "UnknownOperationException")
@@ -480,7 +482,7 @@ def test_a_paginator_of_each_listing_gives_everything_once(room: Room) -> None:
             assert len(pages) == -(-3 // size)
 
 
-def test_a_made_up_token(room: Room) -> None:
+def test_an_invalid_token(room: Room) -> None:
     for method in LISTS:
         for token in ("x", "AAAA", MARK, "é", "A" * 10_240, '["2026-01-01",""]'):
             with raised(room.publisher, "ValidationException") as told:

@@ -1,7 +1,7 @@
-"""The page for people who come from AWS.
+"""The migration page for AWS users.
 
-Contract: it tells of every operation that is served and of every status code, in the order they are defined, and
-of no other; each setting, command and path that it names exists, each price is the one charged.
+Contract: it documents exactly the served operations and the status codes, in the order they are defined; each
+setting, command and path in it exists, and each price is the one charged.
 """
 
 import re
@@ -26,18 +26,18 @@ PAGE = (Path(aws.__file__).parent / "FROM_AWS.md").read_text(encoding="utf-8")
 
 
 def first_cells(heading: str) -> list[str]:
-    """The first cell of each row of the table below a heading."""
+    """Return the first cell of each row of the table below a heading."""
     part = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = [line for line in part.splitlines() if line.startswith("| ")]
     return [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]]
 
 
-def test_every_operation_is_told() -> None:
+def test_every_operation_is_documented() -> None:
     told = [name for cell in first_cells("What is the same") for name in cell.split(", ")]
     assert sorted(told) == sorted(OPERATIONS)
 
 
-def test_every_status_code_is_told() -> None:
+def test_every_status_code_is_documented() -> None:
     assert [cell.strip("`") for cell in first_cells("When something fails")] == [code.value for code in StatusCode]
 
 
@@ -63,7 +63,7 @@ def test_every_command_exists() -> None:
     assert_each(exists, sorted(set(re.findall(r"(?:^\$ |`)(cleanroom [a-z -]+[a-z])", PAGE, re.MULTILINE))))
 
 
-def test_the_prices_of_jobs_are_true() -> None:
+def test_the_prices_of_jobs_are_correct() -> None:
     told = PAGE.partition("for its figures: in all ")[2].partition("What was paid")[0]
     prices = re.findall(r"([\d.]+)(?: units)? at ([\d,]*\d)", told)
     assert len(prices) == 4
@@ -76,11 +76,11 @@ def test_the_prices_of_jobs_are_true() -> None:
     assert_each(is_true, prices)
 
 
-def test_every_option_of_a_collaboration_is_told() -> None:
+def test_every_option_of_a_collaboration_is_documented() -> None:
     (create,) = [cleanroom.commands["collaboration"].commands["create"]]  # type: ignore[attr-defined]
     options = {name for parameter in create.params for name in parameter.opts if name.startswith("--")}
     assert {name for name in options if name in PAGE} == options - {"--json"}
 
 
-def test_the_path_of_objects_is_true() -> None:
+def test_the_path_of_objects_is_correct() -> None:
     assert f"`{bucket_files.PREFIX}<bucket>/<key>`" in PAGE

@@ -1,8 +1,8 @@
-"""The model is botocore's.
+"""The API model equals botocore's.
 
-Contract: exactly the 25 lookalike operations, each as botocore describes it, differing only where AWS's own texts
-do (50 tags, the reserved prefix, relevance from -1 to 1); every pattern means what AWS means and is quick on any
-text; a missing or old botocore is a ConfigurationError that says what to install.
+Contract: exactly the 25 lookalike operations, as botocore defines them, except where AWS's documentation differs
+(50 tags, the reserved prefix, relevance from -1 to 1); every pattern matches as in AWS and is fast on any text; a
+missing or old botocore is a ConfigurationError that names the package to install.
 """
 
 import re
@@ -31,7 +31,7 @@ DIFFERING_LIMITS = {
 
 
 def pairs(ours: Shape, theirs: botocore.model.Shape) -> Iterator[tuple[Shape, botocore.model.Shape]]:
-    """Each shape of ours with botocore's."""
+    """Yield each of our shapes with botocore's."""
     yield ours, theirs
     if isinstance(theirs, botocore.model.StructureShape):
         assert list(ours.members) == list(theirs.members)
@@ -64,7 +64,7 @@ def test_the_25_lookalike_operations() -> None:
     } == set()
 
 
-def test_an_operation_is_botocores() -> None:
+def test_an_operation_matches_botocore() -> None:
     def is_botocores(name: str) -> None:
         ours, theirs = operations()[name], operation_model(name)
         assert (ours.name, ours.method, ours.status) == (name, theirs.http["method"], theirs.http["responseCode"])
@@ -94,7 +94,7 @@ def test_an_operation_is_botocores() -> None:
     assert_each(is_botocores, OPERATION_NAMES)
 
 
-def test_limits_that_only_the_texts_tell() -> None:
+def test_limits_from_the_documentation_only() -> None:
     create, get = operations()["CreateTrainingDataset"], operations()["GetAudienceGenerationJob"]
     tags = create.input.members["tags"].shape
     assert tags.maximum == 50
@@ -145,7 +145,7 @@ TEXTS = [
 ]
 
 
-def test_a_pattern_means_what_aws_means() -> None:
+def test_a_pattern_matches_as_in_aws() -> None:
     shapes = patterned()
 
     def is_meant(shape: str, text: str, is_right: bool) -> None:
@@ -172,7 +172,7 @@ def test_no_pattern_is_slow_on_any_text() -> None:
 
 @pytest.fixture
 def unread() -> Iterator[None]:
-    """The model has not been read yet, and what a test makes of it is forgotten."""
+    """Clear the model's cache before and after a test."""
     operations.cache_clear()
     yield
     operations.cache_clear()
@@ -186,7 +186,7 @@ def test_botocore_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unread")
-def test_botocore_knows_no_such_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_botocore_lacks_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object) -> None:
         raise UnknownServiceError(service_name="cleanroomsml", known_service_names="")
 
@@ -201,7 +201,7 @@ def test_botocore_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"operations": {"CreateTrainingDataset": {}}, "shapes": {}}
 
     monkeypatch.setattr(Loader, "load_service_model", old)
-    with pytest.raises(ConfigurationError, match="does not know GetTrainingDataset"):
+    with pytest.raises(ConfigurationError, match="lacks GetTrainingDataset"):
         operations()
 
 
@@ -215,7 +215,7 @@ def test_botocore_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["pattern", "type", "payload"],
 )
-def test_botocore_is_not_understood(monkeypatch: pytest.MonkeyPatch, shape: str, change: dict[str, str]) -> None:
+def test_botocore_is_not_supported(monkeypatch: pytest.MonkeyPatch, shape: str, change: dict[str, str]) -> None:
     load = Loader.load_service_model
 
     def changed(loader: Loader, *names: str) -> dict[str, object]:

@@ -1,9 +1,9 @@
-"""What the operations mean.
+"""The semantics of the operations.
 
-Contract: the semantics that no shape tells: whose roles, tables, buckets and resources are whose; which states
-refuse what; sizes and their defaults; tags and who gets which; policies with their hashes and conditions; what the
-two accounts of a job see of it and of each other; that a started job keeps what it was started with; that `apply`,
-boto3 and Dagster speak of the same resources.
+Contract: the semantics that the shapes do not define: ownership of roles, tables, buckets and resources;
+operations that a state forbids; sizes and their defaults; tags and their inheritance; policies with their hashes
+and conditions; what the two accounts of a job see of it and of each other; a started job keeps its configuration;
+`apply`, boto3 and Dagster show the same resources.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ def key_of(arn: str) -> str:
 # training datasets
 
 
-def test_a_bad_table_is_told_by_its_model_and_looked_at_again(room: Room) -> None:
+def test_an_invalid_table_fails_its_model_and_is_validated_again(room: Room) -> None:
     dataset = room.dataset()
     catalog = room.installation.catalog
     [version] = catalog.work.ready()
@@ -106,7 +106,7 @@ NO_SCHEMAS = [
 ]
 
 
-def test_a_schema_that_is_none(room: Room) -> None:
+def test_an_invalid_schema(room: Room) -> None:
     def is_refused(roles: tuple[str, ...], word: str) -> None:
         with raised(room.publisher, "ValidationException") as told:
             room.publisher.create_training_dataset(**with_schema(room.parties.publisher, columns(*roles)))
@@ -116,7 +116,7 @@ def test_a_schema_that_is_none(room: Room) -> None:
     assert_each(is_refused, NO_SCHEMAS)
 
 
-def test_a_schema_at_its_limit_is_shown_as_it_was_given(room: Room) -> None:
+def test_a_schema_at_its_limit_is_returned_unchanged(room: Room) -> None:
     schema = columns(*BASE, *["NUMERICAL_FEATURE"] * 5, *["CATEGORICAL_FEATURE"] * 5)
     made = room.publisher.create_training_dataset(**with_schema(room.parties.publisher, schema))
     shown = room.publisher.get_training_dataset(trainingDatasetArn=made["trainingDatasetArn"])
@@ -134,7 +134,7 @@ def test_a_column_is_named_once(room: Room) -> None:
         room.publisher.create_training_dataset(**with_schema(room.parties.publisher, schema))
 
 
-def test_whose_catalogue_it_is(room: Room) -> None:
+def test_another_accounts_catalogue_is_rejected(room: Room) -> None:
     parameters = dataset_parameters(room.parties.publisher)
     source = parameters["trainingData"][0]["inputConfig"]["dataSource"]["glueDataSource"]
     source["catalogId"] = room.parties.advertiser.account_id
@@ -144,7 +144,7 @@ def test_whose_catalogue_it_is(room: Room) -> None:
     room.publisher.create_training_dataset(**parameters)
 
 
-def test_a_role_of_another_account_is_refused_everywhere(room: Room) -> None:
+def test_another_accounts_role_is_rejected_everywhere(room: Room) -> None:
     role = room.parties.advertiser.role
     publisher, me, model = room.publisher, room.parties.publisher, room.model()
     configured = room.configured("mine", model)
@@ -162,7 +162,7 @@ def test_a_role_of_another_account_is_refused_everywhere(room: Room) -> None:
         publisher.start_audience_generation_job(**job_parameters(me, configured, seedAudience=seed))
 
 
-def test_a_bucket_of_another_account_is_refused_everywhere(room: Room) -> None:
+def test_another_accounts_bucket_is_rejected_everywhere(room: Room) -> None:
     room.installation.catalog.parties.register_bucket("theirs-alone", room.parties.advertiser.account_id)
     publisher, me, model = room.publisher, room.parties.publisher, room.model()
     configured = room.configured("mine", model)
@@ -184,7 +184,7 @@ def test_a_bucket_of_another_account_is_refused_everywhere(room: Room) -> None:
 FIRST, LAST = datetime(2023, 12, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)
 
 
-def test_a_window_that_holds_nothing(room: Room) -> None:
+def test_an_empty_window(room: Room) -> None:
     dataset = room.dataset()
 
     def is_refused(start: datetime, end: datetime) -> None:
@@ -195,7 +195,7 @@ def test_a_window_that_holds_nothing(room: Room) -> None:
     assert_each(is_refused, [(LAST, FIRST), (FIRST, FIRST)])
 
 
-def test_a_window_is_shown_as_it_was_given(room: Room) -> None:
+def test_a_window_is_returned_unchanged(room: Room) -> None:
     def is_shown(edges: dict[str, datetime]) -> None:
         window = {f"trainingData{edge}Time": moment for edge, moment in edges.items()}
         model = room.model("-".join(["model", *edges]), **window)
@@ -207,7 +207,7 @@ def test_a_window_is_shown_as_it_was_given(room: Room) -> None:
     assert_each(is_shown, [{}, {"Start": FIRST}, {"End": LAST}, {"Start": FIRST, "End": LAST}])
 
 
-def test_a_window_that_could_not_be_shown_again_is_refused(room: Room) -> None:
+def test_a_window_beyond_the_year_9999_is_rejected(room: Room) -> None:
     last = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
     shown = room.publisher.get_audience_model(audienceModelArn=room.model("last", trainingDataEndTime=last))
     assert shown["trainingDataEndTime"] == last
@@ -218,7 +218,7 @@ def test_a_window_that_could_not_be_shown_again_is_refused(room: Room) -> None:
         assert member in told["Error"]["Message"]
 
 
-def test_a_key_is_a_promise(room: Room, tmp_path: Path) -> None:
+def test_a_kms_key_needs_an_encrypted_volume(room: Room, tmp_path: Path) -> None:
     key = f"arn:aws:kms:{REGION}:{room.parties.publisher.account_id}:key/1"
     with raised(room.publisher, "ValidationException") as told:
         room.model(kmsKeyArn=key)
@@ -243,7 +243,7 @@ def test_a_parent_that_is_not_active_is_a_conflict(room: Room) -> None:
         publisher.create_configured_audience_model(**configured_parameters(me, pending, "late"))
 
 
-def test_what_others_depend_on_stays(room: Room) -> None:
+def test_a_resource_with_dependents_cannot_be_deleted(room: Room) -> None:
     configured, publisher = room.configured(), room.publisher
     (model,) = publisher.list_audience_models()["audienceModels"]
     publisher.start_audience_generation_job(**job_parameters(room.parties.publisher, configured))
@@ -327,7 +327,7 @@ def test_sizes_are_sorted_and_have_defaults(room: Room) -> None:
     assert (default["minMatchingSeedSize"], default["childResourceTagOnCreatePolicy"]) == (500, "NONE")
 
 
-def test_sizes_that_are_none(room: Room) -> None:
+def test_invalid_sizes(room: Room) -> None:
     model = room.model()
     configured = room.configured(model=model)
 
@@ -359,7 +359,7 @@ def test_the_size_of_an_export_is_one_of_the_configured(room: Room) -> None:
     room.advertiser.start_audience_export_job(**export_parameters(job))
 
 
-def test_an_update_changes_what_it_names_and_nothing_else(room: Room) -> None:
+def test_an_update_changes_only_the_given_members(room: Room) -> None:
     configured = room.configured(description="old", tags={"a": "b"})
     named = {"configuredAudienceModelArn": configured}
     before = room.publisher.get_configured_audience_model(**named)
@@ -371,7 +371,7 @@ def test_an_update_changes_what_it_names_and_nothing_else(room: Room) -> None:
     assert {name: after[name] for name in changes} == changes
 
 
-def test_an_update_does_not_reach_a_started_job(room: Room) -> None:
+def test_an_update_does_not_affect_a_started_job(room: Room) -> None:
     configured = room.shared()
     job = room.job(configured)
     other = room.model("other")
@@ -430,7 +430,7 @@ def test_the_life_of_a_policy(room: Room) -> None:
         seen()
 
 
-def test_a_policy_that_cannot_be_kept_faithfully_is_refused_by_name(room: Room) -> None:
+def test_an_unsupported_policy_is_rejected_by_element(room: Room) -> None:
     configured = room.configured()
     for policy, word in (
         (
@@ -482,7 +482,7 @@ def test_who_may_start_a_job_on_another_s_model(room: Room) -> None:
 # two accounts
 
 
-def test_each_side_of_a_job_sees_its_own(room: Room) -> None:
+def test_each_side_of_a_job_sees_its_own_view(room: Room) -> None:
     publisher, advertiser = room.parties.publisher, room.parties.advertiser
     configured = room.shared()
     theirs = room.job(configured, "loyal", description="Our best.", tags={"team": "growth"})
@@ -516,7 +516,7 @@ def test_who_sees_the_metrics(room: Room) -> None:
         assert ("metrics" in told) is is_told, shared
 
 
-def test_what_is_wrong_with_a_model_is_its_owner_s_to_know(room: Room) -> None:
+def test_only_the_owner_sees_why_a_model_failed(room: Room) -> None:
     job = room.job(room.shared())
     catalog = room.installation.catalog
     [version] = [each for each in catalog.work.ready() if each.kind is Kind.GENERATION_JOB]
@@ -528,10 +528,10 @@ def test_what_is_wrong_with_a_model_is_its_owner_s_to_know(room: Room) -> None:
     guests = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=job)["statusDetails"]
     assert owners["statusCode"] == guests["statusCode"] == "PARENT_NOT_ACTIVE"
     assert "0123456789ab" in owners["message"]
-    assert guests["message"] == "The model cannot be used. Its owner is told why."
+    assert guests["message"] == "The model is unusable. Its owner can see the reason."
 
 
-def test_both_sides_see_the_place_in_the_queue(room: Room) -> None:
+def test_both_sides_see_the_position_in_the_queue(room: Room) -> None:
     model = room.shared()
     jobs = [room.job(model, f"job {number}") for number in range(2)]
     for number, theirs in enumerate(jobs, 1):
@@ -548,7 +548,7 @@ def test_both_sides_see_the_place_in_the_queue(room: Room) -> None:
     assert "statusDetails" not in room.advertiser.get_audience_generation_job(audienceGenerationJobArn=jobs[0])
 
 
-def test_locations_stay_with_whose_they_are(room: Room) -> None:
+def test_locations_are_visible_to_their_owner_only(room: Room) -> None:
     theirs = room.job(room.shared())
     room.finish()
     room.advertiser.start_audience_export_job(**export_parameters(theirs, "theirs"))
@@ -566,7 +566,7 @@ def test_locations_stay_with_whose_they_are(room: Room) -> None:
     assert "outputLocation" not in told
 
 
-def test_neither_side_keeps_the_other_from_deleting(room: Room) -> None:
+def test_neither_side_can_block_the_others_deletion(room: Room) -> None:
     configured = room.shared()
     one, two = room.job(configured, "one"), room.job(configured, "two")
     room.advertiser.delete_audience_generation_job(audienceGenerationJobArn=one)
@@ -620,7 +620,7 @@ def test_there_are_fifty_tags_at_most(room: Room) -> None:
 # collaborations and templates
 
 
-def test_a_collaboration_must_exist_and_hold_both(room: Room) -> None:
+def test_a_collaboration_must_exist_and_include_both(room: Room) -> None:
     catalog, parties = room.installation.catalog, room.parties
     configured = room.shared()
     both = catalog.parties.create_collaboration(
@@ -666,7 +666,7 @@ def test_a_policy_can_require_a_collaboration(room: Room) -> None:
     room.job(configured, collaborationId=collaboration.id)
 
 
-def test_whose_template_it_is(room: Room) -> None:
+def test_only_the_owner_or_a_member_uses_a_template(room: Room) -> None:
     catalog, parties = room.installation.catalog, room.parties
     both = catalog.parties.create_collaboration(
         "both", [parties.publisher.account_id, parties.advertiser.account_id]
@@ -748,13 +748,13 @@ def test_a_listing_of_jobs_and_exports_is_filtered(room: Room) -> None:
 
 @pytest.fixture
 def real_room(tmp_path: Path) -> Iterator[tuple[Room, dg.DagsterInstance]]:
-    """A room whose work is done, by the assets that a worker runs."""
+    """A room whose work is executed by the assets that a worker runs."""
     room = Room.open(tmp_path / "home")
     with worlds.installed(tmp_path / "home"), worlds.dagster_at(tmp_path / "dagster", one_file=True) as instance:
         yield room, instance
 
 
-def test_what_boto3_creates_stands_in_dagster_with_its_lineage(
+def test_resources_from_boto3_appear_in_dagster_with_lineage(
     real_room: tuple[Room, dg.DagsterInstance],
 ) -> None:
     room, instance = real_room
@@ -794,7 +794,7 @@ def test_what_boto3_creates_stands_in_dagster_with_its_lineage(
         parent = partition
 
 
-def test_what_apply_made_is_listed_to_the_account_of_the_operator(tmp_path: Path) -> None:
+def test_resources_from_apply_are_listed_for_the_operators_account(tmp_path: Path) -> None:
     with worlds.installed(tmp_path / "home") as installation:
         world = worlds.write_world(tmp_path / "world")
         worlds.apply(installation, world.declaration)

@@ -1,6 +1,6 @@
-"""Contract: a resource policy is evaluated as AWS evaluates it for an identity that is an account: Deny wins, what
-no statement mentions is refused; a document that cannot be evaluated faithfully is refused when it is read, naming
-the element and quoting nothing; no document makes reading or deciding slow.
+"""Contract: a resource policy is evaluated as in AWS, with accounts as principals: Deny overrides Allow, and a
+request that no statement covers is denied; a document that cannot be evaluated exactly is rejected when parsed,
+with the element's name and no quotes; no document makes parsing or evaluation slow.
 
 Source: contract 3.11 and 2.8 of the AWS-compatible API.
 """
@@ -86,7 +86,7 @@ def test_the_example_of_the_user_guide() -> None:
     assert decided(text, caller=C, collaboration_id=ROOM) is NOTHING
 
 
-def test_whom_it_speaks_of() -> None:
+def test_principals() -> None:
     def is_meant(principal: Any, callers: str) -> None:
         for caller in (A, B, C):
             expected = YES if caller in callers else NOTHING
@@ -107,7 +107,7 @@ def test_whom_it_speaks_of() -> None:
     )
 
 
-def test_which_actions_it_speaks_of() -> None:
+def test_actions() -> None:
     def is_so(action: Any, is_meant: bool) -> None:
         assert decided(document(with_(Action=action))) is (YES if is_meant else NOTHING)
         assert decided(document(ALLOW, with_(Action=action, **DENY))) is (NO if is_meant else YES)
@@ -131,7 +131,7 @@ def test_which_actions_it_speaks_of() -> None:
     )
 
 
-def test_which_resources_it_speaks_of() -> None:
+def test_resources() -> None:
     def is_so(resource: Any, model: bool, job: bool) -> None:
         assert decided(document(with_(Resource=resource))) is (YES if model else NOTHING)
         assert decided(document(with_(Resource=resource)), resource=JOB) is (YES if job else NOTHING)
@@ -256,7 +256,7 @@ def test_the_keys_of_the_tags_are_those_of_the_request() -> None:
     assert decided(text, request_tags={"a": "x", "team": "y"}) is YES
 
 
-def test_tags_that_differ_in_case_alone_count_against_the_caller() -> None:
+def test_tags_that_differ_only_in_case_count_against_the_caller() -> None:
     def is_so(operator: str) -> None:
         tags = {"team": "ads", "Team": "other"}
         for value in tags.values():
@@ -267,14 +267,14 @@ def test_tags_that_differ_in_case_alone_count_against_the_caller() -> None:
     assert_each(is_so, ["StringEquals", "StringLike", "ForAnyValue:StringEquals"])
 
 
-def test_the_callers_account_is_what_the_signature_says() -> None:
+def test_the_callers_account_comes_from_the_signature() -> None:
     text = read_policy(document(under("StringEquals", "aws:PrincipalAccount", A, Principal="*")), MODEL)
     context = {"aws:principalaccount": A, "aws:TagKeys": ["x"]}
     assert not allows(text, caller_account=C, action=START, resource_arn=MODEL, context=context)
     assert allows(text, caller_account=A, action=START, resource_arn=MODEL, context={"aws:PrincipalAccount": C})
 
 
-def test_a_context_key_that_no_policy_can_name_is_a_mistake_of_ours() -> None:
+def test_an_unusable_context_key_is_an_error() -> None:
     policy = read_policy(document(ALLOW), MODEL)
     with pytest.raises(ValueError):
         allows(policy, caller_account=A, action=START, resource_arn=MODEL, context={"aws:SourceIp": "10.0.0.1"})
@@ -385,8 +385,8 @@ REFUSED: dict[str, tuple[str, str]] = {
         )
     },
     "condition": (document(with_(Condition=SECRET)), r"\.Condition: "),
-    "no condition": (document(with_(Condition={})), r"\.Condition: .*not empty"),
-    "no keys": (document(with_(Condition={"StringEquals": {}})), r"\.Condition\.StringEquals: .*not empty"),
+    "no condition": (document(with_(Condition={})), r"\.Condition: .*non-empty"),
+    "no keys": (document(with_(Condition={"StringEquals": {}})), r"\.Condition\.StringEquals: .*non-empty"),
     "no values": (document(under("StringEquals", KEY, [])), r"StringEquals\.cleanrooms-ml:CollaborationId: "),
     "value": (document(under("StringEquals", KEY, True)), r"StringEquals\.cleanrooms-ml:CollaborationId: "),
     "variable": (document(under("StringEquals", KEY, ["x", "${*}"])), r"CollaborationId\[1\]: .*variables"),
@@ -415,7 +415,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-def test_what_cannot_be_evaluated_is_refused_naming_the_element() -> None:
+def test_an_unsupported_element_is_rejected_by_name() -> None:
     def is_refused(_: str, refused: tuple[str, str]) -> None:
         text, message = refused
         with pytest.raises(ApiError) as caught:
@@ -454,7 +454,7 @@ ANY_JSON = st.recursive(
 
 
 @given(ANY_JSON)
-def test_any_json_is_read_or_refused(value: Any) -> None:
+def test_any_json_is_parsed_or_rejected(value: Any) -> None:
     for content in (value, {"Statement": value}, {"Statement": {**ALLOW, "Condition": value}}):
         try:
             read_policy(json.dumps(content), MODEL)
@@ -463,13 +463,13 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     with pytest.raises(ApiError):
         read_policy(text, MODEL)
 
 
 def test_the_actions_are_those_of_the_model() -> None:
-    """The 25 operations of contract 1.3: of botocore's model, all that are not of custom models."""
+    """The 25 operations of contract 1.3: all in botocore's model that do not concern custom models."""
     loaders = pytest.importorskip("botocore.loaders")
     model = loaders.Loader().load_service_model("cleanroomsml", "service-2")
     custom = re.compile("Trained|Algorithm|MLInput|MLConfiguration|Collaboration|CancelTr")
@@ -579,7 +579,7 @@ STATEMENTS = st.fixed_dictionaries(
         }
     ),
 )
-def test_decisions_are_those_of_the_obvious_evaluator(
+def test_decisions_match_a_simple_evaluator(
     statements: list[dict[str, Any]],
     caller: str,
     resource: str,

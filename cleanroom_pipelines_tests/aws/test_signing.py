@@ -1,8 +1,8 @@
-"""Who sent a request.
+"""Verification of signatures.
 
-Contract: what botocore and AWS's own published example sign is accepted; any change of body, path, query, date,
-key or signature, a date more than 15 minutes off, and every other way to authenticate is an AccessDeniedException,
-which does not tell an unknown key from a wrong secret, neither in words nor in work.
+Contract: requests signed by botocore and AWS's published example are accepted; any change of body, path, query,
+date, key or signature, a date more than 15 minutes off, and any other authentication is an AccessDeniedException,
+which does not distinguish an unknown key from a wrong secret, neither in its message nor in its timing.
 """
 
 import hashlib
@@ -154,13 +154,13 @@ def test_blanks_of_a_header_are_not_signed() -> None:
     assert denial(request.with_header("x-amz-meta", "ab")).reason == "wrong signature"
 
 
-def test_headers_that_are_not_signed_may_be_there(create: RawRequest) -> None:
+def test_unsigned_headers_are_allowed(create: RawRequest) -> None:
     for name in ("User-Agent", "X-Amzn-Trace-Id", "amz-sdk-request", "Accept"):
         check(create.with_header(name, "anything"))
 
 
 def test_a_content_type_need_not_be_signed() -> None:
-    """As version 2 of the JavaScript SDK does it."""
+    """Version 2 of the JavaScript SDK does this."""
     request = build("CreateAudienceModel", right("CreateAudienceModel"))
     check(replace(sign(replace(request, headers=()), now=NOW)).with_header("Content-Type", "application/json"))
 
@@ -172,8 +172,8 @@ def test_a_date_header_instead() -> None:
     assert denial(request.with_header("Date", "Sun, 01 Mar 2026 12:00:06 GMT")).reason == "wrong signature"
 
 
-def test_a_hash_of_the_body_may_be_sent(create: RawRequest) -> None:
-    """As version 3 of the JavaScript SDK does it."""
+def test_a_body_hash_header_is_accepted(create: RawRequest) -> None:
+    """Version 3 of the JavaScript SDK does this."""
     unsigned = build("CreateAudienceModel", right("CreateAudienceModel"))
     with_hash = sign(unsigned.with_header("X-Amz-Content-SHA256", unsigned.body_sha256), now=NOW)
     check(with_hash)
@@ -182,7 +182,7 @@ def test_a_hash_of_the_body_may_be_sent(create: RawRequest) -> None:
         assert denial(sign(unsigned.with_header("X-Amz-Content-SHA256", lie), now=NOW)).reason == "wrong body"
 
 
-def test_a_clock_may_be_a_quarter_of_an_hour_off(create: RawRequest) -> None:
+def test_a_clock_may_be_15_minutes_off(create: RawRequest) -> None:
     def is_accepted(seconds: int) -> None:
         check(create, NOW + timedelta(seconds=seconds))
 
@@ -197,7 +197,7 @@ def test_the_end_of_a_day_is_no_boundary() -> None:
 # refused
 
 
-def test_a_date_that_is_too_far_off(create: RawRequest) -> None:
+def test_a_date_out_of_range(create: RawRequest) -> None:
     def is_refused(seconds: int) -> None:
         error = denial(create, NOW + timedelta(seconds=seconds))
         assert error.message.startswith("Signature expired")
@@ -301,7 +301,7 @@ def test_any_request_is_refused(path: str, query: str, date: str, host: str) -> 
     denial(RawRequest("GET", path, query, headers))
 
 
-def test_an_unknown_a_disabled_and_a_wrong_key_read_the_same() -> None:
+def test_unknown_disabled_and_wrong_keys_give_the_same_message() -> None:
     request = build("ListAudienceModels", {})
     unknown = denial(sign(request, now=NOW, key_id="AKIAUNKNOWNUNKNOWN22"))
     disabled = denial(sign(request, now=NOW, key_id="AKIADISABLEDDISABLED"))
@@ -316,7 +316,7 @@ def test_an_unknown_a_disabled_and_a_wrong_key_read_the_same() -> None:
     ]
 
 
-def test_an_unknown_key_costs_what_a_known_one_costs() -> None:
+def test_an_unknown_key_takes_as_long_as_a_known_one() -> None:
     request = build("ListAudienceModels", {})
     counts = []
     for signed in (
@@ -334,7 +334,7 @@ def test_an_unknown_key_costs_what_a_known_one_costs() -> None:
     assert counts == [(5, 1)] * 3
 
 
-def test_a_key_is_looked_up_only_for_a_request_that_could_be_right(create: RawRequest) -> None:
+def test_a_key_is_looked_up_only_for_a_wellformed_request(create: RawRequest) -> None:
     def find(key_id: str) -> Key | None:
         raise AssertionError(key_id)
 
@@ -424,7 +424,7 @@ def test_an_amz_header_that_is_not_signed(create: RawRequest) -> None:
     assert denial(create.with_header("X-Amz-Target", "x")).reason == "unsigned header"
 
 
-def test_a_date_that_is_none(create: RawRequest) -> None:
+def test_an_invalid_date(create: RawRequest) -> None:
     def is_refused(date: str) -> None:
         assert denial(create.with_header("X-Amz-Date", date)).reason in {"no date", "wrong scope date"}
 
@@ -441,7 +441,7 @@ def test_a_date_that_is_none(create: RawRequest) -> None:
     )
 
 
-def test_a_date_header_that_is_none() -> None:
+def test_an_invalid_date_header() -> None:
     def is_refused(date: str) -> None:
         request = sign(RawRequest("GET", "/tags/x", headers=(("Date", "later"),)), now=NOW)
         assert denial(request.with_header("Date", date)).reason == "no date"
@@ -450,7 +450,7 @@ def test_a_date_header_that_is_none() -> None:
 
 
 def test_a_session_token_is_refused() -> None:
-    """We issue none, so whoever sends one means another place."""
+    """None are issued here, so the token belongs to another service."""
     with_token = AWSRequest("GET", f"http://{HOST}/tags/x")
     with mock.patch("botocore.auth.get_current_datetime", return_value=NOW):
         SigV4Auth(Credentials(KEY_ID, SECRET, "token"), "cleanrooms-ml", REGION).add_auth(with_token)

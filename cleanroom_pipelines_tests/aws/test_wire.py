@@ -1,8 +1,8 @@
-"""HTTP in and out.
+"""Parsing requests and writing responses.
 
-Contract: what a real botocore client sends is read back equal, and what we write a real botocore client reads
-equal; every constraint of botocore's model, sent without a client's checks, is answered with a ValidationException
-that names the member and never the value; no body, path or query brings anything but an ApiError.
+Contract: parsing restores what a real botocore client sends, and such a client restores what we write; every
+violated constraint of botocore's model gives a ValidationException that names the member and never the value; no
+body, path or query raises anything but an ApiError.
 """
 
 import json
@@ -59,7 +59,7 @@ def client() -> ShortClient:
 
 @each_operation
 @given(name=st.sampled_from(OPERATION_NAMES), data=st.data())
-def test_what_a_client_sends_is_read_back_equal(client: ShortClient, name: str, data: st.DataObject) -> None:
+def test_the_server_reads_what_a_client_sends(client: ShortClient, name: str, data: st.DataObject) -> None:
     parameters = data.draw(inputs(operation_model(name).input_shape))
     request, _ = client.call(name, parameters)
     call = understood(request)
@@ -69,7 +69,7 @@ def test_what_a_client_sends_is_read_back_equal(client: ShortClient, name: str, 
 
 @each_operation
 @given(name=st.sampled_from(OPERATION_NAMES), data=st.data())
-def test_what_is_written_a_client_reads_equal(client: ShortClient, name: str, data: st.DataObject) -> None:
+def test_a_client_reads_what_the_server_writes(client: ShortClient, name: str, data: st.DataObject) -> None:
     shape = operation_model(name).output_shape
     output = data.draw(outputs(shape)) if shape else {}
     answer = write(operations()[name], output, REQUEST_ID, is_strict=True)
@@ -173,7 +173,7 @@ def test_an_unknown_method() -> None:
     )
 
 
-def test_a_label_that_is_no_text() -> None:
+def test_a_label_that_is_not_text() -> None:
     def is_refused(label: str) -> None:
         with pytest.raises(ApiError, match="The path is not percent-encoded UTF-8"):
             route("GET", f"/tags/{label}")
@@ -207,7 +207,7 @@ NO_JSON = [
 ]
 
 
-def test_a_body_that_is_no_json() -> None:
+def test_a_body_that_is_not_json() -> None:
     def is_refused(body: bytes) -> None:
         error = refused(create_model(body))
         assert (error.name, error.message) == (
@@ -218,7 +218,7 @@ def test_a_body_that_is_no_json() -> None:
     assert_each(is_refused, NO_JSON)
 
 
-def test_a_body_that_is_no_object() -> None:
+def test_a_body_that_is_not_an_object() -> None:
     def is_refused(body: bytes) -> None:
         assert refused(create_model(body)).message == "The request body is not a JSON object."
 
@@ -246,7 +246,7 @@ def test_a_body_has_a_limit() -> None:
 
 def test_a_compressed_body_is_refused() -> None:
     request = replace(create_model(b"\x1f\x8b"), headers=(("content-encoding", "GZIP"),))
-    assert refused(request).message == "The request body is compressed; send it as it is."
+    assert refused(request).message == "The request body is compressed; send it uncompressed."
     plain = replace(create_model(json.dumps(CREATE_MODEL).encode()), headers=(("Content-Encoding", "identity"),))
     assert understood(plain).parameters == CREATE_MODEL
 
@@ -259,7 +259,7 @@ def test_an_empty_body_lacks_the_required_members() -> None:
     )
 
 
-def test_an_operation_without_a_body_does_not_look_at_one() -> None:
+def test_an_operation_without_a_body_ignores_one() -> None:
     assert understood(RawRequest("GET", "/audience-model", body=b"\xff{")).parameters == {}
 
 
@@ -280,7 +280,7 @@ def test_unknown_members_are_ignored_and_counted() -> None:
     assert call.parameters == right("CreateConfiguredAudienceModel")
 
 
-def test_an_unknown_member_of_a_union_is_no_member() -> None:
+def test_unknown_members_of_a_union_do_not_count() -> None:
     parameters = right("StartAudienceGenerationJob")
     parameters["seedAudience"]["sqlComputeConfiguration"] = {"serverless": {}}
     error = refused(build("StartAudienceGenerationJob", parameters))
@@ -297,7 +297,7 @@ def test_a_path_member_in_the_body_is_not_the_path_s() -> None:
     assert call.n_unknown == 1
 
 
-def test_a_message_names_a_bounded_number_of_places() -> None:
+def test_a_message_lists_a_limited_number_of_problems() -> None:
     parameters = right("CreateTrainingDataset")
     config = parameters["trainingData"][0]["inputConfig"]
     config["schema"] = [{"columnName": "", "columnTypes": ["X"]} for _ in range(100)]
@@ -307,7 +307,7 @@ def test_a_message_names_a_bounded_number_of_places() -> None:
     assert "'trainingData.1.member.inputConfig.schema.5.member.columnTypes.1.member'" in error.message
 
 
-def test_a_key_of_a_map_is_not_told() -> None:
+def test_a_map_key_is_not_quoted() -> None:
     error = refused(build("TagResource", right("TagResource") | {"tags": {"her@example.com": "v" * 257}}))
     assert "'tags.value'" in error.message
     assert "example" not in error.message
@@ -333,7 +333,7 @@ def test_the_parameters_are_not_in_the_call_s_repr() -> None:
     ),
     st.sampled_from([name for name in OPERATION_NAMES if operations()[name].method in {"POST", "PUT", "PATCH"}]),
 )
-def test_any_json_is_read_or_refused(value: Any, name: str) -> None:
+def test_any_json_is_parsed_or_rejected(value: Any, name: str) -> None:
     request = replace(build(name, right(name)), body=json.dumps(value).encode())
     try:
         assert understood(request).parameters
@@ -473,7 +473,7 @@ NO_TIMESTAMPS = [
 ]
 
 
-def test_no_timestamp() -> None:
+def test_an_invalid_timestamp() -> None:
     def is_refused(value: Any) -> None:
         with pytest.raises(ValueError, match=r"^not a timestamp$"):
             parse_timestamp(value)
@@ -484,7 +484,7 @@ def test_no_timestamp() -> None:
 # answers
 
 
-def test_what_is_written() -> None:
+def test_written_outputs() -> None:
     class Status(StrEnum):
         ACTIVE = "ACTIVE"
 
@@ -513,7 +513,7 @@ def test_what_is_written() -> None:
     }
 
 
-def test_an_answer_without_members() -> None:
+def test_an_empty_output() -> None:
     def has_none(name: str, body: bytes) -> None:
         for output in (None, {}):
             status, headers, written = write(operations()[name], output, REQUEST_ID, is_strict=True)
@@ -523,7 +523,7 @@ def test_an_answer_without_members() -> None:
     assert_each(has_none, [("DeleteAudienceModel", b""), ("StartAudienceExportJob", b""), ("TagResource", b"{}")])
 
 
-def test_strict_refuses_an_output_that_is_not_of_its_shape() -> None:
+def test_strict_rejects_an_output_that_violates_its_shape() -> None:
     def is_held_to_its_shape(name: str) -> None:
         shape, operation = operation_model(name).output_shape, operations()[name]
         whole = example(shape)
@@ -559,7 +559,7 @@ WRONG_METRICS = [
 ]
 
 
-def test_strict_refuses_a_wrong_value_in_an_output() -> None:
+def test_strict_rejects_an_invalid_value_in_an_output() -> None:
     def is_refused(place: str, metrics: dict[str, Any]) -> None:
         output = example(operation_model("GetAudienceGenerationJob").output_shape) | {"metrics": metrics}
         with pytest.raises(ValueError, match=f"'{place}'"):
@@ -568,22 +568,22 @@ def test_strict_refuses_a_wrong_value_in_an_output() -> None:
     assert_each(is_refused, WRONG_METRICS)
 
 
-def test_an_output_where_none_belongs() -> None:
+def test_an_unexpected_output() -> None:
     with pytest.raises(ValueError, match="DeleteAudienceModel has no output"):
         write(operations()["DeleteAudienceModel"], {"x": 1}, REQUEST_ID, is_strict=True)
     assert write(operations()["DeleteAudienceModel"], {"x": 1}, REQUEST_ID)[2] == b""
 
 
-def test_no_number_and_no_zone_are_never_written() -> None:
+def test_nan_and_naive_datetimes_are_never_written() -> None:
     output = example(operation_model("GetAudienceGenerationJob").output_shape)
     operation = operations()["GetAudienceGenerationJob"]
     with pytest.raises(ValueError, match="JSON compliant"):
         write(operation, output | {"metrics": {"relevanceMetrics": [], "recallMetric": math.nan}}, REQUEST_ID)
-    with pytest.raises(ValueError, match="without its zone"):
+    with pytest.raises(ValueError, match="without a time zone"):
         write(operation, output | {"createTime": datetime(2024, 1, 1)}, REQUEST_ID)  # noqa: DTZ001
 
 
-def test_a_client_raises_its_own_class_of_an_error(client: ShortClient) -> None:
+def test_a_client_raises_the_matching_exception_class(client: ShortClient) -> None:
     def is_raised(name: Any) -> None:
         members = {"quotaName": "jobs", "quotaValue": 5.0} if name == "ServiceQuotaExceededException" else {}
         error = ApiError(name, "Say what to do: ü.", members=members)
@@ -604,7 +604,7 @@ def test_a_client_raises_its_own_class_of_an_error(client: ShortClient) -> None:
     )
 
 
-def test_what_is_written_of_an_error() -> None:
+def test_written_errors() -> None:
     error = ApiError(
         "ThrottlingException", members={"quotaName": None}, headers={"Retry-After": "3"}, reason="too many lists"
     )

@@ -59,7 +59,7 @@ def test_the_script_walks_through_the_whole_api(
     assert told["proposed"].endswith("right in 61% instead of 60%")
     assert told["approved by"] == "advertiser.example, publisher.example"
     assert told["privacy budget after"] == "120 units"
-    assert told["refused"].startswith("Other audiences are built on these.")
+    assert told["refused"].startswith("Other audiences depend on these.")
     assert installation.audit.verify().ok
     written = b"".join(lines_of(installation.home.audit))
     for secret in (*tokens, *PEOPLE, "household-"):

@@ -1,7 +1,7 @@
-"""A server on loopback that answers what a test tells it to.
+"""A fake server on loopback that returns queued responses.
 
-Lives here: recording what a client sends, and answering with what was queued, or worked out, for a method.
-Keep out: anything of the real server: these tests are about the client alone.
+Lives here: recording requests, and returning the responses that a test queued or computes for a method.
+Keep out: anything of the real server: these tests are about the client only.
 """
 
 import json
@@ -22,7 +22,7 @@ DROP = "drop the connection"
 
 @dataclass
 class Sent:
-    """A request as it came."""
+    """A received request."""
 
     method: str
     path: str
@@ -37,7 +37,7 @@ class Sent:
 
 @dataclass
 class Answer:
-    """What is sent back, all of it or only a part before the connection breaks."""
+    """A response, possibly cut off by closing the connection."""
 
     status: int = 200
     body: bytes = b""
@@ -55,7 +55,7 @@ def refusal(status: int, type_: str, message: str = "No.", **attributes: Any) ->
 
 
 class FakeServer:
-    """Answers each method with what was queued for it; the last one stays."""
+    """Returns the responses queued for each method; the last one is repeated."""
 
     def __init__(self) -> None:
         self.sent: list[Sent] = []
@@ -64,20 +64,20 @@ class FakeServer:
         self.url = ""
 
     def forget(self) -> None:
-        """Forget what was sent and queued; nothing was asked yet."""
+        """Clear all recorded requests and queued responses."""
         self.sent.clear()
         self._answers.clear()
         self._worked_out.clear()
 
     def answer(self, method: str, *answers: Any) -> None:
-        """Queue answers: an Answer, DROP, or a result as plain data."""
+        """Queue responses: an Answer, DROP, or a result as plain data."""
         self._answers[method] = deque(answers)
 
     def work_out(self, method: str, answer: Callable[[Sent], Answer]) -> None:
         self._worked_out[method] = answer
 
     def of(self, method: str) -> list[Sent]:
-        """What was asked of a method."""
+        """Return the recorded requests of a method."""
         return [sent for sent in self.sent if sent.path == f"{PREFIX}/{method}"]
 
     def next(self, sent: Sent) -> Any:

@@ -1,6 +1,6 @@
-"""A data room of many groups, each with one permission, for tests of the handlers: no run does any work.
+"""A data room of many groups with one permission each, for tests of the handlers without runs.
 
-Lives here: the room, its users, calling as one of them, and closing work as if a run had made it.
+Lives here: the room, its users, calling as one of them, and finishing work as a run would.
 Keep out: fixtures and assertions.
 """
 
@@ -45,23 +45,23 @@ Documents = Mapping[str, Mapping[str, Any]]
 
 
 def email(group: str) -> str:
-    """Who belongs to a group."""
+    """Return the e-mail address of a group's member."""
     return group if "@" in group else f"{group}@media.example"
 
 
 def rule(source: Mapping[str, Any] = SEED, *combinators: Mapping[str, Any]) -> dict[str, Any]:
-    """A rule-based audience without filters."""
+    """Return a rule-based definition without filters."""
     return {"kind": "rule_based", "source": source, "filters": None, "combinators": list(combinators)}
 
 
 def custom(audience_id: str) -> dict[str, str]:
-    """A reference to a custom audience."""
+    """Return a reference to a custom audience."""
     return {"kind": "custom", "id": audience_id}
 
 
 @dataclass
 class MediaWorld:
-    """A room as its groups call it."""
+    """A room and its groups, which call the API."""
 
     installation: Installation
     service: MediaService
@@ -76,9 +76,9 @@ class MediaWorld:
         groups: Mapping[str, Iterable[Permission]] = GROUPS,
         types: Iterable[str] = EVERYTHING,
     ) -> Self:
-        """Create a room of these groups; its owner is the last one.
+        """Create a room of these groups, owned by the last one.
 
-        Who brings its two sides belongs to two organisations of the room's own, so that it shares no budget.
+        The providers of its two sides belong to two new organisations, so that it shares no budget.
         """
         service = MediaService(installation)
         known = {user.email for user in installation.catalog.users.all()}
@@ -106,7 +106,7 @@ class MediaWorld:
         return cls(installation, service, told["id"], ids)
 
     def call(self, group: str, method: str, **params: Any) -> Any:
-        """Call as somebody of a group, or as an e-mail address."""
+        """Call as a member of a group, or as an e-mail address."""
         return self.service.call(email(group), method, params)
 
     def ask(self, group: str, kind: str, **params: Any) -> Any:
@@ -114,24 +114,24 @@ class MediaWorld:
         return self.call(group, "start_job", room_id=self.room, kind=kind, **params)
 
     def upload(self, group: str, content: bytes = b"u,a@b.example\n") -> str:
-        """Bring a file; its hash."""
+        """Upload a file and return its hash."""
         return str(self.service.upload(email(group), [content], "a.csv")["manifest_hash"])
 
     def lab(self, group: str) -> str:
-        """A validated data lab of somebody's; its id."""
+        """Create a validated data lab and return its id."""
         lab = self.call(group, "create_lab", name="lab", datasets={"matching:EMAIL": self.upload(group)})
         self.finish(Kind.DATA_LAB, lab["id"])
         return str(lab["id"])
 
     def provision(self) -> None:
-        """Let both sides be provisioned; the room's version is pending."""
+        """Provision both sides; the room's new version is pending."""
         inputs = {"matching:EMAIL": self.upload("base"), "seeds:EMAIL": self.upload("seed")}
         self.installation.catalog.rooms.provision(self.room, inputs)
 
     def audience(
         self, group: str, definition: Mapping[str, Any] = LOOKALIKE, *, shared: Iterable[str] = (), name: str = ""
     ) -> str:
-        """An audience of a group, whatever it may; its id."""
+        """Create an audience of a group, regardless of its permissions, and return its id."""
         record = self.installation.catalog.resources.create(
             CustomAudienceSpec(
                 name=name or self.installation.token_hex(4),
@@ -153,7 +153,7 @@ class MediaWorld:
         artifacts: Mapping[str, Documents] | None = None,
         files: Mapping[str, bytes] | None = None,
     ) -> int:
-        """Close the newest version as a run would that made these documents; its number."""
+        """Finish the newest version as a run with these documents would, and return its number."""
         catalog = self.installation.catalog
         claim = catalog.work.claim(kind, key, catalog.resources.newest_version(kind, key).number, "run")
         assert claim is not None
@@ -168,7 +168,7 @@ class MediaWorld:
         return claim.number
 
     def fail(self, kind: Kind, key: str, code: StatusCode, message: str) -> None:
-        """Close the newest version as a run would that failed."""
+        """Fail the newest version as a run would."""
         catalog = self.installation.catalog
         claim = catalog.work.claim(kind, key, catalog.resources.newest_version(kind, key).number, "run")
         assert claim is not None
@@ -176,7 +176,7 @@ class MediaWorld:
 
     @property
     def budget(self) -> Budget:
-        """Of the two organisations whose data the room holds."""
+        """Return the budget of the room's two data providers."""
         room = self.installation.catalog.get(DataRoom, self.room)
         pair = room_pair(self.installation, room)
         assert pair is not None
@@ -184,16 +184,16 @@ class MediaWorld:
 
     @property
     def spent(self) -> int:
-        """Tenths of a unit that they have spent."""
+        """Return the tenths of a unit that they have spent."""
         return self.budget.ledger.spent
 
     def lines(self) -> list[dict[str, Any]]:
-        """The audit log."""
+        """Return the entries of the audit log."""
         self.installation.audit.flush()
         return list(self.installation.audit.entries())
 
     def new_lines(self) -> list[dict[str, Any]]:
-        """What the audit log got since this was last asked; a log of many rooms is long to read."""
+        """Return the audit entries since the last call, since a log of many rooms is slow to read."""
         self.installation.audit.flush()
         lines = lines_of(self.installation.home.audit, self.n_read)
         self.n_read += len(lines)
@@ -202,7 +202,7 @@ class MediaWorld:
     def write(
         self, claim: Claim, asset: str, key: str, documents: Documents, files: Mapping[str, bytes] | None = None
     ) -> None:
-        """Publish documents as a run would that holds the claim."""
+        """Publish documents as a run with the claim would."""
         version = f"{claim.number:04d}-{self.installation.token_hex(4)}"
         with self.installation.store.drafting(
             ArtifactReference(asset, key, version),

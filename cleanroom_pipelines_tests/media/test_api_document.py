@@ -1,11 +1,11 @@
-"""Our API against the document that it follows, item by item.
+"""The client's API compared with the document that it follows, item by item.
 
-Contract: every class, method, parameter, default and enum member that the document names exists here, in its
-order; a call that the document allows is allowed. We may add: parameters with defaults, methods, and enum members
-behind the others.
+Contract: every class, method, parameter, default and enum member in the document exists here, in the same order;
+every call that the document allows is allowed. Additions are permitted: parameters with defaults, methods, and
+enum members after the others.
 
-The facts below were taken down from the document by hand. A parameter is written as its name, with `*` before the
-first that only goes by name, and `?` behind one that has a default.
+The facts below were copied from the document manually. A parameter is written as its name, with `*` before the
+first keyword-only one, and `?` after one that has a default.
 """
 
 import ast
@@ -240,7 +240,7 @@ CALLS = [
 
 
 def signature_of(name: str, method: str) -> inspect.Signature:
-    """How it is called by a script: without self or cls."""
+    """Return the signature for callers, without self or cls."""
     cls = getattr(media, name)
     if method == "__init__":
         return inspect.signature(cls)
@@ -251,14 +251,14 @@ def signature_of(name: str, method: str) -> inspect.Signature:
 
 
 def read(parameters: str) -> tuple[list[str], list[str], set[str]]:
-    """Positional parameters, those by name only, and those that may be left out."""
+    """Return positional, keyword-only and optional parameters."""
     positional, _, named = parameters.partition("*")
     optional = {word.rstrip("?") for word in parameters.split() if word.endswith("?")}
     names = [[word.rstrip("?") for word in part.split()] for part in (positional, named)]
     return names[0], names[1], optional
 
 
-def test_the_document_was_taken_down_completely() -> None:
+def test_the_copied_facts_cover_the_whole_document() -> None:
     assert len(CLASSES) + len(ENUMS) == 21
     assert len(CLASSES["MediaDcr"][1]) == 25 + 1
     assert sum(len(methods) for _, methods in CLASSES.values()) == 51
@@ -271,7 +271,7 @@ def test_a_submodule_exists() -> None:
     assert_each(exists, SUBMODULES)
 
 
-def test_a_name_is_where_the_document_has_it() -> None:
+def test_a_name_is_in_the_documented_module() -> None:
     def is_there(place: str, name: str) -> None:
         module = importlib.import_module(f"cleanroom_pipelines.media.{place}")
         assert getattr(module, name) is getattr(media, name)
@@ -280,7 +280,7 @@ def test_a_name_is_where_the_document_has_it() -> None:
     assert_each(is_there, [(place, name) for place, names in PLACES.items() for name in names])
 
 
-def test_a_call_takes_what_the_document_says() -> None:
+def test_a_call_has_the_documented_parameters() -> None:
     def takes_it(name: str, method: str, parameters: str) -> None:
         ours = signature_of(name, method).parameters
         positional, named, optional = read(parameters)
@@ -312,7 +312,7 @@ def test_a_documented_call_is_valid() -> None:
     assert_each(is_valid, CALLS)
 
 
-def test_a_call_gives_what_the_document_says() -> None:
+def test_a_call_returns_the_documented_type() -> None:
     def gives_it(name: str, method: str) -> None:
         told = inspect.signature(getattr(getattr(media, name), method)).return_annotation
         assert RETURNS[name, method] in (told if isinstance(told, str) else inspect.formatannotation(told))
@@ -327,7 +327,7 @@ def test_a_static_call_needs_no_object() -> None:
     assert_each(needs_none, sorted(STATIC))
 
 
-def test_an_enum_has_the_members_in_their_order_with_their_values() -> None:
+def test_enum_members_have_the_documented_order_and_values() -> None:
     def has_them(name: str) -> None:
         kind = getattr(media, name)
         assert issubclass(kind, Enum)
@@ -346,16 +346,16 @@ def test_a_member_is_found_by_its_value() -> None:
     assert_each(is_found, ENUMS)
 
 
-def test_everything_that_is_named_exists() -> None:
+def test_every_exported_name_exists() -> None:
     assert sorted(media.__all__) == media.__all__
     assert all(hasattr(media, name) for name in media.__all__)
 
 
-def test_an_action_is_the_ancestor_of_the_documented_one() -> None:
+def test_the_documented_action_is_an_action() -> None:
     assert issubclass(media.CreateLookalikeAudienceAction, media.Action)
 
 
-def test_the_page_for_other_scripts_names_only_what_exists() -> None:
+def test_the_migration_page_names_only_existing_things() -> None:
     page = Path(media.__file__).with_name("FROM_MEDIA.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 3
@@ -370,7 +370,7 @@ def test_the_page_for_other_scripts_names_only_what_exists() -> None:
     assert spoken_of - known == set()
 
 
-def test_a_script_starts_light() -> None:
+def test_importing_the_client_loads_no_heavy_packages() -> None:
     heavy = {"dagster", "duckdb", "pandas", "lightgbm", "sqlglot", "pyarrow", "numpy", "sqlalchemy", "sklearn"}
     script = "import sys, cleanroom_pipelines.media; print(' '.join({name.split('.')[0] for name in sys.modules}))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

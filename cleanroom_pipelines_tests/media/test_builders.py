@@ -1,7 +1,7 @@
-"""What builders make of what a script says.
+"""Builders of audience definitions.
 
-Contract: the JSON of the definition language, which `audiences.definitions` reads back; a definition knows neither
-name nor sharing; what cannot mean anything is refused where it is typed, with a typed error.
+Contract: builders return valid JSON of the definition language, which `audiences.definitions` can parse; it
+contains neither name nor sharing; an invalid argument raises a typed error at once.
 """
 
 import json
@@ -55,7 +55,7 @@ def a_filter(*values: str) -> Filter:
     return Filter(attribute="segments", values=list(values), operator=FilterOperator.CONTAINS_ANY)
 
 
-def test_a_rule_has_the_json_of_the_language() -> None:
+def test_a_rule_is_valid_json_of_the_definition_language() -> None:
     filters = AudienceFilters(filters=[a_filter("Wine", "wine")], operator=MatchOperator.MATCH_ALL)
     combinator = (
         AudienceCombinatorBuilder(operator=CombineOperator.DIFF, source_audience=CUSTOM)
@@ -100,7 +100,7 @@ def test_a_rule_has_the_json_of_the_language() -> None:
     assert (definition.name, definition.shared_with) == ("Wine, not best", [PUBLISHER])
 
 
-def test_the_other_kinds_have_the_json_of_the_language() -> None:
+def test_other_kinds_are_valid_json_of_the_definition_language() -> None:
     lookalike = LookalikeAudienceBuilder(name="Like", reach=30, source_audience=SEED)
     assert lookalike.build().as_dict() == {
         "kind": "lookalike",
@@ -115,7 +115,7 @@ def test_the_other_kinds_have_the_json_of_the_language() -> None:
     assert exclusion.as_dict() == {"kind": "exclusion", "audience_type": "customers"}
 
 
-def test_a_builder_gives_itself_back_and_shares() -> None:
+def test_builder_methods_return_the_builder_and_share() -> None:
     def does_so(builder: Any) -> None:
         assert builder.build().shared_with == []
         assert builder.with_share_with_participants([PUBLISHER]) is builder
@@ -139,7 +139,7 @@ def test_a_builder_gives_itself_back_and_shares() -> None:
     operators=st.lists(st.sampled_from(CombineOperator), max_size=4),
     match=st.sampled_from(MatchOperator),
 )
-def test_whatever_is_built_is_read_back_by_the_language(
+def test_every_built_definition_can_be_parsed(
     source: str, values: list[str], operators: list[CombineOperator], match: MatchOperator
 ) -> None:
     filters = AudienceFilters(filters=[a_filter(*values)], operator=match)
@@ -157,14 +157,14 @@ def test_whatever_is_built_is_read_back_by_the_language(
 # defects of the original that must not come back
 
 
-def test_a_definition_may_be_shared_with_nobody() -> None:
+def test_a_definition_need_not_be_shared() -> None:
     definition = RuleBasedAudienceDefinition(name="x", source_audience=SEED, shared_with=None)
     assert definition.shared_with == []
     assert RemarketingAudienceDefinition(name="x", source_audience_type="t", shared_with=None).shared_with == []
     assert LookalikeAudienceDefinition(name="x", reach=1, source_audience=SEED, shared_with=None).shared_with == []
 
 
-def test_a_reach_outside_of_1_to_30_is_refused_where_it_is_typed() -> None:
+def test_a_reach_outside_1_to_30_is_rejected_by_the_builder() -> None:
     def is_refused(reach: Any) -> None:
         with pytest.raises(InvalidDefinitionError, match="1 to 30"):
             LookalikeAudienceBuilder(name="x", reach=reach, source_audience=SEED)
@@ -193,7 +193,7 @@ def test_the_other_operators_need_values() -> None:
     )
 
 
-def test_segments_that_differ_by_case_quotes_or_emoji_stay_apart() -> None:
+def test_segments_differing_in_case_quotes_or_emoji_stay_distinct() -> None:
     names = ["Wine", "wine", 'Wine "red"', "Wine 🍷", "it's"]
     assert a_filter(*names).as_dict()["values"] == names
 
@@ -211,7 +211,7 @@ MEANINGLESS = [
 ]
 
 
-def test_what_cannot_mean_anything_is_a_typed_error() -> None:
+def test_an_invalid_definition_raises_a_typed_error() -> None:
     def is_an_error(make: Any) -> None:
         with pytest.raises(InvalidDefinitionError) as caught:
             make()
@@ -222,7 +222,7 @@ def test_what_cannot_mean_anything_is_a_typed_error() -> None:
     assert_each(is_an_error, MEANINGLESS)
 
 
-def test_operators_may_be_given_by_their_wire_value() -> None:
+def test_operators_accept_their_wire_value() -> None:
     given_as_text = Filter(attribute="age", values=["a"], operator="CONTAINS_ANY_OF")  # type: ignore[arg-type]
     assert given_as_text.operator is FilterOperator.CONTAINS_ANY
 
@@ -242,7 +242,7 @@ def test_audiences_are_found_by_type_and_name() -> None:
         assert text not in str(caught.value)
 
 
-def test_a_name_that_two_groups_chose_is_ambiguous() -> None:
+def test_a_name_used_by_two_groups_is_ambiguous() -> None:
     twin = CustomAudience("def456", "Best", "rule_based", {"kind": "rule_based"})
     with pytest.raises(AmbiguousNameError):
         Audiences([CUSTOM, twin]).get_custom_audience("Best")
@@ -250,7 +250,7 @@ def test_a_name_that_two_groups_chose_is_ambiguous() -> None:
         Audiences([SEED, SEED]).get_seed_audience("customers")
 
 
-def test_lookalikes_are_told_from_others() -> None:
+def test_lookalikes_are_distinguished_from_other_audiences() -> None:
     assert Audiences.is_lookalike_audience(CUSTOM)
     assert not Audiences([]).is_lookalike_audience(SEED)
     with pytest.raises(InvalidRequestError):
@@ -289,14 +289,14 @@ def test_statistics_are_read_and_written() -> None:
     assert [each.value for each in statistics.explanation] == ["skiing", "f"]
 
 
-def test_statistics_need_no_more_than_the_document_says() -> None:
+def test_statistics_need_only_the_documented_fields() -> None:
     statistics = LalAudienceStatistics(0.5, [0.0, 1.0], [0.0, 1.0])
     short = LalAudienceStatistics.from_dict({"auc": 0.5, "fpr": [0.0, 1.0], "tpr": [0.0, 1.0]})
     assert statistics == short
     assert statistics.model_dump()["auc"] == 0.5
 
 
-def test_statistics_of_too_few_users_are_read_too() -> None:
+def test_statistics_of_too_few_users_are_parsed() -> None:
     untold = {"reach": 1, "size": None, "tpr": None, "fpr": None}
     told = {"auc": None, "fpr": None, "tpr": None, "reach": [untold], "seed_size": None}
     statistics = LalAudienceStatistics.from_dict(told)

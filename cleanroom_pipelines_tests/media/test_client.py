@@ -1,8 +1,8 @@
-"""The client against a server that does as it is told.
+"""The client, tested with a fake server.
 
-Contract: the token goes with every request and is shown nowhere; what is refused becomes the error of its type;
-what only reads is asked for again, what changes something is not sent twice; jobs are waited for, cancelled and
-told apart; files come whole and unaltered, or not at all.
+Contract: every request carries the token, which is never displayed; an error response raises the class of its
+type; reads are retried, writes are not sent twice; jobs can be awaited, cancelled and distinguished; files are
+downloaded complete and unaltered, or not at all.
 """
 
 import gzip
@@ -118,7 +118,7 @@ def running_server() -> Iterator[FakeServer]:
 
 @pytest.fixture
 def server(running_server: FakeServer) -> FakeServer:
-    """The same server for all, which has forgotten what it was asked and told."""
+    """The shared fake server, cleared for each test."""
     running_server.forget()
     running_server.answer("get_room", ROOM)
     running_server.answer("create_room", ROOM)
@@ -159,7 +159,7 @@ def ended(kind: str = "audience_size", **facts: Any) -> dict[str, Any]:
 # who asks
 
 
-def test_the_token_goes_with_every_request(server: FakeServer, client: Client) -> None:
+def test_every_request_carries_the_token(server: FakeServer, client: Client) -> None:
     assert client.email == "a@example.com"
     [sent] = server.sent
     assert (sent.method, sent.path) == ("POST", "/_cleanroom/media/v1/whoami")
@@ -167,7 +167,9 @@ def test_the_token_goes_with_every_request(server: FakeServer, client: Client) -
     assert sent.params == {}
 
 
-def test_the_token_is_shown_nowhere(server: FakeServer, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_token_is_never_displayed(
+    server: FakeServer, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     shown = [repr(client), str(client), repr(client.__dict__)]
     server.answer("list_rooms", Answer(500, b"oops"))
@@ -200,7 +202,7 @@ UNUSABLE = [
 ]
 
 
-def test_a_client_that_cannot_work_is_not_made() -> None:
+def test_an_incomplete_client_is_rejected() -> None:
     def is_not_made(arguments: Any) -> None:
         with pytest.raises(InvalidRequestError):
             Client(**arguments)
@@ -208,12 +210,12 @@ def test_a_client_that_cannot_work_is_not_made() -> None:
     assert_each(is_not_made, UNUSABLE)
 
 
-def test_a_token_in_the_clear_is_warned_of() -> None:
+def test_an_unencrypted_token_causes_a_warning() -> None:
     with pytest.warns(UserWarning, match="unencrypted"):
         Client("http://cleanroom.example", "t").close()
 
 
-def test_a_path_before_the_api_is_kept(server: FakeServer) -> None:
+def test_a_path_prefix_of_the_url_is_kept(server: FakeServer) -> None:
     with Client(f"{server.url}/behind/", TOKEN) as client, pytest.raises(NotFoundError):
         client.get_data_rooms()
     assert server.sent[0].path == "/behind/_cleanroom/media/v1/list_rooms"
@@ -239,7 +241,7 @@ def serve_from_home(monkeypatch: pytest.MonkeyPatch, transport: Any) -> list[tup
 
 
 class Local:
-    """What a home gives in place of a connection."""
+    """A transport within this process, in place of a connection."""
 
     def __init__(self) -> None:
         self.took: list[tuple[Any, str]] = []
@@ -261,7 +263,7 @@ class Local:
         self.took.append(("closed", ""))
 
 
-def test_a_home_is_reached_through_the_same_calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_local_home_answers_the_same_calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     local = Local()
     opened = serve_from_home(monkeypatch, local)
     file = tmp_path / "seed.csv"
@@ -279,7 +281,7 @@ def test_a_home_is_reached_through_the_same_calls(monkeypatch: pytest.MonkeyPatc
     assert local.took == [(file, "seed.csv"), ("closed", "")]
 
 
-def test_a_certificate_is_checked_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+def test_certificates_are_verified_by_default(tmp_path: Path) -> None:
     certificate = self_signed(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -317,7 +319,7 @@ def self_signed(folder: Path) -> Path:
 # errors
 
 
-def test_an_error_comes_over_the_wire_as_itself() -> None:
+def test_an_error_keeps_its_class_over_the_wire() -> None:
     def comes_as_itself(kind: type[MediaError]) -> None:
         error = kind("What happened.", remedy="What to do.", n_found=3)
         told = error_from_dict(error_as_dict(error), status=status_of(error))
@@ -333,7 +335,7 @@ def test_an_error_comes_over_the_wire_as_itself() -> None:
     )
 
 
-def test_an_error_is_also_the_built_in_one_that_fits() -> None:
+def test_an_error_also_inherits_a_built_in_one() -> None:
     def is_also(kind: type[MediaError], built_in: type[Exception]) -> None:
         assert issubclass(kind, built_in)
 
@@ -353,7 +355,7 @@ def test_an_error_is_also_the_built_in_one_that_fits() -> None:
     )
 
 
-def test_a_refusal_becomes_the_error_of_its_type(server: FakeServer, client: Client) -> None:
+def test_an_error_response_raises_the_class_of_its_type(server: FakeServer, client: Client) -> None:
     def becomes(status: int, type_: str, kind: type[MediaError]) -> None:
         server.answer("list_rooms", refusal(status, type_, "Not this.", limit=4))
         with pytest.raises(MediaError, match=r"Not this\. Do right\.") as caught:
@@ -372,7 +374,7 @@ def test_a_refusal_becomes_the_error_of_its_type(server: FakeServer, client: Cli
     )
 
 
-def test_whatever_comes_is_an_error_of_ours(server: FakeServer, client: Client) -> None:
+def test_any_unexpected_response_raises_a_media_error(server: FakeServer, client: Client) -> None:
     def is_ours(answer: Answer, kind: type[MediaError]) -> None:
         server.sent.clear()
         server.answer("list_rooms", answer)
@@ -398,7 +400,7 @@ def test_whatever_comes_is_an_error_of_ours(server: FakeServer, client: Client) 
     )
 
 
-def test_errors_of_the_core_become_ours() -> None:
+def test_core_errors_become_media_errors() -> None:
     def becomes(error: Exception, kind: type[MediaError]) -> None:
         ours = as_media_error(error)
         assert type(ours) is kind
@@ -416,7 +418,7 @@ def test_errors_of_the_core_become_ours() -> None:
     )
 
 
-def test_what_the_definition_language_refuses_is_a_definition_error() -> None:
+def test_errors_of_the_definition_language_become_definition_errors() -> None:
     with pytest.raises(UsageError) as wrong:
         parse_definition({"kind": "lookalike", "source": {"kind": "seed", "audience_type": ""}, "reach": 5})
     ours = as_media_error(wrong.value)
@@ -426,7 +428,7 @@ def test_what_the_definition_language_refuses_is_a_definition_error() -> None:
     assert type(as_media_error(circle)) is media.InvalidDefinitionError
 
 
-def test_a_fact_that_json_cannot_hold_stays_behind() -> None:
+def test_attributes_that_json_cannot_hold_are_dropped() -> None:
     assert error_as_dict(MediaError("No.", place=Path("x"), limit=3))["attributes"] == {"limit": 3}
 
 
@@ -439,7 +441,7 @@ def unused_url() -> str:
         return f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
-def test_what_only_reads_is_asked_for_again(server: FakeServer, client: Client) -> None:
+def test_reads_are_retried(server: FakeServer, client: Client) -> None:
     def is_asked_again(lost: Any) -> None:
         server.sent.clear()
         server.answer("list_rooms", lost, lost, {"rooms": []})
@@ -449,7 +451,7 @@ def test_what_only_reads_is_asked_for_again(server: FakeServer, client: Client) 
     assert_each(is_asked_again, [DROP, Answer(503, b""), Answer(502, b"")])
 
 
-def test_what_creates_is_not_sent_twice(server: FakeServer, room: MediaDcr) -> None:
+def test_writes_are_not_sent_twice(server: FakeServer, room: MediaDcr) -> None:
     def is_not_sent_twice(lost: Any) -> None:
         server.sent.clear()
         server.answer("create_audience", lost)
@@ -462,7 +464,7 @@ def test_what_creates_is_not_sent_twice(server: FakeServer, room: MediaDcr) -> N
     assert_each(is_not_sent_twice, [DROP, Answer(503, b"")])
 
 
-def test_giving_up_takes_a_few_attempts_with_growing_pauses() -> None:
+def test_retries_are_limited_with_growing_pauses() -> None:
     pauses: list[float] = []
     transport = HttpTransport(unused_url(), TOKEN, sleep=pauses.append)
     with pytest.raises(ServerUnavailableError, match="cannot be reached") as caught:
@@ -472,7 +474,7 @@ def test_giving_up_takes_a_few_attempts_with_growing_pauses() -> None:
     assert pauses == sorted(pauses)
 
 
-def test_a_server_that_asks_to_slow_down_is_obeyed(server: FakeServer) -> None:
+def test_the_retry_after_header_is_respected(server: FakeServer) -> None:
     pauses: list[float] = []
     slow_down = Answer(429, b"", {"Retry-After": "7"})
     server.answer("create_room", slow_down, ROOM)
@@ -484,7 +486,7 @@ def test_a_server_that_asks_to_slow_down_is_obeyed(server: FakeServer) -> None:
         transport.call("create_room", {})
 
 
-def test_every_method_that_only_reads_says_so() -> None:
+def test_every_read_method_is_marked_as_read_only() -> None:
     reading = {method.value for method in Method if method.only_reads}
     looks = {"whoami", "get_room", "list_rooms", "get_lab", "get_provisioning", "get_audit_log"}
     assert reading == looks | {"get_job", "get_job_result", "get_estimate", "list_proposals"}
@@ -503,7 +505,7 @@ def uploads(server: FakeServer) -> FakeServer:
     return server
 
 
-def test_a_file_is_uploaded_as_it_is(uploads: FakeServer, client: Client, tmp_path: Path) -> None:
+def test_a_file_is_uploaded_unchanged(uploads: FakeServer, client: Client, tmp_path: Path) -> None:
     content = b"u1,a@example.com\n" * 100_000
     file = tmp_path / "seed list.csv"
     file.write_bytes(content)
@@ -530,7 +532,7 @@ def test_streams_and_tables_are_uploaded(uploads: FakeServer, client: Client) ->
     assert uploads.sent[-1].body == b'"a"\n'
 
 
-def test_what_is_neither_file_nor_table_is_not_sent(uploads: FakeServer, client: Client) -> None:
+def test_data_that_is_neither_file_nor_table_is_rejected(uploads: FakeServer, client: Client) -> None:
     def is_not_sent(data: Any) -> None:
         with pytest.raises(InvalidRequestError):
             client.upload_dataset(data)
@@ -575,7 +577,7 @@ def test_a_room_is_created_as_described(server: FakeServer, client: Client) -> N
     assert len(server.sent) == 1
 
 
-def test_a_room_tells_of_itself(server: FakeServer, room: MediaDcr) -> None:
+def test_a_room_returns_its_configuration(server: FakeServer, room: MediaDcr) -> None:
     configuration = room.get_configuration()
     assert configuration.collaboration_types == (CollaborationType.INSIGHTS, CollaborationType.LOOKALIKE)
     assert configuration.matching_ids == (MatchingId.EMAIL,)
@@ -589,7 +591,7 @@ def test_a_room_tells_of_itself(server: FakeServer, room: MediaDcr) -> None:
     assert room.get_audit_log()[0]["action"] == "get_insights"
 
 
-def test_ones_own_permission_is_not_that_of_others(server: FakeServer, client: Client) -> None:
+def test_the_callers_own_permission_is_not_counted_for_others(server: FakeServer, client: Client) -> None:
     server.answer("whoami", {"email": "P@example.com"})
     assert not MediaDcr.from_existing("room1", client).can_other_participants_export_audience()
 
@@ -650,7 +652,7 @@ def test_audiences_are_created_shared_and_deleted(server: FakeServer, room: Medi
     }
 
 
-def test_each_kind_of_audience_has_its_call(server: FakeServer, room: MediaDcr) -> None:
+def test_each_kind_of_audience_has_its_own_call(server: FakeServer, room: MediaDcr) -> None:
     server.work_out("create_audience", told_audience)
     rule = media.RuleBasedAudienceBuilder(name="r", source_audience=media.BaseAudience()).build()
     remarketing = media.RemarketingAudienceBuilder(name="m", source_audience_type="t").build()
@@ -662,13 +664,13 @@ def test_each_kind_of_audience_has_its_call(server: FakeServer, room: MediaDcr) 
         room.create_rule_based_audience(remarketing)  # type: ignore[arg-type]
 
 
-def test_an_id_says_more_than_addresses(server: FakeServer, room: MediaDcr) -> None:
+def test_an_id_takes_precedence_over_addresses(server: FakeServer, room: MediaDcr) -> None:
     server.answer("share_audiences", {})
     room.share_audiences([], [Participant(["p@example.com"], [], "whose addresses were changed", id="2")])
     assert server.sent[-1].params["participant_ids"] == ["2"]
 
 
-def test_a_stranger_is_not_shared_with(room: MediaDcr) -> None:
+def test_sharing_with_a_non_participant_is_rejected(room: MediaDcr) -> None:
     with pytest.raises(NotFoundError):
         room.share_audiences([], [Participant(["x@example.com"], [], "stranger")])
 
@@ -719,13 +721,13 @@ def test_other_proposals(server: FakeServer, room: MediaDcr, method: str, kind: 
     assert server.sent[-1].params == {"room_id": "room1", "kind": kind}
 
 
-def test_new_figures_of_the_base_are_asked_for(server: FakeServer, room: MediaDcr) -> None:
+def test_base_figures_are_renewed(server: FakeServer, room: MediaDcr) -> None:
     server.answer("renew_base_figures", {"privacy": {}})
     room.renew_base_figures()
     assert server.sent[-1].params == {"room_id": "room1"}
 
 
-def test_a_price_is_asked_for(server: FakeServer, room: MediaDcr) -> None:
+def test_a_price_is_estimated(server: FakeServer, room: MediaDcr) -> None:
     server.answer("get_estimate", {"units": 62, "is_at_most": True, "left": 90, "is_affordable": True})
     like = media.LookalikeAudienceBuilder(name="l", reach=5, source_audience=SEED).build()
     price = room.estimate("audience_size", definition=like.as_dict())
@@ -739,7 +741,7 @@ def test_a_price_is_asked_for(server: FakeServer, room: MediaDcr) -> None:
     assert server.of("start_job") == []
 
 
-def test_a_budget_says_what_is_left_and_what_it_proves(server: FakeServer, room: MediaDcr) -> None:
+def test_a_budget_shows_the_remaining_units_and_the_bound(server: FakeServer, room: MediaDcr) -> None:
     ledger = {"spent": 12.5, "total": 100, "left": 87.5, "pair": ["a", "b"], "period": "month"}
     server.answer("get_room", ROOM | {"ledger": ledger | {"bound": {"right_at_most": 0.6}}})
     budget = room.get_privacy_budget()
@@ -750,7 +752,7 @@ def test_a_budget_says_what_is_left_and_what_it_proves(server: FakeServer, room:
 # jobs
 
 
-def test_a_job_is_started_when_it_is_made_and_only_then(server: FakeServer, room: MediaDcr) -> None:
+def test_a_job_starts_once_when_it_is_created(server: FakeServer, room: MediaDcr) -> None:
     server.answer("start_job", running())
     job = room.get_audience_size(SEED)
     assert server.sent[-1].params == {
@@ -765,7 +767,7 @@ def test_a_job_is_started_when_it_is_made_and_only_then(server: FakeServer, room
     assert len(server.of("start_job")) == 1
 
 
-def test_a_job_is_waited_for(server: FakeServer, room: MediaDcr) -> None:
+def test_waiting_for_a_job(server: FakeServer, room: MediaDcr) -> None:
     server.answer("start_job", running(progress=0.0))
     server.answer("get_job", running(), running(), running(), running(), ended())
     server.answer("get_job_result", {"size": 120, "noise": {"within": 23}, "reason": None})
@@ -789,7 +791,7 @@ def test_a_room_is_declined(server: FakeServer, room: MediaDcr) -> None:
     assert sent.body == b'{"room_id":"room1"}'
 
 
-def test_who_waits_is_told_the_place_in_the_queue(
+def test_the_position_in_the_queue_is_shown_while_waiting(
     server: FakeServer, room: MediaDcr, caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting = running(stage="waiting", progress=0.0, place=3)
@@ -797,7 +799,7 @@ def test_who_waits_is_told_the_place_in_the_queue(
     server.answer("get_job", waiting)
     job = room.get_audience_size(SEED)
     assert (job.stage, job.place) == ("waiting", 3)
-    with pytest.raises(JobTimeoutError, match="it goes on, waiting, place 3 in the queue"):
+    with pytest.raises(JobTimeoutError, match="still running, waiting, place 3 in the queue"):
         job.wait_for_completion(timeout=0, sleep_interval=0.001)
     assert "waiting, place 3 in the queue" in repr(job)
     server.answer("get_job", waiting, waiting, running(), ended())
@@ -805,20 +807,20 @@ def test_who_waits_is_told_the_place_in_the_queue(
     with caplog.at_level("INFO", logger="cleanroom_pipelines.media"):
         assert job.result() == 120
     assert [record.getMessage() for record in caplog.records] == [
-        "The job is not done, waiting, place 3 in the queue.",
-        "The job is not done, counting.",
+        "The job is still running, waiting, place 3 in the queue.",
+        "The job is still running, counting.",
     ]
     assert "place" not in repr(job)
 
 
-def test_a_result_waits_for_itself(server: FakeServer, room: MediaDcr) -> None:
+def test_a_result_waits_for_its_job(server: FakeServer, room: MediaDcr) -> None:
     server.answer("start_job", running())
     server.answer("get_job", running(), ended())
     server.answer("get_job_result", {"size": 120})
     assert room.get_audience_size(SEED).result() == 120
 
 
-def test_a_size_that_is_not_told_is_none(server: FakeServer, room: MediaDcr) -> None:
+def test_a_withheld_size_is_none(server: FakeServer, room: MediaDcr) -> None:
     def is_none(reason: str) -> None:
         server.answer("start_job", ended())
         server.answer("get_job_result", {"size": None, "noise": {}, "reason": reason})
@@ -837,7 +839,7 @@ def test_a_draft_is_sized_without_being_saved(server: FakeServer, room: MediaDcr
     assert server.sent[-1].params["definition"] == draft.as_dict()
 
 
-def test_a_job_that_takes_too_long_goes_on(server: FakeServer, room: MediaDcr) -> None:
+def test_a_job_keeps_running_after_a_timeout(server: FakeServer, room: MediaDcr) -> None:
     server.answer("start_job", running())
     server.answer("get_job", running())
     with pytest.raises(JobTimeoutError) as caught:
@@ -846,7 +848,7 @@ def test_a_job_that_takes_too_long_goes_on(server: FakeServer, room: MediaDcr) -
     assert server.of("cancel_job") == []
 
 
-def test_a_failed_job_raises_what_stopped_it(server: FakeServer, room: MediaDcr) -> None:
+def test_a_failed_job_raises_its_cause(server: FakeServer, room: MediaDcr) -> None:
     error = {
         "type": "TooFewUsersError",
         "message": "Too few.",
@@ -871,7 +873,7 @@ def test_a_failure_without_a_type_is_a_job_failed_error(server: FakeServer, room
         room.get_insights().result()
 
 
-def test_a_failure_of_a_job_survives_the_way_between_processes() -> None:
+def test_a_job_failure_can_be_pickled() -> None:
     failure = job_failure(TooFewUsersError("Too few.", remedy="Bring more.", least=40))
     again = pickle.loads(pickle.dumps(failure))
     assert type(again) is type(failure)
@@ -927,7 +929,7 @@ RESULTS: dict[str, tuple[str, Any]] = {
 }  # fmt: skip
 
 
-def test_an_answer_has_the_shape_of_the_contract(server: FakeServer, room: MediaDcr) -> None:
+def test_results_have_the_contracts_format(server: FakeServer, room: MediaDcr) -> None:
     def has_the_shape(kind: str) -> None:
         call, told = RESULTS[kind]
         server.answer("start_job", ended(kind))
@@ -948,7 +950,7 @@ def _as_lists(value: Any) -> Any:
     return [_as_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def test_audiences_and_reports_are_answers_too(server: FakeServer, room: MediaDcr) -> None:
+def test_audiences_and_reports_are_results_too(server: FakeServer, room: MediaDcr) -> None:
     server.answer("start_job", ended())
     custom = {"id": "a", "name": "Like", "kind": "lookalike", "definition": {"kind": "lookalike"}}
     seed = {"kind": "seed", "audience_type": "customers", "size": None, "created_at": "t", "is_empty": None}
@@ -990,7 +992,7 @@ def test_a_user_list_is_a_list_of_ids(server: FakeServer, room: MediaDcr) -> Non
     assert server.sent[-1].headers["authorization"] == f"Bearer {TOKEN}"
 
 
-def test_options_of_a_user_list_are_told(server: FakeServer, room: MediaDcr) -> None:
+def test_options_of_a_user_list_are_sent(server: FakeServer, room: MediaDcr) -> None:
     deliver(server, {})
     room.get_audience_user_list(SEED, destination="google", gzip=True, max_rows=10, holdout="10%", delta_from="j0")
     assert server.of("start_job")[-1].params["options"] == {
@@ -1012,7 +1014,7 @@ def test_files_are_downloaded_whole(server: FakeServer, room: MediaDcr, tmp_path
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(files)
 
 
-def test_a_download_that_breaks_is_begun_again(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
+def test_a_broken_download_is_restarted(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
     body = b"u1\n" * 1000
     deliver(server, {"part-00000.csv": body})
     longer = Answer(body=body + b"u2\n")
@@ -1021,7 +1023,7 @@ def test_a_download_that_breaks_is_begun_again(server: FakeServer, room: MediaDc
     assert path.read_bytes() == body
 
 
-def test_an_altered_file_is_not_kept(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
+def test_an_altered_file_is_discarded(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
     def is_not_kept(body: bytes) -> None:
         deliver(server, {"part-00000.csv": b"u1\n"})
         server.answer("jobs/job1/files/part-00000.csv", Answer(body=body))
@@ -1046,13 +1048,13 @@ def test_a_file_cannot_be_written_elsewhere(server: FakeServer, room: MediaDcr, 
     assert_each(is_not_written, ["../escaped.csv", "/etc/x", "..", "a\\b.csv", ""])
 
 
-def test_files_for_a_destination_are_no_list_of_ids(server: FakeServer, room: MediaDcr) -> None:
+def test_files_for_a_destination_are_not_a_list_of_ids(server: FakeServer, room: MediaDcr) -> None:
     deliver(server, {"part-00000.parquet": b"PAR1"})
     with pytest.raises(InvalidRequestError, match="download"):
         room.get_audience_user_list(SEED).result()
 
 
-def test_a_refused_download_is_told(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
+def test_a_rejected_download_raises_its_error(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
     deliver(server, {"part-00000.csv": b"u1\n"})
     server.answer("jobs/job1/files/part-00000.csv", refusal(403, "PermissionDeniedError"))
     with pytest.raises(PermissionDeniedError):
@@ -1076,7 +1078,7 @@ def built_lab(client: Client) -> DataLab:
     )
 
 
-def test_a_lab_is_brought_and_validated(uploads: FakeServer, client: Client, tmp_path: Path) -> None:
+def test_a_lab_is_provisioned_and_validated(uploads: FakeServer, client: Client, tmp_path: Path) -> None:
     files = {}
     for dataset in ("matching", "segments", "demographics", "embeddings"):
         files[f"{dataset}_data_path"] = tmp_path / f"{dataset}.csv"
@@ -1119,7 +1121,7 @@ def test_a_lab_is_brought_and_validated(uploads: FakeServer, client: Client, tmp
     assert DataLab.from_existing("lab1", client).is_validation_passed
 
 
-def test_a_lab_that_does_not_pass_says_why(server: FakeServer, client: Client) -> None:
+def test_a_failed_lab_has_reports(server: FakeServer, client: Client) -> None:
     report = {"version": "v0", "report": {"outcome": "FAILED"}}
     known = {"id": "lab1", "name": "Groceries", "is_validated": False, "reports": {"matching": report}}
     server.answer("get_lab", known)
@@ -1150,9 +1152,7 @@ def test_several_kinds_of_matching_ids_need_a_file_each(
     assert set(uploads.sent[-1].params["datasets"]) == {"matching:EMAIL", "matching:PHONE_NUMBER"}
 
 
-def test_datasets_that_were_not_announced_are_not_sent(
-    uploads: FakeServer, client: Client, tmp_path: Path
-) -> None:
+def test_undeclared_datasets_are_rejected(uploads: FakeServer, client: Client, tmp_path: Path) -> None:
     file = tmp_path / "x.csv"
     file.write_text("x\n")
     lab = DataLabBuilder(client).with_name("Plain").with_matching_id_format(MatchingId.STRING).build()
@@ -1163,7 +1163,7 @@ def test_datasets_that_were_not_announced_are_not_sent(
     assert uploads.sent == []
 
 
-def test_a_length_of_embeddings_is_a_whole_number(client: Client) -> None:
+def test_the_length_of_embeddings_is_a_whole_number(client: Client) -> None:
     def is_refused(n: Any) -> None:
         with pytest.raises(InvalidRequestError):
             DataLabBuilder(client).with_embeddings(n)

@@ -1,7 +1,8 @@
-"""Contract: contracts/privacy.md, sections 3 to 5: what lists and answers together must not tell, in a real room.
+"""Contract: contracts/privacy.md, sections 3 to 5: what lists and results together must not disclose, in a real
+room.
 
-A list in place is an answer that was paid and tells nothing more; a changed seed is another question, paid anew;
-what reveals by design says so wherever it is read; a spent budget gives nothing more, however a question is put.
+A list discloses no more than the result that was paid; a changed seed is a new question and paid again; whatever
+discloses by design is labelled everywhere; a spent budget returns nothing more, however a question is phrased.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ LIKE = {"kind": "lookalike", "source": {"kind": "seed", "audience_type": "loyal"
 
 
 class Asking:
-    """The advertiser, and the worker that answers."""
+    """The advertiser's requests, and the worker that executes them."""
 
     def __init__(self, world: RoomWorld) -> None:
         self.world = world
@@ -47,13 +48,13 @@ class Asking:
         return float(self.call("get_room")["ledger"]["spent"])
 
     def kinds(self) -> list[str]:
-        """What was paid, in words."""
+        """Return the kinds of the paid questions."""
         catalog = self.world.installation.catalog
         (pair,) = catalog.pairs.all()
         return sorted(line.kind for line in catalog.pairs.ledger_lines(pair.id))
 
     def listed(self, audience_id: str) -> tuple[list[str], list[str]]:
-        """The lines of a list in their order, and what it says that it reveals."""
+        """Return the lines of a list in order, and its declared disclosures."""
         job = self.call("start_job", kind="user_list", audience={"kind": "custom", "id": audience_id})
         self.world.run()
         told = self.call("get_job_result", job_id=job["id"])
@@ -74,7 +75,7 @@ def asking(data_room: RoomWorld) -> Iterator[Asking]:
     data_room.installation.audit.close()
 
 
-def test_a_lookalike_is_in_place_ordered_by_nothing_and_paid_once_for_all_reaches(asking: Asking) -> None:
+def test_a_lookalike_list_is_unordered_and_paid_once_for_all_reaches(asking: Asking) -> None:
     world = asking.world
     before = asking.price("audience_size", definition=LIKE | {"exclude_seed_audience": False})
     assert before["is_at_most"], "the size of the seed, from which the price follows, is not paid"
@@ -103,8 +104,8 @@ def test_a_lookalike_is_in_place_ordered_by_nothing_and_paid_once_for_all_reache
     assert asking.spent() == after, "every reach, list and figure of one seed is free"
 
 
-def test_one_customer_more_is_another_question_and_paid_anew(asking: Asking) -> None:
-    """Comparing two lists compares two noised vectors, and both were paid."""
+def test_a_changed_seed_is_a_new_question_and_paid_again(asking: Asking) -> None:
+    """Comparing two lists compares two noisy vectors, and both were paid."""
     world = asking.world
     asking.create("like", {**LIKE, "exclude_seed_audience": False})
     world.run()
@@ -137,7 +138,7 @@ def test_one_customer_more_is_another_question_and_paid_anew(asking: Asking) -> 
     assert asking.kinds().count("lookalike") == 2
 
 
-def test_a_renamed_type_and_the_same_file_again_start_nothing_anew(asking: Asking) -> None:
+def test_renaming_a_type_or_repeating_a_file_is_free(asking: Asking) -> None:
     world = asking.world
     size = asking.answer("audience_size", definition={"kind": "remarketing", "audience_type": "loyal"})
     spent = asking.spent()
@@ -168,7 +169,7 @@ def test_two_types_with_the_same_ids_are_one_seed(asking: Asking) -> None:
     assert asking.spent() == spent
 
 
-def test_what_reveals_says_so_in_the_manifest_the_answer_and_the_page(asking: Asking) -> None:
+def test_disclosing_lists_are_labelled_everywhere(asking: Asking) -> None:
     world = asking.world
     rule = {
         "kind": "rule_based",
@@ -200,7 +201,7 @@ def test_what_reveals_says_so_in_the_manifest_the_answer_and_the_page(asking: As
         assert shown == [label]
 
 
-def test_the_full_ensemble_needs_both_approvals_and_says_so(asking: Asking) -> None:
+def test_the_full_ensemble_needs_both_approvals_and_is_labelled(asking: Asking) -> None:
     world = asking.world
     like = asking.create("like", {**LIKE, "exclude_seed_audience": False})
     world.run()
@@ -215,7 +216,7 @@ def test_the_full_ensemble_needs_both_approvals_and_says_so(asking: Asking) -> N
     assert len(users) < len(private)
 
 
-def test_the_budget_ends_and_both_providers_refill_it(asking: Asking) -> None:
+def test_both_providers_can_refill_a_spent_budget(asking: Asking) -> None:
     catalog = asking.world.installation.catalog
     definition = {"kind": "remarketing", "audience_type": "loyal"}
 
@@ -255,7 +256,7 @@ def test_the_budget_ends_and_both_providers_refill_it(asking: Asking) -> None:
     assert asking.call("get_room")["ledger"]["total"] == 105
 
 
-def test_deleting_says_what_is_built_on_it_and_no_more(asking: Asking) -> None:
+def test_deleting_names_only_the_dependents(asking: Asking) -> None:
     lookalike = asking.create("like", {**LIKE, "exclude_seed_audience": False})
     rule = {
         "kind": "rule_based",
@@ -273,7 +274,7 @@ def test_deleting_says_what_is_built_on_it_and_no_more(asking: Asking) -> None:
     assert asking.world.installation.catalog.rooms.custom_audiences(asking.world.room.id) == ()
 
 
-def test_drafts_go_after_a_day(asking: Asking) -> None:
+def test_drafts_are_deleted_after_a_day(asking: Asking) -> None:
     asking.answer("audience_size", definition={"kind": "remarketing", "audience_type": "loyal"})
     installation = asking.world.installation
     assert len(installation.catalog.rooms.custom_audiences(asking.world.room.id, hidden=True)) == 1
@@ -293,7 +294,7 @@ def test_the_audit_view_names_no_definition_of_others(asking: Asking) -> None:
     assert all(entry["at"] for entry in mine)
 
 
-def test_a_definition_says_when_what_it_names_is_gone(asking: Asking) -> None:
+def test_a_definition_warns_about_missing_data(asking: Asking) -> None:
     world = asking.world
 
     def warnings() -> dict[str, int]:

@@ -1,9 +1,9 @@
 """The handlers without HTTP: permissions, jobs, the ledger, the audit log and parameters.
 
-Contract: contracts/media.md, section 3, and contracts/privacy.md, sections 4 and 5, held against the server. Who
-may do what is the table there, cell by cell; what may not be done, what is another room's and what does not exist
-is one error; every call leaves a line without names; an answer is charged once a question to the pair of
-organisations whose data it tells of; parameters are checked and never repeated.
+Contract: contracts/media.md, section 3, and contracts/privacy.md, sections 4 and 5. Permissions follow the table
+there, cell by cell; a forbidden call, another room's object and a missing object give the same error; every call
+has an audit entry without names; each question is charged once, to the two organisations whose data it concerns;
+parameters are checked and never quoted.
 """
 
 import itertools
@@ -70,7 +70,7 @@ def priced(kind: str, about: dict[str, Any] | None = None) -> Callable[[MediaWor
 
 
 def take_in(world: MediaWorld, digests: dict[str, str] | None = None) -> None:
-    """Let what both sides provided be taken in, if it is not yet; types of seeds by the digest of their ids."""
+    """Ingest what both sides provided, if necessary; types of seeds by the digest of their ids."""
     digests = digests or {"loyal": "l"}
     seeds = {"digests": digests, "seeds": {"by_type": dict.fromkeys(digests, 500)}}
     if world.installation.catalog.resources.newest_version(Kind.DATA_ROOM, world.room).status == "CREATE_PENDING":
@@ -128,7 +128,7 @@ TABLE: dict[str, Cell] = {
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """An installation in which each test has a room of its own."""
+    """An installation in which each test has its own room."""
     home = tmp_path_factory.mktemp("media") / "home"
     shared = Installation(Settings(home, seed_floor=1, max_rooms=10_000, max_labs=10_000, max_uploads=10_000))
     shared.catalog.database.stay_connected()  # as a server does
@@ -143,7 +143,7 @@ def world(shared: Installation) -> MediaWorld:
 
 
 def told_of(call: Callable[[], object]) -> dict[str, Any]:
-    """The error of a call, as it goes over the wire."""
+    """Return the error of a call in its wire format."""
     with pytest.raises(errors.MediaError) as raised:
         call()
     return error_as_dict(raised.value)
@@ -152,7 +152,7 @@ def told_of(call: Callable[[], object]) -> dict[str, Any]:
 # who may do what
 
 
-def test_each_group_may_what_its_permission_says(shared: Installation) -> None:
+def test_each_group_may_do_what_its_permission_allows(shared: Installation) -> None:
     def may_what_it_says(_: str, cell: Cell) -> None:
         world = MediaWorld.open(shared)
         world.provision()
@@ -177,18 +177,18 @@ def test_each_group_may_what_its_permission_says(shared: Installation) -> None:
     assert_each(may_what_it_says, TABLE.items())
 
 
-def test_every_method_about_a_room_stands_in_the_table() -> None:
+def test_every_room_method_is_in_the_permission_table() -> None:
     elsewhere = {"whoami", "create_room", "list_rooms", "create_lab", "get_lab", "start_lab", "decline_room"}
     about_jobs = {"get_job", "get_job_result", "cancel_job"}
     assert {method for method, _, _ in TABLE.values()} == {each.value for each in Method} - elsewhere - about_jobs
 
 
-def test_rooms_are_listed_for_who_is_in_them(world: MediaWorld) -> None:
+def test_rooms_are_listed_for_their_participants(world: MediaWorld) -> None:
     assert world.room in {each["id"] for each in world.call("quality", "list_rooms")["rooms"]}
     assert world.call(STRANGER, "list_rooms") == {"rooms": []}
 
 
-def test_who_declines_is_in_the_room_no_more(world: MediaWorld) -> None:
+def test_declining_removes_the_caller_from_the_room(world: MediaWorld) -> None:
     job = world.ask("create", "audience_size", audience=SEED)
     theirs = world.audience("create")
     world.new_lines()
@@ -221,7 +221,7 @@ def declined_as(world: MediaWorld, group: str) -> list[str]:
     return [each for participant in told for each in participant.get("declined", ())]
 
 
-def test_what_a_side_brought_goes_with_the_last_of_it(world: MediaWorld) -> None:
+def test_a_sides_data_is_deleted_with_its_last_member(world: MediaWorld) -> None:
     catalog = world.installation.catalog
     world.finish(Kind.DATA_ROOM, world.room)
     assert world.call("owner", "get_provisioning", room_id=world.room) == {"base": True, "seeds": True}
@@ -243,7 +243,7 @@ def test_the_owner_does_not_decline(world: MediaWorld) -> None:
     )
 
 
-def test_a_user_has_so_many_rooms_labs_and_uploads(tmp_path: Path) -> None:
+def test_quotas_on_rooms_labs_and_uploads(tmp_path: Path) -> None:
     home = Settings(tmp_path / "home", seed_floor=1, max_rooms=1, max_labs=2, max_uploads=3)
     world = MediaWorld.open(Installation(home))
 
@@ -269,7 +269,7 @@ def test_a_user_has_so_many_rooms_labs_and_uploads(tmp_path: Path) -> None:
     assert refused == ["create_room", "upload", "upload", "create_lab"]
 
 
-def test_a_job_that_waits_has_a_place_in_the_queue(tmp_path: Path) -> None:
+def test_a_queued_job_has_a_position(tmp_path: Path) -> None:
     world = MediaWorld.open(Installation(Settings(tmp_path / "home", seed_floor=1)))
     jobs = []
     for name in ("first", "second"):
@@ -281,7 +281,7 @@ def test_a_job_that_waits_has_a_place_in_the_queue(tmp_path: Path) -> None:
     assert (told["status"], told["stage"], told["place"]) == ("Running", "waiting", 2)
 
 
-def test_a_job_is_its_users_alone(world: MediaWorld) -> None:
+def test_a_job_is_visible_to_its_user_only(world: MediaWorld) -> None:
     def is_its_user_s(method: str) -> None:
         job = world.ask("create", "data_attributes")["id"]
         unknown = told_of(lambda: world.call("overlap", method, job_id="no-such-job"))
@@ -292,7 +292,7 @@ def test_a_job_is_its_users_alone(world: MediaWorld) -> None:
     assert_each(is_its_user_s, ["get_job", "get_job_result", "cancel_job"])
 
 
-def test_a_lab_is_its_owners_alone(world: MediaWorld) -> None:
+def test_a_lab_is_visible_to_its_owner_only(world: MediaWorld) -> None:
     def is_its_owner_s(method: str) -> None:
         lab = world.lab("base")
         unknown = told_of(lambda: world.call("base", method, lab_id="no-such-lab"))
@@ -302,7 +302,7 @@ def test_a_lab_is_its_owners_alone(world: MediaWorld) -> None:
     assert_each(is_its_owner_s, ["get_lab", "start_lab"])
 
 
-def test_an_upload_is_its_owners_alone(world: MediaWorld) -> None:
+def test_an_upload_is_usable_by_its_owner_only(world: MediaWorld) -> None:
     theirs = world.upload("create")
     unknown = told_of(lambda: world.call("base", "create_lab", name="l", datasets={"matching:EMAIL": "0" * 32}))
     assert (
@@ -312,7 +312,7 @@ def test_an_upload_is_its_owners_alone(world: MediaWorld) -> None:
     assert told_of(lambda: world.call("seed", "provision_seeds", room_id=world.room, datasets=datasets)) == unknown
 
 
-def test_a_lab_of_somebody_else_or_not_validated_is_not_provisioned(world: MediaWorld) -> None:
+def test_only_ones_own_validated_lab_is_provisioned(world: MediaWorld) -> None:
     theirs = world.lab("create")
     with pytest.raises(errors.PermissionDeniedError):
         world.call("base", "provision_base", room_id=world.room, lab_id=theirs)
@@ -324,7 +324,7 @@ def test_a_lab_of_somebody_else_or_not_validated_is_not_provisioned(world: Media
 # audiences
 
 
-def test_audiences_are_seen_by_their_group_and_by_whom_they_are_shared_with(world: MediaWorld) -> None:
+def test_audiences_are_visible_to_their_group_and_those_they_are_shared_with(world: MediaWorld) -> None:
     audience = world.audience("create", shared=["overlap"])
     world.finish(Kind.DATA_ROOM, world.room)
 
@@ -340,7 +340,7 @@ def test_audiences_are_seen_by_their_group_and_by_whom_they_are_shared_with(worl
         world.call("create", "share_audiences", **share, participant_ids=["ffff"])
 
 
-def test_what_is_not_seen_is_as_if_it_did_not_exist(world: MediaWorld) -> None:
+def test_an_invisible_audience_looks_nonexistent(world: MediaWorld) -> None:
     hidden = world.audience("owner")
     calls: list[Callable[[str], Any]] = [
         lambda key: world.ask("create", "audience_size", audience=custom(key)),
@@ -372,7 +372,7 @@ def test_only_its_group_shares_or_deletes_an_audience(shared: Installation) -> N
             world.call("two", method, room_id=world.room, audience_ids=[audience])
 
 
-def test_dependents_are_named_only_to_who_sees_them(shared: Installation) -> None:
+def test_only_visible_dependents_are_named(shared: Installation) -> None:
     both = {"one": (Permission.CREATE_CUSTOM_AUDIENCE,), "two": (Permission.CREATE_CUSTOM_AUDIENCE,)}
     world = MediaWorld.open(shared, both)
 
@@ -410,7 +410,7 @@ NEEDED = {
 }
 
 
-def test_a_room_makes_only_the_audiences_it_is_for(shared: Installation) -> None:
+def test_a_room_creates_only_the_audiences_it_allows(shared: Installation) -> None:
     def makes_only_those(kind: str) -> None:
         definition, needed = NEEDED[kind]
         for types in ([needed], [each for each in CollaborationType if each is not needed]):
@@ -438,7 +438,7 @@ EXPORTS = {
 }
 
 
-def test_a_revealing_list_needs_a_room_that_is_for_it(shared: Installation) -> None:
+def test_a_disclosing_list_needs_a_room_that_allows_it(shared: Installation) -> None:
     def needs_it(kind: str, on: CollaborationType) -> None:
         definition, needed = EXPORTS[kind]
         world = MediaWorld.open(shared, {"export": GROUPS["export"]}, [on.value, "ENABLE_OVERLAP"])
@@ -474,7 +474,7 @@ BOTH_SIDES = {
 
 
 def listed(world: MediaWorld, creator: str, reader: str, definition: dict[str, Any] = WITHOUT_SEED) -> bool:
-    """Whether somebody may list what somebody else created and shared."""
+    """Check whether a participant may export what another one created and shared."""
     audience = world.audience(creator, definition, shared=[reader])
     try:
         return bool(world.ask(reader, "user_list", audience=custom(audience))["status"] == "Running")
@@ -482,8 +482,10 @@ def listed(world: MediaWorld, creator: str, reader: str, definition: dict[str, A
         return False
 
 
-def test_a_lookalike_without_its_seed_goes_from_the_seeds_provider_to_the_bases(shared: Installation) -> None:
-    """It tells who of the similar users is a customer: the seed's provider may tell that to the base's."""
+def test_a_lookalike_without_its_seed_is_exported_from_the_seeds_to_the_bases_provider(
+    shared: Installation,
+) -> None:
+    """It discloses which similar users are customers; the seed's provider may tell the base's."""
     world = MediaWorld.open(shared, BOTH_SIDES, ["ENABLE_LOOKALIKE_AUDIENCES", "ENABLE_OVERLAP"])
     world.provision()
     may = {(a, b) for a, b in itertools.product(BOTH_SIDES, repeat=2) if listed(world, a, b)}
@@ -495,14 +497,14 @@ def test_a_lookalike_without_its_seed_goes_from_the_seeds_provider_to_the_bases(
     assert not listed(world, "agency", "agency", mixed), "in place less without is the seed"
 
 
-def test_a_lookalike_without_its_seed_goes_to_all_in_a_room_that_is_for_exclusion(shared: Installation) -> None:
+def test_a_lookalike_without_its_seed_is_exported_to_all_if_exclusion_is_allowed(shared: Installation) -> None:
     world = MediaWorld.open(shared, BOTH_SIDES, ["ENABLE_LOOKALIKE_AUDIENCES", "ENABLE_EXCLUSION_TARGETING"])
     world.provision()
     assert all(listed(world, a, b) for a, b in itertools.product(BOTH_SIDES, repeat=2))
 
 
 def test_a_second_type_with_the_same_ids_is_the_same_seed(shared: Installation) -> None:
-    """Union and difference of two names of one seed leave nothing of it, whatever a room is for."""
+    """Union and difference of two types with the same ids are handled as one seed, in any room."""
     world = MediaWorld.open(shared, BOTH_SIDES, ["ENABLE_LOOKALIKE_AUDIENCES", "ENABLE_RULED_BASED_AUDIENCES"])
     world.provision()
     take_in(world, {"loyal": "same", "again": "same", "other": "else"})
@@ -545,7 +547,7 @@ def answer(world: MediaWorld, group: str, kind: str, **about: Any) -> Any:
 
 
 def size_of(world: MediaWorld, audience: str) -> dict[str, Any]:
-    """An answer without what it says of the budget."""
+    """Return a result without its budget fields."""
     told = answer(world, "create", "audience_size", audience=custom(audience))
     return {name: value for name, value in told.items() if name != "privacy"}
 
@@ -597,7 +599,7 @@ def test_every_line_of_the_ledger_is_in_the_audit_log(world: MediaWorld) -> None
     assert world.installation.audit.verify().ok
 
 
-def test_a_new_room_begins_with_what_its_two_organisations_have_spent(shared: Installation) -> None:
+def test_a_new_room_shares_the_budget_of_its_two_organisations(shared: Installation) -> None:
     world = MediaWorld.open(shared)
     world.provision()
     pair = world.budget.pair
@@ -640,12 +642,12 @@ def test_a_new_room_begins_with_what_its_two_organisations_have_spent(shared: In
 
 
 def spend(world: MediaWorld, tenths: int) -> None:
-    """Let the pair have paid something else."""
+    """Spend some of the budget on something else."""
     line = LedgerLine(world.installation.token_hex(32), "size", tenths)
     assert world.installation.catalog.pairs.charge(world.budget.pair.id, [line]) is not None
 
 
-def test_a_spent_budget_answers_only_what_was_paid_until_both_providers_refill_it(world: MediaWorld) -> None:
+def test_a_spent_budget_allows_only_paid_results_until_a_refill(world: MediaWorld) -> None:
     audience = made(world)
     size_of(world, audience)
     spend(world, 970)
@@ -670,7 +672,7 @@ def test_a_spent_budget_answers_only_what_was_paid_until_both_providers_refill_i
     assert world.budget.ledger.total == 1010, "it is given once"
 
 
-def test_a_share_limits_the_people_of_one_organisation(world: MediaWorld) -> None:
+def test_a_share_limits_one_organisation(world: MediaWorld) -> None:
     audience = made(world)
     organization = world.installation.catalog.pairs.organization_of_user(email("create"))
     wanted = proposal(world, "base", kind="share", organization=email("create"), units=1)
@@ -686,7 +688,7 @@ def test_a_share_limits_the_people_of_one_organisation(world: MediaWorld) -> Non
         proposal(world, "base", kind="share", organization="stranger.example", units=1)
 
 
-def test_the_bound_before_and_after_is_shown_before_anybody_approves(world: MediaWorld) -> None:
+def test_a_proposal_shows_the_bound_before_and_after(world: MediaWorld) -> None:
     refill = proposal(world, "seed", kind="refill", units=100)
     assert (refill["bound"]["right_at_most"], refill["bound_then"]["right_at_most"]) == (0.6, 0.64)
     assert "60%" in refill["bound"]["statement"]
@@ -732,8 +734,8 @@ def test_a_third_organisation_approves_nothing(shared: Installation) -> None:
     assert refused["type"] == "PermissionDeniedError", "what is proposed to others is not there"
 
 
-def test_a_colleague_without_a_side_of_its_own_speaks_for_nobody(shared: Installation) -> None:
-    """Being of the provider's organisation is not enough: the room gave somebody else its side."""
+def test_a_colleague_who_provides_no_data_cannot_approve(shared: Installation) -> None:
+    """Membership in the provider's organisation is not enough: another participant has the permission."""
     world = MediaWorld.open(shared)
     world.provision()
     colleague = email("create")
@@ -752,7 +754,7 @@ def test_a_colleague_without_a_side_of_its_own_speaks_for_nobody(shared: Install
         shared.catalog.pairs.set_organization("media.example", email=colleague)
 
 
-def test_the_full_ensemble_is_on_once_both_providers_approved_it_for_the_room(shared: Installation) -> None:
+def test_the_full_ensemble_is_enabled_once_both_providers_approved_it(shared: Installation) -> None:
     world = MediaWorld.open(shared)
     world.provision()
     assert "FULL_LOOKALIKE" not in " ".join(CollaborationType), "all types together never turn it on"
@@ -769,7 +771,7 @@ def test_the_full_ensemble_is_on_once_both_providers_approved_it_for_the_room(sh
     assert not is_on()
 
 
-def test_a_price_is_told_before_asking_and_changes_nothing(shared: Installation) -> None:
+def test_an_estimate_is_free_and_changes_nothing(shared: Installation) -> None:
     views = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE)
     world = MediaWorld.open(shared, {"base": GROUPS["base"], "seed": GROUPS["seed"], "all": views})
     world.provision()
@@ -833,7 +835,7 @@ def test_new_figures_that_cannot_be_paid_change_nothing(shared: Installation) ->
     assert shared.catalog.resources.newest_version(Kind.DATA_ROOM, world.room).number == before
 
 
-def test_the_most_that_a_lookalike_can_cost_is_what_the_smallest_costs(shared: Installation) -> None:
+def test_the_smallest_source_has_the_highest_lookalike_price(shared: Installation) -> None:
     from cleanroom_pipelines.similarity.private_lookalikes import choose
 
     prices = {n: choose(n).units + figures_price(n).tenths / 10 for n in (250, 410, 500, 1_000, 2_500, 6_200)}
@@ -843,7 +845,7 @@ def test_the_most_that_a_lookalike_can_cost_is_what_the_smallest_costs(shared: I
     assert all(each in document for each in told), told
 
 
-def test_where_sizes_are_hidden_a_price_does_not_follow_from_them(shared: Installation) -> None:
+def test_prices_do_not_depend_on_hidden_sizes(shared: Installation) -> None:
     world = MediaWorld.open(shared)
     world.provision()
     take_in(world)
@@ -855,8 +857,8 @@ def test_where_sizes_are_hidden_a_price_does_not_follow_from_them(shared: Instal
     assert (told["units"], told["is_at_most"]) == (27, True), "15 for the ranking, and at most 12 beside it"
 
 
-def test_a_price_says_nothing_of_what_is_not_paid(shared: Installation) -> None:
-    """The price of a lookalike follows from the size of its seed: told for nothing it would tell that size."""
+def test_an_estimate_discloses_nothing_unpaid(shared: Installation) -> None:
+    """The price of a lookalike depends on its seed's size: a free exact price would disclose the size."""
     found = []
     for size in (30, 300, 100_000):
         world = MediaWorld.open(shared)
@@ -881,7 +883,7 @@ def overlap() -> dict[str, Any]:
     return {"overlap_statistics": {"overlap": document}}
 
 
-def test_only_the_seeds_provider_is_told_its_own_counts(shared: Installation) -> None:
+def test_only_the_seeds_provider_sees_its_own_counts(shared: Installation) -> None:
     seed = (Permission.PROVIDE_SEED_AUDIENCE, Permission.VIEW_OVERLAP)
     world = MediaWorld.open(shared, {"base": GROUPS["base"], "seed": seed, "overlap": GROUPS["overlap"]})
     world.provision()
@@ -894,7 +896,7 @@ def test_only_the_seeds_provider_is_told_its_own_counts(shared: Installation) ->
     assert world.spent == 20
 
 
-def test_insights_cost_the_tables_that_are_told(world: MediaWorld) -> None:
+def test_insights_cost_only_the_returned_tables(world: MediaWorld) -> None:
     tables: list[dict[str, Any]] = [{"audience_type": kind, "rows": []} for kind in ("loyal", "new")]
     questions = {
         kind: [question(f"insights of {kind}", "insights", INSIGHTS), question(f"overlap of {kind}", "overlap")]
@@ -911,14 +913,14 @@ def test_insights_cost_the_tables_that_are_told(world: MediaWorld) -> None:
         world.ask("insights", "insights", audience={"kind": "seed", "audience_type": ["loyal"]})
 
 
-def test_statistics_are_of_lookalikes(world: MediaWorld) -> None:
+def test_statistics_need_a_lookalike(world: MediaWorld) -> None:
     audience = world.audience("create", rule())
     for about in ({"audience": custom(audience)}, {"audience": SEED}, {}):
         with pytest.raises(errors.InvalidRequestError):
             world.ask("create", "lookalike_statistics", **about)
 
 
-def test_nothing_is_told_of_an_empty_room(shared: Installation) -> None:
+def test_an_empty_room_returns_nothing(shared: Installation) -> None:
     def is_not_told(kind: str) -> None:
         world = MediaWorld.open(shared)
         group = {"overlap_statistics": "overlap", "insights": "insights", "data_attributes": "create"}[kind]
@@ -938,7 +940,7 @@ FAILED_BY = {
 }
 
 
-def test_a_job_fails_by_what_its_work_failed_by(shared: Installation) -> None:
+def test_a_job_fails_with_the_error_of_its_work(shared: Installation) -> None:
     def fails_by_it(code: StatusCode, kind: type[errors.MediaError]) -> None:
         world = MediaWorld.open(shared)
         world.provision()
@@ -963,7 +965,7 @@ def test_a_cancelled_job_stays_cancelled(world: MediaWorld) -> None:
         world.call("create", "get_job_result", job_id=job["id"])
 
 
-def test_an_answer_is_of_the_data_that_were_provisioned_when_it_was_asked(world: MediaWorld) -> None:
+def test_a_result_uses_the_data_provisioned_when_the_job_started(world: MediaWorld) -> None:
     audience = made(world)
     world.provision()
     job = world.ask("create", "audience_size", audience=custom(audience))
@@ -974,7 +976,7 @@ def test_an_answer_is_of_the_data_that_were_provisioned_when_it_was_asked(world:
     assert world.call("create", "get_job_result", job_id=job["id"])["size"] == 990
 
 
-def test_an_answer_stays_that_of_before_if_the_new_data_cannot_be_used(world: MediaWorld) -> None:
+def test_invalid_new_data_does_not_change_results(world: MediaWorld) -> None:
     audience = made(world)
     world.provision()
     job = world.ask("create", "audience_size", audience=custom(audience))
@@ -982,7 +984,7 @@ def test_an_answer_stays_that_of_before_if_the_new_data_cannot_be_used(world: Me
     assert world.call("create", "get_job_result", job_id=job["id"]).items() >= SIZE.items()
 
 
-def test_reports_are_told_of_what_failed(world: MediaWorld) -> None:
+def test_failed_data_has_reports(world: MediaWorld) -> None:
     catalog = world.installation.catalog
     job = world.ask("seed", "seeds_report")
     claim = catalog.work.claim(
@@ -999,7 +1001,7 @@ def test_reports_are_told_of_what_failed(world: MediaWorld) -> None:
 # what is told of a call
 
 
-def test_the_audit_log_tells_other_groups_no_names(world: MediaWorld) -> None:
+def test_the_audit_log_hides_names_from_other_groups(world: MediaWorld) -> None:
     audience = world.call("create", "create_audience", room_id=world.room, name="Secret", definition=LOOKALIKE)[
         "id"
     ]
@@ -1017,14 +1019,14 @@ def test_the_audit_log_tells_other_groups_no_names(world: MediaWorld) -> None:
     assert audience not in json.dumps(world.call("overlap", "get_audit_log", room_id=world.room))
 
 
-def test_the_audit_log_of_a_room_is_of_that_room(shared: Installation, world: MediaWorld) -> None:
+def test_a_rooms_audit_log_is_limited_to_that_room(shared: Installation, world: MediaWorld) -> None:
     other = MediaWorld.open(shared)
     other.call("create", "create_audience", room_id=other.room, name="n", definition=LOOKALIKE)
     told = world.call("create", "get_audit_log", room_id=world.room)["entries"]
     assert not any(each["action"] == "create_audience" for each in told)
 
 
-def test_no_address_name_or_token_stands_in_the_audit_log(world: MediaWorld) -> None:
+def test_the_audit_log_contains_no_address_name_or_token(world: MediaWorld) -> None:
     names = {"name": "Verysecretname", "definition": REMARKETING | {"audience_type": "Verysecrettype"}}
     world.call("create", "create_audience", room_id=world.room, **names)
     told_of(lambda: world.call(STRANGER, "get_room", room_id="Verysecretroom"))
@@ -1037,7 +1039,7 @@ def test_no_address_name_or_token_stands_in_the_audit_log(world: MediaWorld) -> 
     assert world.installation.audit.verify().ok
 
 
-def test_an_unknown_method_is_refused_and_written_down(world: MediaWorld) -> None:
+def test_an_unknown_method_is_rejected_and_audited(world: MediaWorld) -> None:
     before = len(world.lines())
     assert told_of(lambda: world.call("create", "no_such_method"))["type"] == "NotFoundError"
     (line,) = world.lines()[before:]
@@ -1102,7 +1104,7 @@ WRONG: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
-def test_what_cannot_be_used_is_said_in_words_of_ours(world: MediaWorld) -> None:
+def test_invalid_parameters_give_our_own_messages(world: MediaWorld) -> None:
     def is_said(group: str, method: str, params: dict[str, Any]) -> None:
         world.new_lines()
         told = told_of(lambda: world.call(group, method, **({"room_id": world.room} | params)))
@@ -1113,7 +1115,7 @@ def test_what_cannot_be_used_is_said_in_words_of_ours(world: MediaWorld) -> None
     assert_each(is_said, WRONG)
 
 
-def test_two_seed_files_of_one_kind_or_of_none_of_the_rooms_are_refused(world: MediaWorld) -> None:
+def test_seed_files_of_the_same_or_a_foreign_kind_are_rejected(world: MediaWorld) -> None:
     one, two = world.upload("seed"), world.upload("seed")
     for datasets in (
         [{"manifest_hash": one}, {"manifest_hash": two}],
@@ -1123,7 +1125,7 @@ def test_two_seed_files_of_one_kind_or_of_none_of_the_rooms_are_refused(world: M
             world.call("seed", "provision_seeds", room_id=world.room, datasets=datasets)
 
 
-def test_an_upload_that_is_too_large_leaves_nothing(tmp_path: Path) -> None:
+def test_a_too_large_upload_leaves_nothing(tmp_path: Path) -> None:
     installation = Installation(Settings(tmp_path / "home", max_upload_bytes=10))
     world = MediaWorld.open(installation)
     with pytest.raises(errors.UploadTooLargeError):
@@ -1132,7 +1134,7 @@ def test_an_upload_that_is_too_large_leaves_nothing(tmp_path: Path) -> None:
     assert world.upload("base", b"0123456789") in {each.id for each in installation.catalog.rooms.uploads()}
 
 
-def test_the_operators_own_client_goes_through_the_same_handlers(tmp_path: Path) -> None:
+def test_the_operators_local_client_uses_the_same_handlers(tmp_path: Path) -> None:
     from cleanroom_pipelines.media import Client, PermissionDeniedError
     from cleanroom_pipelines.media.media import MediaDcr
 

@@ -1,8 +1,8 @@
-"""Contract: contracts/media.md section 3, cell by cell over HTTP: each call, by a group that holds what it needs,
-by one that holds everything else, by a user who is in no room, and with no token.
+"""Contract: contracts/media.md section 3, cell by cell over HTTP: each call, by a group with the required
+permission, by one with all other permissions, by a non-participant, and without a token.
 
-Where a group may not, the answer is the same as for a room that does not exist, nothing is made, and the audit log
-has a line. The server runs without a worker: what is asked is whether a call is let through.
+Without permission, the response is the same as for a room that does not exist, nothing is created, and the call is
+audited. The server runs without a worker: the tests check only whether calls are permitted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ RULE = {"kind": "rule_based", "source": {"kind": "base"}, "filters": None, "comb
 
 @dataclass
 class Place:
-    """A server with a room, and who may ask."""
+    """A server with a room and its users."""
 
     http: httpx.Client
     tokens: dict[str, str]
@@ -48,7 +48,7 @@ class Place:
         return answer.json()["result"]
 
     def room(self, permissions: Mapping[str, list[Permission]]) -> str:
-        """A room whose groups hold these."""
+        """Create a room whose groups have these permissions."""
         params = {
             "name": "Matrix",
             "participants": [
@@ -117,7 +117,7 @@ def ask(place: Place, email: str | None, room: str, name: str) -> httpx.Response
     return place.call(email, params.pop("method"), params)
 
 
-def test_who_holds_what_it_needs_is_let_through(place: Place) -> None:
+def test_the_required_permission_is_sufficient(place: Place) -> None:
     def is_let_through(name: str) -> None:
         needed = CELLS[name][1]
         room = place.room({"base@x.example": [needed] if needed else [], "none@x.example": []})
@@ -130,7 +130,7 @@ def test_who_holds_what_it_needs_is_let_through(place: Place) -> None:
     assert_each(is_let_through, sorted(CELLS))
 
 
-def test_who_holds_everything_else_is_not(place: Place) -> None:
+def test_all_other_permissions_are_insufficient(place: Place) -> None:
     def is_not(name: str) -> None:
         room = place.room({"base@x.example": everything_but(CELLS[name][1])})
         before = counts(place)
@@ -143,7 +143,7 @@ def test_who_holds_everything_else_is_not(place: Place) -> None:
     assert_each(is_not, sorted(name for name, (_, needed) in CELLS.items() if needed))
 
 
-def test_who_is_in_no_room_is_not(place: Place) -> None:
+def test_non_participants_are_rejected(place: Place) -> None:
     room = place.room({"base@x.example": list({*P} - {P.PROVIDE_SEED_AUDIENCE})})
 
     def is_not(name: str) -> None:
@@ -154,7 +154,7 @@ def test_who_is_in_no_room_is_not(place: Place) -> None:
     assert_each(is_not, sorted(CELLS))
 
 
-def test_without_a_token_nothing_is(place: Place) -> None:
+def test_calls_without_a_token_are_rejected(place: Place) -> None:
     room = place.room({"base@x.example": []})
 
     def is_not(name: str) -> None:
@@ -164,7 +164,7 @@ def test_without_a_token_nothing_is(place: Place) -> None:
     assert_each(is_not, sorted(CELLS))
 
 
-def test_who_declined_is_not(place: Place) -> None:
+def test_those_who_declined_are_rejected(place: Place) -> None:
     everything = [each for each in P if each is not P.PROVIDE_SEED_AUDIENCE]
     room = place.room({"none@x.example": [], "base@x.example": everything})
     assert place.call("base@x.example", "decline_room", {"room_id": room}).status_code == 200
@@ -187,7 +187,7 @@ def counts(place: Place) -> list[int]:
     ]
 
 
-def test_an_audience_of_another_group_is_as_one_that_does_not_exist(place: Place) -> None:
+def test_another_groups_audience_looks_nonexistent(place: Place) -> None:
     both = [P.CREATE_CUSTOM_AUDIENCE, P.EXPORT_AUDIENCE]
     room = place.room({"base@x.example": both, "seed@x.example": both})
     made = place.result(
@@ -208,7 +208,7 @@ def test_an_audience_of_another_group_is_as_one_that_does_not_exist(place: Place
     assert seen["kind"] == "audiences"
 
 
-def test_names_are_each_groups_own(place: Place) -> None:
+def test_each_group_has_its_own_names(place: Place) -> None:
     both = [P.CREATE_CUSTOM_AUDIENCE]
     room = place.room({"base@x.example": both, "seed@x.example": both})
     params = {"room_id": room, "name": "a", "definition": RULE, "shared_with": []}
@@ -241,7 +241,7 @@ def test_a_room_keeps_the_rules(place: Place) -> None:
     assert create({me: [P.PROVIDE_BASE_AUDIENCE]}, ["ENABLE_OVERLAP"]) == 200, "a room for overlap alone"
 
 
-def test_refusals_are_audited_and_nobody_is_named(place: Place) -> None:
+def test_rejections_are_audited_without_names(place: Place) -> None:
     room = place.room({"base@x.example": []})
     assert ask(place, "base@x.example", room, "overlap statistics").status_code == 403
     entries = [entry for entry in place.installation.audit.entries() if entry.get("room") == room]
@@ -253,7 +253,7 @@ def test_refusals_are_audited_and_nobody_is_named(place: Place) -> None:
         assert token.encode() not in written
 
 
-def test_what_is_no_call_is_refused(place: Place) -> None:
+def test_an_invalid_call_is_rejected(place: Place) -> None:
     def is_refused(body: bytes) -> None:
         answer = place.http.post(f"{PREFIX}/get_room", content=body, headers=place.headers("base@x.example"))
         assert (answer.status_code, answer.json()["error"]["type"]) == (400, "InvalidRequestError")
@@ -261,7 +261,7 @@ def test_what_is_no_call_is_refused(place: Place) -> None:
     assert_each(is_refused, [b"[]", b"{", b"null", b'{"room_id": 5}', b'{"room_id": ["x"]}'])
 
 
-def test_a_revoked_token_opens_nothing(place: Place) -> None:
+def test_a_revoked_token_is_rejected(place: Place) -> None:
     text, kept = issue_token(place.installation, "none@x.example")
     headers = {"Authorization": f"Bearer {text}"}
     assert place.http.post(f"{PREFIX}/whoami", json={}, headers=headers).status_code == 200

@@ -1,7 +1,7 @@
-"""Participants, as a script builds and loads them.
+"""Participants, built and loaded by scripts.
 
-Contract: one that was built and one that was loaded are the same; who holds the permission to export may export.
-Both were not so in the original.
+Contract: a built participant and a loaded one behave alike; the export permission allows exports. Neither was the
+case in the original.
 """
 
 import json
@@ -25,14 +25,14 @@ def test_a_built_participant_that_holds_the_permission_can_export() -> None:
     assert Participant(["a@example.com"], [Permission.EXPORT_AUDIENCE], "advertiser").can_export_audience()
 
 
-def test_no_other_permission_lets_export() -> None:
+def test_no_other_permission_allows_exports() -> None:
     def does_not(permission: Permission) -> None:
         assert not Participant(["a@example.com"], [permission], "advertiser").can_export_audience()
 
     assert_each(does_not, [each for each in Permission if each is not Permission.EXPORT_AUDIENCE])
 
 
-def test_a_loaded_participant_is_as_good_as_a_built_one() -> None:
+def test_a_loaded_participant_equals_a_built_one() -> None:
     loaded = Participant.from_dict(TOLD)
     assert loaded.can_export_audience()
     assert loaded.permissions == [Permission.EXPORT_AUDIENCE, Permission.VIEW_OVERLAP]
@@ -40,23 +40,23 @@ def test_a_loaded_participant_is_as_good_as_a_built_one() -> None:
     assert Participant.from_dict(json.loads(json.dumps(loaded.as_dict()))) == loaded
 
 
-def test_a_built_participant_has_no_id_to_tell() -> None:
+def test_a_built_participant_has_no_id() -> None:
     built = Participant(["a@example.com"], [], "observer")
     assert built.as_dict() == {"emails": ["a@example.com"], "role": "observer", "permissions": []}
 
 
-def test_what_is_no_permission_is_refused_without_being_repeated() -> None:
+def test_an_unknown_permission_is_rejected_but_not_quoted() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         Participant(["a@example.com"], ["FLY"], "advertiser")  # type: ignore[list-item]
     assert "FLY" not in str(caught.value)
     assert "EXPORT_AUDIENCE" in str(caught.value)
 
 
-def test_one_text_is_no_list_of_addresses() -> None:
+def test_a_string_is_not_accepted_as_a_list_of_addresses() -> None:
     with pytest.raises(InvalidRequestError):
         Participant("a@example.com", [], "advertiser")  # type: ignore[arg-type]
 
 
-def test_members_are_known_in_any_case_of_their_letters() -> None:
+def test_member_addresses_are_case_insensitive() -> None:
     assert Participant(["A@Example.com"], [], "x").has_member("a@example.COM")
     assert not Participant(["a@example.com"], [], "x").has_member("b@example.com")

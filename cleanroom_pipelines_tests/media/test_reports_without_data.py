@@ -1,5 +1,5 @@
-"""Contract: a report of a side of a room whose data are not there is a NotProvisionedError that says what to do,
-never a ServerError of an artifact."""
+"""Contract: requesting a report for missing data raises a NotProvisionedError with a remedy, never a ServerError
+about an artifact."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""Answers as a script keeps them.
+"""Results of jobs, as scripts store them.
 
-Contract: the JSON text of each answer, byte by byte; what a newer server tells more is ignored, and what an older
-one did not tell is None or empty.
+Contract: the JSON text of each result, byte by byte; additional fields of a newer server are ignored, and missing
+fields of an older one are None or empty.
 """
 
 import json
@@ -61,7 +61,7 @@ def test_kept_text(kind: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "told"), OLDER)
-def test_what_was_not_told_is_empty(kind: Any, told: dict[str, Any]) -> None:
+def test_missing_fields_are_empty(kind: Any, told: dict[str, Any]) -> None:
     dumped = kind.from_dict(told).model_dump()
     assert {name: dumped[name] for name in dumped if not told.get(name)} == {
         name: None if name in ("reason", "period", "share", "left") else type(dumped[name])()

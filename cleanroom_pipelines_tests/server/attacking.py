@@ -1,7 +1,8 @@
-"""Requests that an honest client never sends, and looking for what they must not leave behind.
+"""Requests that an honest client never sends, and checks of their effects.
 
-Lives here: altering signed requests, bytes straight to a socket, what an attack must not change, and canaries.
-Keep out: fixtures and assertions about one kind of attack (the tests).
+Lives here: altering signed requests, sending raw bytes, snapshots of the state that an attack must not change, and
+canaries.
+Keep out: fixtures, and assertions about one kind of attack (the tests).
 """
 
 import asyncio
@@ -29,7 +30,7 @@ Altering = Callable[[RawRequest], RawRequest]
 
 
 def signed_at(request: RawRequest, party: Party, *, host: str, **changes: Any) -> RawRequest:
-    """A request as a party signs it, with another date, region, service, key or secret.
+    """Sign a request, with another date, Region, service, key or secret.
 
     Args:
         request: Unsigned.
@@ -43,17 +44,17 @@ def signed_at(request: RawRequest, party: Party, *, host: str, **changes: Any) -
 
 
 def with_authorization(change: Callable[[str], str]) -> Altering:
-    """Alters the header that holds the signature."""
+    """Alter the header that contains the signature."""
     return lambda request: request.with_header("Authorization", change(request.header("Authorization")))
 
 
 def with_more(*headers: tuple[str, str]) -> Altering:
-    """Adds headers, whatever is there already."""
+    """Add headers, regardless of existing ones."""
     return lambda request: replace(request, headers=(*request.headers, *headers))
 
 
 def speak(url: str, content: bytes | Iterable[bytes], *, seconds: float = 60) -> bytes:
-    """Send bytes as they are, and take what comes back until the server closes or says nothing more.
+    """Send raw bytes, and return the response until the server closes or stops sending.
 
     Args:
         url: The server.
@@ -79,7 +80,7 @@ def _heard(connection: socket.socket) -> Iterator[bytes]:
 
 
 def in_bytes(request: RawRequest, *, target: str | None = None, close: bool = True) -> bytes:
-    """A request as it goes over a socket.
+    """Return a request as bytes.
 
     Args:
         request: Signed.
@@ -95,12 +96,12 @@ def in_bytes(request: RawRequest, *, target: str | None = None, close: bool = Tr
 
 
 def statuses_of(answers: bytes) -> list[int]:
-    """The statuses of all answers that came over one connection."""
+    """Return the statuses of all responses on one connection."""
     return [int(status) for status in re.findall(rb"HTTP/1\.1 ([0-9]{3}) ", answers)]
 
 
 def everything(installation: Installation) -> tuple[list[str], list[tuple[str, int]]]:
-    """All that an attack could change: the catalogue, and the files of accounts, vault, scratch and store."""
+    """Return everything that an attack could change: catalogue, accounts, vault, scratch and store."""
     home = installation.home
     with closing(sqlite3.connect(home.root / "catalog.db")) as database:
         rows = list(database.iterdump())
@@ -108,12 +109,12 @@ def everything(installation: Installation) -> tuple[list[str], list[tuple[str, i
 
 
 def files_in_scratch(home: Home) -> list[tuple[str, int]]:
-    """Files and folders that the processes of a home have in scratch, with their sizes."""
+    """Return the files and folders in a home's scratch, with their sizes."""
     return files_below(*(path for path in home.scratch_root.iterdir() if not path.name.startswith(".")))
 
 
 def files_below(*folders: Path) -> list[tuple[str, int]]:
-    """Files and folders below some folders, with their sizes."""
+    """Return the files and folders below some folders, with their sizes."""
     return sorted(
         (str(path), path.lstat().st_size if path.is_file() else 0)
         for folder in folders
@@ -122,7 +123,7 @@ def files_below(*folders: Path) -> list[tuple[str, int]]:
 
 
 def entry_of(installation: Installation, answer: RawAnswer) -> dict[str, Any]:
-    """What the audit log says of the request that got an answer; it must be there by now."""
+    """Return the audit entry of an answered request, which must already exist."""
     asked = answer.headers["x-amzn-requestid"]
     found = [entry for entry in installation.audit.entries() if entry.get("request_id") == asked]
     assert len(found) == 1, f"{len(found)} entries for one request"
@@ -130,7 +131,7 @@ def entry_of(installation: Installation, answer: RawAnswer) -> dict[str, Any]:
 
 
 def assert_refused(installation: Installation, answer: RawAnswer, status: int, error: str) -> dict[str, Any]:
-    """An answer is this refusal, of the error's shape, and the audit log holds it; gives the entry."""
+    """Check that a response is this audited error, and return its audit entry."""
     assert (answer.status, answer.error) == (status, error), answer.body
     assert set(answer.json) <= {"message", "quotaName", "quotaValue"}
     entry = entry_of(installation, answer)
@@ -140,19 +141,19 @@ def assert_refused(installation: Installation, answer: RawAnswer, status: int, e
 
 
 def said_in(answer: RawAnswer) -> str:
-    """All that an answer tells, but for what differs between any two."""
+    """Return a response without the parts that always differ."""
     headers = {name: value for name, value in answer.headers.items() if name not in ("x-amzn-requestid", "date")}
     return json.dumps([answer.status, sorted(headers.items()), answer.body.decode()])
 
 
 def in_audit(installation: Installation) -> str:
-    """Everything the audit log holds, as it lies on disk."""
+    """Return the whole audit log, as stored on disk."""
     installation.audit.flush()
     return b"".join(lines_of(installation.home.audit)).decode()
 
 
 async def converse(gateway: Gateway, request: RawRequest, receive: Receive) -> RawAnswer | None:
-    """Give a gateway a request whose body comes as `receive` says; None when it does not answer."""
+    """Send a gateway a request with a body from `receive`; return None if there is no response."""
     scope = {
         "type": "http",
         "method": request.method,
@@ -173,7 +174,7 @@ async def converse(gateway: Gateway, request: RawRequest, receive: Receive) -> R
 
 
 def in_pieces(*pieces: bytes, leaves: bool = False) -> Receive:
-    """A client that sends its body so; `leaves`: and hangs up instead of ending it."""
+    """Return a client that sends its body in these pieces; with `leaves`, it disconnects before the end."""
     messages = iter(
         [
             *({"type": "http.request", "body": piece, "more_body": True} for piece in pieces),
@@ -188,12 +189,12 @@ def in_pieces(*pieces: bytes, leaves: bool = False) -> Receive:
 
 
 async def never_ends() -> MutableMapping[str, Any]:
-    """A client that says there is more, and sends nothing."""
+    """Return a client that announces more data, and sends nothing."""
     await asyncio.Event().wait()
     raise AssertionError
 
 
 async def drips() -> MutableMapping[str, Any]:
-    """A client that sends a byte now and then for ever."""
+    """Return a client that keeps sending a byte now and then."""
     await asyncio.sleep(0.01)
     return {"type": "http.request", "body": b" ", "more_body": True}

@@ -1,7 +1,7 @@
-"""The endpoint for tests: two parties with their data, `cleanroom serve` as a process, and real clients.
+"""The server for tests: two parties with their data, `cleanroom serve` as a process, and real clients.
 
-Lives here: the small world of a publisher and an advertiser, starting the server on a free port, a room without a
-server (the same gateway in this process), boto3 clients, uploads and downloads.
+Lives here: the small world of a publisher and an advertiser, starting the server on a free port, the same gateway
+in this process, boto3 clients, uploads and downloads.
 Keep out: fixtures (conftest.py) and assertions.
 """
 
@@ -89,7 +89,7 @@ class Party:
 
 @dataclass(frozen=True)
 class Parties:
-    """Who meets in the small world.
+    """The parties of the small world.
 
     Attributes:
         publisher: Has the table `shop.events` of 300 users and 40 items.
@@ -128,7 +128,7 @@ class Server:
 
 
 def installation_at(home: Path, **more: str) -> Installation:
-    """An installation that takes little of the machine, opened without the environment.
+    """Open a small installation, without using the environment.
 
     Args:
         home: Its folder.
@@ -138,7 +138,7 @@ def installation_at(home: Path, **more: str) -> Installation:
 
 
 def add_party(installation: Installation, name: str, account_id: str | None = None) -> Party:
-    """Make an account, if there is none of that id, and give it a key."""
+    """Create an account, if it does not exist, and a key for it."""
     catalog = installation.catalog
     try:
         account = catalog.parties.account(account_id or "")
@@ -171,7 +171,7 @@ def settle(installation: Installation) -> Parties:
 
 @cache
 def _settled() -> tuple[Parties, dict[str, bytes]]:
-    """The small world and the files of its home, made once: to write them takes a tenth of making them."""
+    """Return the small world and its files, built once: copying them is ten times as fast."""
     with TemporaryDirectory() as folder:
         installation = installation_at(Path(folder))
         parties = settle(installation)
@@ -219,7 +219,7 @@ def serving(
 
 
 def client(url: str | None, party: Party, *, region: str = REGION, **config: Any) -> Any:
-    """A real client of a party, as a person makes it, but deaf to the profile of whoever runs the tests.
+    """Return a real client of a party, which ignores the AWS profile of the current user.
 
     Args:
         url: The endpoint; None leaves it to the environment.
@@ -239,14 +239,14 @@ def client(url: str | None, party: Party, *, region: str = REGION, **config: Any
 
 @cache
 def _session() -> boto3.Session:
-    """Deaf to the profile of whoever runs the tests; making one takes long."""
+    """Return a session that ignores the AWS profile of the current user; cached, because creating one is slow."""
     session = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
     session.set_config_variable("config_file", os.devnull)
     return boto3.Session(botocore_session=session)
 
 
 def client_of(gateway: Gateway, party: Party, *, region: str = REGION) -> Any:
-    """A real client that speaks to a gateway in this process, without a socket."""
+    """Return a real client of a gateway in this process, without a socket."""
     made = client("http://gateway.test", party, region=region)
     answer = _answering(gateway)
 
@@ -273,7 +273,7 @@ def _text(value: str | bytes) -> str:
 
 
 class _Content:
-    """What botocore reads a body from."""
+    """A body that botocore can read."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -283,7 +283,7 @@ class _Content:
 
 
 def ask(gateway: Gateway, request: RawRequest) -> RawAnswer:
-    """Give a gateway in this process a request, as a web server would."""
+    """Send a request to a gateway in this process, as a web server would."""
     return _answering(gateway)(request)
 
 
@@ -317,7 +317,7 @@ async def _asked(gateway: Gateway, request: RawRequest) -> RawAnswer:
 
 
 def signed(request: RawRequest, party: Party, url: str, *, region: str = REGION) -> RawRequest:
-    """A request as this party signs it now."""
+    """Sign a request for a party with the current time."""
     return sign(
         request,
         now=datetime.now(UTC),
@@ -329,19 +329,19 @@ def signed(request: RawRequest, party: Party, url: str, *, region: str = REGION)
 
 
 def upload(url: str, party: Party, path: str, content: bytes) -> RawAnswer:
-    """Put an object: `path` is `bucket/key`."""
+    """Upload an object; `path` is `bucket/key`."""
     declared = hashlib.sha256(content).hexdigest()
     request = RawRequest("PUT", f"{_BUCKETS}/{path}", "", (("x-amz-content-sha256", declared),), content)
     return send(url, signed(request, party, url), timeout_seconds=120)
 
 
 def download(url: str, party: Party, path: str, query: str = "") -> RawAnswer:
-    """Get an object, or with `bucket` alone the listing that the query asks for."""
+    """Download an object, or with only a bucket in the path, a listing."""
     return send(url, signed(RawRequest("GET", f"{_BUCKETS}/{path}", query), party, url), timeout_seconds=120)
 
 
 def dataset_parameters(party: Party, name: str = "events", **changes: Any) -> dict[str, Any]:
-    """What creates a training dataset on the publisher's table."""
+    """Return parameters of a training dataset on the publisher's table."""
     columns = [{"columnName": column, "columnTypes": [role]} for column, role in worlds.ROLES.items()]
     source = {"glueDataSource": {"databaseName": DATABASE, "tableName": TABLE}}
     data = {"type": "INTERACTIONS", "inputConfig": {"schema": columns, "dataSource": source}}
@@ -351,7 +351,7 @@ def dataset_parameters(party: Party, name: str = "events", **changes: Any) -> di
 def configured_parameters(
     party: Party, model_arn: str, name: str = "lookalikes", **changes: Any
 ) -> dict[str, Any]:
-    """What configures a model, with three sizes and the smallest minimum."""
+    """Return parameters of a configured model, with three sizes and the smallest minimum."""
     return {
         "name": name,
         "audienceModelArn": model_arn,
@@ -363,13 +363,13 @@ def configured_parameters(
 
 
 def job_parameters(party: Party, configured_arn: str, name: str = "loyal", **changes: Any) -> dict[str, Any]:
-    """What starts a job from a party's seed."""
+    """Return parameters of a job with a party's seed."""
     seed = {"roleArn": party.role, "dataSource": {"s3Uri": SEED}}
     return {"name": name, "configuredAudienceModelArn": configured_arn, "seedAudience": seed} | changes
 
 
 def export_parameters(job_arn: str, name: str = "best", **changes: Any) -> dict[str, Any]:
-    """What exports the best fifth of a job."""
+    """Return parameters of an export of a job's top fifth."""
     return {
         "name": name,
         "audienceGenerationJobArn": job_arn,
@@ -378,7 +378,7 @@ def export_parameters(job_arn: str, name: str = "best", **changes: Any) -> dict[
 
 
 def policy_for(configured_arn: str, *account_ids: str, **statement: Any) -> str:
-    """A policy that lets these accounts start jobs on a configured model."""
+    """Return a policy that allows these accounts to start jobs on a configured model."""
     allowed = {
         "Effect": "Allow",
         "Principal": {"AWS": list(account_ids)},
@@ -390,7 +390,7 @@ def policy_for(configured_arn: str, *account_ids: str, **statement: Any) -> str:
 
 @dataclass(frozen=True)
 class Room:
-    """The small world behind a gateway in this process; its work is closed without being done.
+    """The small world behind a gateway in this process; its work is finished without being executed.
 
     Attributes:
         installation: Its catalogue says what is there.
@@ -441,7 +441,7 @@ class Room:
         return ask(self.gateway, signed(request, party, "http://gateway.test"))
 
     def finish(self) -> None:
-        """Close all pending work as if it had been done well."""
+        """Finish all pending work as successful."""
         catalog = self.installation.catalog
         while ready := catalog.work.ready():
             for version in ready:
@@ -472,7 +472,7 @@ class Room:
         return str(made["audienceModelArn"])
 
     def configured(self, name: str = "lookalikes", model: str | None = None, **changes: Any) -> str:
-        """A configured audience model of the publisher's, for nobody else yet; its ARN."""
+        """Create a configured audience model of the publisher's, without a policy; return its ARN."""
         parameters = configured_parameters(self.parties.publisher, model or self.model(name), name, **changes)
         made = self.publisher.create_configured_audience_model(**parameters)
         return str(made["configuredAudienceModelArn"])
@@ -495,7 +495,7 @@ class Room:
 def wait_until_ended(
     look: Callable[[], Mapping[str, Any]], *, seconds: float = 300, every: float = 0.2
 ) -> Mapping[str, Any]:
-    """Look at a model, job or export until it is neither pending nor under way."""
+    """Poll a model, job or export until it is neither pending nor in progress."""
 
     def ended() -> Mapping[str, Any] | None:
         seen = look()
@@ -505,7 +505,7 @@ def wait_until_ended(
 
 
 def wait_until_gone(look: Callable[[], Any], missing: type[Exception], *, seconds: float = 300) -> None:
-    """Look at a resource until it is not there any more."""
+    """Poll a resource until it no longer exists."""
 
     def gone() -> bool:
         try:

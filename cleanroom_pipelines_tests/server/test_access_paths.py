@@ -1,4 +1,4 @@
-"""What a look costs does not grow with what there was before.
+"""The cost of reads does not grow with history.
 
 Contract: issue Safety, section 8. Every look of the command line, of both APIs, of the sensors, of the schedules
 and of the worker is made on one installation twice: with 10 things of history of every kind, then with 1,000. The
@@ -378,7 +378,7 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 
 
 @pytest.mark.parametrize("name", LOOKS)
-def test_a_look_costs_no_more_with_more_history(costs: Callable[[str], tuple[Cost, Cost]], name: str) -> None:
+def test_a_read_costs_no_more_with_more_history(costs: Callable[[str], tuple[Cost, Cost]], name: str) -> None:
     few, many = costs(name)
     assert few.n_statements > 0 or name in SILENT, "it was measured"
     assert many.n_statements <= few.n_statements

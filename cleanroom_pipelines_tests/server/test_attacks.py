@@ -1,10 +1,10 @@
-"""What an account cannot reach, and what nobody is told.
+"""Attacks: what an account cannot access, and what is never disclosed.
 
-Contract: issue 4, contract 2.8, 3.8 to 3.17, 3.20 and 3.22. Another account's resource is told in no way from one
-that never was, in any operation; no name or URL leads out of its root, whether written so or by a link; a policy's
-Deny holds; SQL that reaches for more than its own tables is refused or killed and leaves neither process nor file;
-a job that fails says why without counts and places; and whatever happens, ids, seeds, SQL and secrets stand in no
-answer to the other side, no log, no audit line, no status and no event of Dagster.
+Contract: issue 4, contract 2.8, 3.8 to 3.17, 3.20 and 3.22. In every operation, another account's resource looks
+like one that never existed; no name, URL or symlink leads out of its root; a policy's Deny applies; SQL that
+accesses more than its own tables is rejected or killed and leaves neither process nor file; a failed job gives its
+reason without counts and locations; ids, seeds, SQL and secrets never appear in a response to the other side, a
+log, an audit entry, a status or a Dagster event.
 """
 
 import itertools
@@ -127,7 +127,7 @@ WITH_ARN: dict[str, Callable[[Arns, Party], dict[str, Any]]] = {
 }
 
 
-def test_another_account_s_resource_is_as_one_that_never_was(room: Room, theirs: Arns) -> None:
+def test_another_accounts_resource_looks_nonexistent(room: Room, theirs: Arns) -> None:
     def is_refused_alike(operation: str) -> None:
         before = everything(room.installation)
         name, make = operation.partition(" ")[0], WITH_ARN[operation]
@@ -151,7 +151,7 @@ def test_lists_filtered_by_another_account_s_resource_are_empty(room: Room, thei
             assert room.ask(party, asked).json == {"audienceGenerationJobs": []}
 
 
-def test_what_is_shared_with_one_is_not_there_for_another(room: Room, theirs: Arns) -> None:
+def test_a_resource_shared_with_one_account_is_invisible_to_others(room: Room, theirs: Arns) -> None:
     stranger = room.parties.stranger
     shared = Arns(theirs.dataset, theirs.model, room.shared("for one", model=theirs.model), theirs.job)
     room.job(shared.configured, "for-one")
@@ -164,7 +164,7 @@ def test_what_is_shared_with_one_is_not_there_for_another(room: Room, theirs: Ar
     assert said_in(answers[0]) == said_in(answers[1])
 
 
-def test_no_update_reaches_over(room: Room, theirs: Arns) -> None:
+def test_an_update_cannot_use_another_accounts_model(room: Room, theirs: Arns) -> None:
     """Another account's model under one's own configured model."""
     me = room.parties.advertiser
     dataset = room.advertiser.create_training_dataset(**dataset_parameters(me, "mine"))["trainingDatasetArn"]
@@ -189,7 +189,7 @@ def mine_only(made: dict[str, Any]) -> dict[str, Any]:
     return {"configuredAudienceModelArn": made["configuredAudienceModelArn"]}
 
 
-def test_another_region_is_another_place(room: Room, theirs: Arns) -> None:
+def test_a_resource_is_invisible_in_another_region(room: Room, theirs: Arns) -> None:
     """The account's own resource, its ARN rewritten to the Region that is called."""
     me, elsewhere = room.parties.publisher, room.client(room.parties.publisher, "us-west-2")
     before = everything(room.installation)
@@ -234,7 +234,7 @@ DENIALS: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-def test_a_deny_holds_whatever_else_is_allowed(room: Room, theirs: Arns) -> None:
+def test_deny_overrides_allow(room: Room, theirs: Arns) -> None:
     def holds(_: str, statement: Callable[[str], dict[str, Any]]) -> None:
         me, configured = room.parties.advertiser, theirs.configured
         policy = deny(configured, me.account_id, **statement(configured))
@@ -284,7 +284,7 @@ BAD_URLS = [
 ]
 
 
-def test_a_url_that_could_lead_elsewhere_is_refused(room: Room, theirs: Arns) -> None:
+def test_a_url_outside_the_bucket_is_rejected(room: Room, theirs: Arns) -> None:
     def is_refused(url: str) -> None:
         before = everything(room.installation)
         me = room.parties.publisher
@@ -327,7 +327,7 @@ BAD_NAMES = [
 ]
 
 
-def test_a_table_s_name_that_could_lead_elsewhere_is_refused(room: Room) -> None:
+def test_a_table_name_outside_the_warehouse_is_rejected(room: Room) -> None:
     def is_refused(name: str) -> None:
         before = everything(room.installation)
         for names in ({"databaseName": name, "tableName": TABLE}, {"databaseName": DATABASE, "tableName": name}):
@@ -350,7 +350,7 @@ def key_of(arn: str) -> str:
     return arn.rpartition("/")[2]
 
 
-def test_a_table_that_is_a_link_is_refused(room: Room) -> None:
+def test_a_symlinked_table_is_rejected(room: Room) -> None:
     accounts, me = room.installation.home.accounts, room.parties.advertiser
     warehouse = accounts / me.account_id / "warehouse"
     (warehouse / DATABASE / "linked").symlink_to(accounts / PUBLISHER / "warehouse" / DATABASE / TABLE)
@@ -364,7 +364,7 @@ def test_a_table_that_is_a_link_is_refused(room: Room) -> None:
         assert PUBLISHER not in answer.json["message"]
 
 
-def test_a_link_that_is_planted_later_is_not_followed(room: Room) -> None:
+def test_a_symlink_planted_later_is_not_followed(room: Room) -> None:
     accounts, me = room.installation.home.accounts, room.parties.advertiser
     theirs = accounts / PUBLISHER / "warehouse" / DATABASE / TABLE
 
@@ -491,7 +491,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_sql_that_reaches_too_far(room: Room, shared: str) -> None:
+def test_sql_outside_its_own_tables_is_rejected(room: Room, shared: str) -> None:
     def fails(code: str, name: str, sql: str) -> None:
         me = room.parties.advertiser
         seed = {"roleArn": me.role, "sqlParameters": {"queryString": sql}}
@@ -501,10 +501,7 @@ def test_sql_that_reaches_too_far(room: Room, shared: str) -> None:
         assert told["statusCode"] in codes, told
         for word in (SEEDS_CANARY, "passwd", PUBLISHER, "shop", "customers", str(room.installation.home.root)):
             assert word not in told["message"]
-        assert (
-            seen["message"]
-            == "The seed of the account that started the job cannot be used. That account is told why."
-        )
+        assert seen["message"] == "The seed is unusable. The account that started the job can see the reason."
 
     assert_each(
         fails,
@@ -516,7 +513,7 @@ def test_sql_that_reaches_too_far(room: Room, shared: str) -> None:
     )
 
 
-def test_a_template_of_another_account_is_refused(room: Room, shared: str) -> None:
+def test_another_accounts_template_is_rejected(room: Room, shared: str) -> None:
     catalog, parties = room.installation.catalog, room.parties
     both = catalog.parties.create_collaboration(
         "both", [parties.publisher.account_id, parties.stranger.account_id]
@@ -542,7 +539,7 @@ def test_a_template_of_another_account_is_refused(room: Room, shared: str) -> No
     assert everything(room.installation) == before
 
 
-def test_a_collaboration_is_of_its_members(room: Room, shared: str) -> None:
+def test_a_collaboration_is_for_its_members_only(room: Room, shared: str) -> None:
     def is_refused(member: str) -> None:
         catalog, parties = room.installation.catalog, room.parties
         ids = [parties.advertiser.account_id, parties.publisher.account_id, parties.stranger.account_id]
@@ -557,13 +554,13 @@ def test_a_collaboration_is_of_its_members(room: Room, shared: str) -> None:
         asked = job_parameters(parties.advertiser, shared, "c", collaborationId=found)
         answer = room.ask(parties.advertiser, build("StartAudienceGenerationJob", asked))
         assert_refused(room.installation, answer, 403, "AccessDeniedException")
-        assert answer.json["message"] == "The caller is no active member of such a collaboration."
+        assert answer.json["message"] == "The collaboration does not exist, or the caller is not an active member."
         assert everything(room.installation) == before
 
     assert_each(is_refused, ["never was", "is no member", "has left", "the owner has left"])
 
 
-def test_a_seed_behind_a_link_is_not_fetched(room: Room, shared: str, tmp_path: Path) -> None:
+def test_a_symlinked_seed_is_not_fetched(room: Room, shared: str, tmp_path: Path) -> None:
     def is_not_fetched(what: str) -> None:
         worlds.write_seed(tmp_path / "outside.jsonl", [worlds.user(number) for number in range(40)])
         bucket = room.installation.home.accounts / room.parties.advertiser.account_id / "buckets" / "linked-seeds"
@@ -589,13 +586,13 @@ def test_a_seed_behind_a_link_is_not_fetched(room: Room, shared: str, tmp_path: 
     assert_each(is_not_fetched, ["a file", "a folder", "a file in a folder"])
 
 
-def test_the_seed_floor_cannot_be_gone_below(room: Room, theirs: Arns) -> None:
+def test_the_minimum_seed_size_cannot_be_lowered(room: Room, theirs: Arns) -> None:
     asked = configured_parameters(room.parties.publisher, theirs.model, "low", minMatchingSeedSize=24)
     answer = room.ask(room.parties.publisher, build("CreateConfiguredAudienceModel", asked))
     assert_refused(room.installation, answer, 400, "ValidationException")
 
 
-def test_nothing_of_all_this_stands_in_the_audit_log(room: Room) -> None:
+def test_the_audit_log_contains_no_data(room: Room) -> None:
     """The last on this room."""
     log = in_audit(room.installation)
     assert log.count('"refused"') > 0
@@ -735,7 +732,7 @@ EXPECTED = {
 }
 
 
-def test_a_failure_says_why_without_counts_and_places(told: Told) -> None:
+def test_a_failure_gives_its_reason_without_counts_and_locations(told: Told) -> None:
     def says_why(name: str) -> None:
         for status in told.statuses[name]:
             if EXPECTED[name] is None:
@@ -778,7 +775,7 @@ def all_answers(client: Any, account_id: str) -> str:
     return json.dumps(said, default=str)
 
 
-def test_neither_side_is_shown_what_is_the_other_s(told: Told) -> None:
+def test_neither_side_sees_the_others_data(told: Told) -> None:
     publisher, advertiser, stranger = vars(told.parties).values()
     of_publisher = all_answers(told.server.client(publisher), publisher.account_id)
     of_advertiser = all_answers(told.server.client(advertiser), advertiser.account_id)
@@ -825,7 +822,7 @@ def test_no_log_status_or_event_holds_a_canary(told: Told) -> None:
     assert installation.audit.verify().ok
 
 
-def test_an_answer_that_fails_tells_nothing_of_the_inside(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_error_discloses_no_internals(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect of ours: the client gets the table's sentence, the log the class."""
 
     def break_down(*_: object, **__: object) -> None:

@@ -1,10 +1,9 @@
-"""Uploads and downloads: only one's own, whole or not at all, and nothing left behind.
+"""Uploads and downloads: within the own account, atomic, and without leftovers.
 
-Contract: issue 4, contract 3.12 and 3.20. An object is written by who signed for its bytes, into a bucket of its
-own account; a body that is not what was signed, is too large, or does not come to its end leaves nothing in
-scratch or bucket, and what was there stays; of uploads to one key one wins whole; no key, no link leads out of a
-bucket; another account's bucket is refused and its export is not found; refusals are in the audit log and name no
-place.
+Contract: issue 4, contract 3.12 and 3.20. The signer of an object's bytes writes it into a bucket of the same
+account; a body that is wrong, too large or incomplete leaves nothing in scratch or bucket, and the old object
+stays; concurrent uploads to one key are atomic; no key or symlink leads out of a bucket; another account's bucket
+is rejected and its export is not found; rejections are audited without locations.
 """
 
 import asyncio
@@ -82,7 +81,7 @@ def get(path: str, query: str = "", method: str = "GET") -> RawRequest:
 # whole
 
 
-def test_what_is_put_is_what_is_got(room: Room) -> None:
+def test_a_downloaded_object_equals_the_uploaded_one(room: Room) -> None:
     me = room.parties.advertiser
     content = os.urandom(3_000_000)
     answer = room.ask(me, put("seeds/deep/down/a.parquet", content))
@@ -100,7 +99,7 @@ def test_what_is_put_is_what_is_got(room: Room) -> None:
     assert "seeds" not in in_audit(room.installation), "a place may be data"
 
 
-def test_the_pieces_of_a_body_do_not_matter(room: Room) -> None:
+def test_the_chunking_of_a_body_does_not_matter(room: Room) -> None:
     me, content = room.parties.advertiser, os.urandom(10_000)
     request = signed(put("seeds/a.jsonl", content), me, f"http://{HOST}")
     pieces = [content[:1], b"", content[1:7_000], content[7_000:]]
@@ -129,7 +128,7 @@ def test_a_body_must_be_signed_for(room: Room) -> None:
     )
 
 
-def test_another_body_than_was_signed_leaves_what_was_there(room: Room) -> None:
+def test_a_wrong_body_leaves_the_old_object(room: Room) -> None:
     def is_refused(body: bytes) -> None:
         me = room.parties.advertiser
         assert room.ask(me, put("seeds/a.jsonl", b"the old one")).status == 200
@@ -143,7 +142,7 @@ def test_another_body_than_was_signed_leaves_what_was_there(room: Room) -> None:
 
 
 @pytest.mark.parametrize("is_told", [True, False], ids=["told before", "found out"])
-def test_an_object_beyond_the_limit_is_refused(room: Room, is_told: bool) -> None:
+def test_a_too_large_object_is_rejected(room: Room, is_told: bool) -> None:
     me, content = room.parties.advertiser, b"x" * 1001
     gateway = replace(room.gateway, files=replace(room.gateway.files, most_bytes=1000))
     before = everything(room.installation)
@@ -158,7 +157,7 @@ def test_an_object_beyond_the_limit_is_refused(room: Room, is_told: bool) -> Non
     assert ask(gateway, just).status == 200
 
 
-def test_an_upload_that_is_broken_off_leaves_nothing(room: Room) -> None:
+def test_an_aborted_upload_leaves_nothing(room: Room) -> None:
     me = room.parties.advertiser
     before = everything(room.installation)
     request = signed(put("seeds/a.jsonl", SECRET), me, f"http://{HOST}")
@@ -167,7 +166,7 @@ def test_an_upload_that_is_broken_off_leaves_nothing(room: Room) -> None:
     assert everything(room.installation) == before
 
 
-def test_an_upload_that_never_ends_is_given_up(room: Room) -> None:
+def test_an_endless_upload_times_out(room: Room) -> None:
     hasty = replace(room.gateway, seconds_for_body=0.2)
     before = everything(room.installation)
     request = signed(put("seeds/a.jsonl", SECRET), room.parties.advertiser, f"http://{HOST}")
@@ -177,7 +176,7 @@ def test_an_upload_that_never_ends_is_given_up(room: Room) -> None:
     assert everything(room.installation) == before
 
 
-def test_a_full_disk_is_no_traceback(
+def test_a_full_disk_is_a_clear_error(
     room: Room, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from cleanroom_pipelines.server import bucket_files
@@ -201,7 +200,7 @@ def test_a_full_disk_is_no_traceback(
     assert "Traceback" not in said.err
 
 
-def test_of_many_uploads_to_one_key_one_wins_whole(room: Room) -> None:
+def test_concurrent_uploads_to_one_key_are_atomic(room: Room) -> None:
     me = room.parties.advertiser
     contents = [bytes([number]) * 200_000 for number in range(12)]
 
@@ -248,7 +247,7 @@ BAD_KEYS = [
 ]
 
 
-def test_a_key_that_could_lead_elsewhere_is_refused(room: Room) -> None:
+def test_a_key_outside_the_bucket_is_rejected(room: Room) -> None:
     def is_refused(key: str, method: str) -> None:
         before = everything(room.installation)
         request = put(f"seeds/{key}", SECRET) if method == "PUT" else get(f"seeds/{key}")
@@ -262,7 +261,7 @@ def test_a_key_that_could_lead_elsewhere_is_refused(room: Room) -> None:
     assert_each(is_refused, itertools.product(BAD_KEYS, ("PUT", "GET")))
 
 
-def test_a_bucket_that_is_none(room: Room) -> None:
+def test_an_invalid_bucket(room: Room) -> None:
     def is_refused(path: str) -> None:
         before = everything(room.installation)
         for request in (put(path, SECRET), get(path)):
@@ -284,7 +283,7 @@ def test_a_listing_stays_in_its_bucket(room: Room) -> None:
     assert_each(is_refused, ["prefix=..", "prefix=a%2F..%2F..", "prefix=%00", "prefix=a%2F%2Fb", "prefix=%FF"])
 
 
-def test_a_listing_after_whatever_ends(room: Room) -> None:
+def test_a_listing_after_any_key_ends(room: Room) -> None:
     me = room.parties.advertiser
     for name in ("a", "b"):
         room.ask(me, put(f"seeds/{name}.jsonl", SECRET))
@@ -325,7 +324,7 @@ LINKED = [
 ]
 
 
-def test_no_link_is_followed(room: Room, planted: Path) -> None:
+def test_symlinks_are_not_followed(room: Room, planted: Path) -> None:
     def is_not_followed(path: str) -> None:
         before = everything(room.installation), files_below(planted)
         answer = room.ask(room.parties.advertiser, get(path))
@@ -341,7 +340,7 @@ def test_no_link_is_followed(room: Room, planted: Path) -> None:
     assert_each(is_not_followed, LINKED)
 
 
-def test_a_listing_shows_no_links(room: Room, planted: Path) -> None:
+def test_a_listing_omits_symlinks(room: Room, planted: Path) -> None:
     listed = room.ask(room.parties.advertiser, get("seeds")).json["objects"]
     assert [entry["key"] for entry in listed] == ["own.jsonl"]
     for request in (get("seeds", "prefix=folder"), get("whole")):
@@ -350,7 +349,7 @@ def test_a_listing_shows_no_links(room: Room, planted: Path) -> None:
         assert "secret" not in answer.body.decode()
 
 
-def test_a_folder_and_an_object_are_not_each_other(room: Room) -> None:
+def test_folders_and_objects_are_not_confused(room: Room) -> None:
     me = room.parties.advertiser
     assert room.ask(me, put("seeds/a/b.jsonl", SECRET)).status == 200
     before = everything(room.installation)
@@ -366,7 +365,7 @@ def test_a_folder_and_an_object_are_not_each_other(room: Room) -> None:
 # others
 
 
-def test_the_bucket_of_another_account_is_refused(room: Room) -> None:
+def test_another_accounts_bucket_is_rejected(room: Room) -> None:
     owner, me = room.parties.publisher, room.parties.advertiser
     assert room.ask(owner, put("publisher-own/a.jsonl", SECRET)).status == 200
     before = everything(room.installation)
@@ -407,7 +406,7 @@ def test_the_export_of_another_account_is_not_found(room: Room) -> None:
         assert_refused(room.installation, answer, 404, "ResourceNotFoundException")
 
 
-def test_without_a_signature_nothing_is_told(room: Room) -> None:
+def test_an_unsigned_request_reveals_nothing(room: Room) -> None:
     room.ask(room.parties.publisher, put("publisher-own/a.jsonl", SECRET))
     before = everything(room.installation)
     answers = [
@@ -421,7 +420,7 @@ def test_without_a_signature_nothing_is_told(room: Room) -> None:
     assert everything(room.installation) == before
 
 
-def test_an_object_is_put_and_got_and_nothing_else(room: Room) -> None:
+def test_only_get_and_put_are_supported(room: Room) -> None:
     def is_refused(method: str) -> None:
         room.ask(room.parties.advertiser, put("seeds/a.jsonl", SECRET))
         before = everything(room.installation)
@@ -459,7 +458,7 @@ def test_a_connection_that_breaks_leaves_nothing(shared_server: Server) -> None:
     assert CANARY not in server.log.read_text() + in_audit(installation)
 
 
-def test_what_is_uploaded_is_what_a_seed_means(room: Room) -> None:
+def test_a_seed_location_resolves_to_the_uploaded_object(room: Room) -> None:
     """The way to a seed and the way to an object are one."""
     me = room.parties.advertiser
     assert room.ask(me, put("advertiser-seeds/new.jsonl", SECRET)).status == 200

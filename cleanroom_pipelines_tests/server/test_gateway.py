@@ -1,10 +1,9 @@
-"""What reaches the endpoint is what was signed, and what is no request holds nothing up.
+"""The gateway executes only what was signed, and malformed requests block nothing.
 
-Contract: issue 4 and contract 1.1, 3.10, 3.20. A request that was altered on its way, is too old, or was signed in
-another way is refused, in the same words whichever key it names, and changes nothing; a path means what was signed
-or nothing at all; a request whose length can be read in two ways ends its connection; headers and bodies without
-end hold neither threads nor memory; what was refused stands in the audit log before it is answered; the health
-check tells nothing.
+Contract: issue 4 and contract 1.1, 3.10, 3.20. An altered, expired or wrongly signed request is rejected with the
+same message for every key, and changes nothing; only the signed path is routed; a request with an ambiguous length
+closes its connection; endless headers and bodies hold neither threads nor memory; rejections are audited before
+the response is sent; the health check reveals nothing.
 """
 
 import asyncio
@@ -99,7 +98,7 @@ ALTERED: dict[str, Altering] = {
 }
 
 
-def test_an_altered_request_is_refused_and_nothing_happens(room: Room) -> None:
+def test_an_altered_request_is_rejected_without_effect(room: Room) -> None:
     def is_refused(_: str, altered: Altering) -> None:
         before = everything(room.installation)
         request = altered(signed(create(room), room.parties.publisher, URL))
@@ -111,7 +110,7 @@ def test_an_altered_request_is_refused_and_nothing_happens(room: Room) -> None:
     assert_each(is_refused, ALTERED.items())
 
 
-def test_a_request_is_good_for_a_quarter_of_an_hour(room: Room) -> None:
+def test_a_request_is_valid_for_15_minutes(room: Room) -> None:
     def is_answered(minutes: float, status: int) -> None:
         request = signed_at(LIST, room.parties.publisher, host=HOST, minutes=minutes)
         answer = ask(room.gateway, request)
@@ -123,7 +122,7 @@ def test_a_request_is_good_for_a_quarter_of_an_hour(room: Room) -> None:
     assert_each(is_answered, [(-16, 403), (-14, 200), (14, 200), (16, 403)])
 
 
-def test_whoever_signs_wrongly_learns_nothing_of_the_key(room: Room) -> None:
+def test_a_wrong_signature_reveals_nothing_about_the_key(room: Room) -> None:
     catalog, stranger = room.installation.catalog, room.parties.stranger
     tries = {
         "wrong secret": {"secret": "0" * 40},
@@ -139,7 +138,7 @@ def test_whoever_signs_wrongly_learns_nothing_of_the_key(room: Room) -> None:
     assert len(set(reasons.values())) == 3, "the operator is told what it was"
 
 
-def test_a_signature_is_not_good_for_another_request(room: Room) -> None:
+def test_a_signature_is_invalid_for_another_request(room: Room) -> None:
     """The same key and moment, the signature of one request on another."""
     one = signed(create(room, "one"), room.parties.publisher, URL)
     other = signed(create(room, "other"), room.parties.publisher, URL)
@@ -183,7 +182,7 @@ PATHS: dict[str, tuple[int, str]] = {
 }
 
 
-def test_a_path_means_what_was_signed_or_nothing(room: Room) -> None:
+def test_only_the_signed_path_is_routed(room: Room) -> None:
     def is_refused(path: str, status: int, error: str) -> None:
         before = everything(room.installation)
         answer = room.ask(room.parties.publisher, RawRequest("GET", path))
@@ -196,7 +195,7 @@ def test_a_path_means_what_was_signed_or_nothing(room: Room) -> None:
     assert_each(is_refused, [(path, *told) for path, told in PATHS.items()])
 
 
-def test_a_method_that_a_path_does_not_have(room: Room) -> None:
+def test_an_unsupported_method(room: Room) -> None:
     def is_refused(method: str) -> None:
         answer = room.ask(room.parties.publisher, RawRequest(method, "/training-dataset"))
         assert (answer.status, answer.error) in {
@@ -212,7 +211,7 @@ def test_a_method_that_a_path_does_not_have(room: Room) -> None:
 
 
 @pytest.mark.parametrize("receive", [never_ends, drips], ids=["nothing more", "drips"])
-def test_a_body_that_never_ends_is_given_up(room: Room, receive: object) -> None:
+def test_an_endless_body_times_out(room: Room, receive: object) -> None:
     hasty = replace(room.gateway, seconds_for_body=0.2)
     before = everything(room.installation)
     request = signed(create(room), room.parties.publisher, URL)
@@ -223,7 +222,7 @@ def test_a_body_that_never_ends_is_given_up(room: Room, receive: object) -> None
     assert everything(room.installation) == before
 
 
-def test_bodies_that_never_end_hold_no_threads(room: Room) -> None:
+def test_endless_bodies_hold_no_threads(room: Room) -> None:
     """More of them than the server has threads, and the next request is answered all the same."""
     declared = ("x-amz-content-sha256", "0" * 64)
     uploading = RawRequest("PUT", "/_cleanroom/buckets/waiting/seed.jsonl", "", (declared,))
@@ -249,7 +248,7 @@ def test_bodies_that_never_end_hold_no_threads(room: Room) -> None:
     assert files_in_scratch(room.installation.home) == []
 
 
-def test_who_leaves_in_the_middle_changed_nothing(room: Room) -> None:
+def test_a_disconnected_client_changes_nothing(room: Room) -> None:
     before = everything(room.installation)
     request = signed(create(room), room.parties.publisher, URL)
     answer = asyncio.run(converse(room.gateway, request, in_pieces(request.body[:50], leaves=True)))
@@ -286,7 +285,7 @@ SMUGGLED: dict[str, bytes] = {
 }
 
 
-def test_a_request_of_two_readings_ends_its_connection(served: tuple[Server, Parties]) -> None:
+def test_an_ambiguous_request_closes_its_connection(served: tuple[Server, Parties]) -> None:
     def ends_it(_: str, content: bytes) -> None:
         server, _ = served
         said = speak(server.url, content)
@@ -296,7 +295,7 @@ def test_a_request_of_two_readings_ends_its_connection(served: tuple[Server, Par
     assert_each(ends_it, SMUGGLED.items())
 
 
-def test_a_request_to_another_server_is_none_to_this_one(served: tuple[Server, Parties]) -> None:
+def test_a_request_signed_for_another_server_is_rejected(served: tuple[Server, Parties]) -> None:
     server, parties = served
     request = signed(LIST, parties.publisher, server.url)
     assert statuses_of(speak(server.url, in_bytes(request))) == [200]
@@ -321,7 +320,7 @@ def test_each_request_of_a_connection_needs_its_own_signature(served: tuple[Serv
     assert statuses_of(speak(server.url, good + bare)) == [200, 403]
 
 
-def test_headers_without_end_fill_no_memory(served: tuple[Server, Parties]) -> None:
+def test_endless_headers_do_not_fill_the_memory(served: tuple[Server, Parties]) -> None:
     server, parties = served
     process = psutil.Process(server.process.pid)
     before, sent = process.memory_info().rss, [0]
@@ -340,7 +339,7 @@ def test_headers_without_end_fill_no_memory(served: tuple[Server, Parties]) -> N
     assert server.call(parties.publisher, LIST).status == 200
 
 
-def test_the_health_check_tells_nothing(served: tuple[Server, Parties]) -> None:
+def test_the_health_check_reveals_nothing(served: tuple[Server, Parties]) -> None:
     server, _ = served
     for head in (b"GET /_cleanroom/health", b"GET /_cleanroom/health?verbose=1", b"POST /_cleanroom/health"):
         said = speak(server.url, head + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -350,7 +349,7 @@ def test_the_health_check_tells_nothing(served: tuple[Server, Parties]) -> None:
         assert names <= {b"content-type", b"content-length", b"date", b"connection"}, "nothing of the server"
 
 
-def test_the_log_of_the_server_quotes_nothing_of_all_this(served: tuple[Server, Parties]) -> None:
+def test_the_server_log_contains_no_data(served: tuple[Server, Parties]) -> None:
     """The last of this module: what was sent above must not stand there."""
     server, parties = served
     marked = RawRequest("POST", "/canary-path", "canary=query", (("Host", "x"), ("X-Canary", "canary")), b"canary")

@@ -1,8 +1,8 @@
-"""Requests that begin and do not come.
+"""Requests that stall.
 
-Contract: a connection whose request has not arrived in time is closed: without a byte, in the midst of its head,
-in the midst of its body, dripping or not, also after an earlier request. One whose body makes headway is not, nor
-one between two requests, nor one that waits for us.
+Contract: a connection is closed if its request does not arrive in time: before its first byte, within its head or
+its body, dripping or not, also after an earlier request. It is kept if its body makes progress, between two
+requests, and while it waits for the server.
 """
 
 import socket
@@ -95,13 +95,13 @@ def answer(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("begun", [b"", b"G", GET[:-2], POST % 10, POST % 10 + b"12345"], ids=range(5))
-def test_what_does_not_come_is_not_waited_for(connect: Callable[[], socket.socket], begun: bytes) -> None:
+def test_a_stalled_request_is_closed(connect: Callable[[], socket.socket], begun: bytes) -> None:
     connection = connect()
     connection.sendall(begun)
     assert is_closed(connection)
 
 
-def test_the_application_is_told(connect: Callable[[], socket.socket], application: Application) -> None:
+def test_the_application_is_notified(connect: Callable[[], socket.socket], application: Application) -> None:
     connection = connect()
     connection.sendall(POST % 10 + b"1")
     assert is_closed(connection)
@@ -109,7 +109,7 @@ def test_the_application_is_told(connect: Callable[[], socket.socket], applicati
 
 
 @pytest.mark.parametrize("begun", [GET[:10], POST % 1000])
-def test_a_drip_is_no_headway(connect: Callable[[], socket.socket], begun: bytes) -> None:
+def test_dripping_is_not_progress(connect: Callable[[], socket.socket], begun: bytes) -> None:
     connection = connect()
     connection.sendall(begun)
     connection.settimeout(SECONDS / 20)
@@ -126,7 +126,7 @@ def test_a_drip_is_no_headway(connect: Callable[[], socket.socket], begun: bytes
         pytest.fail("it was kept")
 
 
-def test_a_begun_request_after_another_one(connect: Callable[[], socket.socket]) -> None:
+def test_a_stalled_second_request_is_closed(connect: Callable[[], socket.socket]) -> None:
     connection = connect()
     connection.sendall(GET)
     assert answer(connection) == b"0"
@@ -143,7 +143,7 @@ def test_between_two_requests_a_connection_is_kept(connect: Callable[[], socket.
     assert answer(kept) == b"0"
 
 
-def test_a_body_that_makes_headway_may_take_longer(connect: Callable[[], socket.socket]) -> None:
+def test_a_body_that_makes_progress_may_take_longer(connect: Callable[[], socket.socket]) -> None:
     """It outlives three connections that do not, one after the other."""
     part = bytes(20_000)
     slow = connect()
@@ -158,7 +158,9 @@ def test_a_body_that_makes_headway_may_take_longer(connect: Callable[[], socket.
     assert answer(slow) == str(4 * len(part)).encode()
 
 
-def test_who_waits_for_us_is_kept(connect: Callable[[], socket.socket], application: Application) -> None:
+def test_a_client_waiting_for_the_server_is_kept(
+    connect: Callable[[], socket.socket], application: Application
+) -> None:
     application.may_answer.clear()
     waiting, other = connect(), connect()
     waiting.sendall(POST % 3 + b"abc")

@@ -1,8 +1,8 @@
-"""What one account, or one request, may take.
+"""Limits on accounts and requests.
 
-Contract: an account is let through at a steady rate with a burst of two seconds, whatever others do; what it asks
-beyond that changes nothing, reaches no other account, and stands in the audit log. Bodies are bounded in size,
-depth and shape, and one that is refused is not quoted; members that nobody knows are passed over and counted.
+Contract: each account has a steady rate with bursts of two seconds, independently of others; requests beyond it
+change nothing, affect no other account, and are audited. Bodies are limited in size, depth and shape, and a
+rejected one is not quoted; unknown members are ignored and counted.
 """
 
 import gzip
@@ -56,7 +56,7 @@ def test_a_burst_of_two_seconds_then_a_steady_rate() -> None:
     assert_each(is_so, [1, 2, 50])
 
 
-def test_less_than_one_a_second_still_lets_somebody_through() -> None:
+def test_a_rate_below_one_per_second_still_allows_requests() -> None:
     clock = Hand()
     limit = RateLimit(0.1, clock)
     assert n_allowed(limit, "a", 10) == 1
@@ -66,7 +66,7 @@ def test_less_than_one_a_second_still_lets_somebody_through() -> None:
     assert n_allowed(limit, "a", 10) == 1
 
 
-def test_one_account_takes_nothing_from_another() -> None:
+def test_accounts_are_limited_independently() -> None:
     limit = RateLimit(5, Hand())
     assert n_allowed(limit, "a", 100) == 10
     assert n_allowed(limit, "b", 100) == 10
@@ -91,7 +91,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
     return Room.open(tmp_path_factory.mktemp("limits") / "home")
 
 
-def test_what_is_throttled_changes_nothing_and_is_written_down(room: Room) -> None:
+def test_throttled_requests_have_no_effect_and_are_audited(room: Room) -> None:
     door = replace(room.gateway.api.door, rate=RateLimit(2, Hand()))
     gateway = replace(
         room.gateway,
@@ -168,7 +168,7 @@ BODIES: dict[str, Callable[[Room], bytes]] = {
 }
 
 
-def test_a_body_that_is_none_of_ours(room: Room) -> None:
+def test_a_malformed_body(room: Room) -> None:
     def is_refused(_: str, body: Callable[[Room], bytes]) -> None:
         before = everything(room.installation)
         answer = room.ask(room.parties.publisher, with_body(room, body(room)))
@@ -181,13 +181,13 @@ def test_a_body_that_is_none_of_ours(room: Room) -> None:
     assert_each(is_refused, BODIES.items())
 
 
-def test_a_packed_body_is_not_unpacked(room: Room) -> None:
+def test_a_compressed_body_is_not_decompressed(room: Room) -> None:
     packed = gzip.compress(json.dumps(members(room)).encode() + b" " * 50_000_000)
     answer = room.ask(room.parties.publisher, with_body(room, packed, ("Content-Encoding", "gzip")))
     assert_refused(room.installation, answer, 400, "ValidationException")
 
 
-def test_members_that_nobody_knows_are_counted(room: Room) -> None:
+def test_unknown_members_are_counted(room: Room) -> None:
     unknown = {f"{CANARY}{number}": {"deep": [CANARY] * 2} for number in range(10_000)}
     body = json.dumps(members(room, name="much", **unknown)).encode()
     answer = room.ask(room.parties.publisher, with_body(room, body))
@@ -198,7 +198,7 @@ def test_members_that_nobody_knows_are_counted(room: Room) -> None:
     assert room.installation.catalog.resources.count(Kind.TRAINING_DATASET, room.parties.publisher.account_id) == 1
 
 
-def test_a_page_that_is_none(room: Room) -> None:
+def test_an_invalid_page_token(room: Room) -> None:
     def is_refused(query: str) -> None:
         answer = room.ask(room.parties.publisher, RawRequest("GET", "/training-dataset", query))
         assert_refused(room.installation, answer, 400, "ValidationException")
@@ -223,7 +223,7 @@ def test_a_page_that_is_none(room: Room) -> None:
     )
 
 
-def test_the_token_of_another_account_shows_nothing_of_it(room: Room) -> None:
+def test_another_accounts_page_token_reveals_nothing(room: Room) -> None:
     me, other = room.parties.advertiser, room.parties.stranger
     for name in ("one", "two", "three"):
         client = room.client(me)

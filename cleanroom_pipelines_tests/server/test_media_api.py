@@ -1,8 +1,8 @@
-"""The Media API through the gateway: tokens, limits, bodies, uploads and downloads.
+"""The data-room (Media) API through the gateway: tokens, limits, bodies, uploads and downloads.
 
-Contract: contracts/media.md, section 1, and media/protocol.py. A token opens until it expires, is revoked or its
-user is disabled; whoever has none learns nothing and sends no body that anybody keeps; what cannot be read is
-refused in our words; a file arrives whole or leaves nothing; every request stands in the audit log.
+Contract: contracts/media.md, section 1, and media/protocol.py. A token is valid until it expires, is revoked or
+its user is disabled; without one, a request reveals nothing and its body is not stored; malformed requests get our
+own errors; an upload is complete or leaves nothing; every request is audited.
 """
 
 import json
@@ -65,7 +65,7 @@ def refused(answer: RawAnswer, status: int, kind: str) -> dict[str, Any]:
     return error  # type: ignore[no-any-return]
 
 
-def test_a_token_says_who_calls(door: Door) -> None:
+def test_a_token_identifies_the_caller(door: Door) -> None:
     assert door.call("whoami") == {"email": USER}
     assert [each["id"] for each in door.call("list_rooms")["rooms"]] == [door.world.room]
 
@@ -80,7 +80,7 @@ CLOSED: dict[str, Callable[[Door, StandingClock], object]] = {
 }
 
 
-def test_a_token_that_opens_nothing_is_refused_in_one_way(door: Door, clock: StandingClock) -> None:
+def test_all_invalid_tokens_are_rejected_alike(door: Door, clock: StandingClock) -> None:
     told: set[str] = set()
 
     def is_refused(_: str, close: Callable[[Door, StandingClock], object]) -> None:
@@ -108,7 +108,7 @@ def test_a_token_that_opens_nothing_is_refused_in_one_way(door: Door, clock: Sta
     assert len(told) == 1
 
 
-def test_a_token_comes_as_bearer(door: Door) -> None:
+def test_a_token_must_be_a_bearer_token(door: Door) -> None:
     def is_refused(header: str) -> None:
         answer = door.send("POST", "/whoami", b"{}", authorization=header.format(door.token))
         refused(answer, 401, "UnauthorizedError")
@@ -117,7 +117,7 @@ def test_a_token_comes_as_bearer(door: Door) -> None:
     assert door.send("POST", "/whoami", b"{}", authorization=f"bearer {door.token}").status == 200
 
 
-def test_a_token_lies_nowhere(door: Door) -> None:
+def test_a_token_is_stored_nowhere(door: Door) -> None:
     door.call("whoami")
     door.world.lines()
     files = [path for path in door.installation.home.root.rglob("*") if path.is_file()]
@@ -136,7 +136,7 @@ BODIES = {
 }
 
 
-def test_a_body_that_cannot_be_read_is_refused_and_written_down(door: Door) -> None:
+def test_a_malformed_body_is_rejected_and_audited(door: Door) -> None:
     def is_refused(_: str, body: bytes) -> None:
         before = len(door.world.lines())
         answer = door.send("POST", "/get_room", body)
@@ -149,7 +149,7 @@ def test_a_body_that_cannot_be_read_is_refused_and_written_down(door: Door) -> N
     assert_each(is_refused, BODIES.items())
 
 
-def test_a_body_that_is_too_large_is_refused(door: Door) -> None:
+def test_a_too_large_body_is_rejected(door: Door) -> None:
     body = json.dumps({"room_id": "x" * MAX_BODY_BYTES}).encode()
     answer = door.send("POST", "/get_room", body)
     refused(answer, 400, "InvalidRequestError")
@@ -170,7 +170,7 @@ OTHER_PATHS = [
 ]
 
 
-def test_another_path_is_none(door: Door) -> None:
+def test_an_unknown_path_is_rejected(door: Door) -> None:
     def is_none(method: str, path: str) -> None:
         before = len(door.world.lines())
         refused(door.send(method, path, b"{}"), 404, "NotFoundError")
@@ -180,7 +180,7 @@ def test_another_path_is_none(door: Door) -> None:
     assert_each(is_none, OTHER_PATHS)
 
 
-def test_who_asks_too_often_is_told_to_slow_down(tmp_path: Path, clock: StandingClock) -> None:
+def test_too_many_requests_are_throttled(tmp_path: Path, clock: StandingClock) -> None:
     settings = Settings(tmp_path / "home", seed_floor=1, requests_per_second=0.001)
     door = Door(Installation(settings, clock=clock))
     door.call("whoami")
@@ -191,7 +191,7 @@ def test_who_asks_too_often_is_told_to_slow_down(tmp_path: Path, clock: Standing
 # files
 
 
-def test_an_upload_is_kept_sealed_and_is_its_senders(door: Door) -> None:
+def test_an_upload_is_encrypted_and_belongs_to_its_sender(door: Door) -> None:
     content = b"u1,canary@b.example\n" * 1000
     answer = door.send("PUT", "/uploads", content, query="name=my%20file.csv&matching_id=EMAIL")
     told = json.loads(answer.body)["result"]
@@ -203,7 +203,7 @@ def test_an_upload_is_kept_sealed_and_is_its_senders(door: Door) -> None:
     assert door.last_line()["n_bytes"] == len(content)
 
 
-def test_an_upload_that_cannot_be_named_leaves_nothing(door: Door) -> None:
+def test_a_rejected_upload_leaves_nothing(door: Door) -> None:
     def leaves_nothing(query: str) -> None:
         answer = door.send("PUT", "/uploads", b"u,a@b.example\n", query=query)
         refused(answer, 400, "InvalidRequestError")
@@ -214,7 +214,7 @@ def test_an_upload_that_cannot_be_named_leaves_nothing(door: Door) -> None:
     assert_each(leaves_nothing, ["name=" + "x" * 300, "matching_id=CANARY"])
 
 
-def test_an_upload_that_is_too_large_leaves_nothing(tmp_path: Path) -> None:
+def test_a_too_large_upload_leaves_nothing(tmp_path: Path) -> None:
     door = Door(Installation(Settings(tmp_path / "home", seed_floor=1, max_upload_bytes=1000)))
     assert door.send("PUT", "/uploads", b"x" * 1000).status == 200
     refused(door.send("PUT", "/uploads", b"x" * 1001), 413, "UploadTooLargeError")
@@ -236,7 +236,7 @@ def listed(door: Door, content: bytes) -> str:
     return str(job["id"])
 
 
-def test_a_file_of_a_job_is_given_whole_and_to_its_user_alone(door: Door) -> None:
+def test_a_jobs_file_is_downloaded_by_its_user_only(door: Door) -> None:
     content = b"user\n" * 500_000
     job = listed(door, content)
     answer = door.send("GET", f"/jobs/{job}/files/part.csv")
@@ -249,7 +249,7 @@ def test_a_file_of_a_job_is_given_whole_and_to_its_user_alone(door: Door) -> Non
     refused(door.send("GET", f"/jobs/{job}/files/part.csv"), 403, "PermissionDeniedError")
 
 
-def test_only_the_files_that_were_told_of_are_given(door: Door) -> None:
+def test_only_listed_files_can_be_downloaded(door: Door) -> None:
     job = listed(door, b"user\n")
 
     def is_not_given(name: str) -> None:

@@ -1,6 +1,6 @@
-"""`cleanroom serve` begins to listen, or says in one sentence why it cannot.
+"""`cleanroom serve` listens, or reports in one sentence why it cannot.
 
-Contract: DESIGN section 7: exit code 2 and one clear sentence; nothing is started on an address that is taken.
+Contract: DESIGN section 7: exit code 2 and one clear sentence; nothing is started on an address in use.
 """
 
 import socket
@@ -14,7 +14,7 @@ from ..cases import assert_each
 from ..cli.commands import Commands
 
 
-def test_an_address_that_cannot_be_had(
+def test_an_address_in_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = Commands(capsys, monkeypatch)

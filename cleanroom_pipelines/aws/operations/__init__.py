@@ -1,6 +1,6 @@
-"""The 25 operations: each a small function on the catalogue.
+"""The 25 operations, each a small function on the catalogue.
 
-Lives here: one module per kind of resource, and what they share (`endpoint.py`).
+Lives here: one module per kind of resource, and their shared parts (`endpoint.py`).
 Add here when AWS adds an operation.
-Keep out: HTTP and signatures (`wire.py`, `signing.py`, `server`); rules that hold for every way in (`catalog`).
+Keep out: HTTP and signatures (`wire.py`, `signing.py`, `server`); rules that apply to every API (`catalog`).
 """

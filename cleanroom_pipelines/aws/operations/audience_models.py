@@ -1,4 +1,4 @@
-"""Audience models: trained once on a dataset and a window, without any seed.
+"""Audience models, trained once on a dataset and a time window, without a seed.
 
 Lives here: the four operations on them.
 Keep out: training.
@@ -26,21 +26,21 @@ from cleanroom_pipelines.catalog import AudienceModel, AudienceModelSpec, Kind, 
 from cleanroom_pipelines.errors import ConflictError
 
 _KIND: Final = Kind.AUDIENCE_MODEL
-# of the year 9999, the last that can be shown again
+# the last second of the year 9999, the largest time that can be displayed
 _LAST_SECOND: Final = 253_402_300_799
 
 
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """CreateAudienceModel: CREATE_PENDING; a run trains it."""
+    """CreateAudienceModel: it is CREATE_PENDING until a run trains it."""
     check_quota(endpoint, caller.account_id, _KIND)
     if parameters.get("kmsKeyArn") and not endpoint.is_encrypted:
-        # A promise that would not be kept is refused; see the page for people who come from AWS.
+        # Reject a promise that would not be kept; see FROM_AWS.md.
         raise invalid("kmsKeyArn", "Member must be absent unless CLEANROOM_ENCRYPTION=volume is set")
     start, end = (_seconds(parameters, f"trainingData{edge}Time") for edge in ("Start", "End"))
     if start is not None and end is not None and start >= end:
         raise invalid("trainingDataEndTime", "Member must be later than trainingDataStartTime")
     dataset = own_arn(caller, parameters["trainingDatasetArn"], Kind.TRAINING_DATASET)
-    _look_again(endpoint, caller, dataset)
+    _retry_failed_validation(endpoint, caller, dataset)
     record = endpoint.catalog.resources.create(
         AudienceModelSpec(
             name=parameters["name"],
@@ -78,17 +78,17 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteAudienceModel: DELETE_PENDING; a run removes what belongs to it."""
+    """DeleteAudienceModel: it is DELETE_PENDING until a run deletes its data."""
     key = own_arn(caller, parameters["audienceModelArn"], _KIND)
     endpoint.catalog.deletion.request_delete(_KIND, key, caller.account_id, caller.region)
     return None
 
 
-def _look_again(endpoint: Endpoint, caller: Caller, dataset: str) -> None:
-    """Have a dataset that was found bad validated again: its owner may have repaired the table since."""
+def _retry_failed_validation(endpoint: Endpoint, caller: Caller, dataset: str) -> None:
+    """Validate a failed dataset again, because its owner may have fixed the table since."""
     newest = endpoint.catalog.resources.newest_version(Kind.TRAINING_DATASET, dataset, caller.account_id)
     if newest.status is Status.CREATE_FAILED:
-        with suppress(ConflictError):  # somebody else was faster
+        with suppress(ConflictError):  # another process already retried it
             endpoint.catalog.work.retry(Kind.TRAINING_DATASET, dataset)
 
 
@@ -105,11 +105,11 @@ def _summary(record: AudienceModel) -> dict[str, object]:
 
 
 def _seconds(parameters: Parameters, member: str) -> int | None:
-    """Epoch seconds, rounded up: the window holds the events at or after its start and before its end."""
+    """Return epoch seconds, rounded up, since the window includes its start and excludes its end."""
     moment = parameters.get(member)
     seconds = None if moment is None else -int(-moment.timestamp() // 1)
     if seconds is not None and seconds > _LAST_SECOND:
-        raise invalid(member, "Member must lie before the year 10000")
+        raise invalid(member, "Member must be before the year 10000")
     return seconds
 
 

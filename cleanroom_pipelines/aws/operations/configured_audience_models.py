@@ -1,7 +1,7 @@
-"""Configured audience models: what may be done with a model, by whom, and where the audiences go.
+"""Configured audience models: a model's audience sizes, output location, sharing and policy.
 
 Lives here: the eight operations on them and on their policies.
-Keep out: what a policy means (`policies.py`).
+Keep out: evaluating policies (`policies.py`).
 """
 
 from typing import Any, Final
@@ -74,7 +74,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def update(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """UpdateConfiguredAudienceModel: jobs that are started from now on use it as it is then."""
+    """UpdateConfiguredAudienceModel: the changes apply to jobs started from now on."""
     key = _key(caller, parameters)
     changes: dict[str, Any] = {}
     if "outputConfig" in parameters:
@@ -101,13 +101,13 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteConfiguredAudienceModel: its policy goes with it."""
+    """DeleteConfiguredAudienceModel: its policy is deleted too."""
     endpoint.catalog.deletion.request_delete(_KIND, _key(caller, parameters), caller.account_id, caller.region)
     return None
 
 
 def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """PutConfiguredAudienceModelPolicy: a document that cannot be evaluated faithfully is refused."""
+    """PutConfiguredAudienceModelPolicy: a document that cannot be evaluated faithfully is rejected."""
     key = _key(caller, parameters)
     text = parameters["configuredAudienceModelPolicy"]
     endpoint.catalog.get(ConfiguredAudienceModel, key, caller.account_id, caller.region)
@@ -176,7 +176,7 @@ def _output(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> dict[
     output = parameters["outputConfig"]
     check_role(caller, output["roleArn"])
     url = output["destination"]["s3Destination"]["s3Uri"]
-    endpoint.buckets.destination(caller.account_id, url)  # refuses another account's bucket, and what is no place
+    endpoint.buckets.destination(caller.account_id, url)  # rejects another account's bucket and invalid locations
     return {"output_url": url, "output_role_arn": output["roleArn"]}
 
 
@@ -186,7 +186,7 @@ def _sizes(parameters: Parameters) -> tuple[AudienceSize, ...]:
         return ()
     kind, values = SizeType(config["audienceSizeType"]), config["audienceSizeBins"]
     if kind is SizeType.PERCENTAGE and max(values) > 100:
-        raise invalid(_BINS, "Member must hold percentages of 1 to 100")
+        raise invalid(_BINS, "Member must contain percentages from 1 to 100")
     if len(set(values)) < len(values):
         raise invalid(_BINS, "Member must not repeat a size")
     return tuple(AudienceSize(kind, value) for value in values)

@@ -1,8 +1,8 @@
-"""What all operations share: the parts they work on, whose an ARN or role is, how records are shown.
+"""Shared parts of the operations: ownership of ARNs and roles, quotas, pages and status details.
 
-Lives here: `Endpoint`, and the rules that more than one operation keeps.
-Add here when a second operation needs what one has.
-Keep out: anything that only one kind of resource needs.
+Lives here: `Endpoint`, and the rules that several operations share.
+Add here when a second operation needs a part of another.
+Keep out: parts that only one kind of resource needs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -44,16 +44,16 @@ _ABOUT_SEED = frozenset(
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The parts that operations work on; holds no state of its own.
+    """The parts that the operations use; it has no state of its own.
 
     Args:
-        catalog: What exists.
-        home: Where warehouses lie.
-        buckets: Whose bucket is whose.
-        new_uuid: Gives a fresh UUID in lower case.
-        is_encrypted: Whether the operator has stated that home and temporary space lie on an encrypted volume.
-        max_unfinished_jobs: Quota of generation jobs that an account may have pending or under way.
-        max_resources: Quota of resources of one kind that an account may have.
+        catalog: The catalogue of resources.
+        home: The home, which contains the warehouses.
+        buckets: The buckets and their owners.
+        new_uuid: Returns a new UUID in lower case.
+        is_encrypted: Whether the operator declared that home and temporary files are on an encrypted volume.
+        max_unfinished_jobs: Quota of an account's pending and running generation jobs.
+        max_resources: Quota of an account's resources of one kind.
     """
 
     catalog: Catalog
@@ -69,10 +69,10 @@ Operation = Callable[[Endpoint, Caller, Parameters], Answer]
 
 
 def own_arn(caller: Caller, arn: str, kind: Kind) -> str:
-    """The partition key that an ARN of the caller's own names.
+    """Return the partition key in an ARN of the caller's account and Region.
 
     Raises:
-        ApiError: It is another account's, another Region's or no ARN of ours: nothing there for this caller.
+        ApiError: ResourceNotFoundException: the ARN is invalid, or of another kind, account or Region.
     """
     parts = parse_arn(arn)
     if parts is None or parts.kind is not kind or not is_own(caller, parts):
@@ -81,49 +81,49 @@ def own_arn(caller: Caller, arn: str, kind: Kind) -> str:
 
 
 def is_own(caller: Caller, parts: ArnParts) -> bool:
-    """Whether a resource is the caller's, in the Region that was called."""
+    """Check whether a resource is in the caller's account and Region."""
     return (parts.account_id, parts.region) == (caller.account_id, caller.region)
 
 
 def not_found(kind: Kind) -> ApiError:
-    """The same answer whether a resource never was, is gone, or is another account's."""
+    """Return the same error for a resource that never existed, was deleted, or is another account's."""
     return ApiError("ResourceNotFoundException", f"There is no such {kind.words} in this account and Region.")
 
 
 def invalid(member: str, rule: str) -> ApiError:
-    """A ValidationException that names the member and the rule it breaks, never the value."""
+    """Return a ValidationException that names the member and the rule it breaks, never the value."""
     return ApiError(
         "ValidationException", f"1 validation error detected: Value at '{member}' failed to satisfy: {rule}"
     )
 
 
 def check_role(caller: Caller, role_arn: str) -> None:
-    """Refuse to act in the role of another account.
+    """Check that a role belongs to the caller's account.
 
     Raises:
-        ApiError: The role is not the caller's account's.
+        ApiError: The role belongs to another account.
     """
     if role_arn.split(":")[4] != caller.account_id:
-        raise ApiError("AccessDeniedException", "The role belongs to another account than the caller.")
+        raise ApiError("AccessDeniedException", "The role does not belong to the caller's account.")
 
 
 def check_quota(endpoint: Endpoint, account_id: str, kind: Kind) -> None:
-    """Refuse one more resource than the operator allows an account.
+    """Check that an account may create another resource of a kind.
 
     Args:
-        endpoint: Knows the quota.
-        account_id: Whose the resource would be; the job of a guest and its exports are the model owner's.
-        kind: Its kind.
+        endpoint: Provides the quota.
+        account_id: The account that would own the resource; for a guest's job and its exports, the model's owner.
+        kind: The kind of resource.
 
     Raises:
-        ApiError: The account has as many as it may.
+        ApiError: The account has reached its quota.
     """
     if endpoint.catalog.resources.count(kind, account_id) >= endpoint.max_resources:
         raise quota_exceeded(f"{kind.words}s per account", endpoint.max_resources)
 
 
 def quota_exceeded(name: str, value: int) -> ApiError:
-    """The error of an account that has as much as it may."""
+    """Return the error for an account that has reached a quota."""
     return ApiError(
         "ServiceQuotaExceededException",
         f"The account has reached its quota of {value:,} ({name}).",
@@ -132,27 +132,27 @@ def quota_exceeded(name: str, value: int) -> ApiError:
 
 
 def page_of(endpoint: Endpoint, caller: Caller, kind: Kind, parameters: Parameters) -> Page:
-    """A page of the caller's resources of one kind."""
+    """Return a page of the caller's resources of one kind."""
     return endpoint.catalog.resources.list(kind, caller.account_id, region=caller.region, **paging(parameters))
 
 
 def shown_page(page: Page | JobViewPage, member: str, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
-    """A page of a listing as the API shows it."""
+    """Format a page of a listing as the API returns it."""
     return {member: [show(record) for record in page.items], "nextToken": page.after}
 
 
 def paging(parameters: Parameters) -> dict[str, Any]:
-    """The page that a request asks for."""
+    """Return the paging arguments of a request."""
     return {"limit": parameters.get("maxResults", _DEFAULT_PAGE), "after": parameters.get("nextToken")}
 
 
 def times(record: Resource) -> dict[str, Any]:
-    """When a resource was made and last changed."""
+    """Return a resource's creation and update times."""
     return {"createTime": record.created_at, "updateTime": record.updated_at}
 
 
 def stages_of(endpoint: Endpoint, records: Iterable[Resource]) -> dict[str, Stage]:
-    """Where the work on those resources is that are pending or in progress, by id."""
+    """Return the current stage of each pending or in-progress resource, by id."""
     waiting = [record.id for record in records if record.status in _OPEN]
     found = endpoint.catalog.work.stages(waiting) if waiting else {}
     return {resource_id: stage for (resource_id, _), stage in sorted(found.items(), key=lambda each: each[0])}
@@ -161,13 +161,13 @@ def stages_of(endpoint: Endpoint, records: Iterable[Resource]) -> dict[str, Stag
 def status_details(
     record: Resource, stage: Stage | None = None, *, is_seed_shown: bool = True, is_owner: bool = True
 ) -> dict[str, str] | None:
-    """Why a resource failed, if it did, or where the work on it is.
+    """Return why a resource failed, or the current stage of its work.
 
     Args:
         record: The resource.
-        stage: Where the work on it is, which needs no code.
-        is_seed_shown: Whether the caller may know the seed; else what is wrong with one is not told in detail.
-        is_owner: Whether the model is the caller's; else what is wrong with it is not told in detail.
+        stage: The current stage of the work on it, which has no status code.
+        is_seed_shown: Whether the caller may know the seed; if not, details of the seed's problems are hidden.
+        is_owner: Whether the caller owns the model; if not, details of the model's problems are hidden.
     """
     if record.status_code is None and not record.status_message:
         if stage is None:
@@ -175,7 +175,7 @@ def status_details(
         return {"message": f"{str(stage)[:1].upper()}{str(stage)[1:]}."}
     message = record.status_message or None
     if not is_seed_shown and record.status_code in _ABOUT_SEED:
-        message = "The seed of the account that started the job cannot be used. That account is told why."
+        message = "The seed is unusable. The account that started the job can see the reason."
     if not is_owner and record.status_code is StatusCode.PARENT_NOT_ACTIVE:
-        message = "The model cannot be used. Its owner is told why."
+        message = "The model is unusable. Its owner can see the reason."
     return {"statusCode": record.status_code or None, "message": message}  # type: ignore[dict-item]

@@ -1,7 +1,7 @@
-"""Audience export jobs: the best users at one allowed size, written where the model's owner said.
+"""Audience export jobs: the top users at one allowed size, written to the model owner's output location.
 
 Lives here: the two operations on them.
-Keep out: writing them.
+Keep out: writing the exports.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     size = parameters["audienceSize"]
     kind, value = SizeType(size["type"]), size["value"]
     if kind is SizeType.PERCENTAGE and value > 100:
-        raise invalid("audienceSize.value", "Member must be a percentage of 1 to 100")
+        raise invalid("audienceSize.value", "Member must be a percentage from 1 to 100")
     check_quota(endpoint, seen.owner_account_id, Kind.EXPORT_JOB)
     endpoint.catalog.resources.create(
         ExportJobSpec(
@@ -49,7 +49,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListAudienceExportJobs: the owner sees all of its jobs' exports, a guest those it started."""
+    """ListAudienceExportJobs: owners see all exports of their jobs, guests those that they started."""
     arn = parameters.get("audienceGenerationJobArn")
     key = own_arn(caller, arn, Kind.GENERATION_JOB) if arn is not None else None
     if key is not None:
@@ -73,6 +73,6 @@ def _summary(record: ExportJob, stage: Stage | None) -> dict[str, Any]:
         "description": record.description,
         "status": record.status.value,
         "statusDetails": status_details(record, stage),
-        # locations are never visible across accounts: the catalogue tells it to the owner alone
+        # output locations are never visible across accounts: the catalogue returns them to the owner only
         "outputLocation": record.output_location,
     }

@@ -1,7 +1,7 @@
-"""Audience generation jobs: a seed, ranked against a configured audience model, also one of another account.
+"""Audience generation jobs: rank a seed with a configured audience model, possibly another account's.
 
-Lives here: the four operations on them, who may start one on whose model, and who sees what of it.
-Keep out: fetching the seed and ranking; the run does both.
+Lives here: the four operations on them, and who may start and see which jobs.
+Keep out: fetching the seed and ranking, which a run does.
 """
 
 from typing import Final
@@ -51,7 +51,7 @@ _BUDGET: Final = "privacy budget of the two organisations, in units"
 
 
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """StartAudienceGenerationJob: on a model of the caller's own, or on another's whose policy allows it."""
+    """StartAudienceGenerationJob: on the caller's own model, or on another account's if its policy allows."""
     _check_collaboration(endpoint, caller.account_id, parameters.get("collaborationId"))
     seed = _requested_seed(endpoint, caller, parameters)
     parts = parse_arn(parameters["configuredAudienceModelArn"])
@@ -68,7 +68,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     record = endpoint.catalog.resources.create(
         GenerationJobSpec(
             name=name,
-            # a guest's words are in its own copy of the job
+            # a guest's description and tags are stored in its own view of the job
             description=None if is_guest else description,
             tags={} if is_guest else tags,
             configured_audience_model_id=parts.id,
@@ -89,12 +89,12 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetAudienceGenerationJob: the seed is shown to who started it, the metrics as the model's owner says."""
+    """GetAudienceGenerationJob: the starter sees the seed; the model's owner decides who sees the metrics."""
     seen = _find(endpoint, caller, parameters)
     job = seen.job
     return {
         **_summary(seen),
-        "statusDetails": _told_of_privacy(endpoint, job)
+        "statusDetails": _privacy_notice(endpoint, job)
         or status_details(
             job,
             stages_of(endpoint, [job]).get(job.id),
@@ -112,12 +112,12 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListAudienceGenerationJobs: those of the caller's models, and those it started on others'."""
+    """ListAudienceGenerationJobs: jobs on the caller's models, and jobs that it started on others'."""
     configured = parameters.get("configuredAudienceModelArn")
     parts = parse_arn(configured) if configured is not None else None
     if configured is not None and (parts is None or parts.kind is not Kind.CONFIGURED_AUDIENCE_MODEL):
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
-    if parts is not None and not _names_one(endpoint, caller, parts):
+    if parts is not None and not _is_exact(endpoint, caller, parts):
         return {"audienceGenerationJobs": []}
     page = endpoint.catalog.job_views.list_job_views(
         caller.account_id,
@@ -130,7 +130,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteAudienceGenerationJob: the owner's deletes everything, a guest's its own view."""
+    """DeleteAudienceGenerationJob: an owner deletes the whole job, a guest only its own view."""
     endpoint.catalog.job_views.delete_job_view(
         own_arn(caller, parameters["audienceGenerationJobArn"], _KIND), caller.account_id, caller.region
     )
@@ -144,7 +144,7 @@ def _requested_seed(endpoint: Endpoint, caller: Caller, parameters: Parameters) 
     if (source is None) == (sql is None):
         raise invalid("seedAudience", "Member must have exactly one of dataSource and sqlParameters")
     if source is not None:
-        endpoint.buckets.locate(caller.account_id, source["s3Uri"])  # refuses another account's bucket
+        endpoint.buckets.locate(caller.account_id, source["s3Uri"])  # rejects another account's bucket
         return RequestedSeed(role_arn=seed["roleArn"], s3_uri=source["s3Uri"])
     query, template = sql.get("queryString"), sql.get("analysisTemplateArn")
     if bool(query) == bool(template):
@@ -163,12 +163,14 @@ def _requested_seed(endpoint: Endpoint, caller: Caller, parameters: Parameters) 
 
 
 def _check_template(endpoint: Endpoint, caller: Caller, arn: str, collaboration_id: str | None) -> None:
-    """A template is for its own account, and for the members of the collaboration it was made in."""
+    """Check that the caller owns a template, or shares the collaboration in which it was created."""
     template = endpoint.catalog.parties.template(arn)
     if template is not None and template.account_id == caller.account_id:
         return
     if template is None or collaboration_id is None or template.collaboration_id != collaboration_id:
-        raise ApiError("AccessDeniedException", "The caller may use no such analysis template.")
+        raise ApiError(
+            "AccessDeniedException", "The analysis template does not exist, or the caller may not use it."
+        )
     _check_collaboration(endpoint, template.account_id, collaboration_id)
 
 
@@ -178,13 +180,15 @@ def _check_collaboration(endpoint: Endpoint, account_id: str, collaboration_id: 
     collaboration = endpoint.catalog.parties.collaboration(collaboration_id)
     active = {member.account_id for member in collaboration.members if member.active} if collaboration else set()
     if account_id not in active:
-        raise ApiError("AccessDeniedException", "The caller is no active member of such a collaboration.")
+        raise ApiError(
+            "AccessDeniedException", "The collaboration does not exist, or the caller is not an active member."
+        )
 
 
 def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, parts: ArnParts) -> None:
-    """Whether the owner of another account's model lets the caller start a job on it.
+    """Check that the policy of another account's model allows the caller to start a job.
 
-    A model whose policy has nothing for the caller is none of its business: it does not exist for it.
+    If the policy grants the caller nothing at all, the response is the same as for a model that does not exist.
     """
     try:
         configured = endpoint.catalog.get(ConfiguredAudienceModel, parts.id, parts.account_id, parts.region)
@@ -197,7 +201,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
         policy,
         caller_account=caller.account_id,
         model_arn=str(configured.arn),
-        # the job has no id yet; its readable part is known
+        # the job has no id yet, but the readable part of its ARN is known
         job_arn=str(make_arn(_KIND, parts.account_id, parts.region, f"{slug(parameters['name'])}-{'0' * 12}")),
         collaboration_id=parameters.get("collaborationId"),
         request_tags=parameters.get("tags", {}),
@@ -208,7 +212,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
 
 
 def _check_budget(endpoint: Endpoint, caller: Caller, parameters: Parameters, parts: ArnParts) -> None:
-    """Refuse what the privacy budget of the two organisations certainly cannot pay."""
+    """Reject a job that the privacy budget of the two organisations certainly cannot pay."""
     collaboration_id = parameters.get("collaborationId")
     agreed = endpoint.catalog.parties.collaboration(collaboration_id) if collaboration_id else None
     pair = paying_pair(endpoint.catalog, caller.account_id, parts.account_id, agreed)
@@ -216,19 +220,19 @@ def _check_budget(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
     if spent is not None:
         raise ApiError(
             "ServiceQuotaExceededException",
-            f"Of the privacy budget of the two organisations {in_units(spent.left)} of {in_units(spent.total)} "
-            f"units are left; a job takes {in_units(COUNT.tenths)} to start. Both can approve a refill.",
+            f"The privacy budget is too low: {in_units(spent.left)} of {in_units(spent.total)} units are left, "
+            f"and starting a job needs {in_units(COUNT.tenths)}. Both organisations can approve a refill.",
             members={"quotaName": _BUDGET, "quotaValue": float(in_units(spent.total))},
         )
 
 
-def _told_of_privacy(endpoint: Endpoint, job: GenerationJob) -> dict[str, str] | None:
-    """Price, noise and what the lists of an active job tell: the API has no member for them."""
+def _privacy_notice(endpoint: Endpoint, job: GenerationJob) -> dict[str, str] | None:
+    """Return an active job's price, noise and disclosures as a message; the API has no member for them."""
     if job.status is not Status.ACTIVE:
         return None
     version = endpoint.catalog.resources.current_version(_KIND, job.id)
-    told = version.summary.get("privacy") if version else None
-    return {"message": told} if told else None
+    notice = version.summary.get("privacy") if version else None
+    return {"message": notice} if notice else None
 
 
 def _policy_of(configured: ConfiguredAudienceModel) -> Policy | None:
@@ -236,14 +240,14 @@ def _policy_of(configured: ConfiguredAudienceModel) -> Policy | None:
         return None
     try:
         return read_policy(configured.policy, str(configured.arn))
-    except ApiError:  # it was put when other code read policies; what is not understood allows nothing
+    except ApiError:  # stored by another version of the software; a policy that cannot be read allows nothing
         raise ApiError(
             "AccessDeniedException", "The policy of the configured audience model cannot be read."
         ) from None
 
 
-def _names_one(endpoint: Endpoint, caller: Caller, parts: ArnParts) -> bool:
-    """Whether account and Region of a configured audience model's ARN are its own; the id alone names none."""
+def _is_exact(endpoint: Endpoint, caller: Caller, parts: ArnParts) -> bool:
+    """Check whether a configured audience model exists with exactly the ARN's id, account and Region."""
     try:
         endpoint.catalog.get(ConfiguredAudienceModel, parts.id, parts.account_id, parts.region)
     except NotFoundError:
@@ -287,7 +291,7 @@ def _shown_seed(seed: RequestedSeed | None) -> dict[str, object] | None:
 
 
 def _metrics(endpoint: Endpoint, seen: JobView) -> dict[str, object] | None:
-    """Recall, and relevance per size; a null relevance is an entry without a score."""
+    """Return recall, and relevance per size; an unknown relevance is an entry without a score."""
     job = seen.job
     if job.status is not Status.ACTIVE or not (seen.is_owner or _is_shared(endpoint, job)):
         return None

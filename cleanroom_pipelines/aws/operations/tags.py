@@ -1,4 +1,4 @@
-"""Tags on everything that has an ARN.
+"""Tags on all resources that have an ARN.
 
 Lives here: the three operations on them.
 Keep out: which tags are allowed (`catalog.names`).
@@ -10,7 +10,7 @@ from cleanroom_pipelines.catalog import RECORDS, ArnParts, Kind, parse_arn
 
 
 def tag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """TagResource: adds tags, or gives those that exist new values."""
+    """TagResource: add tags, or replace the values of existing ones."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
         endpoint.catalog.job_views.set_job_view_tags(
@@ -22,7 +22,7 @@ def tag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def untag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """UntagResource: keys that no tag has are passed over."""
+    """UntagResource: remove tags; unknown keys are ignored."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
         endpoint.catalog.job_views.remove_job_view_tags(

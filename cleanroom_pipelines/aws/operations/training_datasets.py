@@ -1,7 +1,7 @@
-"""Training datasets: a table of the caller's warehouse, and what its columns mean.
+"""Training datasets: a table in the caller's warehouse, and the roles of its columns.
 
 Lives here: the four operations on them.
-Keep out: reading the table; the run that validates it does.
+Keep out: reading and validating the table, which a run does.
 """
 
 from collections import Counter
@@ -32,13 +32,13 @@ _SCHEMA = "trainingData.1.member.inputConfig.schema"
 
 
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """CreateTrainingDataset: ACTIVE at once; a table that turns out bad fails the model that needs it."""
+    """CreateTrainingDataset: it is ACTIVE at once; an invalid table later fails the model that needs it."""
     check_role(caller, parameters["roleArn"])
     check_quota(endpoint, caller.account_id, _KIND)
     [data] = parameters["trainingData"]
     table = data["inputConfig"]["dataSource"]["glueDataSource"]
     if table.get("catalogId", caller.account_id) != caller.account_id:
-        raise ApiError("AccessDeniedException", "The catalogue belongs to another account than the caller.")
+        raise ApiError("AccessDeniedException", "The catalogue does not belong to the caller's account.")
     schema = data["inputConfig"]["schema"]
     columns = tuple((column["columnName"], Role(column["columnTypes"][0])) for column in schema)
     _check_columns(columns)
@@ -78,7 +78,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteTrainingDataset: the table itself stays, it is the caller's."""
+    """DeleteTrainingDataset: the table itself is kept, because it is the caller's own."""
     key = own_arn(caller, parameters["trainingDatasetArn"], _KIND)
     endpoint.catalog.deletion.request_delete(_KIND, key, caller.account_id, caller.region)
     return None
@@ -100,7 +100,7 @@ def _summary(record: TrainingDataset) -> dict[str, object]:
 
 
 def _shown_table(home: Home, record: TrainingDataset) -> tuple[str, str]:
-    """Database and table; a source that the operator declared elsewhere gets names that a client can show."""
+    """Return database and table; a source outside the warehouse gets names that clients can display."""
     source = Path(record.source)
     return table_of(home, record.account_id, source) or ("operator", slug(source.stem))
 
@@ -109,8 +109,8 @@ def _check_columns(columns: tuple[tuple[str, Role], ...]) -> None:
     roles = Counter(role for _, role in columns)
     for role in (Role.USER_ID, Role.ITEM_ID, Role.TIMESTAMP):
         if roles[role] != 1:
-            raise invalid(_SCHEMA, f"Member must hold exactly one {role} column")
+            raise invalid(_SCHEMA, f"Member must have exactly one {role} column")
     if sum(roles[role] for role in Role if role.is_feature) > MAX_FEATURES:
-        raise invalid(_SCHEMA, f"Member must hold at most {MAX_FEATURES} features")
+        raise invalid(_SCHEMA, f"Member must have at most {MAX_FEATURES} features")
     if len({name.lower() for name, _ in columns}) < len(columns):
         raise invalid(_SCHEMA, "Member must not name a column twice")

@@ -1,1 +1,1 @@
-"""The Media API on the server's side: a module a noun, each call a small function on the catalogue."""
+"""The server side of the data-room (Media) API: one module per kind of object, one function per call."""

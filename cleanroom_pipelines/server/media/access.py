@@ -1,10 +1,10 @@
-"""Who calls, in which room, and whether they may.
+"""The caller, the room and permissions of a call.
 
-Lives here: the caller, the room they are in, permissions, and reading the parameters of a call.
+Lives here: the call and its parameters, the room as a participant sees it, permissions, and quotas.
 Add here when a call needs another kind of parameter.
-Keep out: what a call does.
+Keep out: what the calls do.
 
-Whoever is no participant, or may not do something, gets the one error that also stands for what does not exist.
+A caller who is not a participant, or lacks a permission, gets the same error as for an object that does not exist.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,14 @@ ABOUT_ROOMS = {
     JobKind.BASE_REPORTS: Permission.PROVIDE_BASE_AUDIENCE,
     JobKind.SEEDS_REPORT: Permission.PROVIDE_SEED_AUDIENCE,
 }
-"""Who may ask something of a room as a whole."""
+"""The permission that each kind of job about a room requires."""
 
 ABOUT_AUDIENCES = {
     JobKind.AUDIENCE_SIZE: Permission.CREATE_CUSTOM_AUDIENCE,
     JobKind.LOOKALIKE_STATISTICS: Permission.CREATE_CUSTOM_AUDIENCE,
     JobKind.USER_LIST: Permission.EXPORT_AUDIENCE,
 }
-"""Who may ask something of one of its audiences."""
+"""The permission that each kind of job about an audience requires."""
 
 _MISSING = object()
 _MOST_CHARACTERS = 4096
@@ -40,13 +40,13 @@ _MOST_CHARACTERS = 4096
 
 @dataclass
 class Call:
-    """One call while it is carried out.
+    """One call during its execution.
 
     Args:
-        installation: Where.
-        email: Who calls.
-        params: The JSON object that came.
-        trail: What the audit log will say of it.
+        installation: The installation.
+        email: E-mail address of the caller.
+        params: The JSON object of the request.
+        trail: The fields of the call's entry in the audit log.
     """
 
     installation: Installation
@@ -60,61 +60,59 @@ class Call:
         return self.installation.catalog.pairs.organization_of_user(self.email)
 
     def text(self, name: str, default: Any = _MISSING) -> str:
-        """A text; refused when it is something else."""
+        """Return a string parameter; a missing or unstorable one is rejected."""
         value = self.params.get(name, default)
         if not _is_text(value):
-            raise InvalidRequestError(f"The parameter {name} is no text.", remedy="See the protocol.")
+            raise InvalidRequestError(f"The parameter {name} is not a valid string.", remedy="See the protocol.")
         return str(value)
 
     def flag(self, name: str) -> bool:
-        """A truth value, false when absent."""
+        """Return a boolean parameter; False if it is missing."""
         value = self.params.get(name, False)
         if not isinstance(value, bool):
-            raise InvalidRequestError(
-                f"The parameter {name} is neither true nor false.", remedy="Give one of them."
-            )
+            raise InvalidRequestError(f"The parameter {name} is not a boolean.", remedy="Give true or false.")
         return value
 
     def number(self, name: str, default: int | None = None) -> int:
-        """A whole number."""
+        """Return an integer parameter."""
         value = self.params.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise InvalidRequestError(f"The parameter {name} is no whole number.", remedy="Give one.")
+            raise InvalidRequestError(f"The parameter {name} is not an integer.", remedy="Give a whole number.")
         return value
 
     def texts(self, name: str) -> list[str]:
-        """A list of texts, empty when absent."""
+        """Return a list of strings; empty if it is missing."""
         value = self.params.get(name)
         if value is None:
             return []
         if not isinstance(value, list) or len(value) > 10_000 or not all(_is_text(each) for each in value):
-            raise InvalidRequestError(f"The parameter {name} is no list of texts.", remedy="Give a list.")
+            raise InvalidRequestError(f"The parameter {name} is not a list of strings.", remedy="Give a list.")
         return value
 
     def objects(self, name: str) -> list[dict[str, Any]]:
-        """A list of objects."""
+        """Return a list of JSON objects."""
         value = self.params.get(name)
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value) or len(value) > 1000:
-            raise InvalidRequestError(f"The parameter {name} is no list of objects.", remedy="Give a list.")
+            raise InvalidRequestError(f"The parameter {name} is not a list of objects.", remedy="Give a list.")
         return value
 
     def mapping(self, name: str) -> dict[str, Any] | None:
-        """An object, or None when absent."""
+        """Return a JSON object; None if it is missing."""
         value = self.params.get(name)
         if value is not None and not isinstance(value, dict):
-            raise InvalidRequestError(f"The parameter {name} is no object.", remedy="Give one.")
+            raise InvalidRequestError(f"The parameter {name} is not an object.", remedy="Give a JSON object.")
         return value
 
     def room(self, *permissions: Permission) -> "Room":
-        """The room that the call is about, for a participant with all these permissions.
+        """Return the room that the call names, if the caller has all these permissions in it.
 
         Raises:
-            PermissionDeniedError: There is none, the caller is not in it, or may not.
+            PermissionDeniedError: It does not exist, the caller is not in it, or lacks a permission.
         """
         return self.room_of(self.text("room_id"), *permissions)
 
     def room_of(self, room_id: str, *permissions: Permission) -> "Room":
-        """The same for a room that something else names."""
+        """Return a room by its id, if the caller has all these permissions in it."""
         try:
             record = self.installation.catalog.get(DataRoom, room_id)
         except CleanroomError:
@@ -129,7 +127,7 @@ class Call:
 
 
 def _is_text(value: object) -> bool:
-    """Whether it is a text that a database can hold: JSON can bring halves of characters."""
+    """Check for a string that a database can store: JSON strings can contain unpaired surrogates."""
     if not isinstance(value, str) or len(value) > _MOST_CHARACTERS or "\0" in value:
         return False
     return not any("\ud800" <= character <= "\udfff" for character in value)
@@ -137,7 +135,7 @@ def _is_text(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Room:
-    """A room as one of its participants sees it."""
+    """A room from the point of view of one of its participants."""
 
     installation: Installation
     record: DataRoom
@@ -149,24 +147,26 @@ class Room:
         return self.record.id
 
     def require(self, collaboration: CollaborationType, what: str) -> None:
-        """Refuse what the room is not for.
+        """Check that the room allows a collaboration type.
 
         Raises:
-            PermissionDeniedError: It is not.
+            PermissionDeniedError: The room does not allow it.
         """
         if not self.record.allows(collaboration):
-            raise PermissionDeniedError(f"The data room is not for {what}.", remedy="Create another data room.")
+            raise PermissionDeniedError(
+                f"The data room does not allow {what}.", remedy="Create another data room."
+            )
 
     def visible(self) -> list[CustomAudience]:
-        """The audiences that the group sees."""
+        """Return the audiences that the group can see."""
         audiences = self.installation.catalog.rooms.custom_audiences(self.id)
         return [audience for audience in audiences if audience.is_seen_by(self.group.id)]
 
     def audience(self, audience_id: str) -> CustomAudience:
-        """An audience that the group sees.
+        """Return an audience that the group can see.
 
         Raises:
-            PermissionDeniedError: There is none.
+            PermissionDeniedError: The group can see no audience with this id.
         """
         found = next((each for each in self.visible() if each.id == audience_id), None)
         if found is None:
@@ -174,27 +174,29 @@ class Room:
         return found
 
     def participants(self, ids: Sequence[str]) -> tuple[str, ...]:
-        """The ids of groups of the room, each once.
+        """Return the ids of participants of the room, without duplicates.
 
         Raises:
-            InvalidRequestError: One is none.
+            InvalidRequestError: An id is not that of a participant.
         """
         known = {group.id for group in self.record.participants}
         if not set(ids) <= known:
-            raise InvalidRequestError("Something is shared with no participant of the room.", remedy="See them.")
+            raise InvalidRequestError(
+                "An id does not belong to a participant of the room.", remedy="Use ids of its participants."
+            )
         return tuple(dict.fromkeys(ids))
 
 
 def check_quota(what: str, n_held: int, limit: int) -> None:
-    """Refuse one more thing than the operator allows a user.
+    """Check that a user may create one more object of a kind.
 
     Args:
-        what: The things, in words.
-        n_held: How many the caller has.
-        limit: How many they may have.
+        what: The kind of object, in words.
+        n_held: Number of such objects that the caller has.
+        limit: Largest number that the caller may have.
 
     Raises:
-        QuotaExceededError: The caller has as many as they may.
+        QuotaExceededError: The caller has reached the limit.
     """
     if n_held >= limit:
         raise QuotaExceededError(
@@ -206,8 +208,8 @@ def check_quota(what: str, n_held: int, limit: int) -> None:
 
 
 def denied() -> PermissionDeniedError:
-    """The one error for what may not be done and for what does not exist."""
+    """Return the error for both a missing permission and a missing object."""
     return PermissionDeniedError(
-        "There is nothing of this id for you, or you may not do this.",
+        "The object does not exist, or you lack the permission for it.",
         remedy="Ask the owner of the data room.",
     )

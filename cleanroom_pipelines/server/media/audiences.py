@@ -1,8 +1,9 @@
-"""Audiences of a room: creating, sharing and deleting them, and what is told of each.
+"""A room's audiences: creating, sharing, deleting and showing them.
 
-Lives here: every call of the Media API that changes audiences, and the rules on who may make or list which.
-Add here when something else can be done with an audience.
-Keep out: questions about audiences (`jobs.py`) and finding users (the runs).
+Lives here: every call of the data-room (Media) API that changes audiences, and the rules on who may create or
+export which.
+Add here when audiences get another operation.
+Keep out: jobs about audiences (`jobs.py`) and finding users (the runs).
 """
 
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ _FOR = {
 
 
 def create_audience(call: Call) -> dict[str, Any]:
-    """Create an audience; it is made right away."""
+    """Create an audience; it is built right away."""
     room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
     definition = read_definition(room, call.mapping("definition") or {})
     shared_with = room.participants(call.texts("shared_with"))
@@ -51,7 +52,7 @@ def create_audience(call: Call) -> dict[str, Any]:
 
 
 def share_audiences(call: Call) -> dict[str, Any]:
-    """Let exactly these groups see audiences of one's own group."""
+    """Share audiences of the caller's group with exactly these groups."""
     room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
     audiences = [_own(room, each) for each in call.texts("audience_ids")]
     groups = room.participants(call.texts("participant_ids"))
@@ -61,13 +62,13 @@ def share_audiences(call: Call) -> dict[str, Any]:
 
 
 def delete_audiences(call: Call) -> dict[str, Any]:
-    """Delete audiences of one's own group, with what is built on them if that is said."""
+    """Delete audiences of the caller's group, optionally with their dependents."""
     room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
     audiences = [_own(room, each) for each in call.texts("audience_ids")]
     call.trail["resource"] = [each.id for each in audiences][:8] or None
     visible = {each.id for each in room.visible()}
     try:
-        gone = call.installation.catalog.rooms.request_delete_audiences(
+        deleted = call.installation.catalog.rooms.request_delete_audiences(
             [each.id for each in audiences], with_dependents=call.flag("delete_dependent_audiences")
         )
     except ConflictError as error:
@@ -76,20 +77,20 @@ def delete_audiences(call: Call) -> dict[str, Any]:
             raise
         names = sorted(each.name for each in room.visible() if each.id in dependents)
         raise AudienceHasDependentsError(
-            "Other audiences are built on these.",
-            remedy="Delete those first, or all of them together.",
+            "Other audiences depend on these.",
+            remedy="Delete the dependent audiences first, or set `delete_dependent_audiences`.",
             names=names,
             n_others=len(dependents) - len(names),
         ) from None
-    return {"deleted": [each for each in gone if each in visible]}
+    return {"deleted": [each for each in deleted if each in visible]}
 
 
 def read_definition(room: Room, value: Mapping[str, Any]) -> Definition:
-    """A definition that the caller's group may use in this room.
+    """Parse a definition and check that the caller's group may use it in this room.
 
     Raises:
-        UsageError: It is none.
-        PermissionDeniedError: The room is not for it, or it names an audience that the group does not see.
+        UsageError: The definition is invalid.
+        PermissionDeniedError: The room does not allow it, or it refers to an audience that the group cannot see.
     """
     definition = parse_definition(value)
     for reference in references(definition):
@@ -109,7 +110,7 @@ def add_audience(
     shared_with: tuple[str, ...] = (),
     hidden: bool = False,
 ) -> CustomAudience:
-    """Put an audience into the catalogue; a hidden one is for one question and in no listing."""
+    """Add an audience to the catalogue; a hidden one serves a single job and is never listed."""
     record = call.installation.catalog.resources.create(
         CustomAudienceSpec(
             name=name,
@@ -129,31 +130,31 @@ def add_audience(
 
 
 def check_export(room: Room, audience: CustomAudience) -> None:
-    """Refuse a list that would tell who is in the other side's data, unless the room is for that.
+    """Check that the room allows exporting an audience, given what the list would disclose.
 
-    Decided on the definition alone, with each seed audience known by its ids: never on who matched.
+    The decision depends on the definition and the ids of each seed audience only, never on who matched.
 
     Raises:
-        PermissionDeniedError: The room is not for it.
+        PermissionDeniedError: The room does not allow it.
     """
     resolve, definition = resolver(room.installation), parse_definition(audience.definition)
     needs = what_it_needs(definition, resolve, seed_digests(room))
     if Need.REMARKETING in needs:
-        room.require(CollaborationType.REMARKETING, "lists that tell which users match")
+        room.require(CollaborationType.REMARKETING, "lists that disclose which users match")
     if Need.EXCLUSION in needs:
-        room.require(CollaborationType.EXCLUSION, "lists that leave the matched users out")
+        room.require(CollaborationType.EXCLUSION, "lists that exclude the matched users")
     leaves_out = any(each.exclude_seed_audience for each in lookalikes_of(definition, resolve).values())
     if leaves_out and not _is_from_seed_to_base(room, audience):
-        room.require(CollaborationType.EXCLUSION, "lookalikes that leave their source out")
+        room.require(CollaborationType.EXCLUSION, "lookalikes that exclude their source")
 
 
 def seed_digests(room: Room) -> Mapping[str, str]:
-    """The keyed digest of the ids of each type of seed audience that the room holds."""
+    """Return the keyed digest of the ids of each of the room's types of seed audience."""
     return dict(_documents(room, "seed_audiences").get("digests", {}))
 
 
 def _is_from_seed_to_base(room: Room, audience: CustomAudience) -> bool:
-    """Whether the seed's provider created an audience and the base's provider receives it."""
+    """Check whether the seed's provider created an audience and the base's provider receives it."""
     base, seed = room_organizations(room.installation, room.record)
     of_user = room.installation.catalog.pairs.organization_of_user
     return of_user(audience.created_by_email) == seed and all(of_user(each) == base for each in room.group.emails)
@@ -161,11 +162,11 @@ def _is_from_seed_to_base(room: Room, audience: CustomAudience) -> bool:
 
 @dataclass(frozen=True)
 class Present:
-    """What a room holds now that definitions can name.
+    """The room's current data that definitions can refer to.
 
     Args:
         seed_types: Types of its seed audiences, sorted.
-        values: The values of each attribute; empty while it holds no base audience.
+        values: The values of each attribute; empty without a base audience.
     """
 
     seed_types: tuple[str, ...]
@@ -173,7 +174,7 @@ class Present:
 
     @classmethod
     def of(cls, room: Room) -> Self:
-        """Read it, once for all audiences of an answer."""
+        """Read a room's data, once for all audiences of a response."""
         seeds, attributes = _documents(room, "seed_audiences"), _documents(room, "data_attributes")
         return cls(
             tuple(sorted(seeds["seeds"]["by_type"])) if seeds else (),
@@ -185,7 +186,7 @@ class Present:
 
 
 def shown_audience(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
-    """An audience as its group, or one that it is shared with, sees it."""
+    """Return an audience as JSON, as all groups that can see it do."""
     return {
         "id": audience.id,
         "name": audience.name,
@@ -199,7 +200,7 @@ def shown_audience(room: Room, audience: CustomAudience, present: Present) -> di
 
 
 def _documents(room: Room, asset: str) -> dict[str, Any]:
-    """The documents of an asset of the room's current version; empty if it has none."""
+    """Return an asset's documents for the room's current version; empty if it has none."""
     version = room.installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id)
     if version is None or asset not in version.artifacts:
         return {}
@@ -208,7 +209,7 @@ def _documents(room: Room, asset: str) -> dict[str, Any]:
 
 
 def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[str]:
-    """What a definition names and the room has no more; only what the group wrote itself is repeated."""
+    """Return warnings about data that a definition refers to and the room no longer has."""
     warnings = []
     refs = reachable(parse_definition(audience.definition), resolver(room.installation))
     wanted = {ref.audience_type for ref in refs if isinstance(ref, SeedRef)}
@@ -217,11 +218,11 @@ def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[s
     if wanted and not room.record.has_seeds:
         warnings.append("The seed audiences are not provisioned.")
     elif wanted - {*present.seed_types}:
-        warnings.append("A seed audience that it names is not there any more.")
+        warnings.append("A seed audience in its definition no longer exists.")
     values = present.values
     looked_for = filter_values(parse_definition(audience.definition))
     if values and any(wanted - values.get(attribute, frozenset()) for attribute, wanted in looked_for.items()):
-        warnings.append("A value that it filters by is not among the attributes of the base audience.")
+        warnings.append("A filter value in its definition does not occur in the base audience.")
     return warnings
 
 

@@ -1,11 +1,11 @@
-"""The privacy budget of a room's pair: what questions would cost, and what both providers approve.
+"""The privacy budget of a room's two data providers: price estimates, proposals and approvals.
 
-Lives here: estimates, new figures of the base, proposals and approvals of the Media API.
-Add here when the two organisations agree on something more.
-Keep out: paying (jobs.py and the runs) and prices (privacy).
+Lives here: the calls of the data-room (Media) API for estimates, new base figures, proposals and approvals.
+Add here when the two organisations can agree on something else.
+Keep out: paying (`jobs.py` and the runs) and prices (`privacy`).
 
-An estimate tells nothing that was not paid: the price of a lookalike follows from the released size of its source,
-and until that size is paid, the estimate says the most it can cost.
+An estimate discloses nothing unpaid: the price of a lookalike follows from the released size of its source, and
+until that size is paid, the estimate is an upper bound.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ from cleanroom_pipelines.terms import Permission
 _KINDS = (REFILL, PERIOD, SHARE, FULL_LOOKALIKE)
 _PRICED_OF_ROOMS = (JobKind.OVERLAP_STATISTICS, JobKind.INSIGHTS)
 _BASE_FIGURES = "base_figures"
-_ASKED_WITH = {
+_PERMISSIONS = {
     **{kind.value: ABOUT_ROOMS[kind] for kind in _PRICED_OF_ROOMS},
     **{kind.value: permission for kind, permission in ABOUT_AUDIENCES.items()},
     _BASE_FIGURES: Permission.CREATE_CUSTOM_AUDIENCE,
@@ -41,24 +41,25 @@ _ASKED_WITH = {
 
 
 def of(room: Room) -> Budget:
-    """The budget of a room's pair.
+    """Return the budget of a room's two data providers.
 
     Raises:
-        NotProvisionedError: Nobody may bring one of the sides.
+        NotProvisionedError: No participant may provide one of the sides.
     """
     pair = room_pair(room.installation, room.record)
     if pair is None:
         raise NotProvisionedError(
-            "Nobody in the room may bring one of its sides.", remedy="Create a room with both."
+            "The room has no participant who may provide the base or the seed audiences.",
+            remedy="Create a room with a provider for each side.",
         )
     return Budget(room.installation, pair, room.id)
 
 
 def estimate(call: Call) -> dict[str, Any]:
-    """What a question would cost now, for who may ask it; nothing is computed and nothing paid."""
-    permission = _ASKED_WITH.get(call.text("kind"))
+    """Estimate the price of a query that the caller may run; the estimate computes and costs nothing."""
+    permission = _PERMISSIONS.get(call.text("kind"))
     if permission is None:
-        raise InvalidRequestError("This has no price.", remedy=f"Name one of {', '.join(_ASKED_WITH)}.")
+        raise InvalidRequestError("This kind has no price.", remedy=f"Give one of {', '.join(_PERMISSIONS)}.")
     room = call.room(permission)
     budget = of(room)
     cost, is_most = _cost(call, room)
@@ -72,28 +73,28 @@ def estimate(call: Call) -> dict[str, Any]:
 
 
 def renew_base_figures(call: Call) -> dict[str, Any]:
-    """Pay for figures of the present base, and let what rests on earlier ones be made again.
+    """Pay for figures of the current base audience, and rebuild the results that depend on earlier ones.
 
     Raises:
-        NotProvisionedError: There is no base.
-        ConflictError: The room's data are just being made.
-        BudgetSpentError: The pair has too little left.
+        NotProvisionedError: The room has no base audience.
+        ConflictError: The room is being rebuilt.
+        BudgetSpentError: The remaining budget is too small.
     """
-    room = call.room(_ASKED_WITH[_BASE_FIGURES])
+    room = call.room(_PERMISSIONS[_BASE_FIGURES])
     state = _state(room)
     catalog = call.installation.catalog
     if catalog.resources.newest_version(Kind.DATA_ROOM, room.id).status in OPEN:
-        raise ConflictError("The room's data are just being made.", remedy="Ask again when they are there.")
+        raise ConflictError("The room is being rebuilt.", remedy="Try again when the rebuild has finished.")
     question = state.question_of_base()
     price = state.budget.cost([question])
     state.budget.pay([question], call.organization)
-    if _told_of_base(room) != question.key:
+    if _published_base_question(room) != question.key:
         catalog.work.request_version(Kind.DATA_ROOM, room.id, Cause.UPDATED)
     return {"privacy": {"price": in_units(price), **state.budget.as_dict(call.organization)}}
 
 
-def _told_of_base(room: Room) -> str | None:
-    """The question that the figures answer which the room tells now."""
+def _published_base_question(room: Room) -> str | None:
+    """Return the key of the query behind the figures that the room currently publishes."""
     try:
         _, documents = newest_artifact(room.installation, Kind.DATA_ROOM, room.id, "data_attributes")
     except ArtifactError:
@@ -102,12 +103,12 @@ def _told_of_base(room: Room) -> str | None:
 
 
 def propose(call: Call) -> dict[str, Any]:
-    """Propose a refill, a period, a share, or lookalikes by the full ensemble; the pair's providers approve it."""
+    """Propose a refill, a period, a share, or full-ensemble lookalikes, for both providers to approve."""
     room = call.room()
     budget = of(room)
     kind = call.text("kind")
     if kind not in _KINDS:
-        raise InvalidRequestError("This cannot be proposed.", remedy=f"Propose one of {', '.join(_KINDS)}.")
+        raise InvalidRequestError("Unknown kind of proposal.", remedy=f"Give one of {', '.join(_KINDS)}.")
     catalog = call.installation.catalog
     proposal = catalog.pairs.propose(
         budget.pair.id,
@@ -117,11 +118,11 @@ def propose(call: Call) -> dict[str, Any]:
         data_room_id=room.id if kind == FULL_LOOKALIKE else None,
         share_of=_participating(room, call.text("organization")) if kind == SHARE else None,
     )
-    return _told(call, budget, proposal)
+    return _audited(call, budget, proposal)
 
 
 def approve(call: Call) -> dict[str, Any]:
-    """Approve a proposal for the organisation of the caller."""
+    """Approve a proposal on behalf of the caller's organisation."""
     room = call.room()
     budget = of(room)
     if not _is_provider(room):
@@ -133,11 +134,11 @@ def approve(call: Call) -> dict[str, Any]:
         proposal = call.installation.catalog.pairs.approve(call.text("proposal_id"), call.organization)
     except (ConflictError, NotFoundError):
         raise denied() from None
-    return _told(call, budget, proposal)
+    return _audited(call, budget, proposal)
 
 
 def list_proposals(call: Call) -> dict[str, Any]:
-    """What was proposed to the room's pair, with the bound that each would give."""
+    """Return the proposals to the room's two data providers, with the bound that each would give."""
     room = call.room()
     budget = of(room)
     found = call.installation.catalog.pairs.proposals(budget.pair.id)
@@ -146,12 +147,12 @@ def list_proposals(call: Call) -> dict[str, Any]:
 
 
 def _is_provider(room: Room) -> bool:
-    """Whether the caller speaks for its organisation: only who may bring data of a side does."""
+    """Check whether the caller represents its organisation, which requires permission to provide data."""
     return room.group.may(Permission.PROVIDE_BASE_AUDIENCE) or room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
 
 
 def _participating(room: Room, organization: str) -> str:
-    """The organisation of a participant, by its name or the address of one of its people."""
+    """Return a participating organisation by its name or a member's e-mail address."""
     catalog = room.installation.catalog
     named = organization.lower()
     for group in room.record.participants:
@@ -159,12 +160,12 @@ def _participating(room: Room, organization: str) -> str:
             if named in {email, found := catalog.pairs.organization_of_user(email)}:
                 return found
     raise InvalidRequestError(
-        "No participant of the room is of this organisation.", remedy="Name the organisation of a participant."
+        "The organisation does not participate in the room.", remedy="Give the organisation of a participant."
     )
 
 
-def _told(call: Call, budget: Budget, proposal: Proposal) -> dict[str, Any]:
-    """A proposal as its caller is told, and as the audit log keeps it."""
+def _audited(call: Call, budget: Budget, proposal: Proposal) -> dict[str, Any]:
+    """Add a proposal to the call's audit entry and return it as JSON."""
     call.trail |= {"pair": budget.pair.id, "kind": proposal.kind, "tenths": proposal.tenths}
     return _as_dict(budget, proposal)
 
@@ -186,7 +187,7 @@ def _as_dict(budget: Budget, proposal: Proposal) -> dict[str, Any]:
 
 
 def _cost(call: Call, room: Room) -> tuple[int, bool]:
-    """Tenths that the question costs, and whether that is only the most it can cost."""
+    """Return the price in tenths of a unit, and whether it is an upper bound."""
     kind, state = call.text("kind"), _state(room)
     if kind == _BASE_FIGURES:
         return state.budget.cost([state.question_of_base()]), False
@@ -224,7 +225,7 @@ def _definition(call: Call, room: Room) -> Any:
         return Remarketing(str(about.get("audience_type")))
     if about is not None and isinstance(about.get("id"), str):
         return parse_definition(room.audience(about["id"]).definition)
-    raise InvalidRequestError("No audience was named.", remedy="Name one.")
+    raise InvalidRequestError("The audience is missing.", remedy="Give `audience` or `definition`.")
 
 
 def _cost_of_lookalike(room: Room, state: RoomBudget, lookalike: Lookalike) -> tuple[int, bool]:

@@ -1,11 +1,11 @@
-"""Questions: starting them, how far they are, and their answers.
+"""Jobs of the data-room (Media) API: starting them, their progress and their results.
 
-Lives here: the jobs of the Media API, what each needs and costs, and where its answer lies.
-Add here when a further question can be asked.
-Keep out: working answers out (the runs) and deciding numbers (`privacy`).
+Lives here: the kinds of jobs, what each requires and costs, and where its result is stored.
+Add here when another kind of job can be started.
+Keep out: computing results (the runs) and deciding which counts are released (`privacy`).
 
-A job is a question about a version of something. It is answered when that version was made; the answer is paid
-from the pair's budget when it is first fetched, and free from then on for all who may see it.
+A job is a query about a version of a resource, and succeeds when that version has been built. Its result is paid
+from the two providers' privacy budget when it is first fetched, and is free from then on for all who may see it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,22 +42,22 @@ _MOST_ROWS = 10_000_000
 
 
 def start_job(call: Call) -> dict[str, Any]:
-    """Ask something of a room or of one of its audiences."""
+    """Start a job about a room or one of its audiences."""
     try:
         kind = JobKind(call.text("kind"))
     except ValueError:
-        raise errors.InvalidRequestError("There is no such kind of job.", remedy="See the protocol.") from None
+        raise errors.InvalidRequestError("Unknown kind of job.", remedy="See the protocol.") from None
     call.trail["operation"] = f"start_job.{kind.value}"
     if kind in ABOUT_AUDIENCES:
         room = call.room(ABOUT_AUDIENCES[kind])
         audience = _audience(call, room, kind)
-        return _tell(call, _note(call, room, kind, *_target_of(call, room, kind, audience)))
+        return _shown(call, _note(call, room, kind, *_target_of(call, room, kind, audience)))
     if kind is JobKind.AUDIENCES:
         room = call.room()
     elif kind in ABOUT_ROOMS:
         room = call.room(ABOUT_ROOMS[kind])
     else:
-        raise errors.InvalidRequestError("This kind of job is not asked of a room.", remedy="Start the data lab.")
+        raise errors.InvalidRequestError("This kind of job is for data labs only.", remedy="Call `start_lab`.")
     if kind is JobKind.INSIGHTS:
         room.require(CollaborationType.INSIGHTS, "insights")
     has = {"base": room.record.has_base, "seeds": room.record.has_seeds}
@@ -66,39 +66,39 @@ def start_job(call: Call) -> dict[str, Any]:
         sides = {"base": "base audience", "seeds": "seed audiences"}
         raise errors.NotProvisionedError(f"The room has no {sides[missing[0]]} yet.", remedy="Provision it first.")
     options = {} if (about := call.mapping("audience")) is None else {"audience_type": _seed_type(about)}
-    return _tell(call, _note(call, room, kind, _room_version(call, room), options))
+    return _shown(call, _note(call, room, kind, _room_version(call, room), options))
 
 
 def start_lab(call: Call) -> dict[str, Any]:
-    """Ask how the validation of a lab goes."""
+    """Start a job that follows the validation of a lab."""
     lab = own_lab(call)
     version = call.installation.catalog.resources.newest_version(Kind.DATA_LAB, lab.id)
     job = call.installation.catalog.rooms.add_room_job(
         email=call.email, data_room_id=None, kind=JobKind.LAB_VALIDATION.value, target=version, options={}
     )
-    return _tell(call, job)
+    return _shown(call, job)
 
 
 def get_job(call: Call) -> dict[str, Any]:
-    """How far a job is."""
-    return _tell(call, _own(call))
+    """Return a job's status and progress."""
+    return _shown(call, _own(call))
 
 
 def cancel_job(call: Call) -> dict[str, Any]:
-    """Do not want to know any more."""
+    """Cancel a running job."""
     job = _own(call)
     if _state(call, job).status is not JobStatus.RUNNING:
-        return _tell(call, job)
-    return _tell(call, call.installation.catalog.rooms.cancel_room_job(job.id))
+        return _shown(call, job)
+    return _shown(call, call.installation.catalog.rooms.cancel_room_job(job.id))
 
 
 def get_job_result(call: Call) -> Any:
-    """A job's answer, paid from the pair's budget where it depends on both sides.
+    """Return a job's result, paid from the privacy budget if it depends on both sides.
 
     Raises:
-        JobFailedError: It failed, with its reason.
-        ConflictError: It is not done.
-        BudgetSpentError: The pair has too little left.
+        JobFailedError: The job failed; the error gives the reason.
+        ConflictError: The job is still running.
+        BudgetSpentError: The remaining budget is too small.
     """
     job = _own(call)
     kind = JobKind(job.kind)
@@ -107,7 +107,7 @@ def get_job_result(call: Call) -> Any:
     if state.error is not None:
         raise state.error
     if state.status is JobStatus.RUNNING:
-        raise errors.ConflictError("The job is not done.", remedy="Wait until it is complete.")
+        raise errors.ConflictError("The job is still running.", remedy="Wait until it is complete.")
     if kind is JobKind.LAB_VALIDATION:
         return _documents(call, job, "data_lab").get("reports", {})
     assert job.data_room_id is not None
@@ -118,10 +118,10 @@ def get_job_result(call: Call) -> Any:
 
 @contextmanager
 def open_file(call: Call, job_id: str, name: str) -> Iterator[Path]:
-    """A file of a user list that is the caller's, for as long as the body runs.
+    """Open a file of one of the caller's user lists for the duration of the `with` block.
 
     Raises:
-        PermissionDeniedError: There is none.
+        PermissionDeniedError: The caller has no such file.
     """
     job = _own(Call(call.installation, call.email, {"job_id": job_id}, call.trail))
     if JobKind(job.kind) is not JobKind.USER_LIST or job.data_room_id is None:
@@ -152,33 +152,36 @@ def _state(call: Call, job: RoomJob) -> _State:
     try:
         version = _answering(call, job)
     except NotFoundError:
-        return _State(JobStatus.FAILED, error=errors.JobFailedError("What was asked about is gone."))
+        return _State(
+            JobStatus.FAILED,
+            error=errors.JobFailedError("The audience or room that the job is about was deleted."),
+        )
     if version.status in _OPEN and not job.cancelled:
         stage = call.installation.catalog.work.stages([version.resource_id]).get(
             (version.resource_id, version.number)
         )
-        if stage is None:  # it has ended in between: the next look says how
+        if stage is None:  # it has just ended: the next poll returns the outcome
             return _State(JobStatus.RUNNING, version.progress, version.progress_stage)
         return _State(JobStatus.RUNNING, stage.progress, stage.words, stage.place)
     if job.cancelled:
         return _State(JobStatus.FAILED, error=errors.JobCancelledError("The job was cancelled."))
-    is_told = version.status is Status.ACTIVE or (
+    is_available = version.status is Status.ACTIVE or (
         kind in (JobKind.LAB_VALIDATION, JobKind.BASE_REPORTS, JobKind.SEEDS_REPORT)
         and _has_report(call, job, kind)
     )
-    if is_told:
+    if is_available:
         return _State(JobStatus.SUCCESS, 1.0)
     return _State(JobStatus.FAILED, error=errors.job_failure(_why(version)))
 
 
 def _answering(call: Call, job: RoomJob) -> Version:
-    """The version that a job is answered from, or waits for.
+    """Return the version that a job's result comes from, or that the job waits for.
 
-    Where the room was being made again when somebody asked of an audience, the answer is of the new data: it waits
-    for the room, and then for the audience's version that is made of it.
+    If the room was being rebuilt when a job about an audience was started, the result uses the new data: the job
+    waits for the room, and then for the audience's version that is built from it.
 
     Raises:
-        NotFoundError: What was asked about is gone.
+        NotFoundError: The resource that the job is about was deleted.
     """
     catalog, wanted = call.installation.catalog, job.options.get("room_version")
     target = catalog.resources.version(job.target_kind, job.target_id, job.target_version)
@@ -186,7 +189,7 @@ def _answering(call: Call, job: RoomJob) -> Version:
         return target
     room = catalog.resources.version(Kind.DATA_ROOM, job.data_room_id, wanted)
     if room.status is not Status.ACTIVE:
-        return room if room.status in _OPEN else target  # data that cannot be used change nothing
+        return room if room.status in _OPEN else target  # invalid new data changes nothing
     later = [
         each
         for each in catalog.resources.versions(target.kind, target.resource_id)
@@ -196,9 +199,9 @@ def _answering(call: Call, job: RoomJob) -> Version:
 
 
 def _is_before(version: Version, room: Version) -> bool:
-    """Whether a version was made from data of before the room's version."""
-    made_from = [parent.version for parent in version.parents if parent.id == room.resource_id]
-    return version.status is Status.ACTIVE and bool(made_from) and max(made_from) < room.number
+    """Check whether a version was built from data older than the room's version."""
+    built_from = [parent.version for parent in version.parents if parent.id == room.resource_id]
+    return version.status is Status.ACTIVE and bool(built_from) and max(built_from) < room.number
 
 
 def _why(version: Version) -> errors.MediaError:
@@ -223,7 +226,7 @@ def _has_report(call: Call, job: RoomJob, kind: JobKind) -> bool:
     return any(asset in version.artifacts for version in versions)
 
 
-def _tell(call: Call, job: RoomJob) -> dict[str, Any]:
+def _shown(call: Call, job: RoomJob) -> dict[str, Any]:
     state = _state(call, job)
     return {
         "id": job.id,
@@ -257,7 +260,7 @@ def _note(
 
 
 def _room_version(call: Call, room: Room) -> Version:
-    """The version that answers: the one that is being made, else the current one."""
+    """Return the room's version being built, if any, else the current one."""
     queue_room_rebuild(call.installation, room.id)
     newest = call.installation.catalog.resources.newest_version(Kind.DATA_ROOM, room.id)
     if newest.status in _OPEN:
@@ -266,14 +269,14 @@ def _room_version(call: Call, room: Room) -> Version:
 
 
 def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
-    """The audience that is asked about: a visible one, or one that is made for this question alone."""
+    """Return the audience that a job is about: a visible one, or a hidden one created for this job."""
     definition, about = call.mapping("definition"), call.mapping("audience")
     if definition is not None and kind is JobKind.AUDIENCE_SIZE:
         return room_audiences.add_audience(
             call, room, room_audiences.read_definition(room, definition), name="draft", hidden=True
         )
     if about is None:
-        raise errors.InvalidRequestError("No audience was named.", remedy="Name one.")
+        raise errors.InvalidRequestError("The audience is missing.", remedy="Give `audience`.")
     if about.get("kind") == "seed" and kind is not JobKind.LOOKALIKE_STATISTICS:
         if kind is JobKind.USER_LIST:
             room.require(CollaborationType.REMARKETING, "lists of matched users")
@@ -281,7 +284,7 @@ def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
         return room_audiences.add_audience(call, room, seed, name="seed audience", hidden=True)
     if about.get("kind") != "custom" or not isinstance(about.get("id"), str):
         raise errors.InvalidRequestError(
-            "This is no audience that can be asked about.", remedy="Name another one."
+            "This kind of job does not support this audience.", remedy="Give another audience."
         )
     audience = room.audience(str(about["id"]))
     call.trail["resource"] = audience.id
@@ -289,7 +292,7 @@ def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
 
 
 def _seed_type(about: Mapping[str, Any]) -> str:
-    """The type of the seed audience that is asked about; refused when it cannot be one."""
+    """Return the type of the seed audience that a job is about, after checking its form."""
     seed = parse_definition({"kind": "remarketing", "audience_type": about.get("audience_type")})
     assert isinstance(seed, Remarketing)
     return seed.audience_type
@@ -298,12 +301,14 @@ def _seed_type(about: Mapping[str, Any]) -> str:
 def _target_of(
     call: Call, room: Room, kind: JobKind, audience: CustomAudience
 ) -> tuple[Version, Mapping[str, Any]]:
-    """The version that answers a question about an audience, and what else is asked."""
+    """Return the version that a job about an audience waits for, and the job's options."""
     catalog = call.installation.catalog
     queue_room_rebuild(call.installation, room.id)
     definition = parse_definition(audience.definition)
     if kind is JobKind.LOOKALIKE_STATISTICS and not isinstance(definition, Lookalike):
-        raise errors.InvalidRequestError("The audience is no lookalike.", remedy="Ask about a lookalike audience.")
+        raise errors.InvalidRequestError(
+            "The audience is not a lookalike audience.", remedy="Give a lookalike audience."
+        )
     if kind is not JobKind.USER_LIST:
         newest = catalog.resources.newest_version(Kind.DATA_ROOM, room.id)
         waits = {"room_version": newest.number} if newest.status in _OPEN else {}
@@ -330,11 +335,12 @@ def _list_options(call: Call, room: Room) -> dict[str, Any]:
             destination = AdDestination(name)
         except ValueError:
             raise errors.InvalidRequestError(
-                "There is no such ad destination.", remedy=f"Give one of {', '.join(AdDestination)}."
+                "Unknown ad destination.", remedy=f"Give one of {', '.join(AdDestination)}."
             ) from None
         if destination is not AdDestination.PLAIN and destination.value not in room.record.activation:
             raise errors.PermissionDeniedError(
-                "The base's provider did not switch this destination on.", remedy="Create another data room."
+                "The data room was created without this ad destination.",
+                remedy="Create another data room, with the destination in `activation`.",
             )
         options["destination"] = destination.value
     if asked.flag("gzip"):
@@ -343,7 +349,7 @@ def _list_options(call: Call, room: Room) -> dict[str, Any]:
         rows = asked.number("max_rows")
         if not 1 <= rows <= _MOST_ROWS:
             raise errors.InvalidRequestError(
-                "The rows per file are out of range.", remedy=f"At most {_MOST_ROWS:,}."
+                "`max_rows` is out of range.", remedy=f"Give a number from 1 to {_MOST_ROWS:,}."
             )
         options["max_rows"] = rows
     if asked.params.get("holdout") is not None:
@@ -359,23 +365,23 @@ def _list_options(call: Call, room: Room) -> dict[str, Any]:
 
 
 def _documents(call: Call, job: RoomJob, asset: str) -> dict[str, Any]:
-    """What the job's own version holds of an asset."""
+    """Return an asset's documents for the job's version."""
     version = _answering(call, job)
     if asset not in version.artifacts:
-        raise errors.NotProvisionedError("There is nothing to answer this from.", remedy="Provision both sides.")
+        raise errors.NotProvisionedError("The room lacks the data for this job.", remedy="Provision both sides.")
     try:
         with call.installation.store.opening(version.artifact(asset)) as folder:
             return read_documents(folder)
     except ArtifactError:
         raise errors.NotProvisionedError(
-            "The data that this was answered from are not provisioned any more.", remedy="Ask again."
+            "The data that this job used is no longer provisioned.", remedy="Start a new job."
         ) from None
 
 
 def _paid(
     call: Call, room: Room, questions: Sequence[Mapping[str, Any]], answer: dict[str, Any]
 ) -> dict[str, Any]:
-    """An answer, once it is paid, with its price and what is left."""
+    """Pay for a result and return it with its price and the remaining budget."""
     budget = room_budgets.of(room)
     asked = [Question.from_dict(each) for each in questions]
     if asked:
@@ -421,7 +427,7 @@ def _size(call: Call, room: Room, job: RoomJob) -> Any:
 
 
 def _statistics(call: Call, room: Room, job: RoomJob) -> Any:
-    # paid when the lookalike was made
+    # paid when the lookalike was built
     return _paid(call, room, [], _documents(call, job, "lookalike_statistics")["statistics"]["result"])
 
 
@@ -442,8 +448,8 @@ def _report(call: Call, room: Room, asset: str) -> dict[str, Any]:
         _, documents = newest_artifact(call.installation, Kind.DATA_ROOM, room.id, asset)
     except ArtifactError:
         raise errors.NotProvisionedError(
-            "There is no report: the room's data were not provisioned, or were taken out.",
-            remedy="Provision them first.",
+            "There is no report, because the room's data was not provisioned or was removed.",
+            remedy="Provision the data first.",
         ) from None
     return documents
 

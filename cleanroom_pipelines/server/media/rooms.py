@@ -1,8 +1,8 @@
-"""Rooms and labs: creating them, what they are, what is provisioned, and their audit log.
+"""Data rooms and data labs: creation, configuration, provisioning and audit log.
 
-Lives here: every call of the Media API about a room or a lab as a whole.
-Add here when a room or lab can be asked or told something more.
-Keep out: audiences (`audiences.py`) and questions (`jobs.py`).
+Lives here: every call of the data-room (Media) API about a room or a lab as a whole.
+Add here when rooms or labs get another call.
+Keep out: audiences (`audiences.py`) and jobs (`jobs.py`).
 """
 
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
 
 def whoami(call: Call) -> dict[str, Any]:
-    """Who the token's user is."""
+    """Return the user that the token belongs to."""
     return {"email": call.email}
 
 
 def create_room(call: Call) -> dict[str, Any]:
-    """Create a room; its owner is the caller."""
+    """Create a room that the caller owns."""
     catalog, token_hex = call.installation.catalog, call.installation.token_hex
     owned = catalog.rooms.count_owned(Kind.DATA_ROOM, call.email)
     check_quota("data rooms of one owner", owned, call.installation.settings.max_rooms)
@@ -63,12 +63,12 @@ def create_room(call: Call) -> dict[str, Any]:
 
 
 def get_room(call: Call) -> dict[str, Any]:
-    """A room's configuration, and what the pair of its providers has spent."""
+    """Return a room's configuration and the privacy budget of its two data providers."""
     return _room(call, call.room().record)
 
 
 def list_rooms(call: Call) -> dict[str, Any]:
-    """The rooms that the caller is in."""
+    """Return the rooms in which the caller participates."""
     mine = [room for room in call.installation.catalog.rooms.data_rooms() if room.group_of(call.email)]
     return {
         "rooms": [{"id": room.id, "name": room.name, "created_at": room.created_at.isoformat()} for room in mine]
@@ -76,7 +76,7 @@ def list_rooms(call: Call) -> dict[str, Any]:
 
 
 def create_lab(call: Call) -> dict[str, Any]:
-    """Create a lab of uploads, and begin to validate it."""
+    """Create a lab from uploaded files and start its validation."""
     owned = call.installation.catalog.rooms.count_owned(Kind.DATA_LAB, call.email)
     check_quota("data labs of one owner", owned, call.installation.settings.max_labs)
     datasets = call.mapping("datasets") or {}
@@ -98,15 +98,15 @@ def create_lab(call: Call) -> dict[str, Any]:
 
 
 def get_lab(call: Call) -> dict[str, Any]:
-    """A lab of the caller's, with its reports once it was validated."""
+    """Return one of the caller's labs, with its reports once it has been validated."""
     return _lab(call, own_lab(call))
 
 
 def own_lab(call: Call) -> DataLab:
-    """The lab that the call names.
+    """Return the lab that the call names.
 
     Raises:
-        PermissionDeniedError: There is none of the caller's.
+        PermissionDeniedError: The caller has no lab with this id.
     """
     try:
         lab = call.installation.catalog.get(DataLab, call.text("lab_id"))
@@ -120,34 +120,35 @@ def own_lab(call: Call) -> DataLab:
 
 
 def provision_base(call: Call) -> dict[str, Any]:
-    """Bring a lab's datasets into a room."""
+    """Provision a lab's datasets to a room."""
     room, lab = call.room(Permission.PROVIDE_BASE_AUDIENCE), own_lab(call)
     if lab.status is not Status.ACTIVE:
-        raise NotValidatedError("The data lab is not validated, or did not pass.", remedy="See its reports.")
+        raise NotValidatedError("The data lab has not passed validation.", remedy="See its reports.")
     kinds = {InputName.parse(name).matching_id for name in lab.datasets} - {None}
     if not kinds <= set(room.record.matching_ids):
         raise InvalidRequestError(
-            "The data lab has a kind of matching ids that the room does not have.",
-            remedy="Build a lab of the room's kinds.",
+            "The data lab has a kind of matching ids that the room does not accept.",
+            remedy="Build a data lab with the room's kinds.",
         )
     for upload_id in lab.datasets.values():
         if call.installation.catalog.rooms.upload(upload_id).location is None:
             raise NotValidatedError(
-                "The data lab's files went into a room already and were deleted.", remedy="Bring them again."
+                "The data lab's files were deleted after they were provisioned to a room.",
+                remedy="Create the data lab again.",
             )
     call.installation.catalog.rooms.provision(room.id, lab.datasets, BASE_DATASETS, n_embeddings=lab.n_embeddings)
     return {}
 
 
 def deprovision_base(call: Call) -> dict[str, Any]:
-    """Take the base audience out of a room."""
+    """Remove the base audience from a room."""
     room = call.room(Permission.PROVIDE_BASE_AUDIENCE)
     call.installation.catalog.rooms.provision(room.id, {}, BASE_DATASETS, n_embeddings=0)
     return {}
 
 
 def provision_seeds(call: Call) -> dict[str, Any]:
-    """Bring seed audiences into a room, in the place of those there are."""
+    """Replace the room's seed audiences."""
     room = call.room(Permission.PROVIDE_SEED_AUDIENCE)
     add: dict[str, str] = {}
     for each in call.objects("datasets"):
@@ -157,35 +158,36 @@ def provision_seeds(call: Call) -> dict[str, Any]:
             kind = room.record.matching_ids[0]
         if kind not in room.record.matching_ids:
             raise InvalidRequestError(
-                "A file's kind of matching ids is not one of the room's, or not said.", remedy="Say which it is."
+                "A file's kind of matching ids is missing, or the room does not accept it.",
+                remedy=f"Give one of {', '.join(room.record.matching_ids)}.",
             )
         name = str(InputName(Dataset.SEED_AUDIENCES, MatchingId(kind)))
         if name in add:
             raise InvalidRequestError(
-                "Two files have one kind of matching ids.", remedy="Bring one file for each."
+                "Two files have the same kind of matching ids.", remedy="Give one file for each kind."
             )
         add[name] = upload.id
     if not add:
-        raise InvalidRequestError("No file was named.", remedy="Give the hash of an upload.")
+        raise InvalidRequestError("No dataset was given.", remedy="Give the hash of at least one upload.")
     call.installation.catalog.rooms.provision(room.id, add, (Dataset.SEED_AUDIENCES,))
     return {}
 
 
 def deprovision_seeds(call: Call) -> dict[str, Any]:
-    """Take the seed audiences out of a room."""
+    """Remove the seed audiences from a room."""
     room = call.room(Permission.PROVIDE_SEED_AUDIENCE)
     call.installation.catalog.rooms.provision(room.id, {}, (Dataset.SEED_AUDIENCES,))
     return {}
 
 
 def get_provisioning(call: Call) -> dict[str, Any]:
-    """Whether each side has brought its data."""
+    """Return whether each side has provisioned its data."""
     room = call.room()
     return {"base": room.record.has_base, "seeds": room.record.has_seeds}
 
 
 def get_audit_log(call: Call) -> dict[str, Any]:
-    """What happened in the room: one's own group's actions in full, others' without what they were about."""
+    """Return the room's audit log; entries of other groups omit audience and user."""
     room = call.room()
     entries = []
     for entry in call.installation.audit.entries(room=room.id):
@@ -204,10 +206,10 @@ def get_audit_log(call: Call) -> dict[str, Any]:
 
 
 def decline_room(call: Call) -> dict[str, Any]:
-    """Refuse to take part: the room is no longer the caller's to see, and its owner sees that they declined.
+    """Decline to take part: the caller no longer sees the room, and its owner sees who declined.
 
     Raises:
-        ConflictError: It is the caller's own room.
+        ConflictError: The caller owns the room.
     """
     room = call.room()
     if room.record.owner_email == call.email:
@@ -250,7 +252,7 @@ def _lab(call: Call, record: DataLab) -> dict[str, Any]:
         _, documents = newest_artifact(call.installation, Kind.DATA_LAB, record.id, "data_lab")
     error = None
     if newest.status is Status.CREATE_FAILED:
-        error = {"message": newest.status_message or "The data lab cannot be used."}
+        error = {"message": newest.status_message or "The validation of the data lab failed."}
     return {
         "id": record.id,
         "name": record.name,
@@ -268,9 +270,7 @@ def _check_lab_input(name: str) -> None:
             return
     known = [str(InputName(Dataset.MATCHING, kind)) for kind in MatchingId]
     known += [str(InputName(dataset)) for dataset in BASE_DATASETS if not dataset.has_ids]
-    raise InvalidRequestError(
-        "A data lab has a dataset that is not known.", remedy=f"Give some of {', '.join(known)}."
-    )
+    raise InvalidRequestError("The data lab has an unknown dataset.", remedy=f"Choose from: {', '.join(known)}.")
 
 
 def _upload(call: Call, upload_id: object) -> Upload:
@@ -281,21 +281,21 @@ def _upload(call: Call, upload_id: object) -> Upload:
     if upload.owner_email != call.email:
         raise denied()
     if upload.location is None:
-        raise InvalidRequestError("The uploaded file was taken in and deleted.", remedy="Upload it again.")
+        raise InvalidRequestError("The uploaded file was ingested and deleted.", remedy="Upload it again.")
     return upload
 
 
 def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:
     emails, permissions = value.get("emails"), value.get("permissions")
     role, organization = value.get("role") or "", value.get("organization_id")
-    is_right = (
+    is_valid = (
         isinstance(emails, list)
         and isinstance(permissions, list)
         and all(isinstance(each, str) for each in (*emails, *permissions, role, organization or ""))
     )
-    if not is_right:
+    if not is_valid:
         raise InvalidRequestError(
-            "A participant cannot be read.", remedy="Give e-mail addresses, permissions and a role."
+            "A participant is malformed.", remedy="Give lists of e-mail addresses and permissions, and a role."
         )
     assert isinstance(emails, list)
     assert isinstance(permissions, list)
@@ -318,4 +318,4 @@ def _members(enum: Any, values: list[str], what: str) -> list[Any]:
         return [enum(value) for value in values]
     except ValueError:
         known = ", ".join(each.value for each in enum)
-        raise InvalidRequestError(f"There is no such {what}.", remedy=f"Give one of {known}.") from None
+        raise InvalidRequestError(f"Unknown {what}.", remedy=f"Give one of {known}.") from None

@@ -1,8 +1,8 @@
-"""The server's side of the Media API: from a user with a call to its result, with a line in the audit log.
+"""The server side of the data-room (Media) API: executes a user's calls and audits them.
 
-Lives here: which function does which call, auditing, uploads and downloads, and the way in of the same process.
-Add here when the protocol gets a method.
-Keep out: HTTP (`server`), what calls do (the modules beside it) and the client, which must stay light.
+Lives here: the dispatch of calls, auditing, uploads and downloads, and the transport within one process.
+Add here when the protocol gets another method.
+Keep out: HTTP (`server`), what calls do (the neighbouring modules) and the client, which must stay light.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,51 +54,51 @@ _KINDS = frozenset({"STRING", "EMAIL", "HASHED_EMAIL", "PHONE_NUMBER", "HASHED_P
 
 @dataclass(frozen=True)
 class MediaService:
-    """Carries calls of the Media API out on an installation.
+    """Executes calls of the data-room (Media) API on an installation.
 
     Args:
-        installation: Where.
+        installation: The installation.
     """
 
     installation: Installation
 
     def call(self, email: str, method: str, params: Mapping[str, Any], request_id: str | None = None) -> Any:
-        """Carry a call out and write it down.
+        """Execute a call and write its audit entry.
 
         Args:
-            email: Who calls.
-            method: One of the protocol's.
+            email: E-mail address of the caller.
+            method: A method of the protocol.
             params: The call's parameters.
-            request_id: Of the request, for the audit log.
+            request_id: Id of the request, for the audit log.
 
         Raises:
-            MediaError: It was refused or failed.
+            MediaError: The call was rejected or failed.
         """
         try:
             known = Method(method)
         except ValueError:
-            error = errors.NotFoundError("There is no such method.", remedy="See the protocol.")
+            error = errors.NotFoundError("Unknown method.", remedy="See the protocol.")
             self.refused("unknown", error, request_id, email)
             raise error from None
         call = Call(self.installation, email, params, {"operation": known.value, "request_id": request_id})
-        # an answer is charged for, and what somebody was told must stand in the log before they know it
+        # a result is paid for, so its audit entry must be written before the result is returned
         with self._audited(call, only_reads=known.only_reads and known is not Method.GET_JOB_RESULT):
             return _CALLS[known](call)
 
     def upload(
         self, email: str, chunks: Iterable[bytes], name: str, matching_id: str | None = None
     ) -> dict[str, Any]:
-        """Take a file in, sealed.
+        """Store an uploaded file, encrypted.
 
         Raises:
-            UploadTooLargeError: It is larger than the installation takes.
-            QuotaExceededError: The user has too many files that are in no room yet.
+            UploadTooLargeError: The file exceeds the installation's upload limit.
+            QuotaExceededError: The user has too many files that are not in a data room yet.
         """
         call = Call(self.installation, email, {}, {"operation": "upload"})
         with self._audited(call, only_reads=False):
             if matching_id is not None and matching_id not in _KINDS:
                 raise errors.InvalidRequestError(
-                    "There is no such kind of matching ids.", remedy="See MatchingId."
+                    "Unknown kind of matching ids.", remedy=f"Give one of {', '.join(sorted(_KINDS))}."
                 )
             _check_uploads(call)
             upload_id = self.installation.token_hex(16)
@@ -121,10 +121,10 @@ class MediaService:
             return {"manifest_hash": upload_id, "name": name, "n_bytes": sealed.n_bytes}
 
     def admit_upload(self, email: str, request_id: str | None = None) -> None:
-        """Refuse a file before it comes, where its sender has too many already.
+        """Reject an upload before its body is read, if the user has too many files.
 
         Raises:
-            QuotaExceededError: The user has.
+            QuotaExceededError: The user has too many files that are not in a data room yet.
         """
         call = Call(self.installation, email, {}, {"operation": "upload", "request_id": request_id})
         try:
@@ -135,10 +135,10 @@ class MediaService:
 
     @contextmanager
     def opening(self, email: str, job_id: str, name: str) -> Iterator[Path]:
-        """A file of a job, for as long as the body runs; written down before it is given.
+        """Open a job's file for the duration of the `with` block, after writing the audit entry.
 
         Raises:
-            MediaError: There is none for this user.
+            MediaError: The user has no such file.
         """
         call = Call(self.installation, email, {}, {"operation": "download"})
         with ExitStack() as stack:
@@ -147,7 +147,7 @@ class MediaService:
             yield path
 
     def refused(self, operation: str, error: Exception, request_id: str | None = None, email: str = "") -> None:
-        """Write a request down that was refused before it could be carried out; throttled ones a moment later."""
+        """Audit a request that was rejected before execution; throttled ones are written in batches."""
         call = Call(self.installation, email, {}, {"operation": operation, "request_id": request_id})
         self._write(call, error, soon=isinstance(error, errors.TooManyRequestsError))
 
@@ -177,22 +177,23 @@ class MediaService:
             left -= len(chunk)
             if left < 0:
                 raise errors.UploadTooLargeError(
-                    "The file is larger than the server takes.", remedy="Ask the operator, or bring less."
+                    "The file exceeds the server's upload limit.",
+                    remedy="Upload a smaller file, or ask the operator for a higher limit.",
                 )
             yield chunk
 
 
 def _check_uploads(call: Call) -> None:
     held = call.installation.catalog.rooms.count_uploads(call.email)
-    check_quota("files that are in no data room yet", held, call.installation.settings.max_uploads)
+    check_quota("files that are not in a data room yet", held, call.installation.settings.max_uploads)
 
 
 class LocalTransport:
-    """The way in of the operator's own process: the same handlers, without HTTP.
+    """Transport within the operator's own process: the same handlers, without HTTP.
 
     Args:
-        service: Carries calls out.
-        email: As whom.
+        service: The service that executes the calls.
+        email: E-mail address to act as.
     """
 
     def __init__(self, service: MediaService, email: str) -> None:
@@ -200,11 +201,11 @@ class LocalTransport:
         self._email = email
 
     def call(self, method: str, params: dict[str, Any]) -> Any:
-        """Carry a method of the protocol out and return its result."""
+        """Call a method of the protocol and return its result."""
         return self._service.call(self._email, method, params)
 
     def upload(self, source: Path | BinaryIO, name: str) -> dict[str, Any]:
-        """Take a file in."""
+        """Upload a file."""
         if isinstance(source, Path):
             with source.open("rb") as stream:
                 return self._service.upload(self._email, chunks_of(stream), name)
@@ -212,21 +213,21 @@ class LocalTransport:
         return self._service.upload(self._email, chunks_of(source), name)
 
     def download(self, job_id: str, name: str) -> Iterator[bytes]:
-        """The bytes of a job's file, a piece at a time."""
+        """Yield a job's file in chunks of bytes."""
         with self._service.opening(self._email, job_id, name) as path, path.open("rb") as stream:
             yield from chunks_of(stream)
 
     def close(self) -> None:
-        """Write what of the audit log still waits."""
+        """Write the audit entries that are still queued."""
         self._service.installation.audit.close()
 
 
 def open_local(home: str, user_email: str) -> LocalTransport:
-    """The handlers of an installation for a client in this process, which is the operator's.
+    """Open an installation for a client in the operator's own process.
 
     Args:
-        home: The installation's folder; its other settings are the environment's.
-        user_email: As whom to call.
+        home: The installation's folder; the other settings come from the environment.
+        user_email: E-mail address to act as.
     """
     settings = Settings.from_environment()
     installation = Installation(replace(settings, home=Path(home).expanduser().resolve()))
