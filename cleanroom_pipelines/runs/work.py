@@ -314,28 +314,29 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
     If the version cannot be claimed, nothing is held, and the steps report it.
     """
     catalog, claim = installation.catalog, None
-    if run.number is not None:
-        with suppress(CleanroomError):
-            claim = catalog.work.claim(kind, partition, run.number, run.id)
-    if claim is None:
-        yield
-        return
-    with handle_signals() as stop_signal, holding(catalog.work, claim) as keeper:
-        _held_by_runs[run.id] = keeper
+    with handle_signals() as told:
         try:
-            with ExitStack() as opened:
+            if run.number is not None:
+                with suppress(CleanroomError):
+                    claim = catalog.work.claim(kind, partition, run.number, run.id)
+            if claim is None:
+                yield
+                return
+            with holding(catalog.work, claim) as keeper, ExitStack() as opened:
+                _held_by_runs[run.id] = keeper
                 _opened_by_runs[run.id] = _Opened(opened)
                 yield
-        finally:
-            del _held_by_runs[run.id]
+        finally:  # also where a signal came right after the claim
+            _held_by_runs.pop(run.id, None)
             _opened_by_runs.pop(run.id, None)
-            with suppress(CleanroomError):  # usually the steps have closed it
-                if run.was_cancelled():
-                    catalog.work.fail(claim, StatusCode.CANCELLED, _STOPPED)
-                elif stop_signal.is_set():
-                    catalog.work.release(claim)
-                else:
-                    catalog.work.abandon(claim)
+            if claim is not None:
+                with suppress(CleanroomError):  # the steps have usually closed it
+                    if run.was_cancelled():
+                        catalog.work.fail(claim, StatusCode.CANCELLED, _STOPPED)
+                    elif told.is_set():
+                        catalog.work.release(claim)
+                    else:
+                        catalog.work.abandon(claim)
 
 
 # Claims that runs in this process hold from start to end, by run id.
