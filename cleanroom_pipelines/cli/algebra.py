@@ -53,7 +53,7 @@ def algebra(  # noqa: PLR0917 - click passes options by name
     from cleanroom_pipelines.audiences.evaluating import evaluate_files
     from cleanroom_pipelines.cli.bare import engine_settings
 
-    settings = engine_settings(memory, threads, engine, beside=out)
+    settings = engine_settings(memory, threads, engine, out=out)
     definition, audiences = _read(definition_file)
     if out.is_dir():
         raise UsageError("The output is a folder.", remedy="Give --out the name of a file.")

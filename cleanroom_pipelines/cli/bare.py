@@ -65,7 +65,7 @@ def train_model(
             day_cache=day_cache,
             size_profile=SizeProfile(os.environ.get("CLEANROOM_SIZE_PROFILE", "default")),
             max_invalid_share=_share(max_invalid),
-            runtime=Runtime(engine_settings(memory, threads, engine, beside=out), progress),
+            runtime=Runtime(engine_settings(memory, threads, engine, out=out), progress),
         )
 
 
@@ -104,7 +104,7 @@ def generate_audience(
             sizes=parse_sizes(sizes),
             min_matching_seed_size=min_matching_seed_size,
             seed_floor=1,
-            runtime=Runtime(engine_settings(memory, threads, engine, beside=out), progress),
+            runtime=Runtime(engine_settings(memory, threads, engine, out=out), progress),
         )
         write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))
         remove_ranking(folder / RANKING_FILE)
@@ -186,7 +186,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def engine_settings(
-    memory: str | None, threads: int | None, engine: str | None = None, *, beside: Path | None = None
+    memory: str | None, threads: int | None, engine: str | None = None, *, out: Path | None = None
 ) -> EngineSettings:
     """Turn engine options into settings.
 
@@ -194,7 +194,7 @@ def engine_settings(
         memory: Such as 8GB.
         threads: At least 1.
         engine: Address of a Spark cluster, or `duckdb`.
-        beside: The output: scratch files of a cluster are stored in the same folder, which it must see.
+        out: The output: scratch files of a cluster are stored in the same folder, which it must see.
 
     Raises:
         UsageError: The memory or the engine is invalid.
@@ -210,7 +210,7 @@ def engine_settings(
             "The engine's address is invalid.",
             remedy="Give duckdb, spark://host:port, local[4] or sc://host:port.",
         ) from None
-    scratch = beside.absolute().parent if url is not None and beside is not None else None
+    scratch = out.absolute().parent if url is not None and out is not None else None
     return EngineSettings(n_bytes, threads, scratch, url=url)
 
 

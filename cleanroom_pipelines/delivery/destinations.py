@@ -1,8 +1,8 @@
-"""The advertising destinations: which ids each one takes, how it wants them normalised, and its files' columns.
+"""The advertising destinations: which ids each accepts, how it normalises them, and the columns of its files.
 
-Lives here: one rule a destination, and the hashes that follow from it.
+Lives here: one rule per destination, and the hashes that follow from it.
 Add here when a destination is added, or changes its rules.
-Keep out: normal forms of our own (`identity`), writing files (`activation.writing`).
+Keep out: our own normal forms (`identity`) and writing files (`delivery.writing`).
 
 The rules, with where each comes from. All were looked up on 2026-11-27 in stored copies of the vendors' public
 pages, not by an upload; the year is that of the copy, as far as it says one. Every hash is SHA-256 of the UTF-8
@@ -27,18 +27,18 @@ meta (custom audiences from a customer list): columns `email` and `phone`, a CSV
     them; the help page was read on a mirror that says no year.
 
 tiktok (customer file): columns `Email_SHA256` and `Phone_SHA256`, a CSV, one id a line. E-mail: no spaces, lower
-    case. Phone: E.164 with `+`. Fewer than 1,000 lines, or a file of 1 GB, are refused there.
+    case. Phone: E.164 with `+`. Fewer than 1,000 lines, or a file of 1 GB, are rejected there.
     Sources: TikTok Ads Help, "How to create a Custom Audience with a customer file", September 2025 (rules);
     "List of supported IDs and formats for a customer file", 2025 (columns).
     The pages changed: in summer 2025 they also removed a plus sign and what follows from e-mails, and in August
-    2025 the `+` from phones. The newest recommends the `+` and takes phones without it too; its own example of a
-    hash is one without. It writes the columns with a space, `Email_SHA 256`, which is taken for a slip.
+    2025 the `+` from phones. The newest recommends the `+` and also accepts phones without it; its own example
+    has none. It writes the columns with a space, `Email_SHA 256`, which is probably a typo.
 
 liveramp (a column-based CSV as LiveRamp Connect onboards it): column `EMAIL1_SHA-256`, or `CUSTOMID` for ids of
     one's own; never both in one file. E-mail: no white space, lower case.
     Sources: LiveRamp documentation, "Hashing Identifiers", "Formatting Identifiers", "Formatting Column-Based
     Files".
-    Phones are left out: hashed ones are taken as SHA-1 of the number without country code only, and not at all
+    Phones are left out: hashed ones are accepted only as SHA-1 of the number without country code, and not at all
     in files from the EU.
     Not verified: the header names. The documented pattern is `EMAIL1_SHA-1`, `EMAIL1_SHA-256` follows it;
     `CUSTOMID` is ours, to be agreed with LiveRamp before the first upload.
@@ -59,7 +59,7 @@ from cleanroom_pipelines.terms import Family, MatchingId
 
 
 class AdDestination(StrEnum):
-    """Where a delivery is going to be uploaded."""
+    """The platform that a delivery is uploaded to."""
 
     PLAIN = "plain"
     GOOGLE = "google"
@@ -69,17 +69,17 @@ class AdDestination(StrEnum):
 
     @property
     def words(self) -> str:
-        """Its name for people."""
+        """Its display name."""
         return _RULES[self].words
 
 
 class DestinationRuleError(UsageError):
-    """The ids at hand are not what a destination takes; its attributes `destination` and `kind` say which."""
+    """The destination does not accept ids of this kind; see the attributes `destination` and `kind`."""
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """What one destination wants.
+    """The rules of one destination.
 
     Args:
         words: Its name for people.
@@ -102,7 +102,7 @@ def serves(destination: AdDestination, kind: MatchingId) -> bool:
 def reason_not_served(destination: AdDestination, kind: MatchingId) -> str | None:
     """Why ids of a kind cannot be activated at a destination, as a sentence; None if they can.
 
-    Given hashes serve a destination only if its rule is our normal form, as their hash cannot be made another.
+    Uploaded hashes serve a destination only if it normalises as we do: a hash cannot be converted.
     """
     rule = _RULES[destination]
     if destination is AdDestination.PLAIN:
@@ -111,20 +111,20 @@ def reason_not_served(destination: AdDestination, kind: MatchingId) -> str | Non
         return (
             None
             if rule.id_column
-            else f"{rule.words} takes e-mail addresses and phone numbers, not ids of your own."
+            else f"{rule.words} accepts e-mail addresses and phone numbers, not your own ids."
         )
     if kind.family not in rule.columns:
-        return f"{rule.words} takes no phone numbers hashed with SHA-256."
+        return f"{rule.words} does not accept phone numbers hashed with SHA-256."
     if kind.is_hashed and kind.family in rule.forms:
         return (
-            f"{rule.words} normalises {_NAMES[kind.family]} in another way before hashing, so hashes that are "
-            "given do not match there."
+            f"{rule.words} normalises {_NAMES[kind.family]} differently before hashing, so uploaded "
+            "hashes do not match there."
         )
     return None
 
 
 def require_served(destination: AdDestination, kind: MatchingId) -> None:
-    """Refuse what `reason_not_served` tells of.
+    """Check that a destination accepts ids of a kind.
 
     Raises:
         DestinationRuleError: Ids of the kind cannot be activated there.
@@ -139,7 +139,7 @@ def require_served(destination: AdDestination, kind: MatchingId) -> None:
 
 
 def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Array) -> pa.Array:
-    """Hash ids as a destination wants them.
+    """Hash ids in the form that a destination accepts.
 
     Args:
         destination: The destination; not PLAIN, which takes user ids.
@@ -156,7 +156,7 @@ def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Arr
     """
     require_served(destination, kind)
     if destination is AdDestination.PLAIN or kind is MatchingId.STRING:
-        raise UsageError("Ids of your own are delivered as they are.", remedy="Hash e-mails or phones only.")
+        raise UsageError("Your own ids are delivered unchanged.", remedy="Hash only e-mails or phones.")
     judged = judge_ids(kind, ids)
     form = None if kind.is_hashed else _RULES[destination].forms.get(kind.family)
     if form is None:
@@ -180,7 +180,7 @@ def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> File
 
     Raises:
         DestinationRuleError: Ids of a kind cannot be activated there.
-        UsageError: No kind, or ids of one's own beside hashes.
+        UsageError: No kind is given, or own ids together with hashes.
     """
     if destination is AdDestination.PLAIN:
         return PLAIN
@@ -190,7 +190,7 @@ def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> File
     rule, families = _RULES[destination], {kind.family for kind in kinds}
     if not families or (Family.STRING in families and len(families) > 1):
         raise UsageError(
-            "A file for this destination holds either ids of your own or hashes.", remedy="Choose one of the two."
+            "A file for this destination holds either your own ids or hashes.", remedy="Choose one of them."
         )
     if Family.STRING in families:
         assert rule.id_column is not None
@@ -200,7 +200,7 @@ def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> File
 
 
 def line_around(destination: AdDestination, format_: FileFormat, family: Family) -> tuple[str, str]:
-    """What stands before and after a hash on its line: a comma for each other column."""
+    """The text before and after a hash on its line: a comma for each other column."""
     assert format_.header is not None
     place = format_.header.index(_RULES[destination].columns[family])
     return "," * place, "," * (len(format_.header) - 1 - place)

@@ -46,7 +46,7 @@ class ExportPart:
     Args:
         name: Its name.
         n_users: Its rows: one a user, or one a hash in a file of hashes.
-        n_bytes: Its size as it lies there.
+        n_bytes: Its size as stored, after compression.
         sha256: SHA-256 hex of those bytes.
     """
 
@@ -58,12 +58,12 @@ class ExportPart:
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed since an earlier export, to be written beside the parts.
+    """What changed since an earlier export, to be written next to the parts.
 
     Args:
         since: The export it is compared with, by its manifest.
-        added: Batches of rows that are new.
-        removed: Batches of rows that are gone.
+        added: Batches of new rows.
+        removed: Batches of removed rows.
     """
 
     since: str
@@ -82,7 +82,7 @@ class WrittenChanges:
 
 @dataclass(frozen=True)
 class ExportManifest:
-    """What an export's manifest says: counts and digests, no user data and no scores.
+    """The manifest of an export: counts and digests, without user data and scores.
 
     Args:
         export: Id of the export job.
@@ -95,7 +95,7 @@ class ExportManifest:
         destination: The advertising destination whose rules the files follow.
         columns: The header of a destination's files.
         n_rows: Rows written, where a row is a hash and no user.
-        changes: The files that tell what changed since an earlier export.
+        changes: The files with the changes since an earlier export.
         facts: More counts, such as those of the control group; no user data.
         attempt: Number of the attempt that wrote it, from 1; None for a writer without a claim.
     """
@@ -115,7 +115,7 @@ class ExportManifest:
     attempt: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON shape; what an export does not have is left out."""
+        """The JSON form; fields that do not apply are omitted."""
         return {
             "export": self.export,
             **({"generationJob": self.generation_job} if self.generation_job is not None else {}),
@@ -276,8 +276,8 @@ def write_export(
         ) from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise DestinationError(
-            f"The export's destination cannot be made ({type(error).__name__}).",
-            remedy="Remove what lies in its way, then start the export again.",
+            f"The export's folder cannot be created ({type(error).__name__}).",
+            remedy="Remove the file or folder of that name, then start the export again.",
         ) from None
     except OSError as error:
         raise DestinationError(
@@ -311,10 +311,10 @@ def verify_export(place: ObjectPlace | Path) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class EarlierExport:
-    """An export that is there, to be compared with.
+    """An existing export that a new one is compared with.
 
     Args:
-        place: Where it lies.
+        place: Where it is stored.
         export: Its id.
         format: The format of its files.
         destination: The advertising destination whose rules its files follow.
@@ -337,7 +337,7 @@ class EarlierExport:
             copy = scratch / "earlier"
             with _telling(), full_disk_is_an_error():
                 if _measure(self.place / Path(part["name"]).name, copy) != (part["bytes"], part["sha256"]):
-                    raise ArtifactError("The earlier export was altered.", remedy="Compare with another.")
+                    raise ArtifactError("The earlier export was altered.", remedy="Compare with another export.")
             rows = self.format.read(copy, gzip_=bool(self._manifest.get("gzip")))
             while (batch := _next_batch(rows)) is not None:
                 yield batch
@@ -376,7 +376,7 @@ class _Files:
         if self.rows_per_part < 1:
             raise UsageError("A file of an export must hold at least one row.", remedy="Allow at least 1.")
         if self.gzip and self.format.is_compressed:
-            raise UsageError("Parquet files are compressed already.", remedy="Leave gzip out.")
+            raise UsageError("Parquet files are already compressed.", remedy="Omit gzip.")
 
     def write(
         self,
@@ -398,7 +398,7 @@ class _Files:
     def take(
         self, draft: FolderDraft, prefix: str, staged: Iterable[StagedPart], on_rows: Callable[[int], None]
     ) -> tuple[ExportPart, ...]:
-        """Put files that were written elsewhere into their place.
+        """Move files that were written elsewhere to the export.
 
         Raises:
             ArtifactError: A file is not what was written.
@@ -415,13 +415,13 @@ class _Files:
         return tuple(parts)
 
     def write_changes(self, draft: FolderDraft, changes: Changes) -> WrittenChanges:
-        """Write what changed as lists of their own."""
+        """Write the added and the removed rows as separate lists."""
         added = self.write(draft, _ADDED, changes.added)
         return WrittenChanges(changes.since, added, self.write(draft, _REMOVED, changes.removed))
 
 
 class _Rows:
-    """Batches that are taken in pieces of another size."""
+    """Batches that are read in pieces of another size."""
 
     def __init__(self, batches: Iterable[Sequence[str]]) -> None:
         self._batches = iter(batches)
@@ -446,7 +446,7 @@ class _Rows:
 
 @contextmanager
 def _telling() -> Iterator[None]:
-    """Turn what can go wrong with an export that is read into one of two errors."""
+    """Report any failure to read an export as one of two errors."""
     try:
         yield
     except BucketError as error:

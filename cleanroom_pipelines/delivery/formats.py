@@ -1,8 +1,8 @@
-"""The formats of an export's files: how rows become bytes, and bytes rows again.
+"""The formats of an export's files: how rows are written and read.
 
-Lives here: one object a format, with its header, its writer and its reader; gzip that gives the same bytes twice.
+Lives here: one object per format, with its header, writer and reader; reproducible gzip.
 Add here when a file of another shape is delivered.
-Keep out: which rows there are, and which hash a destination wants (`activation.destinations`).
+Keep out: which rows there are, and which hash a destination accepts (`delivery.destinations`).
 
 A row is a text. Of the formats that list users (jsonl, csv, parquet, plain) it is the user id; of a file of hashes
 it is the line itself (one hash, and a comma for each other column), so that two rows are equal exactly when their
@@ -65,7 +65,7 @@ class FileFormat:
         return _WRITERS[self.extension](self, sink, rows)
 
     def read(self, file: Path, *, gzip_: bool) -> Rows:
-        """Read the rows of a file that `write` made, in batches.
+        """Read the rows of a file written by `write`, in batches.
 
         Raises:
             ValueError: It is not of this format.
@@ -97,13 +97,13 @@ def list_format(name: str) -> FileFormat:
 
 @contextmanager
 def gzipped(sink: Any) -> Iterator[Any]:
-    """Compress what is written: no name and no time in the header, so that the same rows give the same bytes."""
+    """Compress the output; without name and time in the header, so that the same rows give the same bytes."""
     with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=sink, mtime=0) as stream:
         yield stream
 
 
 def csv_cell(text: str) -> str:
-    """A cell as a CSV holds it; quoted only where it must be."""
+    """A cell in CSV form, quoted only where needed."""
     # Not csv.writer: before Python 3.13 it leaves a bare carriage return unquoted, and readers end the line there.
     if text and not _NEEDS_QUOTES.search(text):
         return text

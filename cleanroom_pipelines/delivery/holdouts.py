@@ -1,14 +1,14 @@
-"""Control groups: the users of an audience who are kept out of every delivery, to measure what advertising does.
+"""Control groups: the users of an audience who are kept out of every delivery, to measure an effect.
 
-Lives here: who is held out, as a rule that needs no list and gives the same users at every refresh.
-Add here when a control group is chosen in another way.
+Lives here: the rule that holds users out; it needs no list and selects the same users at every refresh.
+Add here when a control group is selected in another way.
 Keep out: writing the lists (delivery.writing).
 
-A user is held out when `stable_hash` of the audience's salt and the user id lies below the share. The salt belongs
+A user is held out when `stable_hash` of the audience's salt and the user id is below the share. The salt belongs
 to the audience: each refresh holds out the same users, the groups of two audiences are independent of each other,
-and a larger share holds out those of a smaller one and more. It is derived from a key, so that nobody without the
-key can tell who is held out, or choose ids that are. Sampling and sharding hash the bare id, so that they have
-nothing to do with who is held out.
+and a larger share holds out those of a smaller one and more. It is derived from a key, so that without
+the key no one can determine who is held out, or construct such ids. Sampling and sharding hash the bare id, so
+they are independent of it.
 """
 
 import hashlib
@@ -47,19 +47,19 @@ class Holdout:
 
     @classmethod
     def parse(cls, text: str, salt: str) -> Self:
-        """Read a share as people write it: `10%` or `2.5%`.
+        """Parse a share, such as `10%` or `2.5%`.
 
         Raises:
             UsageError: It cannot be read, or is out of range.
         """
         written = _PERCENTAGE.fullmatch(text.strip())
         if written is None:
-            raise UsageError("The share of a holdout cannot be read.", remedy="Write it as 10%.")
+            raise UsageError("The share of a holdout is invalid.", remedy="Write it as 10%.")
         return cls(Fraction(written.group(1)) / 100, salt)
 
     @property
     def percentage(self) -> str:
-        """The share as people write it."""
+        """The share as text, such as `10%`."""
         return f"{float(self.share * 100):g}%"
 
     def holds_out(self, user_id: str) -> bool:
@@ -67,7 +67,7 @@ class Holdout:
         return stable_hash(self._prefix + user_id) < self._threshold
 
     def condition(self, expression: str) -> tuple[str, list[str | int]]:
-        """The same as `holds_out` in SQL.
+        """`holds_out` as SQL.
 
         Args:
             expression: A VARCHAR expression that gives the user id.
@@ -91,7 +91,7 @@ def holdout_salt(key: bytes, audience: str) -> str:
 
     Args:
         key: A secret of the installation or room, as `InstallationKey.derive("holdouts")` gives; may be empty
-            where whoever exports sees everything, as with the bare commands.
-        audience: What stays the same when the audience is refreshed: its id, and not its version.
+            where the exporting user sees everything, as with the bare commands.
+        audience: The audience's id, which a refresh does not change; not its version.
     """
     return hmac.new(key, audience.encode(), hashlib.sha256).hexdigest()

@@ -1,8 +1,8 @@
-"""Hashes for destinations that are kept from when the ids were there until an audience is delivered.
+"""Hashes for destinations, kept from ingest, when the ids are available, until an audience is delivered.
 
-Lives here: what makes the hashes while a room's base is taken in, and reading them again for a delivery.
-Add here when hashes are kept in another way.
-Keep out: sealing the table that holds them (storage), and who may open it (catalogue).
+Lives here: computing the hashes while a room's base is ingested, and reading them for a delivery.
+Add here when hashes are stored in another way.
+Keep out: encrypting the table that holds them (storage), and who may open it (catalogue).
 
 The ids themselves are deleted after ingest, and a destination's hash cannot be made from another hash. The table
 is the `activation.parquet` of `uploads.ingest_base`; its column `destination` holds the keys of
@@ -50,7 +50,7 @@ def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
 
 
 def kept_activation(file: Path, destination: AdDestination) -> Activation:
-    """What `deliver` takes as format for a destination whose hashes were kept.
+    """The activation for a destination whose hashes were kept.
 
     Args:
         file: The table of kept hashes: user_id, destination (a key of `hashers_to_keep`), hash. Not opened for
@@ -75,8 +75,8 @@ def kept_activation(file: Path, destination: AdDestination) -> Activation:
         return Activation(destination, (MatchingId.STRING,))
     raise DestinationRuleError(
         f"The base audience holds no hashes for {destination.words}.",
-        remedy="Let the base's provider switch the destination on, bring e-mail addresses or phone numbers that "
-        "it takes, and provision the base again.",
+        remedy="The base's provider must enable the destination, upload e-mail addresses or phone numbers that "
+        "it accepts, and provision the base again.",
         destination=destination.value,
     )
 

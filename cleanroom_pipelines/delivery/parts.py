@@ -1,11 +1,11 @@
 """Writing the files of an export on a cluster.
 
-Lives here: files written beside each other by the engine's tasks, each with its own slice of the users.
-Add here when files are staged in a further way.
+Lives here: files written in parallel by the engine's tasks, each with its own slice of the users.
+Add here when files are staged in another way.
 Keep out: the export's folder and manifest (exports), and which users there are (similarity.rankings).
 
-The files are staged where executors and this process see them; then this process puts them where the export goes,
-since a bucket's keys are not sent to executors, and an export appears whole or not at all.
+The files are staged where executors and this process see them; then this process copies them to the export's
+destination, since a bucket's keys are not sent to executors, and an export appears whole or not at all.
 """
 
 import hashlib

@@ -1,18 +1,18 @@
 """Writing a delivery: an audience without its control group, and what changed since an earlier delivery.
 
-Lives here: which rows are delivered, held out, added and removed, in one place for every export of both families.
+Lives here: which rows are delivered, held out, added and removed, for the exports of both APIs.
 Add here when a delivery gains a part, or users are left out of it for another reason.
 Keep out: bytes (delivery.formats), the folder and its manifest (`delivery.exports`), rules of destinations.
 
 Without control group, hashes and earlier export the users stream through. Otherwise they are put into a private
 folder as parquet and the engine finds the rows, within its memory and on its disk.
 
-- The parts of an export are always the whole list. Whoever takes the `removed` files out of a destination and adds
-  the `added` ones has exactly the parts there, whatever else changed: users who have come into the control group
-  are among the removed, if they were delivered before.
+- The parts of an export are always the whole list. Removing the `removed` files from a destination and adding
+  the `added` ones leaves exactly the parts there, whatever else changed: users who were delivered before and are
+  now in the control group are among the removed.
 - A hash may belong to several users. It is delivered once, and not at all if it belongs to someone who is held
   out: the destination would reach that person.
-- Lists of users keep the order of the audience. Files of hashes are ordered by the hash, which says nothing.
+- Lists of users keep the order of the audience. Files of hashes are ordered by the hash, which reveals nothing.
 """
 
 import tempfile
@@ -59,7 +59,7 @@ class Activation:
     """The destination of a delivery and the hashes of its users.
 
     Args:
-        destination: Where it is going to be uploaded.
+        destination: The platform that it is uploaded to.
         kinds: What the ids were before they were hashed; STRING for user ids as they are.
         hashes: Batches of HASHES, as `hash_ids` makes them: one row a user and id, of any users, in any order.
     """
@@ -71,11 +71,11 @@ class Activation:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What was written.
+    """The result of a delivery.
 
     Args:
         manifest: The manifest of what was delivered.
-        holdout: The manifest of the control group's list, which is no part of the delivery; None without one.
+        holdout: The manifest of the control group's list, which is not part of the delivery; None without one.
     """
 
     manifest: ExportManifest
@@ -192,7 +192,7 @@ def hash_ids(destination: AdDestination, kind: MatchingId, user_ids: pa.Array, i
         A batch of HASHES; users and ids that are missing or not valid are left out.
 
     Raises:
-        DestinationRuleError: The destination does not take ids of the kind.
+        DestinationRuleError: The destination does not accept ids of the kind.
     """
     hashes = destination_hashes(destination, kind, ids)
     batch = pa.RecordBatch.from_arrays(
@@ -209,8 +209,8 @@ def _comparable(place: ObjectPlace | Path, options: ExportOptions) -> EarlierExp
         same = (earlier.destination, earlier.format) == (options.ad_destination, format_)
     if not same:
         raise UsageError(
-            "The earlier export holds other ids than this one will.",
-            remedy="Compare with one for the same destination, or leave the comparison out.",
+            "The earlier export holds another kind of ids than this one.",
+            remedy="Compare with an export for the same destination, or omit the comparison.",
         )
     return earlier
 
@@ -269,7 +269,7 @@ class _Rows:
         return self._count("SELECT count(*) FROM delivered")
 
     def facts(self, holdout: Holdout | None) -> dict[str, Any]:
-        """How the users of the audience that are not delivered are accounted for."""
+        """Counts of the users of the audience who are not delivered."""
         facts: dict[str, Any] = {}
         if holdout:
             n_held_out = self._count("SELECT count(*) FROM listed WHERE is_held_out")

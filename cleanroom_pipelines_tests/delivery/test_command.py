@@ -230,7 +230,7 @@ def test_a_destination_that_takes_none_of_the_ids(command: Commands, ranking: Pa
     arguments = ("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out", "--ids", ids)
     ended = command(*arguments, "--destination", "google")
     assert ended.code == 2
-    assert ended.err.startswith("cleanroom: Google Customer Match normalises e-mail addresses in another way")
+    assert ended.err.startswith("cleanroom: Google Customer Match normalises e-mail addresses differently")
     assert command(*arguments, "--destination", "meta").code == 0
     assert lines(tmp_path / "out") == ["email", "a" * 64]
 

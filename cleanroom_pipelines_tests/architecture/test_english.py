@@ -1,0 +1,71 @@
+"""Contract: what a person reads is plain English. Words of the project's former dialect do not come back in
+docstrings, comments, messages and pages; their plain forms stand in the table."""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+from .tree import PACKAGE, ROOT
+
+# What is not written any more, and what is written instead.
+DIALECT = {
+    r"(?<![Tt]here )\bis no (?!longer\b|more\b|better\b)": "is not a, is missing, is invalid",
+    r"(?<![Tt]here )\bis none\b": "is missing",
+    r"\b(?:lies?|lay) (?:at|in|on|there|beside)\b": "is stored in, is at",
+    r"\b(?:is|are|was|were|be|been) told\b": "is reported, is returned, is shown",
+    r"\b(?:[Ww]hoever|[Ss]omebody|[Nn]obody)\b": "the caller, another process, no reader",
+    r"\b(?:is|are) gone\b": "is deleted, is removed",
+    r"\btak(?:es?|en) in\b": "ingests, accepts",
+    r"\blet(?:s)? go\b|\bgives? back\b|\bsilent run\b": "releases, requeues",
+    r"\bby hand\b|\bhouse-keeping\b": "manually, cleanup",
+    r"\bheld against\b|\bbeside\b": "compared with, next to, in addition",
+    r"\bmend(?:s|ed|ing)?\b|\brefus\w+": "fix, reject",
+    r"\bmakers?\b": "builder",
+    r"\bthe (?:other )?road\b": "lookalike (AWS) API, data-room (Media) API",
+}
+# What was released stays.
+EXCEPTIONS = ("catalog/migrations/",)
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """What a person reads in a file, with its line."""
+    source = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        yield from enumerate(source.splitlines(), start=1)
+        return
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, node.value
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def in_dialect(path: Path) -> list[str]:
+    place = path.relative_to(ROOT).as_posix()
+    return [
+        f"{place}:{line}: {found.group()!r} (say: {plain})"
+        for line, text in texts(path)
+        for word, plain in DIALECT.items()
+        for found in re.finditer(word, text)
+        if not any(each in f"{place} {text}" for each in EXCEPTIONS)
+    ]
+
+
+def test_the_words_of_the_dialect_do_not_come_back() -> None:
+    pages = [ROOT / "README.md", *PACKAGE.rglob("*.md")]
+    assert [each for path in (*sorted(PACKAGE.rglob("*.py")), *pages) for each in in_dialect(path)] == []
+
+
+def test_the_search_finds_them() -> None:
+    found = [word for word in DIALECT if re.search(word, SPOKEN)]
+    assert found == list(DIALECT)
+
+
+SPOKEN = (
+    "It is no file, that one is none, it lies in a home; what is told to whoever asks is gone; a drop is taken "
+    "in, a claim let go by hand, held against others; mend what a maker of the other road made."
+)
