@@ -391,8 +391,8 @@ def check_both_approve(pair: Pair, organizations: Collection[str]) -> None:
     """
     if set(organizations) != set(pair.organizations):
         raise ConflictError(
-            "The approving organisations are not exactly the two of the pair.",
-            remedy="Give both organisations, and no other.",
+            "Both organisations of the pair, and only they, must approve.",
+            remedy="Name exactly these two organisations.",
         )
 
 

@@ -122,7 +122,7 @@ class TrainingDatasetSpec(Spec):
 def _check_columns(table: str, columns: Columns, exactly: Mapping[Role, int]) -> None:
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise UsageError(
-            f"The {table} table does not declare 1 to {MAX_COLUMNS} columns.",
+            f"The {table} table must declare 1 to {MAX_COLUMNS} columns.",
             remedy="Declare the relevant columns, each with its role.",
         )
     for name, _ in columns:

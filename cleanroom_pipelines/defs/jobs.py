@@ -29,7 +29,7 @@ asset_jobs = [
         KINDS[kind].job,
         selection=dg.AssetSelection.assets(*assets),
         executor_def=dg.in_process_executor,
-        description=f"Builds {' and '.join(assets)} for one partition.",
+        description=f"Builds {', '.join(assets)} for one partition.",
     )
     for kind, assets in ASSETS_OF.items()
 ]
@@ -70,7 +70,7 @@ def score_what_is_open(context: dg.OpExecutionContext, installation: Installatio
 
 @dg.job(executor_def=dg.in_process_executor)
 def score_shards() -> None:
-    """Helps score a large audience: claims ranges of its model's shards until all are scored."""
+    """Helps another run score a large audience, one range of shards at a time, until all are scored."""
     score_what_is_open()
 
 

@@ -240,7 +240,7 @@ class SparkEngine:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _query(self, sql: str, parameters: Parameters) -> Any:
-        """Return the frame of a query, and note the lines that it skips."""
+        """Return the Spark DataFrame of a query, and note which lines of text files it skips."""
         statement = to_spark(sql)
         self._unreported += [self._skipped[scan] for scan in sorted(self._scans_of(statement), key=int)]
         return self._frame(statement, parameters)

@@ -221,7 +221,7 @@ def _library_digits(digits: str) -> str | None:
 
 @cache
 def _calling_codes() -> npt.NDArray[np.int64]:
-    """The calling code for each first three digits of a number; 0 for none."""
+    """Calling codes, indexed by a number's first three digits; 0 where no code matches."""
     from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
 
     codes = np.zeros(10**_N_CALLING_DIGITS, np.int64)

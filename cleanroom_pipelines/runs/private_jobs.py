@@ -131,7 +131,7 @@ class PrivateJob:
         size = self.releaser.count(n_matched, question=self._source)
         if not size.is_enough(minimum):
             raise SeedError(
-                "The seed has fewer matched users, by a count with noise, than the configured model requires.",
+                "Too few seed users match for the configured model. The count includes noise.",
                 remedy="Give a larger seed, or check that both sides use the same ids.",
                 status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
             )

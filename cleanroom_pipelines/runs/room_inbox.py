@@ -140,7 +140,7 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
         kind = room.matching_ids[0]
     if kind not in room.matching_ids:
         raise InputError(
-            "The room does not have the kind of matching ids in the inbox folder's name.",
+            "The inbox folder's name contains a kind of matching ids that the room does not use.",
             remedy=f"Use a folder such as {key}-{room.matching_ids[0]}.",
         )
     return InputName(dataset, MatchingId(kind))

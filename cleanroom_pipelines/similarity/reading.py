@@ -585,7 +585,7 @@ def read_users_table(
 
 
 def stream_user_features(engine: Engine, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Stream number and feature columns, one row per known user in any order."""
+    """Stream each known user's number and feature columns, one row per user, in any order."""
     extra = "".join(f", CAST({column} AS DOUBLE) AS {column}" for column in columns)
     return engine.batches(f"SELECT number{extra} FROM user_features", rows=100_000)
 

@@ -190,7 +190,7 @@ class Bucket(Protocol):
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> AbstractContextManager[FolderDraft]:
-        """Write a folder, which becomes visible if the body succeeds; readers ignore it until then.
+        """Write a folder that readers see only once the body has succeeded.
 
         Args:
             folder: Its key.

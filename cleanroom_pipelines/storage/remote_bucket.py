@@ -359,7 +359,7 @@ class RemoteBucket:
             yield from (ObjectEntry(each["path"], each["size"]) for each in page if each["path"] != folder)
 
     def _is_by(self, labels: dict[str, str], key: str) -> bool:
-        """Whether the object with a key was written by the writer with these labels."""
+        """Whether the object at a key was written by the writer that the labels name."""
         head = self._head(key)
         return head is not None and head.attributes.get(_WRITER) == labels[_WRITER]
 

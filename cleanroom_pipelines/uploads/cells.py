@@ -92,7 +92,7 @@ class Column:
 
 
 def takes(role: Role, kind: str) -> bool:
-    """Whether a role accepts a kind of type."""
+    """Whether a column with this role may have this kind of type."""
     return kind in _KINDS_OF_ROLE[role]
 
 

@@ -242,7 +242,8 @@ class _Kept:
         """Read the counts of an earlier base audience, and the reports of its kept datasets."""
         if folder is None or set(keep) - set(BASE_DATASETS):
             raise UsageError(
-                "Only datasets of an earlier base audience can be kept.", remedy="Pass the folder it is stored in."
+                "Datasets can be kept only from an earlier base audience.",
+                remedy="Pass the folder of the earlier base audience, and name only its datasets.",
             )
         try:
             counts = json.loads((folder / "base.json").read_text())

@@ -127,5 +127,5 @@ def lookalike_statistics(context: dg.AssetExecutionContext, installation: Instal
 
 @asset(_GROUP, ADVERTISER, {"duckdb", "file"}, deps=["custom_audience"])
 def audience_user_list(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """One delivery of an audience's users to a group in a room, as plain ids or for an ad destination."""
+    """One delivery of an audience's users to a participant, as plain ids or as files for an ad destination."""
     yield from materialize(context, installation.open(), building_audiences.build_audience_list)
