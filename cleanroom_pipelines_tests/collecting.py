@@ -12,6 +12,7 @@ import pytest
 
 # Folders in the order in which their longest modules come; all others follow.
 _LONGEST_FIRST = (
+    "attacks",
     "benchmarks",
     "journeys",
     "contract",
