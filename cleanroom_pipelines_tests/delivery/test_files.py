@@ -155,7 +155,7 @@ def test_gzip_gives_the_same_bytes_at_another_time_and_place(
 
 
 def test_parquet_is_not_compressed_twice(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="compressed already"):
+    with pytest.raises(UsageError, match="already compressed"):
         write(tmp_path / "x", format_="parquet", gzip=True)
     assert not (tmp_path / "x").exists()
 
