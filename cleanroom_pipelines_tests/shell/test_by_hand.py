@@ -230,7 +230,7 @@ def test_the_form_starts_a_job(trained: Shell) -> None:
     job = worlds.the(trained.installation, Kind.GENERATION_JOB)
     assert isinstance(job, GenerationJob)
     assert (job.name, job.seed_mode, job.origin) == ("From the form", "first", Origin.UI)
-    assert f"partition {job.id}" in log_of(result, trained)
+    assert f"job {job.id}" in log_of(result, trained)
     assert trained.run_pending() == 2
     assert worlds.newest(trained.installation, Kind.EXPORT_JOB).summary["delivered"] == worlds.N_USERS // 20
 

@@ -118,7 +118,7 @@ def refresh(shell: Shell) -> tuple[list[str | None], list[str], int]:
 def test_a_refresh_remakes_exactly_what_follows_from_its_model(refreshed: Refreshed) -> None:
     shell = refreshed.shell
     none = "No declared refresh is due."
-    assert refreshed.messages == [none, "Asked for 1 refreshes.", none]
+    assert refreshed.messages == [none, "Requested 1 refreshes.", none]
     assert refreshed.requested == ["validate_training_dataset"], "the sensor takes it from here"
     assert refreshed.n_runs == 5
     assert worlds.statuses(shell.installation) == {
