@@ -97,9 +97,15 @@ def _agree(
 ) -> None:
     """Record a change that both organisations approved, after showing its effect."""
     from cleanroom_pipelines.catalog.pairs import check_both_approve
+    from cleanroom_pipelines.runs.budgets import known_organizations, organization_digest
 
     catalog = installation.catalog
     kind, tenths, share_of = change
+    limited = None
+    if share_of is not None:
+        if share_of not in known_organizations(installation):
+            raise UsageError("No user or account belongs to the organisation.", remedy="Check its name.")
+        limited = organization_digest(installation, share_of)
     accounts = [catalog.parties.account_named(each) for each in approved_by]
     organizations = {catalog.pairs.organization_of_account(each) for each in accounts}
     check_both_approve(pair, organizations)
@@ -111,7 +117,7 @@ def _agree(
     catalog.pairs.agree(pair.id, kind, organizations, tenths=tenths, share_of=share_of)
     for each in accounts:
         approval = {"operation": "approve", "pair": pair.id, "kind": kind, "tenths": tenths, "account": each}
-        installation.audit.write({"way": "cli", "outcome": "ok", **approval})
+        installation.audit.write({"way": "cli", "outcome": "ok", "organization": limited, **approval})
 
 
 def _effect(now: Any, kind: str, tenths: int) -> str:

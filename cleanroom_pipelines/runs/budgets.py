@@ -201,8 +201,7 @@ def replay(installation: Installation) -> int:
         Number of log lines read.
     """
     by_pair: dict[str, list[LedgerLine]] = {}
-    known = _organizations_of_users(installation) | _organizations_of_accounts(installation)
-    organizations = {_digest_of(installation, each): each for each in known}
+    organizations = {organization_digest(installation, each): each for each in known_organizations(installation)}
     for entry in installation.audit.entries():
         if entry.get("operation") == _CHARGE and entry.get("pair"):
             by_pair.setdefault(entry["pair"], []).append(
@@ -284,7 +283,12 @@ def _organizations_of_accounts(installation: Installation) -> set[str]:
     return {catalog.pairs.organization_of_account(account.id) for account in catalog.parties.accounts()}
 
 
-def _digest_of(installation: Installation, organization: str) -> str:
+def known_organizations(installation: Installation) -> set[str]:
+    """Organisations that a user or an account belongs to."""
+    return _organizations_of_users(installation) | _organizations_of_accounts(installation)
+
+
+def organization_digest(installation: Installation, organization: str) -> str:
     """Digest that stands for an organisation in the audit log, because its name may be an address."""
     return installation.key.digest("organization", organization.encode())
 
@@ -375,7 +379,9 @@ def _audit_payment(installation: Installation, pair_id: str, line: LedgerLine) -
             "variance": line.variance,
             "sensitivity": line.sensitivity,
             "room": line.place,
-            "organization": None if line.organization is None else _digest_of(installation, line.organization),
+            "organization": None
+            if line.organization is None
+            else organization_digest(installation, line.organization),
         }
     )
 

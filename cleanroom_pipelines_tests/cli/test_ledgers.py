@@ -146,6 +146,7 @@ def test_who_paid_is_known_again_from_the_audit_log(
     "options",
     [
         ("--share", "x", *BOTH, "--yes"),
+        ("--share", "unknown.example=20", *BOTH, "--yes"),
         ("--share", f"{ADVERTISER}=-1", *BOTH, "--yes"),
         ("--share", f"{ADVERTISER}=20", *BOTH[:2], "--yes"),
         ("--share", f"{ADVERTISER}=20", "--refill", "1", *BOTH, "--yes"),

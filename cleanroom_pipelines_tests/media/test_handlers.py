@@ -684,6 +684,13 @@ def test_a_share_limits_one_organisation(world: MediaWorld) -> None:
     ledger = world.call("create", "get_room", room_id=world.room)["ledger"]
     assert (ledger["share"], ledger["left"], ledger["total"]) == (1, 1, 100)
     assert "share" not in world.call("seed", "get_room", room_id=world.room)["ledger"]
+    world.installation.catalog.pairs.propose(
+        world.budget.pair.id, "share", "", tenths=10, share_of="person@gmail.com"
+    )  # of another room of the two providers
+    seen = {name: world.call(name, "list_proposals", room_id=world.room) for name in ("seed", "create", "export")}
+    shares = {name: [each["organization"] for each in each_["proposals"]] for name, each_ in seen.items()}
+    assert "person@gmail.com" in shares["seed"], "the providers approve it"
+    assert "person@gmail.com" not in shares["create"] + shares["export"]
     with pytest.raises(errors.InvalidRequestError):
         proposal(world, "base", kind="share", organization="stranger.example", units=1)
 

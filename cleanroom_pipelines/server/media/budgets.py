@@ -22,7 +22,14 @@ from cleanroom_pipelines.media.protocol import JobKind
 from cleanroom_pipelines.privacy import INSIGHTS, in_units
 from cleanroom_pipelines.privacy.accounting import TENTHS
 from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS
-from cleanroom_pipelines.runs.budgets import Budget, Question, bound_of, ledger_after, room_pair
+from cleanroom_pipelines.runs.budgets import (
+    Budget,
+    Question,
+    bound_of,
+    ledger_after,
+    organization_digest,
+    room_pair,
+)
 from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.runs.building_audiences import resolver
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
@@ -142,8 +149,13 @@ def list_proposals(call: Call) -> dict[str, Any]:
     room = call.room()
     budget = of(room)
     found = call.installation.catalog.pairs.proposals(budget.pair.id)
-    shown = [each for each in found if each.data_room_id in (None, room.id)]
+    shown = [each for each in found if each.data_room_id in (None, room.id) and _is_shown(call, room, each)]
     return {"proposals": [_as_dict(budget, each) for each in shown]}
+
+
+def _is_shown(call: Call, room: Room, proposal: Proposal) -> bool:
+    """Hide the shares of others from participants: an organisation of another room may be a person's address."""
+    return proposal.organization in (None, call.organization) or _is_provider(room)
 
 
 def _is_provider(room: Room) -> bool:
@@ -167,6 +179,8 @@ def _participating(room: Room, organization: str) -> str:
 def _audited(call: Call, budget: Budget, proposal: Proposal) -> dict[str, Any]:
     """Add a proposal to the call's audit entry and return it as JSON."""
     call.trail |= {"pair": budget.pair.id, "kind": proposal.kind, "tenths": proposal.tenths}
+    if proposal.organization is not None:
+        call.trail["organization"] = organization_digest(call.installation, proposal.organization)
     return _as_dict(budget, proposal)
 
 
