@@ -721,6 +721,24 @@ def test_other_proposals(server: FakeServer, room: MediaDcr, method: str, kind: 
     assert server.sent[-1].params == {"room_id": "room1", "kind": kind}
 
 
+def test_a_share_is_proposed_and_limits_what_remains(server: FakeServer, room: MediaDcr) -> None:
+    server.answer("propose", PROPOSAL | {"kind": "share", "units": 20, "organization": "agency.example"})
+    proposal = room.propose_share("agency.example", 20)
+    assert (proposal.kind, proposal.units, proposal.organization) == ("share", 20, "agency.example")
+    assert server.sent[-1].params == {
+        "room_id": "room1",
+        "kind": "share",
+        "organization": "agency.example",
+        "units": 20,
+    }
+    for units in (-1, True, 2.5, "3"):
+        with pytest.raises(InvalidRequestError):
+            room.propose_share("agency.example", units)  # type: ignore[arg-type]
+    server.answer("get_room", {"ledger": {"spent": 30, "total": 100, "share": 20, "left": 5}})
+    budget = room.get_privacy_budget()
+    assert (budget.share, budget.remaining) == (20, 5)
+
+
 def test_base_figures_are_renewed(server: FakeServer, room: MediaDcr) -> None:
     server.answer("renew_base_figures", {"privacy": {}})
     room.renew_base_figures()

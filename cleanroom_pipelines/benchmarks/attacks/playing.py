@@ -308,6 +308,6 @@ def _rows(name: str, answer: Mapping[str, Any]) -> Numbers:
 
 
 def _in_figures(message: str) -> float:
-    """Convert a sentence to a number that differs for different sentences."""
+    """Return a message's length plus the sum of its numbers, which differs for most different messages."""
     figures = [int(each) for each in re.findall(r"\d+", message)]
     return float(len(message) + sum(figures))
