@@ -178,7 +178,7 @@ def _requests_of_lane(
         version
         for version in ready
         if version.run_key not in started
-        and opened.catalog.get(RECORDS[version.kind], version.resource_id).parent_id not in followed
+        and not (followed and opened.catalog.get(RECORDS[version.kind], version.resource_id).parent_id in followed)
     ]
     tried = [version for version in waiting if _was_tried(instance, version.run_key)]
     if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
