@@ -332,8 +332,7 @@ def _users_schema(source: Source) -> UsersSchema:
     from cleanroom_pipelines.similarity.reading import infer_users_schema
 
     tables = find_tables(source.data.users or "", what="users table")
-    with open_engine(source.engine, paths=tables.files) as database:
-        return infer_users_schema(database, tables, source.data.schema.user_column)
+    return infer_users_schema(tables, source.data.schema.user_column)
 
 
 def our_scores(model: Model, seed: Int64, settings: GenerationSettings) -> Float64:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, TableFiles, find_tables, stable_hash_sql
+from cleanroom_pipelines.engine import Engine, TableFiles, stable_hash_sql
 from cleanroom_pipelines.errors import StatusCode, TrainingDataError
 from cleanroom_pipelines.similarity.specs import (
     InteractionsSchema,
@@ -24,31 +24,17 @@ from cleanroom_pipelines.similarity.specs import (
     UsersSchema,
     Window,
 )
-from cleanroom_pipelines.uploads.cells import (
-    DECIMAL,
-    FLOAT,
-    INTEGER,
-    LIST,
-    MAX_SECONDS,
-    TIME,
-    Column,
-    columns_of,
-    physical_types,
-    takes,
-    usable_row_sql,
-    value_sql,
-)
+from cleanroom_pipelines.uploads.cells import DECIMAL, FLOAT, INTEGER, LIST, MAX_SECONDS, TIME, takes
 from cleanroom_pipelines.uploads.checks import (
     INTERACTIONS,
     USERS,
     UploadKind,
-    check_columns,
     check_times,
-    check_types,
-    count_rejected,
     exceeds,
+    invalid_rows_reason,
     reading_of,
 )
+from cleanroom_pipelines.uploads.reading import Checked, columns_of, common_error, read
 from cleanroom_pipelines.uploads.roles import Role
 
 ITEM_BITS = 20
@@ -110,51 +96,31 @@ class Interactions:
 
 
 def open_cells(
-    engine: Engine, name: str, tables: TableFiles, schema: InteractionsSchema, parsed: Path
-) -> tuple[tuple[Column, ...], int]:
+    engine: Engine, name: str, tables: TableFiles, schema: InteractionsSchema, scratch: Path
+) -> Checked:
     """Create the view `name`: user_id, item_id, ts (epoch seconds or NULL), f0, f1, … and is_usable.
-
-    Text files are parsed only once, into the file `parsed`, because several queries follow.
-
-    Returns:
-        The declared columns, and the number of unparsable lines, which the view does not contain.
 
     Raises:
         TrainingDataError: A column is missing or has the wrong type, or a quote is not closed.
     """
-    raw = f"{name}_raw"
-    check_columns(tables, schema.columns, INTERACTIONS)
-    engine.scan(raw, tables)
-    columns = columns_of(engine, raw, tables, schema.columns)
-    check_types(columns, INTERACTIONS)
-    value = {column.role: value_sql(column) for column in columns}
-    features = [column for column in columns if column.role.is_feature]
-    cells = [
-        f"{value[Role.USER_ID]} AS user_id",
-        f"{value[Role.ITEM_ID]} AS item_id",
-        f"{value.get(Role.TIMESTAMP, 'CAST(NULL AS BIGINT)')} AS ts",
-        *(f"{value_sql(column)} AS f{number}" for number, column in enumerate(features)),
-        f"({usable_row_sql(columns)}) AS is_usable",
+    checked = read(engine, f"{name}_read", tables, schema.columns, INTERACTIONS, scratch=scratch)
+    features = [position for position, column in enumerate(checked.columns) if column.role.is_feature]
+    select = [
+        f"{checked.value(Role.USER_ID)} AS user_id",
+        f"{checked.value(Role.ITEM_ID)} AS item_id",
+        f"{checked.value(Role.TIMESTAMP) or 'CAST(NULL AS BIGINT)'} AS ts",
+        *(f"v{position} AS f{number}" for number, position in enumerate(features)),
+        f"({checked.usable}) AS is_usable",
     ]
-    query = f"SELECT {', '.join(cells)} FROM {raw}"
-    if tables.format == "parquet":
-        engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {query}")
-        return columns, 0
-    engine.rejected_lines()
-    if engine.is_cluster:  # a cluster writes many files in parallel, instead of one
-        engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
-        return columns, count_rejected(engine, INTERACTIONS)
-    engine.write_parquet(query, parsed)
-    n_unreadable = count_rejected(engine, INTERACTIONS)
-    engine.scan(name, find_tables(parsed))
-    return columns, n_unreadable
+    engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {', '.join(select)} FROM {checked.name}")
+    return checked
 
 
-def profile_cells(engine: Engine, schema: InteractionsSchema, columns: Sequence[Column]) -> dict[str, Any]:
-    """Profile of `cells` as one row: number of rows, problems, and the time span of usable rows."""
+def profile_cells(engine: Engine, schema: InteractionsSchema, checked: Checked) -> dict[str, Any]:
+    """Profile of `cells` as one row: rows with unreadable lines, problems, and the time span of usable rows."""
     # A timestamp type has a known unit; only plain numbers can be milliseconds.
-    too_large = "false" if any(column.kind == TIME for column in columns) else f"ts >= {MAX_SECONDS}"
-    return _one(
+    too_large = "false" if any(TIME in column.kind for column in checked.columns) else f"ts >= {MAX_SECONDS}"
+    found = _one(
         engine,
         f"""-- one row: what is wrong, and the span of time of the rest
         SELECT count(*) AS n_rows,
@@ -167,11 +133,13 @@ def profile_cells(engine: Engine, schema: InteractionsSchema, columns: Sequence[
                {_max_abs(schema)}
         FROM cells""",
     )
+    return found | {name: found[name] + checked.n_rejected for name in ("n_rows", "n_invalid")}
 
 
 def check_profile(
+    engine: Engine,
+    checked: Checked,
     found: Mapping[str, Any],
-    schema: InteractionsSchema,
     max_invalid_share: float,
     *,
     may_be_empty: bool = False,
@@ -179,8 +147,9 @@ def check_profile(
     """Reject an empty table, times that are not seconds, and too many invalid rows.
 
     Args:
-        found: n_rows and n_invalid, unreadable lines included; n_too_large and smallest_too_large.
-        schema: Schema with the time column.
+        engine: Engine with the table.
+        checked: The table.
+        found: Its profile.
         max_invalid_share: Largest allowed share of invalid rows.
         may_be_empty: Whether an empty table is allowed.
 
@@ -192,15 +161,16 @@ def check_profile(
         return
     if n_rows == 0:
         raise TrainingDataError("The interactions table has no rows.", remedy="Give a table with interactions.")
-    if schema.time_column:
+    time = next((column.name for column in checked.columns if column.role is Role.TIMESTAMP), None)
+    if time is not None:
         check_times(
-            schema.time_column,
+            time,
             INTERACTIONS,
             n_too_large=found["n_too_large"],
             smallest=found["smallest_too_large"],
             n_rows=n_rows,
         )
-    check_invalid_share(found["n_invalid"], n_rows, max_invalid_share, INTERACTIONS)
+    check_invalid_share(engine, checked, INTERACTIONS, found["n_invalid"], n_rows, max_invalid_share)
 
 
 def usable(window: Window) -> str:
@@ -261,19 +231,14 @@ def open_interactions(
         TrainingDataError: A column is missing or has the wrong type, a quote is not closed, times are not seconds,
             or there are too many invalid rows or no rows.
     """
-    columns, n_unreadable = open_cells(engine, "cells", tables, schema, scratch / "rows.parquet")
-    profile = profile_cells(engine, schema, columns)
-    n_rows, n_invalid = profile["n_rows"] + n_unreadable, profile["n_invalid"] + n_unreadable
+    checked = open_cells(engine, "cells", tables, schema, scratch)
+    profile = profile_cells(engine, schema, checked)
+    n_rows, n_invalid = profile["n_rows"], profile["n_invalid"]
     has_population = population is not None
-    check_profile(
-        profile | {"n_rows": n_rows, "n_invalid": n_invalid},
-        schema,
-        max_invalid_share,
-        may_be_empty=has_population,
-    )
+    check_profile(engine, checked, profile, max_invalid_share, may_be_empty=has_population)
     window = resolved_window(window, window_seconds, profile["last_ts"], has_time=schema.time_column is not None)
     features = "".join(f", f{number}" for number in range(len(schema.features)))
-    counts = usable(window) + _of_population(engine, population)
+    counts = usable(window) + _of_population(engine, population, scratch)
     engine.execute(
         "CREATE OR REPLACE TEMP VIEW events AS "
         f"SELECT user_id, item_id, ts, ts AS first_ts, 1 AS n{features} FROM cells WHERE {counts}"
@@ -293,8 +258,8 @@ def open_interactions(
         first_time=first,
         last_time=last,
         ignored_columns=tuple(column for column in tables.columns if column not in declared),
-        types={column.name: column.type for column in columns},
-        list_columns=frozenset(column.name for column in columns if column.kind == LIST),
+        types=checked.types,
+        list_columns=frozenset(column.name for column in checked.columns if column.kind == LIST),
         scales={
             f"f{number}": _scale(profile[f"max_f{number}"])
             for number, (_, role) in enumerate(schema.features)
@@ -304,35 +269,31 @@ def open_interactions(
     )
 
 
-def _of_population(engine: Engine, population: TableFiles | None) -> str:
+def _of_population(engine: Engine, population: TableFiles | None, scratch: Path) -> str:
     if population is None:
         return ""
     with reading_of(USERS):
-        engine.scan("population_rows", population)
-        engine.rejected_lines()
+        checked = read(engine, "population_rows", population, (("user_id", Role.USER_ID),), USERS, scratch=scratch)
         engine.execute(
-            """-- one row per user of the population
+            f"""-- one row per user of the population
             CREATE OR REPLACE TEMP TABLE population AS
-            SELECT DISTINCT CAST(user_id AS VARCHAR) AS name FROM population_rows WHERE user_id IS NOT NULL"""
+            SELECT DISTINCT CAST(v0 AS VARCHAR) AS name FROM {checked.name} WHERE {checked.usable}"""
         )
-        count_rejected(engine, USERS)
     return " AND CAST(user_id AS VARCHAR) IN (SELECT name FROM population)"
 
 
-def check_invalid_share(n_invalid: int, n_rows: int, max_invalid_share: float, upload: UploadKind) -> None:
+def check_invalid_share(
+    engine: Engine, checked: Checked, upload: UploadKind, n_invalid: int, n_rows: int, max_invalid_share: float
+) -> None:
     """Reject a table with too many invalid rows.
 
     Raises:
         TrainingDataError: More than `max_invalid_share` of the rows are invalid.
     """
     if exceeds(n_invalid, n_rows, max_invalid_share):
-        raise TrainingDataError(
-            f"{n_invalid:,} of {n_rows:,} rows of the {upload.what} are invalid (null id, unreadable line or "
-            f"wrong type in a cell); the allowed share is {max_invalid_share:.4g}.",
-            remedy="Fix the rows, or raise the allowed share of invalid rows.",
-            n_invalid=n_invalid,
-            n_rows=n_rows,
-        )
+        common = common_error(engine, checked)
+        message, remedy = invalid_rows_reason(upload, n_invalid, n_rows, max_invalid_share, common)
+        raise TrainingDataError(message, remedy=remedy, n_invalid=n_invalid, n_rows=n_rows)
 
 
 def make_dictionaries(
@@ -487,7 +448,7 @@ class UsersTable:
     ignored_columns: tuple[str, ...]
 
 
-def infer_users_schema(engine: Engine, tables: TableFiles, user_column: str) -> UsersSchema:
+def infer_users_schema(tables: TableFiles, user_column: str) -> UsersSchema:
     """Infer roles of an undeclared users table: the id by name, numbers numerical, all others categorical.
 
     Columns of types that features do not support, such as dates, get no role.
@@ -500,12 +461,12 @@ def infer_users_schema(engine: Engine, tables: TableFiles, user_column: str) -> 
             "The users table does not have the user id column of the interactions.",
             remedy="Rename its id column, or declare the schema of the users table.",
         )
-    engine.scan("user_rows", tables)
     roles = [(user_column, Role.USER_ID)]
-    for column, (kind, _) in physical_types(engine, "user_rows", tables, tables.columns).items():
-        role = Role.NUMERICAL_FEATURE if kind in (INTEGER, FLOAT, DECIMAL) else Role.CATEGORICAL_FEATURE
-        if column != user_column and takes(role, kind):
-            roles.append((column, role))
+    for column in columns_of(tables, [(name, Role.CATEGORICAL_FEATURE) for name in tables.columns]):
+        kinds = set(column.kind.split(", "))
+        role = Role.NUMERICAL_FEATURE if kinds <= {INTEGER, FLOAT, DECIMAL} else Role.CATEGORICAL_FEATURE
+        if column.name != user_column and all(takes(role, kind) for kind in kinds):
+            roles.append((column.name, role))
     return UsersSchema(tuple(roles))
 
 
@@ -516,6 +477,7 @@ def read_users_table(
     settings: TrainingSettings,
     *,
     max_invalid_share: float,
+    scratch: Path,
 ) -> UsersTable:
     """Create `user_features`: one row per user of `users` who is in the users table.
 
@@ -525,22 +487,18 @@ def read_users_table(
         TrainingDataError: A column is missing or has the wrong type, a quote is not closed, or there are too many
             invalid rows.
     """
-    check_columns(tables, schema.columns, USERS)
-    engine.scan("user_rows", tables)
-    columns_found = columns_of(engine, "user_rows", tables, schema.columns)
-    check_types(columns_found, USERS)
-    described = [column for column in columns_found if column.role.is_feature]
-    user = next(column for column in columns_found if column.role is Role.USER_ID)
-    cells = [
-        f"CAST({value_sql(user)} AS VARCHAR) AS user_id",
-        *(f"{value_sql(column)} AS f{number}" for number, column in enumerate(described)),
-        f"({usable_row_sql(columns_found)}) AS is_usable",
+    checked = read(engine, "user_rows", tables, schema.columns, USERS, scratch=scratch)
+    described = [column for column in checked.columns if column.role.is_feature]
+    values = [f"v{position}" for position, column in enumerate(checked.columns) if column.role.is_feature]
+    shown = [
+        f"CAST({checked.value(Role.USER_ID)} AS VARCHAR) AS user_id",
+        *(f"{value} AS f{number}" for number, value in enumerate(values)),
+        f"({checked.usable}) AS is_usable",
     ]
-    engine.execute(f"CREATE OR REPLACE TEMP VIEW user_cells AS SELECT {', '.join(cells)} FROM user_rows")
-    engine.rejected_lines()
+    engine.execute(f"CREATE OR REPLACE TEMP VIEW user_cells AS SELECT {', '.join(shown)} FROM {checked.name}")
     counts = _one(engine, "SELECT count(*) AS n, count(*) FILTER (NOT is_usable) AS bad FROM user_cells")
-    n_unreadable = count_rejected(engine, USERS)
-    check_invalid_share(counts["bad"] + n_unreadable, counts["n"] + n_unreadable, max_invalid_share, USERS)
+    n_rows, n_invalid = counts["n"] + checked.n_rejected, counts["bad"] + checked.n_rejected
+    check_invalid_share(engine, checked, USERS, n_invalid, n_rows, max_invalid_share)
     names = [f"f{number}" for number in range(len(schema.features))]
     # Duplicate rows: take the smallest value of each column, so that the result does not depend on row order.
     smallest = "".join(f", min(c.{name}) AS {name}" for name in names)
@@ -577,8 +535,8 @@ def read_users_table(
     return UsersTable(
         features=features,
         columns=columns,
-        n_rows=counts["n"] + n_unreadable,
-        n_invalid=counts["bad"] + n_unreadable,
+        n_rows=n_rows,
+        n_invalid=n_invalid,
         n_matched=int(_one(engine, "SELECT count(*) AS n FROM known_users")["n"]),
         ignored_columns=tuple(column for column in tables.columns if column not in declared),
     )

@@ -5,6 +5,7 @@ Add here when matching a seed reports a further figure.
 Keep out: validation of rows and columns (uploads); ranking; matching identifiers of rooms (identity).
 """
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.engine import EngineSettings, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.uploads.cells import columns_of, usable_row_sql, value_sql
-from cleanroom_pipelines.uploads.checks import SEED, check_types, count_rejected, exceeds, find_upload, reading_of
+from cleanroom_pipelines.uploads.checks import SEED, exceeds, find_upload, invalid_rows_reason, reading_of
+from cleanroom_pipelines.uploads.reading import common_error, read
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, choose_seed_column
 
@@ -87,32 +88,28 @@ def read_seed(
     """
     tables = find_upload(path, SEED)
     declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
-    with reading_of(SEED), open_engine(engine, paths=tables.files) as database:
-        database.scan("seed", tables)
-        columns = columns_of(database, "seed", tables, declared)
-        check_types(columns, SEED)
-        database.rejected_lines()
+    with (
+        tempfile.TemporaryDirectory(prefix="seed-", dir=engine.scratch) as scratch,
+        reading_of(SEED),
+        open_engine(engine, paths=[*tables.files, Path(scratch)]) as database,
+    ):
+        checked = read(database, "seed", tables, declared, SEED, scratch=Path(scratch))
         counts = database.fetch(
             f"""-- one row
-            WITH usable AS (
-                SELECT CASE WHEN {usable_row_sql(columns)} THEN {value_sql(columns[0])} END AS id FROM seed
-            )
+            WITH usable AS (SELECT CASE WHEN {checked.usable} THEN v0 END AS id FROM seed)
             SELECT count(*) AS n_rows, count(id) AS n_valid, count(DISTINCT id) AS n_unique FROM usable"""
         ).to_pylist()[0]
-        n_rows = counts["n_rows"] + count_rejected(database, SEED)
+        n_rows = counts["n_rows"] + checked.n_rejected
         n_invalid = n_rows - counts["n_valid"]
-        _check_counts(
-            n_rows,
-            n_invalid,
-            counts["n_unique"],
-            min_users=min_users,
-            max_users=max_users,
-            max_invalid_share=max_invalid_share,
-        )
+        if n_rows and exceeds(n_invalid, n_rows, max_invalid_share):
+            message, remedy = invalid_rows_reason(
+                SEED, n_invalid, n_rows, max_invalid_share, common_error(database, checked)
+            )
+            raise SeedError(message, remedy=remedy, n_invalid=n_invalid, n_rows=n_rows)
+        _check_counts(n_rows, counts["n_unique"], min_users=min_users, max_users=max_users)
         ids = database.fetch(
             f"""-- one row per usable id
-            SELECT DISTINCT CAST({value_sql(columns[0])} AS VARCHAR) AS user_id FROM seed
-            WHERE {usable_row_sql(columns)} ORDER BY user_id"""
+            SELECT DISTINCT CAST(v0 AS VARCHAR) AS user_id FROM seed WHERE {checked.usable} ORDER BY user_id"""
         )
     return SeedUsers(
         user_ids=ids["user_id"].combine_chunks(),
@@ -120,7 +117,7 @@ def read_seed(
         n_unique=counts["n_unique"],
         n_invalid=n_invalid,
         n_duplicates=counts["n_valid"] - counts["n_unique"],
-        ignored_columns=tuple(name for name in tables.columns if name != columns[0].name),
+        ignored_columns=tuple(name for name in tables.columns if name != declared[0][0]),
     )
 
 
@@ -182,19 +179,9 @@ def matched_seed_users(
     return pa.chunked_array([matched.seed_ids]), opened.n_users
 
 
-def _check_counts(
-    n_rows: int, n_invalid: int, n_unique: int, *, min_users: int, max_users: int, max_invalid_share: float
-) -> None:
+def _check_counts(n_rows: int, n_unique: int, *, min_users: int, max_users: int) -> None:
     if n_rows == 0:
         raise SeedError("The seed has no rows.", remedy="Give at least 25 user ids.")
-    if exceeds(n_invalid, n_rows, max_invalid_share):
-        raise SeedError(
-            f"{n_invalid:,} of {n_rows:,} seed rows have no usable user id; "
-            f"at most {max_invalid_share:.0%} may be invalid.",
-            remedy='Give JSON Lines {"user_id": "…"}, or CSV or parquet with a column user_id.',
-            n_invalid=n_invalid,
-            n_rows=n_rows,
-        )
     if n_unique < min_users:
         raise SeedError(
             f"The seed has {n_unique:,} distinct user ids; at least {min_users:,} are needed.",

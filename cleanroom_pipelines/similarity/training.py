@@ -175,11 +175,13 @@ def train(
             table = None
             if users_tables is not None:
                 with stages.stage(0.3, "reading the users table"), reading_of(USERS):
-                    declared = users_schema or reading.infer_users_schema(
-                        database, users_tables, schema.user_column
-                    )
                     table = reading.read_users_table(
-                        database, users_tables, declared, settings, max_invalid_share=max_invalid_share
+                        database,
+                        users_tables,
+                        users_schema or reading.infer_users_schema(users_tables, schema.user_column),
+                        settings,
+                        max_invalid_share=max_invalid_share,
+                        scratch=scratch,
                     )
             if database.is_cluster:
                 with stages.stage(0.35, "writing users in shards"), reading_of(INTERACTIONS):

@@ -1,13 +1,17 @@
-"""Rules for usable cells by column role: types, patterns, SQL.
+"""Rules for usable cells by column role: types, patterns, values.
 
-Lives here: the physical types each role accepts, and the only definition of a usable cell, for the pandera schemas
-and for every query over whole files (DuckDB and Arrow both use RE2, so patterns mean the same in both).
+Lives here: the physical types each role accepts, and the only definition of a usable cell and of its value, in
+SQL. Reports (pandera), training, seeds and lists of ids all use it, through `reading.read`.
 Add here when a role or a file format has a new kind of cell.
-Keep out: counting and reporting.
+Keep out: opening tables (reading), counting and reporting.
 
-A row is dropped if an id is null or empty, its line cannot be parsed, or a cell has the wrong type: a time that is
-not a whole number of seconds or is out of range, a number that is not finite. A missing time or feature does not
-drop the row. NaN in a float column counts as missing.
+A row is dropped if an id is empty or a placeholder, its line cannot be parsed, or a cell has the wrong type: a
+time that is neither a whole number of seconds nor an ISO 8601 time, or is out of range; a number that is not
+finite. A missing time or feature does not drop the row. NaN in a float column counts as missing.
+
+Ids are text: white space and invisible characters around them are ignored, and `7.0` is `7` if every id of the
+column is a whole number. That depends on the whole column, so it is decided by `IdFacts`. A column without such
+cells costs nothing extra.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +19,17 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, TableFiles, quote_identifier
+from cleanroom_pipelines.engine import Engine, TableFiles, quote_identifier, quote_literal
 from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.identity.placeholders import PLACEHOLDERS
+from cleanroom_pipelines.uploads.report import ErrorCode
 from cleanroom_pipelines.uploads.roles import Role
 
 # Seconds since 1970 stay below this until the year 5138; milliseconds have been above it since 1973.
 MAX_SECONDS = 100_000_000_000
 
 # Kinds of physical type. "cell" is unparsed text (CSV, JSON Lines); the others are parquet types.
-CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, TIME, LIST, OTHER = (
+CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, TIME, LIST, UUID, BINARY, OTHER = (
     "cell",
     "text",
     "integer",
@@ -32,19 +38,30 @@ CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, TIME, LIST, OTHER = (
     "boolean",
     "time",
     "list",
+    "uuid",
+    "binary",
     "other",
 )
 
+_IDS = {CELL, TEXT, INTEGER, FLOAT, DECIMAL, UUID, BINARY}
 _KINDS_OF_ROLE = {
-    Role.USER_ID: {CELL, TEXT, INTEGER},
-    Role.ITEM_ID: {CELL, TEXT, INTEGER},
+    Role.USER_ID: _IDS,
+    Role.ITEM_ID: _IDS,
     Role.TIMESTAMP: {CELL, INTEGER, TIME},
     Role.CATEGORICAL_FEATURE: {CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, LIST},
     Role.NUMERICAL_FEATURE: {CELL, INTEGER, FLOAT, DECIMAL},
 }
+# Kinds of one column that may differ between files, because the values are the same in each.
+_SAME_VALUES = {
+    Role.USER_ID: _IDS,
+    Role.ITEM_ID: _IDS,
+    Role.TIMESTAMP: {INTEGER, TIME},
+    Role.CATEGORICAL_FEATURE: {TEXT, INTEGER},
+    Role.NUMERICAL_FEATURE: {INTEGER, FLOAT, DECIMAL},
+}
 TYPES_IN_WORDS = {
-    Role.USER_ID: "a string or an integer",
-    Role.ITEM_ID: "a string or an integer",
+    Role.USER_ID: "a string, an integer or a UUID",
+    Role.ITEM_ID: "a string, an integer or a UUID",
     Role.TIMESTAMP: "an integer (epoch seconds) or a timestamp",
     Role.CATEGORICAL_FEATURE: "a string, number, boolean or list",
     Role.NUMERICAL_FEATURE: "a number",
@@ -53,8 +70,59 @@ TYPES_IN_WORDS = {
 # Whole numbers, also as pandas writes them for a column with missing values ("881250949.0").
 _INTEGER_PATTERN = r" *-?[0-9]+(\.0*)? *"
 _SECONDS_PATTERN = r" *-?0*[0-9]{1,11}(\.0*)? *"
+_ISO_PATTERN = (
+    r" *[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?"
+    r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)? *"
+)
 # Bounded so that every match is finite as a DOUBLE.
-_NUMBER_PATTERN = r" *-?([0-9]{1,100}(\.[0-9]*)?|\.[0-9]+)([eE](-[0-9]{1,3}|\+?[0-9]{1,2}))? *"
+NUMBER_PATTERN = r" *-?([0-9]{1,100}(\.[0-9]*)?|\.[0-9]+)([eE](-[0-9]{1,3}|\+?[0-9]{1,2}))? *"
+
+# White space and invisible characters that surround ids: no-break space, zero-width characters, byte order mark.
+_BLANKS = " \t\r\n\v\f\u00a0\u200b\u200c\u200d\u2060\ufeff"
+_WITH_POINT = r"-?[0-9]+[.]0+"
+_DECIMAL = r"-?[0-9]+[.][0-9]+"
+_WHOLE = r"-?[0-9]+([.]0+)?"
+_POINT = r"[.]0+$"
+# Larger integers have no exact double.
+_MAX_EXACT = 1 << 53
+_HASH_SIZES = (16, 20, 32, 48, 64)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A reason why a cell is unusable.
+
+    Args:
+        code: The error of the report.
+        condition: SQL that is true for such cells; NULL and false mean that the rule does not apply.
+        seen: What such cells look like, in words; empty if there is nothing to say.
+    """
+
+    code: ErrorCode
+    condition: str
+    seen: str = ""
+
+    @property
+    def key(self) -> str:
+        """Text that identifies the rule in a column of errors."""
+        return f"{self.code.value} {self.seen}".rstrip()
+
+
+@dataclass(frozen=True)
+class IdFacts:
+    """What a column of ids contains, which decides how its cells are read.
+
+    Args:
+        blanks: Whether white space or invisible characters surround some ids.
+        placeholders: Whether some ids may be placeholders.
+        points: Whether some whole numbers have a decimal point.
+        others: Whether some ids are not whole numbers.
+    """
+
+    blanks: bool = True
+    placeholders: bool = True
+    points: bool = False
+    others: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,8 +132,8 @@ class Column:
     Args:
         name: Its name in the files.
         role: Its role.
-        kind: Kind of its physical type.
-        type: Name of its physical type, for reports.
+        kind: Kind of its physical type; kinds that differ between files are separated by commas.
+        type: Name of its physical type, for reports; never the field names of a nested type.
     """
 
     name: str
@@ -76,19 +144,10 @@ class Column:
     @property
     def fits(self) -> bool:
         """Whether the role accepts this type. Source: AWS Clean Rooms ML, training data requirements."""
-        return takes(self.role, self.kind)
-
-    @property
-    def pattern(self) -> str | None:
-        """Pattern that a non-empty text cell must match in full to be a number."""
-        if self.kind != CELL:
-            return None
-        return {Role.TIMESTAMP: _INTEGER_PATTERN, Role.NUMERICAL_FEATURE: _NUMBER_PATTERN}.get(self.role)
-
-    @property
-    def range_pattern(self) -> str | None:
-        """Pattern that a well-formed text cell must match in full to be in range."""
-        return _SECONDS_PATTERN if self.kind == CELL and self.role is Role.TIMESTAMP else None
+        kinds = set(self.kind.split(", "))
+        return all(takes(self.role, kind) for kind in kinds) and (
+            len(kinds) == 1 or kinds <= _SAME_VALUES[self.role]
+        )
 
 
 def takes(role: Role, kind: str) -> bool:
@@ -126,14 +185,6 @@ def check_declaration(
     return declared
 
 
-def columns_of(
-    engine: Engine, view: str, tables: TableFiles, declared: Sequence[tuple[str, Role]]
-) -> tuple[Column, ...]:
-    """Read the physical types of the declared columns of a scanned view; all must exist."""
-    types = physical_types(engine, view, tables, [name for name, _ in declared])
-    return tuple(Column(name, role, *types[name]) for name, role in declared)
-
-
 def physical_types(
     engine: Engine, view: str, tables: TableFiles, names: Sequence[str]
 ) -> Mapping[str, tuple[str, str]]:
@@ -144,10 +195,11 @@ def physical_types(
         return {}
     quoted = ", ".join(quote_identifier(name) for name in names)
     schema = engine.fetch(f"SELECT {quoted} FROM {quote_identifier(view)} LIMIT 0").schema
-    return {name: (_kind_of(field.type), str(field.type)) for name, field in zip(names, schema, strict=True)}
+    return {name: (kind_of(field.type), type_name(field.type)) for name, field in zip(names, schema, strict=True)}
 
 
-def _kind_of(type_: pa.DataType) -> str:
+def kind_of(type_: pa.DataType) -> str:
+    """Kind of a physical type."""
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     tests = {
@@ -158,55 +210,202 @@ def _kind_of(type_: pa.DataType) -> str:
         BOOLEAN: (pa.types.is_boolean,),
         TIME: (pa.types.is_timestamp, pa.types.is_date),
         LIST: (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
+        UUID: (lambda found: isinstance(found, pa.UuidType),),
+        BINARY: (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_fixed_size_binary,
+            pa.types.is_binary_view,
+        ),
     }
     return next((kind for kind, is_kinds in tests.items() if any(is_kind(type_) for is_kind in is_kinds)), OTHER)
 
 
-def usable_row_sql(columns: Sequence[Column]) -> str:
-    """SQL condition: true for usable rows, false (never NULL) for the others; needs at least one column."""
-    return " AND ".join(usable_cell_sql(column) for column in columns)
+def type_name(type_: pa.DataType) -> str:
+    """Name of a physical type, without the field names of a nested one, which may be data."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    if pa.types.is_nested(type_):
+        return type(type_).__name__.removesuffix("Type").lower()
+    if isinstance(type_, pa.ExtensionType):
+        return "uuid" if isinstance(type_, pa.UuidType) else "extension"
+    return {TEXT: "string", BINARY: "binary"}.get(kind_of(type_), str(type_))
 
 
-def usable_cell_sql(column: Column) -> str:
-    """SQL condition: true for usable cells, false (never NULL) for the others."""
+# --- Ids ---
+
+
+def raw_id_sql(column: Column) -> str:
+    """SQL expression for the id in a cell before `IdFacts` are known: VARCHAR, but integers stay integers.
+
+    Grouping and joining integers is several times faster than text.
+    """
     name = quote_identifier(column.name)
-    if column.role.is_id:
-        return f"{name} IS NOT NULL" if column.kind == INTEGER else f"coalesce({name} <> '', false)"
-    conditions = {
-        (Role.TIMESTAMP, CELL): f"{name} = '' OR regexp_full_match({name}, '{_SECONDS_PATTERN}')",
-        (Role.TIMESTAMP, INTEGER): f"{name} > -{MAX_SECONDS} AND {name} < {MAX_SECONDS}",
-        # The epoch of an infinite time is NULL.
-        (Role.TIMESTAMP, TIME): f"coalesce(epoch({name}) > -{MAX_SECONDS} AND epoch({name}) < {MAX_SECONDS}, "
-        f"{name} IS NULL)",
-        (Role.NUMERICAL_FEATURE, CELL): f"{name} = '' OR regexp_full_match({name}, '{_NUMBER_PATTERN}')",
-        (Role.NUMERICAL_FEATURE, FLOAT): f"NOT isinf({name})",
-        # Always true, but it makes DuckDB read the cell. DuckDB rejects a line with invalid UTF-8 only if the
-        # query reads that cell, and every query over the usable rows must find the same rows.
-        (Role.CATEGORICAL_FEATURE, CELL): f"strlen({name}) >= 0",
+    whole = f"{name} = floor({name}) AND abs({name}) < {_MAX_EXACT}"
+    return {
+        UUID: f"CAST({name} AS VARCHAR)",
+        BINARY: f"coalesce(TRY(decode({name})), CASE WHEN octet_length({name}) IN {_HASH_SIZES} "
+        f"THEN lower(hex({name})) END)",
+        FLOAT: f"CASE WHEN {whole} THEN CAST(CAST({name} AS BIGINT) AS VARCHAR) || '.0' "
+        f"ELSE nullif(CAST({name} AS VARCHAR), 'nan') END",
+        DECIMAL: f"CASE WHEN {name} = floor({name}) THEN CAST(CAST({name} AS HUGEINT) AS VARCHAR) "
+        f"ELSE CAST({name} AS VARCHAR) END",
+    }.get(column.kind, name)
+
+
+def id_facts_sql(cell: str, *, is_number: bool, is_trimmed: bool) -> str:
+    """SQL aggregates, in the order of the fields of `IdFacts`, over one column of raw ids as text.
+
+    Args:
+        cell: Expression for the raw id.
+        is_number: Whether the column has a type of fractions in some file.
+        is_trimmed: Whether to look at the ids without surrounding blanks, which is slower.
+    """
+    points = f"contains({{id_}}, '.0') AND regexp_full_match({{id_}}, '{_WITH_POINT}')"
+    if is_number:
+        points = "{id_} IS NOT NULL"
+    id_ = f"trim({cell}, {quote_literal(_BLANKS)})" if is_trimmed else cell
+    # Only the first and last character, so that ordinary ids cost little.
+    ends = " OR ".join(f"ascii({end}) <= 32 OR ascii({end}) >= 128" for end in (cell, f"right({cell}, 1)"))
+    return (
+        f"coalesce(bool_or({ends}), false), coalesce(bool_or({_is_placeholder(id_)}), false), "
+        f"coalesce(bool_or({points.format(id_=id_)}), false), "
+        f"coalesce(bool_or(NOT regexp_full_match({id_}, '{_WHOLE}') AND {id_} <> '' "
+        f"AND NOT ({_is_placeholder(id_)})), false)"
+    )
+
+
+def id_sql(cell: str, facts: IdFacts, *, is_number: bool) -> tuple[str, list[Rule]]:
+    """SQL expression for the id in a text cell, and the rules for unusable ones.
+
+    Args:
+        cell: Expression for the raw id as text.
+        facts: What the column contains.
+        is_number: Whether the column has a type of fractions in some file.
+    """
+    id_ = f"trim({cell}, {quote_literal(_BLANKS)})" if facts.blanks else cell
+    rules = [Rule(ErrorCode.EMPTY_CELL, f"coalesce({id_} = '', true)")]
+    if facts.placeholders:
+        rules.append(Rule(ErrorCode.PLACEHOLDER, _is_placeholder(id_)))
+    if facts.points and facts.others:
+        condition = "true" if is_number else f"regexp_full_match({id_}, '{_DECIMAL}')"
+        rules.append(Rule(ErrorCode.INVALID_INTEGER_FORMAT, condition, DECIMAL_IDS))
+    elif facts.points:
+        id_ = f"regexp_replace({id_}, '{_POINT}', '')"
+    return id_, rules
+
+
+DECIMAL_IDS = "ids with a decimal point"
+
+
+def _is_placeholder(id_: str) -> str:
+    # By length first: ordinary ids are not converted to lower case.
+    lengths = ", ".join(str(length) for length in sorted({len(text) for text in PLACEHOLDERS}))
+    texts = ", ".join(quote_literal(text) for text in sorted(PLACEHOLDERS))
+    return f"(strlen({id_}) IN ({lengths}) AND lower({id_}) IN ({texts}))"
+
+
+# --- Other cells ---
+
+
+def rules_of(column: Column) -> list[Rule]:
+    """Rules for unusable cells of a column that holds no ids."""
+    name = quote_identifier(column.name)
+    code = {
+        Role.TIMESTAMP: ErrorCode.INVALID_INTEGER_FORMAT,
+        Role.NUMERICAL_FEATURE: ErrorCode.INVALID_FLOAT_FORMAT,
     }
-    condition = conditions.get((column.role, column.kind))
-    return f"coalesce({condition}, true)" if condition else "true"
+    if column.kind == CELL and column.role in code:
+        return [
+            Rule(code[column.role], f"{name} <> '' AND NOT {_is_readable(column)} AND {condition}", seen)
+            for seen, condition in _seen(column.role, name)
+        ] + ([_out_of_range(column)] if column.role is Role.TIMESTAMP else [])
+    if column.role is Role.TIMESTAMP:
+        return [_out_of_range(column)]
+    if column.role is Role.NUMERICAL_FEATURE and column.kind == FLOAT:
+        return [Rule(ErrorCode.INVALID_NUMERIC_RANGE, f"isinf({name})")]
+    return []
+
+
+def _is_readable(column: Column) -> str:
+    name = quote_identifier(column.name)
+    if column.role is Role.NUMERICAL_FEATURE:
+        return f"regexp_full_match({name}, '{NUMBER_PATTERN}')"
+    return (
+        f"(regexp_full_match({name}, '{_INTEGER_PATTERN}') "
+        f"OR regexp_full_match({name}, '{_ISO_PATTERN}') AND {_iso_seconds(name)} IS NOT NULL)"
+    )
+
+
+REMEDIES = {
+    "a decimal comma": "Write numbers with a decimal point and without separators, such as 1234.5.",
+    "a currency sign or unit": "Write the number alone; put currencies and units into another column.",
+    "a date that does not start with the year": "Write times as ISO 8601, such as 2026-11-30T12:00:00Z, or as "
+    "whole seconds since 1970.",
+    "a fraction of a second": "Round times to whole seconds, or write them as ISO 8601.",
+    DECIMAL_IDS: "Save the column of ids as text.",
+}
+"""What to do about cells of a kind (`Rule.seen`)."""
+
+
+def _seen(role: Role, name: str) -> list[tuple[str, str]]:
+    """What unreadable cells look like, the last one being anything else."""
+    comma = ("a decimal comma", f"regexp_full_match({name}, '[-+ 0-9.]*,[0-9]+ *')")
+    if role is Role.TIMESTAMP:
+        date = f"regexp_matches({name}, '^ *[0-9]{{1,2}}[./-][0-9]{{1,2}}[./-][0-9]{{2,4}}')"
+        point = f"regexp_full_match({name}, '{NUMBER_PATTERN}')"
+        return [
+            ("a date that does not start with the year", date),
+            comma,
+            ("a fraction of a second", point),
+            ("", "true"),
+        ]
+    unit = f"regexp_matches({name}, '[$€£¥%]|^ *[A-Z]{{3}} *[0-9]|[0-9] *[A-Z]{{3}} *$')"
+    return [("a currency sign or unit", unit), comma, ("", "true")]
+
+
+def _out_of_range(column: Column) -> Rule:
+    seconds, name = value_sql(column), quote_identifier(column.name)
+    condition = {
+        # A whole number too long for BIGINT has no value.
+        CELL: f"{name} <> '' AND coalesce(abs({seconds}) >= {MAX_SECONDS}, true)",
+        INTEGER: f"{name} <= -{MAX_SECONDS} OR {name} >= {MAX_SECONDS}",
+        # The epoch of an infinite time is NULL.
+        TIME: f"{name} IS NOT NULL AND NOT coalesce(epoch({name}) > -{MAX_SECONDS} "
+        f"AND epoch({name}) < {MAX_SECONDS}, false)",
+    }[column.kind]
+    return Rule(ErrorCode.INVALID_NUMERIC_RANGE, condition)
 
 
 def value_sql(column: Column) -> str:
-    """SQL expression for the value of a usable cell; on other cells some value or NULL, never an error.
+    """SQL expression for the value of a usable cell that is no id; on other cells a value or NULL, never an error.
 
-    Types: VARCHAR for ids and text, but integer ids stay integers (grouping and joining them is several times
-    faster), BIGINT epoch seconds for times, DOUBLE for numbers, VARCHAR[] for lists. Missing values are NULL.
+    Types: BIGINT epoch seconds for times, DOUBLE for numbers, VARCHAR or VARCHAR[] for categories. Missing values
+    are NULL.
     """
     name = quote_identifier(column.name)
     trimmed = f"trim({name})" if column.kind == CELL else name
-    values = {
-        Role.USER_ID: name,
-        Role.ITEM_ID: name,
-        Role.TIMESTAMP: f"TRY_CAST({trimmed} AS BIGINT)",
-        Role.CATEGORICAL_FEATURE: f"CAST({name} AS {'VARCHAR[]' if column.kind == LIST else 'VARCHAR'})",
-        Role.NUMERICAL_FEATURE: f"TRY_CAST({trimmed} AS DOUBLE)",
-    }
-    special = {
-        (Role.TIMESTAMP, TIME): f"TRY_CAST(floor(epoch({name})) AS BIGINT)",
-        (Role.CATEGORICAL_FEATURE, CELL): f"nullif({name}, '')",
-        (Role.CATEGORICAL_FEATURE, TEXT): f"nullif({name}, '')",
-        (Role.NUMERICAL_FEATURE, FLOAT): f"CASE WHEN isfinite({name}) THEN CAST({name} AS DOUBLE) END",
-    }
-    return special.get((column.role, column.kind), values[column.role])
+    if column.role is Role.TIMESTAMP:
+        return {
+            CELL: f"coalesce(TRY_CAST({trimmed} AS BIGINT), {_iso_seconds(name)})",
+            TIME: f"TRY_CAST(floor(epoch({name})) AS BIGINT)",
+        }.get(column.kind, f"TRY_CAST({name} AS BIGINT)")
+    if column.role is Role.NUMERICAL_FEATURE:
+        finite = f"CASE WHEN isfinite({name}) THEN CAST({name} AS DOUBLE) END"
+        return finite if column.kind == FLOAT else f"TRY_CAST({trimmed} AS DOUBLE)"
+    if column.kind in (CELL, TEXT):
+        return f"nullif({name}, '')"
+    return f"CAST({name} AS {'VARCHAR[]' if column.kind == LIST else 'VARCHAR'})"
+
+
+def _iso_seconds(name: str) -> str:
+    return (
+        f"CASE WHEN regexp_full_match({name}, '{_ISO_PATTERN}') "
+        f"THEN CAST(floor(epoch(TRY_CAST(trim({name}) AS TIMESTAMPTZ))) AS BIGINT) END"
+    )
+
+
+def error_sql(rules: Sequence[Rule]) -> str:
+    """SQL expression for the key of the first rule that applies to a cell; NULL if the cell is usable."""
+    cases = "".join(f" WHEN {rule.condition} THEN {quote_literal(rule.key)}" for rule in rules)
+    return f"CASE{cases} END" if cases else "CAST(NULL AS VARCHAR)"

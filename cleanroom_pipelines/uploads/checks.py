@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from cleanroom_pipelines.engine import Engine, TableFiles, find_tables
 from cleanroom_pipelines.errors import EngineError, InputError, SeedError, StatusCode, TrainingDataError
-from cleanroom_pipelines.uploads.cells import MAX_SECONDS, TYPES_IN_WORDS, Column
+from cleanroom_pipelines.uploads.cells import MAX_SECONDS, REMEDIES, TYPES_IN_WORDS, Column, Rule
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 
@@ -38,6 +38,21 @@ _NOT_CAUSED_BY_FILES = {
     "PermissionException",
 }
 _UNIT_FLOORS = ((10**17, "nanoseconds"), (10**14, "microseconds"), (MAX_SECONDS, "milliseconds"))
+
+
+@dataclass(frozen=True)
+class CommonError:
+    """The most common error of an upload.
+
+    Args:
+        column: Declared name of the column.
+        rule: The rule that its cells break.
+        n_rows: Rows that break it.
+    """
+
+    column: str
+    rule: Rule
+    n_rows: int
 
 
 @dataclass(frozen=True)
@@ -139,7 +154,7 @@ def check_types(columns: Sequence[Column], upload: UploadKind) -> None:
         raise upload.refusal(
             f"Column {misfit.name!r} of the {upload.what} has type {misfit.type}, but its role {misfit.role} "
             f"requires {TYPES_IN_WORDS[misfit.role]}.",
-            remedy="Convert the column, or declare another role.",
+            remedy="Convert the column in all files to one such type, or declare another role.",
             problem="type",
         )
 
@@ -198,6 +213,33 @@ def count_rejected(engine: Engine, upload: UploadKind) -> int:
     rejected = engine.rejected_lines()
     check_quotes(rejected, upload)
     return int(rejected.num_rows)
+
+
+def invalid_rows_reason(
+    upload: UploadKind, n_invalid: int, n_rows: int, max_invalid_share: float, common: CommonError | None
+) -> tuple[str, str]:
+    """Message and remedy for an upload with too many invalid rows; shows no cell.
+
+    Args:
+        upload: Kind of upload. The message about a seed has no counts, since both sides of a job read it.
+        n_invalid: Invalid rows, lines that could not be parsed included.
+        n_rows: All rows.
+        max_invalid_share: The largest allowed share of invalid rows.
+        common: The most common error in a cell; None if there is none.
+    """
+    limit = f"the limit is a share of {max_invalid_share:.4g}"
+    if upload is SEED:
+        rows = f"Too many rows of the seed are invalid ({limit})"
+    else:
+        share = f"{n_invalid / n_rows:.1%}, {limit}"
+        rows = f"{n_invalid:,} of {n_rows:,} rows of the {upload.what} are invalid ({share})"
+    if common is None:
+        return f"{rows}; their lines could not be split into columns.", "Quote cells that contain the separator."
+    of_column = "" if upload is SEED else f"in column {common.column!r}, "
+    where = f"{of_column}{common.rule.code.value}"
+    seen = f" ({common.rule.seen})" if common.rule.seen else ""
+    remedy = REMEDIES.get(common.rule.seen, "Correct the rows listed in the validation report.")
+    return f"{rows}; the most common error is {where}{seen}.", remedy
 
 
 def exceeds(n_invalid: int, n_rows: int, max_invalid_share: float) -> bool:

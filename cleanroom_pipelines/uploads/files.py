@@ -5,31 +5,25 @@ Add here when there is a new kind of upload, or a new reason for one to fail.
 Keep out: valid cells (`uploads.cells`, `schemas`), reasons that reject a whole upload in every use
 (`uploads.checks`), and the format of reports (`report`).
 
-The files are read twice: in batches of 1,000,000 rows, which pandera validates and of which only row numbers and
-codes are kept; then by one query for counts over all batches: users, uniqueness, duplicates.
+`reading.read` judges the cells. Their errors are read in batches of 1,000,000 rows, which pandera validates and of
+which only row numbers and codes are kept; then one query counts users, uniqueness and duplicates.
 
 Measured on one thread of a 2-core machine, idle to busy, without imports (pandera: 2 to 3 s): Complete Journey
 (1.5 million rows of parquet, four columns) 0.2 to 0.4 s; 20 million rows of four columns, 6 to 17 s as parquet
 and 14 to 28 s as CSV; 5 million as JSON Lines, 14 to 20 s.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow as pa
-
-from cleanroom_pipelines.engine import (
-    Engine,
-    Runtime,
-    TableFiles,
-    open_engine,
-    quote_identifier,
-)
+from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_engine
 from cleanroom_pipelines.errors import EngineError, InputError, StatusCode
 from cleanroom_pipelines.uploads import cells, checks
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.checks import UploadKind
+from cleanroom_pipelines.uploads.reading import Checked, columns_of, common_error, heavy_id_warnings, read
 from cleanroom_pipelines.uploads.report import (
     MAX_RECORDED_ERRORS,
     MESSAGES,
@@ -231,29 +225,23 @@ def _validate(source: str | Path, task: _Task) -> ValidationReport:
             declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
             report = replace(report, table=_table_report(tables, declared, task.rules))
         checks.check_columns(tables, declared, upload)
-        with checks.reading_of(upload), open_engine(task.runtime.engine, paths=tables.files) as engine:
-            return _validate_rows(engine, tables, declared, task, report)
+        report = replace(report, schema=_schema_report(columns_of(tables, declared)))
+        settings = task.runtime.engine
+        with tempfile.TemporaryDirectory(prefix="upload-", dir=settings.scratch) as scratch:
+            paths = [*tables.files, Path(scratch)]
+            with checks.reading_of(upload), open_engine(settings, paths=paths) as engine:
+                task.runtime.tell(0.0, "reading the files")
+                checked = read(
+                    engine, "upload", tables, declared, upload, scratch=Path(scratch), keeps_rejected=True
+                )
+                return _validate_rows(engine, checked, task, report)
     except InputError as error:
         return _failed(report, _verdict_of(error))
 
 
-def _validate_rows(
-    engine: Engine,
-    tables: TableFiles,
-    declared: tuple[tuple[str, Role], ...],
-    task: _Task,
-    report: ValidationReport,
-) -> ValidationReport:
+def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: ValidationReport) -> ValidationReport:
     upload = task.rules.upload
-    engine.scan("upload", tables)
-    columns = cells.columns_of(engine, "upload", tables, declared)
-    report = replace(report, schema=_schema_report(columns))
-    try:
-        checks.check_types(columns, upload)
-    except InputError as error:
-        return _failed(report, _verdict_of(error))
-
-    tally = _tally_rows(engine, tables, columns, task)
+    tally = _tally_rows(engine, checked, report.table, task)
     if tally.n_rows == 0:
         reason = f"The {upload.what} has no rows. Upload a file with at least one row."
         return _failed(report, _Verdict(ErrorCode.EMPTY_FILE, upload.invalid, reason))
@@ -262,13 +250,15 @@ def _validate_rows(
         n_rows=tally.n_rows,
         n_invalid_rows=tally.n_invalid_rows,
         n_invalid_rows_by_code=dict(sorted(tally.n_rows_by_code.items())),
-        columns=tuple(tally.column_report(position, column.name) for position, column in enumerate(columns)),
+        columns=tuple(
+            tally.column_report(position, column.name) for position, column in enumerate(checked.columns)
+        ),
         table=tally.with_lines(report.table),
     )
-    report, counts = _with_counts(engine, columns, tally, report, task)
+    report, counts = _with_counts(engine, checked, tally, report, task)
     verdict = (
-        _wrong_time_unit(engine, columns, report, upload)
-        or _too_many_invalid(tally, report, task)
+        _wrong_time_unit(engine, checked, report, upload)
+        or _too_many_invalid(engine, checked, tally, task)
         or task.judge_size(counts)
     )
     task.runtime.tell(1.0, "validated")
@@ -278,87 +268,65 @@ def _validate_rows(
 # --- Reading the rows ---
 
 
-def _tally_rows(engine: Engine, tables: TableFiles, columns: Sequence[Column], task: _Task) -> Tally:
+def _tally_rows(engine: Engine, checked: Checked, table: TableReport, task: _Task) -> Tally:
     from cleanroom_pipelines.uploads import schemas
 
-    schema = schemas.table_schemas(columns)
-    tally = Tally([Recorder() for _ in columns])
-    share_of = _share_done(engine, tables)
-    select = ", ".join(f"{quote_identifier(column.name)} AS c{i}" for i, column in enumerate(columns))
-    for part in _parts(tables):
-        engine.scan("part", part)
-        engine.rejected_lines()
-        n_rows_before = tally.n_readable_rows
-        for batch in engine.batches(f"SELECT {select} FROM part", rows=task.batch_rows):
-            tally.add_batch(schemas.batch_errors(schema, batch), batch.num_rows)
-            task.runtime.tell(_SHARE_OF_BATCHES * share_of(batch), "validating rows")
-        rejected = engine.rejected_lines()
-        checks.check_quotes(rejected, task.rules.upload)
-        tally.add_rejected(rejected, n_rows_before, 1 if part.format == "csv" else 0)
+    schema = schemas.table_schemas(checked.rules)
+    tally = Tally([Recorder() for _ in checked.columns])
+    n_rows = max(1, engine.fetch(f"SELECT count(*) AS n FROM {checked.name}")["n"][0].as_py())
+    select = ", ".join(f"e{i} AS c{i}" for i in range(len(checked.columns)))
+    for batch in engine.batches(f"SELECT {select} FROM {checked.name}", rows=task.batch_rows):
+        tally.add_batch(schemas.batch_errors(schema, batch), batch.num_rows)
+        task.runtime.tell(_SHARE_OF_BATCHES * tally.n_readable_rows / n_rows, "validating rows")
+    for part in checked.rejected:
+        tally.add_rejected(part.lines, part.n_rows_before, 1 if table.format == "csv" else 0)
     return tally
-
-
-def _parts(tables: TableFiles) -> Iterator[TableFiles]:
-    """Split text into single files, since rejected lines are numbered per file; keep parquet together."""
-    if tables.format == "parquet":
-        yield tables
-    else:
-        yield from (replace(tables, files=(file,)) for file in tables.files)
-
-
-def _share_done(engine: Engine, tables: TableFiles) -> Callable[[pa.RecordBatch], float]:
-    """Progress by rows for parquet, and roughly by bytes for text, since a batch and its text differ in size."""
-    if tables.format == "parquet":
-        total = float(engine.fetch("SELECT count(*) AS n FROM upload")["n"][0].as_py())
-    else:
-        total = float(tables.n_bytes)
-    done = 0.0
-
-    def share(batch: pa.RecordBatch) -> float:
-        nonlocal done
-        done += float(batch.num_rows if tables.format == "parquet" else batch.nbytes)
-        return min(1.0, done / total)
-
-    return share
 
 
 # --- Counts over the whole file ---
 
 
 def _with_counts(
-    engine: Engine, columns: Sequence[Column], tally: Tally, report: ValidationReport, task: _Task
+    engine: Engine, checked: Checked, tally: Tally, report: ValidationReport, task: _Task
 ) -> tuple[ValidationReport, _Counts]:
     task.runtime.tell(_SHARE_OF_BATCHES, "counting users")
-    key = next(column for column in columns if column.role == Role.USER_ID)
+    user = checked.value(Role.USER_ID)
     row = engine.fetch(
-        # one row: the valid rows, their users, and the users with at least two
-        f"WITH per_user AS (SELECT {cells.value_sql(key)} AS user_id, count(*) AS n_rows FROM upload "
-        f"WHERE {cells.usable_row_sql(columns)} GROUP BY 1) "
+        # one row: the valid rows, their users, the users with at least two, and the most rows of one user
+        f"WITH per_user AS (SELECT {user} AS user_id, count(*) AS n_rows FROM {checked.name} "
+        f"WHERE {checked.usable} GROUP BY 1) "
         "SELECT CAST(coalesce(sum(n_rows), 0) AS BIGINT) AS n_rows, count(*) AS n_users, "
-        "count(*) FILTER (n_rows >= 2) AS n_users_with_two FROM per_user"
+        "count(*) FILTER (n_rows >= 2) AS n_users_with_two, max(n_rows) AS n_most FROM per_user"
     ).to_pylist()[0]
     counts = _Counts(row["n_rows"], row["n_users"], row["n_users_with_two"])
     if counts.n_valid_rows != report.n_valid_rows:
-        # Both passes give the same count on the same bytes; a property test checks schemas and SQL for that.
+        # Both passes give the same count on the same bytes.
         raise EngineError("The files changed while they were read.", remedy="Try again once they are complete.")
-    table = replace(report.table, n_users=counts.n_users, n_users_with_two=counts.n_users_with_two)
+    table = replace(
+        report.table,
+        n_users=counts.n_users,
+        n_users_with_two=counts.n_users_with_two,
+        warnings=heavy_id_warnings(row["n_most"] or 0, counts.n_valid_rows),
+    )
     report = replace(report, table=table)
     if task.rules.counts_duplicates:
         n_duplicates = counts.n_valid_rows - counts.n_users
-        uniqueness = UniquenessReport(key_columns=(key.name,), n_unique=counts.n_users, n_duplicates=n_duplicates)
+        key = next(column.name for column in checked.columns if column.role is Role.USER_ID)
+        uniqueness = UniquenessReport(key_columns=(key,), n_unique=counts.n_users, n_duplicates=n_duplicates)
         report = replace(report, uniqueness=uniqueness)
         if task.rules.drops_duplicates and n_duplicates:
-            report = _with_duplicates_dropped(engine, columns, tally, report, key)
+            report = _with_duplicates_dropped(engine, checked, tally, report)
     return report, counts
 
 
 def _with_duplicates_dropped(
-    engine: Engine, columns: Sequence[Column], tally: Tally, report: ValidationReport, key: Column
+    engine: Engine, checked: Checked, tally: Tally, report: ValidationReport
 ) -> ValidationReport:
+    (key,) = report.uniqueness.key_columns
     first = engine.fetch(
         # one row per later duplicate, the first 500 in file order; invalid rows are ignored
         "WITH numbered AS (SELECT row_number() OVER () AS row_number, "
-        f"CASE WHEN {cells.usable_row_sql(columns)} THEN {cells.value_sql(key)} END AS user_id FROM upload), "
+        f"CASE WHEN {checked.usable} THEN {checked.value(Role.USER_ID)} END AS user_id FROM {checked.name}), "
         "repeated AS (SELECT user_id, min(row_number) AS first_row FROM numbered WHERE user_id IS NOT NULL "
         "GROUP BY user_id HAVING count(*) > 1) "
         "SELECT row_number FROM numbered JOIN repeated USING (user_id) WHERE row_number > first_row "
@@ -367,8 +335,7 @@ def _with_duplicates_dropped(
     code = ErrorCode.DUPLICATE_VALUES
     n_duplicates = report.uniqueness.n_duplicates
     recorded = tuple(
-        RecordedError(code, MESSAGES[code], tally.row_number(row), key.name)
-        for row in first["row_number"].to_pylist()
+        RecordedError(code, MESSAGES[code], tally.row_number(row), key) for row in first["row_number"].to_pylist()
     )
     return replace(
         report,
@@ -401,44 +368,42 @@ def _verdict_of(error: InputError) -> _Verdict:
 
 
 def _wrong_time_unit(
-    engine: Engine, columns: Sequence[Column], report: ValidationReport, upload: UploadKind
+    engine: Engine, checked: Checked, report: ValidationReport, upload: UploadKind
 ) -> _Verdict | None:
-    position = next((i for i, column in enumerate(columns) if column.role is Role.TIMESTAMP), None)
-    if position is None or columns[position].kind == cells.TIME:
+    position = next((i for i, column in enumerate(checked.columns) if column.role is Role.TIMESTAMP), None)
+    if position is None or cells.TIME in checked.columns[position].kind:
         return None
     # Query the size of the times only if many cells are unusable.
     if report.columns[position].n_errors * 2 <= report.n_rows:
         return None
-    column = columns[position]
     found = engine.fetch(
         # one row: times too large to be seconds
-        f"SELECT count(*) AS n, min(time) AS smallest FROM (SELECT {cells.value_sql(column)} AS time "
-        f"FROM upload) WHERE time >= {cells.MAX_SECONDS}"
+        f"SELECT count(*) AS n, min(v{position}) AS smallest FROM {checked.name} "
+        f"WHERE v{position} >= {cells.MAX_SECONDS}"
     ).to_pylist()[0]
     try:
         checks.check_times(
-            column.name, upload, n_too_large=found["n"], smallest=found["smallest"], n_rows=report.n_rows
+            checked.columns[position].name,
+            upload,
+            n_too_large=found["n"],
+            smallest=found["smallest"],
+            n_rows=report.n_rows,
         )
     except InputError as error:
         return _verdict_of(error)
     return None
 
 
-def _too_many_invalid(tally: Tally, report: ValidationReport, task: _Task) -> _Verdict | None:
+def _too_many_invalid(engine: Engine, checked: Checked, tally: Tally, task: _Task) -> _Verdict | None:
     # Duplicates do not count.
     if not checks.exceeds(tally.n_invalid_rows, tally.n_rows, task.max_invalid_share):
         return None
     upload = task.rules.upload
-    commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
-    rows = f"{tally.n_invalid_rows:,} of {tally.n_rows:,} rows of the {upload.what} are invalid"
-    share = f"{tally.n_invalid_rows / tally.n_rows:.1%}, "
-    if upload is checks.SEED:
-        rows, share = "Too many rows of the seed are invalid", ""  # both sides of a job read it
-    reason = (
-        f"{rows} ({share}the limit is a share of {task.max_invalid_share:.4g}); "
-        f"the most common error is {commonest.value}. Correct the rows listed in the validation report."
+    common = common_error(engine, checked)
+    message, remedy = checks.invalid_rows_reason(
+        upload, tally.n_invalid_rows, tally.n_rows, task.max_invalid_share, common
     )
-    return _Verdict(None, upload.invalid, reason)
+    return _Verdict(None, upload.invalid, f"{message} {remedy}")
 
 
 def _too_few(upload: UploadKind, n_found: int, n_least: int, unit: str) -> _Verdict:

@@ -5,12 +5,14 @@ Add here when an analyst needs another number to judge a table.
 Keep out: ids of users and items, and row validity (`uploads.cells`).
 """
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.engine import EngineSettings, open_engine, quote_identifier
+from cleanroom_pipelines.engine import EngineSettings, open_engine
 from cleanroom_pipelines.uploads import cells, checks
+from cleanroom_pipelines.uploads.reading import Checked, read
 from cleanroom_pipelines.uploads.roles import Role
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
@@ -45,12 +47,13 @@ def profile_interactions(
     """
     declared = cells.check_declaration(columns, needs=[Role.USER_ID, Role.ITEM_ID])
     tables = checks.find_upload(source, checks.INTERACTIONS)
-    checks.check_columns(tables, declared, checks.INTERACTIONS)
-    with checks.reading_of(checks.INTERACTIONS), open_engine(engine_settings, paths=tables.files) as engine:
-        engine.scan("upload", tables)
-        typed = cells.columns_of(engine, "upload", tables, declared)
-        counts = engine.fetch(_counts_sql(typed)).to_pylist()[0]
-        shape = engine.fetch(_shape_sql(typed), [list(QUANTILES), top_items]).to_pylist()[0]
+    settings = engine_settings or EngineSettings()
+    with tempfile.TemporaryDirectory(prefix="profile-", dir=settings.scratch) as scratch:
+        paths = [*tables.files, Path(scratch)]
+        with checks.reading_of(checks.INTERACTIONS), open_engine(settings, paths=paths) as engine:
+            checked = read(engine, "upload", tables, declared, checks.INTERACTIONS, scratch=Path(scratch))
+            counts = engine.fetch(_counts_sql(checked)).to_pylist()[0]
+            shape = engine.fetch(_shape_sql(checked), [list(QUANTILES), top_items]).to_pylist()[0]
     n_users = shape["n_users"]
     return {
         "n_rows": counts["n_rows"],
@@ -62,32 +65,32 @@ def profile_interactions(
         "last_day": shape["last_day"],
         "rows_per_user": {f"{q:g}": n for q, n in zip(QUANTILES, shape["quantiles"] or [], strict=False)},
         "top_item_user_shares": [round(n / n_users, 6) for n in shape["top_items"] or []],
-        "n_nulls": {column.name: counts[f"n_nulls_{i}"] for i, column in enumerate(typed)},
+        "n_nulls": {column.name: counts[f"n_nulls_{i}"] for i, column in enumerate(checked.columns)},
         "rows_per_month": {month["month"]: month["n_rows"] for month in shape["months"] or []},
     }
 
 
-def _counts_sql(columns: Sequence[cells.Column]) -> str:
+def _counts_sql(checked: Checked) -> str:
     nulls = ", ".join(
-        f"count(*) - count({quote_identifier(column.name)}) AS n_nulls_{i}" for i, column in enumerate(columns)
+        f"count(*) FILTER (coalesce(e{i} = 'EMPTY_CELL', v{i} IS NULL)) AS n_nulls_{i}"
+        for i in range(len(checked.columns))
     )
     return (
         # one row: rows, valid rows, empty cells of each column
-        f"SELECT count(*) AS n_rows, count(*) FILTER ({cells.usable_row_sql(columns)}) AS n_valid_rows, {nulls} "
-        "FROM upload"
+        f"SELECT count(*) AS n_rows, count(*) FILTER ({checked.usable}) AS n_valid_rows, {nulls} FROM upload"
     )
 
 
-def _shape_sql(columns: Sequence[cells.Column]) -> str:
-    by_role = {column.role: cells.value_sql(column) for column in columns}
-    seconds = by_role.get(Role.TIMESTAMP, "CAST(NULL AS BIGINT)")
+def _shape_sql(checked: Checked) -> str:
+    user, item = checked.value(Role.USER_ID), checked.value(Role.ITEM_ID)
+    seconds = checked.value(Role.TIMESTAMP) or "CAST(NULL AS BIGINT)"
     return (
         # one row per (user, item, month)
         "WITH cube AS MATERIALIZED ("
-        f"SELECT {by_role[Role.USER_ID]} AS user_id, {by_role[Role.ITEM_ID]} AS item_id, "
+        f"SELECT {user} AS user_id, {item} AS item_id, "
         f"date_trunc('month', make_timestamp({seconds} * 1000000)) AS month, count(*) AS n_rows, "
         f"min({seconds}) AS first_second, max({seconds}) AS last_second "
-        f"FROM upload WHERE {cells.usable_row_sql(columns)} GROUP BY ALL), "
+        f"FROM upload WHERE {checked.usable} GROUP BY ALL), "
         # one row per user
         "per_user AS (SELECT user_id, sum(n_rows) AS n_rows FROM cube GROUP BY user_id), "
         # one row per item

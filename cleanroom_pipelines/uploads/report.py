@@ -36,6 +36,7 @@ class ErrorCode(StrEnum):
     """
 
     EMPTY_CELL = "EMPTY_CELL"
+    PLACEHOLDER = "PLACEHOLDER"
     INVALID_INTEGER_FORMAT = "INVALID_INTEGER_FORMAT"
     INVALID_FLOAT_FORMAT = "INVALID_FLOAT_FORMAT"
     INVALID_NUMBER_FORMAT = "INVALID_NUMBER_FORMAT"
@@ -54,6 +55,7 @@ class ErrorCode(StrEnum):
 
 MESSAGES: Mapping[ErrorCode, str] = {
     ErrorCode.EMPTY_CELL: "The cell is empty, or its line could not be read.",
+    ErrorCode.PLACEHOLDER: "The cell is a placeholder, such as NULL or the hash of an empty text.",
     ErrorCode.INVALID_INTEGER_FORMAT: "The cell is not a whole number.",
     ErrorCode.INVALID_FLOAT_FORMAT: "The cell is not a number.",
     ErrorCode.INVALID_NUMBER_FORMAT: "The cell is not a number.",
@@ -137,6 +139,7 @@ class TableReport(Errors):
             the file may then have no header, and the names would be its first row.
         n_users: Unique users of the valid rows, or unique ids of a seed.
         n_users_with_two: Users with at least two valid rows.
+        warnings: What may be wrong although the upload can be used.
         n_ids_changed: Matching ids in valid rows that normalization changed; missing in reports written before
             matching ids existed.
     """
@@ -149,6 +152,7 @@ class TableReport(Errors):
     n_users: Annotated[int, Field(alias="numUsers")] = 0
     n_users_with_two: Annotated[int, Field(alias="numUsersWithTwoRows")] = 0
     n_ids_changed: Annotated[int, Field(alias="numIdsChanged")] = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

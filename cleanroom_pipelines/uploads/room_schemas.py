@@ -26,13 +26,11 @@ import pyarrow.compute as pc
 from cleanroom_pipelines.uploads import cells
 from cleanroom_pipelines.uploads.quiet_pandera import pandera
 from cleanroom_pipelines.uploads.report import ErrorCode
-from cleanroom_pipelines.uploads.roles import Role
 
 MAX_LABEL_CHARACTERS = 128
 MAX_GENDER_CHARACTERS = 64
 MAX_AGE = 150
 
-_NUMBER = cells.Column("number", Role.NUMERICAL_FEATURE, cells.CELL, "text").pattern
 _AGE = re.compile(r" *([0-9]{1,6}) *(?:([-\u2013]) *([0-9]{1,6})|(\+))? *")
 
 
@@ -165,4 +163,4 @@ def _are_ages(array: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _are_numbers(array: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.match_substring_regex(array, rf"\A(?:{_NUMBER})\z")
+    return pc.match_substring_regex(array, rf"\A(?:{cells.NUMBER_PATTERN})\z")

@@ -6,28 +6,18 @@ Add here when there is a new kind of upload.
 Keep out: reading files, and any part of pandera's failures except column, code and row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cleanroom_pipelines.errors import EngineError
-from cleanroom_pipelines.uploads import cells
-from cleanroom_pipelines.uploads.cells import Column
+from cleanroom_pipelines.uploads.cells import Rule
 from cleanroom_pipelines.uploads.quiet_pandera import pandera
 from cleanroom_pipelines.uploads.report import ErrorCode
-from cleanroom_pipelines.uploads.roles import Role
-
-_FORMAT_CODES = {
-    Role.TIMESTAMP: ErrorCode.INVALID_INTEGER_FORMAT,
-    Role.NUMERICAL_FEATURE: ErrorCode.INVALID_FLOAT_FORMAT,
-}
-_UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_LAST_INT64 = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -45,15 +35,20 @@ class CellErrors:
     rows: npt.NDArray[np.int64]
 
 
-def table_schemas(columns: Sequence[Column]) -> list[pandera.DataFrameSchema]:
-    """Build one schema per declared column of a batch; the columns are named c0, c1, ….
+def table_schemas(rules: Sequence[Sequence[Rule]]) -> list[pandera.DataFrameSchema]:
+    """Build one schema per declared column of a batch, whose columns `c0`, `c1`, … hold keys of broken rules.
 
-    One schema for all columns would fail: pandera puts the invalid values of a schema into a single column, and
-    pandas cannot combine an integer of 2^63 - 1 with a double.
+    Each rule becomes a check that carries its code. The engine evaluated the conditions, so the schema sees no
+    cell, and a report counts exactly the rows that every other reader drops.
+
+    Args:
+        rules: Rules of each column.
     """
     return [
-        pandera.DataFrameSchema({f"c{i}": pandera.Column(nullable=not column.role.is_id, checks=_checks(column))})
-        for i, column in enumerate(columns)
+        pandera.DataFrameSchema(
+            {f"c{position}": pandera.Column(nullable=True, checks=[_check(rule) for rule in of_column])}
+        )
+        for position, of_column in enumerate(rules)
     ]
 
 
@@ -98,56 +93,5 @@ def _code_of(check: str) -> ErrorCode:
     return ErrorCode.EMPTY_CELL if check == "not_nullable" else ErrorCode(check)
 
 
-def _checks(column: Column) -> list[pandera.Check]:
-    checks = []
-    if column.role.is_id and column.kind in (cells.CELL, cells.TEXT):
-        checks.append(_check(ErrorCode.EMPTY_CELL, lambda array: pc.not_equal(array, "")))
-    if pattern := column.pattern:
-        code = _FORMAT_CODES[column.role]
-        checks.append(_check(code, lambda array: _matches_or_empty(array, pattern)))
-        if within := column.range_pattern:
-            checks.append(
-                _check(
-                    ErrorCode.INVALID_NUMERIC_RANGE,
-                    lambda array: pc.or_(pc.invert(_matches(array, pattern)), _matches(array, within)),
-                )
-            )
-    if column.role is Role.TIMESTAMP and column.kind == cells.INTEGER:
-        checks.append(_check(ErrorCode.INVALID_NUMERIC_RANGE, _are_seconds))
-    if column.role is Role.TIMESTAMP and column.kind == cells.TIME:
-        checks.append(_check(ErrorCode.INVALID_NUMERIC_RANGE, _are_times))
-    if column.role is Role.NUMERICAL_FEATURE and column.kind == cells.FLOAT:
-        checks.append(_check(ErrorCode.INVALID_NUMERIC_RANGE, lambda array: pc.invert(pc.is_inf(array))))
-    return checks
-
-
-def _check(code: ErrorCode, is_valid: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> pandera.Check:
-    def check(series: pd.Series) -> pd.Series:
-        valid = is_valid(pa.array(series.array))
-        return pd.Series(np.asarray(valid.fill_null(True)), index=series.index)
-
-    return pandera.Check(check, name=code.value)
-
-
-def _matches(array: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
-    return pc.match_substring_regex(array, rf"\A(?:{pattern})\z")
-
-
-def _matches_or_empty(array: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
-    return pc.or_(pc.equal(array, ""), _matches(array, pattern))
-
-
-def _are_seconds(array: pa.ChunkedArray) -> pa.ChunkedArray:
-    low, high = -cells.MAX_SECONDS, cells.MAX_SECONDS
-    if pa.types.is_signed_integer(array.type):
-        return pc.and_(pc.greater(array, low), pc.less(array, high))
-    return pc.less(array, high)
-
-
-def _are_times(array: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_date(array.type):
-        array = array.cast(pa.timestamp("s"))
-    # DuckDB uses the extreme values of the type as infinities.
-    high = min(cells.MAX_SECONDS * _UNITS_PER_SECOND[array.type.unit], _LAST_INT64)
-    ticks = array.cast(pa.int64())
-    return pc.and_(pc.greater(ticks, -high), pc.less(ticks, high))
+def _check(rule: Rule) -> pandera.Check:
+    return pandera.Check(lambda keys: keys.fillna("") != rule.key, name=rule.code.value)

@@ -1,0 +1,312 @@
+"""The one reader of uploaded tables.
+
+Lives here: `read`, which opens the files of a table and judges every cell once.
+Add here when a table may be stored in another way.
+Keep out: which cells are usable (cells), whether an upload as a whole can be used (checks, files), file formats
+(engine).
+
+Two layers. The first one is the files' cells: text is parsed once, into a parquet file; parquet is a view. Files
+whose columns have different types are read separately, and meet as values, so no file's type is forced on another.
+Then the facts about each column of ids are counted. They decide how the second layer, a view, reads the ids.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import Engine, TableFiles, find_tables, quote_identifier, quote_literal, type_runs
+from cleanroom_pipelines.uploads import cells, checks
+from cleanroom_pipelines.uploads.cells import Column, IdFacts, Rule
+from cleanroom_pipelines.uploads.checks import CommonError, UploadKind
+from cleanroom_pipelines.uploads.report import ErrorCode
+from cleanroom_pipelines.uploads.roles import Role
+
+_NUMBERS = {cells.FLOAT, cells.DECIMAL}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Lines of one text file that could not be parsed.
+
+    Args:
+        lines: In the form of `Engine.rejected_lines`.
+        n_rows_before: Readable rows before the file.
+    """
+
+    lines: pa.Table
+    n_rows_before: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A table whose cells have been judged; its rows are a view of the engine.
+
+    The view has for each declared column, by position, the value `v0`, `v1`, … (VARCHAR for ids, or integers where
+    all files have integers; BIGINT seconds; DOUBLE; VARCHAR or VARCHAR[]) and `e0`, `e1`, …: the key of the broken
+    rule (`cells.Rule.key`), NULL where the cell is usable.
+
+    Args:
+        name: Name of the view.
+        columns: The declared columns with their types.
+        facts: What each column of ids contains; None for other columns and for integers.
+        rules: The rules of each column, as they were applied.
+        n_rejected: Lines that could not be parsed; the view does not contain them.
+        rejected: These lines by file, if `read` was told to keep them.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    facts: tuple[IdFacts | None, ...]
+    rules: tuple[tuple[Rule, ...], ...]
+    n_rejected: int
+    rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def usable(self) -> str:
+        """SQL condition for usable rows; never NULL."""
+        return " AND ".join(f"e{position} IS NULL" for position in range(len(self.columns)))
+
+    def value(self, role: Role) -> str | None:
+        """Name of the value of the column with a role, if there is one."""
+        return next((f"v{i}" for i, column in enumerate(self.columns) if column.role is role), None)
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Type of each declared column in the files."""
+        return {column.name: column.type for column in self.columns}
+
+
+def read(
+    engine: Engine,
+    name: str,
+    tables: TableFiles,
+    declared: Sequence[tuple[str, Role]],
+    upload: UploadKind,
+    *,
+    scratch: Path,
+    keeps_rejected: bool = False,
+) -> Checked:
+    """Open a table as the view `name` (see `Checked`).
+
+    Args:
+        engine: Engine that may read the files, and read and write in `scratch`.
+        name: Name of the view; names that start with it and `_` are used too.
+        tables: The files.
+        declared: Names and roles of the needed columns; all others are ignored.
+        upload: Kind of upload, for messages.
+        scratch: Existing folder.
+        keeps_rejected: Whether to keep the lines that could not be parsed, by file.
+
+    Raises:
+        TrainingDataError: Or SeedError: a column is missing, occurs twice or has an unsuitable type, or a quote is
+            not closed.
+    """
+    checks.check_columns(tables, declared, upload)
+    runs = _typed_runs(tables, declared)
+    columns = _merged(runs)
+    checks.check_types(columns, upload)
+    raw = f"{name}_raw"
+    n_rejected, rejected = 0, tuple[Rejected, ...]()
+    if tables.format == "parquet":
+        _scan_runs(engine, raw, runs, columns)
+    else:
+        n_rejected, rejected = _parse(
+            engine, raw, tables, columns, upload, scratch=scratch, by_file=keeps_rejected
+        )
+    facts = _facts(engine, raw, columns)
+    judged = [_judged(position, column, facts[position]) for position, column in enumerate(columns)]
+    select = ", ".join(sql for sql, _ in judged)
+    engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {select} FROM {raw}")
+    return Checked(name, columns, facts, tuple(rules for _, rules in judged), n_rejected, rejected)
+
+
+def columns_of(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> tuple[Column, ...]:
+    """The declared columns of a table with their types, whether or not they suit; all must exist."""
+    return _merged(_typed_runs(tables, declared))
+
+
+# --- First layer: the files' cells ---
+
+_Runs = list[tuple[TableFiles, tuple[Column, ...]]]
+
+
+def _typed_runs(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> _Runs:
+    names = [name for name, _ in declared]
+    if tables.format != "parquet":
+        return [(tables, tuple(Column(name, role, cells.CELL, "text") for name, role in declared))]
+    return [
+        (
+            run,
+            tuple(
+                Column(name, role, cells.kind_of(types[name]), cells.type_name(types[name]))
+                for name, role in declared
+            ),
+        )
+        for run, types in type_runs(tables, names)
+    ]
+
+
+def _merged(runs: _Runs) -> tuple[Column, ...]:
+    """One column for each column of all files; the same for every order of the files."""
+    merged = []
+    for columns in zip(*(typed for _, typed in runs), strict=True):
+        kinds, types = sorted({column.kind for column in columns}), sorted({column.type for column in columns})
+        merged.append(replace(columns[0], kind=", ".join(kinds), type=", ".join(types)))
+    return tuple(merged)
+
+
+def _scan_runs(engine: Engine, raw: str, runs: _Runs, columns: Sequence[Column]) -> None:
+    as_text = {
+        position for position, column in enumerate(columns) if column.role.is_id and not _is_integer(column)
+    }
+    parts = []
+    for number, (run, typed) in enumerate(runs):
+        engine.scan(f"{raw}_{number}", run)
+        select = ", ".join(
+            _raw(position, column, is_text=position in as_text) for position, column in enumerate(typed)
+        )
+        parts.append(f"SELECT {select} FROM {raw}_{number}")
+    engine.execute(f"CREATE OR REPLACE TEMP VIEW {raw} AS {' UNION ALL '.join(parts)}")
+
+
+def _parse(
+    engine: Engine,
+    raw: str,
+    tables: TableFiles,
+    columns: Sequence[Column],
+    upload: UploadKind,
+    *,
+    scratch: Path,
+    by_file: bool,
+) -> tuple[int, tuple[Rejected, ...]]:
+    """Parse text once, because several queries follow; return the lines that could not be parsed."""
+    select = ", ".join(_raw(position, column, is_text=True) for position, column in enumerate(columns))
+    if engine.is_cluster:  # a cluster writes many files in parallel, instead of one
+        engine.scan(f"{raw}_cells", tables)
+        engine.execute(f"CREATE OR REPLACE TEMP TABLE {raw} AS SELECT {select} FROM {raw}_cells")
+        return checks.count_rejected(engine, upload), ()
+    rejected, written, n_rows = [], [], 0
+    for number, part in enumerate(_parts(tables) if by_file else [tables]):
+        engine.rejected_lines()
+        engine.scan(f"{raw}_cells", part)
+        path = scratch / f"{raw}-{number:05d}.parquet"
+        engine.write_parquet(f"SELECT {select} FROM {raw}_cells", path)
+        lines = engine.rejected_lines()
+        checks.check_quotes(lines, upload)
+        rejected.append(Rejected(lines, n_rows))
+        written.append(path)
+        if by_file:
+            n_rows += _n_rows(path)
+    engine.scan(raw, replace(find_tables(written[0]), files=tuple(written)))
+    return sum(part.lines.num_rows for part in rejected), tuple(rejected) if by_file else ()
+
+
+def _parts(tables: TableFiles) -> Iterator[TableFiles]:
+    """Split text into single files, since rejected lines are numbered per file."""
+    for file in tables.files:
+        yield replace(tables, files=(file,))
+
+
+def _n_rows(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)
+
+
+def _raw(position: int, column: Column, *, is_text: bool) -> str:
+    """The cells of a column in the first layer: `c0` for ids, otherwise value and error."""
+    if not column.role.is_id:
+        rules = cells.rules_of(column)
+        return f"{cells.value_sql(column)} AS v{position}, {cells.error_sql(rules)} AS e{position}"
+    id_ = cells.raw_id_sql(column)
+    if is_text and column.kind == cells.INTEGER:
+        id_ = f"CAST({quote_identifier(column.name)} AS VARCHAR)"
+    return f"{id_} AS c{position}"
+
+
+# --- Second layer: ids ---
+
+
+def _facts(engine: Engine, raw: str, columns: Sequence[Column]) -> tuple[IdFacts | None, ...]:
+    facts: dict[int, IdFacts] = {
+        position: IdFacts(blanks=False)
+        for position, column in enumerate(columns)
+        if column.role.is_id and not _is_integer(column)
+    }
+    todo = list(facts)
+    while todo:
+        aggregates = [
+            cells.id_facts_sql(
+                f"c{position}", is_number=_is_number(columns[position]), is_trimmed=facts[position].blanks
+            )
+            for position in todo
+        ]
+        row = engine.fetch(
+            f"-- one row: what the columns of ids contain\nSELECT {', '.join(aggregates)} FROM {raw}"
+        )
+        found = [column[0].as_py() for column in row.columns]
+        again = []
+        for number, position in enumerate(todo):
+            new = IdFacts(*found[4 * number : 4 * number + 4])
+            if new.blanks and not facts[position].blanks:
+                again.append(position)
+            facts[position] = new
+        todo = again
+    return tuple(facts.get(position) for position in range(len(columns)))
+
+
+def _is_integer(column: Column) -> bool:
+    """Whether all files have integers that fit one type; all other ids are read as text."""
+    return column.kind == cells.INTEGER and (column.type == "uint64" or "uint64" not in column.type)
+
+
+def _is_number(column: Column) -> bool:
+    return bool(_NUMBERS & set(column.kind.split(", ")))
+
+
+def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, tuple[Rule, ...]]:
+    """Value and error of a column in the second layer, and its rules."""
+    if not column.role.is_id:
+        return f"v{position}, e{position}", tuple(cells.rules_of(column))
+    value, rules = f"c{position}", [Rule(ErrorCode.EMPTY_CELL, f"c{position} IS NULL")]
+    if facts is not None:
+        value, rules = cells.id_sql(value, facts, is_number=_is_number(column))
+    return f"{value} AS v{position}, {cells.error_sql(rules)} AS e{position}", tuple(rules)
+
+
+# --- Facts about the rows ---
+
+_HEAVY_SHARE = 0.2
+_HEAVY_ROWS = 25
+
+
+def heavy_id_warnings(n_most: int, n_rows: int) -> tuple[str, ...]:
+    """A warning if one id holds at least a fifth of the valid rows: it may stand for unknown users."""
+    if n_most < _HEAVY_ROWS or n_most < _HEAVY_SHARE * n_rows:
+        return ()
+    return (
+        f"One id holds {n_most / n_rows:.0%} of the valid rows. If it stands for unknown users, remove its rows.",
+    )
+
+
+def common_error(engine: Engine, checked: Checked) -> CommonError | None:
+    """The most common error in the cells of a table; None if unparsed lines are more common."""
+    counts = ", ".join(
+        f"(SELECT count(*) FROM {checked.name} WHERE e{position} = {quote_literal(rule.key)})"
+        for position, rules in enumerate(checked.rules)
+        for rule in rules
+    )
+    found = [column[0].as_py() for column in engine.fetch(f"-- one row\nSELECT {counts}").columns]
+    errors = [
+        CommonError(column.name, rule, 0)
+        for column, rules in zip(checked.columns, checked.rules, strict=True)
+        for rule in rules
+    ]
+    common = max(
+        (replace(error, n_rows=n_rows) for error, n_rows in zip(errors, found, strict=True)),
+        key=lambda error: error.n_rows,
+        default=None,
+    )
+    return None if common is None or common.n_rows < max(1, checked.n_rejected) else common
