@@ -10,7 +10,7 @@ from cleanroom_pipelines.engine.hashing import STABLE_HASH_BITS, stable_hash, st
 from cleanroom_pipelines.engine.opening import open_configured_engine, open_engine
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
 from cleanroom_pipelines.engine.runtime import Progress, Runtime, ShouldCancel
-from cleanroom_pipelines.engine.tables import TableFiles, find_tables, too_large, type_runs, unpacked_blocks
+from cleanroom_pipelines.engine.tables import TableFiles, find_tables, too_large, unpacked_blocks
 
 __all__ = [
     "STABLE_HASH_BITS",

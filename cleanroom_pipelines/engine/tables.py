@@ -258,19 +258,3 @@ def _first_lines(file: Path) -> Iterator[str]:
             if number >= _KEYS_SAMPLE_LINES:
                 return
             yield line.decode("utf-8-sig", errors="replace")
-
-
-def type_runs(tables, names):
-    import pyarrow.parquet as pq
-
-    out = []
-    for f in tables.files:
-        s = pq.read_schema(f)
-        ty = {n: s.field(n).type for n in names}
-        if out and out[-1][1] == ty:
-            out[-1][0].append(f)
-        else:
-            out.append(([f], ty))
-    from dataclasses import replace
-
-    return [(replace(tables, files=tuple(fs)), ty) for fs, ty in out]

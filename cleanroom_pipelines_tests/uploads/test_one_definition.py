@@ -26,9 +26,9 @@ from cleanroom_pipelines.errors import InputError, SeedError, StatusCode, Traini
 from cleanroom_pipelines.similarity import InteractionsSchema, Window, reading
 from cleanroom_pipelines.similarity.seeds import read_seed
 from cleanroom_pipelines.similarity.training import train
-from cleanroom_pipelines.uploads.cells import columns_of, usable_row_sql, value_sql
 from cleanroom_pipelines.uploads.checks import INTERACTIONS, find_upload
 from cleanroom_pipelines.uploads.files import validate_interactions, validate_seed
+from cleanroom_pipelines.uploads.reading import read
 from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.roles import Role
 
@@ -308,9 +308,7 @@ def test_a_value_of_an_unusable_cell_is_no_error(tmp_path: Path) -> None:
     rows = [FIRST, ("u", "i", "9" * 40, "x" * 9, ""), ("u", "i", "1e9", "1e400", "")]
     path = write_text(tmp_path, "csv", NAMES, rows)
     tables = find_upload(path, INTERACTIONS)
-    with open_engine(ENGINE, paths=tables.files) as engine:
-        engine.scan("rows", tables)
-        columns = columns_of(engine, "rows", tables, COLUMNS)
-        values = ", ".join(value_sql(column) for column in columns)
-        found = engine.fetch(f"SELECT {values}, {usable_row_sql(columns)} AS is_usable FROM rows")
+    with open_engine(ENGINE, paths=[*tables.files, tmp_path]) as engine:
+        checked = read(engine, "rows", tables, COLUMNS, INTERACTIONS, scratch=tmp_path)
+        found = engine.fetch(f"SELECT *, {checked.usable} AS is_usable FROM rows")
     assert found["is_usable"].to_pylist() == [True, False, False]
