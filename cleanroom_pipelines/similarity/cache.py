@@ -26,7 +26,7 @@ from typing import Any
 from cleanroom_pipelines.engine import Engine, TableFiles
 from cleanroom_pipelines.similarity import reading
 from cleanroom_pipelines.similarity.specs import InteractionsSchema, Window
-from cleanroom_pipelines.uploads.checks import INTERACTIONS, exceeds, find_upload
+from cleanroom_pipelines.uploads.checks import exceeds
 from cleanroom_pipelines.uploads.reading import Checked
 
 _VERSION = 2
@@ -100,7 +100,7 @@ def open_cached(
         engine.scan("counted", TableFiles(tuple(file.counted for file in inside), "parquet", reading.COUNTED))
         parts.append(f"SELECT {', '.join(reading.COUNTED)} FROM counted")
     for number, file in enumerate(cut):
-        _open_one(engine, f"cut{number}", file.source, schema, scratch)
+        _open_one(engine, f"cut{number}", tables, file.source, schema, scratch)
         parts.append(
             f"SELECT user_id, item_id, ts, ts AS first_ts, 1 AS n FROM cut{number} WHERE {reading.usable(window)}"
         )
@@ -128,12 +128,13 @@ def _counted(
         key = _key(source, schema)
         counted, facts = cache / f"{key}.parquet", cache / f"{key}.json"
         if not facts.exists():
-            _count(engine, source, schema, counted=counted, facts=facts, scratch=scratch)
+            _count(engine, tables, source, schema, counted=counted, facts=facts, scratch=scratch)
         yield CachedFile(source, counted, json.loads(facts.read_text("utf-8")))
 
 
 def _count(
     engine: Engine,
+    tables: TableFiles,
     source: Path,
     schema: InteractionsSchema,
     *,
@@ -141,7 +142,7 @@ def _count(
     facts: Path,
     scratch: Path,
 ) -> None:
-    checked = _open_one(engine, "cells", source, schema, scratch)
+    checked = _open_one(engine, "cells", tables, source, schema, scratch)
     profile = reading.profile_cells(engine, schema, checked)
     draft = counted.with_suffix(f".{os.getpid()}.part")
     engine.write_parquet(
@@ -165,9 +166,10 @@ def _count(
     draft.replace(facts)
 
 
-def _open_one(engine: Engine, name: str, source: Path, schema: InteractionsSchema, scratch: Path) -> Checked:
-    one = find_upload(source, INTERACTIONS)
-    return reading.open_cells(engine, name, one, schema, scratch)
+def _open_one(
+    engine: Engine, name: str, tables: TableFiles, source: Path, schema: InteractionsSchema, scratch: Path
+) -> Checked:
+    return reading.open_cells(engine, name, tables.one(source), schema, scratch)
 
 
 def _key(source: Path, schema: InteractionsSchema) -> str:

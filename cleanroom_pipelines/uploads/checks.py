@@ -128,11 +128,18 @@ def find_upload(source: str | Path, upload: UploadKind) -> TableFiles:
 
 
 def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], upload: UploadKind) -> None:
-    """Reject an upload that lacks a declared column; messages show only declared names.
+    """Reject an upload that lacks a declared column or has it twice; messages show only declared names.
 
     Raises:
         TrainingDataError: Or SeedError.
     """
+    repeated = [name for name, _ in declared if name in tables.repeated]
+    if repeated:
+        raise upload.refusal(
+            f"The {upload.what} has two columns named {repeated[0]!r}, or names that differ only by case.",
+            remedy="Rename or remove one of them.",
+            problem="columns",
+        )
     missing = [name for name, _ in declared if name not in tables.columns]
     if missing:
         raise upload.refusal(

@@ -113,7 +113,7 @@ def read(
         _scan_runs(engine, raw, runs, columns)
     else:
         n_rejected, rejected = _parse(
-            engine, raw, tables, columns, upload, scratch=scratch, by_file=keeps_rejected
+            engine, raw, runs[0][0], columns, upload, scratch=scratch, by_file=keeps_rejected
         )
     facts = _facts(engine, raw, columns)
     judged = [_judged(position, column, facts[position]) for position, column in enumerate(columns)]
@@ -135,7 +135,7 @@ _Runs = list[tuple[TableFiles, tuple[Column, ...]]]
 def _typed_runs(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> _Runs:
     names = [name for name, _ in declared]
     if tables.format != "parquet":
-        return [(tables, tuple(Column(name, role, cells.CELL, "text") for name, role in declared))]
+        return [(tables.select(names), tuple(Column(name, role, cells.CELL, "text") for name, role in declared))]
     return [
         (
             run,
@@ -206,7 +206,7 @@ def _parse(
 def _parts(tables: TableFiles) -> Iterator[TableFiles]:
     """Split text into single files, since rejected lines are numbered per file."""
     for file in tables.files:
-        yield replace(tables, files=(file,))
+        yield tables.one(file)
 
 
 def _n_rows(path: Path) -> int:
