@@ -220,6 +220,13 @@ def _star(node: exp.Star) -> exp.Expr | None:
     return None
 
 
+def _try(node: exp.Try) -> exp.Expr | None:
+    # Only TRY(decode(x)): the text of bytes, or NULL if they are not UTF-8.
+    if not isinstance(node.this, exp.Decode):
+        raise _not_translated()
+    return _function("try_validate_utf8", exp.cast(node.this.this.copy(), exp.DataType.build("VARCHAR")))
+
+
 _CHANGES: tuple[tuple[type[exp.Expr], Callable[..., exp.Expr | None]], ...] = (
     (exp.Star, _star),
     (exp.TimeToUnix, _epoch),
@@ -228,6 +235,7 @@ _CHANGES: tuple[tuple[type[exp.Expr], Callable[..., exp.Expr | None]], ...] = (
     (exp.IsInf, _is_inf),
     (exp.RegexpFullMatch, _full_match),
     (exp.Anonymous, _anonymous),
+    (exp.Try, _try),
     (exp.TryCast, _try_cast),
     (exp.Cast, _cast),
 )

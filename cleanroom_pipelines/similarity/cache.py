@@ -27,7 +27,6 @@ from cleanroom_pipelines.engine import Engine, TableFiles
 from cleanroom_pipelines.similarity import reading
 from cleanroom_pipelines.similarity.specs import InteractionsSchema, Window
 from cleanroom_pipelines.uploads.checks import exceeds
-from cleanroom_pipelines.uploads.reading import Checked
 
 _VERSION = 2
 
@@ -100,7 +99,7 @@ def open_cached(
         engine.scan("counted", TableFiles(tuple(file.counted for file in inside), "parquet", reading.COUNTED))
         parts.append(f"SELECT {', '.join(reading.COUNTED)} FROM counted")
     for number, file in enumerate(cut):
-        _open_one(engine, f"cut{number}", tables, file.source, schema, scratch)
+        reading.open_cells(engine, f"cut{number}", tables.one(file.source), schema, scratch)
         parts.append(
             f"SELECT user_id, item_id, ts, ts AS first_ts, 1 AS n FROM cut{number} WHERE {reading.usable(window)}"
         )
@@ -128,21 +127,20 @@ def _counted(
         key = _key(source, schema)
         counted, facts = cache / f"{key}.parquet", cache / f"{key}.json"
         if not facts.exists():
-            _count(engine, tables, source, schema, counted=counted, facts=facts, scratch=scratch)
+            _count(engine, tables.one(source), schema, counted=counted, facts=facts, scratch=scratch)
         yield CachedFile(source, counted, json.loads(facts.read_text("utf-8")))
 
 
 def _count(
     engine: Engine,
     tables: TableFiles,
-    source: Path,
     schema: InteractionsSchema,
     *,
     counted: Path,
     facts: Path,
     scratch: Path,
 ) -> None:
-    checked = _open_one(engine, "cells", tables, source, schema, scratch)
+    checked = reading.open_cells(engine, "cells", tables, schema, scratch)
     profile = reading.profile_cells(engine, schema, checked)
     draft = counted.with_suffix(f".{os.getpid()}.part")
     engine.write_parquet(
@@ -164,12 +162,6 @@ def _count(
     }
     draft.write_text(json.dumps(found), "utf-8")
     draft.replace(facts)
-
-
-def _open_one(
-    engine: Engine, name: str, tables: TableFiles, source: Path, schema: InteractionsSchema, scratch: Path
-) -> Checked:
-    return reading.open_cells(engine, name, tables.one(source), schema, scratch)
 
 
 def _key(source: Path, schema: InteractionsSchema) -> str:

@@ -227,7 +227,7 @@ def type_name(type_: pa.DataType) -> str:
         type_ = type_.value_type
     if pa.types.is_nested(type_):
         return type(type_).__name__.removesuffix("Type").lower()
-    if isinstance(type_, pa.ExtensionType):
+    if isinstance(type_, pa.BaseExtensionType):
         return "uuid" if isinstance(type_, pa.UuidType) else "extension"
     return {TEXT: "string", BINARY: "binary"}.get(kind_of(type_), str(type_))
 
@@ -308,33 +308,34 @@ def _is_placeholder(id_: str) -> str:
 # --- Other cells ---
 
 
-def rules_of(column: Column) -> list[Rule]:
-    """Rules for unusable cells of a column that holds no ids."""
+def rules_of(column: Column) -> tuple[str, list[Rule]]:
+    """SQL condition that lets usable cells of a column without ids skip its rules, and the rules.
+
+    The rules alone are not exact: a rule applies to cells for which neither the condition nor an earlier rule does.
+    """
     name = quote_identifier(column.name)
-    code = {
-        Role.TIMESTAMP: ErrorCode.INVALID_INTEGER_FORMAT,
-        Role.NUMERICAL_FEATURE: ErrorCode.INVALID_FLOAT_FORMAT,
-    }
-    if column.kind == CELL and column.role in code:
-        return [
-            Rule(code[column.role], f"{name} <> '' AND NOT {_is_readable(column)} AND {condition}", seen)
-            for seen, condition in _seen(column.role, name)
-        ] + ([_out_of_range(column)] if column.role is Role.TIMESTAMP else [])
     if column.role is Role.TIMESTAMP:
-        return [_out_of_range(column)]
+        out_of_range = {
+            CELL: f"regexp_full_match({name}, '{_INTEGER_PATTERN}')",
+            INTEGER: f"{name} <= -{MAX_SECONDS} OR {name} >= {MAX_SECONDS}",
+            # The epoch of an infinite time is NULL.
+            TIME: f"{name} IS NOT NULL AND NOT coalesce(epoch({name}) > -{MAX_SECONDS} "
+            f"AND epoch({name}) < {MAX_SECONDS}, false)",
+        }
+        rules = [Rule(ErrorCode.INVALID_NUMERIC_RANGE, out_of_range[column.kind])]
+        if column.kind != CELL:
+            return "false", rules
+        readable = (
+            f"regexp_full_match({name}, '{_SECONDS_PATTERN}') "
+            f"OR regexp_full_match({name}, '{_ISO_PATTERN}') AND TRY_CAST(trim({name}) AS TIMESTAMPTZ) IS NOT NULL"
+        )
+        return f"coalesce({name}, '') = '' OR {readable}", rules + _seen(column.role, name)
     if column.role is Role.NUMERICAL_FEATURE and column.kind == FLOAT:
-        return [Rule(ErrorCode.INVALID_NUMERIC_RANGE, f"isinf({name})")]
-    return []
-
-
-def _is_readable(column: Column) -> str:
-    name = quote_identifier(column.name)
-    if column.role is Role.NUMERICAL_FEATURE:
-        return f"regexp_full_match({name}, '{NUMBER_PATTERN}')"
-    return (
-        f"(regexp_full_match({name}, '{_INTEGER_PATTERN}') "
-        f"OR regexp_full_match({name}, '{_ISO_PATTERN}') AND {_iso_seconds(name)} IS NOT NULL)"
-    )
+        return "false", [Rule(ErrorCode.INVALID_NUMERIC_RANGE, f"isinf({name})")]
+    if column.role is Role.NUMERICAL_FEATURE and column.kind == CELL:
+        usable = f"coalesce({name}, '') = '' OR regexp_full_match({name}, '{NUMBER_PATTERN}')"
+        return usable, _seen(column.role, name)
+    return "true", []
 
 
 REMEDIES = {
@@ -348,33 +349,19 @@ REMEDIES = {
 """What to do about cells of a kind (`Rule.seen`)."""
 
 
-def _seen(role: Role, name: str) -> list[tuple[str, str]]:
-    """What unreadable cells look like, the last one being anything else."""
+def _seen(role: Role, name: str) -> list[Rule]:
+    """Rules by what unreadable cells look like, the last one for anything else."""
     comma = ("a decimal comma", f"regexp_full_match({name}, '[-+ 0-9.]*,[0-9]+ *')")
     if role is Role.TIMESTAMP:
+        code = ErrorCode.INVALID_INTEGER_FORMAT
         date = f"regexp_matches({name}, '^ *[0-9]{{1,2}}[./-][0-9]{{1,2}}[./-][0-9]{{2,4}}')"
         point = f"regexp_full_match({name}, '{NUMBER_PATTERN}')"
-        return [
-            ("a date that does not start with the year", date),
-            comma,
-            ("a fraction of a second", point),
-            ("", "true"),
-        ]
-    unit = f"regexp_matches({name}, '[$€£¥%]|^ *[A-Z]{{3}} *[0-9]|[0-9] *[A-Z]{{3}} *$')"
-    return [("a currency sign or unit", unit), comma, ("", "true")]
-
-
-def _out_of_range(column: Column) -> Rule:
-    seconds, name = value_sql(column), quote_identifier(column.name)
-    condition = {
-        # A whole number too long for BIGINT has no value.
-        CELL: f"{name} <> '' AND coalesce(abs({seconds}) >= {MAX_SECONDS}, true)",
-        INTEGER: f"{name} <= -{MAX_SECONDS} OR {name} >= {MAX_SECONDS}",
-        # The epoch of an infinite time is NULL.
-        TIME: f"{name} IS NOT NULL AND NOT coalesce(epoch({name}) > -{MAX_SECONDS} "
-        f"AND epoch({name}) < {MAX_SECONDS}, false)",
-    }[column.kind]
-    return Rule(ErrorCode.INVALID_NUMERIC_RANGE, condition)
+        seen = [("a date that does not start with the year", date), comma, ("a fraction of a second", point)]
+    else:
+        code = ErrorCode.INVALID_FLOAT_FORMAT
+        unit = f"regexp_matches({name}, '[$€£¥%]|^ *[A-Z]{{3}} *[0-9]|[0-9] *[A-Z]{{3}} *$')"
+        seen = [("a currency sign or unit", unit), comma]
+    return [*(Rule(code, condition, words) for words, condition in seen), Rule(code, "true")]
 
 
 def value_sql(column: Column) -> str:
@@ -405,7 +392,12 @@ def _iso_seconds(name: str) -> str:
     )
 
 
-def error_sql(rules: Sequence[Rule]) -> str:
-    """SQL expression for the key of the first rule that applies to a cell; NULL if the cell is usable."""
+def error_sql(rules: Sequence[Rule], usable: str = "false") -> str:
+    """SQL expression for the key of the first rule that applies to a cell; NULL if the cell is usable.
+
+    Args:
+        rules: The rules in order.
+        usable: Condition that skips them.
+    """
     cases = "".join(f" WHEN {rule.condition} THEN {quote_literal(rule.key)}" for rule in rules)
-    return f"CASE{cases} END" if cases else "CAST(NULL AS VARCHAR)"
+    return f"CASE WHEN {usable} THEN NULL{cases} END" if cases else "CAST(NULL AS VARCHAR)"

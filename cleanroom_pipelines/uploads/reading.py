@@ -218,8 +218,8 @@ def _n_rows(path: Path) -> int:
 def _raw(position: int, column: Column, *, is_text: bool) -> str:
     """The cells of a column in the first layer: `c0` for ids, otherwise value and error."""
     if not column.role.is_id:
-        rules = cells.rules_of(column)
-        return f"{cells.value_sql(column)} AS v{position}, {cells.error_sql(rules)} AS e{position}"
+        usable, rules = cells.rules_of(column)
+        return f"{cells.value_sql(column)} AS v{position}, {cells.error_sql(rules, usable)} AS e{position}"
     id_ = cells.raw_id_sql(column)
     if is_text and column.kind == cells.INTEGER:
         id_ = f"CAST({quote_identifier(column.name)} AS VARCHAR)"
@@ -269,7 +269,7 @@ def _is_number(column: Column) -> bool:
 def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, tuple[Rule, ...]]:
     """Value and error of a column in the second layer, and its rules."""
     if not column.role.is_id:
-        return f"v{position}, e{position}", tuple(cells.rules_of(column))
+        return f"v{position}, e{position}", tuple(cells.rules_of(column)[1])
     value, rules = f"c{position}", [Rule(ErrorCode.EMPTY_CELL, f"c{position} IS NULL")]
     if facts is not None:
         value, rules = cells.id_sql(value, facts, is_number=_is_number(column))

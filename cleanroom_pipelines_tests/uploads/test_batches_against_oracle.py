@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,29 @@ BROKEN = {"csv": {"few": "x", "many": "a,b,c,d,e,f,g"}, "jsonl": {"few": "{no js
 texts = st.text(
     st.sampled_from(["a", "b", '"', "\n", ",", ";", "'", " ", "é", "😀", "\\", "{", "\t", "1"]), max_size=4
 )
-ids = st.one_of(st.none(), st.sampled_from(["u1", "u2", "u3", "7"]), texts)
+odd_ids = [" u1", "u1\u200b", "\ufeffu2\u00a0", "7.0", "7.00", "8.5", "NULL", "nan", "N/A", "0" * 32]
+ids = st.one_of(st.none(), st.sampled_from(["u1", "u2", "u3", "7", *odd_ids]), texts)
 times = st.one_of(
     st.integers(-(10**12), 10**13).map(str),
     st.sampled_from(
-        ["0", "99999999999", "100000000000", "-99999999999", "5.0", " 5 ", "5.5", "x", "", "1e3", "٣", "+5"]
+        [
+            "0",
+            "2026-11-30",
+            "2026-11-30T10:00Z",
+            "2026-11-30 25:00:00",
+            "2026-02-30",
+            "99999999999",
+            "100000000000",
+            "-99999999999",
+            "5.0",
+            " 5 ",
+            "5.5",
+            "x",
+            "",
+            "1e3",
+            "٣",
+            "+5",
+        ]
     ),
     st.none(),
 )
@@ -75,6 +94,42 @@ def is_filled(value: Any) -> bool:
     return value != ""
 
 
+def is_id(value: Any) -> bool:
+    return not isinstance(value, str) or value.lower() not in {"null", "nan", "n/a", "0" * 32}
+
+
+def is_no_point(value: Any) -> bool:
+    return not isinstance(value, str) or not value.endswith(POINT)
+
+
+POINT = "(a number with a point beside ids that are none)"
+
+
+def plain_ids(ids: pd.Series) -> pd.Series:
+    """Ids without blanks around them; whole numbers without a point, if all are whole numbers."""
+    plain = ids.map(
+        lambda id_: id_.strip(" \t\r\n\v\f\u00a0\u200b\u200c\u200d\u2060\ufeff") if isinstance(id_, str) else id_
+    )
+    texts = [id_ for id_ in plain if isinstance(id_, str) and id_ and is_id(id_)]
+    if not any(re.fullmatch(r"-?[0-9]+\.0+", id_) for id_ in texts):
+        return plain
+    if all(re.fullmatch(r"-?[0-9]+(\.0+)?", id_) for id_ in texts):
+        return plain.map(lambda id_: re.sub(r"\.0+$", "", id_) if isinstance(id_, str) else id_)
+    return plain.map(
+        lambda id_: id_ + POINT if isinstance(id_, str) and re.fullmatch(r"-?[0-9]+\.[0-9]+", id_) else id_
+    )
+
+
+def is_time(value: Any) -> bool:
+    if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?Z?)?", value):
+        return is_integer(value)
+    try:
+        datetime.fromisoformat(value)
+        return True
+    except ValueError:
+        return False
+
+
 def is_integer(value: Any) -> bool:
     return not isinstance(value, str) or value == "" or bool(re.fullmatch(r"-?[0-9]+(\.0*)?", value.strip(" ")))
 
@@ -97,11 +152,16 @@ def is_finite(value: Any) -> bool:
     return not isinstance(value, float) or not math.isinf(value)
 
 
+ID_CHECKS = [
+    (ErrorCode.EMPTY_CELL, is_filled),
+    (ErrorCode.PLACEHOLDER, is_id),
+    (ErrorCode.INVALID_INTEGER_FORMAT, is_no_point),
+]
 CHECKS = {
-    "USER_ID": [(ErrorCode.EMPTY_CELL, is_filled)],
-    "ITEM_ID": [(ErrorCode.EMPTY_CELL, is_filled)],
+    "USER_ID": ID_CHECKS,
+    "ITEM_ID": ID_CHECKS,
     "TIMESTAMP": [
-        (ErrorCode.INVALID_INTEGER_FORMAT, is_integer),
+        (ErrorCode.INVALID_INTEGER_FORMAT, is_time),
         (ErrorCode.INVALID_NUMERIC_RANGE, is_in_seconds),
     ],
     "NUMERICAL_FEATURE": [
@@ -121,6 +181,9 @@ def oracle(rows: list[Any], columns: list[str], format_: str) -> dict[str, Any]:
         index=readable,
         dtype=object,
     )
+    for name in columns:
+        if ROLES[name] in ("USER_ID", "ITEM_ID"):
+            frame[name] = plain_ids(frame[name])
     schema = pandera.DataFrameSchema(
         {
             name: pandera.Column(
