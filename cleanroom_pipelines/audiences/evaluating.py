@@ -1,6 +1,6 @@
 """Evaluate definitions: find or count their users.
 
-Lives here: `evaluate` and `count` in a data room, `evaluate_files` over parquet files of ids.
+Lives here: `evaluate` and `count` in a data room, `evaluate_files` over files of ids.
 Add here when users come from another source.
 Keep out: the query (compiling), and releasing numbers: the counts here are exact and for internal use only.
 """
@@ -26,6 +26,11 @@ from cleanroom_pipelines.engine import (
 )
 from cleanroom_pipelines.errors import InputError, StorageFullError, UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
+from cleanroom_pipelines.uploads.reading import read, reject_invalid_rows
+from cleanroom_pipelines.uploads.roles import Role
+
+_MAX_INVALID_SHARE = 0.05
 
 
 def evaluate(
@@ -77,7 +82,7 @@ def count(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: 
 def evaluate_files(
     definition: Definition, resolve: Resolve, out: Path, settings: EngineSettings | None = None
 ) -> int:
-    """Write the ids of a definition over parquet files: `user_id` VARCHAR, distinct, in no particular order.
+    """Write the ids of a definition over files: `user_id` VARCHAR, distinct, in no particular order.
 
     Args:
         definition: A rule-based definition over files; it may refer to other such definitions.
@@ -99,10 +104,10 @@ def evaluate_files(
     with _appearing(out) as draft:
         paths = [file for table, _ in tables.values() for file in table.files]
         with open_configured_engine(settings, paths=[*paths, draft.parent]) as engine:
-            for ref, (table, column) in tables.items():
-                engine.scan(f"{relations[ref]}_rows", table)
-                engine.execute(_view_of_ids(relations[ref], column))
-            n_rows = {ref: _rows_in(engine, f"{relation}_rows") for ref, relation in relations.items()}
+            n_rows = {
+                ref: _open_ids(engine, relations[ref], table, column, draft.parent)
+                for ref, (table, column) in tables.items()
+            }
             query = compile_definition(definition, resolve, files=relations, n_rows=n_rows)
             engine.write_parquet(query.sql, draft, query.parameters)
         return _rows_of(draft)
@@ -128,9 +133,7 @@ def _files_of(definition: Definition, resolve: Resolve) -> tuple[FileRef, ...]:
 
 
 def _table_of(ref: FileRef) -> tuple[TableFiles, str]:
-    table = find_tables(ref.path, what="file of a source")
-    if table.format != "parquet":
-        raise InputError("A source is not a parquet file.", remedy="Give parquet files.", problem="format")
+    table = find_upload(ref.path, IDS)
     if ref.column is None and len(table.columns) > 1:
         raise InputError("A source has several columns.", remedy="Choose one with `column`.", problem="columns")
     if ref.column is not None and ref.column not in table.columns:
@@ -140,13 +143,28 @@ def _table_of(ref: FileRef) -> tuple[TableFiles, str]:
     return table, ref.column or table.columns[0]
 
 
-def _view_of_ids(relation: str, column: str) -> str:
-    id_ = quote_identifier(column)
-    rows = quote_identifier(f"{relation}_rows")
-    return (
-        f"CREATE OR REPLACE TEMP VIEW {quote_identifier(relation)} AS "
-        f"SELECT CAST({id_} AS VARCHAR) AS user_id FROM {rows} WHERE {id_} IS NOT NULL"
+def _open_ids(engine: Engine, relation: str, table: TableFiles, column: str, scratch: Path) -> int:
+    """Create the view of a file's ids, and return its number of rows.
+
+    Raises:
+        InputError: The column cannot hold ids, or too many ids are unusable: an exclusion without them would
+            deliver the people it should exclude.
+    """
+    with reading_of(IDS):
+        checked = read(engine, f"{relation}_rows", table, ((column, Role.USER_ID),), IDS, scratch=scratch)
+        # one row; nulls are no ids, and left out as always
+        found = engine.fetch(
+            f"SELECT count(*) AS n, count(e0) - count(*) FILTER (v0 IS NULL) AS n_invalid FROM {checked.name}"
+        ).to_pylist()[0]
+    n_rows = found["n"] + checked.n_rejected
+    reject_invalid_rows(
+        engine, checked, IDS, (found["n_invalid"] + checked.n_rejected, n_rows), _MAX_INVALID_SHARE
     )
+    engine.execute(
+        f"CREATE OR REPLACE TEMP VIEW {quote_identifier(relation)} AS "
+        f"SELECT CAST(v0 AS VARCHAR) AS user_id FROM {checked.name} WHERE {checked.usable}"
+    )
+    return int(n_rows)
 
 
 @contextmanager
@@ -172,11 +190,6 @@ def _appearing(out: Path) -> Iterator[Path]:
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _rows_in(engine: Engine, relation: str) -> int:
-    # Read from the parquet footers.
-    return int(engine.fetch(f"SELECT count(*) AS n FROM {quote_identifier(relation)}")["n"][0].as_py())
 
 
 def _rows_of(file: Path) -> int:

@@ -116,7 +116,6 @@ def open_cached(
         first_time=first,
         last_time=last,
         ignored_columns=tuple(column for column in tables.columns if column not in declared),
-        types=facts[0]["types"],
     )
 
 

@@ -28,13 +28,10 @@ from cleanroom_pipelines.uploads.cells import DECIMAL, FLOAT, INTEGER, LIST, MAX
 from cleanroom_pipelines.uploads.checks import (
     INTERACTIONS,
     USERS,
-    UploadKind,
     check_times,
-    exceeds,
-    invalid_rows_reason,
     reading_of,
 )
-from cleanroom_pipelines.uploads.reading import Checked, columns_of, common_error, read
+from cleanroom_pipelines.uploads.reading import Checked, columns_of, read, reject_invalid_rows
 from cleanroom_pipelines.uploads.roles import Role
 
 ITEM_BITS = 20
@@ -75,7 +72,6 @@ class Interactions:
         first_time: Earliest second in the window.
         last_time: Latest second in the window.
         ignored_columns: Columns without a role.
-        types: Type of each declared column.
         list_columns: Declared columns of lists.
         scales: Factor per numerical column that makes its cells integers.
         has_population: Whether the table `population` defines the users; otherwise all users with a usable row
@@ -89,7 +85,6 @@ class Interactions:
     first_time: int | None
     last_time: int | None
     ignored_columns: tuple[str, ...]
-    types: Mapping[str, str]
     list_columns: frozenset[str] = frozenset()
     scales: Mapping[str, float] = field(default_factory=dict)
     has_population: bool = False
@@ -170,7 +165,7 @@ def check_profile(
             smallest=found["smallest_too_large"],
             n_rows=n_rows,
         )
-    check_invalid_share(engine, checked, INTERACTIONS, found["n_invalid"], n_rows, max_invalid_share)
+    reject_invalid_rows(engine, checked, INTERACTIONS, (found["n_invalid"], n_rows), max_invalid_share)
 
 
 def usable(window: Window) -> str:
@@ -258,7 +253,6 @@ def open_interactions(
         first_time=first,
         last_time=last,
         ignored_columns=tuple(column for column in tables.columns if column not in declared),
-        types=checked.types,
         list_columns=frozenset(column.name for column in checked.columns if column.kind == LIST),
         scales={
             f"f{number}": _scale(profile[f"max_f{number}"])
@@ -280,20 +274,6 @@ def _of_population(engine: Engine, population: TableFiles | None, scratch: Path)
             SELECT DISTINCT CAST(v0 AS VARCHAR) AS name FROM {checked.name} WHERE {checked.usable}"""
         )
     return " AND CAST(user_id AS VARCHAR) IN (SELECT name FROM population)"
-
-
-def check_invalid_share(
-    engine: Engine, checked: Checked, upload: UploadKind, n_invalid: int, n_rows: int, max_invalid_share: float
-) -> None:
-    """Reject a table with too many invalid rows.
-
-    Raises:
-        TrainingDataError: More than `max_invalid_share` of the rows are invalid.
-    """
-    if exceeds(n_invalid, n_rows, max_invalid_share):
-        common = common_error(engine, checked)
-        message, remedy = invalid_rows_reason(upload, n_invalid, n_rows, max_invalid_share, common)
-        raise TrainingDataError(message, remedy=remedy, n_invalid=n_invalid, n_rows=n_rows)
 
 
 def make_dictionaries(
@@ -498,7 +478,7 @@ def read_users_table(
     engine.execute(f"CREATE OR REPLACE TEMP VIEW user_cells AS SELECT {', '.join(shown)} FROM {checked.name}")
     counts = _one(engine, "SELECT count(*) AS n, count(*) FILTER (NOT is_usable) AS bad FROM user_cells")
     n_rows, n_invalid = counts["n"] + checked.n_rejected, counts["bad"] + checked.n_rejected
-    check_invalid_share(engine, checked, USERS, n_invalid, n_rows, max_invalid_share)
+    reject_invalid_rows(engine, checked, USERS, (n_invalid, n_rows), max_invalid_share)
     names = [f"f{number}" for number in range(len(schema.features))]
     # Duplicate rows: take the smallest value of each column, so that the result does not depend on row order.
     smallest = "".join(f", min(c.{name}) AS {name}" for name in names)

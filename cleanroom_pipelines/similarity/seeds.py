@@ -15,8 +15,8 @@ from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.engine import EngineSettings, open_configured_engine, open_engine
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.uploads.checks import SEED, exceeds, find_upload, invalid_rows_reason, reading_of
-from cleanroom_pipelines.uploads.reading import common_error, read
+from cleanroom_pipelines.uploads.checks import SEED, find_upload, reading_of
+from cleanroom_pipelines.uploads.reading import read, reject_invalid_rows
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, choose_seed_column
 
@@ -101,11 +101,7 @@ def read_seed(
         ).to_pylist()[0]
         n_rows = counts["n_rows"] + checked.n_rejected
         n_invalid = n_rows - counts["n_valid"]
-        if n_rows and exceeds(n_invalid, n_rows, max_invalid_share):
-            message, remedy = invalid_rows_reason(
-                SEED, n_invalid, n_rows, max_invalid_share, common_error(database, checked)
-            )
-            raise SeedError(message, remedy=remedy, n_invalid=n_invalid, n_rows=n_rows)
+        reject_invalid_rows(database, checked, SEED, (n_invalid, n_rows), max_invalid_share)
         _check_counts(n_rows, counts["n_unique"], min_users=min_users, max_users=max_users)
         ids = database.fetch(
             f"""-- one row per usable id

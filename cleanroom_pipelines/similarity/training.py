@@ -200,7 +200,7 @@ def train(
                     out, scratch, n_users=n_users, database=database, settings=settings, found=found
                 )
                 written = writing.write(features, columns, table, stages, counted=is_cached)
-            profile = _profile(schema, found, table)
+            profile = _profile(schema, table)
             description = {
                 "format_version": FORMAT_VERSION,
                 "n_users": n_users,
@@ -451,14 +451,9 @@ def _count_into(counts: npt.NDArray[np.int64], users: npt.NDArray[np.int64], fir
     counts[first : first + len(found)] += found
 
 
-def _profile(
-    schema: InteractionsSchema, found: reading.Interactions, table: reading.UsersTable | None
-) -> dict[str, Any]:
-    profile: dict[str, Any] = {
-        "columns": [
-            {"name": column, "role": str(role), "type": found.types[column]} for column, role in schema.columns
-        ]
-    }
+def _profile(schema: InteractionsSchema, table: reading.UsersTable | None) -> dict[str, Any]:
+    # Without the types in the files: the same rows give the same model in every form.
+    profile: dict[str, Any] = {"columns": [{"name": column, "role": str(role)} for column, role in schema.columns]}
     if table is not None:
         profile["users_table"] = {
             "n_rows": table.n_rows,

@@ -28,8 +28,9 @@ from cleanroom_pipelines.uploads.roles import Role
 # Seconds since 1970 stay below this until the year 5138; milliseconds have been above it since 1973.
 MAX_SECONDS = 100_000_000_000
 
-# Kinds of physical type. "cell" is unparsed text (CSV, JSON Lines); the others are parquet types.
-CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, TIME, LIST, UUID, BINARY, OTHER = (
+# Kinds of physical type. "cell" is unparsed text (CSV, JSON Lines); the others are parquet types. A column that is
+# empty in a file has type null there, which suits every role if another file has a type.
+CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, TIME, LIST, UUID, BINARY, NULL, OTHER = (
     "cell",
     "text",
     "integer",
@@ -40,6 +41,7 @@ CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, TIME, LIST, UUID, BINARY, OTHER = 
     "list",
     "uuid",
     "binary",
+    "null",
     "other",
 )
 
@@ -85,7 +87,7 @@ _WHOLE = r"-?[0-9]+([.]0+)?"
 _POINT = r"[.]0+$"
 # Larger integers have no exact double.
 _MAX_EXACT = 1 << 53
-_HASH_SIZES = (16, 20, 32, 48, 64)
+_HASH_SIZES = (20, 32, 48, 64)
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ def kind_of(type_: pa.DataType) -> str:
         FLOAT: (pa.types.is_floating,),
         DECIMAL: (pa.types.is_decimal,),
         BOOLEAN: (pa.types.is_boolean,),
+        NULL: (pa.types.is_null,),
         TIME: (pa.types.is_timestamp, pa.types.is_date),
         LIST: (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
         UUID: (lambda found: isinstance(found, pa.UuidType),),
@@ -244,13 +247,25 @@ def raw_id_sql(column: Column) -> str:
     whole = f"{name} = floor({name}) AND abs({name}) < {_MAX_EXACT}"
     return {
         UUID: f"CAST({name} AS VARCHAR)",
-        BINARY: f"coalesce(TRY(decode({name})), CASE WHEN octet_length({name}) IN {_HASH_SIZES} "
-        f"THEN lower(hex({name})) END)",
+        BINARY: _bytes_sql(name),
         FLOAT: f"CASE WHEN {whole} THEN CAST(CAST({name} AS BIGINT) AS VARCHAR) || '.0' "
         f"ELSE nullif(CAST({name} AS VARCHAR), 'nan') END",
         DECIMAL: f"CASE WHEN {name} = floor({name}) THEN CAST(CAST({name} AS HUGEINT) AS VARCHAR) "
         f"ELSE CAST({name} AS VARCHAR) END",
     }.get(column.kind, name)
+
+
+def _bytes_sql(name: str) -> str:
+    """Text of bytes: UTF-8 without control characters; otherwise a UUID or a hash, in hex."""
+    text, code = f"TRY(decode({name}))", f"lower(hex({name}))"
+    groups = ", ".join(
+        f"substr({code}, {start}, {n})" for start, n in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
+    )
+    return (
+        f"CASE WHEN NOT regexp_matches({text}, '[\\x00-\\x1F\\x7F]') THEN {text} "
+        f"WHEN octet_length({name}) = 16 THEN concat_ws('-', {groups}) "
+        f"WHEN octet_length({name}) IN {_HASH_SIZES} THEN {code} END"
+    )
 
 
 def id_facts_sql(cell: str, *, is_number: bool, is_trimmed: bool) -> str:
@@ -311,7 +326,7 @@ def _is_placeholder(id_: str) -> str:
 def rules_of(column: Column) -> tuple[str, list[Rule]]:
     """SQL condition that lets usable cells of a column without ids skip its rules, and the rules.
 
-    The rules alone are not exact: a rule applies to cells for which neither the condition nor an earlier rule does.
+    A rule applies to cells for which neither the condition nor an earlier rule does.
     """
     name = quote_identifier(column.name)
     if column.role is Role.TIMESTAMP:

@@ -109,6 +109,11 @@ SEED = UploadKind(
 )
 
 
+IDS = UploadKind(
+    "list of ids", InputError, StatusCode.SEED_NOT_FOUND, StatusCode.SEED_INVALID, StatusCode.SEED_TOO_SMALL
+)
+
+
 def find_upload(source: str | Path, upload: UploadKind) -> TableFiles:
     """Find the files of an upload.
 

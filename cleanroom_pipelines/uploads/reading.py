@@ -136,6 +136,11 @@ def _typed_runs(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> _Ru
     names = [name for name, _ in declared]
     if tables.format != "parquet":
         return [(tables.select(names), tuple(Column(name, role, cells.CELL, "text") for name, role in declared))]
+    runs = type_runs(tables, names)
+    if len(runs) > 1:
+        # The types of a file without rows mean nothing: pandas writes them as doubles.
+        filled = tuple(file for file in tables.files if _n_rows(file))
+        runs = type_runs(replace(tables, files=filled or tables.files[:1]), names)
     return [
         (
             run,
@@ -144,7 +149,7 @@ def _typed_runs(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> _Ru
                 for name, role in declared
             ),
         )
-        for run, types in type_runs(tables, names)
+        for run, types in runs
     ]
 
 
@@ -152,7 +157,8 @@ def _merged(runs: _Runs) -> tuple[Column, ...]:
     """One column for each column of all files; the same for every order of the files."""
     merged = []
     for columns in zip(*(typed for _, typed in runs), strict=True):
-        kinds, types = sorted({column.kind for column in columns}), sorted({column.type for column in columns})
+        known = [column for column in columns if column.kind != cells.NULL] or columns
+        kinds, types = sorted({column.kind for column in known}), sorted({column.type for column in known})
         merged.append(replace(columns[0], kind=", ".join(kinds), type=", ".join(types)))
     return tuple(merged)
 
@@ -165,7 +171,10 @@ def _scan_runs(engine: Engine, raw: str, runs: _Runs, columns: Sequence[Column])
     for number, (run, typed) in enumerate(runs):
         engine.scan(f"{raw}_{number}", run)
         select = ", ".join(
-            _raw(position, column, is_text=position in as_text) for position, column in enumerate(typed)
+            _nothing(position, columns[position], is_text=position in as_text)
+            if column.kind == cells.NULL
+            else _raw(position, column, is_text=position in as_text)
+            for position, column in enumerate(typed)
         )
         parts.append(f"SELECT {select} FROM {raw}_{number}")
     engine.execute(f"CREATE OR REPLACE TEMP VIEW {raw} AS {' UNION ALL '.join(parts)}")
@@ -224,6 +233,15 @@ def _raw(position: int, column: Column, *, is_text: bool) -> str:
     if is_text and column.kind == cells.INTEGER:
         id_ = f"CAST({quote_identifier(column.name)} AS VARCHAR)"
     return f"{id_} AS c{position}"
+
+
+def _nothing(position: int, column: Column, *, is_text: bool) -> str:
+    """The cells of a column that has a type in other files only."""
+    if column.role.is_id:
+        return f"CAST(NULL AS {'VARCHAR' if is_text else 'BIGINT'}) AS c{position}"
+    type_ = {Role.TIMESTAMP: "BIGINT", Role.NUMERICAL_FEATURE: "DOUBLE"}.get(column.role, "VARCHAR")
+    array = "[]" if column.kind == cells.LIST else ""
+    return f"CAST(NULL AS {type_}{array}) AS v{position}, CAST(NULL AS VARCHAR) AS e{position}"
 
 
 # --- Second layer: ids ---
@@ -289,6 +307,28 @@ def heavy_id_warnings(n_most: int, n_rows: int) -> tuple[str, ...]:
     return (
         f"One id holds {n_most / n_rows:.0%} of the valid rows. If it stands for unknown users, remove its rows.",
     )
+
+
+def reject_invalid_rows(
+    engine: Engine, checked: Checked, upload: UploadKind, counts: tuple[int, int], max_invalid_share: float
+) -> None:
+    """Reject a table with too many invalid rows.
+
+    Args:
+        engine: Engine with the table.
+        checked: The table.
+        upload: Kind of upload.
+        counts: Invalid rows and all rows, both with the lines that could not be parsed.
+        max_invalid_share: The largest allowed share of invalid rows, 0 to 1.
+
+    Raises:
+        InputError: Of the upload's kind.
+    """
+    n_invalid, n_rows = counts
+    if n_rows and checks.exceeds(n_invalid, n_rows, max_invalid_share):
+        common = common_error(engine, checked)
+        message, remedy = checks.invalid_rows_reason(upload, n_invalid, n_rows, max_invalid_share, common)
+        raise upload.refusal(message, remedy=remedy, problem="rows")
 
 
 def common_error(engine: Engine, checked: Checked) -> CommonError | None:

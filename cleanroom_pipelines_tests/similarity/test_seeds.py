@@ -105,11 +105,22 @@ def test_an_unclosed_quote_is_not_read_as_a_shorter_seed(tmp_path: Path, n_parts
     assert str(caught.value).startswith("The seed has an unclosed quote")
 
 
-def test_floats_are_not_ids(tmp_path: Path) -> None:
-    pd.DataFrame({"user_id": [float(number) for number in range(30)]}).to_parquet(tmp_path / "seed.parquet")
-    with pytest.raises(SeedError) as caught:
-        read_seed(tmp_path / "seed.parquet", engine=ENGINE)
-    assert "type" in caught.value.message
+def test_whole_floats_are_the_integers(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"user_id": [*map(float, range(30)), None]})
+    frame.to_parquet(tmp_path / "seed.parquet")
+    frame.to_csv(tmp_path / "seed.csv", index=False)
+    for name in ("seed.parquet", "seed.csv"):
+        assert set(read_seed(tmp_path / name, engine=ENGINE).user_ids.to_pylist()) == set(map(str, range(30)))
+
+
+def test_ids_with_fractions_are_rejected_with_a_remedy(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"user_id": [*map(float, range(30)), 7.5]})
+    frame.to_parquet(tmp_path / "seed.parquet")
+    frame.to_csv(tmp_path / "seed.csv", index=False)
+    for name in ("seed.parquet", "seed.csv"):
+        with pytest.raises(SeedError) as caught:
+            read_seed(tmp_path / name, engine=ENGINE)
+        assert "as text" in caught.value.remedy
 
 
 def test_match_counts_known_users(tmp_path: Path) -> None:

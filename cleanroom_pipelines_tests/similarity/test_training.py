@@ -164,17 +164,6 @@ def test_types_that_a_role_forbids(world: World, tmp_path: Path) -> None:
     assert offenders([("user_id", 1.5), ("item_id", True), ("ts", 0.5), ("ts", "yesterday")], check) == []
 
 
-def test_integers_timestamps_and_strings_give_the_same_model(world: World, tmp_path: Path) -> None:
-    frame = world.interactions.assign(user_id=world.interactions.user_id.str[1:].astype(int) + 7)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    _, one = _train(frame, tmp_path / "a")
-    other = frame.assign(user_id=frame.user_id.astype(str), ts=pd.to_datetime(frame.ts, unit="s"))
-    _, two = _train(other, tmp_path / "b")
-    assert one.user_ids().to_pylist() == two.user_ids().to_pylist()
-    assert (one.folder / USERS).read_bytes() == (two.folder / USERS).read_bytes()
-
-
 def test_missing_files_and_columns(world: World, tmp_path: Path) -> None:
     with pytest.raises(TrainingDataError) as caught:
         _train(world.interactions, tmp_path, interactions=tmp_path / "nowhere.parquet")

@@ -6,7 +6,6 @@ rows with problems are dropped and counted up to the allowed share; totals are e
 
 import gzip
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -512,10 +511,10 @@ def test_files_that_change_between_the_passes(tmp_path: Path) -> None:
     file = tmp_path / "t.parquet"
     rows = pa.table({"user": ["u"] * 3, "item": ["i"] * 3, "ts": [5] * 3, "spend": [1.0] * 3})
     pq.write_table(rows, file)
-    change: Callable[[float, str], None] = (
-        lambda share, stage: (  # noqa: E731
-            pq.write_table(rows[:1], file) if stage == "counting users" else None
-        )
-    )
+
+    def change(share: float, stage: str) -> None:
+        if stage == "counting users":
+            pq.write_table(rows[:1], file)
+
     with pytest.raises(EngineError, match="changed"):
         interactions(file, runtime=Runtime(ENGINE, change))
