@@ -447,31 +447,30 @@ def _destination(installation: Installation, configured: ConfiguredAudienceModel
 
 
 def _build_report(work: Work[GenerationJob]) -> AssetResult:
-    from cleanroom_pipelines.similarity.seeds import match_seed
-    from cleanroom_pipelines.uploads.files import validate_seed
+    from cleanroom_pipelines.similarity.seeds import SeedUsers, match_seed
+    from cleanroom_pipelines.uploads.files import check_seed
     from cleanroom_pipelines.uploads.report import report_sentence
 
     installation = work.installation
     job, configured, model = _family(installation, work)
     job = fetch_requested_seed(installation, job)
     with installation.vault.opening(job.seed_location, job.seed_digest) as seed:
-        report = validate_seed(seed, runtime=Runtime(installation.engine_settings))
+        report, user_ids = check_seed(seed, runtime=Runtime(installation.engine_settings))
         documents: dict[str, Any] = {"report": report.as_dict()}
         failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)
         sentence = report_sentence(report)
-        if report.passed:
-            with work.opening_input(model.artifact("audience_model")) as folder:
-                match = match_seed(folder, seed, engine=installation.engine_settings)
+        if user_ids is not None:
             private = PrivateJob.of(installation, job, configured, model)
+            with work.opening_input(model.artifact("audience_model")) as folder:
+                match = match_seed(folder, SeedUsers.of(report, user_ids), engine=installation.engine_settings)
+                if private is not None:
+                    try:
+                        private.check_seed(folder, match.n_matched, configured.min_matching_seed_size)
+                    except (SeedError, BudgetSpentError) as error:
+                        failure = (error.status_code, str(error))
             documents["match"] = match.as_dict()
             sentence = f"{sentence} {match.n_matched:,} of its users matched ({match.match_rate:.0%})."
-            if private is not None:
-                try:
-                    with installation.store.opening(model.artifact("audience_model")) as folder:
-                        private.check_seed(folder, match.n_matched, configured.min_matching_seed_size)
-                except (SeedError, BudgetSpentError) as error:
-                    failure = (error.status_code, str(error))
-            elif match.n_matched < configured.min_matching_seed_size:
+            if private is None and match.n_matched < configured.min_matching_seed_size:
                 failure = (
                     StatusCode.INSUFFICIENT_MATCHING_SEED,
                     "The seed has fewer matched users than the configured model requires. Give a larger seed.",

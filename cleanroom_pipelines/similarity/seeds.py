@@ -8,6 +8,7 @@ Keep out: validation of rows and columns (uploads); ranking; matching identifier
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 
@@ -16,7 +17,8 @@ from cleanroom_pipelines.engine import EngineSettings, open_configured_engine, o
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.uploads.checks import SEED, find_upload, reading_of
-from cleanroom_pipelines.uploads.reading import read, reject_invalid_rows
+from cleanroom_pipelines.uploads.reading import distinct_ids, read, reject_invalid_rows
+from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, choose_seed_column
 
@@ -40,6 +42,17 @@ class SeedUsers:
     n_invalid: int
     n_duplicates: int
     ignored_columns: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, report: ValidationReport, user_ids: pa.ChunkedArray) -> Self:
+        """The users of a validated seed (`uploads.files.check_seed`)."""
+        return cls(
+            user_ids=user_ids.combine_chunks(),
+            n_rows=report.n_rows,
+            n_unique=report.uniqueness.n_unique,
+            n_invalid=report.n_invalid_rows,
+            n_duplicates=report.uniqueness.n_duplicates,
+        )
 
 
 @dataclass(frozen=True)
@@ -103,12 +116,9 @@ def read_seed(
         n_invalid = n_rows - counts["n_valid"]
         reject_invalid_rows(database, checked, SEED, (n_invalid, n_rows), max_invalid_share)
         _check_counts(n_rows, counts["n_unique"], min_users=min_users, max_users=max_users)
-        ids = database.fetch(
-            f"""-- one row per usable id
-            SELECT DISTINCT CAST(v0 AS VARCHAR) AS user_id FROM seed WHERE {checked.usable} ORDER BY user_id"""
-        )
+        ids = distinct_ids(database, checked)
     return SeedUsers(
-        user_ids=ids["user_id"].combine_chunks(),
+        user_ids=ids.combine_chunks(),
         n_rows=n_rows,
         n_unique=counts["n_unique"],
         n_invalid=n_invalid,

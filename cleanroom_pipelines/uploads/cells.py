@@ -9,9 +9,10 @@ A row is dropped if an id is empty or a placeholder, its line cannot be parsed, 
 time that is neither a whole number of seconds nor an ISO 8601 time, or is out of range; a number that is not
 finite. A missing time or feature does not drop the row. NaN in a float column counts as missing.
 
-Ids are text: white space and invisible characters around them are ignored, and `7.0` is `7` if every id of the
-column is a whole number. That depends on the whole column, so it is decided by `IdFacts`. A column without such
-cells costs nothing extra.
+Ids of users are text: white space and invisible characters around them are ignored, and `7.0` is `7` if every id
+of the column is a whole number. That depends on the whole column, so it is decided by `IdFacts`. A column without
+such cells costs nothing extra. Items are names: they are taken exactly as they are, except that a column of whole
+numbers is read as such.
 """
 
 from collections.abc import Mapping, Sequence
@@ -380,7 +381,7 @@ def _seen(role: Role, name: str) -> list[Rule]:
 
 
 def value_sql(column: Column) -> str:
-    """SQL expression for the value of a usable cell that is no id; on other cells a value or NULL, never an error.
+    """SQL expression for the value of a usable cell without an id; on other cells a value or NULL, never an error.
 
     Types: BIGINT epoch seconds for times, DOUBLE for numbers, VARCHAR or VARCHAR[] for categories. Missing values
     are NULL.

@@ -17,13 +17,23 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_engine
 from cleanroom_pipelines.errors import EngineError, InputError, StatusCode
 from cleanroom_pipelines.uploads import cells, checks
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.checks import UploadKind
-from cleanroom_pipelines.uploads.reading import Checked, columns_of, common_error, heavy_id_warnings, read
+from cleanroom_pipelines.uploads.reading import (
+    Checked,
+    columns_of,
+    common_error,
+    distinct_ids,
+    heavy_id_warnings,
+    read,
+)
 from cleanroom_pipelines.uploads.report import (
     MAX_RECORDED_ERRORS,
     MESSAGES,
@@ -131,7 +141,12 @@ def validate_users(
     return _validate(source, task)
 
 
-def validate_seed(
+def validate_seed(source: str | Path, **settings: Any) -> ValidationReport:
+    """Validate a seed; arguments and errors as in `check_seed`."""
+    return check_seed(source, **settings)[0]
+
+
+def check_seed(
     source: str | Path,
     *,
     max_invalid_share: float = 0.05,
@@ -139,8 +154,8 @@ def validate_seed(
     max_unique: int = MAX_SEED_IDS,
     batch_rows: int = BATCH_ROWS,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
-) -> ValidationReport:
-    """Validate a seed, a list of user ids. Duplicates are counted, but are not errors.
+) -> tuple[ValidationReport, pa.ChunkedArray | None]:
+    """Validate a seed, a list of user ids, and return its ids. Duplicates are counted, but are not errors.
 
     Args:
         source: File, folder or glob of JSON Lines, CSV (header) or parquet, with a column user_id (or a single
@@ -152,7 +167,8 @@ def validate_seed(
         runtime: Engine, progress and cancellation.
 
     Returns:
-        The report. Invalid files fail the report, not the call.
+        The report, and the unique usable ids as sorted strings; None if the report failed. Invalid files fail the
+        report, not the call.
 
     Raises:
         EngineError: The engine failed for a reason other than the files, such as lack of memory.
@@ -168,8 +184,14 @@ def validate_seed(
             return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, StatusCode.SEED_TOO_LARGE, reason)
         return None
 
-    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, runtime)
-    return _validate(source, task)
+    kept: list[pa.ChunkedArray] = []
+
+    def keep(engine: Engine, checked: Checked) -> None:
+        kept.append(distinct_ids(engine, checked))
+
+    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, runtime, keep)
+    report = _validate(source, task)
+    return report, kept[0] if report.passed else None
 
 
 @dataclass(frozen=True)
@@ -212,6 +234,8 @@ class _Task:
     max_invalid_share: float
     batch_rows: int
     runtime: Runtime
+    # Called with the rows of a valid upload.
+    on_valid: Callable[[Engine, Checked], None] = lambda engine, checked: None
 
 
 def _validate(source: str | Path, task: _Task) -> ValidationReport:
@@ -261,6 +285,8 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
         or _too_many_invalid(engine, checked, tally, task)
         or task.judge_size(counts)
     )
+    if not verdict:
+        task.on_valid(engine, checked)
     task.runtime.tell(1.0, "validated")
     return _failed(report, verdict) if verdict else replace(report, n_rows_dropped=report.n_invalid_rows)
 

@@ -53,7 +53,7 @@ class Checked:
         facts: What each column of ids contains; None for other columns and for integers.
         rules: The rules of each column, as they were applied.
         n_rejected: Lines that could not be parsed; the view does not contain them.
-        rejected: These lines by file, if `read` was told to keep them.
+        rejected: These lines by file, if `keeps_rejected` is set.
     """
 
     name: str
@@ -251,7 +251,7 @@ def _facts(engine: Engine, raw: str, columns: Sequence[Column]) -> tuple[IdFacts
     facts: dict[int, IdFacts] = {
         position: IdFacts(blanks=False)
         for position, column in enumerate(columns)
-        if column.role.is_id and not _is_integer(column)
+        if column.role.is_id and not _is_integer(column) and not _is_exact(column)
     }
     todo = list(facts)
     while todo:
@@ -275,6 +275,11 @@ def _facts(engine: Engine, raw: str, columns: Sequence[Column]) -> tuple[IdFacts
     return tuple(facts.get(position) for position in range(len(columns)))
 
 
+def _is_exact(column: Column) -> bool:
+    """Whether the column holds names of items as text, which are not changed."""
+    return column.role is Role.ITEM_ID and column.kind == cells.TEXT
+
+
 def _is_integer(column: Column) -> bool:
     """Whether all files have integers that fit one type; all other ids are read as text."""
     return column.kind == cells.INTEGER and (column.type == "uint64" or "uint64" not in column.type)
@@ -288,8 +293,12 @@ def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, 
     """Value and error of a column in the second layer, and its rules."""
     if not column.role.is_id:
         return f"v{position}, e{position}", tuple(cells.rules_of(column)[1])
-    value, rules = f"c{position}", [Rule(ErrorCode.EMPTY_CELL, f"c{position} IS NULL")]
-    if facts is not None:
+    value = f"c{position}"
+    if _is_integer(column):
+        rules = [Rule(ErrorCode.EMPTY_CELL, f"{value} IS NULL")]
+    elif facts is None or (column.role is Role.ITEM_ID and facts.others and not _is_number(column)):
+        rules = [Rule(ErrorCode.EMPTY_CELL, f"coalesce({value} = '', true)")]
+    else:
         value, rules = cells.id_sql(value, facts, is_number=_is_number(column))
     return f"{value} AS v{position}, {cells.error_sql(rules)} AS e{position}", tuple(rules)
 
@@ -307,6 +316,16 @@ def heavy_id_warnings(n_most: int, n_rows: int) -> tuple[str, ...]:
     return (
         f"One id holds {n_most / n_rows:.0%} of the valid rows. If it stands for unknown users, remove its rows.",
     )
+
+
+def distinct_ids(engine: Engine, checked: Checked) -> pa.ChunkedArray:
+    """The distinct usable ids of a table with one column, as sorted strings."""
+    ids = engine.fetch(
+        f"""-- one row per usable id
+        SELECT DISTINCT CAST(v0 AS VARCHAR) AS user_id FROM {checked.name}
+        WHERE {checked.usable} ORDER BY user_id"""
+    )
+    return ids["user_id"]
 
 
 def reject_invalid_rows(

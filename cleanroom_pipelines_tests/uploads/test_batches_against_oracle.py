@@ -120,6 +120,16 @@ def plain_ids(ids: pd.Series) -> pd.Series:
     )
 
 
+def plain_items(items: pd.Series) -> pd.Series:
+    """Items as they are, unless all are whole numbers."""
+    plain = plain_ids(items)
+    if all(
+        re.fullmatch(r"-?[0-9]+", str(item)) for item in plain if isinstance(item, str) and item and is_id(item)
+    ):
+        return plain
+    return items.map(lambda item: f"={item}" if isinstance(item, str) and item else item)
+
+
 def is_time(value: Any) -> bool:
     if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?Z?)?", value):
         return is_integer(value)
@@ -182,7 +192,9 @@ def oracle(rows: list[Any], columns: list[str], format_: str) -> dict[str, Any]:
         dtype=object,
     )
     for name in columns:
-        if ROLES[name] in ("USER_ID", "ITEM_ID"):
+        if name == ITEM:
+            frame[name] = plain_items(frame[name])
+        if name == USER:
             frame[name] = plain_ids(frame[name])
     schema = pandera.DataFrameSchema(
         {

@@ -5,6 +5,7 @@ rows with problems are dropped and counted up to the allowed share; totals are e
 """
 
 import gzip
+import hashlib
 import json
 from datetime import UTC, datetime
 from itertools import product
@@ -115,8 +116,6 @@ def test_unreadable(tmp_path: Path) -> None:
         ("no.csv.gz", b"this is no gzip"),
         ("utf16.csv", "user,item,ts,spend\nu,i,5,1\n".encode("utf-16")),
         ("quote.csv", b'user,"item,ts,spend\nu,i,5,1\n'),
-        ("twice.csv", b"user,item,ts,spend,SPEND\nu,i,5,1,2\n"),
-        ("unnamed.csv", b"user,item,ts,spend,\nu,i,5,1,2\n"),
         ("line-ends.csv", b"user,item,ts,spend\nu,i,5,1\r\nu,i,5,1\n"),
         ("cut.csv.gz", gzip.compress(b"user,item,ts,spend\n" + b"u,i,5,1\n" * 50_000, mtime=0)[:-300]),
     ]
@@ -191,10 +190,65 @@ def test_truncated_parquet(tmp_path: Path) -> None:
     assert_failed(interactions(file), StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
 
 
-def test_files_with_different_columns(tmp_path: Path) -> None:
+def test_columns_that_are_not_needed_never_matter(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet")
     write_parquet(tmp_path / "b.parquet", more=[1])
-    assert_failed(interactions(tmp_path), StatusCode.TRAINING_DATA_INVALID, ErrorCode.INVALID_FILE_TYPE)
+    assert interactions(tmp_path).passed
+    texts = [
+        "user,item,ts,spend,\nu,i,5,1,2\n",
+        ",user,item,ts,spend\n0,u,i,5,1\n",
+        "user,x,item,ts,X,spend,x\nu,1,i,5,1,1,1\n",
+    ]
+
+    def check(text: str) -> None:
+        (tmp_path / "t.csv").write_text(text)
+        report = interactions(tmp_path / "t.csv")
+        assert report.passed, report.reason
+        assert report.n_valid_rows == 1
+
+    assert offenders(texts, check) == []
+
+
+def test_a_needed_column_that_occurs_twice(tmp_path: Path) -> None:
+    report = interactions(write_csv(tmp_path / "t.csv", ["u,i,5,1,2"], header="user,item,ts,spend,SPEND"))
+    assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.NOT_ENOUGH_COLUMNS)
+    assert "two columns named 'spend'" in report.reason
+
+
+def test_a_heavy_id_is_a_warning_with_its_share(tmp_path: Path) -> None:
+    rows = [f"{'guest' if number % 4 else f'u{number}'},i,5,1" for number in range(100)]
+    report = interactions(write_csv(tmp_path / "t.csv", rows))
+    assert report.passed
+    assert [warning for warning in report.table.warnings if "75%" in warning and "guest" not in warning]
+    assert interactions(write_csv(tmp_path / "t.csv", rows[::4])).table.warnings == ()
+
+
+def test_placeholders_have_a_code_of_their_own(tmp_path: Path) -> None:
+    empty = hashlib.sha256(b"").hexdigest()
+    ids = ["NULL", "nan", "N/A", "00000000-0000-0000-0000-000000000000", empty, empty.upper(), "null", " NaN "]
+    (tmp_path / "s.csv").write_text("\n".join(["user_id", *ids, *(f"u{number}" for number in range(30))]))
+    report = seed(tmp_path / "s.csv", max_invalid_share=0.5)
+    assert report.n_invalid_rows_by_code == {ErrorCode.PLACEHOLDER: len(ids)}
+    assert report.uniqueness.n_unique == 30
+
+
+def test_the_sentence_says_what_was_seen_and_what_to_do(tmp_path: Path) -> None:
+    seen = {
+        "u,i,30.11.2026,1": ("'ts'", "does not start with the year", "ISO 8601"),
+        "u,i,5.5,1": ("'ts'", "fraction of a second", "whole seconds"),
+        'u,i,5,"1,5"': ("'spend'", "decimal comma", "1234.5"),
+        "u,i,5,$15": ("'spend'", "currency", "number alone"),
+        "u,i,5,15 EUR": ("'spend'", "currency", "number alone"),
+        "nan,i,5,1": ("'user'", "PLACEHOLDER", "Correct"),
+    }
+
+    def check(row: str) -> None:
+        report = interactions(write_csv(tmp_path / "t.csv", [row, "u,i,5,1"]))
+        assert not report.passed
+        assert all(words in report.reason for words in seen[row]), report.reason
+        assert "15" not in report.reason.replace("1234.5", "")
+
+    assert offenders(seen, check) == []
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:

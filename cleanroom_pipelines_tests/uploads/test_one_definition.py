@@ -133,7 +133,7 @@ def pairs_of_report(path: Path, report: ValidationReport) -> Counter[tuple[str, 
     named = {error.row for column in report.columns for error in column.recorded}
     named |= {error.row for error in report.table.recorded}
     rows = [row for number, row in enumerate(plain_rows(path), 1) if number not in named]
-    return Counter((plain_id(row[0]), plain_id(row[1])) for row in rows)
+    return Counter((plain_id(row[0]), str(row[1])) for row in rows)
 
 
 def plain_id(value: Any) -> str:

@@ -59,7 +59,8 @@ PASSED_TEXT = (
     '"columns": [{"column": "a|`b\\nc", "role": "USER_ID", "type": "text"}, {"column": "plain", '
     '"role": "CATEGORICAL_FEATURE", "type": "text"}]}, "table": {"numErrorsTotal": 0, "recordedErrors": [], '
     '"numFiles": 2, "numBytes": 5, "format": "csv", "numUnknownColumns": 1, "unknownColumns": ["x"], '
-    '"numUsers": 988, "numUsersWithTwoRows": 0, "numIdsChanged": 0, "what": "users table", "statusCode": null, '
+    '"numUsers": 988, "numUsersWithTwoRows": 0, "numIdsChanged": 0, "warnings": [], '
+    '"what": "users table", "statusCode": null, '
     '"reason": ""}, "uniqueness": {"numErrorsTotal": 2, "recordedErrors": [], "keyColumns": ["plain"], '
     '"numUnique": 988, "numDuplicates": 2}, "dropInvalidRows": {"numInvalidRowsDropped": 12}}}'
 )
@@ -68,7 +69,7 @@ FAILED_TEXT = (
     '"numInvalidRowsByErrorCode": {}, "columns": [], "schema": {"numErrorsTotal": 0, "recordedErrors": [], '
     '"columns": []}, "table": {"numErrorsTotal": 0, "recordedErrors": [], "numFiles": 0, "numBytes": 0, '
     '"format": "", "numUnknownColumns": 0, "unknownColumns": [], "numUsers": 0, "numUsersWithTwoRows": 0, '
-    '"numIdsChanged": 0, "what": "seed", "statusCode": "SEED_NOT_FOUND", '
+    '"numIdsChanged": 0, "warnings": [], "what": "seed", "statusCode": "SEED_NOT_FOUND", '
     '"reason": "The seed was not found. Give one."}, "uniqueness": {"numErrorsTotal": 0, "recordedErrors": [], '
     '"keyColumns": [], "numUnique": 0, "numDuplicates": 0}, "dropInvalidRows": {"numInvalidRowsDropped": 0}}}'
 )
