@@ -66,11 +66,3 @@ def type_in_words(type_: pa.DataType) -> str:
     if pa.types.is_nested(type_):
         return str(type_).partition("<")[0]
     return "uuid" if type_ == UUID else str(type_)
-
-
-def is_known_to_spark(type_: pa.DataType) -> bool:
-    """Whether Spark reads a parquet column of this type."""
-    if pa.types.is_nested(type_):
-        return all(is_known_to_spark(type_.field(number).type) for number in range(type_.num_fields))
-    tests = (pa.types.is_null, pa.types.is_time, pa.types.is_float16, pa.types.is_interval)
-    return type_ != UUID and not any(is_kind(type_) for is_kind in tests)
