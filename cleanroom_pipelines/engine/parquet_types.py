@@ -1,10 +1,12 @@
-"""Types of parquet columns.
+"""Types and names of parquet columns.
 
-Lives here: a file's schema, and which types count as the same.
+Lives here: a file's schema, and which types and names count as the same.
 Add here when parquet files may have another type.
 Keep out: which types fit a column's role (`uploads`), and SQL (the engines).
 """
 
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from cleanroom_pipelines.engine.packing import open_binary
 
 UUID = pa.uuid()
 
+_NUMBERED = re.compile(r"(_\d+)+$")
 _LISTS = (
     pa.types.is_list,
     pa.types.is_large_list,
@@ -45,6 +48,12 @@ def read_schema(file: Path) -> pa.Schema:
     else:
         return pa.schema([pa.field(field.name, plain_type(field.type)) for field in schema])
     raise ValueError(cause)
+
+
+def renamed(names: Sequence[str], repeated: Collection[str]) -> frozenset[str]:
+    """Return the names that DuckDB may give to repeated columns: of `m, m, m_1`, the second is m_1 to it."""
+    bases = {name.lower() for name in repeated}
+    return frozenset(name for name in names if _NUMBERED.sub("", name.lower()) in bases)
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:

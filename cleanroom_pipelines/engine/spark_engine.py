@@ -43,9 +43,11 @@ _TASKS_PER_JOB = 64
 _RESULT = "task bigint, result binary, failure binary"
 _DISK_FULL = ("No space left on device", "File too large")
 _BATCH_ROWS = 100_000
-# Spark's conditions for parquet types that it cannot read, such as UUID, also in columns that are not selected.
-_UNKNOWN_TYPES = frozenset(
+# Spark's conditions for parquet that it cannot read, even if the column is not selected: types such as UUID, and
+# repeated names.
+_NOT_FOR_SPARK = frozenset(
     [
+        "COLUMN_ALREADY_EXISTS",
         "DECIMAL_PRECISION_EXCEEDS_MAX_PRECISION",
         "PARQUET_TYPE_ILLEGAL",
         "PARQUET_TYPE_NOT_SUPPORTED",
@@ -150,7 +152,7 @@ class SparkEngine:
                 self._name(self._read_parquet(tables), name, frozenset())
                 return
             except EngineError as error:
-                if error.attributes.get("cause") not in _UNKNOWN_TYPES:
+                if error.attributes.get("cause") not in _NOT_FOR_SPARK:
                     raise
         folder = self._new_folder()
         folder.mkdir()

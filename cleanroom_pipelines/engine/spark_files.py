@@ -1,6 +1,6 @@
 """Reading files with DuckDB on a Spark cluster.
 
-Lives here: converting one file of text, or of parquet types that Spark cannot read, on an executor.
+Lives here: converting one file of text, or of parquet that Spark cannot read, on an executor.
 Keep out: the meaning of cells, and Spark's calls (spark_engine).
 
 Spark's own readers of text accept lines that DuckDB rejects (invalid UTF-8, an unclosed quote, text after a

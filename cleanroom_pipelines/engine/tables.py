@@ -279,6 +279,8 @@ def _describe(found: Mapping[Path, tuple[str, ...]], format_: Format, what: str)
     else:
         headers = [_header(file, format_, what, facts) for file in files]
     repeated = frozenset().union(*map(text_files.repeated_names, headers))
+    if format_ == "parquet":
+        repeated = repeated.union(*(parquet_types.renamed(header, repeated) for header in headers))
     shared = set(headers[0]).intersection(*headers[1:])
     columns = [name for name in headers[0] if name in shared - repeated and text_files.is_name(name)]
     if len(files) > 1 and all(headers) and not shared:
