@@ -1,10 +1,12 @@
-"""Types of parquet columns.
+"""Types and names of parquet columns.
 
-Lives here: a file's schema, and which types count as the same.
+Lives here: a file's schema, and which types and names count as the same.
 Add here when parquet files may have another type.
 Keep out: which types fit a column's role (`uploads`), and SQL (the engines).
 """
 
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from cleanroom_pipelines.engine.packing import open_binary
 
 UUID = pa.uuid()
 
+_NUMBERED = re.compile(r"(_\d+)+$")
 _LISTS = (
     pa.types.is_list,
     pa.types.is_large_list,
@@ -47,6 +50,12 @@ def read_schema(file: Path) -> pa.Schema:
     raise ValueError(cause)
 
 
+def renamed(names: Sequence[str], repeated: Collection[str]) -> frozenset[str]:
+    """Return the names that DuckDB may give to repeated columns: of `m, m, m_1`, the second is m_1 to it."""
+    bases = {name.lower() for name in repeated}
+    return frozenset(name for name in names if _NUMBERED.sub("", name.lower()) in bases)
+
+
 def plain_type(type_: pa.DataType) -> pa.DataType:
     """Return a type without what a scan does not see: encodings, offsets, names of list items, extensions."""
     is_kind = pa.types
@@ -66,11 +75,3 @@ def type_in_words(type_: pa.DataType) -> str:
     if pa.types.is_nested(type_):
         return str(type_).partition("<")[0]
     return "uuid" if type_ == UUID else str(type_)
-
-
-def is_known_to_spark(type_: pa.DataType) -> bool:
-    """Whether Spark reads a parquet column of this type."""
-    if pa.types.is_nested(type_):
-        return all(is_known_to_spark(type_.field(number).type) for number in range(type_.num_fields))
-    tests = (pa.types.is_null, pa.types.is_time, pa.types.is_float16, pa.types.is_interval)
-    return type_ != UUID and not any(is_kind(type_) for is_kind in tests)

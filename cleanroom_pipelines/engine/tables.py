@@ -8,7 +8,7 @@ Keep out: the meaning of columns (`uploads.roles`), and what stands in a file (`
 import csv
 import glob
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow as pa
 from cleanroom_pipelines.engine import packing, parquet_types, partitions, text_files
 from cleanroom_pipelines.engine.packing import too_large, unpacked_blocks
 from cleanroom_pipelines.engine.text_files import CsvShape
-from cleanroom_pipelines.errors import InputError
+from cleanroom_pipelines.errors import EngineError, InputError
 
 Format = Literal["parquet", "csv", "jsonl"]
 
@@ -33,6 +33,7 @@ _SUFFIXES: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
 }
+_UNREADABLE = (OSError, csv.Error, EOFError, ValueError, zlib.error)
 _START_BYTES = 1_000
 _KINDS = ".parquet, .csv, .tsv, .txt or .jsonl"
 
@@ -83,21 +84,26 @@ class TableFiles:
 
     def shape_of(self, file: Path) -> CsvShape:
         """Return how one of the CSV files is written."""
-        if file not in self.facts:
-            self.facts[file] = text_files.csv_shape(file)
-        shape = self.facts[file]
+        shape = self._fact(file, text_files.csv_shape)
         assert isinstance(shape, CsvShape)
         return shape
 
     def types_of(self, file: Path) -> Mapping[str, pa.DataType]:
-        """Return the types of `columns` in one of the parquet files; text and partition columns are strings."""
+        """Return the types of `columns` in one of the files; text and partition columns are strings."""
         if self.format != "parquet":
             return dict.fromkeys(self.columns, pa.string())
-        if file not in self.facts:
-            self.facts[file] = parquet_types.read_schema(file)
-        schema = self.facts[file]
+        schema = self._fact(file, parquet_types.read_schema)
         assert isinstance(schema, pa.Schema)
         return {name: pa.string() if name in self.partitions else schema.field(name).type for name in self.columns}
+
+    def _fact(self, file: Path, read: Callable[[Path], CsvShape | pa.Schema]) -> CsvShape | pa.Schema:
+        if file in self.facts:
+            return self.facts[file]
+        try:
+            return self.facts.setdefault(file, read(file))
+        except _UNREADABLE as error:
+            cause = type(error).__name__
+        raise EngineError(f"A file of a table cannot be read ({cause}).", cause=cause)
 
 
 def type_runs(
@@ -180,7 +186,7 @@ def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int |
         return _describe(found, format_, what)
     except InputError:
         raise
-    except (OSError, csv.Error, EOFError, ValueError, zlib.error) as error:
+    except _UNREADABLE as error:
         cause = type(error).__name__
     # Outside the handler: a decoding error holds the bytes, and __context__ would keep it.
     raise InputError(
@@ -273,6 +279,8 @@ def _describe(found: Mapping[Path, tuple[str, ...]], format_: Format, what: str)
     else:
         headers = [_header(file, format_, what, facts) for file in files]
     repeated = frozenset().union(*map(text_files.repeated_names, headers))
+    if format_ == "parquet":
+        repeated = repeated.union(*(parquet_types.renamed(header, repeated) for header in headers))
     shared = set(headers[0]).intersection(*headers[1:])
     columns = [name for name in headers[0] if name in shared - repeated and text_files.is_name(name)]
     if len(files) > 1 and all(headers) and not shared:

@@ -19,7 +19,7 @@ from cleanroom_pipelines.engine.packing import Packing, open_binary, packing_of
 from cleanroom_pipelines.errors import InputError
 
 _KEYS_SAMPLE_LINES = 1_000
-_SAMPLE_CHARACTERS = 1 << 20
+_SAMPLE_BYTES = 1 << 20
 _MAX_LINE_CHARACTERS = 10_000_000
 _DELIMITERS = ",;\t|"
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -91,9 +91,8 @@ def csv_shape(file: Path) -> CsvShape:
         io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
     ):
         header = tuple(next(csv.reader(_read_lines(text, lines), delimiter=delimiter, strict=True)))
-        escape = _escape_of(_sample_of(text), delimiter, len(header))
     line_end = lines[-1][len(lines[-1].rstrip("\r\n")) :]
-    return CsvShape(header, delimiter, line_end, escape, packing_of(file))
+    return CsvShape(header, delimiter, line_end, _escape_of(file, delimiter, len(header)), packing_of(file))
 
 
 def json_keys(file: Path) -> tuple[str, ...]:
@@ -180,25 +179,28 @@ def _read_lines(text: IO[str], seen: list[str]) -> Iterator[str]:
         yield line
 
 
-def _sample_of(text: IO[str]) -> str:
-    try:
-        return text.read(_SAMPLE_CHARACTERS)
-    except (OSError, EOFError, zlib.error):
-        # Damaged after the header, which the engine finds when it reads the rows.
-        return ""
-
-
-def _escape_of(sample: str, delimiter: str, n_cells: int) -> str:
+def _escape_of(file: Path, delimiter: str, n_cells: int) -> str:
     r"""Return `\` if that splits more of the first records into the header's cells than a doubled quote does."""
-    if '\\"' not in sample:
+    sample = _sample_of(file)
+    if b'\\"' not in sample:
         return '"'
-    doubled = csv.reader(_lines_of(sample), delimiter=delimiter, strict=True)
-    escaped = csv.reader(_lines_of(sample), delimiter=delimiter, strict=True, doublequote=False, escapechar="\\")
+    text = sample.decode("utf-8-sig", errors="replace")
+    doubled = csv.reader(_lines_of(text), delimiter=delimiter, strict=True)
+    escaped = csv.reader(_lines_of(text), delimiter=delimiter, strict=True, doublequote=False, escapechar="\\")
     return '"' if _n_good(doubled, n_cells) >= _n_good(escaped, n_cells) else "\\"
 
 
-def _lines_of(sample: str) -> Iterator[str]:
-    return iter(io.StringIO(sample, newline=""))
+def _sample_of(file: Path) -> bytes:
+    try:
+        with open_binary(file) as stream:
+            return stream.read(_SAMPLE_BYTES)
+    except (OSError, EOFError, zlib.error):
+        # Damaged after the header, which the engine finds when it reads the rows.
+        return b""
+
+
+def _lines_of(text: str) -> Iterator[str]:
+    return iter(io.StringIO(text, newline=""))
 
 
 def _n_good(records: Iterator[list[str]], n_cells: int) -> int:
