@@ -36,6 +36,7 @@ class ErrorCode(StrEnum):
     """
 
     EMPTY_CELL = "EMPTY_CELL"
+    PLACEHOLDER = "PLACEHOLDER"
     INVALID_INTEGER_FORMAT = "INVALID_INTEGER_FORMAT"
     INVALID_FLOAT_FORMAT = "INVALID_FLOAT_FORMAT"
     INVALID_NUMBER_FORMAT = "INVALID_NUMBER_FORMAT"
@@ -54,6 +55,7 @@ class ErrorCode(StrEnum):
 
 MESSAGES: Mapping[ErrorCode, str] = {
     ErrorCode.EMPTY_CELL: "The cell is empty, or its line could not be read.",
+    ErrorCode.PLACEHOLDER: "The cell is a placeholder, such as NULL or the hash of an empty text.",
     ErrorCode.INVALID_INTEGER_FORMAT: "The cell is not a whole number.",
     ErrorCode.INVALID_FLOAT_FORMAT: "The cell is not a number.",
     ErrorCode.INVALID_NUMBER_FORMAT: "The cell is not a number.",
@@ -139,6 +141,7 @@ class TableReport(Errors):
         n_users_with_two: Users with at least two valid rows.
         n_ids_changed: Matching ids in valid rows that normalization changed; missing in reports written before
             matching ids existed.
+        warnings: Sentences about the upload that do not make it unusable, without cell values.
     """
 
     n_files: Annotated[int, Field(alias="numFiles")] = 0
@@ -149,6 +152,7 @@ class TableReport(Errors):
     n_users: Annotated[int, Field(alias="numUsers")] = 0
     n_users_with_two: Annotated[int, Field(alias="numUsersWithTwoRows")] = 0
     n_ids_changed: Annotated[int, Field(alias="numIdsChanged")] = 0
+    warnings: Annotated[tuple[str, ...], Field(alias="warnings")] = ()
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,9 @@ class ValidationReport(Document):
     def as_dict(self) -> dict[str, Any]:
         """The contract's JSON shape."""
         report = super().as_dict()
+        if not report["table"]["warnings"]:
+            # as reports were written before there were warnings
+            del report["table"]["warnings"]
         report["table"] |= {name: report.pop(name) for name in _IN_TABLE}
         report["numInvalidRowsByErrorCode"] = dict(sorted(report["numInvalidRowsByErrorCode"].items()))
         report["dropInvalidRows"] = {"numInvalidRowsDropped": report["dropInvalidRows"]}
@@ -242,7 +249,7 @@ class ValidationReport(Document):
 
 
 def report_sentence(report: ValidationReport) -> str:
-    """Summarize the report in one sentence; for a failed one, the reason."""
+    """Summarize the report in one sentence, with its warnings; for a failed one, the reason."""
     if not report.passed:
         return report.reason
     parts = [f"{report.n_valid_rows:,} of {report.n_rows:,} rows are usable"]
@@ -253,7 +260,8 @@ def report_sentence(report: ValidationReport) -> str:
         parts.append(f"{report.uniqueness.n_unique:,} {unique}, {report.uniqueness.n_duplicates:,} duplicates")
     elif report.table.n_users:
         parts.append(f"{report.table.n_users:,} users")
-    return f"The {report.what} is valid: {'; '.join(parts)}."
+    warnings = "".join(f" Warning: {warning}" for warning in report.table.warnings)
+    return f"The {report.what} is valid: {'; '.join(parts)}.{warnings}"
 
 
 def report_markdown(report: ValidationReport) -> str:

@@ -107,6 +107,13 @@ def test_sentence() -> None:
     assert report_sentence(FAILED) == FAILED.reason
 
 
+def test_warnings_are_on_the_first_line_and_kept() -> None:
+    warned = replace(REPORT, table=replace(REPORT.table, warnings=("Look at this.", "And at that.")))
+    assert report_sentence(warned).endswith("2 duplicates. Warning: Look at this. Warning: And at that.")
+    assert "Warning: Look at this." in report_markdown(warned).splitlines()[0]
+    assert ValidationReport.from_dict(json.loads(json.dumps(warned.as_dict()))) == warned
+
+
 def test_page_is_a_table_whatever_the_names() -> None:
     ten = ColumnReport("a|`b\nc", 10, (EMPTY,) * 10)
     page = report_markdown(replace(REPORT, columns=(ten,))).splitlines()
