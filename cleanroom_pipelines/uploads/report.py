@@ -6,7 +6,7 @@ Keep out: validating rows (`uploads.cells`, `schemas`), reading files (`files`),
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -221,6 +221,11 @@ class ValidationReport(Document):
     def n_valid_rows(self) -> int:
         """Usable rows: not invalid and, in a users table, not a duplicate."""
         return self.n_rows - self.n_invalid_rows
+
+    def with_warnings(self, *sentences: str, drop: str | None = None) -> Self:
+        """Return the report with warnings before its others, and without those that contain a text."""
+        kept = [each for each in self.table.warnings if drop is None or drop not in each]
+        return replace(self, table=replace(self.table, warnings=(*sentences, *kept)))
 
     def as_dict(self) -> dict[str, Any]:
         """The contract's JSON shape."""
