@@ -40,7 +40,7 @@ class PlainPaths:
         self._n_links = 0
 
     def of(self, path: Path) -> Path:
-        """Return a plain path to a file or folder; a `.gz` suffix is kept.
+        """Return a plain path to a file or folder; its suffix is not kept.
 
         Args:
             path: Absolute.
@@ -53,7 +53,7 @@ class PlainPaths:
         if self._folder is None:
             self._folder = self._opened.enter_context(_folder_for_links())
         self._n_links += 1
-        link = self._folder / f"link-{self._n_links}{'.gz' if path.suffix == '.gz' else ''}"
+        link = self._folder / f"link-{self._n_links}"
         link.symlink_to(path)
         return link
 

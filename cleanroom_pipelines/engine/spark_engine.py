@@ -24,8 +24,10 @@ import pyarrow as pa
 from cleanroom_pipelines.engine import spark_sessions
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
 from cleanroom_pipelines.engine.dialect import Statement, to_spark
-from cleanroom_pipelines.engine.spark_text import ReadText
-from cleanroom_pipelines.engine.tables import TableFiles, unpacked_blocks
+from cleanroom_pipelines.engine.packing import packing_of, unpacked_blocks
+from cleanroom_pipelines.engine.partitions import values_of
+from cleanroom_pipelines.engine.spark_files import ReadFile
+from cleanroom_pipelines.engine.tables import TableFiles, check_types
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, EngineError, StorageFullError
 
 T = TypeVar("T")
@@ -41,6 +43,17 @@ _TASKS_PER_JOB = 64
 _RESULT = "task bigint, result binary, failure binary"
 _DISK_FULL = ("No space left on device", "File too large")
 _BATCH_ROWS = 100_000
+# Spark's conditions for parquet that it cannot read, even if the column is not selected: types such as UUID, and
+# repeated names.
+_NOT_FOR_SPARK = frozenset(
+    [
+        "COLUMN_ALREADY_EXISTS",
+        "DECIMAL_PRECISION_EXCEEDS_MAX_PRECISION",
+        "PARQUET_TYPE_ILLEGAL",
+        "PARQUET_TYPE_NOT_SUPPORTED",
+        "UNSUPPORTED_TIME_TYPE",
+    ]
+)
 
 
 class SparkEngine:
@@ -133,13 +146,17 @@ class SparkEngine:
 
     def scan(self, name: str, tables: TableFiles) -> None:
         """Make files queryable as a view; text is parsed immediately and stored as parquet."""
+        check_types(tables)
         if tables.format == "parquet":
-            paths = [self._plain(file) for file in tables.files]
-            self._name(self._read_parquet(paths, tables), name, frozenset())
-            return
+            try:
+                self._name(self._read_parquet(tables), name, frozenset())
+                return
+            except EngineError as error:
+                if error.attributes.get("cause") not in _NOT_FOR_SPARK:
+                    raise
         folder = self._new_folder()
         folder.mkdir()
-        lines = list(self.run_tasks(ReadText(tables, folder), range(len(tables.files))))
+        lines = list(self.run_tasks(ReadFile(tables, folder), range(len(tables.files))))
         scan = folder.name
         self._skipped[scan] = pa.concat_tables(lines)
         cells = self._call(lambda: self._spark.read.parquet(_address(folder)))
@@ -257,32 +274,46 @@ class SparkEngine:
         """Return the text scans that a statement reads, directly or through views."""
         return frozenset().union(*(self._reads.get(relation, ()) for relation in statement.reads))
 
-    def _read_parquet(self, paths: list[str], tables: TableFiles) -> Any:
-        import pyarrow.parquet as pq
-
-        schema = self._call(lambda: pq.read_schema(paths[0]))
+    def _read_parquet(self, tables: TableFiles) -> Any:
+        types = tables.types_of(tables.files[0])
         columns = []
         for name in tables.columns:
-            quoted, type_ = quote_for_spark(name), schema.field(name).type
-            if pa.types.is_timestamp(type_) and type_.unit == "ns":
+            quoted = cell = quote_for_spark(name)
+            if name in tables.partitions:
+                cell = _partition_sql(values_of(tables.files, name))
+            elif pa.types.is_timestamp(types[name]) and types[name].unit == "ns":
                 # Spark reads nanosecond timestamps as integers, which are too large for exact floating-point math.
-                quoted = f"timestamp_micros({quoted} DIV 1000) AS {quoted}"
-            columns.append(quoted)
-        frame = self._call(lambda: self._spark.read.option("mergeSchema", "false").parquet(*map(_address, paths)))
+                cell = f"timestamp_micros({quoted} DIV 1000)"
+            columns.append(f"{cell} AS {quoted}")
+        paths = self._numbered_paths(tables.files) if tables.partitions else map(self._plain, tables.files)
+        addresses = [_address(path) for path in paths]
+        frame = self._call(lambda: self._spark.read.option("mergeSchema", "false").parquet(*addresses))
         return self._call(lambda: frame.selectExpr(*columns))
 
     def _plain(self, file: Path) -> str:
         """Return a path without special characters for Spark, to an unpacked file."""
-        unpack = file.suffix == ".gz"
+        unpack = packing_of(file) != "none"
         if not unpack and not any(character in str(file) for character in _SPECIAL_CHARACTERS):
             return str(file)
         target = self._scratch / f"{next(self._numbers)}{'' if unpack else file.suffix}"
-        if unpack:
-            with target.open("wb") as sink:
-                self._call(lambda: sink.writelines(unpacked_blocks(file, max_bytes=self._unpacked_bytes)))
-        else:
-            target.symlink_to(file)
+        self._put(file, target)
         return str(target)
+
+    def _numbered_paths(self, files: Sequence[Path]) -> list[str]:
+        """Return paths of unpacked files whose names are the files' numbers."""
+        folder = self._new_folder()
+        folder.mkdir()
+        paths = [folder / f"{number}.parquet" for number in range(len(files))]
+        for file, path in zip(files, paths, strict=True):
+            self._put(file, path)
+        return [str(path) for path in paths]
+
+    def _put(self, file: Path, target: Path) -> None:
+        if packing_of(file) == "none":
+            target.symlink_to(file)
+            return
+        with target.open("wb") as sink:
+            self._call(lambda: sink.writelines(unpacked_blocks(file, max_bytes=self._unpacked_bytes)))
 
     def _new_folder(self) -> Path:
         return self._scratch / f"{next(self._numbers)}"
@@ -318,6 +349,15 @@ class SparkEngine:
 def quote_for_spark(name: str) -> str:
     """Quote a column name for Spark's Python API, where dots and backticks are special."""
     return "`" + name.replace("`", "``") + "`"
+
+
+def _partition_sql(values: Sequence[str | None]) -> str:
+    """SQL value of a partition column, for files whose names are their numbers."""
+    # Bytes in hexadecimal need no escapes.
+    literals = ["CAST(NULL AS STRING)" if v is None else f"CAST(X'{v.encode().hex()}' AS STRING)" for v in values]
+    if len(set(literals)) == 1:
+        return literals[0]
+    return f"array({', '.join(literals)})[CAST(split_part(_metadata.file_name, '.', 1) AS INT)]"
 
 
 def _report_versions(_: int) -> pa.Table:

@@ -1,17 +1,16 @@
-"""Reading text files on a Spark cluster.
+"""Reading files with DuckDB on a Spark cluster.
 
-Lives here: parsing one CSV or JSON Lines file with DuckDB on an executor.
-Add here when tables may have another text format.
+Lives here: converting one file of text, or of parquet that Spark cannot read, on an executor.
 Keep out: the meaning of cells, and Spark's calls (spark_engine).
 
-Spark's own readers accept lines that DuckDB rejects (invalid UTF-8, an unclosed quote, text after a quote), format
-JSON numbers differently, and do not report the numbers of invalid lines. DuckDB reads the files on both engines,
-so a table has the same rows on both. Each file is one task: split large uploads into several files, which Spark's
-own reader would also need for quoted line breaks.
+Spark's own readers of text accept lines that DuckDB rejects (invalid UTF-8, an unclosed quote, text after a
+quote), format JSON numbers differently, and do not report the numbers of invalid lines. DuckDB reads the files on
+both engines, so a table has the same rows on both. Each file is one task: split large uploads into several files,
+which Spark's own reader would also need for quoted line breaks.
 """
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,15 +22,15 @@ _MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class ReadText:
-    """Task that converts the text file with a given number to parquet.
+class ReadFile:
+    """Task that converts the file with a given number to parquet.
 
-    All cells are read, so a line with invalid UTF-8 is always rejected; on DuckDB alone, only queries that read
-    the invalid cell reject it.
+    All cells of the table's columns are read, so a line with invalid UTF-8 in one of them is always rejected; on
+    DuckDB alone, only queries that read the invalid cell reject it.
 
     Args:
         tables: The files.
-        folder: Output folder, with one parquet file of VARCHAR cells per text file.
+        folder: Output folder, with one parquet file per file.
     """
 
     tables: TableFiles
@@ -41,7 +40,7 @@ class ReadText:
         """Write the file's rows, and return its invalid lines in the form of `Engine.rejected_lines`."""
         from cleanroom_pipelines.engine.duckdb_engine import DuckDBEngine
 
-        one = replace(self.tables, files=(self.tables.files[number],))
+        one = self.tables.one(self.tables.files[number])
         settings = EngineSettings(memory_bytes=_MEMORY_BYTES, threads=1, scratch=self.folder)
         engine = DuckDBEngine(settings, (*one.files, self.folder))
         try:
