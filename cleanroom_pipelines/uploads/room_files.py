@@ -33,14 +33,13 @@ from cleanroom_pipelines.engine import (
 from cleanroom_pipelines.errors import InputError, StorageFullError
 from cleanroom_pipelines.identity import are_whole_numbers
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+# gzip and zstd
+_PACKED_MAGICS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 _UTF16_MAGICS = (b"\xff\xfe", b"\xfe\xff")
 _PARQUET_MAGIC = b"PAR1"
 _SAMPLE_RECORDS = 1_000
 _MAX_LINE_BYTES = 10_000_000
 _MAX_SHARE_OF_OTHERS = 0.1
-_BLOCK_BYTES = 1 << 20
 _OTHER_DELIMITERS = ";\t|"
 # A column with more different cells than this, and than half of the rows, holds parts of ids, not types.
 _MAX_FEW_LABELS = 3
@@ -215,16 +214,14 @@ class DecimalTails:
 def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None) -> RoomFile:
     n_bytes = path.stat().st_size
     magic = _magic_of(path)
-    if magic.startswith((_GZIP_MAGIC, _ZSTD_MAGIC)):
-        plain = scratch / "unpacked"
-        unpacked = _unpacked_zstd if magic == _ZSTD_MAGIC else unpacked_blocks
+    # A link with a plain name: the engine would read a star in a path as a pattern.
+    plain = scratch / "plain"
+    plain.symlink_to(path.resolve())
+    if magic.startswith(_PACKED_MAGICS):
+        packed, plain = plain, scratch / "unpacked"
         with plain.open("wb") as sink:
-            sink.writelines(unpacked(path, max_bytes=max_bytes))
+            sink.writelines(unpacked_blocks(packed, max_bytes=max_bytes))
         magic = _magic_of(plain)
-    else:
-        # A link with a plain name: the engine would read a star in a path as a pattern.
-        plain = scratch / "plain"
-        plain.symlink_to(path.resolve())
     if not magic:
         raise InputError("The file is empty.", remedy="Upload a file with at least one row.", problem="empty")
     if magic == _PARQUET_MAGIC:
@@ -254,18 +251,6 @@ def _n_parquet_columns(path: Path, max_bytes: int | None) -> int:
         return n_columns
     except pa.ArrowException as error:
         raise ValueError(type(error).__name__) from None
-
-
-def _unpacked_zstd(path: Path, *, max_bytes: int | None) -> Iterator[bytes]:
-    import pyarrow as pa
-
-    n_bytes = 0
-    with pa.input_stream(str(path), compression="zstd") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            n_bytes += len(block)
-            if max_bytes is not None and n_bytes > max_bytes:
-                raise too_large(max_bytes)
-            yield block
 
 
 def _shape_of_csv(path: Path, sizes: Sequence[int]) -> _Shape:
