@@ -6,7 +6,7 @@ Keep out: which rows are delivered and how (audiences.activation).
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +20,17 @@ from cleanroom_pipelines.errors import ConflictError, InputError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from cleanroom_pipelines.engine import Engine, TableFiles
+    from cleanroom_pipelines.terms import MatchingId
+
 _FILE = click.Path(path_type=Path)
 _RANKED = "ranked.parquet"
-# Column names that an ids file may use in addition to the names of the kinds.
-_OTHER_NAMES = {"PHONE": "PHONE_NUMBER", "HASHED_PHONE": "HASHED_PHONE_NUMBER", "EMAIL_ADDRESS": "EMAIL"}
+# Users that are kept in memory, to say why none of them is in the ids file.
+_MAX_USERS_COMPARED = 1_000_000
+_INTEGER_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_ID_TYPES = {"VARCHAR", "UUID", *_INTEGER_TYPES, *(f"U{name}" for name in _INTEGER_TYPES)}
+_DECIMAL_TYPES = {"FLOAT", "DOUBLE", "DECIMAL"}
+_SPACES_SQL = "' ' || chr(9) || chr(10) || chr(13)"
 
 
 @click.command()
@@ -44,7 +51,8 @@ _OTHER_NAMES = {"PHONE": "PHONE_NUMBER", "HASHED_PHONE": "HASHED_PHONE_NUMBER", 
 @click.option(
     "--ids",
     type=_FILE,
-    help="Table of user_id with email, phone_number, hashed_email or hashed_phone_number; any rows per user.",
+    help="Table of user_id with email, phone_number, hashed_email or hashed_phone_number, each once or several "
+    "times (email, email_2), such as Google's template with a user_id; any rows per user.",
 )
 @click.option("--gzip", is_flag=True, help="Compress each file.")
 @click.option(
@@ -133,13 +141,13 @@ def export_audience(
             "The control group's folder is inside the delivery.", remedy="Give another --holdout-out."
         )
     with (
-        _activation(destination, format_, ids, settings) as (format_of_list, activation, warnings),
+        _activation(destination, format_, ids, settings) as (format_of_list, activation, warnings, ids_of_users),
         _users(ranking, AudienceSize.parse(size), seed_mode, settings) as audience,
         _removed_on_failure(holdout_folder if holdout else None),
     ):
         delivery = deliver(
             folder_on_disk(out.absolute()),
-            audience.user_ids,
+            audience.user_ids if ids_of_users is None else ids_of_users.noting(audience.user_ids),
             ExportOptions(name, audience.requested, format_of_list, max_rows=max_rows, gzip=gzip),
             activation=activation,
             control_group=ControlGroup(kept_out, folder_on_disk(holdout_folder.absolute())) if kept_out else None,
@@ -147,6 +155,8 @@ def export_audience(
             engine=settings,
             hooks=ExportHooks(on_users=lambda n: progress(n / max(1, audience.requested), "writing")),
         )
+        if ids_of_users is not None and not delivery.manifest.delivered:
+            warnings.extend(ids_of_users.why_none())
     return {
         "manifest": delivery.manifest.as_dict(),
         "holdout": delivery.holdout.as_dict() if delivery.holdout else None,
@@ -192,7 +202,7 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
         )
     source = ranking / _RANKED if (ranking / _RANKED).is_file() else ranking
     tables = find_tables(source, what="ranking")
-    user_id = _column(tables.columns, "user_id", "ranking")
+    user_id = _user_id_column(tables, "ranking")
     rank = next((column for column in tables.columns if column.lower() == "rank"), None)
     with open_engine(settings, paths=tables.files) as engine:
         engine.scan("ranking", tables)
@@ -200,8 +210,8 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
         engine.execute(
             # one row per user
             "CREATE TEMP TABLE users AS SELECT user_id, min(place) AS place FROM "
-            f"(SELECT CAST({quote_identifier(user_id)} AS VARCHAR) AS user_id, {place} AS place FROM ranking) "
-            "WHERE user_id IS NOT NULL AND user_id <> '' GROUP BY user_id"
+            f"(SELECT {_user_id_sql(engine, 'ranking', user_id)} AS user_id, {place} AS place FROM ranking) "
+            "WHERE user_id IS NOT NULL GROUP BY user_id"
         )
         available = int(engine.fetch("SELECT count(*) FROM users").column(0)[0].as_py())
         requested = size.n_users(_population(ranking) or available)
@@ -226,11 +236,11 @@ def _population(ranking: Path) -> int | None:
 @contextmanager
 def _activation(
     destination: str | None, format_: str | None, ids: Path | None, settings: Any
-) -> Iterator[tuple[str, Any, list[str]]]:
-    """The format of a list of users, the activation of a destination, and warnings about ids that are left out."""
+) -> "Iterator[tuple[str, Any, list[str], _IdsOfUsers | None]]":
+    """The format of a list of users, the activation of a destination, warnings of ids left out, and the ids."""
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
-    from cleanroom_pipelines.delivery.writing import Activation, hash_ids
-    from cleanroom_pipelines.engine import find_tables, open_engine, quote_identifier
+    from cleanroom_pipelines.delivery.writing import Activation
+    from cleanroom_pipelines.engine import find_tables, open_engine
     from cleanroom_pipelines.terms import MatchingId
 
     if destination in (None, AdDestination.PLAIN):
@@ -238,19 +248,21 @@ def _activation(
             raise UsageError("A plain list does not use --ids.", remedy="Omit --ids, or give an ad --destination.")
         if destination and format_ not in (None, "plain"):
             raise UsageError("The format of a plain list is fixed.", remedy="Omit --format.")
-        yield "plain" if destination else format_ or "csv", None, []
+        yield "plain" if destination else format_ or "csv", None, [], None
         return
     if format_:
         raise UsageError("The destination determines the format.", remedy="Omit --format.")
     where = AdDestination(destination)
     if ids is None:
         require_served(where, MatchingId.STRING)
-        yield "plain", Activation(where, (MatchingId.STRING,)), []
+        yield "plain", Activation(where, (MatchingId.STRING,)), [], None
         return
     tables = find_tables(ids, what="ids file")
-    user_id = _column(tables.columns, "user_id", "ids file")
+    if tables.format == "csv":
+        tables = tables.numbered()
+    user_id = _user_id_column(tables, "ids file")
     columns = _kinds(tables.columns)
-    served = {kind: column for kind, column in columns.items() if serves(where, kind)}
+    served = {kind: names for kind, names in columns.items() if serves(where, kind)}
     if not served:
         require_served(where, next(iter(columns)))
     left_out = [
@@ -259,26 +271,67 @@ def _activation(
         if kind not in served
     ]
     with open_engine(settings, paths=tables.files) as engine:
-        engine.scan("ids", tables)
-        texts = ", ".join(f"CAST({quote_identifier(column)} AS VARCHAR)" for column in [user_id, *served.values()])
-
-        def hashes() -> "Iterator[pa.RecordBatch]":
-            for batch in engine.batches(f"SELECT {texts} FROM ids", rows=100_000):
-                for place, kind in enumerate(served, start=1):
-                    yield hash_ids(where, kind, batch.column(0), batch.column(place))
-
-        yield "plain", Activation(where, tuple(served), hashes()), left_out
+        engine.scan("ids", tables.select([user_id, *(name for names in served.values() for name in names)]))
+        given = _IdsOfUsers(engine, user_id, served)
+        yield "plain", Activation(where, tuple(served), given.hashes(where)), left_out, given
 
 
-def _kinds(columns: Sequence[str]) -> dict[Any, str]:
-    from cleanroom_pipelines.terms import MatchingId
+class _IdsOfUsers:
+    """The ids file: for each user any number of ids of each kind.
 
-    kinds = {kind.value: kind for kind in MatchingId if kind is not MatchingId.STRING}
-    found = dict[Any, str]()
+    Args:
+        engine: A session with the file as the view `ids`.
+        user_id: The column of user ids.
+        served: The columns of ids by kind.
+    """
+
+    def __init__(self, engine: "Engine", user_id: str, served: "Mapping[MatchingId, Sequence[str]]") -> None:
+        self._engine = engine
+        self._user = _user_id_sql(engine, "ids file", user_id)
+        self._kinds = [kind for kind, names in served.items() for _ in names]
+        self._ids = [_id_sql(engine, kind, name) for kind, names in served.items() for name in names]
+        self._wanted: list[pa.Array] = []
+
+    def hashes(self, where: Any) -> "Iterator[pa.RecordBatch]":
+        """Hash the valid ids for a destination."""
+        from cleanroom_pipelines.delivery.writing import hash_ids
+
+        for batch in self._engine.batches(f"SELECT {', '.join([self._user, *self._ids])} FROM ids", rows=100_000):
+            for place, kind in enumerate(self._kinds, start=1):
+                yield hash_ids(where, kind, batch.column(0), batch.column(place))
+
+    def noting(self, users: "Iterator[pa.Array]") -> "Iterator[pa.Array]":
+        """Pass users on, and keep the first million of them."""
+        n_users = 0
+        for batch in users:
+            if n_users < _MAX_USERS_COMPARED:
+                self._wanted.append(batch)
+                n_users += len(batch)
+            yield batch
+
+    def why_none(self) -> list[str]:
+        """Why no user of the list has a valid id: a sentence if there are users."""
+        import pyarrow as pa
+
+        from cleanroom_pipelines.uploads.likely_causes import no_match
+
+        if not self._wanted:
+            return []
+        users = pa.concat_arrays([batch.cast(pa.string()) for batch in self._wanted])
+        self._engine.register("wanted", pa.table({"id": users}))
+        mine, theirs = "SELECT id FROM wanted", f"SELECT {self._user} AS id FROM ids"
+        if self._engine.fetch(f"SELECT 1 FROM ({mine}) SEMI JOIN ({theirs}) USING (id) LIMIT 1").num_rows:
+            return ["The users of the list have no valid ids in the ids file."]
+        return [no_match(self._engine, mine, theirs, what="users of the list", where="are in the ids file")]
+
+
+def _kinds(columns: Sequence[str]) -> "dict[MatchingId, list[str]]":
+    from cleanroom_pipelines.identity.names import kind_of_name
+
+    found = dict[Any, list[str]]()
     for column in columns:
-        name = _OTHER_NAMES.get(column.upper(), column.upper())
-        if name in kinds:
-            found.setdefault(kinds[name], column)
+        if (kind := kind_of_name(column)) is not None:
+            found.setdefault(kind, []).append(column)
     if not found:
         raise InputError(
             "The ids file has no column of e-mail addresses or phone numbers.",
@@ -287,8 +340,77 @@ def _kinds(columns: Sequence[str]) -> dict[Any, str]:
     return found
 
 
-def _column(columns: Sequence[str], name: str, what: str) -> str:
-    found = next((column for column in columns if column.lower() == name), None)
+def _user_id_column(tables: "TableFiles", what: str) -> str:
+    found = next((column for column in tables.columns if column.lower() == "user_id"), None)
+    if found is None and "user_id" in {name.lower() for name in tables.repeated}:
+        raise InputError(
+            f"The {what} has the column 'user_id' more than once.", remedy="Give each column another name."
+        )
     if found is None:
-        raise InputError(f"The {what} has no column {name!r}.", remedy="Give the column of user ids this name.")
+        raise InputError(f"The {what} has no column 'user_id'.", remedy="Give the column of user ids this name.")
     return found
+
+
+# --- Ids as SQL: one rule for both files ---
+
+
+def _user_id_sql(engine: "Engine", what: str, column: str) -> str:
+    """SQL of the user ids of a view: trimmed, whole numbers without a decimal tail; NULL where one is missing."""
+    from cleanroom_pipelines.engine import quote_identifier
+
+    view = what.split(maxsplit=1)[0]
+    type_ = engine.fetch(f"SELECT typeof({quote_identifier(column)}) AS type FROM {view} LIMIT 1")[
+        "type"
+    ].to_pylist()
+    kind = type_[0].split("(")[0] if type_ else "VARCHAR"
+    if kind not in _ID_TYPES | _DECIMAL_TYPES:
+        raise InputError(
+            f"The user ids of the {what} have a type that ids cannot have.",
+            remedy="Save the column as text or as whole numbers.",
+        )
+    text = _given_sql(column)
+    is_whole, has_tails = _wholeness(engine, view, text)
+    if not is_whole and (has_tails or kind in _DECIMAL_TYPES):
+        raise InputError(
+            f"The user ids of the {what} hold decimal numbers that are not whole, or stand beside other ids.",
+            remedy="Save the column as text.",
+        )
+    return _without_tail_sql(text) if has_tails else text
+
+
+def _id_sql(engine: "Engine", kind: "MatchingId", column: str) -> str:
+    """SQL of the ids of a kind; the decimal tail of a phone number means nothing where all numbers are whole."""
+    from cleanroom_pipelines.terms import MatchingId
+
+    text = _given_sql(column)
+    if kind is not MatchingId.PHONE_NUMBER:
+        return text
+    is_whole, has_tails = _wholeness(engine, "ids", text)
+    return _without_tail_sql(text) if is_whole and has_tails else text
+
+
+def _given_sql(column: str) -> str:
+    from cleanroom_pipelines.engine import quote_identifier, quote_literal
+    from cleanroom_pipelines.identity import PLACEHOLDERS
+
+    text = f"trim(CAST({quote_identifier(column)} AS VARCHAR), {_SPACES_SQL})"
+    missing = ", ".join(quote_literal(each) for each in ("", *sorted(PLACEHOLDERS)))
+    return f"CASE WHEN lower({text}) NOT IN ({missing}) THEN {text} END"
+
+
+def _wholeness(engine: "Engine", view: str, text: str) -> tuple[bool, bool]:
+    """Whether all ids of a view are whole numbers, and whether some have a decimal tail."""
+    from cleanroom_pipelines.identity.decimals import DECIMAL_TAIL, WHOLE_NUMBER
+
+    row = engine.fetch(
+        f"SELECT coalesce(bool_and(regexp_full_match(id, '{WHOLE_NUMBER}')), true) AS is_whole, "
+        f"coalesce(bool_or(regexp_full_match(id, '-?[0-9]+{DECIMAL_TAIL}')), false) AS has_tails "
+        f"FROM (SELECT {text} AS id FROM {view})"
+    ).to_pylist()[0]
+    return row["is_whole"], row["has_tails"]
+
+
+def _without_tail_sql(text: str) -> str:
+    from cleanroom_pipelines.identity.decimals import DECIMAL_TAIL
+
+    return f"regexp_replace({text}, '{DECIMAL_TAIL}', '')"

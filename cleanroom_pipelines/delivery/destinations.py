@@ -45,7 +45,7 @@ liveramp (a column-based CSV as LiveRamp Connect onboards it): column `EMAIL1_SH
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -54,7 +54,7 @@ import pyarrow.compute as pc
 
 from cleanroom_pipelines.delivery.formats import PLAIN, FileFormat
 from cleanroom_pipelines.errors import EngineError, UsageError
-from cleanroom_pipelines.identity import JudgedIds, judge_ids, sha256_hex
+from cleanroom_pipelines.identity import judge_ids, sha256_hex
 from cleanroom_pipelines.terms import Family, MatchingId
 
 
@@ -166,7 +166,7 @@ def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Arr
     except pa.ArrowException as error:
         cause = type(error).__name__
     else:
-        return sha256_hex(JudgedIds(kind, formed, judged.valid, judged.empty, judged.changed))
+        return sha256_hex(replace(judged, normal=formed))
     # Outside the handler: Arrow's message may quote an id, and __context__ would keep it.
     raise EngineError(f"The ids could not be normalised ({cause}).", cause=cause)
 

@@ -6,13 +6,17 @@ Keep out: numbering plans (`phones`), hashing (`digests`), files and reports (`u
 
 The normal forms, which are the input of the hashes of contracts/media.md, section 2:
 - STRING: trimmed, in Unicode normal form C. Case matters.
-- EMAIL: trimmed, lower-cased, in Unicode normal form C; nothing else, so `a.b+c@gmail.com` and `ab@gmail.com` are
-  two ids. A valid address is `local@domain` with at most 254 characters. The local part has at most 64 characters,
-  none of them white space, a control character, a quote or one of `()<>[],:;\@`; its dots are single and inside.
-  The domain has at least two labels of at most 63 letters or digits of any script, with hyphens inside; the last
-  label has at least two characters and is not digits only.
-- HASHED_EMAIL, HASHED_PHONE_NUMBER: trimmed, lower-cased, 64 hex digits.
+- EMAIL: without invisible characters, trimmed, lower-cased, in Unicode normal form C, an internationalised domain
+  in its ASCII form (IDNA 2008 with the mapping of UTS 46; a domain that IDNA does not allow stays as it is);
+  nothing else, so `a.b+c@gmail.com` and `ab@gmail.com` are two ids. A valid address is `local@domain` with at most
+  254 characters. The local part has at most 64 characters, none of them white space, a control character, a quote
+  or one of `()<>[],:;\@`; its dots are single and inside. The domain has at least two labels of at most 63 letters
+  or digits of any script, with hyphens inside; the last label has at least two characters and is not digits only.
+- HASHED_EMAIL, HASHED_PHONE_NUMBER: without invisible characters, trimmed, lower-cased, 64 hex digits.
 - PHONE_NUMBER: E.164 (`phones`).
+
+Invisible characters are those of zero width, the byte order mark, the soft hyphen and the no-break space. A
+placeholder (`placeholders`) is invalid as any kind of id.
 
 Most ids are ASCII and are processed by Arrow as a batch; the others are processed one by one in Python, whose
 definitions of white space, lower case and normal form apply.
@@ -23,7 +27,9 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
+import idna
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -31,10 +37,12 @@ import pyarrow.compute as pc
 
 from cleanroom_pipelines.errors import EngineError
 from cleanroom_pipelines.identity import phones
+from cleanroom_pipelines.identity.placeholders import are_placeholders
 from cleanroom_pipelines.terms import MatchingId
 
 # The ASCII characters that str.strip() removes.
 _ASCII_SPACE = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
+_INVISIBLE = re.compile("[\u00a0\u00ad\u200b-\u200d\u2060\ufeff]")
 _HEX_PATTERN = r"\A[0-9a-f]{64}\z"
 
 _ATOM = r"[^\s\x00-\x20\x7f\"(),:;<>@\[\\\].]+"
@@ -51,6 +59,7 @@ class IdProblem(StrEnum):
     """The reason an id is invalid; the names are the codes in validation reports."""
 
     EMPTY_CELL = "EMPTY_CELL"
+    PLACEHOLDER = "PLACEHOLDER"
     INVALID_EMAIL_FORMAT = "INVALID_EMAIL_FORMAT"
     INVALID_SHA256_HEX_FORMAT = "INVALID_SHA256_HEX_FORMAT"
     INVALID_PHONE_E164_NUMBER = "INVALID_PHONE_E164_NUMBER"
@@ -74,6 +83,7 @@ class JudgedIds:
         normal: The normal form of each id; null where it is invalid.
         valid: Whether each id is valid.
         empty: Whether each id is missing, empty or white space only; such ids are invalid.
+        placeholder: Whether each id stands for a missing one, such as `NULL`; such ids are invalid.
         changed: Whether each id is valid and its normal form differs from the input.
     """
 
@@ -81,12 +91,17 @@ class JudgedIds:
     normal: pa.Array
     valid: npt.NDArray[np.bool_]
     empty: npt.NDArray[np.bool_]
+    placeholder: npt.NDArray[np.bool_]
     changed: npt.NDArray[np.bool_]
 
     def problems(self) -> dict[IdProblem, npt.NDArray[np.int64]]:
         """Return the positions, from 0, of the invalid ids by reason; reasons that do not occur are omitted."""
-        found = {IdProblem.EMPTY_CELL: np.flatnonzero(self.empty)}
-        found.setdefault(_PROBLEM_OF_KIND[self.kind], np.flatnonzero(~self.valid & ~self.empty))
+        found = {
+            IdProblem.EMPTY_CELL: np.flatnonzero(self.empty),
+            IdProblem.PLACEHOLDER: np.flatnonzero(self.placeholder),
+        }
+        others = ~self.valid & ~self.empty & ~self.placeholder
+        found.setdefault(_PROBLEM_OF_KIND[self.kind], np.flatnonzero(others))
         return {problem: rows for problem, rows in found.items() if len(rows)}
 
 
@@ -113,24 +128,57 @@ def judge_ids(kind: MatchingId, ids: pa.Array) -> JudgedIds:
     )
 
 
+def judge_user_ids(ids: pa.Array) -> JudgedIds:
+    """Check a provider's own user ids, which are trimmed and otherwise kept as they are.
+
+    Args:
+        ids: Strings, as uploaded; nulls allowed.
+
+    Returns:
+        The results as of the kind STRING, in the order of the ids.
+    """
+    trimmed = _trimmed(pc.fill_null(ids, ""), lambda text: text.strip())
+    empty, placeholder = _missing(trimmed)
+    return _judged(MatchingId.STRING, ids, trimmed, empty, placeholder)
+
+
 def _judge(kind: MatchingId, ids: pa.Array) -> JudgedIds:
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
     given = ids.cast(pa.string())
-    empty_text = pc.fill_null(given, "")
-    trimmed = _by_script(
-        empty_text, lambda array: pc.utf8_trim(array, characters=_ASCII_SPACE), lambda text: text.strip()
+    keeps_all = kind is MatchingId.STRING
+    trimmed = _trimmed(
+        pc.fill_null(given, ""), lambda text: text.strip() if keeps_all else _INVISIBLE.sub("", text).strip()
     )
-    empty = _mask(pc.equal(trimmed, ""))
+    empty, placeholder = _missing(trimmed)
     if kind is MatchingId.PHONE_NUMBER:
         normal = phones.e164(trimmed)
     else:
         normal, fits = _NORMALISERS[kind](trimmed)
         normal = pc.if_else(fits, normal, pa.scalar(None, pa.string()))
-    valid = ~empty & _mask(pc.is_valid(normal))
+    return _judged(kind, given, normal, empty, placeholder)
+
+
+def _judged(
+    kind: MatchingId,
+    given: pa.Array,
+    normal: pa.Array,
+    empty: npt.NDArray[np.bool_],
+    placeholder: npt.NDArray[np.bool_],
+) -> JudgedIds:
+    valid = ~empty & ~placeholder & _mask(pc.is_valid(normal))
     normal = pc.if_else(pa.array(valid), normal, pa.scalar(None, pa.string()))
-    changed = valid & _mask(pc.fill_null(pc.not_equal(normal, empty_text), False))
-    return JudgedIds(kind, normal, valid, empty, changed)
+    changed = valid & _mask(pc.fill_null(pc.not_equal(normal, given), False))
+    return JudgedIds(kind, normal, valid, empty, placeholder, changed)
+
+
+def _trimmed(texts: pa.Array, one_other: Callable[[str], str]) -> pa.Array:
+    return _by_script(texts, lambda array: pc.utf8_trim(array, characters=_ASCII_SPACE), one_other)
+
+
+def _missing(trimmed: pa.Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which ids are empty, and which are placeholders."""
+    return _mask(pc.equal(trimmed, "")), are_placeholders(trimmed)
 
 
 def _string(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
@@ -139,8 +187,22 @@ def _string(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def _email(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
-    normal = _by_script(trimmed, pc.ascii_lower, lambda text: unicodedata.normalize("NFC", text.lower()))
+    normal = _by_script(trimmed, pc.ascii_lower, _normal_email)
     return normal, _by_script(normal, _are_plain_ascii_emails, _is_plain_email, pa.bool_())
+
+
+def _normal_email(text: str) -> str:
+    normal = unicodedata.normalize("NFC", text.lower())
+    local, at, domain = normal.rpartition("@")
+    return normal if domain.isascii() else f"{local}{at}{_ascii_domain(domain)}"
+
+
+@lru_cache(maxsize=10_000)
+def _ascii_domain(domain: str) -> str:
+    try:
+        return idna.encode(domain, uts46=True).decode()
+    except (idna.IDNAError, UnicodeError):
+        return domain
 
 
 def _hashed(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:

@@ -33,7 +33,9 @@ import pyarrow.compute as pc
 _E164 = r"\A\+[1-9][0-9]{2,18}\z"
 _WRITTEN = r"\A(?:\+|00)?[1-9][0-9]{2,18}\z"
 _SEPARATORS = r"[ \t\-./()]+"
-_MORE_SEPARATORS = re.compile(r"[\s\-./()\u00ad\u200b-\u200f\u2010-\u2015\u202a-\u202e\u2060\u2212]+")
+_MORE_SEPARATORS = re.compile(r"[\s\-./()\u00ad\u200b-\u200f\u2010-\u2015\u202a-\u202e\u2060\u2212\ufeff]+")
+# A number that went through a decimal column: its fraction is not a part of the number.
+_FRACTION = r"\A\+?[0-9]{6,}\.(?:0+|[0-9]{1,2})\z"
 _N_CALLING_DIGITS = 3
 
 
@@ -65,8 +67,9 @@ def _cleaned(numbers: pa.Array) -> pa.Array:
     if pc.any(others, min_count=0).as_py():
         plain = [_in_ascii(text) for text in numbers.filter(others).to_pylist()]
         numbers = pc.replace_with_mask(numbers, others, pa.array(plain, pa.string()))
+    fraction = pc.match_substring_regex(numbers, _FRACTION)
     numbers = pc.replace_substring_regex(numbers, _SEPARATORS, "")
-    written = pc.match_substring_regex(numbers, _WRITTEN)
+    written = pc.and_not(pc.match_substring_regex(numbers, _WRITTEN), fraction)
     # In texts that match, leading zeros can only be an international prefix.
     return pc.if_else(written, pc.utf8_ltrim(numbers, characters="0"), pa.scalar(None, pa.string()))
 

@@ -1,24 +1,47 @@
-"""Texts that stand for a missing id.
+"""Placeholders: texts that software writes in place of a missing id.
 
-Lives here: the only list of placeholders.
-Add here when another tool writes missing ids in another way.
-Keep out: deciding what happens to such ids.
+Lives here: the one list of them, for every reader of ids.
+Add here when a tool writes another text for a missing value.
+Keep out: everything that depends on the kind of an id (`judging`).
+
+A placeholder that is read as an id matches all other rows that lack one: two tables with the hash of an empty text
+would share a customer for each such row.
 """
 
-PLACEHOLDERS = frozenset(
+import hashlib
+from functools import cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_WORDS = ("null", "nan", "none", "n/a", "#n/a", "<na>")
+_ZERO_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# In lower case: an id is a placeholder in any letter case.
+PLACEHOLDERS: Final = frozenset(
     {
-        "null",
-        "(null)",
-        "nan",
-        "none",
-        "n/a",
-        "#n/a",
-        "<na>",
-        "nil",
-        "undefined",
-        "00000000-0000-0000-0000-000000000000",
-        "0" * 32,
-        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        *_WORDS,
+        _ZERO_UUID,
+        _ZERO_UUID.replace("-", ""),
+        *(_hash(text) for text in ("", *_WORDS)),
     }
 )
-"""Placeholders in lower case; the last is the SHA-256 of the empty text."""
+
+
+def are_placeholders(trimmed: pa.Array) -> npt.NDArray[np.bool_]:
+    """Whether each text is a placeholder; false for nulls."""
+    return np.asarray(pc.is_in(pc.ascii_lower(trimmed), _value_set()))
+
+
+# Made on first use: making an Arrow array loads pandas, which the definitions must not.
+@cache
+def _value_set() -> pa.Array:
+    return pa.array(sorted(PLACEHOLDERS))

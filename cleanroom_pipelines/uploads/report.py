@@ -6,7 +6,7 @@ Keep out: validating rows (`uploads.cells`, `schemas`), reading files (`files`),
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -222,9 +222,17 @@ class ValidationReport(Document):
         """Usable rows: not invalid and, in a users table, not a duplicate."""
         return self.n_rows - self.n_invalid_rows
 
+    def with_warnings(self, *sentences: str, drop: str | None = None) -> Self:
+        """Return the report with warnings before its others, and without those that contain a text."""
+        kept = [each for each in self.table.warnings if drop is None or drop not in each]
+        return replace(self, table=replace(self.table, warnings=(*sentences, *kept)))
+
     def as_dict(self) -> dict[str, Any]:
         """The contract's JSON shape."""
         report = super().as_dict()
+        if not report["table"]["warnings"]:
+            # as reports were written before there were warnings
+            del report["table"]["warnings"]
         report["table"] |= {name: report.pop(name) for name in _IN_TABLE}
         report["numInvalidRowsByErrorCode"] = dict(sorted(report["numInvalidRowsByErrorCode"].items()))
         report["dropInvalidRows"] = {"numInvalidRowsDropped": report["dropInvalidRows"]}
@@ -246,7 +254,7 @@ class ValidationReport(Document):
 
 
 def report_sentence(report: ValidationReport) -> str:
-    """Summarize the report in one sentence; for a failed one, the reason."""
+    """Summarize the report in one sentence, with its warnings; for a failed one, the reason."""
     if not report.passed:
         return report.reason
     parts = [f"{report.n_valid_rows:,} of {report.n_rows:,} rows are usable"]
@@ -257,7 +265,8 @@ def report_sentence(report: ValidationReport) -> str:
         parts.append(f"{report.uniqueness.n_unique:,} {unique}, {report.uniqueness.n_duplicates:,} duplicates")
     elif report.table.n_users:
         parts.append(f"{report.table.n_users:,} users")
-    return f"The {report.what} is valid: {'; '.join(parts)}."
+    warnings = "".join(f" Warning: {warning}" for warning in report.table.warnings)
+    return f"The {report.what} is valid: {'; '.join(parts)}.{warnings}"
 
 
 def report_markdown(report: ValidationReport) -> str:

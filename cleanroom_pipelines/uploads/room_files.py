@@ -5,29 +5,72 @@ Add here when uploads may have another format.
 Keep out: valid cells (`room_schemas`) and a room's files (`rooms`).
 
 The format is detected from the content, since the names of uploads cannot be trusted: `PAR1` is Parquet, the gzip
-magic number is a gzipped file of either format, everything else is CSV (comma, quotes doubled inside quotes, UTF-8
-with or without a byte order mark; blank lines are skipped; a trailing comma adds no cell). Gzip is unpacked into
-scratch by Python, which verifies its checksum: DuckDB treats a damaged block as the end of the file, and silently
-reads only the part before it.
+and zstd magic numbers are compressed files of either format, everything else is CSV (quotes doubled inside quotes,
+UTF-8 with or without a byte order mark; blank lines are skipped; a trailing comma adds no cell). Cells are
+separated by commas; by semicolons, tabs or bars if these split the lines into the expected columns and commas do
+not. Compressed files are unpacked into scratch by Python, which verifies checksums: DuckDB treats a damaged block
+as the end of the file, and silently reads only the part before it.
 """
 
 import csv
 import errno
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
 
-from cleanroom_pipelines.engine import TableFiles, quote_literal, too_large, unpacked_blocks
+from cleanroom_pipelines.engine import (
+    EngineSettings,
+    TableFiles,
+    open_engine,
+    quote_literal,
+    too_large,
+    unpacked_blocks,
+)
 from cleanroom_pipelines.errors import InputError, StorageFullError
+from cleanroom_pipelines.identity import are_whole_numbers
 
-_GZIP_MAGIC = b"\x1f\x8b"
+# gzip and zstd
+_PACKED_MAGICS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+_UTF16_MAGICS = (b"\xff\xfe", b"\xfe\xff")
 _PARQUET_MAGIC = b"PAR1"
 _SAMPLE_RECORDS = 1_000
 _MAX_LINE_BYTES = 10_000_000
+_MAX_SHARE_OF_OTHERS = 0.1
+_OTHER_DELIMITERS = ";\t|"
+# A column with more different cells than this, and than half of the rows, holds parts of ids, not types.
+_MAX_FEW_LABELS = 3
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How one delimiter splits the first records of a CSV.
+
+    Args:
+        delimiter: The delimiter.
+        record_sizes: Number of columns → number of records with it.
+        line_end: Line ending of the first record; empty if the file ends there.
+        last_cells: The different last cells of records of more than one column.
+    """
+
+    delimiter: str
+    record_sizes: Mapping[int, int]
+    line_end: str
+    last_cells: frozenset[str] = field(repr=False)
+
+    def fits(self, sizes: Sequence[int]) -> bool:
+        """Whether it splits the records into one of several numbers of columns, above 1."""
+        return any(
+            size > 1 and size in self.record_sizes and _is_most_common(self.record_sizes, size) for size in sizes
+        )
+
+    @property
+    def has_few_labels(self) -> bool:
+        """Whether the last column may hold labels, which repeat."""
+        return len(self.last_cells) <= max(_MAX_FEW_LABELS, sum(self.record_sizes.values()) // 2)
 
 
 @dataclass(frozen=True)
@@ -41,6 +84,7 @@ class RoomFile:
             Parquet its one number of columns.
         line_end: Line ending of a CSV's first record; empty if the file ends there.
         n_bytes: Size of the upload, in bytes.
+        delimiter: What separates the cells of a CSV.
     """
 
     path: Path
@@ -48,6 +92,7 @@ class RoomFile:
     record_sizes: Mapping[int, int]
     line_end: str
     n_bytes: int
+    delimiter: str = ","
 
     @property
     def n_columns(self) -> int:
@@ -57,8 +102,13 @@ class RoomFile:
 
     def has_columns(self, n_columns: int) -> bool:
         """Whether no other number of columns is more common than this one among the first records."""
-        n_others = [n for size, n in self.record_sizes.items() if size != n_columns]
-        return self.record_sizes.get(n_columns, 0) >= max(n_others, default=0)
+        return _is_most_common(self.record_sizes, n_columns)
+
+    @property
+    def is_one_column(self) -> bool:
+        """Whether almost all records have one cell only."""
+        n_ones = self.record_sizes.get(1, 0)
+        return n_ones > 0 and sum(self.record_sizes.values()) - n_ones <= n_ones * _MAX_SHARE_OF_OTHERS
 
     @property
     def tables(self) -> TableFiles:
@@ -71,12 +121,13 @@ def column_names(n_columns: int) -> tuple[str, ...]:
     return tuple(f"c{i}" for i in range(n_columns))
 
 
-def open_room_file(path: Path, scratch: Path, *, max_bytes: int | None = None) -> RoomFile:
+def open_room_file(path: Path, scratch: Path, *, sizes: Sequence[int], max_bytes: int | None = None) -> RoomFile:
     """Detect an uploaded file's format, and prepare it for the engine.
 
     Args:
         path: The file; its name is ignored.
         scratch: Existing folder for the unpacked file; use one folder per upload.
+        sizes: Numbers of columns that its dataset may have.
         max_bytes: Maximum unpacked size in bytes. None: no limit.
 
     Returns:
@@ -88,7 +139,7 @@ def open_room_file(path: Path, scratch: Path, *, max_bytes: int | None = None) -
         StorageFullError: The disk is full.
     """
     try:
-        return _open(path, scratch, max_bytes)
+        return _open(path, scratch, sizes, max_bytes)
     except (OSError, ValueError, csv.Error) as error:
         if isinstance(error, InputError | StorageFullError):
             raise
@@ -100,7 +151,7 @@ def open_room_file(path: Path, scratch: Path, *, max_bytes: int | None = None) -
         raise InputError("The uploaded file is missing.", remedy="Upload it again.", problem="missing")
     raise InputError(
         f"The file cannot be read ({cause}).",
-        remedy="Upload a complete file: UTF-8 CSV or Parquet, optionally gzipped.",
+        remedy="Upload a complete file: UTF-8 CSV or Parquet, optionally compressed with gzip or zstd.",
         problem="unreadable",
     )
 
@@ -118,33 +169,67 @@ def scan_sql(file: RoomFile, n_columns: int) -> str:
         return f"SELECT * FROM read_parquet({path}, hive_partitioning = false) AS file_cells({', '.join(names)})"
     columns = ", ".join(f"{quote_literal(name)}: 'VARCHAR'" for name in names)
     line_end = file.line_end.replace("\r", "\\r").replace("\n", "\\n")
+    # In a file of one column, DuckDB reads a blank line as a missing cell; an empty cell in quotes is a row.
+    is_alone = n_columns == 1
     return (
         f"SELECT * FROM read_csv({path}, columns = {{{columns}}}, auto_detect = false, header = false, "
-        "compression = 'none', delim = ',', quote = '\"', escape = '\"', nullstr = '', "
+        f"compression = 'none', delim = {quote_literal(file.delimiter)}, quote = '\"', escape = '\"', "
+        f"nullstr = '', allow_quoted_nulls = {str(not is_alone).lower()}, "
         f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, rejects_limit = 0"
         # Without new_line, DuckDB may detect a line break inside a quoted cell as the file's line ending.
         + (f", new_line = '{line_end}')" if line_end else ")")
+        + (" WHERE c0 IS NOT NULL" if is_alone else "")
     )
 
 
-def _open(path: Path, scratch: Path, max_bytes: int | None) -> RoomFile:
+class DecimalTails:
+    """Whether the decimal tails of a file's ids mean nothing: where all ids of a column are whole numbers.
+
+    Few files have such ids, so a column is read for this only when the first one has been seen.
+
+    Args:
+        engine: Settings of the engine.
+        file: The file.
+        n_columns: Its number of columns.
+        paths: What the engine may read.
+    """
+
+    def __init__(self, engine: EngineSettings, file: RoomFile, n_columns: int, paths: Sequence[Path]) -> None:
+        self.n_header_rows = 0
+        self._engine, self._file, self._n_columns, self._paths = engine, file, n_columns, paths
+        self._known: dict[int, bool] = {}
+
+    def mean_nothing(self, position: int) -> bool:
+        """Whether all ids of the column at a position are whole numbers."""
+        if position not in self._known:
+            name = column_names(self._n_columns)[position]
+            sql = f"SELECT {name} FROM ({scan_sql(self._file, self._n_columns)})"
+            with open_engine(self._engine, paths=self._paths) as engine:
+                batches = enumerate(engine.batches(sql))
+                ids = (batch.column(0)[self.n_header_rows if n == 0 else 0 :] for n, batch in batches)
+                self._known[position] = are_whole_numbers(ids)
+        return self._known[position]
+
+
+def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None) -> RoomFile:
     n_bytes = path.stat().st_size
     magic = _magic_of(path)
-    if magic.startswith(_GZIP_MAGIC):
-        plain = scratch / "unpacked"
+    # A link with a plain name: the engine would read a star in a path as a pattern.
+    plain = scratch / "plain"
+    plain.symlink_to(path.resolve())
+    if magic.startswith(_PACKED_MAGICS):
+        packed, plain = plain, scratch / "unpacked"
         with plain.open("wb") as sink:
-            sink.writelines(unpacked_blocks(path, max_bytes=max_bytes))
+            sink.writelines(unpacked_blocks(packed, max_bytes=max_bytes))
         magic = _magic_of(plain)
-    else:
-        # A link with a plain name: the engine would read a star in a path as a pattern.
-        plain = scratch / "plain"
-        plain.symlink_to(path.resolve())
     if not magic:
         raise InputError("The file is empty.", remedy="Upload a file with at least one row.", problem="empty")
     if magic == _PARQUET_MAGIC:
         return RoomFile(plain, "parquet", {_n_parquet_columns(plain, max_bytes): 1}, "", n_bytes)
-    sizes, line_end = _shape_of_csv(plain)
-    return RoomFile(plain, "csv", sizes, line_end, n_bytes)
+    if magic.startswith(_UTF16_MAGICS):
+        raise InputError("The file looks like UTF-16.", remedy="Save it as UTF-8.", problem="unreadable")
+    shape = _shape_of_csv(plain, sizes)
+    return RoomFile(plain, "csv", shape.record_sizes, shape.line_end, n_bytes, shape.delimiter)
 
 
 def _magic_of(path: Path) -> bytes:
@@ -168,21 +253,42 @@ def _n_parquet_columns(path: Path, max_bytes: int | None) -> int:
         raise ValueError(type(error).__name__) from None
 
 
-def _shape_of_csv(path: Path) -> tuple[Mapping[int, int], str]:
+def _shape_of_csv(path: Path, sizes: Sequence[int]) -> _Shape:
+    by_comma = _shape_by(path, ",", sizes)
+    if by_comma.fits(sizes):
+        return by_comma
+    for delimiter in _OTHER_DELIMITERS:
+        shape = _shape_by(path, delimiter, sizes)
+        if shape.fits(sizes) and (1 not in sizes or shape.has_few_labels):
+            return shape
+    return by_comma
+
+
+def _shape_by(path: Path, delimiter: str, sizes: Sequence[int]) -> _Shape:
     seen: list[str] = []
-    sizes: Counter[int] = Counter()
+    found: Counter[int] = Counter()
+    last_cells: set[str] = set()
     line_end = ""
     with path.open("rb") as stream, _as_text(stream) as text:
-        records = csv.reader(_noted_lines(text, seen), strict=True)
+        records = csv.reader(_noted_lines(text, seen), delimiter=delimiter, strict=True)
         try:
             for record in islice(records, _SAMPLE_RECORDS):
                 line_end = line_end or _end_of(seen[-1])
-                sizes[len(record)] += 1
+                found[len(record)] += 1
+                last_cells.update(record[-1:] if len(record) > 1 else ())
         except csv.Error:
             # An invalid CSV record is one invalid row, which the engine counts.
             line_end = line_end or (_end_of(seen[-1]) if seen else "")
-    sizes.pop(0, None)
-    return sizes, line_end
+    found.pop(0, None)
+    if len(found) == 1 and not set(found) & set(sizes) and last_cells == {""}:
+        # A delimiter at the end of each line adds no cell.
+        found = Counter({size - 1: n_records for size, n_records in found.items()})
+    return _Shape(delimiter, found, line_end, frozenset(last_cells))
+
+
+def _is_most_common(record_sizes: Mapping[int, int], n_columns: int) -> bool:
+    n_others = [n for size, n in record_sizes.items() if size != n_columns]
+    return record_sizes.get(n_columns, 0) >= max(n_others, default=0)
 
 
 def _as_text(stream: IO[bytes]) -> io.TextIOWrapper:

@@ -1,11 +1,11 @@
 """Reading and validating one dataset of a data room.
 
-Lives here: the columns of each dataset, validating rows batch by batch, dropping duplicates, the report.
+Lives here: the columns of each dataset, validating rows batch by batch, the report.
 Add here when there is a new dataset, or a new reason for a dataset to fail.
 Keep out: a room's files (`rooms`), valid cells (`room_schemas`), file formats (`room_files`).
 
 The files of a dataset are read once, in batches. Valid rows are written to Parquet files in scratch with their row
-numbers, matching ids as keyed digests only. One query then finds the duplicates.
+numbers, matching ids as keyed digests only. `room_counts` then finds the duplicates.
 """
 
 import errno
@@ -30,22 +30,30 @@ from cleanroom_pipelines.errors import (
     TrainingDataError,
     UsageError,
 )
-from cleanroom_pipelines.identity import Dataset, judge_ids, room_digests, sha256_hex
+from cleanroom_pipelines.identity import (
+    Dataset,
+    JudgedIds,
+    judge_ids,
+    judge_user_ids,
+    room_digests,
+    sha256_hex,
+    with_tail,
+    without_tail,
+)
 from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads import cells, checks
 from cleanroom_pipelines.uploads.report import (
     MAX_RECORDED_ERRORS,
-    MESSAGES,
     ColumnType,
     ErrorCode,
     Outcome,
     RecordedError,
     SchemaReport,
     TableReport,
-    UniquenessReport,
     ValidationReport,
 )
-from cleanroom_pipelines.uploads.room_files import RoomFile, column_names, open_room_file, scan_sql
+from cleanroom_pipelines.uploads.room_counts import Key, with_counts
+from cleanroom_pipelines.uploads.room_files import DecimalTails, RoomFile, column_names, open_room_file, scan_sql
 from cleanroom_pipelines.uploads.tally import Recorder, Tally
 
 if TYPE_CHECKING:
@@ -57,6 +65,8 @@ if TYPE_CHECKING:
 # From the kind of id and the ids as uploaded to the hashes for an ad destination; null where it has no hash.
 ActivationHasher = Callable[[MatchingId, pa.Array], pa.Array]
 
+# The type of the ids of a seed file of one column; contracts/media.md gives no name.
+DEFAULT_AUDIENCE_TYPE = "default"
 MAX_BATCH_ROWS = 500_000
 CELLS_PER_BATCH = 4_000_000
 MIN_BATCH_ROWS = 10_000
@@ -101,22 +111,20 @@ class _Rules:
     """A dataset's name in messages, its unique key, and the status codes of its failures."""
 
     what: str
-    key: tuple[str, ...]
-    key_names: tuple[str, ...]
+    key: Key
     invalid: StatusCode
     missing: StatusCode
 
 
 _BASE = (StatusCode.TRAINING_DATA_INVALID, StatusCode.TRAINING_DATA_NOT_FOUND)
 _RULES = {
-    Dataset.MATCHING: _Rules("matching table", ("user_id", "digest"), ("user_id", "matching_id"), *_BASE),
-    Dataset.SEGMENTS: _Rules("segments table", ("user_id", "segment"), ("user_id", "segment"), *_BASE),
-    Dataset.DEMOGRAPHICS: _Rules("demographics table", ("user_id",), ("user_id",), *_BASE),
-    Dataset.EMBEDDINGS: _Rules("embeddings table", ("user_id", "scope"), ("user_id", "scope"), *_BASE),
+    Dataset.MATCHING: _Rules("matching table", Key(("user_id", "digest"), ("user_id", "matching_id")), *_BASE),
+    Dataset.SEGMENTS: _Rules("segments table", Key(("user_id", "segment"), ("user_id", "segment")), *_BASE),
+    Dataset.DEMOGRAPHICS: _Rules("demographics table", Key(("user_id",), ("user_id",)), *_BASE),
+    Dataset.EMBEDDINGS: _Rules("embeddings table", Key(("user_id", "scope"), ("user_id", "scope")), *_BASE),
     Dataset.SEED_AUDIENCES: _Rules(
         "seed audiences",
-        ("digest", "audience_type"),
-        ("matching_id", "audience_type"),
+        Key(("digest", "audience_type"), ("matching_id", "audience_type")),
         StatusCode.SEED_INVALID,
         StatusCode.SEED_NOT_FOUND,
     ),
@@ -197,7 +205,8 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
     report = part.report()
     if (reason := _no_valid_rows(part.tally, rules)) is not None:
         return ReadDataset(dataset, _failed(report, rules, *reason), None)
-    report = _with_duplicates(report, part, reading)
+    assert part.rows is not None
+    report = with_counts(report, part.rows, rules.key, part.tally.row_number, reading.runtime.engine)
     reading.runtime.tell(1.0, f"{rules.what}: validated")
     return ReadDataset(
         dataset, replace(report, n_rows_dropped=report.n_invalid_rows), part.rows, part.hashes, part.n_embeddings
@@ -246,7 +255,12 @@ class _Part:
             InputError: The whole file cannot be used.
         """
         folder = Path(tempfile.mkdtemp(dir=self._folder))
-        file = open_room_file(upload.path, folder, max_bytes=self.reading.runtime.engine.unpacked_bytes)
+        file = open_room_file(
+            upload.path,
+            folder,
+            sizes=_sizes_of(self.dataset, upload),
+            max_bytes=self.reading.runtime.engine.unpacked_bytes,
+        )
         formats = dict.fromkeys([*filter(None, self.table.format.split(", ")), file.format])
         self.table = replace(
             self.table,
@@ -258,12 +272,12 @@ class _Part:
             _file_damage_as_error(),
             open_engine(self.reading.runtime.engine, paths=[folder, upload.path]) as engine,
         ):
-            self._read_rows(engine, file, upload)
+            self._read_rows(engine, file, upload, paths=[folder, upload.path])
         for left in folder.iterdir():
             left.unlink()
 
-    def _read_rows(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> None:
-        from cleanroom_pipelines.uploads import room_schemas
+    def _read_rows(self, engine: Engine, file: RoomFile, upload: RoomUpload, paths: Sequence[Path]) -> None:
+        from cleanroom_pipelines.uploads import room_headers, room_schemas
 
         columns = self._columns_of(engine, file, upload)
         schema = room_schemas.room_schemas(columns)
@@ -276,31 +290,41 @@ class _Part:
         share_of = _share_done(engine, file)
         stage = f"{_RULES[self.dataset].what}: validating rows"
         engine.rejected_lines()
-        is_first = file.format == "csv"
-        for batch in engine.batches(f"SELECT {select} FROM upload", rows=batch_rows):
-            header = is_first and _is_header(columns, batch)
-            self._add_batch(schema, columns, batch, upload.matching_id, header=header)
-            is_first = False
-            self.reading.runtime.tell(share_of(batch), stage)
+        tails = DecimalTails(self.reading.runtime.engine, file, len(columns), paths)
+        for number, batch in enumerate(engine.batches(f"SELECT {select} FROM upload", rows=batch_rows)):
+            share = share_of(batch)
+            if number == 0 and file.format == "csv" and room_headers.is_header(columns, _first_row(batch)):
+                tails.n_header_rows = 1
+                self.warn("The first row holds column names and was skipped.")
+                batch = batch.slice(1)  # noqa: PLW2901 the same rows without the header
+            self._add_batch(schema, columns, batch, upload.matching_id, tails)
+            self.reading.runtime.tell(share, stage)
         rejected = engine.rejected_lines()
-        self.tally.add_rejected(rejected, n_rows_before, 0)
+        self.tally.add_rejected(rejected, n_rows_before, tails.n_header_rows)
         checks.check_quotes(rejected)
+
+    def warn(self, sentence: str) -> None:
+        """Add a warning to the report, once."""
+        if sentence not in self.table.warnings:
+            self.table = replace(self.table, warnings=(*self.table.warnings, sentence))
 
     def _columns_of(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> "Sequence[RoomColumn]":
         named = _columns_of(self.dataset, file, upload)
         if not file.has_columns(len(named)):
             raise _wrong_column_count(file.n_columns, len(named))
+        if self.dataset is Dataset.SEED_AUDIENCES and len(named) == 1:
+            self.warn(f"A file has one column only; its ids have the audience type '{DEFAULT_AUDIENCE_TYPE}'.")
         engine.execute(f"CREATE OR REPLACE TEMP VIEW upload AS {scan_sql(file, len(named))}")
         types = cells.physical_types(engine, "upload", file.tables, column_names(len(named)))
         columns = [
-            replace(column, kind=types[name][0])
+            _typed(engine, replace(column, kind=types[name][0]), name)
             for column, name in zip(named, column_names(len(named)), strict=True)
         ]
         self._note_schema(columns, [types[name][1] for name in column_names(len(named))], upload)
         return columns
 
     def _note_schema(self, columns: "Sequence[RoomColumn]", types: Sequence[str], upload: RoomUpload) -> None:
-        self.columns = columns
+        self.columns = max(self.columns, columns, key=len)
         self.n_embeddings = upload.n_embeddings or 0
         self.tally.columns += [Recorder() for _ in range(len(self.tally.columns), len(columns))]
         described = tuple(
@@ -336,34 +360,61 @@ class _Part:
         columns: "Sequence[RoomColumn]",
         batch: pa.RecordBatch,
         kind: MatchingId | None,
-        *,
-        header: bool,
+        tails: DecimalTails,
     ) -> None:
         from cleanroom_pipelines.uploads import schemas
 
         errors = schemas.batch_errors(schema, batch)
-        if header:
-            errors.append(schemas.CellErrors(0, ErrorCode.INVALID_FILE_TYPE, np.zeros(1, np.int64)))
         arrays = dict(zip([column.name for column in columns], batch.columns, strict=True))
         changed = np.zeros(batch.num_rows, np.bool_)
-        given = arrays.get("matching_id")
-        if kind is not None and given is not None:
-            judged = judge_ids(kind, given)
-            position = [column.name for column in columns].index("matching_id")
-            errors += [
-                schemas.CellErrors(position, ErrorCode(problem.value), rows)
-                for problem, rows in judged.problems().items()
-            ]
-            changed = judged.changed
-            arrays["digest"] = room_digests(self.reading.room_key, kind.family, sha256_hex(judged))
+        for position, column in enumerate(columns):
+            if column.is_id:
+                ids, judged, found = self._judge(column, position, arrays[column.name], kind, tails)
+                errors += found
+                if column.name == "user_id":
+                    arrays["user_id"] = judged.normal
+                elif kind is not None:
+                    changed = judged.changed
+                    arrays["matching_id"] = ids
+                    arrays["digest"] = room_digests(self.reading.room_key, kind.family, sha256_hex(judged))
         valid = _valid_rows(errors, batch.num_rows)
         numbers = self.tally.n_readable_rows + 1 + np.flatnonzero(valid)
         self.tally.add_batch(errors, batch.num_rows)
         self.table = replace(self.table, n_ids_changed=self.table.n_ids_changed + int((changed & valid).sum()))
         kept = {name: array.filter(pa.array(valid)) for name, array in arrays.items()}
         self._rows.write(_room_rows(self.dataset, kept, numbers, kind, columns))
-        if given is not None and kind is not None:
+        if kind is not None and "user_id" in kept:
             self._add_hashes(kind, kept)
+
+    def _judge(
+        self, column: "RoomColumn", position: int, ids: pa.Array, kind: MatchingId | None, tails: DecimalTails
+    ) -> "tuple[pa.Array, JudgedIds, list[CellErrors]]":
+        """Return the ids of a column without meaningless decimal tails, which are valid, and the errors."""
+        from cleanroom_pipelines.uploads import room_schemas, schemas
+
+        tailed = with_tail(ids)
+        removes = bool(tailed.any()) and tails.mean_nothing(position)
+        if removes:
+            ids = without_tail(ids)
+        is_user = column.cell is room_schemas.Cell.USER_ID or kind is None
+        judged = judge_user_ids(ids) if is_user else judge_ids(kind or MatchingId.STRING, ids)
+        errors = [
+            schemas.CellErrors(position, ErrorCode(problem.value), rows)
+            for problem, rows in judged.problems().items()
+        ]
+        if removes:
+            judged = replace(judged, changed=judged.changed | (tailed & judged.valid))
+        elif tailed.any():
+            self.warn(
+                f"Column {column.name!r} holds decimal numbers beside other ids; these rows are invalid. "
+                "Save the column as text."
+            )
+            errors.append(
+                schemas.CellErrors(
+                    position, ErrorCode.INVALID_INTEGER_FORMAT, np.flatnonzero(tailed & judged.valid)
+                )
+            )
+        return ids, judged, errors
 
     def _add_hashes(self, kind: MatchingId, kept: Mapping[str, pa.Array]) -> None:
         for destination, hasher in self.reading.activation.items():
@@ -441,13 +492,30 @@ def _columns_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> "list[R
     }[dataset]
     if dataset is Dataset.DEMOGRAPHICS:
         columns = columns[: max(file.n_columns, 1)]
+    elif dataset is Dataset.SEED_AUDIENCES and file.is_one_column:
+        columns = columns[:1]
     return [RoomColumn(name, cell, cells.CELL) for name, cell in columns]
 
 
-def _is_header(columns: "Sequence[RoomColumn]", batch: pa.RecordBatch) -> bool:
-    """Whether the first row holds the column names; uploads must not have a header."""
-    cells_ = [column[0].as_py() for column in batch.columns] if batch.num_rows else []
-    return [str(cell).strip().lower() for cell in cells_] == [column.name for column in columns]
+def _sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
+    """The numbers of columns that a file of a dataset may have."""
+    return {
+        Dataset.DEMOGRAPHICS: (3, 2, 1),
+        Dataset.SEED_AUDIENCES: (2, 1),
+        Dataset.EMBEDDINGS: (2 + (upload.n_embeddings or 0),),
+    }.get(dataset, (2,))
+
+
+def _typed(engine: Engine, column: "RoomColumn", name: str) -> "RoomColumn":
+    """Note whether a column of ids in a type with decimals holds whole numbers only."""
+    if not column.may_be_whole:
+        return column
+    whole = engine.fetch(f"SELECT {column.are_whole_sql.format(name)} AS whole FROM upload")
+    return replace(column, is_whole=whole["whole"][0].as_py())
+
+
+def _first_row(batch: pa.RecordBatch) -> list[Any]:
+    return [column[0].as_py() for column in batch.columns] if batch.num_rows else []
 
 
 def _room_rows(
@@ -471,6 +539,8 @@ def _room_rows(
         rows |= {column.name: room_schemas.numbers_of(kept[column.name]) for column in columns[2:]}
     else:
         rows |= {name: array for name, array in kept.items() if name != "matching_id"}
+    if dataset is Dataset.SEED_AUDIENCES and len(columns) == 1:
+        rows["audience_type"] = pa.array([DEFAULT_AUDIENCE_TYPE] * len(numbers), pa.string())
     if kind is not None:
         rows["kind"] = pa.array([kind.value] * len(numbers), pa.string())
     return pa.table(rows)
@@ -512,57 +582,6 @@ def _share_done(engine: Engine, file: RoomFile) -> Callable[[pa.RecordBatch], fl
         return min(1.0, done / total)
 
     return share
-
-
-# --- Counts over the whole dataset ---
-
-
-def _with_duplicates(report: ValidationReport, part: _Part, reading: Reading) -> ValidationReport:
-    assert part.rows is not None
-    rules = _RULES[part.dataset]
-    key = ", ".join(rules.key)
-    with open_engine(reading.runtime.engine, paths=part.rows.files) as engine:
-        engine.scan("valid", part.rows)
-        counts = engine.fetch(
-            # one row: distinct keys, and of what the first column of the key names, all and those with two rows
-            f"WITH keys AS (SELECT {key}, count(*) AS n_rows FROM valid GROUP BY {key}), "
-            f"named AS (SELECT {rules.key[0]}, sum(n_rows) AS n_rows FROM keys GROUP BY {rules.key[0]}) "
-            "SELECT (SELECT count(*) FROM keys) AS n_unique, count(*) AS n_users, "
-            "count(*) FILTER (n_rows >= 2) AS n_users_with_two FROM named"
-        ).to_pylist()[0]
-        n_duplicates = report.n_valid_rows - counts["n_unique"]
-        recorded = _recorded_duplicates(engine, part, rules) if n_duplicates else ()
-    code = ErrorCode.DUPLICATE_VALUES
-    by_code = dict(report.n_invalid_rows_by_code) | ({code: n_duplicates} if n_duplicates else {})
-    return replace(
-        report,
-        n_invalid_rows=report.n_invalid_rows + n_duplicates,
-        n_invalid_rows_by_code=dict(sorted(by_code.items())),
-        table=replace(report.table, n_users=counts["n_users"], n_users_with_two=counts["n_users_with_two"]),
-        uniqueness=UniquenessReport(
-            n_duplicates,
-            recorded,
-            key_columns=rules.key_names,
-            n_unique=counts["n_unique"],
-            n_duplicates=n_duplicates,
-        ),
-    )
-
-
-def _recorded_duplicates(engine: Engine, part: _Part, rules: _Rules) -> tuple[RecordedError, ...]:
-    key = ", ".join(rules.key)
-    rows = engine.fetch(
-        # one row per later duplicate, the first 500 of them
-        f"WITH repeated AS (SELECT {key}, min(row_number) AS first_row FROM valid GROUP BY {key} "
-        "HAVING count(*) > 1) "
-        f"SELECT row_number FROM valid JOIN repeated USING ({key}) WHERE row_number > first_row "
-        "ORDER BY row_number LIMIT ?",
-        [MAX_RECORDED_ERRORS],
-    )["row_number"].to_pylist()
-    code = ErrorCode.DUPLICATE_VALUES
-    # The error concerns the row, so it names a column only if the key has just one.
-    column = rules.key_names[0] if len(rules.key_names) == 1 else None
-    return tuple(RecordedError(code, MESSAGES[code], part.tally.row_number(row), column) for row in rows)
 
 
 # --- Failures of a whole dataset ---

@@ -3,10 +3,10 @@
 Lives here: the columns of each dataset, their valid cells, and the normal form of an age.
 Imports pandera: import this module inside the function that validates.
 Add here when there is a new dataset or column.
-Keep out: matching ids (validated by `identity`), files (`room_files`) and counting (`tally`).
+Keep out: user ids and matching ids (validated by `identity`), files (`room_files`) and counting (`tally`).
 
-- User ids, segments, audience types and scopes are compared exactly, including case and white space. Segments and
-  audience types have at most 128 characters, genders at most 64.
+- User ids are trimmed, and otherwise compared exactly. Segments, audience types and scopes are compared exactly,
+  including case and white space. Segments and audience types have at most 128 characters, genders at most 64.
 - An age is a bracket `18-24`, an open bracket `65+`, or one whole number. Numbers are from 0 to 150, and a bracket
   must not end below its start. Spaces and an en dash are accepted; the normal form has neither. Anything else is
   INVALID_NUMERIC_RANGE. Ages and genders may be missing in some or all rows.
@@ -34,6 +34,14 @@ MAX_AGE = 150
 _AGE = re.compile(r" *([0-9]{1,6}) *(?:([-\u2013]) *([0-9]{1,6})|(\+))? *")
 
 
+# NaN is a missing cell. Above these, a float has lost digits of whole numbers.
+_WHOLE_SQL = {
+    cells.FLOAT: "isnan({0}) OR {0} = floor({0}) "
+    f"AND abs({{0}}) < CASE typeof({{0}}) WHEN 'FLOAT' THEN {2**24} ELSE {2**53} END",
+    cells.DECIMAL: "{0} = floor({0})",
+}
+
+
 class Cell(StrEnum):
     """Kind of cell in a column of a dataset."""
 
@@ -54,11 +62,23 @@ class RoomColumn:
         name: Name in reports; the file has no column names.
         cell: Kind of its cells.
         kind: Kind of its physical type (`uploads.cells`).
+        is_whole: Whether all its numbers are known to be whole, though the type has decimals.
     """
 
     name: str
     cell: Cell
     kind: str
+    is_whole: bool = False
+
+    @property
+    def is_id(self) -> bool:
+        """Whether its cells are ids."""
+        return self.cell in (Cell.USER_ID, Cell.MATCHING_ID)
+
+    @property
+    def may_be_whole(self) -> bool:
+        """Whether its cells are ids in a type with decimals, as a column of whole numbers with gaps gets it."""
+        return self.is_id and self.kind in (cells.FLOAT, cells.DECIMAL)
 
     @property
     def fits(self) -> bool:
@@ -67,7 +87,7 @@ class RoomColumn:
             return self.kind in (cells.CELL, cells.INTEGER, cells.FLOAT, cells.DECIMAL)
         if self.cell is Cell.GENDER:
             return self.kind in (cells.CELL, cells.TEXT)
-        return self.kind in (cells.CELL, cells.TEXT, cells.INTEGER)
+        return self.is_whole or self.kind in (cells.CELL, cells.TEXT, cells.INTEGER)
 
     @property
     def types_in_words(self) -> str:
@@ -77,7 +97,14 @@ class RoomColumn:
     @property
     def select_sql(self) -> str:
         """SQL template to select the column: numbers of a typed file as DOUBLE, everything else as VARCHAR."""
+        if self.is_whole:
+            return "CAST(CAST(CASE WHEN NOT isnan({0}) THEN {0} END AS HUGEINT) AS VARCHAR) AS {0}"
         return "CAST({0} AS DOUBLE) AS {0}" if self._is_typed_number else "CAST({0} AS VARCHAR) AS {0}"
+
+    @property
+    def are_whole_sql(self) -> str:
+        """SQL template to decide whether all numbers of the column are whole, and none has lost digits."""
+        return f"coalesce(bool_and({_WHOLE_SQL[self.kind]}), true)"
 
     @property
     def _is_typed_number(self) -> bool:
@@ -87,9 +114,9 @@ class RoomColumn:
 def room_schemas(columns: Sequence[RoomColumn]) -> list[pandera.DataFrameSchema]:
     """Build one schema per column of a batch; the columns are named c0, c1, … by position.
 
-    Matching ids have no checks here: `identity.judge_ids` validates them.
+    Ids have no checks here: `identity` validates them.
     """
-    optional = (Cell.AGE, Cell.GENDER, Cell.MATCHING_ID)
+    optional = (Cell.AGE, Cell.GENDER, Cell.USER_ID, Cell.MATCHING_ID)
     return [
         pandera.DataFrameSchema(
             {f"c{i}": pandera.Column(nullable=column.cell in optional, checks=_checks(column))}
@@ -137,7 +164,7 @@ def _checks(column: RoomColumn) -> list[pandera.Check]:
             return [_check(ErrorCode.INVALID_FLOAT_FORMAT, _are_numbers)]
         return [_check(out_of_range, pc.is_finite)]
     return {
-        Cell.USER_ID: [filled],
+        Cell.USER_ID: [],
         Cell.SCOPE: [filled],
         Cell.LABEL: [filled, _check(out_of_range, lambda array: _at_most(array, MAX_LABEL_CHARACTERS))],
         Cell.GENDER: [_check(out_of_range, lambda array: _at_most(array, MAX_GENDER_CHARACTERS))],

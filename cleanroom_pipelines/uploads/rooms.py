@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cleanroom_pipelines.engine import Engine, EngineSettings, Runtime, TableFiles, open_engine, stable_hash_sql
@@ -30,6 +31,7 @@ from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import ArtifactError, UsageError
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset
 from cleanroom_pipelines.terms import MatchingId
+from cleanroom_pipelines.uploads.likely_causes import no_match
 from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.room_reading import (
     ActivationHasher,
@@ -53,6 +55,8 @@ __all__ = [
 _SHARE_OF_READING = 0.8
 # Validation alone keeps no digest; they only have to tell ids apart until it ends.
 _NO_ROOM = bytes(32)
+# Marks the warnings about two datasets.
+_IN_MATCHING = "are in the matching table"
 USERS_COLUMNS = ("user_id", "stable_hash", "age", "gender", "is_relevant", "is_matchable")
 
 
@@ -121,8 +125,8 @@ def validate_base(
             return BaseReport(_reports_of(read), {})
         out = scratch / "out"
         out.mkdir()
-        counts = _write_base(read, None, (), out, reading)
-    return BaseReport(_reports_of(read), counts)
+        counts, warnings = _write_base(read, None, (), out, reading)
+    return BaseReport(_reports_of(read, warnings=warnings), counts)
 
 
 def ingest_base(
@@ -176,10 +180,10 @@ def ingest_base(
         if any(not dataset.report.passed for dataset in read.values()):
             return BaseReport(_reports_of(read), {})
         out.mkdir(parents=True, exist_ok=True)
-        counts = _write_base(read, kept, keep, out, reading)
+        counts, warnings = _write_base(read, kept, keep, out, reading)
         if activation_out is not None:
             _write_activation(read, activation_out, reading)
-    reports = {**(kept.reports if kept else {}), **_reports_of(read)}
+    reports = _reports_of(read, kept.reports if kept else {}, warnings)
     _write_json(out / "base.json", counts)
     _write_json(out / "reports.json", {name: report.as_dict() for name, report in reports.items()})
     runtime.tell(1.0, "done")
@@ -299,8 +303,19 @@ def _read_all(by_dataset: Mapping[Dataset, Sequence[RoomUpload]], reading: Readi
     return read
 
 
-def _reports_of(read: Mapping[Dataset, ReadDataset]) -> dict[str, ValidationReport]:
-    return {dataset.key: part.report for dataset, part in read.items()}
+def _reports_of(
+    read: Mapping[Dataset, ReadDataset],
+    kept: Mapping[str, ValidationReport] = MappingProxyType({}),
+    warnings: Mapping[Dataset, str] = MappingProxyType({}),
+) -> dict[str, ValidationReport]:
+    """The reports of kept and new datasets; a kept one may have warned of a table that is now another one."""
+    old = {name: report.with_warnings(drop=_IN_MATCHING) for name, report in kept.items()}
+    reports = old | {dataset.key: part.report for dataset, part in read.items()}
+    return reports | {
+        dataset.key: reports[dataset.key].with_warnings(sentence)
+        for dataset, sentence in warnings.items()
+        if dataset.key in reports
+    }
 
 
 # --- Writing ---
@@ -312,8 +327,8 @@ def _write_base(
     keep: Collection[Dataset],
     out: Path,
     reading: Reading,
-) -> dict[str, Any]:
-    """Write the Parquet files of a base audience and count their rows."""
+) -> tuple[dict[str, Any], dict[Dataset, str]]:
+    """Write the Parquet files of a base audience, count their rows, and warn of tables without common users."""
     has = {dataset: dataset in read or dataset in keep for dataset in BASE_DATASETS}
     n_embeddings = kept.counts["n_embeddings"] if kept and Dataset.EMBEDDINGS in keep else 0
     if Dataset.EMBEDDINGS in read:
@@ -346,10 +361,27 @@ def _write_base(
             counts["n_matching_ids"] = _n_ids_by_kind(engine)
         elif kept:
             counts["n_matching_ids"] = dict(kept.counts["n_matching_ids"])
-    return {
-        **{f"has_{dataset.key}": has[dataset] for dataset in BASE_DATASETS},
-        "n_embeddings": n_embeddings,
-    } | counts
+        warnings = _warnings_of_strangers(engine, has, read)
+    facts = {**{f"has_{dataset.key}": has[dataset] for dataset in BASE_DATASETS}, "n_embeddings": n_embeddings}
+    return facts | counts, warnings
+
+
+def _warnings_of_strangers(
+    engine: Engine, has: Mapping[Dataset, bool], read: Collection[Dataset]
+) -> dict[Dataset, str]:
+    """A sentence for each dataset of which no user is in the matching table, so that nobody can be matched."""
+    found = {}
+    for dataset in (Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS):
+        table = f"new_{dataset.key}" if dataset in read else dataset.key
+        if (
+            not has[dataset]
+            or engine.fetch(f"SELECT 1 FROM {table} SEMI JOIN matching USING (user_id) LIMIT 1").num_rows
+        ):
+            continue
+        users, others = (f"SELECT user_id AS id FROM {name}" for name in (table, "matching"))
+        what = f"users of the {dataset.key} table"
+        found[dataset] = no_match(engine, users, others, what=what, where=_IN_MATCHING)
+    return found
 
 
 def _columns(dataset: Dataset, n_embeddings: int) -> tuple[str, ...]:

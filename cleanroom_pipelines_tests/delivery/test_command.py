@@ -4,9 +4,11 @@ that quotes no id, and then nothing is written."""
 
 import csv
 import gzip
+import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -240,3 +242,143 @@ def test_a_folder_that_exists_stays(command: Commands, ranking: Path, tmp_path: 
     ended = command("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out")
     assert ended.code == 2
     assert list((tmp_path / "out").iterdir()) == []
+
+
+# --- Ids as people's exports have them ---
+
+
+def exported(command: Commands, folder: Path, ranking: object, ids: object, name: str = "out") -> list[str]:
+    """The sorted lines of a delivery to TikTok, whose hashes are those of our normal forms."""
+    arguments = ("export", "--size", "100%", "--destination", "tiktok")
+    ended = command(*arguments, "--ranking", ranking, "--ids", ids, "--out", folder / name)
+    assert ended.code == 0, ended.err
+    return sorted(lines(folder / name)[1:])
+
+
+def hashes(*texts: str) -> list[str]:
+    return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "user_id,Email,First Name,Email,Phone,Phone",
+        "user_id,email,name,email_2,phone,phone_2",
+        "user_id,Email,Zip,Email.1,Phone,Phone.1",
+        "User_ID,E-Mail,x,Email 2,Mobile,Mobile 2",
+        "user_id,email,x,email2,phone_number,telephone",
+    ],
+)
+def test_all_columns_of_e_mails_and_phones_are_used(command: Commands, tmp_path: Path, header: str) -> None:
+    (tmp_path / "ids.csv").write_text(f"{header}\n1,a@x.ch,A,b@x.ch,+41791234567,\n2,c@x.ch,B,,,+41791234568\n")
+    (tmp_path / "ranking.csv").write_text("user_id\n1\n2\n")
+    found = exported(command, tmp_path, tmp_path / "ranking.csv", tmp_path / "ids.csv")
+    emails, phones = hashes("a@x.ch", "b@x.ch", "c@x.ch"), hashes("+41791234567", "+41791234568")
+    assert found == sorted([*(f"{each}," for each in emails), *(f",{each}" for each in phones)])
+
+
+USER_IDS = {
+    "int.csv": "100454\n7\n",
+    "tails.csv": "100454.0\n7.0\n",
+    "gaps.csv": '100454.0\n7.0\n""\nnan\n',
+    "spaces.csv": "100454 \n  7\n",
+    "int.parquet": pa.array([100454, 7]),
+    "double.parquet": pa.array([100454, 7, None], pa.float64()),
+    "text.parquet": pa.array(["100454", "7"]),
+    "decimal.parquet": pa.array([100454, 7]).cast(pa.decimal128(38, 0)),
+}
+
+
+def table_of_users(folder: Path, name: str, values: Any, *, email: bool) -> Path:
+    folder.mkdir(exist_ok=True)
+    if isinstance(values, str):
+        rows = [f"{user},{number}@x.ch" if email else user for number, user in enumerate(values.splitlines())]
+        (folder / name).write_text("\n".join(["user_id,email" if email else "user_id", *rows]))
+    else:
+        emails = {"email": [f"{number}@x.ch" for number in range(len(values))]} if email else {}
+        pq.write_table(pa.table({"user_id": values, **emails}), folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", USER_IDS)
+def test_one_rule_for_user_ids_of_both_files(command: Commands, tmp_path: Path, name: str) -> None:
+    expected = sorted(hashes("0@x.ch", "1@x.ch"))
+    for turn, (ranked, listed) in enumerate([(name, "int.csv"), ("int.csv", name)]):
+        ranking = table_of_users(tmp_path / "rankings", ranked, USER_IDS[ranked], email=False)
+        ids = table_of_users(tmp_path / "ids", listed, USER_IDS[listed], email=True)
+        assert exported(command, tmp_path, ranking, ids, f"out{turn}") == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "100454.0\nabc\n",
+        "1.0\n1.5\n",
+        pa.array([1.5, 2.0]),
+        pa.array([1e20, 2.0]),
+        pa.array([True, False]),
+        pa.array([["a"], ["b"]]),
+        pa.array([{"anna@example.com": 1}]),
+    ],
+)
+def test_user_ids_that_could_mean_others_are_refused(command: Commands, tmp_path: Path, values: Any) -> None:
+    name = "users.csv" if isinstance(values, str) else "users.parquet"
+    users = table_of_users(tmp_path / "a", name, values, email=True)
+    plain = table_of_users(tmp_path / "b", "plain.csv", "1\n2\n", email=True)
+    arguments = ("export", "--size", "100%", "--destination", "meta", "--out", tmp_path / "out")
+    for ranking, ids in ((users, plain), (plain, users)):
+        ended = command(*arguments, "--ranking", ranking, "--ids", ids)
+        assert (ended.code, ended.out) == (2, "")
+        assert "as text" in ended.err
+        assert "anna" not in ended.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_user_id_that_occurs_twice_is_refused(command: Commands, ranking: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.csv").write_text("user_id,email,USER_ID\n1,a@x.ch,2\n")
+    arguments = ("export", "--ranking", ranking, "--size", "5", "--destination", "meta", "--out", tmp_path / "out")
+    ended = command(*arguments, "--ids", tmp_path / "ids.csv")
+    assert ended.code == 2
+    assert "more than once" in ended.err
+
+
+def test_phones_that_became_decimals_keep_their_number(command: Commands, tmp_path: Path) -> None:
+    ranking = table_of_users(tmp_path, "ranking.csv", "1\n2\n3\n", email=False)
+    ids = tmp_path / "ids.csv"
+    ids.write_text("user_id,phone\n1,41791234567.0\n2,41791234568\n3,\n")
+    both = sorted(hashes("+41791234567", "+41791234568"))
+    assert exported(command, tmp_path, ranking, ids, "whole") == both
+    ids.write_text("user_id,phone\n1,41791234567.0\n2,+41 79 123 45 68\n3,x\n")
+    assert exported(command, tmp_path, ranking, ids, "mixed") == hashes("+41791234568")
+    table = {"user_id": [1, 2, 3], "phone": pa.array([41791234567, 41791234568, None], pa.float64())}
+    pq.write_table(pa.table(table), tmp_path / "ids.parquet")
+    assert exported(command, tmp_path, ranking, tmp_path / "ids.parquet", "double") == both
+
+
+def test_placeholders_are_no_ids(command: Commands, tmp_path: Path) -> None:
+    ranking = table_of_users(tmp_path, "ranking.csv", "1\n2\nNULL\n", email=False)
+    empty = hashlib.sha256(b"").hexdigest().upper()
+    ids = tmp_path / "ids.csv"
+    ids.write_text(f"user_id,hashed_email\n1,{'a' * 64}\n2,{empty}\nNULL,{'b' * 64}\n")
+    assert exported(command, tmp_path, ranking, ids) == ["a" * 64]
+
+
+@pytest.mark.parametrize(
+    ("listed", "warning"),
+    [
+        (
+            "u1,a@x.ch\n",
+            "None of the 2 users of the list are in the ids file. 1 of them would match without",
+        ),
+        ("x,a@x.ch\n", "The two tables seem to hold different kinds of ids."),
+        ("U1,nobody\n", "The users of the list have no valid ids in the ids file."),
+    ],
+)
+def test_a_delivery_of_nobody_says_why(command: Commands, tmp_path: Path, listed: str, warning: str) -> None:
+    ranking = table_of_users(tmp_path, "ranking.csv", "U1\nU2\n", email=False)
+    (tmp_path / "ids.csv").write_text(f"user_id,email\n{listed}")
+    arguments = ("export", "--ranking", ranking, "--size", "2", "--destination", "tiktok", "--out", tmp_path / "o")
+    ended = command(*arguments, "--ids", tmp_path / "ids.csv")
+    assert ended.code == 0, ended.err
+    assert "0 users in" in ended.out
+    assert warning in ended.out

@@ -1,19 +1,24 @@
 """Which matching ids are valid, and their normal form.
 
-Contract (contracts/media.md, section 2): STRING is taken as it is, EMAIL trimmed, lower-cased, NFC and held
-against a plain syntax, hashes are 64 hex digits lower-cased; the fast way for ASCII says the same as Python for
-every text; a normal form is its own normal form; order and batches change nothing.
+Contract (contracts/media.md, section 2): STRING is taken as it is, EMAIL trimmed, lower-cased, NFC, with its
+domain in ASCII, and held against a plain syntax; invisible characters and the two forms of an internationalised
+domain do not make two people; placeholders are invalid as every kind; hashes are 64 hex digits lower-cased; the
+fast way for ASCII says the same as Python for every text; a normal form is its own normal form; order and batches
+change nothing.
 """
 
+import contextlib
+import hashlib
 import re
 import unicodedata
 
+import idna
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.identity import IdProblem, JudgedIds, judge_ids
+from cleanroom_pipelines.identity import PLACEHOLDERS, IdProblem, JudgedIds, judge_ids, judge_user_ids, sha256_hex
 from cleanroom_pipelines.terms import Family, MatchingId
 
 from ..offenders import offenders
@@ -35,7 +40,14 @@ def judge(kind: MatchingId, *ids: str | None) -> JudgedIds:
 
 
 def email_by_hand(text: str) -> str | None:
-    text = unicodedata.normalize("NFC", text.strip().lower())
+    text = re.sub("[\u00a0\u00ad\u200b\u200c\u200d\u2060\ufeff]", "", text).strip()
+    if text.lower() in PLACEHOLDERS:
+        return None
+    text = unicodedata.normalize("NFC", text.lower())
+    local, at, domain = text.rpartition("@")
+    with contextlib.suppress(idna.IDNAError, UnicodeError):
+        domain = domain if domain.isascii() else idna.encode(domain, uts46=True).decode()
+    text = local + at + domain
     local, at, domain = text.partition("@")
     forbidden = re.compile(r'[\s\x00-\x20\x7f"(),:;<>@\[\\\]]')
     labels = domain.split(".")
@@ -89,7 +101,8 @@ def test_an_id_is_judged_alone(kind: MatchingId, ids: list[str | None]) -> None:
 def test_emails() -> None:
     normal_forms = {
         " Anna.Muster+News@Example.COM\n": "anna.muster+news@example.com",
-        "E\u0301va@Zu\u0308rich.ch": "éva@zürich.ch",
+        "E\u0301va@Zu\u0308rich.ch": "éva@xn--zrich-kva.ch",
+        "a@😀.ch": "a@😀.ch",
         "o'neil@mail.co.uk": "o'neil@mail.co.uk",
         "a@b.c1": "a@b.c1",
         f"{'a' * 64}@b.ch": f"{'a' * 64}@b.ch",
@@ -148,3 +161,71 @@ def test_what_can_match_what() -> None:
         MatchingId.HASHED_EMAIL,
         MatchingId.HASHED_PHONE_NUMBER,
     ]
+
+
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00a0\u00ad"
+EMPTY_HASH = hashlib.sha256(b"").hexdigest()
+
+
+@pytest.mark.parametrize("character", INVISIBLE, ids=lambda character: f"U+{ord(character):04X}")
+def test_invisible_characters_do_not_make_another_person(character: str) -> None:
+    plain = {
+        MatchingId.EMAIL: "anna@example.ch",
+        MatchingId.PHONE_NUMBER: "+41791234567",
+        MatchingId.HASHED_EMAIL: hashlib.sha256(b"anna@example.ch").hexdigest(),
+    }
+
+    def check(kind: MatchingId, text: str) -> None:
+        forms = [text, character + text, text + character, f" {character} {text}", text[:3] + character + text[3:]]
+        judged = judge(kind, *forms)
+        assert set(sha256_hex(judged).to_pylist()) == set(sha256_hex(judge(kind, text)).to_pylist())
+        assert judged.changed.tolist() == [False, True, True, True, True]
+        assert list(judge(kind, character).problems()) == [IdProblem.EMPTY_CELL]
+
+    assert offenders(plain.items(), check) == []
+
+
+def test_a_domain_and_its_ascii_form_are_one() -> None:
+    forms = ["a@zürich.ch", "a@ZU\u0308RICH.CH", "A@xn--zrich-kva.ch", "a@XN--ZRICH-KVA.ch", "a@zürich\u3002ch"]
+    assert set(judge(MatchingId.EMAIL, *forms).normal.to_pylist()) == {"a@xn--zrich-kva.ch"}
+    assert judge(MatchingId.EMAIL, "a@straße.de", "a@strasse.de").normal.to_pylist() == [
+        "a@xn--strae-oqa.de",
+        "a@strasse.de",
+    ]
+
+
+def test_hashes_of_what_was_right_before_are_the_same() -> None:
+    known = {
+        (MatchingId.EMAIL, "Anna.Muster+News@Example.COM"): "anna.muster+news@example.com",
+        (MatchingId.EMAIL, "é@x.ch"): "é@x.ch",
+        (MatchingId.PHONE_NUMBER, "0041 79 123 45 67"): "+41791234567",
+        (MatchingId.STRING, " Null-and-void "): "Null-and-void",
+    }
+    for (kind, text), normal in known.items():
+        assert sha256_hex(judge(kind, text)).to_pylist() == [hashlib.sha256(normal.encode()).hexdigest()]
+
+
+def test_placeholders_are_invalid_as_every_kind() -> None:
+    words = ["NULL", "null", "nan", "NaN", "N/A", "n/a", "None", "#N/A", "<NA>", " null "]
+    zeros = ["00000000-0000-0000-0000-000000000000", "0" * 32]
+    hashes = [hashlib.sha256(text.encode()).hexdigest() for text in ("", "null", "nan", "none", "n/a")]
+    given_ = [*words, *zeros, *hashes, EMPTY_HASH.upper(), f" {EMPTY_HASH}"]
+
+    def check(kind: MatchingId) -> None:
+        judged = judge(kind, *given_)
+        assert {problem: len(rows) for problem, rows in judged.problems().items()} == {
+            IdProblem.PLACEHOLDER: len(given_)
+        }
+        assert sha256_hex(judged).null_count == len(given_)
+        assert not judge_user_ids(pa.array(given_)).valid.any()
+
+    assert offenders(MatchingId, check) == []
+
+
+def test_user_ids_are_trimmed_and_otherwise_kept() -> None:
+    judged = judge_user_ids(pa.array([" u1\t", "U1", "E\u0301", "", None, "null", "nullable"]))
+    assert judged.normal.to_pylist() == ["u1", "U1", "E\u0301", None, None, None, "nullable"]
+    assert {problem.value: rows.tolist() for problem, rows in judged.problems().items()} == {
+        "EMPTY_CELL": [3, 4],
+        "PLACEHOLDER": [5],
+    }

@@ -59,8 +59,7 @@ PASSED_TEXT = (
     '"columns": [{"column": "a|`b\\nc", "role": "USER_ID", "type": "text"}, {"column": "plain", '
     '"role": "CATEGORICAL_FEATURE", "type": "text"}]}, "table": {"numErrorsTotal": 0, "recordedErrors": [], '
     '"numFiles": 2, "numBytes": 5, "format": "csv", "numUnknownColumns": 1, "unknownColumns": ["x"], '
-    '"numUsers": 988, "numUsersWithTwoRows": 0, "numIdsChanged": 0, "warnings": [], '
-    '"what": "users table", "statusCode": null, '
+    '"numUsers": 988, "numUsersWithTwoRows": 0, "numIdsChanged": 0, "what": "users table", "statusCode": null, '
     '"reason": ""}, "uniqueness": {"numErrorsTotal": 2, "recordedErrors": [], "keyColumns": ["plain"], '
     '"numUnique": 988, "numDuplicates": 2}, "dropInvalidRows": {"numInvalidRowsDropped": 12}}}'
 )
@@ -69,7 +68,7 @@ FAILED_TEXT = (
     '"numInvalidRowsByErrorCode": {}, "columns": [], "schema": {"numErrorsTotal": 0, "recordedErrors": [], '
     '"columns": []}, "table": {"numErrorsTotal": 0, "recordedErrors": [], "numFiles": 0, "numBytes": 0, '
     '"format": "", "numUnknownColumns": 0, "unknownColumns": [], "numUsers": 0, "numUsersWithTwoRows": 0, '
-    '"numIdsChanged": 0, "warnings": [], "what": "seed", "statusCode": "SEED_NOT_FOUND", '
+    '"numIdsChanged": 0, "what": "seed", "statusCode": "SEED_NOT_FOUND", '
     '"reason": "The seed was not found. Give one."}, "uniqueness": {"numErrorsTotal": 0, "recordedErrors": [], '
     '"keyColumns": [], "numUnique": 0, "numDuplicates": 0}, "dropInvalidRows": {"numInvalidRowsDropped": 0}}}'
 )
@@ -106,6 +105,13 @@ def test_sentence() -> None:
         "988 unique ids, 2 duplicates."
     )
     assert report_sentence(FAILED) == FAILED.reason
+
+
+def test_warnings_are_on_the_first_line_and_kept() -> None:
+    warned = replace(REPORT, table=replace(REPORT.table, warnings=("Look at this.", "And at that.")))
+    assert report_sentence(warned).endswith("2 duplicates. Warning: Look at this. Warning: And at that.")
+    assert "Warning: Look at this." in report_markdown(warned).splitlines()[0]
+    assert ValidationReport.from_dict(json.loads(json.dumps(warned.as_dict()))) == warned
 
 
 def test_page_is_a_table_whatever_the_names() -> None:

@@ -18,7 +18,7 @@ from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads.report import ErrorCode, ValidationReport, report_markdown
-from cleanroom_pipelines.uploads.rooms import Dataset, RoomUpload
+from cleanroom_pipelines.uploads.rooms import Dataset, RoomUpload, ingest_base, ingest_seeds
 from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.offenders import offenders
 from cleanroom_pipelines_tests.uploads.uploads import report_on
@@ -130,10 +130,10 @@ def test_files_that_fail(tmp_path: Path) -> None:
         (b"\xef\xbb\xbf", ErrorCode.EMPTY_FILE),
         (b"\n\n\n", ErrorCode.EMPTY_FILE),
         (b"u1,nobody\nu2,\n", ErrorCode.INVALID_NUMBER_OF_ROWS),
-        (b"user_id,matching_id\n", ErrorCode.INVALID_NUMBER_OF_ROWS),
+        (b"user_id,matching_id\n", ErrorCode.EMPTY_FILE),
+        (b"email,user_id\na@x.ch,u1\n", ErrorCode.INVALID_FILE_TYPE),
         (b"u1\nu2\nu3,a@x.ch\n", ErrorCode.NOT_ENOUGH_COLUMNS),
         (b"u1,a@x.ch,1\nu2,a@x.ch,2\nu3,a@x.ch\n", ErrorCode.TOO_MANY_COLUMNS),
-        (b"u1;a@x.ch\nu2;b@x.ch\n", ErrorCode.NOT_ENOUGH_COLUMNS),
         (b"PK\x03\x04\x00\x00 a spreadsheet", ErrorCode.NOT_ENOUGH_COLUMNS),
         (b"PAR1 no parquet PAR1", ErrorCode.INVALID_FILE_TYPE),
         *((damage(ROWS * 50_000), ErrorCode.INVALID_FILE_TYPE) for damage in damaged.GZIPS.values()),
@@ -220,27 +220,181 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, kind: str) -> None:
 # --- Rows ---
 
 
-def test_a_header_is_a_bad_row(tmp_path: Path) -> None:
+HEADERS = [
+    (Dataset.MATCHING, "User_ID, matching_id", "u1,a"),
+    (Dataset.MATCHING, "Customer ID,E-Mail", "u1,a"),
+    (Dataset.MATCHING, "id;Mobile", "u1;a"),
+    (Dataset.SEGMENTS, "user_id,segment", "u1,Sport"),
+    (Dataset.DEMOGRAPHICS, "user_id,age,gender", "u1,18-24,f"),
+    (Dataset.DEMOGRAPHICS, "user_id", "u1"),
+    (Dataset.EMBEDDINGS, "user_id,scope,0", "u1,all,1"),
+    (Dataset.SEED_AUDIENCES, "matching_id,audience_type", "a,New"),
+    (Dataset.SEED_AUDIENCES, "customer_id\ttype", "a\tNew"),
+    (Dataset.SEED_AUDIENCES, "Email", "a"),
+]
+
+
+def test_a_header_is_skipped_and_said(tmp_path: Path) -> None:
     path = tmp_path / "upload"
 
     def check(dataset: Dataset, header: str, row: str) -> None:
         path.write_text(f"{header}\n{row}\n")
-        report = validate(path, dataset, MatchingId.STRING)
-        assert report.passed
-        assert (report.n_rows, report.n_invalid_rows) == (2, 1)
-        assert report.columns[0].recorded[0].code is ErrorCode.INVALID_FILE_TYPE
+        report = validate(path, dataset, MatchingId.STRING, 1 if dataset is Dataset.EMBEDDINGS else None)
+        assert report.passed, report.reason
+        assert (report.n_rows, report.n_invalid_rows) == (1, 0)
+        assert "The first row holds column names and was skipped." in report.table.warnings
+        assert "column names" in report_markdown(report).splitlines()[0]
 
-    headers = [
-        (Dataset.MATCHING, "User_ID, matching_id", "u1,a"),
-        (Dataset.SEGMENTS, "user_id,segment", "u1,Sport"),
-        (Dataset.DEMOGRAPHICS, "user_id,age,gender", "u1,18-24,f"),
-        (Dataset.DEMOGRAPHICS, "user_id", "u1"),
-        (Dataset.SEED_AUDIENCES, "matching_id,audience_type", "a,New"),
-    ]
-    assert offenders(headers, check) == []
+    assert offenders(HEADERS, check) == []
     path.write_text("u1,Sport\nuser_id,segment\n")
     later = validate(path, Dataset.SEGMENTS)
-    assert later.n_invalid_rows_by_code.get(ErrorCode.INVALID_FILE_TYPE) is None, "the first row alone is a header"
+    assert (later.n_rows, later.table.warnings) == (2, ()), "the first row alone is a header"
+
+
+def test_rows_are_numbered_after_a_header(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_text("user_id,email\nu1,a@x.ch\nu2,bad\nu3\nu4,d@x.ch\n")
+    report = validate(tmp_path / "upload")
+    assert found(report) == [("matching_id", 2, ErrorCode.INVALID_EMAIL_FORMAT)]
+    assert [(error.row, error.code) for error in report.table.recorded] == [(3, ErrorCode.NOT_ENOUGH_COLUMNS)]
+
+
+# --- Delimiters and seeds of one column ---
+
+
+@pytest.mark.parametrize("delimiter", list(",;\t|"))
+def test_delimiters(tmp_path: Path, delimiter: str) -> None:
+    def check(dataset: Dataset, row: str, n: int | None = None) -> None:
+        rows = [row.replace("u1", f"u{number}") for number in range(30)]
+        (tmp_path / "upload").write_text("\n".join(rows).replace(",", delimiter))
+        report = validate(tmp_path / "upload", dataset, MatchingId.STRING, n)
+        assert (report.n_rows, report.n_invalid_rows, report.passed) == (30, 0, True), report.reason
+
+    rows = [
+        (Dataset.MATCHING, "u1,a"),
+        (Dataset.SEGMENTS, "u1,Sport"),
+        (Dataset.DEMOGRAPHICS, "u1,18-24,f"),
+        (Dataset.DEMOGRAPHICS, "u1,18-24"),
+        (Dataset.EMBEDDINGS, "u1,all,0.5,1", 2),
+        (Dataset.SEED_AUDIENCES, "u1,New"),
+    ]
+    assert offenders(rows, check) == []
+
+
+def seed_types(folder: Path, content: str, kind: MatchingId = MatchingId.STRING) -> tuple[ValidationReport, dict]:
+    (folder / "seed").write_text(content)
+    upload = RoomUpload(Dataset.SEED_AUDIENCES, folder / "seed", kind)
+    seeds = ingest_seeds([upload], room_key=bytes(32), out=folder / "out", runtime=Runtime(ENGINE))
+    by_type = seeds.counts.get("by_type", {})
+    return seeds.report, {name: each["n_unique_ids"] for name, each in by_type.items()}
+
+
+def test_a_seed_of_one_column_has_the_default_type(tmp_path: Path) -> None:
+    def check(content: str, n_ids: int) -> None:
+        report, by_type = seed_types(tmp_path, content)
+        assert by_type == {"default": n_ids}, report.reason
+        assert report.n_invalid_rows == 0
+        assert any("'default'" in warning for warning in report.table.warnings)
+
+    contents = [
+        ("a\nb\nc\n", 3),
+        ("customer_id\r\na\r\nb\r\n", 2),
+        ("a\n\nb\n\n", 2),
+        ("\n".join(f"p{n};q{n}" for n in range(50)), 50),
+        ('"a,1"\n"b,2"\n', 2),
+    ]
+    assert offenders(contents, check) == []
+
+
+def test_blank_lines_of_one_column_are_no_rows_and_quoted_ones_are_missing_ids(tmp_path: Path) -> None:
+    report, by_type = seed_types(tmp_path, 'a\n\nb\n""\n\n')
+    assert by_type == {"default": 2}
+    assert (report.n_rows, report.n_invalid_rows_by_code) == (3, {ErrorCode.EMPTY_CELL: 1})
+
+
+def test_zstd(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(pa.compress(ROWS * 1_000, codec="zstd", asbytes=True))
+    assert validate(tmp_path / "upload").n_rows == 2_000
+    (tmp_path / "upload").write_bytes(pa.compress(ROWS * 1_000, codec="zstd", asbytes=True)[:-5])
+    assert not validate(tmp_path / "upload").passed
+    (tmp_path / "upload").write_bytes(pa.compress(ROWS * 100_000, codec="zstd", asbytes=True))
+    engine = EngineSettings(memory_bytes=512 << 20, threads=1, scratch=tmp_path, unpacked_bytes=1 << 20)
+    upload = RoomUpload(Dataset.MATCHING, tmp_path / "upload", MatchingId.EMAIL)
+    assert "when unpacked" in report_on(upload, runtime=Runtime(engine)).reason
+
+
+# --- Ids ---
+
+
+def test_decimal_tails(tmp_path: Path) -> None:
+    whole = "".join(f"{n}.0,4179{n:07d}.0\n" for n in range(1, 40))
+    (tmp_path / "upload").write_text(whole + "nan,\n")
+    report = validate(tmp_path / "upload", kind=MatchingId.PHONE_NUMBER)
+    assert (report.n_rows, report.n_invalid_rows, report.table.n_users) == (40, 1, 39)
+    assert report.table.n_ids_changed == 39
+    (tmp_path / "upload").write_text(whole + "abc,+41 79 123 45 67\n")
+    report = validate(tmp_path / "upload", kind=MatchingId.PHONE_NUMBER)
+    assert report.n_invalid_rows_by_code == {
+        ErrorCode.INVALID_INTEGER_FORMAT: 39,
+        ErrorCode.INVALID_PHONE_E164_NUMBER: 39,
+    }
+    assert any("Save the column as text." in warning for warning in report.table.warnings)
+    (tmp_path / "upload").write_text("1.0,x\nabc,y\n")
+    report = validate(tmp_path / "upload", kind=MatchingId.STRING)
+    assert found(report) == [("user_id", 1, ErrorCode.INVALID_INTEGER_FORMAT)]
+
+
+@pytest.mark.parametrize("type_", [pa.float64(), pa.float32(), pa.decimal128(38, 0), pa.decimal128(30, 2)])
+def test_ids_in_types_with_decimals(tmp_path: Path, type_: pa.DataType) -> None:
+    ids = pa.array([1, 2, None], pa.int64()).cast(type_)
+    report = validate(parquet(tmp_path / "p", u=ids, m=["a@x.ch", "b@x.ch", "c@x.ch"]))
+    assert (report.passed, report.n_invalid_rows) == (True, 1), report.reason
+    if pa.types.is_floating(type_):
+        for bad in (1.5, 1e20, float("inf")):
+            report = validate(parquet(tmp_path / "p", u=pa.array([1, bad], type_), m=["a@x.ch", "b@x.ch"]))
+            assert not report.passed
+
+
+def test_equal_users_whatever_the_type(tmp_path: Path) -> None:
+    forms = {
+        "text": ["100454", "7"],
+        "spaces": [" 100454", "7 "],
+        "tails": ["100454.0", "7.0"],
+        "float": pa.array([100454.0, 7.0]),
+        "int": pa.array([100454, 7]),
+    }
+    seen = set()
+    for name, ids in forms.items():
+        parquet(tmp_path / name, u=ids, m=["a", "b"])
+        upload = RoomUpload(Dataset.MATCHING, tmp_path / name, MatchingId.STRING)
+        out = tmp_path / f"{name}-out"
+        ingest_base([upload], room_key=bytes(32), out=out, runtime=Runtime(ENGINE))
+        seen.add((out / "matching.parquet").read_bytes())
+    assert len(seen) == 1
+
+
+def test_placeholders_are_counted_by_their_own_code(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_text("NULL,a@x.ch\nu2,null\nu3,N/A\nu4,d@x.ch\n,e@x.ch\n")
+    report = validate(tmp_path / "upload")
+    assert report.n_invalid_rows_by_code == {ErrorCode.PLACEHOLDER: 3, ErrorCode.EMPTY_CELL: 1}
+    assert found(report)[0] == ("user_id", 1, ErrorCode.PLACEHOLDER)
+    assert "placeholder" in report.columns[0].recorded[0].message
+
+
+def test_a_heavy_id_is_a_warning_without_its_value(tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+
+    def warnings(n_heavy: int, n_others: int) -> tuple[str, ...]:
+        rows = [f"u{n},heavy" for n in range(n_heavy)] + [f"v{n},id{n}" for n in range(n_others)]
+        path.write_text("\n".join(rows))
+        report = validate(path, kind=MatchingId.STRING)
+        assert report.passed
+        assert "heavy" not in str(report.as_dict())
+        return report.table.warnings
+
+    assert warnings(25, 100) == ("One matching_id is on 25 of 125 rows (20%). It may stand for a missing value.",)
+    assert warnings(24, 20) == ()
+    assert warnings(30, 200) == ()
+    assert len(warnings(20_000, 60_000)) == 1
 
 
 def test_totals_are_exact_and_records_stop(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from cleanroom_pipelines.engine import EngineSettings, Runtime, stable_hash
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, EngineError, UsageError
 from cleanroom_pipelines.terms import MatchingId
-from cleanroom_pipelines.uploads.report import ValidationReport
+from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 from cleanroom_pipelines.uploads.rooms import (
     BaseReport,
     Dataset,
@@ -452,3 +452,36 @@ def test_it_can_be_cancelled(tmp_path: Path, everything: list[RoomUpload]) -> No
     with pytest.raises(CancelledError):
         report_on(everything[0], runtime=Runtime(ENGINE, should_cancel=lambda: True))
     assert not (tmp_path / "out").exists()
+
+
+# --- Tables without common users ---
+
+
+def strangers(give: Give) -> list[RoomUpload]:
+    matching = "".join(f"u{n},{n}@x.ch\n" for n in range(30))
+    segments = "".join(f"U{n},Sport\n" for n in range(30))
+    return [give(Dataset.MATCHING, matching, MatchingId.EMAIL), give(Dataset.SEGMENTS, segments)]
+
+
+def test_tables_without_common_users_are_a_warning_with_its_cause(tmp_path: Path, give: Give) -> None:
+    uploads = strangers(give)
+    sentence = (
+        "None of the 30 users of the segments table are in the matching table. "
+        "They would match without regard to letter case."
+    )
+    for report in (ingest(tmp_path / "out", uploads), validate_base(uploads, runtime=Runtime(ENGINE))):
+        assert report.passed
+        assert report.counts["n_matchable_users"] == 0
+        assert report.reports["segments"].table.warnings == (sentence,)
+        assert sentence in report_markdown(report.reports["segments"]).splitlines()[0]
+        assert report.reports["matching"].table.warnings == ()
+
+
+def test_a_kept_table_does_not_warn_of_one_that_was_replaced(tmp_path: Path, give: Give) -> None:
+    ingest(tmp_path / "first", strangers(give))
+    matching = give(Dataset.MATCHING, "U1,a@x.ch\n", MatchingId.EMAIL)
+    again = ingest(tmp_path / "second", [matching], previous=tmp_path / "first", keep=[Dataset.SEGMENTS])
+    assert again.reports["segments"].table.warnings == ()
+    matching = give(Dataset.MATCHING, "x1,a@x.ch\n", MatchingId.EMAIL)
+    again = ingest(tmp_path / "third", [matching], previous=tmp_path / "second", keep=[Dataset.SEGMENTS])
+    assert "different kinds of ids" in again.reports["segments"].table.warnings[0]

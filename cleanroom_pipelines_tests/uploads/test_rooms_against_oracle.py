@@ -19,7 +19,7 @@ from unittest import mock
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime, stable_hash
@@ -47,8 +47,9 @@ NORMAL_PHONES = {
     "0041 79 123 45 67": "+41791234567",
     "+14155552671": "+14155552671",
 }
+# Without semicolons, tabs and bars, by which a file of the wrong number of columns may be split instead.
 texts = st.lists(
-    st.sampled_from(["a", "b", '"', "\n", "\r", "\r\n", ",", ";", "'", " ", "é", "😀", "\\", "\t", "#", "\x00"]),
+    st.sampled_from(["a", "b", '"', "\n", "\r", "\r\n", ",", "'", " ", "é", "😀", "\\", "#", "\x00"]),
     max_size=4,
 ).map("".join)
 user_ids = st.one_of(st.sampled_from(["u1", "u1", "u2", "u3", "U1", "007", ""]), texts)
@@ -112,6 +113,10 @@ def digest(family: str, normal: str) -> str:
 
 def filled(cell: str) -> ErrorCode | None:
     return None if cell else ErrorCode.EMPTY_CELL
+
+
+def user(cell: str) -> ErrorCode | None:
+    return filled(cell.strip())
 
 
 def label(cell: str) -> ErrorCode | None:
@@ -247,9 +252,9 @@ def test_matching(
         return NORMAL_EMAILS.get(cell) or NORMAL_PHONES[cell]
 
     def key(row: Row) -> tuple[str, ...]:
-        return (row[0], normal(row[1]))
+        return (row[0].strip(), normal(row[1]))
 
-    alone = [oracle(first, [filled, email], key), oracle(second, [filled, phone], key)]
+    alone = [oracle(first, [user, email], key), oracle(second, [user, phone], key)]
     uploads = [
         RoomUpload(Dataset.MATCHING, folder / "first", MatchingId.EMAIL),
         RoomUpload(Dataset.MATCHING, folder / "second", MatchingId.PHONE_NUMBER),
@@ -266,19 +271,20 @@ def test_matching(
     judgements = iter(
         [email(row[1]) for row in first if len(row) == 2] + [phone(row[1]) for row in second if len(row) == 2]
     )
-    expected = oracle(first + second, [filled, both], key)
+    expected = oracle(first + second, [user, both], key)
     assert expected
     report = ingest(folder, uploads)["matching"]
     if not assert_report(report, expected, folder / "out"):
         return
     pairs = {
-        (digest("phone" if normal(i).startswith("+") else "email", normal(i)), u) for u, i in expected["kept"]
+        (digest("phone" if normal(i).startswith("+") else "email", normal(i)), u.strip())
+        for u, i in expected["kept"]
     }
     assert written(folder / "out" / "matching.parquet") == sorted(
         pairs, key=lambda pair: [t.encode() for t in pair]
     )
     assert report.table.n_ids_changed == sum(normal(i) != i for _, i in expected["valid"])
-    users = {u for u, _ in expected["kept"]}
+    users = {u.strip() for u, _ in expected["kept"]}
     assert written(folder / "out" / "users.parquet") == [
         (u, stable_hash(u), None, None, True, True)
         for u in sorted(users, key=lambda u: (stable_hash(u), u.encode()))
@@ -292,11 +298,13 @@ def test_segments(
 ) -> None:
     folder = fresh(tmp_path_factory)
     (folder / "f").write_bytes(form(rows))
-    expected = oracle(rows, [filled, label], lambda row: (row[0], row[1]))
+    expected = oracle(rows, [user, label], lambda row: (row[0].strip(), row[1]))
     report = ingest(folder, [RoomUpload(Dataset.SEGMENTS, folder / "f")])["segments"]
     if assert_report(report, expected, folder / "out"):
         assert expected
-        kept = sorted((tuple(row) for row in expected["kept"]), key=lambda row: [t.encode() for t in row])
+        kept = sorted(
+            ((row[0].strip(), row[1]) for row in expected["kept"]), key=lambda row: [t.encode() for t in row]
+        )
         assert written(folder / "out" / "segments.parquet") == kept
         relevant = {row[0] for row in kept}
         users = {row[0]: row[4:] for row in written(folder / "out" / "users.parquet")}
@@ -316,11 +324,11 @@ def test_demographics(
     rows = [["u9", "18-24", "f"][:n_columns]] * 25 + [cut(row, 3, n_columns) or [""] for row in rows]
     folder = fresh(tmp_path_factory)
     (folder / "f").write_bytes(form(rows))
-    expected = oracle(rows, [filled, age, gender][:n_columns], lambda row: (row[0],))
+    expected = oracle(rows, [user, age, gender][:n_columns], lambda row: (row[0].strip(),))
     report = ingest(folder, [RoomUpload(Dataset.DEMOGRAPHICS, folder / "f")])["demographics"]
     assert assert_report(report, expected, folder / "out")
     assert expected
-    kept = {row[0]: [*row, "", ""][1:3] for row in expected["kept"]}
+    kept = {row[0].strip(): [*row, "", ""][1:3] for row in expected["kept"]}
     users = {row[0]: row[2:4] for row in written(folder / "out" / "users.parquet")}
     assert users == {u: (normal_age(a), g or None) for u, (a, g) in ({"u1": ("", "")} | kept).items()}
 
@@ -337,11 +345,12 @@ def test_embeddings(
     rows = [cut(row, 5, 2 + n) for row in rows]
     folder = fresh(tmp_path_factory)
     (folder / "f").write_bytes(form(rows))
-    expected = oracle(rows, [filled, filled, *[number] * n], lambda row: (row[0], row[1]))
+    expected = oracle(rows, [user, filled, *[number] * n], lambda row: (row[0].strip(), row[1]))
     report = ingest(folder, [RoomUpload(Dataset.EMBEDDINGS, folder / "f", n_embeddings=n)])["embeddings"]
     if assert_report(report, expected, folder / "out"):
         assert expected
-        kept = sorted(expected["kept"], key=lambda row: (row[0].encode(), row[1].encode()))
+        rows = [[row[0].strip(), *row[1:]] for row in expected["kept"]]
+        kept = sorted(rows, key=lambda row: (row[0].encode(), row[1].encode()))
         assert written(folder / "out" / "embeddings.parquet") == [
             (row[0], row[1], *(float(cell) for cell in row[2:])) for row in kept
         ]
@@ -352,6 +361,7 @@ def test_embeddings(
 def test_seeds(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], form: Callable[[list[Row]], bytes]
 ) -> None:
+    assume(sum(len(row) == 1 for row in rows) * 1.1 < len(rows))  # else it is a seed of one column
     folder = fresh(tmp_path_factory)
     (folder / "f").write_bytes(form(rows))
     expected = oracle(rows, [email, label], lambda row: (NORMAL_EMAILS[row[0]], row[1]))

@@ -1,0 +1,137 @@
+"""Counts over a whole dataset of a data room: duplicates, users, and ids that hold too many rows.
+
+Lives here: the queries over the valid rows of a dataset, after all its files were read.
+Add here when a dataset's report gets another figure of all its rows.
+Keep out: reading files (`room_reading`), and figures of several datasets (`rooms`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_engine
+from cleanroom_pipelines.uploads.report import (
+    MAX_RECORDED_ERRORS,
+    MESSAGES,
+    ErrorCode,
+    RecordedError,
+    UniquenessReport,
+    ValidationReport,
+)
+
+# One id on this share of the rows, and on this many, is hardly one person.
+_HEAVY_SHARE = 0.2
+_MIN_HEAVY_ROWS = 25
+# An id on a fifth of all rows is on a tenth of a sample of this size, unless it is distributed like the sample.
+_HEAVY_SAMPLE_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Key:
+    """The unique key of a dataset.
+
+    Args:
+        columns: Its columns among the valid rows.
+        names: Their names in reports.
+    """
+
+    columns: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def with_counts(
+    report: ValidationReport,
+    rows: TableFiles,
+    key: Key,
+    row_number: Callable[[int], int],
+    settings: EngineSettings,
+) -> ValidationReport:
+    """Add the figures of all valid rows to a report.
+
+    Args:
+        report: The report on the rows.
+        rows: The valid rows, with `row_number` among the readable rows.
+        key: The unique key; later rows with an equal key are duplicates.
+        row_number: From a row number among readable rows to one among all rows.
+        settings: The engine's.
+
+    Returns:
+        The report with duplicates, users, and warnings of ids that hold at least a fifth of the rows.
+    """
+    columns = ", ".join(key.columns)
+    with open_engine(settings, paths=rows.files) as engine:
+        engine.scan("valid", rows)
+        counts = engine.fetch(
+            # one row: distinct keys, and of what the first column of the key names, all and those with two rows
+            f"WITH keys AS (SELECT {columns}, count(*) AS n_rows FROM valid GROUP BY {columns}), "
+            f"named AS (SELECT {key.columns[0]}, sum(n_rows) AS n_rows FROM keys GROUP BY {key.columns[0]}) "
+            "SELECT (SELECT count(*) FROM keys) AS n_unique, count(*) AS n_users, "
+            "count(*) FILTER (n_rows >= 2) AS n_users_with_two FROM named"
+        ).to_pylist()[0]
+        n_duplicates = report.n_valid_rows - counts["n_unique"]
+        recorded = _recorded_duplicates(engine, key, row_number) if n_duplicates else ()
+        warnings = _heavy_ids(engine, key, report.n_valid_rows)
+    code = ErrorCode.DUPLICATE_VALUES
+    by_code = dict(report.n_invalid_rows_by_code) | ({code: n_duplicates} if n_duplicates else {})
+    return replace(
+        report,
+        n_invalid_rows=report.n_invalid_rows + n_duplicates,
+        n_invalid_rows_by_code=dict(sorted(by_code.items())),
+        table=replace(
+            report.table,
+            n_users=counts["n_users"],
+            n_users_with_two=counts["n_users_with_two"],
+            warnings=(*report.table.warnings, *warnings),
+        ),
+        uniqueness=UniquenessReport(
+            n_duplicates,
+            recorded,
+            key_columns=key.names,
+            n_unique=counts["n_unique"],
+            n_duplicates=n_duplicates,
+        ),
+    )
+
+
+def _recorded_duplicates(engine: Engine, key: Key, row_number: Callable[[int], int]) -> tuple[RecordedError, ...]:
+    columns = ", ".join(key.columns)
+    rows = engine.fetch(
+        # one row per later duplicate, the first 500 of them
+        f"WITH repeated AS (SELECT {columns}, min(row_number) AS first_row FROM valid GROUP BY {columns} "
+        "HAVING count(*) > 1) "
+        f"SELECT row_number FROM valid JOIN repeated USING ({columns}) WHERE row_number > first_row "
+        "ORDER BY row_number LIMIT ?",
+        [MAX_RECORDED_ERRORS],
+    )["row_number"].to_pylist()
+    code = ErrorCode.DUPLICATE_VALUES
+    # The error concerns the row, so it names a column only if the key has just one.
+    column = key.names[0] if len(key.names) == 1 else None
+    return tuple(RecordedError(code, MESSAGES[code], row_number(row), column) for row in rows)
+
+
+def _heavy_ids(engine: Engine, key: Key, n_rows: int) -> tuple[str, ...]:
+    """A sentence for each column of ids in which one id holds too many rows: its share, never the id."""
+    found = []
+    for column, name in zip(key.columns, key.names, strict=True):
+        if not name.endswith("_id") or n_rows < _MIN_HEAVY_ROWS:
+            continue
+        n_of_one = _rows_of_heaviest(engine, column, n_rows)
+        if n_of_one >= max(_MIN_HEAVY_ROWS, _HEAVY_SHARE * n_rows):
+            found.append(
+                f"One {name} is on {n_of_one:,} of {n_rows:,} rows ({n_of_one / n_rows:.0%}). "
+                "It may stand for a missing value."
+            )
+    return tuple(found)
+
+
+def _rows_of_heaviest(engine: Engine, column: str, n_rows: int) -> int:
+    step = max(1, n_rows // _HEAVY_SAMPLE_ROWS)
+    heaviest = engine.fetch(
+        # one row: the id on most rows of the sample, and on how many
+        f"SELECT {column} AS id, count(*) AS n FROM valid WHERE row_number % ? = 0 GROUP BY {column} "
+        "ORDER BY n DESC, id LIMIT 1",
+        [step],
+    ).to_pylist()
+    if not heaviest or heaviest[0]["n"] < _HEAVY_SHARE / 2 * n_rows / step:
+        return 0
+    counted = engine.fetch(f"SELECT count(*) AS n FROM valid WHERE {column} = ?", [heaviest[0]["id"]])
+    return int(counted["n"][0].as_py())

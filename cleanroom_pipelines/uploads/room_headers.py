@@ -1,0 +1,84 @@
+"""Recognising a header in an upload of a data room, whose files should have none.
+
+Lives here: the words by which exports of customer systems name the columns of a room's datasets.
+Add here when an export names a column in another way; names of e-mails and phones are in `identity.names`.
+Keep out: reading the rows (`room_reading`).
+
+A first row is a header if each of its cells is such a word, in any letter case and with any punctuation: the ids
+and labels of people are not. The words come from contracts/media.md, section 2, and from what customer systems
+write. A cell is never quoted in a message.
+"""
+
+import re
+from collections.abc import Sequence
+
+from cleanroom_pipelines.errors import InputError
+from cleanroom_pipelines.identity.names import kind_of_name, normal_name
+from cleanroom_pipelines.uploads.room_schemas import Cell, RoomColumn
+
+# The names of an embedding's numbers, including those that pandas gives: e0, dim_1, 2.
+_NUMBER_NAME = re.compile(r"(?:e|d|x|v|f|dim|emb|embedding|feature|vector)?[0-9]{1,4}")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_USER_IDS = _words(
+    "id uid user userid customer customerid customerno customernumber client clientid member memberid "
+    "subscriberid person personid profileid account accountid contact contactid crmid externalid "
+    "externaluserid visitorid householdid publisherid publisheruserid"
+)
+_OTHER_MATCHING_IDS = _words("matchingid matchid hash hashed sha256 maid idfa gaid aaid adid deviceid")
+_LABELS = _words(
+    "audience audiencetype audiencename type segment segmentid segmentname segments interest interests "
+    "category topic attribute label tag list listname group groupname seed seedtype"
+)
+_WORDS: dict[Cell, frozenset[str]] = {
+    Cell.USER_ID: _USER_IDS,
+    Cell.MATCHING_ID: _USER_IDS | _OTHER_MATCHING_IDS,
+    Cell.LABEL: _LABELS,
+    Cell.SCOPE: frozenset({"scope"}),
+    Cell.AGE: _words("age agegroup agebracket agerange"),
+    Cell.GENDER: _words("gender sex"),
+}
+_ALL_WORDS = frozenset[str]().union(*_WORDS.values())
+
+
+def is_header(columns: Sequence[RoomColumn], row: Sequence[object]) -> bool:
+    """Whether the first row of a file holds column names.
+
+    Args:
+        columns: The columns of the dataset.
+        row: The cells of the first row.
+
+    Raises:
+        InputError: It names the columns in another order than the dataset has them.
+    """
+    words = [normal_name(str(cell or "")) for cell in row]
+    named = [
+        _NUMBER_NAME.fullmatch(word) is not None
+        if column.cell is Cell.NUMBER
+        else word in _ALL_WORDS or _is_id_name(word)
+        for column, word in zip(columns, words, strict=True)
+    ]
+    if not all(named):
+        return False
+    if len(columns) == 2 and not _fit(columns, words) and _fit(columns, words[::-1]):
+        raise InputError(
+            "The header names the columns in another order than this dataset has them.",
+            remedy=f"Put {columns[0].name} before {columns[1].name}.",
+            problem="type",
+        )
+    return True
+
+
+def _fit(columns: Sequence[RoomColumn], words: Sequence[str]) -> bool:
+    return all(
+        word in _WORDS[column.cell] or (column.cell is Cell.MATCHING_ID and _is_id_name(word))
+        for column, word in zip(columns, words, strict=True)
+    )
+
+
+def _is_id_name(word: str) -> bool:
+    return kind_of_name(word) is not None
