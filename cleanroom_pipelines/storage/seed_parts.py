@@ -17,6 +17,7 @@ Format = Literal["jsonl", "csv", "parquet"]
 
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 _SUFFIXES = sorted((suffix + packed for suffix in _FORMATS for packed in ("", ".gz")), key=len, reverse=True)
+_WORKBOOKS = (".xls", ".xlsb", ".xlsm", ".xlsx")
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_ONCE = 65_536
 _BOM = b"\xef\xbb\xbf"
@@ -32,6 +33,7 @@ def seed_suffix(file: Path) -> str:
     Raises:
         SeedError: The suffix is not supported.
     """
+    check_not_workbook(file)
     for suffix in _SUFFIXES:
         if file.name.lower().endswith(suffix):
             return suffix
@@ -39,6 +41,16 @@ def seed_suffix(file: Path) -> str:
         "The seed's file format is not supported.",
         remedy="Use .jsonl, .csv or .parquet, optionally with .gz.",
     )
+
+
+def check_not_workbook(file: Path) -> None:
+    """Reject an Excel workbook by its suffix.
+
+    Raises:
+        SeedError: It is a workbook.
+    """
+    if file.suffix.lower() in _WORKBOOKS:
+        raise SeedError("Excel workbooks are not read.", remedy="Save the first sheet as CSV UTF-8.")
 
 
 def format_of_part(name: str) -> Format | None:

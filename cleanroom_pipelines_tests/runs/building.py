@@ -17,7 +17,8 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.runs.inbox import Drop, close_drop, find_drops, register_drop
+from cleanroom_pipelines.runs.drops import Drop
+from cleanroom_pipelines.runs.inbox import close_drop, find_drops, register_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.uploads.roles import Role
