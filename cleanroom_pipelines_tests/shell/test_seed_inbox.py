@@ -144,9 +144,10 @@ def test_bad_drops_are_rejected_with_their_reasons(trained: Shell) -> None:
     assert trained.run_pending() == 1
     assert drops_in(folder) == []
     receipts = list(receipts_in(folder / "rejected"))
-    assert {name_of[receipt["seed"]["digest"]]: receipt["statusCode"] for receipt in receipts} == {
+    assert {receipt["file"]: receipt["statusCode"] for receipt in receipts} == {
         name: code for name, (_, code) in BAD_DROPS.items()
     }
+    assert all(name_of[receipt["seed"]["digest"]] == receipt["file"] for receipt in receipts)
     assert len(receipts) == len(BAD_DROPS)
     root = trained.installation.home.scratch_root
     left = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
