@@ -19,6 +19,7 @@ from cleanroom_pipelines.catalog import (
     ExportJob,
     GenerationJob,
     Kind,
+    Origin,
     Status,
     TrainingDataset,
     Version,
@@ -487,7 +488,7 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
     made = _result(work, "seed_validation_report", sentence, documents)
     if failure:
         work.fail(*failure)
-        if not job.keep_seed:
+        if not job.keep_seed and job.origin is not Origin.INBOX:  # a dropped seed is deleted with its receipt
             forget_seed(installation, job)
     return made
 
