@@ -8,9 +8,10 @@ Keep out: the queries themselves; they are in the package of their subject.
 from cleanroom_pipelines.engine.base import Engine, EngineSettings, SortedPart
 from cleanroom_pipelines.engine.hashing import STABLE_HASH_BITS, stable_hash, stable_hash_sql
 from cleanroom_pipelines.engine.opening import open_configured_engine, open_engine
+from cleanroom_pipelines.engine.packing import too_large, unpacked_blocks
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
 from cleanroom_pipelines.engine.runtime import Progress, Runtime, ShouldCancel
-from cleanroom_pipelines.engine.tables import TableFiles, find_tables, too_large, unpacked_blocks
+from cleanroom_pipelines.engine.tables import TableFiles, find_tables, type_runs
 
 __all__ = [
     "STABLE_HASH_BITS",
@@ -29,5 +30,6 @@ __all__ = [
     "stable_hash",
     "stable_hash_sql",
     "too_large",
+    "type_runs",
     "unpacked_blocks",
 ]

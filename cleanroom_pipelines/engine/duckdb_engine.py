@@ -12,6 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +22,13 @@ import pyarrow as pa
 
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
 from cleanroom_pipelines.engine.hashing import stable_hash_sql
+from cleanroom_pipelines.engine.packing import Packing, packing_of, unpacked_blocks
+from cleanroom_pipelines.engine.parquet_types import UUID
+from cleanroom_pipelines.engine.partitions import values_of
 from cleanroom_pipelines.engine.plain_paths import PlainPaths, is_plain
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
-from cleanroom_pipelines.engine.tables import TableFiles, line_end_of, unpacked_blocks
+from cleanroom_pipelines.engine.tables import TableFiles, check_types
+from cleanroom_pipelines.engine.text_files import CsvShape
 from cleanroom_pipelines.errors import EngineError, StorageFullError
 
 _DEFAULT_MEMORY_SHARE = 0.6
@@ -124,6 +129,7 @@ class DuckDBEngine:
 
     def scan(self, name: str, tables: TableFiles) -> None:
         """Make files queryable as a view."""
+        check_types(tables)
         query = {"parquet": _parquet_query, "csv": _csv_query, "jsonl": _jsonl_query}[tables.format]
         sql = query([self._plain(file, tables) for file in tables.files], tables)
         self.execute(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {sql}")
@@ -228,13 +234,14 @@ class DuckDBEngine:
     def _plain(self, file: Path, tables: TableFiles) -> Path:
         """Return a path that DuckDB can read.
 
-        Gzipped parquet is unpacked into scratch; DuckDB reads the other gzipped formats itself.
+        Compressed parquet is unpacked into scratch; DuckDB reads the other compressed formats itself.
         """
-        is_packed = file.suffix == ".gz"
+        is_packed = packing_of(file) != "none"
         unpack = tables.format == "parquet" and is_packed
         if not is_packed and is_plain(file):
             return file
-        if not any(file == path or path in file.parents for path in self._allowed):
+        target = file.resolve()
+        if not any(target == path or path in target.parents for path in self._allowed):
             raise EngineError("The engine has no access to this file.", remedy="Open the engine with its path.")
         if is_packed and not unpack:
             self._check_whole(file)
@@ -246,7 +253,7 @@ class DuckDBEngine:
         return target
 
     def _check_whole(self, file: Path) -> None:
-        # DuckDB does not verify gzip checksums, and treats invalid data as the end of the file: one changed bit
+        # DuckDB does not verify checksums, and treats invalid data as the end of the file: one changed bit
         # could give a different, often shorter table.
         if file not in self._whole:
             self._call(lambda: deque(unpacked_blocks(file), maxlen=0))
@@ -284,45 +291,89 @@ def _file_list(files: Iterable[Path]) -> str:
 
 
 def _parquet_query(files: Sequence[Path], tables: TableFiles) -> str:
-    columns = ", ".join(quote_identifier(column) for column in tables.columns)
-    return f"SELECT {columns} FROM read_parquet({_file_list(files)}, hive_partitioning = false)"
+    types = tables.types_of(tables.files[0])
+    cells = {name: quote_identifier(name) for name in tables.columns if name not in tables.partitions}
+    # As text, since DuckDB converts text to a UUID when it compares them, which fails for other text.
+    cells |= {name: f"CAST({cell} AS VARCHAR)" for name, cell in cells.items() if types[name] == UUID}
+    return f"SELECT {_select(cells, tables)} FROM read_parquet({_file_list(files)}, hive_partitioning = false)"
 
 
 def _csv_query(files: Sequence[Path], tables: TableFiles) -> str:
-    # DuckDB may detect a line break inside a quoted name as the line ending, and then silently reads no rows, so
-    # new_line is set. Files with different line endings are read separately, in their order.
-    runs = groupby(files, key=line_end_of)
-    return " UNION ALL ".join(_csv_run_query(list(run), tables, end) for end, run in runs)
+    # Files that are written in different ways are read separately, in their order.
+    return " UNION ALL ".join(
+        _csv_run_query(plain, shape, run) for shape, plain, run in _runs(files, tables, tables.shape_of)
+    )
 
 
-def _csv_run_query(files: Sequence[Path], tables: TableFiles, line_end: str) -> str:
-    columns = ", ".join(f"{quote_literal(column)}: 'VARCHAR'" for column in tables.columns)
-    new_line = line_end.replace("\r", "\\r").replace("\n", "\\n")
+def _csv_run_query(files: Sequence[Path], shape: CsvShape, tables: TableFiles) -> str:
+    names = ", ".join(f"c{i}: 'VARCHAR'" for i in range(len(shape.header) or 1))
+    # DuckDB may detect a line break inside a quoted name as the line ending, and then silently reads no rows.
+    new_line = shape.line_end.replace("\r", "\\r").replace("\n", "\\n")
+    positions = shape.positions
+    cells = {name: f"c{positions[name]}" for name in tables.columns if name not in tables.partitions}
+    # A blank line has no cells. If there is only one column, DuckDB reads one; a missing cell there is quoted.
+    is_list = len(shape.header) == 1
+    cells |= {name: f"nullif({cell}, '')" for name, cell in cells.items() if is_list}
     return (
-        f"SELECT * FROM read_csv({_file_list(files)}, columns = {{{columns}}}, auto_detect = false, "
-        f"header = true, delim = {quote_literal(tables.delimiter)}, quote = '\"', escape = '\"', nullstr = '', "
-        f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, "
-        f"rejects_limit = 0" + (f", new_line = '{new_line}')" if new_line else ")")
+        f"SELECT {_select(cells, tables)} FROM read_csv({_file_list(files)}, columns = {{{names}}}, "
+        f"auto_detect = false, header = true, compression = '{shape.packing}', "
+        f"delim = {quote_literal(shape.delimiter)}, quote = '\"', escape = '{shape.escape}', nullstr = '', "
+        f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, rejects_limit = 0"
+        + (f", new_line = '{new_line}'" if new_line else "")
+        + (", allow_quoted_nulls = false) WHERE c0 IS NOT NULL" if is_list else ")")
     )
 
 
 def _jsonl_query(files: Sequence[Path], tables: TableFiles) -> str:
+    return " UNION ALL ".join(
+        _jsonl_run_query(plain, packing, run) for packing, plain, run in _runs(files, tables, packing_of)
+    )
+
+
+def _jsonl_run_query(files: Sequence[Path], packing: Packing, tables: TableFiles) -> str:
     # Each line is read as one cell, then parsed: a line that is not a JSON object becomes a row of NULLs, a nested
     # object or list becomes NULL, and blank lines are skipped. Strict mode would reject files that mix \n and
     # \r\n; with one cell per line it is not needed.
-    cells = ", ".join(
-        f"CASE WHEN json_type(line, {path}) NOT IN ('OBJECT', 'ARRAY') "
-        f"THEN json_extract_string(line, {path}) END AS {quote_identifier(column)}"
-        for column in tables.columns
-        for path in [quote_literal(_json_path(column))]
-    )
+    cells = {
+        name: f"CASE WHEN json_type(line, {path}) NOT IN ('OBJECT', 'ARRAY') "
+        f"THEN json_extract_string(line, {path}) END"
+        for name in tables.columns
+        if name not in tables.partitions
+        for path in [quote_literal(_json_path(name))]
+    }
+    file_index = ", file_index" if tables.partitions else ""
     return (
-        f"SELECT {cells or 'NULL AS no_key'} FROM (SELECT CASE WHEN json_valid(line) THEN line END AS line "
+        f"SELECT {_select(cells, tables)} FROM "
+        f"(SELECT CASE WHEN json_valid(line) THEN line END AS line{file_index} "
         f"FROM read_csv({_file_list(files)}, columns = {{'line': 'VARCHAR'}}, auto_detect = false, "
-        f"header = false, delim = {quote_literal(_NO_DELIMITER)}, quote = '', escape = '', strict_mode = false, "
-        f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, rejects_limit = 0) "
-        f"WHERE NOT regexp_full_match(line, '\\s*'))"
+        f"header = false, compression = '{packing}', delim = {quote_literal(_NO_DELIMITER)}, quote = '', "
+        f"escape = '', strict_mode = false, max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, "
+        f"store_rejects = true, rejects_limit = 0) WHERE NOT regexp_full_match(line, '\\s*'))"
     )
+
+
+def _runs(
+    files: Sequence[Path], tables: TableFiles, kind_of: Callable[[Path], T]
+) -> Iterator[tuple[T, list[Path], TableFiles]]:
+    """Yield runs of files of the same kind: the kind, their plain paths, and their part of the table."""
+    pairs = zip(tables.files, files, strict=True)
+    for kind, run in groupby(pairs, key=lambda pair: kind_of(pair[0])):
+        own, plain = zip(*run, strict=True)
+        yield kind, list(plain), replace(tables, files=own)
+
+
+def _select(cells: dict[str, str], tables: TableFiles) -> str:
+    """SQL list of a table's columns: cells of the files, and the values of partitions by the file's number."""
+    values = {name: _partition_sql(values_of(tables.files, name)) for name in tables.partitions}
+    columns = [f"{(values | cells)[name]} AS {quote_identifier(name)}" for name in tables.columns]
+    return ", ".join(columns) or "NULL AS no_column"
+
+
+def _partition_sql(values: Sequence[str | None]) -> str:
+    literals = ["NULL" if value is None else quote_literal(value) for value in values]
+    if len(set(literals)) == 1:
+        return f"CAST({literals[0]} AS VARCHAR)"
+    return f"CAST([{', '.join(literals)}] AS VARCHAR[])[CAST(file_index AS BIGINT) + 1]"
 
 
 def _json_path(key: str) -> str:

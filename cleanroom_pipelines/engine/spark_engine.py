@@ -24,8 +24,9 @@ import pyarrow as pa
 from cleanroom_pipelines.engine import spark_sessions
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
 from cleanroom_pipelines.engine.dialect import Statement, to_spark
+from cleanroom_pipelines.engine.packing import unpacked_blocks
 from cleanroom_pipelines.engine.spark_text import ReadText
-from cleanroom_pipelines.engine.tables import TableFiles, unpacked_blocks
+from cleanroom_pipelines.engine.tables import TableFiles
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, EngineError, StorageFullError
 
 T = TypeVar("T")

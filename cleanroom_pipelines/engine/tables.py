@@ -1,30 +1,40 @@
 """Finding the files of a table.
 
-Lives here: resolving a path, folder or glob to files, their format and column names, and unpacking gzip.
+Lives here: resolving a path, folder or glob to files, their format and column names, and runs of equal types.
 Add here when tables may have another file format.
-Keep out: the meaning of columns (`uploads.roles`).
+Keep out: the meaning of columns (`uploads.roles`), and what stands in a file (`text_files`, `parquet_types`).
 """
 
 import csv
 import glob
-import gzip
-import io
-import json
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import packing, parquet_types, partitions, text_files
+from cleanroom_pipelines.engine.packing import too_large, unpacked_blocks
+from cleanroom_pipelines.engine.text_files import CsvShape
 from cleanroom_pipelines.errors import InputError
 
 Format = Literal["parquet", "csv", "jsonl"]
 
-_SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
-_KEYS_SAMPLE_LINES = 1_000
-_MAX_LINE_CHARACTERS = 10_000_000
-_DELIMITERS = ",;\t|"
-_BLOCK_BYTES = 1 << 20
+_SUFFIXES: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+_START_BYTES = 1_000
+_KINDS = ".parquet, .csv, .tsv, .txt or .jsonl"
 
 
 @dataclass(frozen=True)
@@ -32,31 +42,117 @@ class TableFiles:
     """The files of one table.
 
     Args:
-        files: Absolute paths in sorted order, at least one.
+        files: Absolute paths in sorted order, at least one. Partition folders keep their names in them.
         format: Format of all files.
-        columns: Column names, from the header (CSV), the keys in the first 1,000 lines (JSON Lines), or the
-            schema (parquet).
-        delimiter: Delimiter of CSV.
+        columns: Names of the columns that can be read, which all files have: from the header (CSV), the keys in
+            the first 1,000 lines (JSON Lines), or the schema (parquet), then the partition columns. A scan has
+            these columns. Empty and repeated names are left out.
+        delimiter: Delimiter of the first file, if it is a CSV.
+        repeated: Names that occur more than once in a file, or differ by case only; no column of such a name can
+            be read.
+        partitions: The columns whose values are in the files' paths (`country=CH/p0.parquet`), as text.
+        facts: What was read of each file, its shape or schema, so that it is read once.
     """
 
     files: tuple[Path, ...]
     format: Format
     columns: tuple[str, ...]
     delimiter: str = ","
+    repeated: frozenset[str] = frozenset()
+    partitions: tuple[str, ...] = ()
+    facts: dict[Path, CsvShape | pa.Schema] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def n_bytes(self) -> int:
         """Size of all files on disk, in bytes."""
         return sum(file.stat().st_size for file in self.files)
 
+    def one(self, file: Path) -> "TableFiles":
+        """Return the table of one of the files, with the same columns."""
+        return replace(self, files=(file,))
 
-def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int | None = None) -> TableFiles:
-    """Find the files of a file path, a folder (without subfolders) or a glob.
+    def select(self, names: Sequence[str]) -> "TableFiles":
+        """Return the table with only some of its columns, so that nothing else in the files matters."""
+        return replace(self, columns=tuple(names))
+
+    def numbered(self) -> "TableFiles":
+        """Return the CSV table with its repeated columns as well, numbered by position: `Email 1`, `Email 2`."""
+        shapes = [self.shape_of(file).positions for file in self.files]
+        added = [name for name in shapes[0] if name not in self.columns and all(name in shape for shape in shapes)]
+        return replace(self, columns=(*self.columns, *added))
+
+    def shape_of(self, file: Path) -> CsvShape:
+        """Return how one of the CSV files is written."""
+        if file not in self.facts:
+            self.facts[file] = text_files.csv_shape(file)
+        shape = self.facts[file]
+        assert isinstance(shape, CsvShape)
+        return shape
+
+    def types_of(self, file: Path) -> Mapping[str, pa.DataType]:
+        """Return the types of `columns` in one of the parquet files; text and partition columns are strings."""
+        if self.format != "parquet":
+            return dict.fromkeys(self.columns, pa.string())
+        if file not in self.facts:
+            self.facts[file] = parquet_types.read_schema(file)
+        schema = self.facts[file]
+        assert isinstance(schema, pa.Schema)
+        return {name: pa.string() if name in self.partitions else schema.field(name).type for name in self.columns}
+
+
+def type_runs(
+    tables: TableFiles, names: Sequence[str]
+) -> tuple[tuple[TableFiles, Mapping[str, pa.DataType]], ...]:
+    """Split a table into runs of files, in their order, in which the named columns have the same types.
+
+    A scan of the whole table is an error if there is more than one run.
 
     Args:
-        source: Path, folder or glob; `.parquet`, `.csv`, `.jsonl`, `.json`, optionally with `.gz`.
+        tables: The files.
+        names: Columns of the table.
+
+    Returns:
+        Each run with the named columns only, and their types. Types that a scan cannot tell apart are one type,
+        such as dictionaries and strings; a column of UUIDs is scanned as text.
+    """
+    chosen = tables.select(names)
+    runs = groupby(chosen.files, key=lambda file: tuple(chosen.types_of(file).values()))
+    return tuple(
+        (replace(chosen, files=tuple(files)), dict(zip(chosen.columns, types, strict=True)))
+        for types, files in runs
+    )
+
+
+def check_types(tables: TableFiles) -> None:
+    """Reject a table whose files have different types in a column, of which the first would win in silence.
+
+    Raises:
+        InputError: The attribute `problem` is "types".
+    """
+    if tables.format != "parquet" or len(tables.files) == 1:
+        return
+    first = tables.types_of(tables.files[0])
+    for file in tables.files[1:]:
+        for name, type_ in tables.types_of(file).items():
+            if type_ != first[name]:
+                kinds = sorted(map(parquet_types.type_in_words, (first[name], type_)))
+                raise InputError(
+                    f"A column has different types in the files of a table: {kinds[0]} and {kinds[1]}.",
+                    remedy="Write the column with one type in all files.",
+                    problem="types",
+                )
+
+
+def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int | None = None) -> TableFiles:
+    """Find the files of a file path, a folder (with its Hive partitions, but no other subfolders) or a glob.
+
+    Args:
+        source: Path, folder or glob. Suffixes in any case: `.parquet`, `.pq`, `.csv`, `.tsv`, `.txt` (CSV),
+            `.jsonl`, `.ndjson`, `.json`, optionally with `.gz`, and text also with `.zst`. The format of a file
+            without a suffix is recognised by its content. In a folder, `.txt` files and then files without a
+            suffix count only if there are no others.
         what: Name of the input in messages, such as "seed" or "interactions table".
-        unpacked_bytes: Maximum unpacked size of its gzipped files together, in bytes. None: no limit, and the
+        unpacked_bytes: Maximum unpacked size of its compressed files together, in bytes. None: no limit, and the
             size is not checked.
 
     Returns:
@@ -67,32 +163,21 @@ def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int |
             read, or the files are too large; the attribute `problem` is "missing", "format", "empty", "unreadable"
             or "too large".
     """
-    files = _expand(str(source))
-    if not files:
+    found = _expand(str(source))
+    if not found:
         raise InputError(
-            f"The {what} was not found: the path has no .parquet, .csv or .jsonl file.",
+            f"The {what} was not found: the path has no {_KINDS} file.",
             remedy="Use a file, folder or glob that matches at least one such file.",
             problem="missing",
         )
-    formats = {_format_of(file) for file in files}
-    if None in formats:
-        raise InputError(
-            f"The {what}'s file format is not supported.",
-            remedy="Use .parquet, .csv or .jsonl, optionally with .gz.",
-            problem="format",
-        )
-    if len(formats) > 1:
-        raise InputError(f"The {what} mixes file formats.", remedy="Use files of one format.", problem="format")
-    (format_,) = formats
-    assert format_ is not None
-    if all(file.stat().st_size == 0 for file in files):
+    found = {file: keys for file, keys in found.items() if file.stat().st_size > 0}
+    if not found:
         raise InputError(f"The {what} is empty.", remedy="Use a file with at least one row.", problem="empty")
-    files = tuple(file for file in files if file.stat().st_size > 0)
+    format_ = _common_format(tuple(found), what)
     try:
         if unpacked_bytes is not None:
-            _check_unpacked(files, unpacked_bytes, what)
-        columns, delimiter = _columns_of(files, format_)
-        return TableFiles(files, format_, columns, delimiter)
+            _check_unpacked(tuple(found), unpacked_bytes, what)
+        return _describe(found, format_, what)
     except InputError:
         raise
     except (OSError, csv.Error, EOFError, ValueError, zlib.error) as error:
@@ -100,161 +185,124 @@ def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int |
     # Outside the handler: a decoding error holds the bytes, and __context__ would keep it.
     raise InputError(
         f"The {what} cannot be read as {format_} ({cause}).",
-        remedy="Check that it is complete, in UTF-8, and in the format of its suffix, and that all files have the "
-        "same column names, which must differ by more than case.",
+        remedy="Check that it is complete, in UTF-8, and in the format of its suffix, and that its files have "
+        "columns of the same names.",
         problem="unreadable",
     )
 
 
-def _expand(source: str) -> tuple[Path, ...]:
+def _expand(source: str) -> dict[Path, tuple[str, ...]]:
+    """Return the files of a source in sorted order, and the keys of their partition folders."""
     path = Path(source)
     try:
         if path.is_file():
-            return (path.resolve(),)
+            return {path.resolve(): ()}
         if path.is_dir():
-            found = [child for child in path.iterdir() if child.is_file() and _format_of(child)]
-        elif any(character in source for character in "*?["):
-            found = [Path(name) for name in glob.glob(source, recursive=True) if Path(name).is_file()]
+            root, files = path, _most_telling(list(partitions.files_below(path)))
+        elif glob.has_magic(source):
+            root, files = partitions.files_of_pattern(source)
         else:
-            found = []
+            return {}
+        found = {partitions.absolute(file, root): partitions.keys_of(file.relative_to(root)) for file in files}
     except (OSError, ValueError):
-        return ()
-    return tuple(sorted(child.resolve() for child in found if not child.name.startswith((".", "_"))))
+        return {}
+    return dict(sorted(found.items()))
+
+
+def _most_telling(files: Sequence[Path]) -> list[Path]:
+    """Return the files with a table's suffix; if there are none, `.txt` files, then those without a suffix."""
+    suffixes = [(file, _suffix_of(file)) for file in files]
+    kinds = [_SUFFIXES.keys() - {".txt"}, {".txt"}, {""}]
+    return next((kept for kind in kinds if (kept := [file for file, suffix in suffixes if suffix in kind])), [])
+
+
+def _suffix_of(file: Path) -> str:
+    """Return a file's suffix in lower case, without that of its compression."""
+    return Path(file.stem if packing.is_packed_name(file) else file.name).suffix.lower()
+
+
+def _common_format(files: Sequence[Path], what: str) -> Format:
+    formats = {_format_of(file) for file in files}
+    if None in formats:
+        raise InputError(
+            f"The {what}'s file format is not supported.",
+            remedy=f"Use {_KINDS}, text optionally with .gz or .zst.",
+            problem="format",
+        )
+    if len(formats) > 1:
+        raise InputError(f"The {what} mixes file formats.", remedy="Use files of one format.", problem="format")
+    (format_,) = formats
+    assert format_ is not None
+    return format_
 
 
 def _format_of(file: Path) -> Format | None:
-    suffixes = file.suffixes
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes = suffixes[:-1]
-    return _SUFFIXES.get(suffixes[-1].lower()) if suffixes else None
+    suffix = _suffix_of(file)
+    format_ = _SUFFIXES.get(suffix) if suffix else _recognised(file)
+    return None if format_ == "parquet" and file.suffix.lower() == ".zst" else format_
 
 
-def open_binary(file: Path) -> IO[bytes]:
-    """Open a file for reading, decompressing it if its name ends in `.gz`."""
-    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
-
-
-def unpacked_blocks(file: Path, *, max_bytes: int | None = None, what: str = "file") -> Iterator[bytes]:
-    """Decompress a gzipped file in blocks of 1 MB; after the last block the file is known to be intact.
-
-    Args:
-        file: The file.
-        max_bytes: Maximum unpacked size, since a few MB can expand to GB. None: no limit.
-        what: Name of the file in messages.
-
-    Raises:
-        BadGzipFile: It is not gzip, is truncated, or does not match its checksums.
-        InputError: It is larger; the attribute `problem` is "too large".
-    """
-    n_bytes = 0
+def _recognised(file: Path) -> Format:
     try:
-        with gzip.open(file, "rb") as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                n_bytes += len(block)
-                if max_bytes is not None and n_bytes > max_bytes:
-                    raise too_large(max_bytes, what)
-                yield block
-    except (EOFError, zlib.error):
-        raise gzip.BadGzipFile("The gzip file is truncated or damaged.") from None
+        with packing.open_binary(file) as stream:
+            start = stream.read(_START_BYTES)
+    except (OSError, EOFError, zlib.error):
+        # Damaged: reading its header fails, and says so.
+        return "csv"
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    return "jsonl" if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else "csv"
 
 
-def too_large(max_bytes: int, what: str = "file") -> InputError:
-    """Error for input whose unpacked size exceeds the limit."""
-    return InputError(
-        f"The {what} is larger than {max_bytes:,} bytes when unpacked.",
-        remedy="Use a smaller file, or ask the operator to raise the limit.",
-        problem="too large",
-    )
-
-
-def _check_unpacked(files: tuple[Path, ...], max_bytes: int, what: str) -> None:
+def _check_unpacked(files: Sequence[Path], max_bytes: int, what: str) -> None:
     left = max_bytes
     for file in files:
-        if file.suffix == ".gz":
+        if packing.packing_of(file) != "none":
             try:
                 left -= sum(map(len, unpacked_blocks(file, max_bytes=left, what=what)))
             except InputError:
                 raise too_large(max_bytes, what) from None
 
 
-def _columns_of(files: tuple[Path, ...], format_: Format) -> tuple[tuple[str, ...], str]:
+def _describe(found: Mapping[Path, tuple[str, ...]], format_: Format, what: str) -> TableFiles:
+    facts: dict[Path, CsvShape | pa.Schema] = {}
+    files = tuple(found)
     if format_ == "jsonl":
-        return _json_keys(files[0]), ","
-    headers = [_parquet_columns(file) if format_ == "parquet" else _csv_header(file) for file in files]
-    columns, delimiter = headers[0]
-    same = {frozenset(names) for names, _ in headers} if format_ == "parquet" else set(headers)
-    if len(same) != 1:
-        raise ValueError("columns differ between files")
-    # SQL treats "id" and "ID" as the same name.
-    if len({name.lower() for name in columns}) != len(columns) or not all(columns):
-        raise ValueError("repeated or empty column name")
-    return columns, delimiter
+        text_files.check_encoding(files[0], what)
+        headers = [text_files.json_keys(files[0])]
+    else:
+        headers = [_header(file, format_, what, facts) for file in files]
+    repeated = frozenset().union(*map(text_files.repeated_names, headers))
+    shared = set(headers[0]).intersection(*headers[1:])
+    columns = [name for name in headers[0] if name in shared - repeated and text_files.is_name(name)]
+    if len(files) > 1 and all(headers) and not shared:
+        raise ValueError("no common column")
+    taken = {name.lower() for name in (*columns, *repeated)}
+    keys = tuple(key for key in _partition_keys(found.values(), what) if key.lower() not in taken)
+    delimiter = fact.delimiter if isinstance(fact := facts.get(files[0]), CsvShape) else ","
+    return TableFiles(files, format_, (*columns, *keys), delimiter, repeated, keys, facts)
 
 
-def _csv_header(file: Path) -> tuple[tuple[str, ...], str]:
-    columns, delimiter, _ = _read_header(file)
-    return columns, delimiter
+def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape | pa.Schema]) -> tuple[str, ...]:
+    """Return the names in a file's header, and add what was read to the facts; equal facts are one object."""
+    fact: CsvShape | pa.Schema
+    if format_ == "parquet":
+        fact = parquet_types.read_schema(file)
+    else:
+        text_files.check_encoding(file, what)
+        fact = text_files.csv_shape(file)
+    last = next(reversed(facts.values()), None)
+    facts[file] = last if last == fact and last is not None else fact
+    return tuple(fact.names) if isinstance(fact, pa.Schema) else fact.header
 
 
-def line_end_of(file: Path) -> str:
-    """Return the line ending of a CSV's header: line feed, carriage return, both, or nothing at the file's end."""
-    return _read_header(file)[2]
-
-
-def _read_header(file: Path) -> tuple[tuple[str, ...], str, str]:
-    line = _first_line(file)
-    delimiter = max(_DELIMITERS, key=line.count)
-    lines: list[str] = []
-    # A quoted name may contain a line break, so the header can be longer than its first line. The text after the
-    # header is decoded along with it, and may not be UTF-8.
-    with (
-        open_binary(file) as stream,
-        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
-    ):
-        columns = tuple(next(csv.reader(_read_lines(text, lines), delimiter=delimiter, strict=True)))
-    return columns, delimiter, lines[-1][len(lines[-1].rstrip("\r\n")) :]
-
-
-def _read_lines(text: IO[str], seen: list[str]) -> Iterator[str]:
-    while line := text.readline(_MAX_LINE_CHARACTERS):
-        seen.append(line)
-        yield line
-
-
-def _parquet_columns(file: Path) -> tuple[tuple[str, ...], str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with open_binary(file) as stream:
-            return tuple(pq.read_schema(stream).names), ","
-    except pa.ArrowException as error:
-        raise ValueError(type(error).__name__) from None
-
-
-def _first_line(file: Path) -> str:
-    with open_binary(file) as stream:
-        line = stream.readline(_MAX_LINE_CHARACTERS).decode("utf-8-sig")
-    return line.rstrip("\r\n")
-
-
-def _json_keys(file: Path) -> tuple[str, ...]:
-    keys: dict[str, str] = {}
-    for line in _first_lines(file):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            for key in row:
-                # An empty key, or one that differs from another by case only, has no column in SQL.
-                keys.setdefault(key.lower(), key)
-    return tuple(key for key in keys.values() if key and "\x00" not in key)
-
-
-def _first_lines(file: Path) -> Iterator[str]:
-    with open_binary(file) as stream:
-        for number, line in enumerate(stream):
-            if number >= _KEYS_SAMPLE_LINES:
-                return
-            yield line.decode("utf-8-sig", errors="replace")
+def _partition_keys(keys: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
+    """Return the keys of all files, which must be the same and differ by more than case."""
+    first, *others = {tuple(sorted(of_file)): of_file for of_file in keys}.values()
+    if others or len({key.lower() for key in first}) != len(first):
+        raise InputError(
+            f"The {what} has files in partition folders of different names.",
+            remedy="Put all files into folders of the same keys, each once: key=value.",
+            problem="unreadable",
+        )
+    return first

@@ -70,9 +70,9 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_nothing_that_is_a_table(tmp_path: Path) -> None:
-    (tmp_path / "readme.txt").write_text("no table")
+    (tmp_path / "readme.md").write_text("no table")
     assert problem(tmp_path) == "missing"
-    assert problem(tmp_path / "readme.txt") == "format"
+    assert problem(tmp_path / "readme.md") == "format"
 
 
 def test_mixed_formats(folder: Path) -> None:
@@ -107,9 +107,6 @@ def test_csv_header(tmp_path: Path) -> None:
 
 def test_unreadable(tmp_path: Path) -> None:
     files = [
-        ("t.csv", b"a,a\n1,2\n"),
-        ("t.csv", b"a,A\n1,2\n"),
-        ("t.csv", b"a,,b\n1,2,3\n"),
         ("t.csv", b'a,"b\n1,2\n'),
         ("t.csv", "a,b\n".encode("utf-16")),
         ("t.csv.gz", b"no gzip"),
@@ -136,7 +133,7 @@ def test_parquet_columns_in_another_order_are_the_same(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"b": [2], "a": [1]}), tmp_path / "2.parquet")
     assert find_tables(tmp_path).columns == ("a", "b")
-    pq.write_table(pa.table({"a": [1]}), tmp_path / "3.parquet")
+    pq.write_table(pa.table({"c": [1]}), tmp_path / "3.parquet")
     assert problem(tmp_path) == "unreadable"
 
 

@@ -1,0 +1,76 @@
+"""Types of parquet columns.
+
+Lives here: a file's schema, and which types count as the same.
+Add here when parquet files may have another type.
+Keep out: which types fit a column's role (`uploads`), and SQL (the engines).
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from cleanroom_pipelines.engine.packing import open_binary
+
+UUID = pa.uuid()
+
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
+_LIKE = {
+    pa.types.is_large_string: pa.string(),
+    pa.types.is_string_view: pa.string(),
+    pa.types.is_large_binary: pa.binary(),
+    pa.types.is_fixed_size_binary: pa.binary(),
+    pa.types.is_binary_view: pa.binary(),
+}
+
+
+def read_schema(file: Path) -> pa.Schema:
+    """Read a file's column names and types, the types as `plain_type`.
+
+    Raises:
+        ValueError: The file is not parquet.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        with open_binary(file) as stream:
+            schema = pq.read_schema(stream)
+    except pa.ArrowException as error:
+        cause = type(error).__name__
+    else:
+        return pa.schema([pa.field(field.name, plain_type(field.type)) for field in schema])
+    raise ValueError(cause)
+
+
+def plain_type(type_: pa.DataType) -> pa.DataType:
+    """Return a type without what a scan does not see: encodings, offsets, names of list items, extensions."""
+    is_kind = pa.types
+    if isinstance(type_, pa.BaseExtensionType):
+        return UUID if type_ == UUID else plain_type(type_.storage_type)
+    if is_kind.is_dictionary(type_):
+        return plain_type(type_.value_type)
+    if is_kind.is_timestamp(type_):
+        return pa.timestamp("ns" if type_.unit == "ns" else "us", tz="UTC" if type_.tz else None)
+    if any(is_list(type_) for is_list in _LISTS):
+        return pa.list_(plain_type(type_.value_type))
+    return next((plain for is_like, plain in _LIKE.items() if is_like(type_)), type_)
+
+
+def type_in_words(type_: pa.DataType) -> str:
+    """Name a type; of a nested one only the kind, since its fields have names of their own."""
+    if pa.types.is_nested(type_):
+        return str(type_).partition("<")[0]
+    return "uuid" if type_ == UUID else str(type_)
+
+
+def is_known_to_spark(type_: pa.DataType) -> bool:
+    """Whether Spark reads a parquet column of this type."""
+    if pa.types.is_nested(type_):
+        return all(is_known_to_spark(type_.field(number).type) for number in range(type_.num_fields))
+    tests = (pa.types.is_null, pa.types.is_time, pa.types.is_float16, pa.types.is_interval)
+    return type_ != UUID and not any(is_kind(type_) for is_kind in tests)

@@ -1,0 +1,228 @@
+r"""Shapes of text files.
+
+Lives here: header, delimiter, line ending, escape and encoding of CSV; keys of JSON Lines.
+Add here when text files may be written in another way.
+Keep out: finding files (`tables`), and SQL (the engines).
+"""
+
+import csv
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cleanroom_pipelines.engine.packing import Packing, open_binary, packing_of
+from cleanroom_pipelines.errors import InputError
+
+_KEYS_SAMPLE_LINES = 1_000
+_SAMPLE_CHARACTERS = 1 << 20
+_MAX_LINE_CHARACTERS = 10_000_000
+_DELIMITERS = ",;\t|"
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# Other encodings than UTF-8 that are recognised: in words, and how to save a table as UTF-8.
+_ENCODINGS = {
+    "UTF-16": ("UTF-16", "Save it as UTF-8."),
+    "Windows-1252": ("Windows-1252 (Excel's 'CSV')", "Save it as 'CSV UTF-8'."),
+}
+
+
+@dataclass(frozen=True)
+class CsvShape:
+    r"""How a CSV is written.
+
+    Args:
+        header: All names in its header by position, including empty and repeated ones.
+        delimiter: Character between cells.
+        line_end: Line ending of the header: line feed, carriage return, both, or nothing at the file's end.
+        escape: Character before a quote inside a quoted cell: `"`, or `\` as Spark writes it.
+        packing: Compression of the file.
+    """
+
+    header: tuple[str, ...]
+    delimiter: str
+    line_end: str
+    escape: str
+    packing: Packing
+
+    @property
+    def positions(self) -> Mapping[str, int]:
+        """Positions of the columns that can be read, by name; repeated ones are numbered: `Email 1`, `Email 2`."""
+        repeated = repeated_names(self.header)
+        found = {name: i for i, name in enumerate(self.header) if is_name(name) and name not in repeated}
+        taken, seen = {name.lower() for name in self.header}, Counter[str]()
+        for i, name in enumerate(self.header):
+            if name in repeated:
+                seen[name.lower()] += 1
+                numbered = f"{name} {seen[name.lower()]}"
+                if numbered.lower() not in taken:
+                    found[numbered] = i
+        return found
+
+
+def is_name(name: str) -> bool:
+    """Whether a name can be a column in SQL."""
+    return bool(name) and "\x00" not in name
+
+
+def repeated_names(names: Sequence[str]) -> frozenset[str]:
+    """Return the names that occur more than once, or differ by case only, which is the same to SQL."""
+    counts = Counter(name.lower() for name in names)
+    return frozenset(name for name in names if is_name(name) and counts[name.lower()] > 1)
+
+
+def csv_shape(file: Path) -> CsvShape:
+    """Read the shape of a CSV from its header and the text that follows.
+
+    Raises:
+        UnicodeDecodeError: The first line is not UTF-8.
+        csv.Error: The header cannot be split.
+    """
+    line = _first_line(file)
+    delimiter = "\t" if ".tsv" in map(str.lower, file.suffixes) and "\t" in line else _most_common(line)
+    lines: list[str] = []
+    # A quoted name may contain a line break, so the header can be longer than its first line. The text after the
+    # header is decoded along with it, and may not be UTF-8.
+    with (
+        open_binary(file) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
+    ):
+        header = tuple(next(csv.reader(_read_lines(text, lines), delimiter=delimiter, strict=True)))
+        escape = _escape_of(_sample_of(text), delimiter, len(header))
+    line_end = lines[-1][len(lines[-1].rstrip("\r\n")) :]
+    return CsvShape(header, delimiter, line_end, escape, packing_of(file))
+
+
+def json_keys(file: Path) -> tuple[str, ...]:
+    """Return the keys of the objects in the first 1,000 lines of a JSON Lines file."""
+    keys: dict[str, str] = {}
+    for line in _first_lines(file):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            for key in row:
+                # An empty key, or one that differs from another by case only, has no column in SQL.
+                keys.setdefault(key.lower(), key)
+    return tuple(key for key in keys.values() if is_name(key))
+
+
+def encoding_of(file: Path) -> str | None:
+    """Return the name of a text file's encoding if it is recognised and not UTF-8: UTF-16 or Windows-1252.
+
+    Args:
+        file: The file; it is read up to the first line that is not UTF-8, or to its end.
+    """
+    with open_binary(file) as stream:
+        line = stream.readline(_MAX_LINE_CHARACTERS)
+        if _is_utf_16(line):
+            return "UTF-16"
+        while line:
+            if not _is_utf_8(line):
+                return "Windows-1252" if _is_windows_1252(line) else None
+            line = stream.readline(_MAX_LINE_CHARACTERS)
+    return None
+
+
+def check_encoding(file: Path, what: str) -> None:
+    """Reject a text file whose first line is not UTF-8, if its encoding is recognised.
+
+    Raises:
+        InputError: The attribute `problem` is "unreadable".
+    """
+    with open_binary(file) as stream:
+        line = stream.readline(_MAX_LINE_CHARACTERS)
+    if _is_utf_16(line):
+        raise wrong_encoding("UTF-16", what)
+    if not _is_utf_8(line) and _is_windows_1252(line):
+        raise wrong_encoding("Windows-1252", what)
+
+
+def wrong_encoding(encoding: str, what: str) -> InputError:
+    """Error for text in an encoding that `encoding_of` returned."""
+    words, remedy = _ENCODINGS[encoding]
+    return InputError(f"The {what} looks like {words}.", remedy=remedy, problem="unreadable")
+
+
+def _is_utf_16(line: bytes) -> bool:
+    # Without a mark, every second byte of Latin text is NUL.
+    return line.startswith(_UTF_16_MARKS) or (len(line) > 3 and line.count(0) * 3 > len(line))
+
+
+def _is_utf_8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_windows_1252(line: bytes) -> bool:
+    """Whether a line has only printable characters in Windows-1252, unlike compressed data."""
+    try:
+        text = line.rstrip(b"\r\n").decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\t\xa0\xad" for character in text)
+
+
+def _most_common(line: str) -> str:
+    return max(_DELIMITERS, key=line.count)
+
+
+def _read_lines(text: IO[str], seen: list[str]) -> Iterator[str]:
+    while line := text.readline(_MAX_LINE_CHARACTERS):
+        seen.append(line)
+        yield line
+
+
+def _sample_of(text: IO[str]) -> str:
+    try:
+        return text.read(_SAMPLE_CHARACTERS)
+    except (OSError, EOFError, zlib.error):
+        # Damaged after the header, which the engine finds when it reads the rows.
+        return ""
+
+
+def _escape_of(sample: str, delimiter: str, n_cells: int) -> str:
+    r"""Return `\` if that splits more of the first records into the header's cells than a doubled quote does."""
+    if '\\"' not in sample:
+        return '"'
+    doubled = csv.reader(_lines_of(sample), delimiter=delimiter, strict=True)
+    escaped = csv.reader(_lines_of(sample), delimiter=delimiter, strict=True, doublequote=False, escapechar="\\")
+    return '"' if _n_good(doubled, n_cells) >= _n_good(escaped, n_cells) else "\\"
+
+
+def _lines_of(sample: str) -> Iterator[str]:
+    return iter(io.StringIO(sample, newline=""))
+
+
+def _n_good(records: Iterator[list[str]], n_cells: int) -> int:
+    """Count the records up to the first that cannot be split into the header's cells."""
+    n_good = 0
+    try:
+        for record in records:
+            if record and len(record) != n_cells:
+                break
+            n_good += 1
+    except csv.Error:
+        pass
+    return n_good
+
+
+def _first_line(file: Path) -> str:
+    with open_binary(file) as stream:
+        line = stream.readline(_MAX_LINE_CHARACTERS).decode("utf-8-sig")
+    return line.rstrip("\r\n")
+
+
+def _first_lines(file: Path) -> Iterator[str]:
+    with open_binary(file) as stream:
+        for number, line in enumerate(stream):
+            if number >= _KEYS_SAMPLE_LINES:
+                return
+            yield line.decode("utf-8-sig", errors="replace")
