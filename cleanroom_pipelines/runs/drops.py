@@ -54,7 +54,7 @@ class StillWrittenError(CleanroomError):
 
 @dataclass(frozen=True)
 class RestingDrop:
-    """A drop that no process was writing when it was checked.
+    """A drop that no process was writing to when it was checked.
 
     Args:
         drop: The drop.
@@ -81,7 +81,7 @@ class RestingDrop:
             raise _still_written()
 
     def remove(self, kept_as: Path | None = None) -> None:
-        """Delete or move the file, unless its name now belongs to another file, which is another drop.
+        """Delete or move the dropped file, unless another file (a different drop) now has its name.
 
         The file could be replaced between check and deletion; no system call deletes only a specific file.
         """
@@ -263,11 +263,13 @@ def _may_be_a_drop(path: Path, folder: Path) -> bool:
 
 
 def _still_written() -> StillWrittenError:
-    return StillWrittenError("The file may still be incomplete.", remedy="It is accepted once it stops changing.")
+    return StillWrittenError(
+        "The file may still be incomplete.", remedy="It will be accepted once it stops changing."
+    )
 
 
 @contextmanager
 def one_at_a_time(installation: Installation) -> Iterator[None]:
-    """Let one process of this home at a time accept, recover or settle drops."""
+    """Ensure that only one process of this home accepts, recovers or settles drops at a time."""
     with locked(installation.home.inbox / ".lock"):
         yield

@@ -37,6 +37,8 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
+from cleanroom_pipelines.engine.packing import packing_of
+from cleanroom_pipelines.engine.tables import format_of
 from cleanroom_pipelines.errors import (
     CleanroomError,
     ConflictError,
@@ -95,7 +97,7 @@ def register_drop(installation: Installation, drop: Drop) -> Resource | None:
         except FileNotFoundError:
             return None  # another process got there first
         try:
-            suffix, configured_id = seed_suffix(drop.path), _configured(installation, drop)
+            suffix, configured_id = _suffix_of(drop.path), _configured(installation, drop)
             copy = stack.enter_context(_copying(installation, resting, suffix))
             slot, note = _identify(installation, drop, configured_id, copy)
         except FileNotFoundError:
@@ -142,7 +144,7 @@ def recover_drops(installation: Installation) -> None:
 
 
 def is_accepted_drop(slot: Path) -> bool:
-    """Whether a slot of the vault holds a drop; `recover_drops` handles it."""
+    """Whether a slot of the vault holds a drop without a job yet; `recover_drops` handles it."""
     return (slot / _NOTE).is_file() and any(slot.glob("seed.*"))
 
 
@@ -237,6 +239,14 @@ def _configured(installation: Installation, drop: Drop) -> str:
     raise _wrong_folder(installation, drop.place)
 
 
+def _suffix_of(path: Path) -> str:
+    """The suffix of a seed's copy; a file without a suffix gets the one that its content calls for."""
+    with _reading_errors_explained():
+        if path.suffix or (format_ := format_of(path)) is None:
+            return seed_suffix(path)
+        return f".{format_}" + {"none": "", "gzip": ".gz", "zstd": ".zst"}[packing_of(path)]
+
+
 @contextmanager
 def _copying(installation: Installation, resting: RestingDrop, suffix: str) -> Iterator[Path]:
     """Copy a drop to where no other process can write; all later steps use the copy."""
@@ -261,7 +271,8 @@ def _identify(
     """The slot of a drop, and the note to store with it."""
     with _reading_errors_explained():
         digest = installation.vault.digest(copy)
-    stem = drop.path.name[: -len(seed_suffix(drop.path))]
+    suffix = copy.name.removeprefix("seed")
+    stem = drop.path.name[: -len(suffix)] if drop.path.suffix else drop.path.name
     words = re.sub(r"[^A-Za-z0-9]+", " ", stem).strip()[:40].strip() or "seed"
     note = {"configured_id": configured_id, "words": words, "bytes": copy.stat().st_size, "digest": digest}
     note["file"] = drop.path.name
@@ -330,17 +341,17 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
                 return _job_of(installation, note)
             if error.attributes.get("reason") == "name":
                 continue
-            refused: CleanroomError = error
+            rejection: CleanroomError = error
         except NotFoundError:
-            refused = _wrong_folder(installation, ())
+            rejection = _wrong_folder(installation, ())
         except UsageError as error:
-            refused = error
+            rejection = error
         break
     else:
-        refused = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
+        rejection = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
     folder = installation.home.inbox_seeds / note["configured_id"]
     facts = {"job": None, "seed": {"bytes": note["bytes"], "digest": note["digest"]}}
-    write_rejection(installation, folder, note.get("file"), refused, facts)
+    write_rejection(installation, folder, note.get("file"), rejection, facts)
     shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
     return None
 

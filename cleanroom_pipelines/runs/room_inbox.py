@@ -149,7 +149,7 @@ def _room_of(installation: Installation, drop: Drop) -> DataRoom:
 def _input_of(room: DataRoom, folder: str) -> InputName:
     key, _, kind = folder.partition("-")
     if key not in FOLDERS:
-        raise InputError("The inbox folder's name is not a dataset.", remedy=f"Use {', '.join(FOLDERS)}.")
+        raise InputError("The inbox folder is not named after a dataset.", remedy=f"Use {', '.join(FOLDERS)}.")
     dataset = Dataset(key.upper())
     if not dataset.has_ids:
         return InputName(dataset)
@@ -157,7 +157,7 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
         kind = room.matching_ids[0]
     if kind not in room.matching_ids:
         raise InputError(
-            "The inbox folder's name contains a kind of matching ids that the room does not use.",
+            "The inbox folder is named after a kind of matching ids that the room does not accept.",
             remedy=f"Use a folder such as {key}-{room.matching_ids[0]}.",
         )
     return InputName(dataset, MatchingId(kind))

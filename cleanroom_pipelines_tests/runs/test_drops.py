@@ -3,6 +3,8 @@ is rejected with a receipt next to it that has the file's name, the reason and t
 place. On an encrypted volume the file is kept next to its receipt for a day. One call ingests both inboxes.
 """
 
+import gzip
+import io
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from unittest import mock
 import pytest
 
 from cleanroom_pipelines.catalog import DataRoom, Kind
+from cleanroom_pipelines.engine import tables
+from cleanroom_pipelines.errors import SeedError
 from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
 from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, StillWrittenError
 from cleanroom_pipelines.runs.ingesting import ingest_all
@@ -20,6 +24,9 @@ from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox, provision_drop
 from cleanroom_pipelines.storage import SeedVault
+from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts, seed_suffix
+from cleanroom_pipelines.uploads.files import validate_seed
+from cleanroom_pipelines.uploads.report import Outcome
 
 from .. import worlds
 from ..conftest import StandingClock
@@ -123,8 +130,11 @@ def test_a_workbook_is_rejected_with_a_hint(inbox: Inbox, room: DataRoom, kind: 
         (("rooms", "{room}"), "The file's folder does not belong to a dataset of a data room."),
         (("rooms", "unknown-0123456789ab", "matching"), "The file's folder does not belong to a dataset"),
         (("rooms", "{room}", "matching", "more"), "The file's folder does not belong to a dataset"),
-        (("rooms", "{room}", "people"), "The inbox folder's name is not a dataset."),
-        (("rooms", "{room}", "matching-PHONE_NUMBER_E164"), "contains a kind of matching ids that the room does"),
+        (("rooms", "{room}", "people"), "The inbox folder is not named after a dataset."),
+        (
+            ("rooms", "{room}", "matching-PHONE_NUMBER_E164"),
+            "named after a kind of matching ids that the room does",
+        ),
         (("rooms", "Spring", "matching"), "The folder has the name of a data room, not its partition key."),
         (("rooms", "spring"), "Put it into inbox/rooms/{room}/DATASET/."),
     ],
@@ -219,6 +229,90 @@ def test_the_audit_log_says_what_was_rejected(inbox: Inbox, room: DataRoom) -> N
     assert CANARY not in json.dumps(told)
 
 
+# --- Accepted formats ---
+
+IDS = b"user_id\n" + b"".join(b"user-%02d\n" % number for number in range(30))
+LINES = b"".join(b'{"user_id": "user-%02d"}\n' % number for number in range(30))
+
+
+def zstd(content: bytes) -> bytes:
+    import pyarrow as pa
+
+    return pa.compress(content, codec="zstd", asbytes=True)  # type: ignore[no-any-return]
+
+
+def parquet() -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"user_id": [f"user-{number:02d}" for number in range(30)]}), stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "kept_suffix", "content"),
+    [
+        ("members.tsv", ".tsv", IDS.replace(b"\n", b"\tx\n")),
+        ("members.TXT", ".txt", IDS),
+        ("members.ndjson", ".ndjson", LINES),
+        ("members.Pq", ".pq", parquet()),
+        ("members.CSV.GZ", ".csv.gz", gzip.compress(IDS)),
+        ("members.csv.zst", ".csv.zst", zstd(IDS)),
+        ("members.tsv.ZST", ".tsv.zst", zstd(IDS.replace(b"\n", b"\tx\n"))),
+        ("members.jsonl.zst", ".jsonl.zst", zstd(LINES)),
+        ("members", ".csv", IDS),
+        ("20261130_members", ".csv.gz", gzip.compress(IDS)),
+        ("part-00000", ".jsonl.zst", zstd(LINES)),
+        ("members_0", ".parquet", parquet()),
+    ],
+)
+def test_every_format_of_the_file_layer_is_accepted(
+    inbox: Inbox, name: str, kept_suffix: str, content: bytes
+) -> None:
+    inbox.drop(name, content)
+    (job,) = inbox.register()
+    assert job is not None
+    with inbox.installation.vault.opening(job.seed_location, job.seed_digest) as copy:
+        assert copy.name == f"seed{kept_suffix}"
+        report = validate_seed(copy)
+    assert (report.outcome, report.n_valid_rows, report.table.n_files) == (Outcome.PASSED, 30, 1)
+    assert job.seed_name == {"20261130_members": "20261130 members", "part-00000": "part 00000"}.get(
+        name, "members 0" if name == "members_0" else "members"
+    )
+
+
+def test_seeds_have_the_suffixes_of_tables(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    suffixes = [*tables._SUFFIXES, ".docx", ".zip"]
+    for suffix in [end + packed for end in suffixes for packed in ("", ".gz", ".zst", ".GZ")]:
+        path = path.with_name(f"seed{suffix}")
+        is_seed = True
+        try:
+            assert seed_suffix(path) == suffix.lower()
+        except SeedError:
+            is_seed = False
+        assert is_seed is (tables.format_of(path) is not None), suffix
+        if suffix[:4] != ".txt":
+            assert format_of_part(path.name) == tables.format_of(path), suffix
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+def test_zstd_parts_are_merged(tmp_path: Path, cut: int) -> None:
+    parts = [tmp_path / "0.csv.zst", tmp_path / "1.csv"]
+    packed = zstd(IDS)
+    parts[0].write_bytes(packed[: len(packed) - cut])
+    parts[1].write_bytes(b"user_id\nlast\n")
+    if cut:
+        with pytest.raises(SeedError, match="cannot be read"):
+            merge_parts(parts, tmp_path / "seed.csv", max_bytes=1_000_000)
+        return
+    merge_parts(parts, tmp_path / "seed.csv", max_bytes=1_000_000)
+    assert (tmp_path / "seed.csv").read_bytes() == IDS + b"last\n"
+    with pytest.raises(SeedTooLarge):
+        merge_parts(parts, tmp_path / "seed.csv", max_bytes=100)
+
+
 # --- Kept files ---
 
 
@@ -257,10 +351,9 @@ def test_on_an_encrypted_volume_a_rejected_file_is_kept_for_a_day(
 
 
 def test_a_file_with_the_name_of_the_receipts_folder_is_not_kept(encrypted: Inbox) -> None:
-    encrypted.drop(REJECTED)
+    path = put(encrypted, "seeds", "unknown", REJECTED)
     encrypted.register()
-    (receipt,) = encrypted.receipts(REJECTED)
-    assert (receipt["file"], receipt["kept"]) == (REJECTED, None)
+    assert (receipt_next_to(path)["file"], receipt_next_to(path)["kept"]) == (REJECTED, None)
 
 
 def test_a_file_that_is_replaced_while_it_is_rejected_is_another_drop(encrypted: Inbox) -> None:
