@@ -17,6 +17,7 @@ import pytest
 from cleanroom_pipelines.catalog import DataRoom, Kind
 from cleanroom_pipelines.engine import tables
 from cleanroom_pipelines.errors import SeedError
+from cleanroom_pipelines.runs import drops
 from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
 from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, StillWrittenError
 from cleanroom_pipelines.runs.ingesting import ingest_all
@@ -24,6 +25,7 @@ from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox, provision_drop
 from cleanroom_pipelines.storage import SeedVault
+from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts, seed_suffix
 from cleanroom_pipelines.uploads.files import validate_seed
 from cleanroom_pipelines.uploads.report import Outcome
@@ -434,3 +436,33 @@ def test_a_file_that_fails_does_not_delay_the_others(inbox: Inbox) -> None:
     assert isinstance(drop, Drop)
     assert error == "OSError"
     assert inbox.lying() == ["a.csv"]
+
+
+# --- Interruptions ---
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+@pytest.mark.parametrize("comes", ["before", "after"])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(drops, "write_durably"), (AuditLog, "write"), (drops.RestingDrop, "remove")]
+)
+def test_a_rejection_cut_off_anywhere_is_completed(
+    inbox: Inbox, encrypted: Inbox, owner: object, name: str, comes: str, *, is_encrypted: bool
+) -> None:
+    chosen = encrypted if is_encrypted else inbox
+    chosen.drop("members.xlsx")
+    step = getattr(owner, name)
+
+    def cut(*arguments: object, **options: object) -> None:
+        if comes == "after":
+            step(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(owner, name, cut), pytest.raises(KeyboardInterrupt):
+        chosen.register()
+    chosen.register()
+    (receipt,) = chosen.receipts(REJECTED)
+    assert receipt["file"] == "members.xlsx"
+    assert chosen.lying() == []
+    kept = [path.name for path in (chosen.folder / REJECTED).glob(f"*{KEPT}")]
+    assert kept == ([receipt["kept"]] if is_encrypted else [])
