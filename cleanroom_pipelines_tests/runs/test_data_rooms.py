@@ -106,7 +106,7 @@ def test_what_is_provisioned_is_taken_in_and_the_files_go(filled: RoomWorld) -> 
     assert [row["audience_type"] for row in told] == ["loyal", "new", "rare"]
     room = RoomBudget.of(filled.installation, filled.room, filled.version().artifacts)
     assert room is not None
-    question = canonical(parse_definition(REMARKETING), resolver(filled.installation), room.seeds)
+    question = canonical(parse_definition(REMARKETING), resolver(filled.installation.catalog), room.seeds)
     n_loyal = room.releaser().count(len(filled.seeds["loyal"]), question=question).value
     assert told[0]["overlap_size"] == n_loyal
     assert told[0]["advertiser_size"] is None
