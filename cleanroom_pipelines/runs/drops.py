@@ -48,6 +48,17 @@ class Drop:
     signature: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """The outcome of a drop that was rejected.
+
+    Args:
+        receipt: Its receipt.
+    """
+
+    receipt: Path
+
+
 class StillWrittenError(CleanroomError):
     """A process may still be writing a dropped file; it stays in the inbox until it is complete."""
 
@@ -147,7 +158,7 @@ def reject(
     *,
     what: str,
     facts: Mapping[str, Any] | None = None,
-) -> None:
+) -> Rejected | None:
     """Reject a drop: write a receipt to `rejected/` next to it, log the rejection, and remove the file.
 
     On an encrypted volume the file is moved to `rejected/`, where the daily cleanup deletes it after a day.
@@ -159,13 +170,16 @@ def reject(
         entry: Facts for the audit log; folder names that are not partition keys are left out.
         what: What the file should have been, the key of its size and digest in the receipt.
         facts: More facts for the receipt.
+
+    Returns:
+        The receipt; None if the file no longer exists.
     """
     installation.check()
     path = resting.drop.path
     try:
         digest = installation.vault.digest(path)
     except FileNotFoundError:
-        return  # another process got there first
+        return None  # another process got there first
     except OSError:
         digest = installation.key.digest("unreadable drops", os.fsencode(path.name))
     more = {**(facts or {}), what: {"bytes": resting.drop.signature[0], "digest": digest}}
@@ -174,6 +188,7 @@ def reject(
     known = {name: value for name, value in entry.items() if name == "operation" or is_partition_key(value)}
     installation.audit.write({"way": "inbox", **known, "outcome": "refused", "error": type(error).__name__})
     resting.remove(receipt.with_suffix(KEPT) if is_kept else None)
+    return Rejected(receipt)
 
 
 def write_rejection(

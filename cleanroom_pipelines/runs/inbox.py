@@ -51,6 +51,7 @@ from cleanroom_pipelines.runs.drops import (
     ACCEPTED,
     REJECTED,
     Drop,
+    Rejected,
     RestingDrop,
     drops_below,
     one_at_a_time,
@@ -79,13 +80,14 @@ def find_drops(installation: Installation) -> Iterator[Drop]:
 
 
 @acting_for("inbox")
-def register_drop(installation: Installation, drop: Drop) -> Resource | None:
+def register_drop(installation: Installation, drop: Drop) -> Resource | Rejected | None:
     """Register a complete drop as a generation job, or reject it with a receipt; either way, delete the file.
 
     If the seed's job or export failed before, it is retried. The file stays only while its job is being deleted.
 
     Returns:
-        The job: a new one, or the existing one for the same content; None when the drop was rejected or stays.
+        The job: a new one, or the existing one for the same content; the receipt of a rejected drop; None when the
+        file no longer exists or stays.
 
     Raises:
         StillWrittenError: A process may be writing the file; it stays.
@@ -104,8 +106,7 @@ def register_drop(installation: Installation, drop: Drop) -> Resource | None:
             return None
         except (SeedError, UsageError) as error:
             entry = {"operation": "take_seed", "resource": drop.place[-1] if drop.place else ""}
-            reject(installation, resting, error, entry, what="seed", facts={"job": None})
-            return None
+            return reject(installation, resting, error, entry, what="seed", facts={"job": None})
         job = _job_of(installation, note)
         if job is None:
             _store(installation, copy, slot, note)
@@ -316,8 +317,8 @@ def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str,
         installation.vault.put(slot, copy, move=True)
 
 
-def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | None:
-    """Create the job of a seed in its slot; on failure, write a receipt and return None."""
+def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | Rejected | None:
+    """Create the job of a seed in its slot, or write a receipt."""
     location = installation.vault.find(slot)
     # The same content may be dropped for two models, and names must be unique: the slot depends on both.
     mark = installation.key.digest("names of drops", slot.encode())
@@ -351,9 +352,9 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
         rejection = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
     folder = installation.home.inbox_seeds / note["configured_id"]
     facts = {"job": None, "seed": {"bytes": note["bytes"], "digest": note["digest"]}}
-    write_rejection(installation, folder, note.get("file"), rejection, facts)
+    receipt = write_rejection(installation, folder, note.get("file"), rejection, facts)
     shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
-    return None
+    return Rejected(receipt)
 
 
 def _retry_job(installation: Installation, slot: str, job: GenerationJob) -> None:

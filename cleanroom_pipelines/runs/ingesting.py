@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.runs.drops import Drop, StillWrittenError
+from cleanroom_pipelines.runs.drops import Drop, Rejected, StillWrittenError
 from cleanroom_pipelines.runs.inbox import find_drops, register_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
@@ -64,8 +64,9 @@ def ingest(
         except (CleanroomError, OSError) as error:
             found.failed.append((drop, type(error).__name__))
         else:
-            found.n_accepted += taken is not None
-            found.n_rejected += taken is None
+            is_rejected = isinstance(taken, Rejected)
+            found.n_rejected += is_rejected
+            found.n_accepted += taken is not None and not is_rejected  # None: another process got there first
     return found
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Upload
 from cleanroom_pipelines.errors import InputError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import Dataset, InputName
-from cleanroom_pipelines.runs.drops import Drop, RestingDrop, drops_below, one_at_a_time, reject, rest
+from cleanroom_pipelines.runs.drops import Drop, Rejected, RestingDrop, drops_below, one_at_a_time, reject, rest
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.layout import is_partition_key
 from cleanroom_pipelines.storage.seed_parts import check_not_workbook
@@ -38,13 +38,14 @@ def find_room_drops(installation: Installation) -> Iterator[Drop]:
 
 
 @acting_for("inbox")
-def provision_drop(installation: Installation, drop: Drop) -> DataRoom | None:
+def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejected | None:
     """Seal a copy of a complete drop, provision its room with it, and delete the file; or reject the file.
 
     After an interruption the same upload is reused, so that a file provisions its room only once.
 
     Returns:
-        The room; None when the drop was rejected because of its folder or format.
+        The room; the receipt of a drop that was rejected because of its folder or format; None when the file no
+        longer exists.
 
     Raises:
         StillWrittenError: A process may be writing the file; it stays.
@@ -61,8 +62,7 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | None:
             check_not_workbook(drop.path)
         except (InputError, NotFoundError) as error:
             entry = {"operation": "provision", "room": drop.place[1] if len(drop.place) > 1 else ""}
-            reject(installation, resting, error, entry, what="upload")
-            return None
+            return reject(installation, resting, error, entry, what="upload")
         upload = _sealed_upload(installation, room, resting, name.matching_id)
         if room.inputs.get(str(name)) != upload.id:
             n_embeddings = None

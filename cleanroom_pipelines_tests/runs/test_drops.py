@@ -19,7 +19,7 @@ from cleanroom_pipelines.engine import tables
 from cleanroom_pipelines.errors import SeedError
 from cleanroom_pipelines.runs import drops
 from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
-from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, StillWrittenError
+from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, Rejected, StillWrittenError
 from cleanroom_pipelines.runs.ingesting import ingest_all
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.retention import delete_superseded
@@ -147,7 +147,7 @@ def test_a_file_of_a_room_in_a_wrong_folder_is_rejected(
 ) -> None:
     path = put(inbox, *(part.format(room=room.id) for part in place), NAME)
     for drop in find_room_drops(inbox.installation):
-        assert provision_drop(inbox.installation, drop) is None
+        assert isinstance(provision_drop(inbox.installation, drop), Rejected)
     receipt = receipt_next_to(path)
     assert message.format(room=room.id) in str(receipt["message"])
     assert (receipt["file"], receipt["upload"]["bytes"]) == (NAME, len(SEED))  # type: ignore[index]
@@ -417,6 +417,12 @@ def test_a_file_that_changes_in_the_pause_is_left(inbox: Inbox, change: Callable
     path = inbox.drop()
     found = ingest_all(inbox.installation, pause=lambda _: change(path))
     assert (str(found), inbox.lying()) == ("1 may still be incomplete", ["members.csv"])
+
+
+@pytest.mark.parametrize("name", ["members.csv", "members.xlsx"])
+def test_a_file_that_another_process_takes_in_the_pause_is_not_counted(inbox: Inbox, name: str) -> None:
+    inbox.drop(name)
+    assert str(ingest_all(inbox.installation, pause=lambda _: inbox.register())) == ""
 
 
 def test_a_file_that_fails_does_not_delay_the_others(inbox: Inbox) -> None:
