@@ -203,7 +203,7 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
     help="Also wait for work that other processes have claimed, and do the work that depends on it.",
 )
 def run(max_seconds: float | None, wait: bool) -> None:
-    """Do all pending work in this process, without a daemon."""
+    """Ingest the files in the inbox and do all pending work in this process, without a daemon."""
     from cleanroom_pipelines.cli.watching import run_pending_watched, unfinished_sentence
 
     installation = open_installation()

@@ -16,6 +16,7 @@ from cleanroom_pipelines.catalog import Catalog, Status, Version
 from cleanroom_pipelines.cli.console import progress_bar
 from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.runs.dagster_home import dagster_instance
+from cleanroom_pipelines.runs.ingesting import ingest_all
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.running import run_pending
 
@@ -25,7 +26,7 @@ _LOOK_SECONDS = 1.0
 def run_pending_watched(
     installation: Installation, *, max_seconds: float | None = None, wait: bool = False
 ) -> int:
-    """Do all pending work in this process; show progress on stderr.
+    """Ingest the files in the inbox and do all pending work in this process; show progress on stderr.
 
     Args:
         installation: The installation.
@@ -56,8 +57,11 @@ def run_pending_watched(
                 why = ended.status_message or "Its run failed; see the Dagster UI."
                 click.echo(f"        {version.kind.words} {version.resource_id} failed: {why}", err=True)
 
-        n_runs, tried = 0, set[str]()
+        n_runs, tried, ingested = 0, set[str](), ""
         while True:
+            ingested, earlier = str(ingest_all(installation)), ingested
+            if ingested not in ("", earlier):
+                click.echo(f"Files in the inbox: {ingested}.", err=True)
             left = None if max_seconds is None else max(0.0, begun + max_seconds - time.monotonic())
             n_runs += run_pending(
                 installation,

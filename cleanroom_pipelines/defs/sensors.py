@@ -7,7 +7,7 @@ Keep out: doing the work. A sensor finds work, registers it and requests runs.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import dagster as dg
 
@@ -20,15 +20,10 @@ from cleanroom_pipelines.defs.jobs import (
     score_shards,
 )
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.runs.deleting import find_pending_deletions
-from cleanroom_pipelines.runs.inbox import (
-    StillWrittenError,
-    close_all_drops,
-    find_drops,
-    recover_drops,
-    register_drop,
-)
+from cleanroom_pipelines.runs.drops import Drop
+from cleanroom_pipelines.runs.inbox import close_all_drops, find_drops, recover_drops, register_drop
+from cleanroom_pipelines.runs.ingesting import ingest
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.rebuilding import has_history
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
@@ -63,35 +58,9 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     """
     opened = installation.open()
     recover_drops(opened)
-    before: dict[str, list[int]] = json.loads(context.cursor or "{}")
-    seen: dict[str, list[int]] = {}
-    n_registered = n_refused = n_left = 0
-    for drop in find_drops(opened):
-        key = opened.key.digest("inbox cursor", os.fsencode(drop.path))[:16]
-        if before.get(key) != list(drop.signature):
-            seen[key] = list(drop.signature)
-            continue
-        try:
-            registered = register_drop(opened, drop)
-        except StillWrittenError:
-            seen[key] = list(drop.signature)
-            continue
-        except (CleanroomError, OSError) as error:
-            # one file that cannot be accepted now must not delay the others
-            context.log.warning(
-                f"A dropped seed could not be accepted ({type(error).__name__}). The next tick retries."
-            )
-            seen[key] = list(drop.signature)
-            n_left += 1
-            continue
-        n_registered, n_refused = n_registered + (registered is not None), n_refused + (registered is None)
+    result = _ingest_unchanged(context, opened, find_drops(opened), register_drop)
     close_all_drops(opened)
-    message = (
-        f"Registered {n_registered} seeds, rejected {n_refused}; {len(seen) - n_left} may still be incomplete."
-    )
-    if not (n_registered or n_refused or seen):
-        message = "The seed inbox is empty."
-    return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
+    return result
 
 
 @dg.sensor(
@@ -107,29 +76,7 @@ def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     writes to it.
     """
     opened = installation.open()
-    before: dict[str, list[int]] = json.loads(context.cursor or "{}")
-    seen: dict[str, list[int]] = {}
-    n_taken = n_left = 0
-    for drop in find_room_drops(opened):
-        key = opened.key.digest("inbox cursor", os.fsencode(drop.path))[:16]
-        seen[key] = list(drop.signature)
-        if before.get(key) != list(drop.signature):
-            continue
-        try:
-            provision_drop(opened, drop)
-            del seen[key]
-            n_taken += 1
-        except StillWrittenError:
-            continue
-        except (CleanroomError, OSError) as error:
-            n_left += 1
-            context.log.warning(f"A file in the data-room inbox could not be ingested ({type(error).__name__}).")
-    message = (
-        f"Ingested {n_taken} files; {len(seen) - n_left} may still be incomplete, {n_left} could not be ingested."
-    )
-    if not (n_taken or seen):
-        message = "The data-room inbox is empty."
-    return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
+    return _ingest_unchanged(context, opened, find_room_drops(opened), provision_drop)
 
 
 @dg.sensor(
@@ -151,6 +98,25 @@ def pending_work(context: dg.SensorEvaluationContext, installation: Installation
     if deletions or helpers or work or rebuilding:
         return dg.SensorResult(run_requests=[*rebuilding, *deletions, *helpers, *work])
     return dg.SensorResult(skip_reason=dg.SkipReason(why_none))
+
+
+def _ingest_unchanged(
+    context: dg.SensorEvaluationContext,
+    opened: Installation,
+    drops: Iterable[Drop],
+    take: Callable[[Installation, Drop], object],
+) -> dg.SensorResult:
+    """Ingest the files that have not changed since the last tick; the cursor remembers the others."""
+    before: dict[str, list[int]] = json.loads(context.cursor or "{}")
+    keys = {drop: opened.key.digest("inbox cursor", os.fsencode(drop.path))[:16] for drop in drops}
+    changed = [drop for drop, key in keys.items() if before.get(key) != list(drop.signature)]
+    found = ingest(opened, (drop for drop, key in keys.items() if before.get(key) == list(drop.signature)), take)
+    found.incomplete += changed
+    for _, error in found.failed:
+        context.log.warning(f"A dropped file could not be accepted ({error}). The next tick retries.")
+    seen = {keys[drop]: list(drop.signature) for drop in (*found.incomplete, *(drop for drop, _ in found.failed))}
+    message = f"Files in the inbox: {found}." if str(found) else "The inbox is empty."
+    return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
 
 
 def _work_requests(

@@ -228,7 +228,7 @@ def _suffix_of(file: Path) -> str:
 
 
 def _common_format(files: Sequence[Path], what: str) -> Format:
-    formats = {_format_of(file) for file in files}
+    formats = {format_of(file) for file in files}
     if None in formats:
         raise InputError(
             f"The {what}'s file format is not supported.",
@@ -242,7 +242,8 @@ def _common_format(files: Sequence[Path], what: str) -> Format:
     return format_
 
 
-def _format_of(file: Path) -> Format | None:
+def format_of(file: Path) -> Format | None:
+    """Return a file's format, by its suffix or, if it has none, by its content; None if it is not supported."""
     suffix = _suffix_of(file)
     format_ = _SUFFIXES.get(suffix) if suffix else _recognised(file)
     return None if format_ == "parquet" and file.suffix.lower() == ".zst" else format_

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import (
     AudienceModel,
+    Catalog,
     ConfiguredAudienceModel,
     ExportJob,
     GenerationJob,
     Kind,
+    Origin,
     Status,
     TrainingDataset,
     Version,
@@ -59,9 +61,16 @@ from cleanroom_pipelines.runs.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.runs.seeds import forget_seed
 from cleanroom_pipelines.runs.shared_scoring import shared_scoring
 from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
-from cleanroom_pipelines.storage import ArtifactReference, Input, Manifest, ObjectPlace
+from cleanroom_pipelines.storage import (
+    ArtifactReference,
+    ArtifactStore,
+    Input,
+    InstallationKey,
+    Manifest,
+    ObjectPlace,
+)
 from cleanroom_pipelines.storage.artifacts import MANIFEST
-from cleanroom_pipelines.storage.buckets import folder_on_disk
+from cleanroom_pipelines.storage.buckets import Buckets, folder_on_disk
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.warehouse import reject_links
 
@@ -188,7 +197,7 @@ def build_configured_audience_model(installation: Installation, partition: str, 
         if isinstance(work, NothingToDo):
             return _nothing_to_do(installation, "configured_audience_model", partition, work)
         configured = work.record
-        model = _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
+        model = _current(installation.catalog, Kind.AUDIENCE_MODEL, configured.audience_model_id)
         configuration: dict[str, Any] = {
             "sizes": [str(size) for size in configured.sizes],
             "minMatchingSeedSize": configured.min_matching_seed_size,
@@ -198,7 +207,7 @@ def build_configured_audience_model(installation: Installation, partition: str, 
             **({"delivery": dict(configured.delivery)} if configured.delivery else {}),
             "outputUrl": configured.output_url,
         }
-        _destination(installation, configured)
+        _destination(installation.buckets, configured)
         inputs = (installation.store.as_input(model.artifact("audience_model")),)
         with work.drafting("configured_audience_model", inputs, configuration) as draft:
             documents = {"configuration": configuration}
@@ -247,7 +256,7 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
                 _build_report(work)
                 if not work.is_open:
                     raise SeedError("The seed cannot be used.", remedy="See its validation report.")
-            job, configured, model = _family(installation, work)
+            job, configured, model = _family(installation.catalog, work)
             inputs = (installation.store.as_input(model.artifact("audience_model")), _seed_input(job))
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
             if (private := PrivateJob.of(installation, job, configured, model)) is not None:
@@ -273,7 +282,7 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
             made = _result(work, "audience", report.sentence, documents)
             work.finish(
                 report.sentence,
-                (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
+                (_current(installation.catalog, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
                 metrics=shared_metrics(report.metrics),
                 **ensemble_statement(reveals, job.seed_mode),
             )
@@ -320,7 +329,7 @@ def _build_private_audience(
     made = _result(work, "audience", sentence, documents)
     work.finish(
         sentence,
-        (_current(installation, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
+        (_current(installation.catalog, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
         metrics=shared_metrics(documents["metrics"]),
         privacy=documents["metrics"]["privacy"]["statement"],
     )
@@ -337,11 +346,11 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
         if isinstance(work, NothingToDo):
             return _nothing_to_do(installation, "audience_export", partition, work)
         export = work.record
-        audience = _current(installation, Kind.GENERATION_JOB, export.generation_job_id)
+        audience = _current(installation.catalog, Kind.GENERATION_JOB, export.generation_job_id)
         job = installation.catalog.get(GenerationJob, export.generation_job_id)
         configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
         folder = partition.rsplit("-", 1)[-1] + (f"-v{work.version.number}" if work.version.number > 1 else "")
-        place = _destination(installation, configured) / folder
+        place = _destination(installation.buckets, configured) / folder
         ranked = installation.store.manifest(audience.artifact("audience")).facts
         is_private = "private_mode" in ranked
         mode, reveals = _mode_of(installation, export, job, configured, ranked)
@@ -378,7 +387,7 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
             selection = select_audience(folder_of_ranking / RANKING_FILE, export.size, mode)
             if mode is SeedMode.EXCLUDED and job.started_by not in (None, job.account_id):
                 _reject_revealing_size(selection, read_documents(folder_of_ranking)["metrics"], is_private)
-            holdout = _holdout_of(installation, job, options)
+            holdout = _holdout_of(installation.key, job, options)
             n_first = n_seed_users(folder_of_ranking / RANKING_FILE) if mode is SeedMode.FIRST else 0
             ranked_users = selection.user_ids()
             written = deliver(
@@ -420,10 +429,10 @@ def _mode_of(
     return mode, reveals_by_ensemble(installation, job, configured, mode)
 
 
-def _holdout_of(installation: Installation, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
+def _holdout_of(key: InstallationKey, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
     """Holdout group by the audience's own salt: stable across refreshes, different between audiences."""
     share = options.get("holdout")
-    return Holdout.parse(str(share), holdout_salt(installation.key.derive("holdouts"), job.id)) if share else None
+    return Holdout.parse(str(share), holdout_salt(key.derive("holdouts"), job.id)) if share else None
 
 
 def verify_exported_files(installation: Installation, partition: str, manifest: Manifest) -> int:
@@ -442,8 +451,8 @@ def verify_exported_files(installation: Installation, partition: str, manifest: 
     return int(written["delivered"])
 
 
-def _destination(installation: Installation, configured: ConfiguredAudienceModel) -> ObjectPlace:
-    return installation.buckets.destination(configured.account_id, configured.output_url)
+def _destination(buckets: Buckets, configured: ConfiguredAudienceModel) -> ObjectPlace:
+    return buckets.destination(configured.account_id, configured.output_url)
 
 
 def _build_report(work: Work[GenerationJob]) -> AssetResult:
@@ -452,7 +461,7 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
     from cleanroom_pipelines.uploads.report import report_sentence
 
     installation = work.installation
-    job, configured, model = _family(installation, work)
+    job, configured, model = _family(installation.catalog, work)
     job = fetch_requested_seed(installation, job)
     with installation.vault.opening(job.seed_location, job.seed_digest) as seed:
         report, user_ids = check_seed(seed, runtime=Runtime(installation.engine_settings))
@@ -486,7 +495,7 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
     made = _result(work, "seed_validation_report", sentence, documents)
     if failure:
         work.fail(*failure)
-        if not job.keep_seed:
+        if not job.keep_seed and job.origin is not Origin.INBOX:  # a dropped seed is deleted with its receipt
             forget_seed(installation, job)
     return made
 
@@ -532,7 +541,7 @@ def _export_before(
     current = installation.catalog.resources.current_version(Kind.EXPORT_JOB, export.id)
     if current is None or "audience_export" not in current.artifacts:
         return None
-    return _destination(installation, configured) / str(
+    return _destination(installation.buckets, configured) / str(
         installation.store.manifest(current.artifact("audience_export")).facts["folder"]
     )
 
@@ -544,7 +553,7 @@ def _result(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, 
 def _nothing_to_do(installation: Installation, asset: str, partition: str, idle: NothingToDo) -> AssetResult:
     if idle.verified is None or asset not in idle.verified.artifacts:
         return AssetResult(asset, partition, idle.message, made=False)
-    manifest, documents = read_verified(installation, idle.verified.artifact(asset))
+    manifest, documents = read_verified(installation.store, idle.verified.artifact(asset))
     sentence = f"Verified: all {len(manifest.files)} files match the manifest. {idle.message}"
     return AssetResult(asset, partition, sentence, manifest, documents, made=False)
 
@@ -555,9 +564,9 @@ def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
 
 
-def _current(installation: Installation, kind: Kind, partition: str) -> Version:
+def _current(catalog: Catalog, kind: Kind, partition: str) -> Version:
     try:
-        version = installation.catalog.resources.current_version(kind, partition)
+        version = catalog.resources.current_version(kind, partition)
     except NotFoundError:  # the job's model may have been replaced and deleted since the job started
         version = None
     if version is None:
@@ -578,15 +587,13 @@ def _usable_dataset(installation: Installation, partition: str) -> tuple[Trainin
             newest.status_message or "The training dataset failed validation.",
             status_code=newest.status_code or StatusCode.TRAINING_DATA_INVALID,
         )
-    return dataset, _current(installation, Kind.TRAINING_DATASET, partition)
+    return dataset, _current(installation.catalog, Kind.TRAINING_DATASET, partition)
 
 
-def _family(
-    installation: Installation, work: Work[GenerationJob]
-) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
+def _family(catalog: Catalog, work: Work[GenerationJob]) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
     """The job, its configured model and the model's version: as at its start, unless it follows a declaration."""
     job = work.record
-    configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
+    configured = catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     if started := configured_at_start(work.version):
         configured = replace(
             configured,
@@ -594,7 +601,7 @@ def _family(
             sizes=started.sizes,
             min_matching_seed_size=started.min_matching_seed_size,
         )
-    return job, configured, _current(installation, Kind.AUDIENCE_MODEL, configured.audience_model_id)
+    return job, configured, _current(catalog, Kind.AUDIENCE_MODEL, configured.audience_model_id)
 
 
 def _seed_input(job: GenerationJob) -> Input:
@@ -625,30 +632,30 @@ def newest_artifact(
     """
     for version in reversed(installation.catalog.resources.versions(kind, partition)):
         if asset in version.artifacts:
-            return read_verified(installation, version.artifact(asset))
+            return read_verified(installation.store, version.artifact(asset))
     raise ArtifactError(f"The {asset} of this partition was never built.", remedy="Build it first.")
 
 
-def read_verified(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
+def read_verified(store: ArtifactStore, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
     """Verify all files of a stored artifact, then return its manifest and JSON documents.
 
     Raises:
         ArtifactError: It is missing, or was altered.
     """
-    with installation.store.opening(reference) as folder:
-        return installation.store.manifest(reference), read_documents(folder)
+    with store.opening(reference) as folder:
+        return store.manifest(reference), read_documents(folder)
 
 
-def read_stored(installation: Installation, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
+def read_stored(store: ArtifactStore, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
     """Read a stored artifact's manifest and verified JSON documents without opening its tables.
 
     Raises:
         ArtifactError: It is missing, or a document was altered.
     """
-    manifest = installation.store.manifest(reference)
+    manifest = store.manifest(reference)
     names = [Path(entry.name) for entry in manifest.files]
     documents = [name for name in names if name.suffix == ".json" and len(name.parts) == 1]
-    return manifest, {name.stem: json.loads(installation.store.read(reference, str(name))) for name in documents}
+    return manifest, {name.stem: json.loads(store.read(reference, str(name))) for name in documents}
 
 
 def read_documents(folder: Path) -> dict[str, Any]:

@@ -30,7 +30,16 @@ from cleanroom_pipelines.audiences.definitions import (
 from cleanroom_pipelines.audiences.evaluating import evaluate, evaluate_counted
 from cleanroom_pipelines.audiences.insights import BaseFigures
 from cleanroom_pipelines.audiences.relations import open_room_relations
-from cleanroom_pipelines.catalog import AudienceList, CustomAudience, DataRoom, Kind, ParentRef, Status, Version
+from cleanroom_pipelines.catalog import (
+    AudienceList,
+    Catalog,
+    CustomAudience,
+    DataRoom,
+    Kind,
+    ParentRef,
+    Status,
+    Version,
+)
 from cleanroom_pipelines.engine import Engine, open_configured_engine
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
@@ -41,7 +50,7 @@ from cleanroom_pipelines.runs.building_rooms import unseal_hashes
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
-from cleanroom_pipelines.storage import ArtifactReference, Input
+from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input
 
 USERS_FILE = "users.parquet"
 FILES = "files"
@@ -61,7 +70,7 @@ def build_custom_audience(installation: Installation, partition: str, run: Run, 
     """
     newest = installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition)
     if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
-        return _read(installation, newest, asset)
+        return _read(installation.store, newest, asset)
     with working(installation, CustomAudience, partition, run) as work:
         if isinstance(work, NothingToDo):
             return AssetResult(asset, partition, work.message, made=False)
@@ -73,7 +82,7 @@ def build_custom_audience(installation: Installation, partition: str, run: Run, 
                 sentence = _build_set(question, engine, folders)
         work.finish(sentence, (question.parent,))
     return _read(
-        installation, installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition), asset
+        installation.store, installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition), asset
     )
 
 
@@ -95,7 +104,9 @@ class _Question:
         definition = parse_definition(audience.definition)
         if version is None or "base_audience" not in version.artifacts:
             raise _not_provisioned("base audience")
-        needs_seeds = any(isinstance(ref, SeedRef) for ref in reachable(definition, resolver(installation)))
+        needs_seeds = any(
+            isinstance(ref, SeedRef) for ref in reachable(definition, resolver(installation.catalog))
+        )
         if needs_seeds and "seed_audiences" not in version.artifacts:
             raise _not_provisioned("seed audiences")
         return cls(installation, work, room, version, definition)
@@ -108,7 +119,7 @@ class _Question:
     @property
     def resolve(self) -> Resolve:
         """Looks up the definitions it refers to."""
-        return resolver(self.installation)
+        return resolver(self.installation.catalog)
 
     @cached_property
     def budget(self) -> RoomBudget:
@@ -328,7 +339,7 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
         record = work.record
         options, catalog = record.options, installation.catalog
         audience = catalog.get(CustomAudience, record.custom_audience_id)
-        version, room_version = _current_audience(installation, audience)
+        version, room_version = _current_audience(catalog, audience)
         reference = version.artifact("custom_audience")
         with work.withdrawing(asset), ExitStack() as stack:
             folder = stack.enter_context(installation.store.opening(reference))
@@ -351,7 +362,7 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
             if destination is not AdDestination.PLAIN:
                 base = room_version.artifact("base_audience")
                 hashes = scratch / "activation.parquet"
-                unseal_hashes(installation, stack.enter_context(installation.store.opening(base)), hashes)
+                unseal_hashes(installation.key, stack.enter_context(installation.store.opening(base)), hashes)
                 activation = kept_activation(hashes, destination)
             delta_from = _delta_from(installation, stack, options, record)
             inputs = (installation.store.as_input(reference),)
@@ -386,20 +397,20 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
         return AssetResult(asset, partition, sentence, work.manifests[asset], {"list": document})
 
 
-def resolver(installation: Installation) -> Resolve:
+def resolver(catalog: Catalog) -> Resolve:
     """Return a function that looks up the definition of a custom audience by id."""
 
     def resolve(audience_id: str) -> Definition:
-        audience = installation.catalog.get(CustomAudience, audience_id)
+        audience = catalog.get(CustomAudience, audience_id)
         return parse_definition(audience.definition)
 
     return resolve
 
 
-def _current_audience(installation: Installation, audience: CustomAudience) -> tuple[Version, Version]:
+def _current_audience(catalog: Catalog, audience: CustomAudience) -> tuple[Version, Version]:
     """The audience's version built on the room's current data, and that version of the room."""
-    room_version = installation.catalog.resources.current_version(Kind.DATA_ROOM, audience.data_room_id)
-    version = installation.catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+    room_version = catalog.resources.current_version(Kind.DATA_ROOM, audience.data_room_id)
+    version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
     if room_version is None or version is None or room_version.ref not in version.parents:
         raise CleanroomError(
             "The audience was not built from the room's current data.",
@@ -475,10 +486,10 @@ def _n_rows(users: Path) -> int:
     return int(pq.read_metadata(users).num_rows)
 
 
-def _read(installation: Installation, version: Version, asset: str) -> AssetResult:
+def _read(store: ArtifactStore, version: Version, asset: str) -> AssetResult:
     if asset not in version.artifacts:
         return AssetResult(asset, version.resource_id, "This audience has no such result.", made=False)
-    manifest, documents = read_verified(installation, version.artifact(asset))
+    manifest, documents = read_verified(store, version.artifact(asset))
     sentence = str(version.summary.get("sentence", "")) or "The audience is ready."
     return AssetResult(asset, version.resource_id, sentence, manifest, documents)
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import DataLab, DataRoom, Kind, Status, Version, hex_of
+from cleanroom_pipelines.catalog import Catalog, DataLab, DataRoom, Kind, Status, Version, hex_of
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
@@ -24,7 +24,7 @@ from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.room_budgets import RoomBudget, seed_digests
 from cleanroom_pipelines.runs.room_inbox import make_room_inbox
 from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
-from cleanroom_pipelines.storage import ArtifactReference, Draft, Input
+from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Draft, Input, InstallationKey
 from cleanroom_pipelines.terms import CollaborationType
 
 ROOM_ASSETS = ASSETS_OF[Kind.DATA_ROOM]
@@ -48,7 +48,7 @@ def build_data_lab(installation: Installation, partition: str, run: Run) -> Asse
             "reports": {name: each.as_dict() for name, each in report.reports.items()},
             "statistics": dict(report.counts),
         }
-        with work.drafting("data_lab", _upload_inputs(installation, lab.datasets), {}) as draft:
+        with work.drafting("data_lab", _upload_inputs(installation.catalog, lab.datasets), {}) as draft:
             write_documents(draft.path, documents)
             draft.facts["passed"] = report.passed
         failed = [name for name, each in report.reports.items() if not each.passed]
@@ -172,7 +172,7 @@ class _State:
                 "Unchanged; nothing to build." if asset in self.artifacts else "The room lacks the data it needs."
             )
             return _nothing(asset, self.room.id, why)
-        return _read(self.installation, self.reference(asset))
+        return _read(self.installation.store, self.reference(asset))
 
 
 def delete_unused_room_data(installation: Installation, data_room_id: str, artifacts: Mapping[str, str]) -> None:
@@ -219,7 +219,7 @@ def _build_base(state: _State) -> None:
     if not inputs_of(inputs, Dataset.MATCHING):
         return
     spec = {"activation": state.room.activation, "datasets": sorted(inputs)}
-    uploads_as_inputs = _upload_inputs(installation, inputs)
+    uploads_as_inputs = _upload_inputs(installation.catalog, inputs)
     if state.reuse("base_audience", uploads_as_inputs, spec):
         return
     new, kept, previous = _changed_inputs(state, inputs)
@@ -263,7 +263,7 @@ def _build_seeds(state: _State) -> None:
     installation, inputs = state.installation, state.seed_inputs
     if not inputs:
         return
-    uploads_as_inputs = _upload_inputs(installation, inputs)
+    uploads_as_inputs = _upload_inputs(installation.catalog, inputs)
     if state.reuse("seed_audiences", uploads_as_inputs, {}):
         return
     with (
@@ -438,17 +438,17 @@ _MAKERS: Mapping[str, Callable[[_State], None]] = {
 }
 
 
-def unseal_hashes(installation: Installation, base: Path, target: Path) -> None:
+def unseal_hashes(key: InstallationKey, base: Path, target: Path) -> None:
     """Unseal a base audience's hashes for ad destinations, if it has them.
 
     Args:
-        installation: The installation to work on.
+        key: The installation key.
         base: Folder of the base audience's artifact.
         target: The parquet file to write.
     """
     sealed = base / SEALED_HASHES
     if sealed.exists():
-        target.write_bytes(installation.key.unseal(_HASHES, sealed.read_bytes()))
+        target.write_bytes(key.unseal(_HASHES, sealed.read_bytes()))
 
 
 def _has_both(state: _State) -> bool:
@@ -505,10 +505,9 @@ def _opening_uploads(
         yield uploads
 
 
-def _upload_inputs(installation: Installation, datasets: Mapping[str, str]) -> tuple[Input, ...]:
+def _upload_inputs(catalog: Catalog, datasets: Mapping[str, str]) -> tuple[Input, ...]:
     return tuple(
-        Input(name, "", "", installation.catalog.rooms.upload(upload_id).digest)
-        for name, upload_id in sorted(datasets.items())
+        Input(name, "", "", catalog.rooms.upload(upload_id).digest) for name, upload_id in sorted(datasets.items())
     )
 
 
@@ -520,11 +519,11 @@ def _already_built(installation: Installation, partition: str, run: Run, asset: 
     version = newest.artifacts.get(asset)
     if version is None or not version.startswith(f"{newest.number:04d}-"):
         return _nothing(asset, partition, "Nothing to build: unchanged, or the room lacks the data it needs.")
-    return _read(installation, newest.artifact(asset))
+    return _read(installation.store, newest.artifact(asset))
 
 
-def _read(installation: Installation, reference: ArtifactReference) -> AssetResult:
-    manifest, documents = read_verified(installation, reference)
+def _read(store: ArtifactStore, reference: ArtifactReference) -> AssetResult:
+    manifest, documents = read_verified(store, reference)
     return AssetResult(reference.asset, reference.partition, _SENTENCES[reference.asset], manifest, documents)
 
 

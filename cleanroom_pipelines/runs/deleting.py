@@ -39,10 +39,10 @@ from cleanroom_pipelines.catalog import (
     hex_of,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
-from cleanroom_pipelines.runs.inbox import forget_inbox, forget_receipts
+from cleanroom_pipelines.runs.drops import forget_folder
+from cleanroom_pipelines.runs.inbox import forget_receipts
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
-from cleanroom_pipelines.runs.room_inbox import forget_room_inbox
 from cleanroom_pipelines.runs.supervision import SECONDS_TO_APPEAR, fail_runs_that_never_appeared
 from cleanroom_pipelines.runs.traces import (
     Comparison,
@@ -198,8 +198,15 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
         assets = [asset for of_kind in ASSETS_OF.values() for asset in of_kind]
         folders = _stored_folders(installation, assets)
         traced = partitions_with_traces(instance, assets)
-        inboxes = [path.name for path in installation.home.inbox_seeds.iterdir() if path.is_dir()]
-        named = {*(folder.name for folder in folders), *(hex_of(name) for name in (*traced, *inboxes))}
+        home = installation.home
+        inboxes = [
+            path for root in (home.inbox_seeds, home.inbox_rooms) for path in root.glob("*") if path.is_dir()
+        ]
+        named = {
+            *(folder.name for folder in folders),
+            *map(hex_of, traced),
+            *(hex_of(each.name) for each in inboxes),
+        }
         deleted = installation.catalog.deletion.deleted(named)
         _log_unknown_partitions(installation, named - deleted)
         left = [folder for folder in folders if folder.name in deleted and _is_older(folder, at)]
@@ -216,9 +223,9 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
         for partition in runs:
             remove_traces(instance, assets, partition)
         n_inboxes = sum(
-            forget_inbox(installation, name, older_than=at - _UNKNOWN_AFTER)
-            for name in inboxes
-            if is_partition_key(name) and hex_of(name) in deleted
+            forget_folder(installation, folder, older_than=at - _UNKNOWN_AFTER)
+            for folder in inboxes
+            if is_partition_key(folder.name) and hex_of(folder.name) in deleted
         )
         return len(left) + len(runs) + n_inboxes
 
@@ -329,7 +336,7 @@ def _delete_files(installation: Installation, record: Resource) -> None:
         for upload_id in {*record.inputs.values()} - installation.catalog.rooms.uploads_in_use(but_of=record.id):
             installation.uploads.delete(upload_id)
             installation.catalog.rooms.forget_upload(upload_id)
-        forget_room_inbox(installation, record.id)
+        forget_folder(installation, installation.home.inbox_rooms / record.id)
 
 
 def _delete_leftovers(installation: Installation, pending: PendingDeletion) -> None:
@@ -337,9 +344,9 @@ def _delete_leftovers(installation: Installation, pending: PendingDeletion) -> N
     if pending.kind is Kind.TRAINING_DATASET:
         shutil.rmtree(installation.home.day_caches / path_of_partition(pending.id), ignore_errors=True)
     if pending.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
-        forget_inbox(installation, pending.id)
+        forget_folder(installation, installation.home.inbox_seeds / pending.id)
     if pending.kind is Kind.DATA_ROOM:
-        forget_room_inbox(installation, pending.id)
+        forget_folder(installation, installation.home.inbox_rooms / pending.id)
 
 
 def _stored_folders(installation: Installation, assets: Sequence[str]) -> list[Path]:

@@ -1,27 +1,26 @@
 """The seed inbox: a seed file dropped into a folder becomes a generation job, an export and a receipt.
 
-Lives here: finding complete files, registering them as jobs, writing receipts.
+Lives here: registering dropped seeds as jobs, and the receipts of these jobs.
 Add here when the inbox must accept something else.
-Keep out: validating or ranking the seed; a dropped seed is a job like any other.
+Keep out: finding and rejecting files (drops.py); validating or ranking the seed, a job like any other.
 
 Once no process writes to a dropped file, it is copied, and all later steps use the copy. The copy's digest names
 the seed in the vault and is checked whenever the seed is opened. The file is deleted once the copy is on disk, if
 it is still the file that was copied.
 
 A dropped file acts as the operator, on behalf of the configured model's owner. Its name determines only the format
-and the words in the job's name, never a path. Every step is repeatable: the job's row is found by the seed's keyed
-digest, so dropping the same content twice gives one job. Dropping a seed whose job or export failed requests
-another attempt. A lock in the home lets one process at a time accept, recover or settle a drop.
+and the words in the job's name, never a path; the receipts of rejected files and of failed jobs contain it. Every
+step is repeatable: the job's row is found by the seed's keyed digest, so dropping the same content twice gives one
+job. Dropping a seed whose job or export failed requests another attempt. A lock in the home lets one process at a
+time accept, recover or settle a drop.
 """
 
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,8 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
+from cleanroom_pipelines.engine.packing import packing_of
+from cleanroom_pipelines.engine.tables import format_of
 from cleanroom_pipelines.errors import (
     CleanroomError,
     ConflictError,
@@ -46,121 +47,47 @@ from cleanroom_pipelines.errors import (
     StatusCode,
     UsageError,
 )
+from cleanroom_pipelines.runs.drops import (
+    ACCEPTED,
+    REJECTED,
+    Drop,
+    Rejected,
+    RestingDrop,
+    drops_below,
+    one_at_a_time,
+    reject,
+    rest,
+    write_receipt,
+    write_rejection,
+)
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_durably
 from cleanroom_pipelines.storage.layout import path_of_partition
-from cleanroom_pipelines.storage.open_files import FileState, may_still_be_written
-from cleanroom_pipelines.storage.processes import locked
 from cleanroom_pipelines.storage.seed_parts import seed_suffix
 from cleanroom_pipelines.ways_in import acting_for
 
-ACCEPTED, REJECTED = "accepted", "rejected"
 _NOTE = "drop.json"
-# Suffixes that copy programs and browsers give to incomplete files.
-_UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A file in the inbox.
-
-    Args:
-        configured_id: Partition key of the configured model, the name of the folder.
-        path: The file.
-        signature: Size in bytes and modification time in nanoseconds; unchanged one tick later: complete.
-    """
-
-    configured_id: str
-    path: Path
-    signature: tuple[int, int]
-
-
-class StillWrittenError(CleanroomError):
-    """A process may still be writing a dropped file; it stays in the inbox until it is complete."""
-
-
-@dataclass(frozen=True)
-class RestingDrop:
-    """A drop that no process was writing when it was checked.
-
-    Args:
-        drop: The drop.
-        state: State of its file at that time.
-        clock: Gives the time in UTC.
-    """
-
-    drop: Drop
-    state: FileState
-    clock: Callable[[], datetime]
-
-    def check(self) -> None:
-        """Reject content read from a file that has since changed, been replaced, or is being written.
-
-        Raises:
-            StillWrittenError: The file has changed or is being written.
-        """
-        path = self.drop.path
-        try:
-            is_written = may_still_be_written(path, self.clock().timestamp())
-        except FileNotFoundError:
-            is_written = True
-        if is_written or not self.state.still_is(path):
-            raise _still_written()
-
-    def remove(self) -> None:
-        """Delete the file, unless its name now belongs to another file, which is another drop.
-
-        The file could be replaced between check and deletion; no system call deletes only a specific file.
-        """
-        if self.state.still_is(self.drop.path):
-            self.drop.path.unlink(missing_ok=True)
-
-
-def rest(installation: Installation, drop: Drop) -> RestingDrop:
-    """Check that no process is writing a drop, and record its file's state before reading.
-
-    Raises:
-        StillWrittenError: A process may be writing it.
-        FileNotFoundError: The file no longer exists.
-    """
-    state = FileState.of(drop.path)
-    if (state.n_bytes, state.modified_ns) != drop.signature:
-        raise _still_written()
-    if may_still_be_written(drop.path, installation.clock().timestamp()):
-        raise _still_written()
-    return RestingDrop(drop, state, installation.clock)
 
 
 def find_drops(installation: Installation) -> Iterator[Drop]:
-    """Find all files in the seed inbox, complete or not.
+    """Find all files in the inbox, complete or not, except those in the folders of data rooms.
 
-    Links, hidden files and files named like incomplete downloads (`.part`, `.tmp`, …) are ignored.
+    Files in a wrong folder are found too, so that they are rejected with a receipt.
     """
-    for folder in sorted(installation.home.inbox_seeds.iterdir()):
-        yield from drops_in(folder, folder.name)
-
-
-def drops_in(folder: Path, configured_id: str) -> Iterator[Drop]:
-    """Find the files in one inbox folder, ignoring links, hidden files and files named as incomplete."""
-    if not folder.is_dir() or folder.is_symlink():
-        return
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() or path.name.startswith(".") or path.name.lower().endswith(_UNFINISHED):
-            continue
-        with suppress(FileNotFoundError):
-            status = path.stat()
-            if path.is_file():
-                yield Drop(configured_id, path, (status.st_size, status.st_mtime_ns))
+    home = installation.home
+    yield from drops_below(home, home.inbox, but=(home.inbox_seeds, home.inbox_rooms))
+    yield from drops_below(home, home.inbox_seeds)
 
 
 @acting_for("inbox")
-def register_drop(installation: Installation, drop: Drop) -> Resource | None:
+def register_drop(installation: Installation, drop: Drop) -> Resource | Rejected | None:
     """Register a complete drop as a generation job, or reject it with a receipt; either way, delete the file.
 
     If the seed's job or export failed before, it is retried. The file stays only while its job is being deleted.
 
     Returns:
-        The job: a new one, or the existing one for the same content; None when the drop was rejected or stays.
+        The job: a new one, or the existing one for the same content; the receipt of a rejected drop; None when the
+        file no longer exists or stays.
 
     Raises:
         StillWrittenError: A process may be writing the file; it stays.
@@ -172,14 +99,14 @@ def register_drop(installation: Installation, drop: Drop) -> Resource | None:
         except FileNotFoundError:
             return None  # another process got there first
         try:
-            suffix, configured_id = seed_suffix(drop.path), _configured(installation, drop)
+            suffix, configured_id = _suffix_of(drop.path), _configured(installation, drop)
             copy = stack.enter_context(_copying(installation, resting, suffix))
             slot, note = _identify(installation, drop, configured_id, copy)
         except FileNotFoundError:
             return None
         except (SeedError, UsageError) as error:
-            _reject(installation, resting, error)
-            return None
+            entry = {"operation": "take_seed", "resource": drop.place[-1] if drop.place else ""}
+            return reject(installation, resting, error, entry, what="seed", facts={"job": None})
         job = _job_of(installation, note)
         if job is None:
             _store(installation, copy, slot, note)
@@ -218,7 +145,7 @@ def recover_drops(installation: Installation) -> None:
 
 
 def is_accepted_drop(slot: Path) -> bool:
-    """Whether a slot of the vault holds a drop; `recover_drops` handles it."""
+    """Whether a slot of the vault holds a drop without a job yet; `recover_drops` handles it."""
     return (slot / _NOTE).is_file() and any(slot.glob("seed.*"))
 
 
@@ -245,35 +172,6 @@ def forget_receipts(installation: Installation, job: GenerationJob) -> None:
             receipt.unlink(missing_ok=True)
 
 
-def forget_inbox(installation: Installation, configured_id: str, older_than: datetime | None = None) -> bool:
-    """Delete the inbox folder of a deleted configured model, with its receipts.
-
-    A folder that holds a seed stays until the seed has been rejected with a receipt.
-
-    Args:
-        installation: Where.
-        configured_id: Partition key of the configured model, the name of the folder.
-        older_than: UTC; delete only if nothing in the folder changed since.
-
-    Returns:
-        Whether a folder was deleted.
-    """
-    folder = installation.home.inbox_seeds / configured_id
-    with one_at_a_time(installation):
-        if not folder.is_dir() or folder.is_symlink():
-            return False
-        inside = [folder, *folder.rglob("*")]
-        if any(path.parent == folder and path.name not in (ACCEPTED, REJECTED) for path in inside[1:]):
-            return False
-        if older_than and any(path.lstat().st_mtime > older_than.timestamp() for path in inside):
-            return False
-        for receipts in (ACCEPTED, REJECTED):
-            shutil.rmtree(folder / receipts, ignore_errors=True)
-        with suppress(OSError):  # a seed was dropped in the meantime
-            folder.rmdir()
-        return not folder.exists()
-
-
 def _settle(installation: Installation, job_id: str) -> None:
     try:
         job = installation.catalog.get(GenerationJob, job_id)
@@ -283,44 +181,71 @@ def _settle(installation: Installation, job_id: str) -> None:
         return
     accepted, rejected = _receipt_paths(installation, job)
     newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job_id)
-    if newest.status not in OPEN and job.seed_location and not job.keep_seed:
-        note = installation.vault.folder_of(job.seed_location.partition("/")[0]) / _NOTE
-        if note.is_file() and _is_retry_requested(json.loads(note.read_text()), newest):
-            return  # dropped again, but the process was interrupted: recover_drops continues from there
-        installation.vault.delete(job.seed_location)
-        installation.catalog.resources.forget_seed(job.id)
+    note = _note_of(installation, job)
+    has_ended = newest.status not in OPEN
+    if has_ended and not job.keep_seed and _is_retry_requested(note, newest):
+        return  # dropped again, but the process was interrupted: recover_drops continues from there
     exports = _exports_of(installation, job_id)
     ended = [
         newest,
         *(installation.catalog.resources.newest_version(Kind.EXPORT_JOB, export.id) for export in exports),
     ]
-    if any(version.status in OPEN for version in ended):
-        for stale in (accepted, rejected):
-            stale.unlink(missing_ok=True)
-        return
     failed = next((version for version in ended if version.status is Status.CREATE_FAILED), None)
-    receipt = {
-        "job": job.id,
-        "configuredAudienceModel": job.configured_audience_model_id,
-        "status": (Status.CREATE_FAILED if failed else Status.ACTIVE).value,
-        "statusCode": failed.status_code if failed else None,
-        "message": failed.status_message if failed else newest.summary.get("sentence"),
-        "exports": [export.output_location for export in exports if export.output_location],
-        "seed": {"bytes": job.seed_bytes, "digest": job.seed_digest},
-        "report": _report(installation, newest),
-    }
+    is_open = any(version.status in OPEN for version in ended)
     right, wrong = (rejected, accepted) if failed else (accepted, rejected)
+    if is_open:
+        right.unlink(missing_ok=True)
+    else:
+        receipt = {
+            "job": job.id,
+            "configuredAudienceModel": job.configured_audience_model_id,
+            "status": (Status.CREATE_FAILED if failed else Status.ACTIVE).value,
+            "statusCode": failed.status_code if failed else None,
+            "message": failed.status_message if failed else newest.summary.get("sentence"),
+            "exports": [export.output_location for export in exports if export.output_location],
+            "seed": {"bytes": job.seed_bytes, "digest": job.seed_digest},
+            "report": _report(installation, newest),
+        }
+        if newest is failed:
+            receipt = {"file": note.get("file") or _file_in(rejected)} | receipt
+        write_receipt(right, receipt)
     wrong.unlink(missing_ok=True)
-    _write_receipt(right, receipt)
-    installation.catalog.resources.settle_receipt(job_id, ended)
+    if has_ended and job.seed_location and not job.keep_seed:
+        installation.vault.delete(job.seed_location)
+        installation.catalog.resources.forget_seed(job.id)
+    if not is_open:
+        installation.catalog.resources.settle_receipt(job_id, ended)
+
+
+def _note_of(installation: Installation, job: GenerationJob) -> dict[str, Any]:
+    """The note stored with a dropped seed; empty once the seed is deleted."""
+    if not job.seed_location:
+        return {}
+    note = installation.vault.folder_of(job.seed_location.partition("/")[0]) / _NOTE
+    return dict(json.loads(note.read_text())) if note.is_file() else {}
+
+
+def _file_in(receipt: Path) -> str | None:
+    """The file's name in a receipt that an interrupted process wrote before it deleted the seed and its note."""
+    with suppress(OSError, ValueError):
+        return str(json.loads(receipt.read_text())["file"])
+    return None
 
 
 def _configured(installation: Installation, drop: Drop) -> str:
-    try:
-        path_of_partition(drop.configured_id)
-        return installation.catalog.get(ConfiguredAudienceModel, drop.configured_id).id
-    except (NotFoundError, UsageError):
-        raise _no_such_model() from None
+    if len(drop.place) == 2 and drop.place[0] == installation.home.inbox_seeds.name:
+        with suppress(NotFoundError, UsageError):
+            path_of_partition(drop.place[1])
+            return installation.catalog.get(ConfiguredAudienceModel, drop.place[1]).id
+    raise _wrong_folder(installation, drop.place)
+
+
+def _suffix_of(path: Path) -> str:
+    """The suffix of a seed's copy; a file without a suffix gets the one that its content calls for."""
+    with _reading_errors_explained():
+        if path.suffix or (format_ := format_of(path)) is None:
+            return seed_suffix(path)
+        return f".{format_}" + {"none": "", "gzip": ".gz", "zstd": ".zst"}[packing_of(path)]
 
 
 @contextmanager
@@ -347,9 +272,11 @@ def _identify(
     """The slot of a drop, and the note to store with it."""
     with _reading_errors_explained():
         digest = installation.vault.digest(copy)
-    stem = drop.path.name[: -len(seed_suffix(drop.path))]
+    suffix = copy.name.removeprefix("seed")
+    stem = drop.path.name[: -len(suffix)] if drop.path.suffix else drop.path.name
     words = re.sub(r"[^A-Za-z0-9]+", " ", stem).strip()[:40].strip() or "seed"
     note = {"configured_id": configured_id, "words": words, "bytes": copy.stat().st_size, "digest": digest}
+    note["file"] = drop.path.name
     return f"{configured_id[-12:]}-{digest[:32]}", note
 
 
@@ -364,10 +291,6 @@ def _reading_errors_explained() -> Iterator[None]:
             f"The seed cannot be read ({type(error).__name__}).",
             remedy="Check its permissions and drop it again.",
         ) from None
-
-
-def _still_written() -> StillWrittenError:
-    return StillWrittenError("The file may still be incomplete.", remedy="It is accepted once it stops changing.")
 
 
 def _job_of(installation: Installation, note: Mapping[str, Any]) -> GenerationJob | None:
@@ -394,8 +317,8 @@ def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str,
         installation.vault.put(slot, copy, move=True)
 
 
-def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | None:
-    """Create the job of a seed in its slot; on failure, write a receipt and return None."""
+def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | Rejected | None:
+    """Create the job of a seed in its slot, or write a receipt."""
     location = installation.vault.find(slot)
     # The same content may be dropped for two models, and names must be unique: the slot depends on both.
     mark = installation.key.digest("names of drops", slot.encode())
@@ -419,18 +342,19 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
                 return _job_of(installation, note)
             if error.attributes.get("reason") == "name":
                 continue
-            refused: CleanroomError = error
+            rejection: CleanroomError = error
         except NotFoundError:
-            refused = _no_such_model()
+            rejection = _wrong_folder(installation, ())
         except UsageError as error:
-            refused = error
+            rejection = error
         break
     else:
-        refused = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
+        rejection = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
     folder = installation.home.inbox_seeds / note["configured_id"]
-    _write_rejection(folder, refused, note["bytes"], note["digest"])
+    facts = {"job": None, "seed": {"bytes": note["bytes"], "digest": note["digest"]}}
+    receipt = write_rejection(installation, folder, note.get("file"), rejection, facts)
     shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
-    return None
+    return Rejected(receipt)
 
 
 def _retry_job(installation: Installation, slot: str, job: GenerationJob) -> None:
@@ -455,55 +379,25 @@ def _is_retry_requested(note: Mapping[str, Any], newest: Version) -> bool:
     return newest.status is Status.CREATE_FAILED and newest.run_key == note.get("again")
 
 
-def _no_such_model() -> UsageError:
+def _wrong_folder(installation: Installation, place: tuple[str, ...]) -> UsageError:
+    models = installation.catalog.resources.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
+    named = [model.id for model in models if place and model.name.casefold() == place[-1].casefold()]
+    if len(named) == 1:
+        return UsageError(
+            "The folder has the name of a configured audience model, not its partition key.",
+            remedy=f"Put it into inbox/seeds/{named[0]}/.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
     return UsageError(
-        "The folder's name is not a configured audience model.",
-        remedy="Use a folder named after the partition key of a configured audience model.",
+        "The file's folder does not belong to a configured audience model.",
+        remedy="Put it directly into inbox/seeds/KEY/, where KEY is the model's partition key.",
         status_code=StatusCode.PARENT_NOT_ACTIVE,
     )
-
-
-def _reject(installation: Installation, resting: RestingDrop, error: CleanroomError) -> None:
-    installation.check()
-    drop = resting.drop
-    try:
-        digest = installation.vault.digest(drop.path)
-    except FileNotFoundError:
-        return  # another process got there first
-    except OSError:
-        digest = installation.key.digest("unreadable drops", repr(drop.path.name).encode())
-    _write_rejection(drop.path.parent, error, drop.signature[0], digest)
-    entry = {"way": "inbox", "operation": "take_seed", "outcome": "refused", "error": type(error).__name__}
-    with suppress(UsageError):  # other folder names must not reach the log
-        path_of_partition(drop.configured_id)
-        entry["resource"] = drop.configured_id
-    installation.audit.write(entry)
-    resting.remove()
-
-
-def _write_rejection(folder: Path, error: CleanroomError, n_bytes: int, digest: str) -> None:
-    receipt = {
-        "job": None,
-        "status": Status.CREATE_FAILED.value,
-        "statusCode": error.status_code,
-        "message": str(error),
-        "seed": {"bytes": n_bytes, "digest": digest},
-    }
-    _write_receipt(folder / REJECTED / f"refused-{digest[:12]}.json", receipt)
 
 
 def _receipt_paths(installation: Installation, job: GenerationJob) -> tuple[Path, Path]:
     folder = installation.home.inbox_seeds / job.configured_audience_model_id
     return folder / ACCEPTED / f"{job.id}.json", folder / REJECTED / f"{job.id}.json"
-
-
-def _write_receipt(path: Path, receipt: Mapping[str, Any]) -> None:
-    content = json.dumps(receipt, indent=1, default=str).encode()
-    if path.parent.is_file():
-        path.parent.unlink()  # a file in the place of the receipts folder
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.is_file() or path.read_bytes() != content:
-        write_durably(path, content)
 
 
 def _report(installation: Installation, version: Version) -> Mapping[str, Any] | None:
@@ -516,10 +410,3 @@ def _report(installation: Installation, version: Version) -> Mapping[str, Any] |
             }
     except (CleanroomError, OSError, ValueError):
         return None  # damaged: rematerialising the job reports it
-
-
-@contextmanager
-def one_at_a_time(installation: Installation) -> Iterator[None]:
-    """Let one process of this home at a time accept, recover or settle drops."""
-    with locked(installation.home.inbox / ".lock"):
-        yield

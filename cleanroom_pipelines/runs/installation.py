@@ -55,7 +55,8 @@ class Settings:
             configured model may set, at least 1; below 25 a seed hardly hides its users, and reports warn.
         notify: CLEANROOM_NOTIFY: a URL that gets a POST, or a command to run, when work ends.
         retention_days: CLEANROOM_RETENTION_DAYS: how many days superseded versions are kept.
-        encryption: CLEANROOM_ENCRYPTION: `volume` states that home and temporary space are on an encrypted volume.
+        encryption: CLEANROOM_ENCRYPTION: `volume` states that home and temporary space are on an encrypted volume;
+            rejected files of the inbox are then kept for a day.
         requests_per_second: CLEANROOM_REQUESTS_PER_SECOND: average request rate allowed per account.
         max_unfinished_jobs: CLEANROOM_MAX_UNFINISHED_JOBS: unfinished generation jobs per account.
         max_resources: CLEANROOM_MAX_RESOURCES: resources of one kind that an account may create over HTTP.

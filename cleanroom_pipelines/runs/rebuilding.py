@@ -64,7 +64,7 @@ def rebuild_history(
         if should_stop():
             return n_reported
         try:
-            manifest, documents = read_stored(installation, reference)
+            manifest, documents = read_stored(installation.store, reference)
             made = AssetResult(
                 reference.asset, reference.partition, "Rebuilt from the catalogue.", manifest, documents
             )

@@ -27,6 +27,7 @@ from cleanroom_pipelines.catalog import (
     hex_of,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
+from cleanroom_pipelines.runs.drops import kept_files
 from cleanroom_pipelines.runs.inbox import is_accepted_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
@@ -189,7 +190,7 @@ def _delete_leftovers(
     uploads = _with_tombstone(installation, UPLOAD, files)
     # old files in the folder of a live process may be in use while any work is unfinished
     unowned = [*drafts, *_in_scratch(home)] if is_quiet else []
-    for path in [*slots, *uploads, *caches, *unowned]:
+    for path in [*slots, *uploads, *caches, *kept_files(home), *unowned]:
         if _is_older(path, oldest):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

@@ -53,7 +53,7 @@ class RoomBudget:
         seeds = _NO_SEEDS
         if "seed_audiences" in artifacts:
             reference = ArtifactReference("seed_audiences", room.id, artifacts["seed_audiences"])
-            seeds = read_stored(installation, reference)[1].get("digests", {})
+            seeds = read_stored(installation.store, reference)[1].get("digests", {})
             if not seeds:  # an earlier release stored none, and the advertiser's file is deleted
                 with installation.store.opening(reference) as folder:
                     seeds = seed_digests(folder)

@@ -1,8 +1,9 @@
 """The data-room inbox: files that the operator drops for one side of a room.
 
-Lives here: finding complete files in `inbox/rooms/<data room>/<dataset>/` and provisioning the room with them.
+Lives here: provisioning a room with the complete files in `inbox/rooms/<data room>/<dataset>/`.
 Add here when a room accepts another dataset.
-Keep out: validating file contents (the run does that and reports problems), and the seed inbox.
+Keep out: validating file contents (the run does that and reports problems), rejecting files (drops.py), and the
+seed inbox.
 
 The folder name is the dataset: `matching`, `segments`, `demographics`, `embeddings` or `seed_audiences`. If a room
 has several kinds of matching ids, the first and the last also name the kind: `matching-EMAIL`. A dropped file acts
@@ -16,11 +17,13 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Upload
-from cleanroom_pipelines.errors import InputError, NotFoundError
+from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Upload
+from cleanroom_pipelines.errors import InputError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import Dataset, InputName
-from cleanroom_pipelines.runs.inbox import Drop, RestingDrop, drops_in, one_at_a_time, rest
+from cleanroom_pipelines.runs.drops import Drop, Rejected, RestingDrop, drops_below, one_at_a_time, reject, rest
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.storage.layout import is_partition_key
+from cleanroom_pipelines.storage.seed_parts import check_not_workbook
 from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.ways_in import acting_for
@@ -30,34 +33,36 @@ _FIRST_BYTES = 1 << 16
 
 
 def find_room_drops(installation: Installation) -> Iterator[Drop]:
-    """Find all files in the data-room inbox, complete or not; links and hidden files are ignored."""
-    root = installation.home.inbox_rooms
-    if not root.is_dir():
-        return
-    for folder in sorted(root.glob("*/*")):
-        if not folder.parent.is_symlink():
-            yield from drops_in(folder, folder.parent.name)
+    """Find all files in the data-room inbox, complete or not, also those in a wrong folder."""
+    yield from drops_below(installation.home, installation.home.inbox_rooms)
 
 
 @acting_for("inbox")
-def provision_drop(installation: Installation, drop: Drop) -> None:
-    """Seal a copy of a complete drop, provision its room with it, and delete the file.
+def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejected | None:
+    """Seal a copy of a complete drop, provision its room with it, and delete the file; or reject the file.
 
     After an interruption the same upload is reused, so that a file provisions its room only once.
 
+    Returns:
+        The room; the receipt of a drop that was rejected because of its folder or format; None when the file no
+        longer exists.
+
     Raises:
-        NotFoundError: The room does not exist; the file stays.
-        InputError: The folder's name is not a dataset of the room; the file stays.
         StillWrittenError: A process may be writing the file; it stays.
         StorageFullError: The disk is full; the file stays.
     """
     with one_at_a_time(installation):
-        room = installation.catalog.get(DataRoom, drop.configured_id)
-        name = _input_of(room, drop.path.parent.name)
         try:
             resting = rest(installation, drop)
         except FileNotFoundError:
-            return  # another process got there first
+            return None  # another process got there first
+        try:
+            room = _room_of(installation, drop)
+            name = _input_of(room, drop.place[-1])
+            check_not_workbook(drop.path)
+        except (InputError, NotFoundError) as error:
+            entry = {"operation": "provision", "room": drop.place[1] if len(drop.place) > 1 else ""}
+            return reject(installation, resting, error, entry, what="upload")
         upload = _sealed_upload(installation, room, resting, name.matching_id)
         if room.inputs.get(str(name)) != upload.id:
             n_embeddings = None
@@ -75,6 +80,7 @@ def provision_drop(installation: Installation, drop: Drop) -> None:
             )
             installation.catalog.rooms.provision(room.id, {str(name): upload.id}, n_embeddings=n_embeddings)
         resting.remove()
+        return room
 
 
 def _sealed_upload(
@@ -121,18 +127,29 @@ def make_room_inbox(installation: Installation, room: DataRoom) -> None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def forget_room_inbox(installation: Installation, room_id: str) -> None:
-    """Delete the empty inbox folders of a deleted room."""
-    root = installation.home.inbox_rooms / room_id
-    for folder in [*root.glob("*"), root]:
-        with suppress(OSError):
-            folder.rmdir()
+def _room_of(installation: Installation, drop: Drop) -> DataRoom:
+    if len(drop.place) == 3 and is_partition_key(drop.place[1]):
+        with suppress(NotFoundError):
+            return installation.catalog.get(DataRoom, drop.place[1])
+    rooms = installation.catalog.resources.iterate(Kind.DATA_ROOM)
+    named = [room.id for room in rooms if room.name.casefold() in {name.casefold() for name in drop.place[1:2]}]
+    if len(named) == 1:
+        raise NotFoundError(
+            "The folder has the name of a data room, not its partition key.",
+            remedy=f"Put it into inbox/rooms/{named[0]}/DATASET/.",
+            status_code=StatusCode.PARENT_NOT_ACTIVE,
+        )
+    raise NotFoundError(
+        "The file's folder does not belong to a dataset of a data room.",
+        remedy="Put it directly into inbox/rooms/KEY/DATASET/, where KEY is the room's partition key.",
+        status_code=StatusCode.PARENT_NOT_ACTIVE,
+    )
 
 
 def _input_of(room: DataRoom, folder: str) -> InputName:
     key, _, kind = folder.partition("-")
     if key not in FOLDERS:
-        raise InputError("The inbox folder's name is not a dataset.", remedy=f"Use {', '.join(FOLDERS)}.")
+        raise InputError("The inbox folder is not named after a dataset.", remedy=f"Use {', '.join(FOLDERS)}.")
     dataset = Dataset(key.upper())
     if not dataset.has_ids:
         return InputName(dataset)
@@ -140,7 +157,7 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
         kind = room.matching_ids[0]
     if kind not in room.matching_ids:
         raise InputError(
-            "The inbox folder's name contains a kind of matching ids that the room does not use.",
+            "The inbox folder is named after a kind of matching ids that the room does not accept.",
             remedy=f"Use a folder such as {key}-{room.matching_ids[0]}.",
         )
     return InputName(dataset, MatchingId(kind))

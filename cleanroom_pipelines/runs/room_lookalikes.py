@@ -134,7 +134,7 @@ class LookalikeRun:
             reference = ArtifactReference(
                 "lookalike_statistics", audience.id, version.artifacts["lookalike_statistics"]
             )
-            found = read_stored(self.installation, reference)[1].get("vector")
+            found = read_stored(self.installation.store, reference)[1].get("vector")
             paid = PaidVector.from_dict(found) if found else None
             if paid is not None and paid.fits(self.room.budget.pair.id, self.source, self.model):
                 return paid

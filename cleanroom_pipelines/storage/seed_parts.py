@@ -15,8 +15,18 @@ from cleanroom_pipelines.errors import SeedError
 
 Format = Literal["jsonl", "csv", "parquet"]
 
-_FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-_SUFFIXES = sorted((suffix + packed for suffix in _FORMATS for packed in ("", ".gz")), key=len, reverse=True)
+# The suffixes of `engine.tables`. A `.txt` file, which holds CSV, is a seed but not a part of one.
+_FORMATS: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+_PACKED = ("", ".gz", ".zst")
+_WORKBOOKS = (".xls", ".xlsb", ".xlsm", ".xlsx")
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_ONCE = 65_536
 _BOM = b"\xef\xbb\xbf"
@@ -32,29 +42,46 @@ def seed_suffix(file: Path) -> str:
     Raises:
         SeedError: The suffix is not supported.
     """
-    for suffix in _SUFFIXES:
-        if file.name.lower().endswith(suffix):
-            return suffix
+    check_not_workbook(file)
+    suffix, packed = _split(file.name)
+    if suffix == ".txt" or format_of_part(file.name):
+        return suffix + packed
     raise SeedError(
         "The seed's file format is not supported.",
-        remedy="Use .jsonl, .csv or .parquet, optionally with .gz.",
+        remedy="Use .parquet, .csv, .tsv, .txt or .jsonl, text optionally with .gz or .zst.",
     )
+
+
+def check_not_workbook(file: Path) -> None:
+    """Reject an Excel workbook by its suffix.
+
+    Raises:
+        SeedError: It is a workbook.
+    """
+    if file.suffix.lower() in _WORKBOOKS:
+        raise SeedError("Excel workbooks are not read.", remedy="Save the first sheet as CSV UTF-8.")
 
 
 def format_of_part(name: str) -> Format | None:
     """Return the format that a file's suffix names; None if seeds do not support it."""
-    suffixes = Path(name).suffixes
-    if suffixes and suffixes[-1].lower() == ".gz":
-        suffixes.pop()
-    return _FORMATS.get(suffixes[-1].lower()) if suffixes else None
+    suffix, packed = _split(name)
+    format_ = _FORMATS.get(suffix)
+    return None if format_ == "parquet" and packed == ".zst" else format_
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Split a file's suffixes, in lower case, into that of its format and that of its compression."""
+    lower = name.lower()
+    packed = max((end for end in _PACKED if lower.endswith(end)), key=len)
+    return Path(lower.removesuffix(packed)).suffix, packed
 
 
 def merge_parts(parts: Sequence[Path], target: Path, *, max_bytes: int) -> None:
     """Merge the rows of all parts, in order, into one file.
 
     Args:
-        parts: Files of one format, optionally gzipped.
-        target: Output file, not gzipped.
+        parts: Files of one format, optionally compressed.
+        target: Output file, not compressed.
         max_bytes: Maximum unpacked size of all parts together, in bytes.
 
     Raises:
@@ -69,7 +96,9 @@ def merge_parts(parts: Sequence[Path], target: Path, *, max_bytes: int) -> None:
             with target.open("wb") as stream:
                 _merge_text(parts, stream, max_bytes, has_header=format_ == "csv")
         return
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the file system, not of a codec
+            raise
         cause = type(error).__name__
     raise SeedError(f"A file in the seed's folder cannot be read ({cause}).", remedy="Check that it is complete.")
 
@@ -119,12 +148,21 @@ def _split_header(first: bytes) -> tuple[bytes, bytes]:
 
 def _chunks(part: Path, max_bytes: int) -> Iterator[bytes]:
     n_read = 0
-    with gzip.open(part) if part.suffix.lower() == ".gz" else part.open("rb") as stream:
+    with _open(part) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             n_read += len(chunk)
             if n_read > max_bytes:
                 raise SeedTooLarge
             yield chunk
+
+
+def _open(part: Path) -> IO[bytes]:
+    packed = part.suffix.lower()
+    if packed == ".zst":
+        import pyarrow as pa
+
+        return pa.input_stream(str(part), compression="zstd")  # type: ignore[no-any-return]
+    return gzip.open(part) if packed == ".gz" else part.open("rb")  # type: ignore[return-value]
 
 
 def _merge_parquet(parts: Sequence[Path], target: Path, max_bytes: int) -> None:

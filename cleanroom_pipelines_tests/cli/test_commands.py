@@ -13,9 +13,11 @@ import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.room_inbox import make_room_inbox
 
 from .. import worlds
 from ..cases import assert_each
+from ..runs.delivery_worlds import make_data_room
 from .commands import Commands
 
 
@@ -59,6 +61,39 @@ def test_run_does_what_is_pending_and_status_shows_it(command: Commands, trained
         for row in rows:
             assert row["name"] in table
         assert command("run").out == "Finished 0 runs.\n"
+
+
+def test_run_ingests_the_inbox(command: Commands, trained_home: Path, world: worlds.World) -> None:
+    with worlds.installed(trained_home) as installation:
+        folder = installation.home.inbox_seeds / worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL).id
+        worlds.write_seed(folder / "spring.jsonl", world.seed_users)
+        (folder / "Zweitname.xlsx").write_text("x")
+        (folder / "summer.csv.part").write_text("x")
+        with worlds.without_pictures():
+            ended = command("run")
+        assert (ended.code, ended.out) == (0, "Finished 2 runs.\n")
+        assert "Files in the inbox: 1 accepted, 1 rejected (a receipt in rejected/ says why).\n" in ended.err
+        assert "Zweitname" not in ended.err
+        assert [path.name for path in folder.iterdir() if path.is_file()] == ["summer.csv.part"]
+        (accepted,) = (json.loads(path.read_text()) for path in (folder / "accepted").iterdir())
+        assert (accepted["status"], len(accepted["exports"])) == ("ACTIVE", 1)
+        (rejected,) = (json.loads(path.read_text()) for path in (folder / "rejected").iterdir())
+        assert (rejected["file"], rejected["statusCode"]) == ("Zweitname.xlsx", "SEED_INVALID")
+        assert "inbox" not in command("run").err
+
+
+def test_run_ingests_the_files_of_a_data_room(command: Commands, installation: Installation) -> None:
+    room = make_data_room(installation.catalog)
+    make_room_inbox(installation, room)
+    drop = installation.home.inbox_rooms / room.id / "matching" / "people.csv"
+    drop.write_text("".join(f"user-{number},{number}@mail.example\n" for number in range(200)))
+    ended = command("run")
+    assert (ended.code, ended.out) == (0, "Finished 1 run.\n")
+    assert "Files in the inbox: 1 accepted.\n" in ended.err
+    assert not drop.exists()
+    newest = installation.catalog.resources.newest_version(Kind.DATA_ROOM, room.id)
+    assert (newest.number, newest.status) == (2, "ACTIVE")
+    assert "base_audience" in newest.artifacts
 
 
 def test_status_shows_the_place_in_the_queue(

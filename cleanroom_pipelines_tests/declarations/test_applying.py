@@ -242,7 +242,7 @@ def test_a_seed_of_another_format_is_refused(room: Room, mend: Mend) -> None:
     (room.folder / "seed.xlsx").write_text("x")
     mend("generation_jobs.0.seed", "seed.xlsx")
     before = room.state()
-    with pytest.raises(SeedError, match=r"generation_jobs\.0: The seed's file format"):
+    with pytest.raises(SeedError, match=r"generation_jobs\.0: Excel workbooks are not read"):
         room.apply()
     assert room.state() == before
 

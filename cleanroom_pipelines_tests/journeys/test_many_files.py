@@ -15,7 +15,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.runs.building import newest_artifact, verify_exported_files
-from cleanroom_pipelines.runs.inbox import ACCEPTED, REJECTED
+from cleanroom_pipelines.runs.drops import ACCEPTED, REJECTED
 
 from .. import worlds
 from .developing import dagster_dev, keep_no_output

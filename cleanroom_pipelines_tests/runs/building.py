@@ -17,7 +17,8 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.runs.inbox import Drop, close_drop, find_drops, register_drop
+from cleanroom_pipelines.runs.drops import Drop, Rejected
+from cleanroom_pipelines.runs.inbox import close_drop, find_drops, register_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.uploads.roles import Role
@@ -95,7 +96,9 @@ class Inbox:
         return list(find_drops(self.installation))
 
     def register(self) -> list[object]:
-        return [register_drop(self.installation, drop) for drop in self.drops()]
+        """Register all drops; gives their jobs, and None for what was rejected or stays."""
+        found = [register_drop(self.installation, drop) for drop in self.drops()]
+        return [None if isinstance(each, Rejected) else each for each in found]
 
     def jobs(self) -> list[object]:
         return list(self.catalog.resources.iterate(Kind.GENERATION_JOB))

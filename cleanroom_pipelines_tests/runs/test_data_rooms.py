@@ -106,7 +106,7 @@ def test_what_is_provisioned_is_taken_in_and_the_files_go(filled: RoomWorld) -> 
     assert [row["audience_type"] for row in told] == ["loyal", "new", "rare"]
     room = RoomBudget.of(filled.installation, filled.room, filled.version().artifacts)
     assert room is not None
-    question = canonical(parse_definition(REMARKETING), resolver(filled.installation), room.seeds)
+    question = canonical(parse_definition(REMARKETING), resolver(filled.installation.catalog), room.seeds)
     n_loyal = room.releaser().count(len(filled.seeds["loyal"]), question=question).value
     assert told[0]["overlap_size"] == n_loyal
     assert told[0]["advertiser_size"] is None
@@ -505,7 +505,7 @@ def test_the_sensor_takes_a_drop_that_lies_still(world: RoomWorld, monkeypatch: 
             ticked = loaded.get_sensor_def("room_inbox").evaluate_tick(context)
         cursor, told = ticked.cursor, [*told, ticked.skip_message]
         assert drop.exists() is (len(told) == 1), "it is complete when it has not changed since the tick before"
-    assert told[1] == "Ingested 1 files; 0 may still be incomplete, 0 could not be ingested."
+    assert told[1] == "Files in the inbox: 1 accepted."
     world.run()
     assert "base_audience" in world.version().artifacts
 

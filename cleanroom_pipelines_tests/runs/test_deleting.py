@@ -300,7 +300,7 @@ def test_what_a_dataset_and_a_configured_model_kept_in_the_home_goes(room: Room)
     installation = room.installation
     inbox = Inbox(installation, room.configured)
     inbox.folder.mkdir(parents=True)
-    inbox.drop("broken.txt")
+    inbox.drop("broken.docx")
     inbox.register()
     assert (inbox.folder / "rejected").is_dir()
     cache = installation.home.day_caches / path_of_partition(

@@ -48,7 +48,7 @@ def test_a_job_and_its_seed(installation: Installation, seed: Path, size: str, e
         ({"export_size": "much"}, UsageError),
         ({"seed": "missing.csv"}, SeedError),
         ({"seed": "."}, SeedError),
-        ({"seed": "members.txt"}, SeedError),
+        ({"seed": "members.docx"}, SeedError),
     ],
 )
 def test_what_is_wrong_leaves_nothing(
@@ -57,7 +57,7 @@ def test_what_is_wrong_leaves_nothing(
     configured = make_room(installation.catalog)
     first = start_job_from_file(installation, configured=configured.id, seed=seed, name="Taken")
     installation.vault.delete(first.seed_location)
-    seed.with_name("members.txt").write_bytes(SEED)
+    seed.with_name("members.docx").write_bytes(SEED)
     arguments = {"configured": configured.id, "seed": seed, "name": "Spring"} | changes
     arguments["seed"] = seed.parent / arguments["seed"]
     with pytest.raises(error) as caught:

@@ -22,7 +22,7 @@ from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConfigurationError, SeedError
 from cleanroom_pipelines.runs.building import build_seed_validation_report
 from cleanroom_pipelines.runs.building_rooms import build_room_asset
-from cleanroom_pipelines.runs.inbox import StillWrittenError
+from cleanroom_pipelines.runs.drops import StillWrittenError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox, provision_drop
 from cleanroom_pipelines.runs.running import load_repository

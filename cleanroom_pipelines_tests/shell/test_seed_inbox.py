@@ -42,7 +42,7 @@ def jobs(shell: Shell) -> list[GenerationJob]:
 
 def test_an_empty_inbox(trained: Shell) -> None:
     found = tick(trained, "seed_inbox")
-    assert (found.skip_message, json.loads(found.cursor)) == ("The seed inbox is empty.", {})
+    assert (found.skip_message, json.loads(found.cursor)) == ("The inbox is empty.", {})
 
 
 def test_the_first_tick_looks_and_the_second_takes(trained: Shell) -> None:
@@ -52,7 +52,7 @@ def test_the_first_tick_looks_and_the_second_takes(trained: Shell) -> None:
     assert drops_in(folder) == ["spring customers.jsonl"]
     assert jobs(trained) == []
     second = tick(trained, "seed_inbox", cursor=first.cursor)
-    assert second.skip_message.startswith("Registered 1 seeds")
+    assert second.skip_message == "Files in the inbox: 1 accepted."
     assert drops_in(folder) == []
     (job,) = jobs(trained)
     assert (job.origin, job.export_size) == (Origin.INBOX, "largest")
@@ -144,9 +144,10 @@ def test_bad_drops_are_rejected_with_their_reasons(trained: Shell) -> None:
     assert trained.run_pending() == 1
     assert drops_in(folder) == []
     receipts = list(receipts_in(folder / "rejected"))
-    assert {name_of[receipt["seed"]["digest"]]: receipt["statusCode"] for receipt in receipts} == {
+    assert {receipt["file"]: receipt["statusCode"] for receipt in receipts} == {
         name: code for name, (_, code) in BAD_DROPS.items()
     }
+    assert all(name_of[receipt["seed"]["digest"]] == receipt["file"] for receipt in receipts)
     assert len(receipts) == len(BAD_DROPS)
     root = trained.installation.home.scratch_root
     left = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]

@@ -232,7 +232,7 @@ def test_a_file_keeps_its_format(buckets: Buckets, home: Home, tmp_path: Path) -
 
 def test_a_format_that_is_not_read_is_told(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     keep(home, "anything/seed.xlsx")
-    with pytest.raises(SeedError, match="format"):
+    with pytest.raises(SeedError, match="Excel workbooks are not read"):
         fetched(buckets.locate(MINE, "s3://anything/seed.xlsx"), tmp_path)
 
 

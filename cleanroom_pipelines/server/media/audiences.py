@@ -96,7 +96,7 @@ def read_definition(room: Room, value: Mapping[str, Any]) -> Definition:
     for reference in references(definition):
         if isinstance(reference, CustomRef):
             room.audience(reference.id)
-    reachable(definition, resolver(room.installation))
+    reachable(definition, resolver(room.installation.catalog))
     room.require(*_FOR[type(definition)])
     return definition
 
@@ -137,7 +137,7 @@ def check_export(room: Room, audience: CustomAudience) -> None:
     Raises:
         PermissionDeniedError: The room does not allow it.
     """
-    resolve, definition = resolver(room.installation), parse_definition(audience.definition)
+    resolve, definition = resolver(room.installation.catalog), parse_definition(audience.definition)
     needs = what_it_needs(definition, resolve, seed_digests(room))
     if Need.REMARKETING in needs:
         room.require(CollaborationType.REMARKETING, "lists that disclose which users match")
@@ -211,7 +211,7 @@ def _documents(room: Room, asset: str) -> dict[str, Any]:
 def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[str]:
     """Return warnings about data that a definition refers to and the room no longer has."""
     warnings = []
-    refs = reachable(parse_definition(audience.definition), resolver(room.installation))
+    refs = reachable(parse_definition(audience.definition), resolver(room.installation.catalog))
     wanted = {ref.audience_type for ref in refs if isinstance(ref, SeedRef)}
     if not room.record.has_base:
         warnings.append("The base audience is not provisioned.")

@@ -217,7 +217,7 @@ def _cost(call: Call, room: Room) -> tuple[int, bool]:
     definition = _definition(call, room)
     if isinstance(definition, Lookalike):
         return _cost_of_lookalike(room, state, definition)
-    text = canonical(definition, resolver(room.installation), state.seeds)
+    text = canonical(definition, resolver(room.installation.catalog), state.seeds)
     return state.budget.cost([state.question("size", text)]), False
 
 
@@ -245,7 +245,7 @@ def _definition(call: Call, room: Room) -> Any:
 def _cost_of_lookalike(room: Room, state: RoomBudget, lookalike: Lookalike) -> tuple[int, bool]:
     from cleanroom_pipelines.runs.room_lookalikes import cost_of_lookalike
 
-    source = canonical(RuleBased(lookalike.source), resolver(room.installation), state.seeds)
+    source = canonical(RuleBased(lookalike.source), resolver(room.installation.catalog), state.seeds)
     size = state.question("size", source)
     if not state.budget.is_paid([size]):
         most = HIDDEN_LOOKALIKE_TENTHS if room.record.hide_absolute_values else MOST_LOOKALIKE_TENTHS

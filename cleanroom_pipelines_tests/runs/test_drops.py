@@ -1,0 +1,474 @@
+"""Contract: no file stays in the inbox without a word. A file in a wrong folder, or in a format that is not read,
+is rejected with a receipt next to it that has the file's name, the reason and the remedy. The name is in no other
+place. On an encrypted volume the file is kept next to its receipt for a day. One call ingests both inboxes.
+"""
+
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from cleanroom_pipelines.catalog import DataRoom, Kind
+from cleanroom_pipelines.engine import tables
+from cleanroom_pipelines.errors import SeedError
+from cleanroom_pipelines.runs import drops
+from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
+from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, Rejected, StillWrittenError
+from cleanroom_pipelines.runs.ingesting import ingest_all
+from cleanroom_pipelines.runs.installation import Installation, Settings
+from cleanroom_pipelines.runs.retention import delete_superseded
+from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox, provision_drop
+from cleanroom_pipelines.storage import SeedVault
+from cleanroom_pipelines.storage.audit import AuditLog
+from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts, seed_suffix
+from cleanroom_pipelines.uploads.files import validate_seed
+from cleanroom_pipelines.uploads.report import Outcome
+
+from .. import worlds
+from ..conftest import StandingClock
+from .building import CANARY, SEED, Inbox, make_room
+from .delivery_worlds import make_data_room
+
+NAME = "Zweitname 7f3a.csv"
+
+
+def put(inbox: Inbox, *parts: str, content: bytes = SEED) -> Path:
+    """Put a file somewhere below the inbox."""
+    path = inbox.installation.home.inbox.joinpath(*parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def receipt_next_to(path: Path) -> dict[str, object]:
+    (receipt,) = (path.parent / REJECTED).glob("*.json")
+    return dict(json.loads(receipt.read_text()))
+
+
+def ingest(inbox: Inbox) -> str:
+    return str(ingest_all(inbox.installation, pause=lambda _: None))
+
+
+@pytest.fixture
+def room(inbox: Inbox) -> DataRoom:
+    record = make_data_room(inbox.catalog)
+    make_room_inbox(inbox.installation, record)
+    return record
+
+
+WRONG_PLACES: list[tuple[str, ...]] = [
+    (),
+    ("seeds",),
+    ("Seeds",),
+    ("seeds", "{model}", "spring"),
+    ("seeds", "{model}", "part.csv"),
+    ("{model}",),
+    ("seeds", "seeds", "{model}"),
+    ("seeds", "unknown-0123456789ab"),
+]
+
+
+@pytest.mark.parametrize("place", WRONG_PLACES, ids="/".join)
+def test_a_seed_in_a_wrong_folder_is_rejected(inbox: Inbox, place: tuple[str, ...]) -> None:
+    path = put(inbox, *(part.format(model=inbox.configured.id) for part in place), NAME)
+    assert inbox.register() == [None]
+    receipt = receipt_next_to(path)
+    assert (receipt["file"], receipt["status"], receipt["statusCode"], receipt["kept"]) == (
+        NAME,
+        "CREATE_FAILED",
+        "PARENT_NOT_ACTIVE",
+        None,
+    )
+    assert receipt["message"] == (
+        "The file's folder does not belong to a configured audience model. Put it directly into inbox/seeds/KEY/, "
+        "where KEY is the model's partition key."
+    )
+    assert not path.exists()
+    assert (inbox.drops(), inbox.jobs()) == ([], [])
+
+
+@pytest.mark.parametrize("folder", ["Partners", "partners", "PARTNERS"])
+@pytest.mark.parametrize("above", [(), ("seeds",)])
+def test_the_receipt_for_the_name_of_a_model_names_its_key(
+    inbox: Inbox, above: tuple[str, ...], folder: str
+) -> None:
+    path = put(inbox, *above, folder, NAME)
+    assert inbox.register() == [None]
+    assert receipt_next_to(path)["message"] == (
+        "The folder has the name of a configured audience model, not its partition key. "
+        f"Put it into inbox/seeds/{inbox.configured.id}/."
+    )
+
+
+def test_a_name_that_two_models_have_names_no_key(inbox: Inbox) -> None:
+    make_room(inbox.catalog, "partners")
+    path = put(inbox, "seeds", "Partners", NAME)
+    assert inbox.register() == [None]
+    assert "where KEY is the model's partition key" in str(receipt_next_to(path)["message"])
+
+
+@pytest.mark.parametrize("name", ["members.xlsx", "members.XLS", "members.xlsm", "members.xlsb"])
+@pytest.mark.parametrize("kind", ["seeds", "rooms"])
+def test_a_workbook_is_rejected_with_a_hint(inbox: Inbox, room: DataRoom, kind: str, name: str) -> None:
+    place = ("seeds", inbox.configured.id) if kind == "seeds" else ("rooms", room.id, "matching")
+    path = put(inbox, *place, name)
+    assert ingest(inbox) == "1 rejected (a receipt in rejected/ says why)"
+    receipt = receipt_next_to(path)
+    assert receipt["message"] == "Excel workbooks are not read. Save the first sheet as CSV UTF-8."
+    assert (receipt["file"], receipt["statusCode"]) == (name, "SEED_INVALID")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("rooms",), "The file's folder does not belong to a dataset of a data room."),
+        (("rooms", "{room}"), "The file's folder does not belong to a dataset of a data room."),
+        (("rooms", "unknown-0123456789ab", "matching"), "The file's folder does not belong to a dataset"),
+        (("rooms", "{room}", "matching", "more"), "The file's folder does not belong to a dataset"),
+        (("rooms", "{room}", "people"), "The inbox folder is not named after a dataset."),
+        (
+            ("rooms", "{room}", "matching-PHONE_NUMBER_E164"),
+            "named after a kind of matching ids that the room does",
+        ),
+        (("rooms", "Spring", "matching"), "The folder has the name of a data room, not its partition key."),
+        (("rooms", "spring"), "Put it into inbox/rooms/{room}/DATASET/."),
+    ],
+    ids=lambda value: "/".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_file_of_a_room_in_a_wrong_folder_is_rejected(
+    inbox: Inbox, room: DataRoom, place: tuple[str, ...], message: str
+) -> None:
+    path = put(inbox, *(part.format(room=room.id) for part in place), NAME)
+    for drop in find_room_drops(inbox.installation):
+        assert isinstance(provision_drop(inbox.installation, drop), Rejected)
+    receipt = receipt_next_to(path)
+    assert message.format(room=room.id) in str(receipt["message"])
+    assert (receipt["file"], receipt["upload"]["bytes"]) == (NAME, len(SEED))  # type: ignore[index]
+    assert not path.exists()
+    assert inbox.catalog.rooms.uploads() == ()
+    assert list(find_room_drops(inbox.installation)) == []
+
+
+def test_hidden_and_incomplete_files_and_links_stay_anywhere(inbox: Inbox, room: DataRoom, tmp_path: Path) -> None:
+    (tmp_path / "outside.csv").write_bytes(SEED)
+    for place in ((), ("seeds",), ("seeds", "x"), ("rooms",), ("rooms", room.id), (".trash",)):
+        for name in (".hidden.csv", "seed.csv.part", "seed.csv.TMP"):
+            put(inbox, *place, name)
+        put(inbox, *place, ".x").with_name("link.csv").symlink_to(tmp_path / "outside.csv")
+    put(inbox, ".trash", "seed.csv")
+    assert ingest(inbox) == ""
+    assert not list(inbox.installation.home.inbox.rglob(REJECTED))
+
+
+def test_a_file_in_a_wrong_folder_is_rejected_only_when_it_is_complete(inbox: Inbox) -> None:
+    path = put(inbox, NAME)
+    with path.open("ab"):
+        with pytest.raises(StillWrittenError):
+            inbox.register()
+        assert ingest(inbox) == "1 may still be incomplete"
+    assert ingest(inbox) == "1 rejected (a receipt in rejected/ says why)"
+
+
+def test_the_same_content_under_two_names_has_two_receipts(inbox: Inbox) -> None:
+    for name in ("a.docx", "b.docx", "a.docx"):
+        inbox.drop(name)
+        inbox.register()
+    assert sorted(str(receipt["file"]) for receipt in inbox.receipts(REJECTED)) == ["a.docx", "b.docx"]
+
+
+def test_the_name_is_in_the_receipt_and_in_no_other_place(
+    inbox: Inbox, room: DataRoom, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"{CANARY} Zweitname.xlsx"
+    put(inbox, name)
+    put(inbox, "seeds", "{CANARY}", name)
+    put(inbox, "rooms", CANARY, "matching", name)
+    inbox.drop(name)
+    put(inbox, "rooms", room.id, "matching", name)
+    inbox.drop("Zweitname few.csv")
+    assert ingest(inbox) == "1 accepted, 5 rejected (a receipt in rejected/ says why)"
+    (job,) = inbox.jobs()
+    inbox.fail(job)
+    assert "Zweitname" not in caplog.text
+    assert CANARY not in caplog.text
+    home = inbox.installation.home
+    holding = [
+        path
+        for path in home.root.rglob("*")
+        if path.is_file() and path.name != "catalog.db" and b"Zweitname" in path.read_bytes()
+    ]
+    assert len(holding) == 6
+    assert {path.parent.name for path in holding} == {REJECTED}
+    for path in holding:
+        receipt = json.loads(path.read_text())
+        assert "Zweitname" in receipt.pop("file")
+        assert "Zweitname" not in json.dumps(receipt)
+        assert CANARY not in json.dumps(receipt)
+
+
+def test_the_audit_log_says_what_was_rejected(inbox: Inbox, room: DataRoom) -> None:
+    put(inbox, "seeds", CANARY, NAME)
+    put(inbox, "rooms", room.id, "people", NAME)
+    put(inbox, "rooms", CANARY, "matching", NAME)
+    inbox.drop("members.xlsx")
+    ingest(inbox)
+    entries = [entry for entry in inbox.installation.audit.entries() if entry.get("outcome") == "refused"]
+    told = [
+        {name: entry.get(name) for name in ("operation", "resource", "room", "error") if name in entry}
+        for entry in entries
+    ]
+    assert {"operation": "take_seed", "resource": inbox.configured.id, "error": "SeedError"} in told
+    assert {"operation": "take_seed", "error": "UsageError"} in told
+    assert {"operation": "provision", "room": room.id, "error": "InputError"} in told
+    assert {"operation": "provision", "error": "NotFoundError"} in told
+    assert CANARY not in json.dumps(told)
+
+
+# --- Accepted formats ---
+
+IDS = b"user_id\n" + b"".join(b"user-%02d\n" % number for number in range(30))
+LINES = b"".join(b'{"user_id": "user-%02d"}\n' % number for number in range(30))
+
+
+def zstd(content: bytes) -> bytes:
+    import pyarrow as pa
+
+    return pa.compress(content, codec="zstd", asbytes=True)  # type: ignore[no-any-return]
+
+
+def parquet() -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"user_id": [f"user-{number:02d}" for number in range(30)]}), stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "kept_suffix", "content"),
+    [
+        ("members.tsv", ".tsv", IDS.replace(b"\n", b"\tx\n")),
+        ("members.TXT", ".txt", IDS),
+        ("members.ndjson", ".ndjson", LINES),
+        ("members.Pq", ".pq", parquet()),
+        ("members.CSV.GZ", ".csv.gz", gzip.compress(IDS)),
+        ("members.csv.zst", ".csv.zst", zstd(IDS)),
+        ("members.tsv.ZST", ".tsv.zst", zstd(IDS.replace(b"\n", b"\tx\n"))),
+        ("members.jsonl.zst", ".jsonl.zst", zstd(LINES)),
+        ("members", ".csv", IDS),
+        ("20261130_members", ".csv.gz", gzip.compress(IDS)),
+        ("part-00000", ".jsonl.zst", zstd(LINES)),
+        ("members_0", ".parquet", parquet()),
+    ],
+)
+def test_every_format_of_the_file_layer_is_accepted(
+    inbox: Inbox, name: str, kept_suffix: str, content: bytes
+) -> None:
+    inbox.drop(name, content)
+    (job,) = inbox.register()
+    assert job is not None
+    with inbox.installation.vault.opening(job.seed_location, job.seed_digest) as copy:
+        assert copy.name == f"seed{kept_suffix}"
+        report = validate_seed(copy)
+    assert (report.outcome, report.n_valid_rows, report.table.n_files) == (Outcome.PASSED, 30, 1)
+    assert job.seed_name == {"20261130_members": "20261130 members", "part-00000": "part 00000"}.get(
+        name, "members 0" if name == "members_0" else "members"
+    )
+
+
+def test_seeds_have_the_suffixes_of_tables(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    suffixes = [*tables._SUFFIXES, ".docx", ".zip"]
+    for suffix in [end + packed for end in suffixes for packed in ("", ".gz", ".zst", ".GZ")]:
+        path = path.with_name(f"seed{suffix}")
+        is_seed = True
+        try:
+            assert seed_suffix(path) == suffix.lower()
+        except SeedError:
+            is_seed = False
+        assert is_seed is (tables.format_of(path) is not None), suffix
+        if suffix[:4] != ".txt":
+            assert format_of_part(path.name) == tables.format_of(path), suffix
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+def test_zstd_parts_are_merged(tmp_path: Path, cut: int) -> None:
+    parts = [tmp_path / "0.csv.zst", tmp_path / "1.csv"]
+    packed = zstd(IDS)
+    parts[0].write_bytes(packed[: len(packed) - cut])
+    parts[1].write_bytes(b"user_id\nlast\n")
+    if cut:
+        with pytest.raises(SeedError, match="cannot be read"):
+            merge_parts(parts, tmp_path / "seed.csv", max_bytes=1_000_000)
+        return
+    merge_parts(parts, tmp_path / "seed.csv", max_bytes=1_000_000)
+    assert (tmp_path / "seed.csv").read_bytes() == IDS + b"last\n"
+    with pytest.raises(SeedTooLarge):
+        merge_parts(parts, tmp_path / "seed.csv", max_bytes=100)
+
+
+# --- Kept files ---
+
+
+@pytest.fixture
+def encrypted(inbox: Inbox, clock: StandingClock) -> Inbox:
+    """The inbox of a home on an encrypted volume."""
+    settings = Settings(inbox.installation.settings.home, seed_floor=1, encryption="volume")
+    return Inbox(Installation(settings, clock=clock), inbox.configured)
+
+
+def test_without_an_encrypted_volume_nothing_is_kept(inbox: Inbox) -> None:
+    inbox.drop("members.xlsx")
+    inbox.register()
+    assert [path.suffix for path in (inbox.folder / REJECTED).iterdir()] == [".json"]
+
+
+@pytest.mark.parametrize("name", ["members.xlsx", "a\\..\\b\n%2f.docx", "refused-0.kept"])
+def test_on_an_encrypted_volume_a_rejected_file_is_kept_for_a_day(
+    encrypted: Inbox, clock: StandingClock, name: str
+) -> None:
+    path = encrypted.drop(name)
+    os.utime(path, (0, 0))  # the day begins with the rejection
+    encrypted.register()
+    (receipt,) = encrypted.receipts(REJECTED)
+    kept = encrypted.folder / REJECTED / str(receipt["kept"])
+    assert kept.name.startswith("refused-")
+    assert kept.name.endswith(KEPT)
+    assert kept.read_bytes() == SEED
+    assert not path.exists()
+    assert (encrypted.drops(), encrypted.jobs()) == ([], [])
+    for hours, is_kept in ((23, True), (2, False)):
+        clock.turn(hours=hours)
+        delete_superseded(encrypted.installation)
+        assert kept.exists() is is_kept
+    assert len(encrypted.receipts(REJECTED)) == 1
+
+
+def test_a_file_with_the_name_of_the_receipts_folder_is_not_kept(encrypted: Inbox) -> None:
+    path = put(encrypted, "seeds", "unknown", REJECTED)
+    encrypted.register()
+    assert (receipt_next_to(path)["file"], receipt_next_to(path)["kept"]) == (REJECTED, None)
+
+
+def test_a_file_that_is_replaced_while_it_is_rejected_is_another_drop(encrypted: Inbox) -> None:
+    path = encrypted.drop("members.xlsx")
+    digest = SeedVault.digest
+
+    def replacing(vault: SeedVault, file: Path) -> str:
+        found = digest(vault, file)
+        path.with_name(".other").write_bytes(b"other")
+        path.with_name(".other").rename(path)
+        return found
+
+    with mock.patch.object(SeedVault, "digest", replacing):
+        encrypted.register()
+    assert path.read_bytes() == b"other"
+
+
+# --- Deleted resources ---
+
+
+def test_the_receipts_of_a_deleted_room_are_deleted(inbox: Inbox, room: DataRoom, tmp_path: Path) -> None:
+    installation, folder = inbox.installation, inbox.installation.home.inbox_rooms / room.id
+    put(inbox, "rooms", room.id, "matching", "members.xlsx")
+    ingest(inbox)
+    with worlds.dagster_at(tmp_path / "dagster", one_file=True) as instance:
+        inbox.catalog.deletion.request_delete(Kind.DATA_ROOM, room.id)
+        late = put(inbox, "rooms", room.id, "segments", NAME)
+        assert delete_pending(installation, instance) == 1
+        assert late.exists(), "no file is deleted without a receipt"
+        ingest(inbox)
+        assert receipt_next_to(late)["statusCode"] == "PARENT_NOT_ACTIVE"
+        assert folder.is_dir()
+        sweep_deleted(installation, instance, now=installation.clock() + timedelta(days=4_000))
+    assert not folder.exists()
+
+
+# --- Both inboxes at once ---
+
+
+def test_one_call_ingests_both_inboxes(inbox: Inbox, room: DataRoom) -> None:
+    inbox.drop()
+    upload = put(inbox, "rooms", room.id, "matching", "people.csv", content=b"a@b.example\n")
+    pauses: list[float] = []
+    found = ingest_all(inbox.installation, pause=pauses.append)
+    assert (str(found), pauses) == ("2 accepted", [1.0])
+    assert not upload.exists()
+    assert len(inbox.jobs()) == 1
+    assert set(inbox.catalog.get(DataRoom, room.id).inputs) == {"matching:EMAIL"}
+    assert ingest_all(inbox.installation, pause=pauses.append).n_accepted == 0
+    assert pauses == [1.0], "an empty inbox takes no time"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda path: path.write_bytes(SEED * 2), lambda path: os.utime(path, ns=(1, 1))],
+    ids=["size", "time"],
+)
+def test_a_file_that_changes_in_the_pause_is_left(inbox: Inbox, change: Callable[[Path], None]) -> None:
+    path = inbox.drop()
+    found = ingest_all(inbox.installation, pause=lambda _: change(path))
+    assert (str(found), inbox.lying()) == ("1 may still be incomplete", ["members.csv"])
+
+
+@pytest.mark.parametrize("name", ["members.csv", "members.xlsx"])
+def test_a_file_that_another_process_takes_in_the_pause_is_not_counted(inbox: Inbox, name: str) -> None:
+    inbox.drop(name)
+    assert str(ingest_all(inbox.installation, pause=lambda _: inbox.register())) == ""
+
+
+def test_a_file_that_fails_does_not_delay_the_others(inbox: Inbox) -> None:
+    inbox.drop("a.csv")
+    inbox.drop("b.csv", SEED + b"x\n")
+    put_seed, left = SeedVault.put, [OSError(5, CANARY)]
+
+    def failing_once(vault: SeedVault, *arguments: object, **options: object) -> str:
+        if left:
+            raise left.pop()
+        return put_seed(vault, *arguments, **options)  # type: ignore[arg-type]
+
+    with mock.patch.object(SeedVault, "put", failing_once):
+        found = ingest_all(inbox.installation, pause=lambda _: None)
+    assert str(found) == "1 accepted, 1 could not be accepted now"
+    ((drop, error),) = found.failed
+    assert isinstance(drop, Drop)
+    assert error == "OSError"
+    assert inbox.lying() == ["a.csv"]
+
+
+# --- Interruptions ---
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+@pytest.mark.parametrize("comes", ["before", "after"])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(drops, "write_durably"), (AuditLog, "write"), (drops.RestingDrop, "remove")]
+)
+def test_a_rejection_cut_off_anywhere_is_completed(
+    inbox: Inbox, encrypted: Inbox, owner: object, name: str, comes: str, *, is_encrypted: bool
+) -> None:
+    chosen = encrypted if is_encrypted else inbox
+    chosen.drop("members.xlsx")
+    step = getattr(owner, name)
+
+    def cut(*arguments: object, **options: object) -> None:
+        if comes == "after":
+            step(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(owner, name, cut), pytest.raises(KeyboardInterrupt):
+        chosen.register()
+    chosen.register()
+    (receipt,) = chosen.receipts(REJECTED)
+    assert receipt["file"] == "members.xlsx"
+    assert chosen.lying() == []
+    kept = [path.name for path in (chosen.folder / REJECTED).glob(f"*{KEPT}")]
+    assert kept == ([receipt["kept"]] if is_encrypted else [])
