@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cleanroom_pipelines.catalog import Catalog
 from cleanroom_pipelines.catalog.noting import Change
@@ -30,6 +30,9 @@ from cleanroom_pipelines.storage.identity import HomeIdentity
 from cleanroom_pipelines.storage.layout import is_partition_key
 from cleanroom_pipelines.storage.vault import Vault
 from cleanroom_pipelines.uploads.sources import Connection, Sources
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 T = TypeVar("T")
 
@@ -247,12 +250,15 @@ class Installation:
     def sources_of(self, account_id: str) -> Sources:
         """Places that the operator can read tables from, for a dataset or seed of an account.
 
+        The account is empty while a dry run has no id for it.
         Only the operator may name a source: it is read with the operator's credentials, or for a bucket that is
         registered for this account with those of the bucket.
         """
-        return Sources(
-            self.home.scratch, self.settings.connections, lambda name: self.buckets.real(account_id, name)
-        )
+
+        def registered(name: str) -> "RemoteBucket | None":
+            return self.buckets.real(account_id, name) if account_id else None
+
+        return Sources(self.home.scratch, self.settings.connections, registered)
 
     @cached_property
     def audit(self) -> AuditLog:

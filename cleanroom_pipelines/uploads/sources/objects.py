@@ -13,19 +13,22 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.engine import find_tables
 from cleanroom_pipelines.errors import InputError
 from cleanroom_pipelines.storage.objects import ObjectEntry
-from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 from cleanroom_pipelines.uploads.sources.snapshots import Listing, Piece
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 _MAX_FILES = 100_000
 _WILDCARDS = re.compile(r"\*\*/|\*\*|\*")
 _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
 
 
-def list_objects(bucket: RemoteBucket, key: str) -> Listing:
+def list_objects(bucket: "RemoteBucket", key: str) -> Listing:
     """List the objects of a source.
 
     Args:
@@ -40,7 +43,7 @@ def list_objects(bucket: RemoteBucket, key: str) -> Listing:
     return Listing("", [_piece(bucket, entry, name) for entry, name in found], pattern)
 
 
-def columns_of_objects(bucket: RemoteBucket, key: str, scratch: Path, what: str) -> tuple[str, ...]:
+def columns_of_objects(bucket: "RemoteBucket", key: str, scratch: Path, what: str) -> tuple[str, ...]:
     """Read the column names of a source: of parquet only the footer, else the smallest file.
 
     Raises:
@@ -61,7 +64,7 @@ def columns_of_objects(bucket: RemoteBucket, key: str, scratch: Path, what: str)
     return (*own, *(name for name in partitions if name not in own))
 
 
-def _find(bucket: RemoteBucket, key: str) -> tuple[Sequence[tuple[ObjectEntry, str]], str]:
+def _find(bucket: "RemoteBucket", key: str) -> tuple[Sequence[tuple[ObjectEntry, str]], str]:
     """The objects of a source with their relative paths, and the path or glob below their folder."""
     root, pattern = _root_of(key)
     if key and not pattern and (single := bucket.find(key)) is not None and single.n_bytes:
@@ -111,7 +114,7 @@ def _regex(pattern: str) -> str:
     return "".join(found) + re.escape(pattern[position:])
 
 
-def _piece(bucket: RemoteBucket, entry: ObjectEntry, name: str) -> Piece:
+def _piece(bucket: "RemoteBucket", entry: ObjectEntry, name: str) -> Piece:
     if "\x00" in name or any(len(part.encode()) > 200 for part in name.split("/")):
         raise InputError(
             "The key of an object cannot be the name of a local file.",
@@ -125,7 +128,7 @@ def _piece(bucket: RemoteBucket, entry: ObjectEntry, name: str) -> Piece:
     return Piece(name, identity, partial(_copy, bucket, entry), seconds * 10**9 + rest)
 
 
-def _copy(bucket: RemoteBucket, entry: ObjectEntry, target: Path, check: Callable[[], None]) -> int | None:
+def _copy(bucket: "RemoteBucket", entry: ObjectEntry, target: Path, check: Callable[[], None]) -> int | None:
     with bucket.open(entry.key, e_tag=entry.e_tag) as opened, target.open("wb") as stream:
         for chunk in opened.chunks():
             check()
@@ -141,7 +144,7 @@ def _copy(bucket: RemoteBucket, entry: ObjectEntry, target: Path, check: Callabl
         return None  # reading the table reports the error
 
 
-def _parquet_columns(bucket: RemoteBucket, key: str, what: str) -> tuple[str, ...]:
+def _parquet_columns(bucket: "RemoteBucket", key: str, what: str) -> tuple[str, ...]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

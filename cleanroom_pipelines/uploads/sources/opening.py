@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.engine import Runtime, find_tables
 from cleanroom_pipelines.errors import ConfigurationError, InputError, NotFoundError, UsageError
 from cleanroom_pipelines.storage.objects import BucketError
-from cleanroom_pipelines.storage.remote_bucket import RemoteBucket, open_url
 from cleanroom_pipelines.uploads.checks import UploadKind
 from cleanroom_pipelines.uploads.sources import objects, tables
 from cleanroom_pipelines.uploads.sources.locations import (
@@ -26,6 +26,9 @@ from cleanroom_pipelines.uploads.sources.locations import (
     parse_source,
 )
 from cleanroom_pipelines.uploads.sources.snapshots import Listing, snapshot_of
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 _REMEDIES = {
     "denied": "Check the operator's credentials for this store: environment, profile or the machine's own role.",
@@ -48,7 +51,7 @@ class Sources:
 
     scratch: Path
     connections: Mapping[str, tables.Connection] = field(default_factory=dict, repr=False)
-    registered: Callable[[str], RemoteBucket | None] = lambda name: None
+    registered: Callable[[str], "RemoteBucket | None"] = lambda name: None
 
     @contextmanager
     def opening(
@@ -121,7 +124,9 @@ class Sources:
             case DatabaseLocation():
                 return tables.list_database(location, self._connection(location))
 
-    def _bucket(self, location: ObjectsLocation) -> RemoteBucket:
+    def _bucket(self, location: ObjectsLocation) -> "RemoteBucket":
+        from cleanroom_pipelines.storage.remote_bucket import RemoteBucket, open_url
+
         registered = self.registered(location.bucket) if location.store.startswith("s3://") else None
         if registered is not None:
             return registered
