@@ -265,16 +265,15 @@ class RemoteBucket:
         """
         return self._list(folder)
 
-    @contextmanager
-    def seeking(self, key: str) -> Iterator[Any]:
-        """Open the object as a file that fetches only what is read.
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Read a part of an object, from byte `start` to before byte `end`.
 
         Raises:
             NotFoundError: It does not exist.
             BucketError: The bucket cannot be read.
         """
         with self._store() as store:
-            yield obstore.open_reader(store, key)
+            return bytes(obstore.get_range(store, key, start=start, end=end))
 
     def put(self, key: str, source: IO[bytes]) -> None:
         """See Bucket.put."""

@@ -11,6 +11,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 _MAX_FILES = 100_000
+_FOOTER_BYTES = 8
 _WILDCARDS = re.compile(r"\*\*/|\*\*|\*")
 _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
 
@@ -54,7 +56,7 @@ def columns_of_objects(bucket: "RemoteBucket", key: str, scratch: Path, what: st
     entry, name = min(found, key=lambda each: each[0].n_bytes)
     *folders, file_name = name.split("/")
     if file_name.endswith(".parquet"):
-        own = _parquet_columns(bucket, entry.key, what)
+        own = _parquet_columns(bucket, entry, what)
     else:
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             file = Path(folder) / file_name
@@ -144,17 +146,19 @@ def _copy(bucket: "RemoteBucket", entry: ObjectEntry, target: Path, check: Calla
         return None  # reading the table reports the error
 
 
-def _parquet_columns(bucket: "RemoteBucket", key: str, what: str) -> tuple[str, ...]:
+def _parquet_columns(bucket: "RemoteBucket", entry: ObjectEntry, what: str) -> tuple[str, ...]:
+    """Read a parquet file's footer: the metadata, their length in 4 bytes, and the format's 4 letters."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with bucket.seeking(key) as stream:
-        try:
-            return tuple(pq.read_schema(pa.PythonFile(stream, "r")).names)
-        except (pa.ArrowException, ValueError) as error:
-            cause = type(error).__name__
+    end = entry.n_bytes
+    if end >= _FOOTER_BYTES:
+        n_bytes = int.from_bytes(bucket.read_range(entry.key, end - _FOOTER_BYTES, end)[:4], "little")
+        footer = bucket.read_range(entry.key, max(0, end - n_bytes - _FOOTER_BYTES), end)
+        with suppress(pa.ArrowException, ValueError, OSError):
+            return tuple(pq.read_schema(pa.BufferReader(b"PAR1" + footer)).names)
     raise InputError(
-        f"The {what} cannot be read as parquet ({cause}).",
-        remedy="Check that it is complete.",
+        f"The {what} cannot be read as parquet.",
+        remedy="Check that its files are complete.",
         problem="unreadable",
     )
