@@ -194,7 +194,8 @@ def _querying(
         statement = f"SELECT * FROM {'.'.join(quote_identifier(part) for part in location.text.split('.'))}"
     if n_rows is not None:
         statement = f"SELECT * FROM ({statement.strip().rstrip(';')}) AS source LIMIT {n_rows}"
-    opened = dbapi.connect(driver=_driver_of(connection), db_kwargs={"uri": connection.url}, autocommit=True)
+    # The transaction is never committed, so a statement cannot change the database.
+    opened = dbapi.connect(driver=_driver_of(connection), db_kwargs={"uri": connection.url})
     with closing(opened) as database, closing(database.cursor()) as cursor:
         cursor.execute(statement)
         with closing(cursor.fetch_record_batch()) as reader:

@@ -7,9 +7,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from cleanroom_pipelines_tests import worlds
+from cleanroom_pipelines_tests.databases import postgresql_server
 from cleanroom_pipelines_tests.object_stores import PROFILE, ObjectStore, empty_store
 
 from .training import model_of
+
+__all__ = ["postgresql_server"]
 
 
 @pytest.fixture
