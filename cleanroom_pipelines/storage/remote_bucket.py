@@ -533,7 +533,10 @@ class _RemoteDraft:
 
 
 def _entry(meta: Any) -> ObjectEntry:
-    return ObjectEntry(meta["path"], meta["size"], meta["e_tag"] or "", meta["last_modified"])
+    e_tag = meta["e_tag"] or ""
+    if e_tag and not e_tag.endswith('"'):
+        e_tag = f'"{e_tag}"'  # Azure lists it without its quotes
+    return ObjectEntry(meta["path"], meta["size"], e_tag, meta["last_modified"])
 
 
 def _attempt_of(head: Any) -> int:
