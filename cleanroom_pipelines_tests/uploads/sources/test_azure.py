@@ -1,4 +1,4 @@
-"""Contract: issue 16, section 3. Tables in Azure are read as those on S3 are, from Azurite, Microsoft's emulator."""
+"""Contract: issue 16, section 3. Tables in Azure are read as those on S3 are, from the emulator Azurite."""
 
 import base64
 import hashlib
