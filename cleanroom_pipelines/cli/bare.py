@@ -58,7 +58,7 @@ def train_model(
         day_cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     runtime = Runtime(engine_settings(memory, threads, engine, out=out), progress)
     with new_folder(out) as folder, ExitStack() as stack:
-        opening = partial(local_table, beside=folder, keep=day_cache, runtime=runtime)
+        opening = partial(local_table, near=folder, keep=day_cache, runtime=runtime)
         return train(
             interactions=stack.enter_context(opening(interactions, INTERACTIONS)),
             schema=InteractionsSchema.parse(schema),
@@ -102,7 +102,7 @@ def generate_audience(
     with (
         new_folder(out) as folder,
         _with_match_counts(),
-        local_table(seed, SEED, beside=folder, runtime=runtime) as table,
+        local_table(seed, SEED, near=folder, runtime=runtime) as table,
     ):
         check_model(model)
         report = generate(
@@ -138,7 +138,7 @@ def local_table(
     source: str,
     upload: UploadKind,
     *,
-    beside: Path | None = None,
+    near: Path | None = None,
     keep: Path | None = None,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> Iterator[Path]:
@@ -147,7 +147,7 @@ def local_table(
     Args:
         source: A local path, or a remote source that this machine's user can read.
         upload: Kind of upload.
-        beside: Path in whose folder a temporary copy is stored; None: the system's temporary folder.
+        near: Path in whose folder a temporary copy is stored; None: the system's temporary folder.
         keep: Folder that keeps the copy, so that the next call fetches only what has changed.
         runtime: Progress and cancellation.
 
@@ -158,7 +158,7 @@ def local_table(
     if not is_remote(source):
         yield Path(source)
         return
-    with tempfile.TemporaryDirectory(prefix=".source-", dir=beside and beside.parent) as name:
+    with tempfile.TemporaryDirectory(prefix=".source-", dir=near and near.parent) as name:
         sources = Sources(Path(name), source_connections(os.environ))
         folder = keep / "sources" if keep else Path(name)
         with sources.opening(source, upload, folder=folder, runtime=runtime) as path:

@@ -121,7 +121,7 @@ def demo(as_json: bool) -> None:
 def example(folder: Path) -> None:
     """Copy the example files to a new FOLDER.
 
-    They are a declaration, a script for data rooms, and settings for several hosts.
+    They are a declaration, a script for data rooms, an upstream Dagster asset, and settings for several hosts.
     """
     from cleanroom_pipelines.cli.examples import copy_example
 

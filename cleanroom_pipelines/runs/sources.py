@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cleanroom_pipelines.catalog import TrainingDataset
 from cleanroom_pipelines.engine import Runtime, find_tables
-from cleanroom_pipelines.errors import CleanroomError, TrainingDataError
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, TrainingDataError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage import Input
 from cleanroom_pipelines.storage.layout import path_of_partition
@@ -32,9 +32,8 @@ def opened_tables(
     Copies of remote tables are kept with the dataset's day cache, so the next run fetches only what has changed.
 
     Raises:
-        TrainingDataError: A table is missing or cannot be read, a link leads out of a warehouse table, or a
-            dataset that was created over HTTP has a remote source.
-        ConfigurationError: A library or connection is missing.
+        TrainingDataError: A table is missing, cannot be read or is not configured here, a link leads out of a
+            warehouse table, or a dataset that was created over HTTP has a remote source.
     """
     reject_links(installation.home, dataset.account_id, Path(dataset.source))
     remote = [source for source in (dataset.source, dataset.users_source) if source and is_remote(source)]
@@ -50,7 +49,14 @@ def opened_tables(
         def local(source: str, upload: UploadKind) -> str:
             if not is_remote(source):
                 return source
-            return str(stack.enter_context(sources.opening(source, upload, folder=folder, runtime=runtime)))
+            try:
+                return str(stack.enter_context(sources.opening(source, upload, folder=folder, runtime=runtime)))
+            except ConfigurationError:
+                # its text names the operator's settings, and the dataset's account may read it
+                raise TrainingDataError(
+                    f"The source of the {upload.what} is not configured where this work runs.",
+                    remedy="The operator can check it with a dry run of its declaration.",
+                ) from None
 
         yield replace(
             dataset,

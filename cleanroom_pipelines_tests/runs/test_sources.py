@@ -227,6 +227,19 @@ def test_a_source_with_a_password_is_rejected_before_anything_is_stored(
         assert not file.is_file() or b"hunter2" not in file.read_bytes()
 
 
+def test_a_connection_that_is_not_set_is_named_in_a_dry_run_only(
+    installation: Installation, tmp_path: Path
+) -> None:
+    declaration = declared(tmp_path, "adbc:shop?table=events")
+    with pytest.raises(CleanroomError, match="CLEANROOM_SOURCE_SHOP_URL"):
+        worlds.apply(installation, declaration, dry_run=True)
+    worlds.apply(installation, declaration)
+    dataset = worlds.the(installation, Kind.TRAINING_DATASET)
+    with pytest.raises(TrainingDataError, match="not configured"):
+        build_training_dataset(installation, dataset.id, Run("a", 1))
+    assert "SHOP" not in str(worlds.newest(installation, Kind.TRAINING_DATASET).status_message)
+
+
 def test_no_password_reaches_what_is_stored(
     installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
