@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 _MAX_FILES = 100_000
+_MAX_NAME_BYTES = 200
 _FOOTER_BYTES = 8
 _WILDCARDS = re.compile(r"\*\*/|\*\*|\*")
 _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
@@ -87,6 +88,7 @@ def _find(bucket: "RemoteBucket", key: str) -> tuple[Sequence[tuple[ObjectEntry,
             remedy="Use fewer, larger files.",
             problem="format",
         )
+    _check_names([name for _, name in found])
     return found, pattern
 
 
@@ -116,13 +118,21 @@ def _regex(pattern: str) -> str:
     return "".join(found) + re.escape(pattern[position:])
 
 
-def _piece(bucket: "RemoteBucket", entry: ObjectEntry, name: str) -> Piece:
-    if "\x00" in name or any(len(part.encode()) > 200 for part in name.split("/")):
+def _check_names(names: Sequence[str]) -> None:
+    """Reject keys that cannot be paths below a folder; whoever writes to the store chooses them."""
+    folders = {name.rpartition("/")[0] for name in names}
+    parts = {part for name in names for part in name.split("/")}
+    if folders & set(names) or any(
+        part in ("", ".", "..") or "\x00" in part or len(part.encode()) > _MAX_NAME_BYTES for part in parts
+    ):
         raise InputError(
-            "The key of an object cannot be the name of a local file.",
-            remedy="Use names of at most 200 bytes without NUL.",
+            "The key of an object cannot be the path of a local file.",
+            remedy=f"Use names of at most {_MAX_NAME_BYTES} bytes that are not also the name of a folder.",
             problem="format",
         )
+
+
+def _piece(bucket: "RemoteBucket", entry: ObjectEntry, name: str) -> Piece:
     seconds = int(entry.modified.timestamp()) if entry.modified else 0
     identity = f"{entry.e_tag} {entry.n_bytes}"
     # Stores have times in seconds. The rest of the time tells two objects of one second and size apart.

@@ -222,3 +222,20 @@ def test_a_registered_bucket_is_read_with_its_own_credentials(store: ObjectStore
     with sources.opening("s3://mine/events", INTERACTIONS, folder=tmp_path / "copies") as path:
         assert names_in(path) == ["a.csv"]
     assert set(asked) == {"mine"}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [["day=1/../../../x.csv"], ["../x.csv"], ["day=.." + "x" * 250 + "/a.csv"], ["day=1", "day=1/a.csv"]],
+)
+def test_a_key_never_leads_out_of_the_copy(keys: list[str], store: ObjectStore, tmp_path: Path) -> None:
+    for key in keys:
+        store.put("shop", f"events/{key}", b"x")
+    before = names_in(tmp_path)
+    with (
+        pytest.raises(TrainingDataError),
+        Sources(tmp_path).opening(url_of(store, "events/**"), INTERACTIONS, folder=tmp_path / "copies"),
+    ):
+        pass
+    assert [name for name in names_in(tmp_path) if not name.startswith("copies/")] == before
+    assert not any(file.suffix == ".csv" for file in (tmp_path / "copies").rglob("*"))
