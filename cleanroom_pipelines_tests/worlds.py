@@ -333,13 +333,15 @@ def later(installation: Installation, **span: float) -> Installation:
     )
 
 
-def apply(installation: Installation, declaration: Path) -> list[Any]:
+def apply(installation: Installation, declaration: Path, *, dry_run: bool = False) -> list[Any]:
     """What `cleanroom apply` does."""
     return apply_declaration(
         installation.catalog,
         installation.vault,
         read_declaration(declaration),
         new_slot=lambda: installation.token_hex(12),
+        sources_of=installation.sources_of,
+        dry_run=dry_run,
     )
 
 

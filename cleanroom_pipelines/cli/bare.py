@@ -8,17 +8,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cleanroom_pipelines.declarations.form import parse_moment
-from cleanroom_pipelines.engine import EngineSettings
+from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import ConflictError, SeedError, UsageError
-from cleanroom_pipelines.runs.installation import engine_url, parse_bytes
+from cleanroom_pipelines.runs.installation import engine_url, parse_bytes, source_connections
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+from cleanroom_pipelines.uploads.checks import INTERACTIONS, SEED, USERS, UploadKind
+from cleanroom_pipelines.uploads.sources import Sources, is_remote
 
 Progress = Callable[[float, str], None]
 
@@ -26,7 +29,7 @@ Progress = Callable[[float, str], None]
 def train_model(
     *,
     interactions: str,
-    users: Path | None,
+    users: str | None,
     schema: str,
     users_schema: str | None,
     out: Path,
@@ -46,7 +49,6 @@ def train_model(
         ConflictError: The output folder exists already.
         TrainingDataError: The table cannot be used.
     """
-    from cleanroom_pipelines.engine import Runtime
     from cleanroom_pipelines.similarity.specs import InteractionsSchema, SizeProfile, UsersSchema, Window
     from cleanroom_pipelines.similarity.training import train
 
@@ -54,25 +56,27 @@ def train_model(
         raise UsageError("--users and --users-schema need each other.", remedy="Give both, or neither.")
     if day_cache is not None:
         day_cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with new_folder(out) as folder:
+    runtime = Runtime(engine_settings(memory, threads, engine, out=out), progress)
+    with new_folder(out) as folder, ExitStack() as stack:
+        opening = partial(local_table, near=folder, keep=day_cache, runtime=runtime)
         return train(
-            interactions=interactions,
+            interactions=stack.enter_context(opening(interactions, INTERACTIONS)),
             schema=InteractionsSchema.parse(schema),
-            users=users,
+            users=stack.enter_context(opening(users, USERS)) if users else None,
             users_schema=UsersSchema.parse(users_schema) if users_schema else None,
             out=folder,
             window=Window(_moment(start), _moment(end)),
             day_cache=day_cache,
             size_profile=SizeProfile(os.environ.get("CLEANROOM_SIZE_PROFILE", "default")),
             max_invalid_share=_share(max_invalid),
-            runtime=Runtime(engine_settings(memory, threads, engine, out=out), progress),
+            runtime=runtime,
         )
 
 
 def generate_audience(
     *,
     model: Path,
-    seed: Path,
+    seed: str,
     out: Path,
     sizes: str,
     seed_mode: str,
@@ -91,27 +95,31 @@ def generate_audience(
         ArtifactError: The model is damaged.
     """
     from cleanroom_pipelines.audiences.sizes import SeedMode, parse_sizes
-    from cleanroom_pipelines.engine import Runtime
     from cleanroom_pipelines.similarity.ranking import generate
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, remove_ranking, write_ranked
 
-    with new_folder(out) as folder, _with_match_counts():
+    runtime = Runtime(engine_settings(memory, threads, engine, out=out), progress)
+    with (
+        new_folder(out) as folder,
+        _with_match_counts(),
+        local_table(seed, SEED, near=folder, runtime=runtime) as table,
+    ):
         check_model(model)
         report = generate(
             model=model,
-            seed=seed,
+            seed=table,
             out=folder,
             sizes=parse_sizes(sizes),
             min_matching_seed_size=min_matching_seed_size,
             seed_floor=1,
-            runtime=Runtime(engine_settings(memory, threads, engine, out=out), progress),
+            runtime=runtime,
         )
         write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))
         remove_ranking(folder / RANKING_FILE)
         return report
 
 
-def match_users(*, model: Path, seed: Path) -> Any:
+def match_users(*, model: Path, seed: str) -> Any:
     """Count how many of a seed a model knows.
 
     Raises:
@@ -121,7 +129,40 @@ def match_users(*, model: Path, seed: Path) -> Any:
     from cleanroom_pipelines.similarity.seeds import match_seed
 
     check_model(model)
-    return match_seed(model, seed)
+    with local_table(seed, SEED) as table:
+        return match_seed(model, table)
+
+
+@contextmanager
+def local_table(
+    source: str,
+    upload: UploadKind,
+    *,
+    near: Path | None = None,
+    keep: Path | None = None,
+    runtime: Runtime = Runtime(),  # noqa: B008 frozen
+) -> Iterator[Path]:
+    """Make a source available as local files.
+
+    Args:
+        source: A local path, or a remote source that this machine's user can read.
+        upload: Kind of upload.
+        near: Path in whose folder a temporary copy is stored; None: the system's temporary folder.
+        keep: Folder that keeps the copy, so that the next call fetches only what has changed.
+        runtime: Progress and cancellation.
+
+    Raises:
+        UsageError: The source has an unknown form.
+        TrainingDataError: Or SeedError: it is missing, or cannot be read.
+    """
+    if not is_remote(source):
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory(prefix=".source-", dir=near and near.parent) as name:
+        sources = Sources(Path(name), source_connections(os.environ))
+        folder = keep / "sources" if keep else Path(name)
+        with sources.opening(source, upload, folder=folder, runtime=runtime) as path:
+            yield path
 
 
 def check_model(model: Path) -> None:

@@ -121,7 +121,7 @@ def demo(as_json: bool) -> None:
 def example(folder: Path) -> None:
     """Copy the example files to a new FOLDER.
 
-    They are a declaration, a script for data rooms, and settings for several hosts.
+    They are a declaration, a script for data rooms, an upstream Dagster asset, and settings for several hosts.
     """
     from cleanroom_pipelines.cli.examples import copy_example
 
@@ -163,7 +163,7 @@ def serve(host: str, port: int, no_worker: bool) -> None:
 
 @cleanroom.command()
 @click.argument("file", type=_FILE)
-@click.option("--dry-run", is_flag=True, help="Show what would change, without changing anything.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and check the tables.")
 @click.option("--run", is_flag=True, help="Then run all pending work in this process, without a daemon.")
 @click.option("--json", "as_json", is_flag=True, help="Print the changes as JSON.")
 def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
@@ -180,6 +180,7 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
         installation.vault,
         declaration,
         new_slot=lambda: installation.token_hex(12),
+        sources_of=installation.sources_of,
         dry_run=dry_run,
     )
     if run and not dry_run:
@@ -276,8 +277,12 @@ def cancel(partition: str) -> None:
 
 
 @cleanroom.command()
-@click.option("--interactions", required=True, help="File, folder or glob: .parquet, .csv, .jsonl, each also .gz.")
-@click.option("--users", type=_FILE, help="Table with one row per user, for additional features.")
+@click.option(
+    "--interactions",
+    required=True,
+    help="File, folder or glob (.parquet, .csv, .jsonl, each also .gz), or a source such as s3://bucket/folder.",
+)
+@click.option("--users", help="Table with one row per user, for additional features.")
 @click.option(
     "--schema", required=True, help="user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP[,col=CATEGORICAL_FEATURE…]"
 )
@@ -288,7 +293,7 @@ def cancel(partition: str) -> None:
 @click.option("--memory", help="Memory limit of the engine, such as 8GB.")
 @click.option("--threads", type=int, help="Number of threads; it does not affect the result.")
 @_ENGINE
-@click.option("--day-cache", type=_FILE, help="Folder that caches the counts of each source file.")
+@click.option("--day-cache", type=_FILE, help="Folder that caches remote files, and the counts of each file.")
 @click.option(
     "--max-invalid", default="5%", show_default=True, help="Largest share of rows that may be dropped as invalid."
 )
@@ -312,7 +317,9 @@ def train(as_json: bool, **options: Any) -> None:
 
 @cleanroom.command()
 @click.option("--model", type=_FILE, required=True, help="Folder created by `cleanroom train`.")
-@click.option("--seed", type=_FILE, required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz.")
+@click.option(
+    "--seed", required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz, or a source such as s3://…"
+)
 @click.option("--out", type=_FILE, required=True, help="Folder to create.")
 @click.option("--sizes", default="1%,5%,10%,20%", show_default=True, help="Audience sizes.")
 @click.option(
@@ -345,9 +352,11 @@ def generate(as_json: bool, **options: Any) -> None:
 
 @cleanroom.command()
 @click.option("--model", type=_FILE, required=True, help="Folder created by `cleanroom train`.")
-@click.option("--seed", type=_FILE, required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz.")
+@click.option(
+    "--seed", required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz, or a source such as s3://…"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def match(model: Path, seed: Path, as_json: bool) -> None:
+def match(model: Path, seed: str, as_json: bool) -> None:
     """Count the users of a seed that a model knows."""
     from cleanroom_pipelines.cli.bare import match_users
 

@@ -5,9 +5,8 @@ Add here when another kind of resource can be declared.
 Keep out: the schema of the file (form.py), the parties (parties.py) and the catalogue's rules.
 """
 
-import glob
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -37,17 +36,17 @@ from cleanroom_pipelines.catalog.names import check_account
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
 from cleanroom_pipelines.declarations.form import Declaration, JobForm
 from cleanroom_pipelines.declarations.parties import ApplyingParties, PartyKind
+from cleanroom_pipelines.declarations.sources import check_dataset, check_seed, find_seed, source_of
 from cleanroom_pipelines.errors import (
     CleanroomError,
     ConflictError,
     NotFoundError,
-    SeedError,
-    StatusCode,
     UsageError,
 )
 from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.seed_parts import seed_suffix
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS
+from cleanroom_pipelines.uploads.sources import Sources, is_remote
 
 _R = TypeVar("_R", bound=Resource)
 # Placeholder id of a parent that a dry run would create.
@@ -77,6 +76,7 @@ def apply_declaration(
     declaration: Declaration,
     *,
     new_slot: Callable[[], str],
+    sources_of: Callable[[str], Sources] | None = None,
     dry_run: bool = False,
 ) -> list[DeclaredChange]:
     """Create missing resources and update changed ones, parents first; never deletes.
@@ -88,7 +88,9 @@ def apply_declaration(
         vault: Stores seeds until their jobs have run.
         declaration: The declared state.
         new_slot: Returns random hex that names a seed's slot.
-        dry_run: Return the changes without making them.
+        sources_of: Returns the places that tables of an account are read from; None: local files only, and a dry
+            run does not read them.
+        dry_run: Return the changes without making them, and check the headers of all tables.
 
     Returns:
         One change for each declared party and resource, parents first.
@@ -96,12 +98,32 @@ def apply_declaration(
     Raises:
         UsageError: A parent is not declared, or a rule of the catalogue is violated.
         SeedError: A seed is missing.
+        TrainingDataError: In a dry run: a table is missing, cannot be read, or lacks a declared column.
         ConflictError: A name belongs to a resource that was not declared, or that is being deleted.
     """
-    planned = _Applying(catalog, vault, declaration, new_slot, dry_run=True).run()
-    if dry_run:
-        return planned
-    return _Applying(catalog, vault, declaration, new_slot, dry_run=False).run()
+    with ExitStack() as stack:
+        seeds = _Seeds(sources_of, stack)
+        planned = _Applying(catalog, vault, declaration, new_slot, seeds, dry_run=True)
+        changes = planned.run()
+        if dry_run:
+            planned.check_tables()
+            return changes
+        return _Applying(catalog, vault, declaration, new_slot, seeds, dry_run=False).run()
+
+
+class _Seeds:
+    """The seeds of a declaration; each remote one is fetched once."""
+
+    def __init__(self, sources_of: Callable[[str], Sources] | None, stack: ExitStack) -> None:
+        self.sources_of = sources_of
+        self._stack = stack
+        self._found: dict[str, Path] = {}
+
+    def find(self, form: JobForm, folder: Path, account_id: str) -> Path:
+        if form.seed not in self._found:
+            sources = self.sources_of(account_id) if self.sources_of and is_remote(form.seed) else None
+            self._found[form.seed] = find_seed(form, folder, sources, self._stack)
+        return self._found[form.seed]
 
 
 class _Applying:
@@ -113,6 +135,7 @@ class _Applying:
         vault: SeedVault,
         declaration: Declaration,
         new_slot: Callable[[], str],
+        seeds: _Seeds,
         *,
         dry_run: bool,
     ) -> None:
@@ -120,6 +143,7 @@ class _Applying:
         self._vault = vault
         self._declaration = declaration
         self._new_slot = new_slot
+        self._seeds = seeds
         self._dry_run = dry_run
         self._ids: dict[tuple[Kind, str], str] = {}
         self._changes: list[DeclaredChange] = []
@@ -135,12 +159,24 @@ class _Applying:
             with _at(f"generation_jobs.{number}"):
                 sizes = _sizes(form.exports)
                 self._check_sizes(form, sizes)
-                job = self._settle(self._job(form), seed=self._path(form.seed))
+                job = self._settle(self._job(form), seed=self._seed(form))
                 for size in sizes:
                     # the name includes the size; names have at most 63 characters
                     name = f"{form.name[: 62 - len(str(size))]} {size}"
                     self._settle(ExportJobSpec(name=name, generation_job_id=job, size=size))
         return self._changes
+
+    def check_tables(self) -> None:
+        """Read the headers of all tables, after a dry run has found the account."""
+        if self._seeds.sources_of is None:
+            return
+        sources, folder = self._seeds.sources_of(self._account_id), self._declaration.folder
+        for number, dataset in enumerate(self._declaration.training_datasets):
+            with _at(f"training_datasets.{number}"):
+                check_dataset(dataset, folder, sources)
+        for number, job in enumerate(self._declaration.generation_jobs):
+            with _at(f"generation_jobs.{number}"):
+                check_seed(self._seed(job))
 
     def _settle_parties(self) -> None:
         parties, declaration = self._parties, self._declaration
@@ -214,13 +250,7 @@ class _Applying:
             )
 
     def _job(self, form: JobForm) -> Spec:
-        seed = self._path(form.seed)
-        if not seed.is_file():
-            raise SeedError(
-                "The seed was not found.",
-                remedy="Give its path relative to the declaration file.",
-                status_code=StatusCode.SEED_NOT_FOUND,
-            )
+        seed = self._seed(form)
         seed_suffix(seed)
         return GenerationJobSpec(
             name=form.name,
@@ -364,15 +394,11 @@ class _Applying:
             record_type, name, self._account_id, self._region, generation_job_id
         )
 
-    def _path(self, text: str) -> Path:
-        return self._declaration.folder / text
+    def _seed(self, form: JobForm) -> Path:
+        return self._seeds.find(form, self._declaration.folder, self._account_id)
 
     def _source(self, text: str) -> str:
-        """The path or glob of a table's files; magic characters in the declaration's folder are escaped."""
-        path = self._path(text)
-        if glob.has_magic(text) and not path.exists():
-            return str(Path(glob.escape(str(self._declaration.folder))) / text)
-        return str(path)
+        return source_of(self._declaration.folder, text)
 
 
 @contextmanager

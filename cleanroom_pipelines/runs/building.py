@@ -35,7 +35,7 @@ from cleanroom_pipelines.delivery.exports import (
 )
 from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
 from cleanroom_pipelines.delivery.writing import ControlGroup, deliver
-from cleanroom_pipelines.engine import Runtime, find_tables
+from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import (
     ArtifactError,
     CancelledError,
@@ -60,6 +60,7 @@ from cleanroom_pipelines.runs.private_jobs import (
 from cleanroom_pipelines.runs.requested_seeds import fetch_requested_seed
 from cleanroom_pipelines.runs.seeds import forget_seed
 from cleanroom_pipelines.runs.shared_scoring import shared_scoring
+from cleanroom_pipelines.runs.sources import day_cache, opened_tables, table_inputs
 from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
 from cleanroom_pipelines.storage import (
     ArtifactReference,
@@ -71,8 +72,6 @@ from cleanroom_pipelines.storage import (
 )
 from cleanroom_pipelines.storage.artifacts import MANIFEST
 from cleanroom_pipelines.storage.buckets import Buckets, folder_on_disk
-from cleanroom_pipelines.storage.layout import path_of_partition
-from cleanroom_pipelines.storage.warehouse import reject_links
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.similarity.rankings import Audience
@@ -108,11 +107,10 @@ def build_training_dataset(installation: Installation, partition: str, run: Run)
     from cleanroom_pipelines.uploads.files import validate_interactions, validate_users
     from cleanroom_pipelines.uploads.profile import profile_interactions
 
-    with working(installation, TrainingDataset, partition, run) as work:
+    with working(installation, TrainingDataset, partition, run) as work, ExitStack() as stack:
         if isinstance(work, NothingToDo):
             return _nothing_to_do(installation, "training_dataset", partition, work)
-        dataset = work.record
-        reject_links(installation.home, dataset.account_id, Path(dataset.source))
+        dataset = stack.enter_context(opened_tables(installation, work.record, work.runtime.part(0.0, 0.0)))
         limits = _population_floors(installation)
         report = validate_interactions(
             dataset.source,
@@ -133,7 +131,7 @@ def build_training_dataset(installation: Installation, partition: str, run: Run)
             documents["profile"] = profile_interactions(
                 dataset.source, dataset.columns, engine_settings=installation.engine_settings
             )
-        inputs = _table_inputs(installation, dataset)
+        inputs = table_inputs(installation, dataset)
         with work.drafting("training_dataset", inputs, _columns_of(dataset)) as draft:
             write_documents(draft.path, documents)
             draft.facts["passed"] = report.passed
@@ -152,14 +150,14 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
     from cleanroom_pipelines.similarity.specs import SizeProfile
     from cleanroom_pipelines.similarity.training import train
 
-    with working(installation, AudienceModel, partition, run) as work:
+    with working(installation, AudienceModel, partition, run) as work, ExitStack() as stack:
         if isinstance(work, NothingToDo):
             return _nothing_to_do(installation, "audience_model", partition, work)
         model = work.record
-        dataset, parent = _usable_dataset(installation, model.training_dataset_id)
-        reject_links(installation.home, dataset.account_id, Path(dataset.source))
+        declared, parent = _usable_dataset(installation, model.training_dataset_id)
+        dataset = stack.enter_context(opened_tables(installation, declared, work.runtime.part(0.0, 0.0)))
         inputs = (
-            *_table_inputs(installation, dataset),
+            *table_inputs(installation, dataset),
             installation.store.as_input(parent.artifact("training_dataset")),
         )
         window = _window_of(model, work.version)
@@ -167,7 +165,7 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
             report = train(
                 **_training_arguments(dataset, window),
                 out=draft.path,
-                day_cache=_day_cache(installation, dataset),
+                day_cache=day_cache(installation, dataset),
                 size_profile=SizeProfile(installation.settings.size_profile),
                 max_invalid_share=dataset.max_invalid_share,
                 runtime=work.runtime,
@@ -608,20 +606,6 @@ def _seed_input(job: GenerationJob) -> Input:
     return Input("seed", job.id, "", job.seed_digest or "")
 
 
-def _table_inputs(installation: Installation, dataset: TrainingDataset) -> tuple[Input, ...]:
-    sources = {"interactions": dataset.source, "users": dataset.users_source}
-    inputs = []
-    for name, source in sources.items():
-        if source:
-            try:
-                files = find_tables(source, what=f"{name} table").files
-                digest = installation.key.digest_files("table digests", files)
-            except (CleanroomError, OSError):
-                digest = "unreadable"  # the validation report says why
-            inputs.append(Input(name, "", "", digest))
-    return tuple(inputs)
-
-
 def newest_artifact(
     installation: Installation, kind: Kind, partition: str, asset: str
 ) -> tuple[Manifest, dict[str, Any]]:
@@ -666,15 +650,6 @@ def read_documents(folder: Path) -> dict[str, Any]:
 
 def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
     return {"columns": dataset.columns, "users_columns": dataset.users_columns}
-
-
-def _day_cache(installation: Installation, dataset: TrainingDataset) -> Path | None:
-    """Folder that caches counts per file for a table of many files, such as one partitioned by day."""
-    if len(find_tables(dataset.source, what="interactions table").files) < 2:
-        return None
-    folder = installation.home.day_caches / path_of_partition(dataset.id)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:

@@ -7,13 +7,14 @@ Keep out: doing anything with them.
 
 import math
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cleanroom_pipelines.catalog import Catalog
 from cleanroom_pipelines.catalog.noting import Change
@@ -28,11 +29,17 @@ from cleanroom_pipelines.storage.home import CLOSED_UMASK, root_of
 from cleanroom_pipelines.storage.identity import HomeIdentity
 from cleanroom_pipelines.storage.layout import is_partition_key
 from cleanroom_pipelines.storage.vault import Vault
+from cleanroom_pipelines.uploads.sources import Connection, Sources
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 T = TypeVar("T")
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+_SOURCE_URL = re.compile(r"CLEANROOM_SOURCE_([A-Z][A-Z0-9_]*)_URL")
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Settings:
         max_uploads: CLEANROOM_MAX_UPLOADS: files per user that are not in a room yet.
         max_labs: CLEANROOM_MAX_LABS: data labs per user.
         max_rooms: CLEANROOM_MAX_ROOMS: data rooms owned per user.
+        connections: CLEANROOM_SOURCE_<NAME>_URL and CLEANROOM_SOURCE_<NAME>_DRIVER: databases that sources name.
     """
 
     home: Path
@@ -90,6 +98,7 @@ class Settings:
     max_uploads: int = 100
     max_labs: int = 100
     max_rooms: int = 100
+    connections: Mapping[str, Connection] = field(default_factory=dict, repr=False, hash=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -125,6 +134,7 @@ class Settings:
             max_uploads=_read(values, "CLEANROOM_MAX_UPLOADS", _positive) or 100,
             max_labs=_read(values, "CLEANROOM_MAX_LABS", _positive) or 100,
             max_rooms=_read(values, "CLEANROOM_MAX_ROOMS", _positive) or 100,
+            connections=source_connections(values),
         )
 
 
@@ -238,6 +248,19 @@ class Installation:
         """Local and registered buckets of all accounts."""
         return Buckets(self.home, self._registered_bucket)
 
+    def sources_of(self, account_id: str) -> Sources:
+        """Places that the operator can read tables from, for a dataset or seed of an account.
+
+        The account is empty while a dry run has no id for it.
+        Only the operator may name a source: it is read with the operator's credentials, or for a bucket that is
+        registered for this account with those of the bucket.
+        """
+
+        def registered(name: str) -> "RemoteBucket | None":
+            return self.buckets.real(account_id, name) if account_id else None
+
+        return Sources(self.home.scratch, self.settings.connections, registered)
+
     @cached_property
     def audit(self) -> AuditLog:
         """The audit log."""
@@ -281,6 +304,16 @@ class Installation:
             self.settings.max_unpacked_bytes,
             url=self.settings.engine_url,
         )
+
+
+def source_connections(environment: Mapping[str, str]) -> Mapping[str, Connection]:
+    """Read the databases that sources may name: `CLEANROOM_SOURCE_<NAME>_URL` and `…_DRIVER`."""
+    found = {}
+    for variable, url in environment.items():
+        if (match := _SOURCE_URL.fullmatch(variable)) and url:
+            driver = environment.get(f"CLEANROOM_SOURCE_{match[1]}_DRIVER") or "postgresql"
+            found[match[1]] = Connection(url, driver)
+    return found
 
 
 def parse_bytes(text: str) -> int:

@@ -127,6 +127,15 @@ class Buckets:
             )
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder=True)
 
+    def real(self, account_id: str, name: str) -> "RemoteBucket | None":
+        """Return an account's registered bucket on a real store, without connecting; None if there is none.
+
+        Raises:
+            BucketForbiddenError: The bucket belongs to another account.
+        """
+        bucket = self._bucket(account_id, name, StatusCode.TRAINING_DATA_NOT_FOUND)
+        return None if isinstance(bucket, LocalBucket) else bucket
+
     def _bucket(self, account_id: str, name: str, status_code: StatusCode) -> "LocalBucket | RemoteBucket":
         if not _ACCOUNT.fullmatch(account_id):
             raise UsageError("The account id is not 12 digits.", remedy="Use an account id of 12 digits.")

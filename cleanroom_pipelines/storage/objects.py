@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import IO, Any, Protocol
 
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError
@@ -56,10 +57,12 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class ObjectEntry:
-    """One object: its key in the bucket and its size."""
+    """One object: its key in the bucket and its size; on a real store also its ETag and modification time."""
 
     key: str
     n_bytes: int
+    e_tag: str = ""
+    modified: datetime | None = None
 
 
 class OpenedObject:

@@ -4,7 +4,8 @@ Lives here: the only code that connects to such stores, through obstore; each bu
 Add here when remote buckets get a new operation, or an error code needs its own message.
 Keep out: registration and ownership of buckets (buckets).
 
-Tested on S3 only, as emulated by moto. Google and Azure use obstore's clients and only store artifacts.
+Tested on S3 as emulated by moto, and for sources of tables on Azure as emulated by Azurite. Google and Azure use
+obstore's clients and only store artifacts and sources.
 
 Limits of obstore 0.12: a key with an empty segment (`a//b`) and its siblings cannot be listed. Its threads do not
 survive a fork: after using a store, a process must not fork another one that uses it. Signals wait until a call
@@ -241,11 +242,38 @@ class RemoteBucket:
         head = self._head(key)
         return None if head is None else int(head.meta["size"])
 
-    def open(self, key: str) -> OpenedObject:
-        """See Bucket.open."""
+    def open(self, key: str, *, e_tag: str = "") -> OpenedObject:
+        """See Bucket.open; with an ETag, an object that was replaced since is an error."""
         with self._store() as store:
-            found = obstore.get(store, key)
+            found = obstore.get(store, key, options={"if_match": e_tag} if e_tag else {})
             return OpenedObject(found.meta["size"], found.stream(CHUNK_BYTES), self._store)
+
+    def find(self, key: str) -> ObjectEntry | None:
+        """Return the object with exactly this key; None if there is none.
+
+        Raises:
+            BucketError: The bucket cannot be read.
+        """
+        head = self._head(key)
+        return None if head is None else _entry(head.meta)
+
+    def list_all(self, folder: str) -> Iterator[ObjectEntry]:
+        """List as `list` does, including keys that are not safe file names on every disk.
+
+        Raises:
+            BucketError: The bucket cannot be read.
+        """
+        return self._list(folder)
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Read a part of an object, from byte `start` to before byte `end`.
+
+        Raises:
+            NotFoundError: It does not exist.
+            BucketError: The bucket cannot be read.
+        """
+        with self._store() as store:
+            return bytes(obstore.get_range(store, key, start=start, end=end))
 
     def put(self, key: str, source: IO[bytes]) -> None:
         """See Bucket.put."""
@@ -356,7 +384,7 @@ class RemoteBucket:
             if page is None:
                 return
             # consoles create an empty object named like the folder
-            yield from (ObjectEntry(each["path"], each["size"]) for each in page if each["path"] != folder)
+            yield from (_entry(each) for each in page if each["path"] != folder)
 
     def _is_by(self, labels: dict[str, str], key: str) -> bool:
         """Whether the object at a key was written by the writer that the labels name."""
@@ -502,6 +530,13 @@ class _RemoteDraft:
         for key in sorted(self._written):
             if self._bucket._is_by(self._labels, key):
                 self._bucket._delete(key)
+
+
+def _entry(meta: Any) -> ObjectEntry:
+    e_tag = meta["e_tag"] or ""
+    if e_tag and not e_tag.endswith('"'):
+        e_tag = f'"{e_tag}"'  # Azure lists it without its quotes
+    return ObjectEntry(meta["path"], meta["size"], e_tag, meta["last_modified"])
 
 
 def _attempt_of(head: Any) -> int:

@@ -37,6 +37,7 @@ OPERATORS = (
     "benchmarks",
     "runs/recovery.py",
     "runs/backups.py",
+    "uploads/sources",  # runs replace its settings' errors, which are the operator's
 )
 
 

@@ -26,6 +26,7 @@ from cleanroom_pipelines.catalog.specs import MAX_FEATURES
 from cleanroom_pipelines.storage import Home
 from cleanroom_pipelines.storage.warehouse import table_of, warehouse_table
 from cleanroom_pipelines.uploads.roles import Role
+from cleanroom_pipelines.uploads.sources import is_remote
 
 _KIND: Final = Kind.TRAINING_DATASET
 _SCHEMA = "trainingData.1.member.inputConfig.schema"
@@ -100,7 +101,12 @@ def _summary(record: TrainingDataset) -> dict[str, object]:
 
 
 def _shown_table(home: Home, record: TrainingDataset) -> tuple[str, str]:
-    """Return database and table; a source outside the warehouse gets names that clients can display."""
+    """Return database and table; a source outside the warehouse gets names that clients can display.
+
+    A remote source is the operator's own, so its names are not shown.
+    """
+    if is_remote(record.source):
+        return "operator", slug(record.name)
     source = Path(record.source)
     return table_of(home, record.account_id, source) or ("operator", slug(source.stem))
 
