@@ -106,7 +106,7 @@ class Policy:
     statements: tuple[PolicyStatement, ...]
 
     def speaks_to(self, account: str) -> bool:
-        """Check whether any statement allows an account something, under whatever conditions.
+        """Check whether any statement could allow an account some action if its conditions held.
 
         Args:
             account: 12 digits.

@@ -222,7 +222,7 @@ class _UnexpectedError(Exception):
 
 
 class LoadClient:
-    """One client: creates, reads, changes and deletes its own resources, and tracks their expected state.
+    """One client: creates, reads, changes and deletes its own resources, and keeps track of their expected state.
 
     Args:
         number: The client's number, which determines its account and its calls.
@@ -601,7 +601,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Count, and nearest-rank percentiles in milliseconds."""
+    """Summarise latencies: their number, and nearest-rank percentiles in milliseconds."""
     ordered = sorted(seconds) or [0.0]
     ranks = {f"p{share}": ordered[-(-len(ordered) * share // 100) - 1] * 1000 for share in (50, 95, 99)}
     return {"n": len(seconds), **ranks, "max": ordered[-1] * 1000}

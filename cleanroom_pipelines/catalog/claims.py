@@ -410,12 +410,12 @@ def _change_held(session: Session, claim: Claim, **values: Any) -> None:
 
 
 def is_unreserved(now: datetime) -> ColumnElement[bool]:
-    """Return the condition that a pending version is not reserved for a run."""
+    """Return the SQL condition that a pending version is not reserved for a run."""
     return or_(VersionRow.lease_expires_at.is_(None), VersionRow.lease_expires_at <= now)
 
 
 def is_silent(version: VersionRow, at: datetime) -> bool:
-    """Return whether a run holds the version with an expired lease."""
+    """Return whether the version is claimed by a run whose lease has expired."""
     expires = version.lease_expires_at
     return version.status is Status.CREATE_IN_PROGRESS and expires is not None and expires <= at
 

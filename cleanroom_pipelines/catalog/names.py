@@ -48,7 +48,7 @@ _MAX_PREFIX = 1024  # S3's limit for a key
 
 
 class Kind(StrEnum):
-    """The kinds of resource, parents before children; the values are the terms of DESIGN section 2.
+    """The kinds of resource, parents before children; the values are the terms of DESIGN, section 2.
 
     The first five belong to the lookalike (AWS) API, the last four to the data-room (Media) API.
     """
@@ -83,7 +83,7 @@ _ARN = re.compile(
 
 @dataclass(frozen=True)
 class ArnParts:
-    """The parts of one of our ARNs.
+    """The parsed parts of an ARN of this installation.
 
     Attributes:
         kind: The kind of resource.
@@ -188,12 +188,12 @@ def parse_arn(arn: str) -> ArnParts | None:
 
 
 def is_fit_to_show(text: str) -> bool:
-    """Return whether a one-line text is composed (NFC) and has no invisible characters."""
+    """Return whether a one-line text is normalised (NFC) and has no invisible characters."""
     return not _INVISIBLE.search(text) and unicodedata.is_normalized("NFC", text)
 
 
 def as_label(text: str) -> str:
-    """Compose a foreign text, such as a file name, and replace invisible characters by `_`."""
+    """Normalise (NFC) a text from outside, such as a file name, and replace its invisible characters by `_`."""
     return _INVISIBLE.sub("_", unicodedata.normalize("NFC", text))
 
 

@@ -53,7 +53,7 @@ MAX_MEMBERS = 10
 
 
 class Parties(Part):
-    """The part of the catalogue that stores accounts and their property.
+    """The part of the catalogue that stores accounts, their keys, collaborations, templates and buckets.
 
     The operator's own account, LOCAL_ACCOUNT, works without being created. Create it only to give it access keys,
     which make resources created by `apply` available through the AWS API.
@@ -300,7 +300,7 @@ class Parties(Part):
         collaboration_id: str | None = None,
         region: str = LOCAL_REGION,
     ) -> AnalysisTemplate:
-        """Store SQL of an account that may be run as a seed.
+        """Store an analysis template: SQL of an account that selects the users of a seed.
 
         Args:
             name: 1 to 63 characters, unique in the account and region.

@@ -144,7 +144,7 @@ class DataRoomSpec(_MarkedSpec):
         return collaboration in self.collaboration_types
 
     def validate(self) -> None:
-        """Raise UsageError unless the room keeps the rules of the Media API."""
+        """Raise UsageError unless the room follows the rules of the Media API."""
         super().validate()
         check_email(self.owner_email)
         if not self.collaboration_types:

@@ -71,7 +71,7 @@ class Spec:
         return None
 
     def validate(self) -> None:
-        """Raise UsageError unless the spec keeps every rule that can be checked without the database."""
+        """Raise UsageError if the spec breaks a rule that can be checked without the database."""
         check_name(self.name)
         check_description(self.description)
         check_tags(self.tags)
@@ -102,7 +102,7 @@ class TrainingDatasetSpec(Spec):
     max_invalid_share: float = 0.05
 
     def validate(self) -> None:
-        """Raise UsageError unless the declared tables keep the rules of DESIGN and the AWS API."""
+        """Raise UsageError unless the declared tables follow the rules of DESIGN and the AWS API."""
         super().validate()
         check_text("source", self.source, MAX_LOCATION)
         check_text("users source", self.users_source, MAX_LOCATION)
@@ -332,7 +332,7 @@ def check_query_text(query: str | None) -> None:
 
 
 def is_storable(text: str) -> bool:
-    """Return whether every database can store the text: no NUL, no unpaired surrogate."""
+    """Return whether any of the databases can store the text: no NUL, no unpaired surrogate."""
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -353,7 +353,7 @@ class Starter:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def validate(self) -> None:
-        """Raise UsageError unless the copy keeps the rules of a resource."""
+        """Raise UsageError unless the copy follows the rules for resources."""
         check_account(self.account_id, LOCAL_REGION)
         check_name(self.name)
         check_description(self.description)

@@ -267,7 +267,7 @@ class Scheduling(Claims):
             return ManualRequest("work", version_record(version), None, message)
 
     def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
-        """Return the children that get a new version with each new version of this resource.
+        """Return the declared children, which get a new version with each new version of this resource.
 
         Raises:
             NotFoundError: The resource does not exist.

@@ -112,7 +112,7 @@ def generate_audience(
 
 
 def match_users(*, model: Path, seed: Path) -> Any:
-    """Count how many of a seed a model knows.
+    """Count how many users of a seed a model knows.
 
     Raises:
         SeedError: The seed cannot be used.
@@ -188,7 +188,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 def engine_settings(
     memory: str | None, threads: int | None, engine: str | None = None, *, out: Path | None = None
 ) -> EngineSettings:
-    """Turn engine options into settings.
+    """Convert the engine options of a command into settings.
 
     Args:
         memory: Such as 8GB.

@@ -83,7 +83,7 @@ def ending_on_signals() -> Iterator[Ending]:
 
 @contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Tolerate closed pipes on the standard streams; further output is dropped."""
+    """Tolerate closed pipes on the standard streams by dropping further output."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and _WhileRead(stream) for stream in before)
     try:

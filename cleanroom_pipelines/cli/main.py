@@ -152,7 +152,7 @@ def dev(port: int, host: str) -> None:
 @click.option("--port", default=8723, show_default=True, help="Port; 0 for a free one.")
 @click.option("--no-worker", is_flag=True, help="Leave pending work to a Dagster daemon on this home.")
 def serve(host: str, port: int, no_worker: bool) -> None:
-    """Start the HTTP server and do the requested work.
+    """Start the HTTP server, and workers that do the pending work.
 
     Prints the URL when ready.
     """
@@ -348,7 +348,7 @@ def generate(as_json: bool, **options: Any) -> None:
 @click.option("--seed", type=_FILE, required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def match(model: Path, seed: Path, as_json: bool) -> None:
-    """Count the users of a seed that a model knows."""
+    """Count how many users of a seed a model knows."""
     from cleanroom_pipelines.cli.bare import match_users
 
     found = match_users(model=model, seed=seed)

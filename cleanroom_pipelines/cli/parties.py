@@ -195,7 +195,7 @@ def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
 
 @click.group()
 def template() -> None:
-    """Manage analysis templates: SQL that can run as a seed."""
+    """Manage analysis templates: SQL that selects a seed."""
 
 
 @template.command("add")

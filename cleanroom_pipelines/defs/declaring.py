@@ -1,4 +1,4 @@
-"""Declaring assets: applying the registry, and the settings all assets share.
+"""Declaring assets: settings that all assets share, and their entries in the registry.
 
 Lives here: partition sets by kind, the asset decorator, owners, freshness and the pool of heavy work.
 Add here when every asset must declare something more.

@@ -61,7 +61,7 @@ def run_all_pending() -> None:
 
 @dg.op
 def score_what_is_open(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Score shards of audiences whose runs have published them for help."""
+    """Score shards of large audiences whose runs have published them to share the work."""
     opened = installation.open()
     with without_data(), handle_signals() as interruption:
         n_users = help_scoring(opened, interruption.is_set)
@@ -70,7 +70,7 @@ def score_what_is_open(context: dg.OpExecutionContext, installation: Installatio
 
 @dg.job(executor_def=dg.in_process_executor)
 def score_shards() -> None:
-    """Helps another run score a large audience, one range of shards at a time, until all are scored."""
+    """Helps other runs score large audiences, one range of shards at a time, until all are scored."""
     score_what_is_open()
 
 

@@ -62,7 +62,7 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
 
 
 def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The validation report and the profile."""
+    """Metadata of a training dataset: its validation report and profile."""
     from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     page: Metadata = {}
@@ -81,7 +81,7 @@ def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata
 
 
 def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Training data and training times."""
+    """Metadata of a model: its training data and training times."""
     training = documents["training"]
     page: Metadata = {
         "dagster/row_count": training["n_pairs"],
@@ -104,7 +104,7 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def configured_audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Permitted uses of the model."""
+    """Metadata of a configured model: its permitted uses."""
     configuration = documents["configuration"]
     return {
         "dagster/row_count": len(configuration["sizes"]),
@@ -114,7 +114,7 @@ def configured_audience_model(record: Resource, documents: Mapping[str, Any]) ->
 
 
 def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The validation report, and the match with the model's users."""
+    """Metadata of a seed: its validation report, and its match with the model's users."""
     from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     report = documents["report"]["report"]
@@ -131,7 +131,7 @@ def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Me
 
 
 def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Quality of the ranking, and the items and features that distinguish the seed."""
+    """Metadata of an audience: quality of the ranking, and what distinguishes the seed."""
     metrics, explanation = documents["metrics"], documents["explanation"]
     main = metrics["recall_at"]
     page: Metadata = {
@@ -161,7 +161,7 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The delivered users, files and destination."""
+    """Metadata of an export: the delivered users, the files and the destination."""
     export = documents["export"]
     return {
         "dagster/row_count": export["delivered"],

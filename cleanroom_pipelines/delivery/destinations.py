@@ -95,12 +95,12 @@ class _Rule:
 
 
 def serves(destination: AdDestination, kind: MatchingId) -> bool:
-    """Whether ids of a kind can be activated at a destination."""
+    """Whether a destination accepts ids of a kind."""
     return reason_not_served(destination, kind) is None
 
 
 def reason_not_served(destination: AdDestination, kind: MatchingId) -> str | None:
-    """Why ids of a kind cannot be activated at a destination, as a sentence; None if they can.
+    """Say in a sentence why a destination does not accept ids of a kind; None if it does.
 
     Uploaded hashes serve a destination only if it normalises as we do: a hash cannot be converted.
     """
@@ -139,7 +139,7 @@ def require_served(destination: AdDestination, kind: MatchingId) -> None:
 
 
 def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Array) -> pa.Array:
-    """Hash ids in the form that a destination accepts.
+    """Hash ids in the form that a destination expects.
 
     Args:
         destination: The destination; not PLAIN, which takes user ids.
@@ -172,7 +172,7 @@ def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Arr
 
 
 def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> FileFormat:
-    """The format of a destination's files for ids of some kinds.
+    """Choose the format of the files that a destination accepts for some kinds of ids.
 
     Args:
         destination: The destination.
@@ -200,7 +200,7 @@ def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> File
 
 
 def line_around(destination: AdDestination, format_: FileFormat, family: Family) -> tuple[str, str]:
-    """The text before and after a hash on its line: a comma for each other column."""
+    """The text on a line before and after the hash: a comma for each other column."""
     assert format_.header is not None
     place = format_.header.index(_RULES[destination].columns[family])
     return "," * place, "," * (len(format_.header) - 1 - place)

@@ -58,7 +58,7 @@ class ExportPart:
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed since an earlier export, to be written next to the parts.
+    """Changes since an earlier export, written next to the parts.
 
     Args:
         since: The export it is compared with, by its manifest.
@@ -150,7 +150,7 @@ class ExportManifest:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What an export is, and how its files are written.
+    """Content, format and labels of an export.
 
     Args:
         export: Id of the export job, for the manifest.
@@ -179,7 +179,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportHooks:
-    """What is called while an export is written.
+    """Callbacks during the writing of an export.
 
     Args:
         fence: Asked before anything becomes visible.
@@ -203,7 +203,7 @@ def write_export(
     facts: Mapping[str, Any] | None = None,
     hooks: ExportHooks | None = None,
 ) -> ExportManifest:
-    """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`; the same bytes everywhere.
+    """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`, reproducibly to the byte.
 
     A local folder appears whole or not at all: it is written next to its place and renamed. On a real store each
     file is uploaded when it is complete and the manifest last; without a manifest there is no export.
@@ -327,7 +327,7 @@ class EarlierExport:
     _manifest: Mapping[str, Any]
 
     def rows(self, scratch: Path) -> Iterator[Sequence[str]]:
-        """The rows of its parts in their order, in batches; each file is copied into `scratch` and checked first.
+        """Yield the rows of the parts in order, in batches; each file is first copied into `scratch` and checked.
 
         Raises:
             ArtifactError: A file is missing or was altered.

@@ -1,4 +1,4 @@
-"""Hashes for destinations, kept from ingest, when the ids are available, until an audience is delivered.
+"""Hashes for ad destinations: computed at ingest, while the ids are available, and kept until a delivery.
 
 Lives here: computing the hashes while a room's base is ingested, and reading them for a delivery.
 Add here when hashes are stored in another way.
@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 100_000
 
 
 def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
-    """What makes the hashes to keep, by the key under which they are kept.
+    """Return the functions that compute the hashes to keep, by the key that identifies each in the table.
 
     Args:
         destinations: The destinations that the base's provider has switched on.
@@ -50,7 +50,7 @@ def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
 
 
 def kept_activation(file: Path, destination: AdDestination) -> Activation:
-    """The activation for a destination whose hashes were kept.
+    """Build the activation for a destination from the kept hashes.
 
     Args:
         file: The table of kept hashes: user_id, destination (a key of `hashers_to_keep`), hash. Not opened for

@@ -25,13 +25,13 @@ class UserSlice(Protocol):
     """Consecutive users of an audience, which can be sent to another machine and read there."""
 
     def user_ids(self) -> Iterator[pa.Array]:
-        """The user ids in order, in batches of strings."""
+        """Yield the user ids in order, in batches of strings."""
         ...
 
 
 @dataclass(frozen=True)
 class StagedPart:
-    """One file of an export, before it lies where it goes.
+    """One file of an export, staged and not yet copied to the destination.
 
     Args:
         path: Where it lies.
@@ -85,7 +85,7 @@ def _path_of(folder: Path, number: int) -> Path:
 
 
 def copy_part(part: StagedPart, sink: Any) -> None:
-    """Write a staged file's bytes to a file of the export, and forget the staged one."""
+    """Copy a staged file into a file of the export, and delete it from the staging folder."""
     with part.path.open("rb") as source:
         while chunk := source.read(1 << 20):
             sink.write(chunk)

@@ -84,7 +84,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class ControlGroup:
-    """Users who are kept out of a delivery, and the folder of their list, outside the delivery's."""
+    """The control group of a delivery, and the folder of its list, which is outside the delivery's folder."""
 
     holdout: Holdout
     place: ObjectPlace
@@ -103,7 +103,7 @@ def deliver(
     slices: Callable[[int], Sequence[UserSlice]] | None = None,
     hooks: ExportHooks | None = None,
 ) -> Delivery:
-    """Write an audience to its destination, whole or not at all.
+    """Write an audience to its destination, completely or not at all.
 
     Args:
         place: The folder to create; see `write_export`.

@@ -493,7 +493,7 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
 
 
 def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics that both sides of a job may see; stored with the job, so that reading them opens no file.
+    """Metrics that both sides of a job may see; stored with the job, so that showing them opens no file.
 
     They hold no counts of the seed. The summary sentence does, and only the operator sees it.
     """
@@ -653,7 +653,7 @@ def read_stored(installation: Installation, reference: ArtifactReference) -> tup
 
 
 def read_documents(folder: Path) -> dict[str, Any]:
-    """The JSON documents of an artifact by name."""
+    """Return the JSON documents of an artifact, by name."""
     paths = (path for path in sorted(folder.glob("*.json")) if path.name != MANIFEST)
     return {path.stem: json.loads(path.read_text()) for path in paths}
 

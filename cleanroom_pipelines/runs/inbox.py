@@ -81,7 +81,7 @@ class StillWrittenError(CleanroomError):
 
 @dataclass(frozen=True)
 class RestingDrop:
-    """A drop that no process was writing when it was checked.
+    """A drop that no process was writing to when it was checked.
 
     Args:
         drop: The drop.
@@ -108,7 +108,7 @@ class RestingDrop:
             raise _still_written()
 
     def remove(self) -> None:
-        """Delete the file, unless its name now belongs to another file, which is another drop.
+        """Delete the dropped file, unless another file (a different drop) now has its name.
 
         The file could be replaced between check and deletion; no system call deletes only a specific file.
         """
@@ -218,7 +218,7 @@ def recover_drops(installation: Installation) -> None:
 
 
 def is_accepted_drop(slot: Path) -> bool:
-    """Whether a slot of the vault holds a drop; `recover_drops` handles it."""
+    """Whether a slot of the vault holds a drop without a job yet; `recover_drops` handles it."""
     return (slot / _NOTE).is_file() and any(slot.glob("seed.*"))
 
 
@@ -520,6 +520,6 @@ def _report(installation: Installation, version: Version) -> Mapping[str, Any] |
 
 @contextmanager
 def one_at_a_time(installation: Installation) -> Iterator[None]:
-    """Let one process of this home at a time accept, recover or settle drops."""
+    """Ensure that only one process of this home accepts, recovers or settles drops at a time."""
     with locked(installation.home.inbox / ".lock"):
         yield

@@ -39,7 +39,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of an installation; compared before any of them is used.
+    """The parts of an installation, checked to belong together before any of them is used.
 
     Args:
         home: Its folder.
@@ -56,7 +56,7 @@ class Parts:
     token_hex: Callable[[int], str]
 
     def open(self) -> Opened:
-        """Compare the parts, create them in an empty home, and migrate the catalogue's schema.
+        """Check that the parts belong together, create them in an empty home, and migrate the catalogue's schema.
 
         Raises:
             IdentityError: They do not belong together, or one is missing; nothing was changed.
@@ -72,7 +72,7 @@ class Parts:
         return Opened(key, found)
 
     def check(self, opened: Opened) -> None:
-        """Compare the parts again, in case a file was replaced since they were opened. Changes nothing.
+        """Check the parts again, in case a file was replaced since they were opened; changes nothing.
 
         Raises:
             IdentityError: They no longer belong together.

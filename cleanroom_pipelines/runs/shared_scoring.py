@@ -109,7 +109,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
 
 
 def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
-    """Publish the fit without its seed for helpers, then the plan, which signals that it is ready.
+    """Publish the fit for helpers, without its seed, and then the plan, which signals that it is ready.
 
     Args:
         folder: Folder below the scratch folder, visible to all hosts.

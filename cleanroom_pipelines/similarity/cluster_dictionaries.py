@@ -43,7 +43,7 @@ def make_dictionaries_on_cluster(
     settings: TrainingSettings,
     scratch: Path,
 ) -> tuple[int, list[reading.Feature], list[str]]:
-    """Create `users`, `items` and `item_users` (one row per parcel and candidate item of its users).
+    """Create `users`, `items` and `item_users` (one row per candidate item of each group of users).
 
     Args:
         engine: Engine with the view `events`, and `population` if one was given.
@@ -75,7 +75,7 @@ def make_dictionaries_on_cluster(
 
 
 def unpack_pairs(column: pa.ChunkedArray) -> tuple[Int64, ShardPairs]:
-    """Unpack a column `pairs`: start of each user's pairs, and all pairs; users are numbered from 0."""
+    """Unpack the column `pairs`: where each user's pairs start, and all pairs; users are numbered from 0."""
     values = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
     offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset :][: len(values) + 1]
     data = values.buffers()[2]

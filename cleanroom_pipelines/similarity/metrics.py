@@ -139,7 +139,7 @@ def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) ->
 
 
 def together(parts: Sequence[Others]) -> Others:
-    """Combine the sums of consecutive parts of a ranking; each part has summed its users among the first n."""
+    """Combine the sums of consecutive parts of one ranking, which were computed for the same sizes."""
     standings: dict[int, int] = {}
     for part in parts:
         for n, value in part.standings.items():

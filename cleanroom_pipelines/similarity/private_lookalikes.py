@@ -94,7 +94,7 @@ def sigma_of(units: float, sensitivity_squared: float = 1.0) -> float:
 
 
 def sensitivity(d: int) -> float:
-    """The largest length of a rounded vector, in steps of the grid: GRID + √d / 2."""
+    """The largest possible length of a rounded vector, in steps of the grid: GRID + √d / 2."""
     return GRID + math.sqrt(d) / 2
 
 

@@ -138,7 +138,7 @@ class PrivateRepresentation:
         return np.asarray(self.grams[d] / (float(self.n_users) * GRID * GRID))
 
     def coordinates(self, rows: sp.csr_matrix, dense: npt.NDArray[np.float32]) -> Float64:
-        """(n, D) coordinates of users, neither centred nor cut; each row depends on that user's data alone.
+        """(n, D) coordinates of users before centring and truncation; each row depends on that user's data alone.
 
         Args:
             rows: (n, M) item weights, rows of length 1.

@@ -27,7 +27,7 @@ class BucketError(CleanroomError):
 
     @property
     def problem(self) -> str:
-        """Reason as one of the words above."""
+        """The reason, as one of the words above."""
         return str(self.attributes.get("problem", "failed"))
 
 
@@ -147,7 +147,7 @@ class FolderDraft(Protocol):
 
 
 class Bucket(Protocol):
-    """Objects by key. Keys are segments joined by `/`; the caller must validate them."""
+    """Objects by key. Keys are segments joined by `/`, and callers must validate them."""
 
     def size(self, key: str) -> int | None:
         """Return the size of an object; None if it does not exist.

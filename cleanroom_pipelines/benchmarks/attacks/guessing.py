@@ -34,7 +34,7 @@ Make = Callable[[World], None]
 
 @dataclass(frozen=True)
 class Play:
-    """A sequence of requests that serves one or several attacks.
+    """A sequence of requests from which one or several attacks get their numbers.
 
     Args:
         names: The attacks that use it.
@@ -124,7 +124,7 @@ class AttackResult:
         return self.right <= right_at_most(PAIR_TENTHS) + 3 * self.error
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as JSON values."""
         return asdict(self) | {"error": round(self.error, 4), "is_within": self.is_within}
 
 
@@ -175,7 +175,7 @@ def report(results: Sequence[AttackResult]) -> str:
 def attack(
     templates: Templates, play: Play, n_worlds: int, tell: Callable[[float], None] = lambda share: None
 ) -> list[AttackResult]:
-    """Run one play in the given number of worlds.
+    """Run a play, and the attacks that use it, in the given number of worlds.
 
     Args:
         templates: Creates the worlds.

@@ -37,7 +37,7 @@ _KNOWN, _AT_THRESHOLD = 45, 39
 
 
 def rule(without: int, segment: str | None = None, source: Mapping[str, str] = SEED) -> dict[str, Any]:
-    """A definition that the victim meets if in the source; `without` gives equivalent variants."""
+    """Build a rule that the victim meets if in the source; each `without` gives an equivalent variant."""
     return {
         "kind": "rule_based",
         "source": source,
@@ -47,7 +47,7 @@ def rule(without: int, segment: str | None = None, source: Mapping[str, str] = S
 
 
 def lookalike(source: Mapping[str, str], reach: int, *, without_seed: bool = False) -> dict[str, Any]:
-    """A lookalike of a source."""
+    """Build the definition of a lookalike of a source."""
     return {"kind": "lookalike", "source": source, "reach": reach, "exclude_seed_audience": without_seed}
 
 
@@ -223,7 +223,7 @@ def spending(world: World, is_in: bool) -> Found:
 
 
 def re_upload(world: World) -> None:
-    """Upload other lists."""
+    """Upload lists with other content."""
 
 
 def new_room(world: World) -> None:

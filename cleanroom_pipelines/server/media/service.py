@@ -147,7 +147,7 @@ class MediaService:
             yield path
 
     def refused(self, operation: str, error: Exception, request_id: str | None = None, email: str = "") -> None:
-        """Audit a request that was rejected before execution; throttled ones are written in batches."""
+        """Audit a request that was rejected before it was executed; throttled ones are written in batches."""
         call = Call(self.installation, email, {}, {"operation": operation, "request_id": request_id})
         self._write(call, error, soon=isinstance(error, errors.TooManyRequestsError))
 
