@@ -461,7 +461,7 @@ def _filter(value: object) -> AttributeFilter:
     keys = _keys(value, "filter", needed=("attribute", "operator"), optional=("values",))
     values = keys.get("values")
     if values is not None and not isinstance(values, list | tuple):
-        raise UsageError("The values of a filter are not a list.", remedy="Put them in brackets.")
+        raise UsageError("The values of a filter must be a list.", remedy="Put them in brackets.")
     return AttributeFilter(keys["attribute"], _member(FilterOperator, keys["operator"]), tuple(values or ()))
 
 

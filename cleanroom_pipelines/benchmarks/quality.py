@@ -152,7 +152,9 @@ def run_quality(
                 if progress:
                     progress(min(1.0, (done + 1) / n_tasks), f"{data.name}: {kind} tasks")
             if not rows:
-                raise UsageError(f"This data set has no {kind} tasks.", remedy="Remove that kind.")
+                raise UsageError(
+                    f"This data set has no {kind} tasks.", remedy="Omit this kind from the list of kinds."
+                )
             result["kinds"][kind] = {"tasks": rows, **_summary(rows)}
     return result
 

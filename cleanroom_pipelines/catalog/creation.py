@@ -326,7 +326,7 @@ def _usable_parent(
 
 def _reject_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) -> None:
     if spec.started_by is None or not has_view(session, job.id, spec.started_by):
-        raise NotFoundError(f"There is no such {job.kind.words}.", remedy="See the list of those that exist.")
+        raise NotFoundError(f"There is no such {job.kind.words}.", remedy="List the existing ones.")
 
 
 def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], starter: Starter | None) -> Spec:

@@ -242,7 +242,7 @@ def check_label(what: str, text: str | None, max_length: int) -> None:
     if text is not None and not is_fit_to_show(text):
         raise UsageError(
             f"The {what} is invalid.",
-            remedy="Give it composed (NFC), without control or bidirectional characters.",
+            remedy="Normalise it to NFC, and remove control and bidirectional characters.",
         )
 
 

@@ -336,7 +336,8 @@ class Pairs(Part):
             )
         if (kind == SHARE) is not bool(share_of):
             raise UsageError(
-                "A share needs an organisation, and only a share has one.", remedy="Give it for a share only."
+                "An organisation must be given for a share, and only for a share.",
+                remedy="Add or omit the organisation.",
             )
         _find(session, pair_id)
         row = ProposalRow(

@@ -448,7 +448,7 @@ def check_new_bucket(name: str, url: str | None = None, profile: str | None = No
     if (profile is None) != (url is None):
         # Without its own profile, a real bucket would be accessed with this machine's default credentials.
         raise UsageError(
-            "A bucket has only one of URL and credentials profile.",
+            "A bucket's URL or its credentials profile is missing.",
             remedy="Give both for a real bucket, or neither for a folder of the home.",
         )
 

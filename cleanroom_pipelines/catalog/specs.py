@@ -112,7 +112,7 @@ class TrainingDatasetSpec(Spec):
         _check_columns("interactions", self.columns, {Role.USER_ID: 1, Role.ITEM_ID: 1})
         if bool(self.users_source) != bool(self.users_columns):
             raise UsageError(
-                "The users table has a source without columns, or columns without a source.",
+                "The source or the columns of the users table are missing.",
                 remedy="Give both its source and its columns.",
             )
         if self.users_columns:
@@ -308,7 +308,9 @@ class RequestedSeed(Document):
                 "The seed does not have exactly one source.", remedy="Give a location, a query or a template."
             )
         if not self.is_sql and (self.parameters or self.protected_query_id is not None):
-            raise UsageError("A seed with a location has parameters.", remedy="Give parameters only with SQL.")
+            raise UsageError(
+                "The seed has a location and SQL parameters.", remedy="Give parameters only with SQL."
+            )
         if self.protected_query_id is not None and not is_uuid(self.protected_query_id):
             raise UsageError("The id of the seed's query is not a UUID.", remedy="Give a lower-case UUID.")
         if len(self.parameters) > MAX_PARAMETERS:

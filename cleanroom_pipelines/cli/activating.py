@@ -44,11 +44,15 @@ _OTHER_NAMES = {"PHONE": "PHONE_NUMBER", "HASHED_PHONE": "HASHED_PHONE_NUMBER", 
 @click.option(
     "--ids",
     type=_FILE,
-    help="Table of user_id with email, phone_number, hashed_email or hashed_phone_number; any rows per user.",
+    help="Table with user_id and one or more of email, phone_number, hashed_email and hashed_phone_number.",
 )
 @click.option("--gzip", is_flag=True, help="Compress each file.")
 @click.option(
-    "--max-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Most rows per file."
+    "--max-rows",
+    type=click.IntRange(min=1),
+    default=1_000_000,
+    show_default=True,
+    help="Maximum number of rows per file.",
 )
 @click.option("--holdout", help="Share of users to hold out as a control group, such as 10%.")
 @click.option(

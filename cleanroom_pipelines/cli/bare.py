@@ -51,7 +51,7 @@ def train_model(
     from cleanroom_pipelines.similarity.training import train
 
     if bool(users) != bool(users_schema):
-        raise UsageError("--users and --users-schema need each other.", remedy="Give both, or neither.")
+        raise UsageError("Only one of --users and --users-schema was given.", remedy="Give both, or neither.")
     if day_cache is not None:
         day_cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with new_folder(out) as folder:

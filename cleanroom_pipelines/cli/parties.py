@@ -252,7 +252,7 @@ def bucket() -> None:
 @_ACCOUNT
 @_JSON
 def create_bucket(name: str, account: str, as_json: bool) -> None:
-    """Create the bucket NAME for an account, as a folder of the home."""
+    """Create the bucket NAME for an account, as a folder in the home."""
     _register(name, account, as_json=as_json)
 
 

@@ -55,7 +55,7 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
         page["dagster/column_schema"] = dg.MetadataValue.table_schema(
             dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
         )
-    page["made from"] = _inputs_table(made)
+    page["inputs"] = _inputs_table(made)
     page["artifact"] = f"version {made.manifest.version}, {len(made.manifest.files)} files"
     page["code version"] = made.manifest.code_version
     return page
@@ -223,9 +223,9 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
         {
             "size": row["size"],
             "users": f"{row['delivered']:,}",
-            "finds of the held-out seed": f"{row['recall']:.1%}",
+            "recall of held-out seed users": f"{row['recall']:.1%}",
             "95 % interval": f"{row['recall_interval'][0]:.1%} to {row['recall_interval'][1]:.1%}",
-            "random would find": f"{row['recall_random']:.1%}",
+            "recall, random": f"{row['recall_random']:.1%}",
             "lift": f"{row['lift']:.2f}",
             "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
             "relevance at random": f"{row['relevance_random']:.2f}",

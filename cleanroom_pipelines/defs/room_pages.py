@@ -92,8 +92,8 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
                 "age": row["age"] or "",
                 "gender": row["gender"] or "",
                 "affinity": f"{row['affinity_ratio']:g}",
-                "share in overlap": f"{row['share_in_overlap']:.1%}",
-                "share in matchable": f"{row['share_in_matchable']:.1%}",
+                "share of overlap": f"{row['share_in_overlap']:.1%}",
+                "share of matchable users": f"{row['share_in_matchable']:.1%}",
             }
             for row in sorted(shown, key=lambda row: -row["affinity_ratio"])[:_MOST_ROWS]
         ]

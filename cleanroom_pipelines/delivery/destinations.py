@@ -156,7 +156,10 @@ def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Arr
     """
     require_served(destination, kind)
     if destination is AdDestination.PLAIN or kind is MatchingId.STRING:
-        raise UsageError("Your own ids are delivered unchanged.", remedy="Hash only e-mails or phones.")
+        raise UsageError(
+            "Your own ids are delivered as they are, not hashed.",
+            remedy="Hash only e-mail addresses or phone numbers.",
+        )
     judged = judge_ids(kind, ids)
     form = None if kind.is_hashed else _RULES[destination].forms.get(kind.family)
     if form is None:

@@ -374,7 +374,7 @@ class _Files:
 
     def __post_init__(self) -> None:
         if self.rows_per_part < 1:
-            raise UsageError("A file of an export must hold at least one row.", remedy="Allow at least 1.")
+            raise UsageError("The maximum number of rows per file is below 1.", remedy="Give at least 1.")
         if self.gzip and self.format.is_compressed:
             raise UsageError("Parquet files are already compressed.", remedy="Omit gzip.")
 

@@ -563,7 +563,7 @@ def _current(installation: Installation, kind: Kind, partition: str) -> Version:
         version = None
     if version is None:
         raise CleanroomError(
-            f"The {kind.words} that this depends on is not active.",
+            f"The {kind.words} that this depends on is not ACTIVE.",
             remedy=f"Fix the problem shown in the status of that {kind.words}, then try again.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )

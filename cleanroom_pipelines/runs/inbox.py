@@ -367,7 +367,9 @@ def _reading_errors_explained() -> Iterator[None]:
 
 
 def _still_written() -> StillWrittenError:
-    return StillWrittenError("The file may still be incomplete.", remedy="It is accepted once it stops changing.")
+    return StillWrittenError(
+        "The file may still be incomplete.", remedy="It will be accepted once it stops changing."
+    )
 
 
 def _job_of(installation: Installation, note: Mapping[str, Any]) -> GenerationJob | None:

@@ -132,7 +132,7 @@ def forget_room_inbox(installation: Installation, room_id: str) -> None:
 def _input_of(room: DataRoom, folder: str) -> InputName:
     key, _, kind = folder.partition("-")
     if key not in FOLDERS:
-        raise InputError("The inbox folder's name is not a dataset.", remedy=f"Use {', '.join(FOLDERS)}.")
+        raise InputError("The inbox folder is not named after a dataset.", remedy=f"Use {', '.join(FOLDERS)}.")
     dataset = Dataset(key.upper())
     if not dataset.has_ids:
         return InputName(dataset)
@@ -140,7 +140,7 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
         kind = room.matching_ids[0]
     if kind not in room.matching_ids:
         raise InputError(
-            "The inbox folder's name contains a kind of matching ids that the room does not use.",
+            "The inbox folder is named after a kind of matching ids that the room does not accept.",
             remedy=f"Use a folder such as {key}-{room.matching_ids[0]}.",
         )
     return InputName(dataset, MatchingId(kind))

@@ -48,7 +48,7 @@ class MediaApi:
                 return self._file(request, email)
             with self._audited_rejections(request, email):
                 if request.method != "POST":
-                    raise errors.NotFoundError("Unknown path.", remedy="See the protocol.")
+                    raise errors.NotFoundError("Unknown path.", remedy="See cleanroom_pipelines.media.protocol.")
                 params = _object(body)
             method = request.raw_path.removeprefix(f"{PREFIX}/")
             return _json(200, {"result": self.service.call(email, method, params, request.id)})
@@ -61,7 +61,7 @@ class MediaApi:
             email = self._admit(request)
             with self._audited_rejections(request, email):
                 if request.raw_path != _UPLOADS:
-                    raise errors.NotFoundError("Unknown path.", remedy="See the protocol.")
+                    raise errors.NotFoundError("Unknown path.", remedy="See cleanroom_pipelines.media.protocol.")
             self.service.admit_upload(email, request.id)
             query = parse_qs(request.raw_query)
             name = (query.get("name") or ["file"])[0]
@@ -100,7 +100,7 @@ class MediaApi:
         parts = [unquote(part) for part in request.raw_path.removeprefix(_JOBS).split("/")]
         with self._audited_rejections(request, email):
             if len(parts) != 3 or parts[1] != "files":
-                raise errors.NotFoundError("Unknown path.", remedy="See the protocol.")
+                raise errors.NotFoundError("Unknown path.", remedy="See cleanroom_pipelines.media.protocol.")
         stack = ExitStack()
         try:
             path = stack.enter_context(self.service.opening(email, parts[0], parts[2]))

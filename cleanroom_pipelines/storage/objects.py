@@ -210,7 +210,7 @@ class Bucket(Protocol):
 
 def later_attempt() -> ClaimLostError:
     """Error for a folder that a later attempt has already written."""
-    return ClaimLostError("A later attempt has already delivered this.", remedy="Nothing was changed.")
+    return ClaimLostError("A later attempt has already delivered this export.", remedy="Nothing was changed.")
 
 
 def link_in_the_way() -> BucketError:

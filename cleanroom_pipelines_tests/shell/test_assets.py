@@ -144,7 +144,7 @@ def test_the_page_says_what_the_partition_is(finished: Shell, asset: str) -> Non
 
 @pytest.mark.parametrize("asset", ASSETS)
 def test_the_page_names_exact_parents(finished: Shell, asset: str) -> None:
-    inputs = [record.data for record in page_of(finished, asset)["made from"].records]
+    inputs = [record.data for record in page_of(finished, asset)["inputs"].records]
     assert {entry["asset"] for entry in inputs} == PARENTS[asset]
     for entry in inputs:
         assert re.fullmatch("[0-9a-f]{16}", str(entry["digest"]))
@@ -174,7 +174,7 @@ def test_the_audience_page_shows_how_good_it_is(finished: Shell) -> None:
     assert re.match(r"\*\*Finds [\d.]+ times as many as chance at 10 % \(", page["summary"])
     assert [record.data["size"] for record in page["by size"].records] == ["5%", "10%", "20%"]
     for record in page["by size"].records:
-        for column in ("finds of the held-out seed", "95 % interval", "random would find", "lift", "relevance"):
+        for column in ("recall of held-out seed users", "95 % interval", "recall, random", "lift", "relevance"):
             assert record.data[column]
     assert page["recall at 20%"] > 2 * page["recall at 20%, random"]
 

@@ -77,7 +77,7 @@ class MediaService:
         try:
             known = Method(method)
         except ValueError:
-            error = errors.NotFoundError("Unknown method.", remedy="See the protocol.")
+            error = errors.NotFoundError("Unknown method.", remedy="See cleanroom_pipelines.media.protocol.")
             self.refused("unknown", error, request_id, email)
             raise error from None
         call = Call(self.installation, email, params, {"operation": known.value, "request_id": request_id})
