@@ -218,7 +218,7 @@ class Lookalike(Document):
     Args:
         source: The other audience.
         reach: Size in percent of all relevant users, a whole number from 1 to 30.
-        exclude_seed_audience: Whether to leave out the source's own users and fill their places with others.
+        exclude_seed_audience: Whether to exclude the source's own users and replace them by the next best.
     """
 
     kind: Literal["lookalike"] = field(default="lookalike", kw_only=True)

@@ -547,7 +547,7 @@ class LedgerLine:
         tenths: Its price.
         variance: σ² of its noise as a fraction; None if unknown.
         sensitivity: Squared L2 sensitivity as a fraction; None if unknown.
-        place: The room or job it was asked in.
+        place: The room or job that asked the question.
         organization: The requesting organisation.
         created_at: UTC; None until it is stored.
     """

@@ -130,7 +130,7 @@ def collaboration() -> None:
     type=click.Choice(["private", "full"]),
     default="private",
     show_default=True,
-    help="Rank by one noised vector, or by the full ensemble, whose lists and metrics reveal single people.",
+    help="Rank by one noised vector, or by the full ensemble, whose lists and metrics reveal individuals.",
 )
 @click.option(
     "--period",

@@ -81,7 +81,7 @@ class Budget:
     Args:
         installation: The installation that holds the budget.
         pair: The two organisations.
-        place: Partition key of the room or job that asks.
+        place: Partition key of the requesting room or job.
     """
 
     installation: Installation
@@ -118,7 +118,7 @@ class Budget:
 
         Args:
             questions: The questions.
-            organization: The organisation that asks.
+            organization: The requesting organisation.
 
         Raises:
             BudgetSpentError: Too little is left; nothing was spent.
@@ -147,7 +147,7 @@ class Budget:
         It does not name the pair: for a user with a public mail address, the organisation is that address.
 
         Args:
-            organization: The organisation that asks; the remaining budget is then limited to its share.
+            organization: The requesting organisation; the remaining budget is then limited to its share.
         """
         ledger = self.ledger_for(organization)
         share = {} if ledger.share is None else {"share": in_units(ledger.share)}

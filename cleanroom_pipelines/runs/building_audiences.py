@@ -125,7 +125,7 @@ class _Question:
 
     @property
     def organization(self) -> str:
-        """Organisation that asks."""
+        """The requesting organisation."""
         return self.installation.catalog.pairs.organization_of_user(self.work.record.created_by_email)
 
     def text(self, definition: Definition) -> str:

@@ -7,7 +7,7 @@ Keep out: settings (installation.py) and rebuilding lost parts (recovery.py).
 A missing part never causes a deletion or an empty replacement. A home ahead of its catalogue, a catalogue of
 another installation and a lost key each raise an error that says how to recover. Three cases are repaired
 automatically: a home behind its catalogue, a home from before the identity file existed, and a lost identity file
-in a home whose key proves where it belongs.
+in a home whose key proves that they belong together.
 """
 
 import logging
@@ -45,7 +45,7 @@ class Parts:
         home: Its folder.
         catalog: Its catalogue, not yet opened.
         store: Its artifacts.
-        key_file: Where its key is.
+        key_file: The file of its key.
         token_hex: Returns n random bytes as hex.
     """
 

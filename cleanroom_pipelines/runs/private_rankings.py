@@ -93,7 +93,7 @@ class PrivateRanking:
             out: Existing directory for ranking.parquet.
             n_users: Number of all users, as released or as both sides may know it.
             releaser: Adds the noise.
-            organization: The organisation that asks.
+            organization: The requesting organisation.
             runtime: Engine, progress and cancellation.
 
         Returns:

@@ -51,7 +51,7 @@ class LookalikeRun:
         seed_file: The source's users, one id per user, in column user_id.
         n_seed: Exact number of the source's users.
         source: Canonical text of the source.
-        organization: The organisation that asks.
+        organization: The requesting organisation.
     """
 
     installation: Installation

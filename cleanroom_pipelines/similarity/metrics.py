@@ -129,7 +129,7 @@ def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) ->
     Args:
         held_out: The held-out seed users.
         percentiles: (N - m,) percentiles of the non-seed users, descending.
-        wanted: The sizes n to sum for.
+        wanted: The sizes n to compute sums for.
     """
     ordered = np.sort(held_out.percentile)
     below = np.searchsorted(ordered, percentiles, "left") + np.searchsorted(ordered, percentiles, "right")

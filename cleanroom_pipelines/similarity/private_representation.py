@@ -216,7 +216,7 @@ def _identities(model: Model) -> list[Any]:
 
 
 def _places(known: Sequence[Any], wanted: Sequence[Any]) -> Int64:
-    """Positions of the wanted among the known, -1 if missing."""
+    """Positions of the requested values among the known ones; -1 if missing."""
     place = {name: number for number, name in enumerate(known)}
     return np.array([place.get(name, -1) for name in wanted], dtype=np.int64)
 

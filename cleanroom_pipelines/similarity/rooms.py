@@ -72,7 +72,7 @@ def train_room(
         runtime: Engine, progress and cancellation.
 
     Returns:
-        Counts and timing; a row is a segment of a user.
+        Counts and timing; one row is one segment of one user.
 
     Raises:
         TrainingDataError: The base audience has neither segments nor embeddings, or fewer than 100 relevant users.

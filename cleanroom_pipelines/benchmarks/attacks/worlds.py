@@ -49,7 +49,7 @@ N_INTERESTS = 50
 N_SEED = 280
 """Small enough that a lookalike uses most of the budget, large enough that the released size allows one."""
 N_ODD = 8
-"""Segments of users in no list: excluding one gives another question with the same users."""
+"""Number of segments whose users are on no list: excluding one gives another question with the same users."""
 
 _MANY = 1_000_000
 _EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE,
