@@ -188,12 +188,12 @@ def parse_arn(arn: str) -> ArnParts | None:
 
 
 def is_fit_to_show(text: str) -> bool:
-    """Return whether a one-line text is normalised (NFC) and has no invisible characters."""
+    """Return whether a one-line text is in Unicode form NFC and has no invisible characters."""
     return not _INVISIBLE.search(text) and unicodedata.is_normalized("NFC", text)
 
 
 def as_label(text: str) -> str:
-    """Normalise (NFC) a text from outside, such as a file name, and replace its invisible characters by `_`."""
+    """Normalise an external text, such as a file name, to NFC, and replace its invisible characters by `_`."""
     return _INVISIBLE.sub("_", unicodedata.normalize("NFC", text))
 
 
@@ -206,7 +206,7 @@ def check_name(name: str) -> None:
     if len(name) > MAX_NAME or not _NAME.fullmatch(name) or not name.strip() or not is_fit_to_show(name):
         raise UsageError(
             "The name is invalid.",
-            remedy=f"Give a name of 1 to {MAX_NAME} characters on one line, not only blanks, composed (NFC), "
+            remedy=f"Give a name of 1 to {MAX_NAME} characters on one line, not only blanks, in Unicode form NFC, "
             "without control or bidirectional characters.",
         )
 
@@ -223,8 +223,8 @@ def check_description(description: str | None) -> None:
     if len(description) > MAX_DESCRIPTION or not _is_a_text(description):
         raise UsageError(
             "The description is invalid.",
-            remedy=f"Give at most {MAX_DESCRIPTION} characters, composed (NFC), without control or bidirectional "
-            "characters.",
+            remedy=f"Give at most {MAX_DESCRIPTION} characters in Unicode form NFC, without control or "
+            "bidirectional characters.",
         )
 
 

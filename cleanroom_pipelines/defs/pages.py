@@ -228,7 +228,7 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
             "recall, random": f"{row['recall_random']:.1%}",
             "lift": f"{row['lift']:.2f}",
             "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
-            "relevance at random": f"{row['relevance_random']:.2f}",
+            "relevance, random": f"{row['relevance_random']:.2f}",
         }
         for row in metrics["sizes"]
     ]

@@ -133,7 +133,7 @@ def _draw_relevance(axis: Any, metrics: Mapping[str, Any]) -> None:
     ]
     if known:
         axis.plot(*zip(*known, strict=True), "o-", color=_SEED, label="relevance")
-    axis.plot(shares, [row["relevance_random"] for row in rows], "--", color=_RANDOM, label="relevance at random")
+    axis.plot(shares, [row["relevance_random"] for row in rows], "--", color=_RANDOM, label="relevance, random")
     axis.set_ylim(-1.05, 1.05)
     axis.axhline(0, color="black", linewidth=0.5)
     axis.set_xlabel("audience size, % of all users")

@@ -4,9 +4,9 @@ Lives here: one rule per destination, and the hashes that follow from it.
 Add here when a destination is added, or changes its rules.
 Keep out: our own normal forms (`identity`) and writing files (`delivery.writing`).
 
-The rules and their sources. All were looked up on 2026-11-27 in stored copies of the vendors' public pages, and were
-not tested by an upload; the year is that of the copy, if it states one. Every hash is SHA-256 of the UTF-8 text, as
-64 lower-case hex digits, without salt.
+The rules and their sources. All were looked up on 2026-11-27 in stored copies of the vendors' public pages and
+were not tested by an upload; the year is that of the copy, if it states one. Every hash is SHA-256 of the UTF-8
+text, as 64 lower-case hex digits, without salt.
 
 plain: one user id per line, no header; the user list of the Media API.
 

@@ -159,7 +159,7 @@ def _read_csv(format_: FileFormat, stream: Any) -> Rows:
     # newline="": a line break inside quotes is part of the id.
     with io.TextIOWrapper(stream, encoding="utf-8", newline="" if format_.holds_users else "\n") as text:
         if format_.header and text.readline() != ",".join(format_.header) + "\n":
-            raise ValueError("another header")
+            raise ValueError("unexpected header")
         if format_.holds_users:
             yield from _in_batches(cell for (cell,) in csv.reader(text, strict=True))
         else:

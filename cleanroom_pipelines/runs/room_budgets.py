@@ -62,7 +62,7 @@ class RoomBudget:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Fields that enter the digest of an artifact with released numbers."""
+        """Fields that, besides its inputs, determine the digest of an artifact with released numbers."""
         return {"pair": self.budget.pair.id}
 
     @property
