@@ -59,7 +59,7 @@ def seed_files(room: Room) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_everything_is_made_parents_first(room: Room) -> None:
+def test_everything_is_created_parents_first(room: Room) -> None:
     changes = room.apply()
     assert actions(changes) == [("create", name) for name in EVERYTHING]
     assert [change.kind for change in changes] == [*worlds.ROAD, Kind.EXPORT_JOB]
@@ -69,7 +69,7 @@ def test_everything_is_made_parents_first(room: Room) -> None:
     assert room.one(Kind.TRAINING_DATASET).source == str(room.folder / "baskets.csv")
 
 
-def test_applied_again_nothing_changes(room: Room) -> None:
+def test_applying_again_changes_nothing(room: Room) -> None:
     first = room.apply()
     before = room.state()
     second = room.apply()
@@ -83,7 +83,7 @@ def test_applied_again_nothing_changes(room: Room) -> None:
     assert seed_files(room) == []
 
 
-def test_a_dry_run_says_what_applying_does_and_changes_nothing(room: Room, mend: Mend) -> None:
+def test_dry_run_lists_the_changes_without_applying_them(room: Room, mend: Mend) -> None:
     def told(changes: list[Any]) -> list[tuple[str, Kind, str]]:
         return [(change.action, change.kind, change.name) for change in changes]
 
@@ -124,7 +124,7 @@ CHANGES: list[tuple[str, Any, list[str]]] = [
 ]
 
 
-def test_what_changed_is_updated(room: Room, mend: Mend) -> None:
+def test_changed_resources_are_updated(room: Room, mend: Mend) -> None:
     """One change after the other, each of a room in which all is done."""
 
     def is_updated(place: str, value: Any, renewed: list[str]) -> None:
@@ -143,7 +143,7 @@ def test_what_changed_is_updated(room: Room, mend: Mend) -> None:
     assert_each(is_updated, CHANGES)
 
 
-def test_a_model_moves_to_another_dataset(room: Room, mend: Mend) -> None:
+def test_model_moves_to_another_dataset(room: Room, mend: Mend) -> None:
     room.apply()
     mend("training_datasets.0.name", "Other baskets")
     mend("audience_models.0.training_dataset", "Other baskets")
@@ -158,7 +158,7 @@ def test_a_model_moves_to_another_dataset(room: Room, mend: Mend) -> None:
     ]
 
 
-def test_another_seed_of_the_same_name_makes_a_new_version(room: Room) -> None:
+def test_another_seed_of_the_same_name_requests_a_new_version(room: Room) -> None:
     room.apply()
     finish_jobs(room)
     (room.folder / "seed.csv").write_text("user\nberta@example.com\n")
@@ -169,7 +169,7 @@ def test_another_seed_of_the_same_name_makes_a_new_version(room: Room) -> None:
         assert path.read_text() == "user\nberta@example.com\n"
 
 
-def test_a_parent_may_stand_in_an_earlier_file(room: Room) -> None:
+def test_parent_may_be_declared_in_an_earlier_file(room: Room) -> None:
     jobs = room.raw.pop("generation_jobs")
     room.apply()
     room.raw = {"generation_jobs": jobs}
@@ -216,7 +216,7 @@ WRONG: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize("on_empty_home", [True, False])
-def test_a_declaration_that_is_wrong_changes_nothing(room: Room, mend: Mend, *, on_empty_home: bool) -> None:
+def test_invalid_declaration_changes_nothing(room: Room, mend: Mend, *, on_empty_home: bool) -> None:
     (room.folder / "canary-7f3a.txt").write_text("x")
     if not on_empty_home:
         room.apply()
@@ -238,7 +238,7 @@ def test_a_declaration_that_is_wrong_changes_nothing(room: Room, mend: Mend, *, 
     assert_each(changes_nothing, WRONG)
 
 
-def test_a_seed_of_another_format_is_refused(room: Room, mend: Mend) -> None:
+def test_seed_of_an_unsupported_format_is_rejected(room: Room, mend: Mend) -> None:
     (room.folder / "seed.xlsx").write_text("x")
     mend("generation_jobs.0.seed", "seed.xlsx")
     before = room.state()
@@ -247,7 +247,7 @@ def test_a_seed_of_another_format_is_refused(room: Room, mend: Mend) -> None:
     assert room.state() == before
 
 
-def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
+def test_undeclared_resource_is_not_taken_over(room: Room) -> None:
     room.catalog.resources.create(
         TrainingDatasetSpec(name="Baskets", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID)))
     )
@@ -258,7 +258,7 @@ def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
     assert room.state() == before
 
 
-def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
+def test_undeclared_parent_may_be_used(room: Room) -> None:
     dataset = room.catalog.resources.create(
         TrainingDatasetSpec(name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID)))
     )
@@ -267,7 +267,7 @@ def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
     assert room.one(Kind.AUDIENCE_MODEL).training_dataset_id == dataset.id
 
 
-def test_what_is_being_deleted_is_told(room: Room) -> None:
+def test_resource_being_deleted_is_reported(room: Room) -> None:
     dataset = room.catalog.resources.create(
         TrainingDatasetSpec(name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))),
         declared=True,
@@ -284,7 +284,7 @@ def test_what_is_being_deleted_is_told(room: Room) -> None:
     assert room.state() == before
 
 
-def test_a_seed_lies_in_the_vault_while_its_job_needs_it(new_room: NewRoom) -> None:
+def test_seed_is_in_the_vault_while_its_job_needs_it(new_room: NewRoom) -> None:
     def lies_there(keep: bool) -> None:
         room = new_room()
         mend_in(room, "generation_jobs.0.keep_seed", keep)
@@ -303,7 +303,7 @@ def test_a_seed_lies_in_the_vault_while_its_job_needs_it(new_room: NewRoom) -> N
     assert_each(lies_there, [False, True])
 
 
-def test_a_seed_that_is_to_be_kept_from_now_on_is_sealed(room: Room, mend: Mend) -> None:
+def test_seed_to_be_kept_is_sealed(room: Room, mend: Mend) -> None:
     room.apply()
     finish_jobs(room)
     mend("generation_jobs.0.keep_seed", True)
@@ -318,7 +318,7 @@ def test_a_seed_that_is_to_be_kept_from_now_on_is_sealed(room: Room, mend: Mend)
     assert room.one(Kind.GENERATION_JOB).seed_location is None
 
 
-def test_the_refresh_says_whether_seeds_are_kept(new_room: NewRoom) -> None:
+def test_refresh_determines_whether_seeds_are_kept(new_room: NewRoom) -> None:
     def is_so(refresh: bool | None, job: bool | None, kept: bool) -> None:
         room = new_room()
         if refresh is not None:
@@ -334,7 +334,7 @@ def test_the_refresh_says_whether_seeds_are_kept(new_room: NewRoom) -> None:
     )
 
 
-def test_a_seed_is_not_left_behind_when_its_job_cannot_be_made(room: Room) -> None:
+def test_seed_is_deleted_if_its_job_cannot_be_created(room: Room) -> None:
     with (
         mock.patch.object(Creation, "create", autospec=True, side_effect=failing_for_jobs(Creation.create)),
         pytest.raises(KeyboardInterrupt),
@@ -354,14 +354,14 @@ def failing_for_jobs(create: Any) -> Any:
     return failing
 
 
-def test_a_long_name_still_tells_its_exports_apart(room: Room, mend: Mend) -> None:
+def test_exports_of_long_names_have_distinct_names(room: Room, mend: Mend) -> None:
     mend("generation_jobs.0.name", "x" * 63)
     room.apply()
     names = {record.name for record in room.catalog.resources.iterate(Kind.EXPORT_JOB)}
     assert names == {"x" * 60 + " 5%", "x" * 59 + " 20%"}
 
 
-def test_names_may_hold_anything_on_one_line(room: Room, mend: Mend) -> None:
+def test_names_may_contain_any_one_line_text(room: Room, mend: Mend) -> None:
     mend("training_datasets.0.name", "../'; DROP TABLE\" 🛒")
     mend("audience_models.0.training_dataset", "../'; DROP TABLE\" 🛒")
     dataset, *_ = room.apply()

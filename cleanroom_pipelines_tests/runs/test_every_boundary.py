@@ -338,7 +338,7 @@ def _closed() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", LIVES)
-def test_whoever_dies_is_followed(name: str, trained_folder: Path, world: worlds.World, tmp_path: Path) -> None:
+def test_killed_run_is_resumed(name: str, trained_folder: Path, world: worlds.World, tmp_path: Path) -> None:
     life, original = LIVES[name], tmp_path / "original"
     needs = {"original": trained_folder, "world": world}
     life.make(**{key: needs[key] for key in signature(life.make).parameters if key in needs}, folder=original)
@@ -352,7 +352,7 @@ def test_whoever_dies_is_followed(name: str, trained_folder: Path, world: worlds
     assert n_died >= life.n_faults
 
 
-def test_whoever_dies_exporting_to_a_store_is_followed(store_server: ThreadedMotoServer, tmp_path: Path) -> None:
+def test_killed_export_to_a_store_is_resumed(store_server: ThreadedMotoServer, tmp_path: Path) -> None:
     with empty_store(store_server, tmp_path) as store:
         client = store.client()
         client.create_bucket(Bucket=BUCKET)
@@ -371,11 +371,11 @@ def test_whoever_dies_exporting_to_a_store_is_followed(store_server: ThreadedMot
     assert n_died >= N_OF_STORE
 
 
-def test_whoever_dies_deleting_is_followed(tmp_path: Path) -> None:
+def test_killed_deletion_is_resumed(tmp_path: Path) -> None:
     with_deletion(tmp_path / "original")
     n_died = die_and_go_on(tmp_path / "original", tmp_path / "copy", delete, check_deleted, every=9)
     assert n_died >= N_OF_DELETION
 
 
-def test_there_are_200_faults() -> None:
+def test_at_least_200_faults_are_covered() -> None:
     assert sum(life.n_faults for life in LIVES.values()) + N_OF_STORE + N_OF_DELETION + N_KILLS >= 200

@@ -52,7 +52,7 @@ def audited(road: Road, arn: str) -> list[str]:
     return [one["kind"] for one in entries if one["operation"] == "export"]
 
 
-def test_a_job_states_its_price_its_noise_and_what_is_left_to_both_sides(road: Road) -> None:
+def test_job_shows_price_noise_and_remaining_budget_to_both_sides(road: Road) -> None:
     arn = road.job("loyal")
     starter, owner = road.told(arn)
     assert starter["status"] == "ACTIVE", starter
@@ -71,7 +71,7 @@ def test_a_job_states_its_price_its_noise_and_what_is_left_to_both_sides(road: R
     assert sorted(kinds) == ["figures", "lookalike", "seed_size"]
 
 
-def test_the_list_is_in_place_and_its_order_tells_nothing(road: Road) -> None:
+def test_list_is_in_place_and_its_order_reveals_nothing(road: Road) -> None:
     arn = road.job("loyal")
     listed = road.export(arn)
     best = road.ranking(arn)[:EXPORTED]
@@ -89,7 +89,7 @@ def test_the_list_is_in_place_and_its_order_tells_nothing(road: Road) -> None:
     assert audited(road, arn) == []
 
 
-def test_all_sizes_of_a_private_job_are_delivered_for_nothing_more(road: Road) -> None:
+def test_exports_of_all_sizes_are_free(road: Road) -> None:
     arn = road.job("loyal")
     spent = road.spent
     small, large = road.export(arn, 5, "small"), road.export(arn, 60, "large")
@@ -98,7 +98,7 @@ def test_all_sizes_of_a_private_job_are_delivered_for_nothing_more(road: Road) -
     assert road.spent == spent
 
 
-def test_the_seed_stands_first_where_its_provider_asks_and_every_place_says_so(road: Road) -> None:
+def test_seed_first_on_request_is_labelled_everywhere(road: Road) -> None:
     arn = road.job("first", includeSeedInOutput=True)
     listed = road.export(arn, 60)
     assert set(listed.users[:N_SEED]) == set(SEED)
@@ -114,7 +114,7 @@ def test_the_seed_stands_first_where_its_provider_asks_and_every_place_says_so(r
     assert road.told(arn)[0]["includeSeedInOutput"] is True
 
 
-def test_a_collaboration_may_leave_the_seed_out_and_every_place_says_so(road: Road) -> None:
+def test_seed_removed_by_the_collaboration_is_labelled_everywhere(road: Road) -> None:
     arn = road.job("removed", collaborationId=road.collaboration(seed_removed=True))
     listed = road.export(arn)
     assert len(listed.users) == EXPORTED
@@ -128,9 +128,7 @@ def test_a_collaboration_may_leave_the_seed_out_and_every_place_says_so(road: Ro
 
 
 @pytest.mark.parametrize("n_known", [430, 500])
-def test_whether_a_size_reveals_the_seed_is_decided_by_the_released_number(
-    road: Road, monkeypatch: pytest.MonkeyPatch, n_known: int
-) -> None:
+def test_size_check_uses_the_released_seed_size(road: Road, monkeypatch: pytest.MonkeyPatch, n_known: int) -> None:
     """Of 1,500 users 900 are asked for; that is half of the others only if the seed were negative."""
     hold_noise(monkeypatch, size=500)
     configured = worlds.the(road.installation, Kind.CONFIGURED_AUDIENCE_MODEL)
@@ -149,7 +147,7 @@ def test_whether_a_size_reveals_the_seed_is_decided_by_the_released_number(
     assert statuses == ["ACTIVE", "CREATE_FAILED"]
 
 
-def test_the_full_ensemble_keeps_the_output_of_aws_and_every_place_says_so(road: Road) -> None:
+def test_full_ensemble_has_the_aws_output_and_is_labelled_everywhere(road: Road) -> None:
     arn = road.job("full", collaborationId=road.collaboration(full_ensemble=True))
     listed = road.export(arn)
     ranked = [user for user in road.ranking(arn) if user not in set(SEED)]
@@ -161,7 +159,7 @@ def test_the_full_ensemble_keeps_the_output_of_aws_and_every_place_says_so(road:
     assert road.spent == 0
 
 
-def test_within_one_organisation_nothing_is_private_and_nothing_is_paid(road: Road) -> None:
+def test_job_within_one_organisation_is_free_and_unlabelled(road: Road) -> None:
     road.installation.catalog.pairs.set_organization(SHOP, account_id=ADVERTISER)
     arn = road.job("own")
     listed = road.export(arn)
@@ -172,7 +170,7 @@ def test_within_one_organisation_nothing_is_private_and_nothing_is_paid(road: Ro
     assert road.installation.catalog.pairs.ledger_lines(road.pair.id) == ()
 
 
-def test_the_same_seed_again_is_free_and_tells_the_same(road: Road) -> None:
+def test_same_seed_again_is_free_and_gives_the_same_result(road: Road) -> None:
     first = road.job("loyal")
     spent = road.spent
     again = road.job("loyal again")
@@ -182,7 +180,7 @@ def test_the_same_seed_again_is_free_and_tells_the_same(road: Road) -> None:
     assert set(road.export(first, name="a").users) == set(road.export(again, name="b").users)
 
 
-def test_a_seed_that_differs_by_one_id_is_paid_anew_with_other_noise(road: Road) -> None:
+def test_seed_differing_by_one_id_is_charged_with_new_noise(road: Road) -> None:
     first, spent = road.job("loyal"), road.spent
     other = road.job("neighbour", NEIGHBOUR)
     assert road.spent > 1.5 * spent
@@ -201,7 +199,7 @@ def hold_noise(monkeypatch: pytest.MonkeyPatch, *, size: int) -> None:
 
 
 @pytest.mark.parametrize("n_known", [N_SEED - 1, 260])
-def test_nothing_leaves_but_released_values_and_what_follows_from_them(
+def test_only_released_values_and_derived_ones_are_published(
     road: Road, monkeypatch: pytest.MonkeyPatch, n_known: int
 ) -> None:
     """With the released values held fixed, other seeds get the same answers, lists, explanations and prices."""
@@ -223,7 +221,7 @@ def test_nothing_leaves_but_released_values_and_what_follows_from_them(
     assert sorted(costs[:3]) == sorted(costs[3:])
 
 
-def test_without_noise_the_same_answers_tell_one_person(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noiseless_answers_would_reveal_one_person(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     """So the test above can fail: exact values leave their mark in figures and order."""
     monkeypatch.setattr(Releaser, "noised", lambda _, value, **__: value)
     first, other = road.job("loyal"), road.job("neighbour", NEIGHBOUR)
@@ -248,7 +246,7 @@ def _version(road: Road, arn: str) -> Any:
     return road.installation.catalog.resources.newest_version(Kind.GENERATION_JOB, arn.rpartition("/")[2])
 
 
-def test_a_seed_too_small_for_a_proof_is_told_the_number_that_is_needed(road: Road) -> None:
+def test_too_small_seed_reports_the_required_size(road: Road) -> None:
     arn = road.job("small", GROUP[:120])
     starter, owner = road.told(arn)
     assert starter["status"] == "CREATE_FAILED"
@@ -260,9 +258,7 @@ def test_a_seed_too_small_for_a_proof_is_told_the_number_that_is_needed(road: Ro
     assert road.spent == 20, "its size, and nothing else"
 
 
-def test_whether_enough_users_are_known_is_decided_by_the_released_number(
-    road: Road, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_minimum_seed_size_check_uses_the_released_count(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     hold_noise(monkeypatch, size=10)
     arn = road.job("large")
     assert road.told(arn)[0]["statusDetails"]["statusCode"] == StatusCode.INSUFFICIENT_MATCHING_SEED
@@ -271,7 +267,7 @@ def test_whether_enough_users_are_known_is_decided_by_the_released_number(
     assert road.told(arn)[0]["statusDetails"]["statusCode"] == StatusCode.SEED_COVERS_POPULATION
 
 
-def test_a_job_that_certainly_cannot_be_paid_is_refused_at_the_start(road: Road) -> None:
+def test_unaffordable_job_is_rejected_at_the_start(road: Road) -> None:
     spend(road, 985)
     with pytest.raises(ClientError) as refused:
         road.start("loyal")
@@ -284,14 +280,14 @@ def test_a_job_that_certainly_cannot_be_paid_is_refused_at_the_start(road: Road)
     assert list(road.installation.catalog.resources.iterate(Kind.GENERATION_JOB)) == []
 
 
-def test_what_does_not_pay_by_the_budget_of_the_pair_starts_all_the_same(road: Road) -> None:
+def test_unpriced_job_starts_with_a_spent_budget(road: Road) -> None:
     spend(road, 985)
     full = road.start("full", collaborationId=road.collaboration(full_ensemble=True))
     road.installation.catalog.pairs.set_organization(SHOP, account_id=ADVERTISER)
     assert full != road.start("own")
 
 
-def test_a_job_that_turns_out_too_dear_fails_and_computes_nothing(road: Road) -> None:
+def test_job_over_budget_fails_without_computing(road: Road) -> None:
     spend(road, 900)
     arn = road.job("loyal")
     starter, owner = road.told(arn)
@@ -304,7 +300,7 @@ def test_a_job_that_turns_out_too_dear_fails_and_computes_nothing(road: Road) ->
     assert "audience" not in _version(road, arn).artifacts
 
 
-def test_what_was_paid_can_be_asked_when_the_budget_is_spent(road: Road) -> None:
+def test_paid_questions_are_answered_with_a_spent_budget(road: Road) -> None:
     first = road.job("loyal")
     spend(road, 1000 - road.spent)
     again = road.job("loyal again")
@@ -313,9 +309,7 @@ def test_what_was_paid_can_be_asked_when_the_budget_is_spent(road: Road) -> None
     assert road.told(other)[0]["statusDetails"]["statusCode"] == StatusCode.PRIVACY_BUDGET_SPENT
 
 
-def test_a_month_gives_the_budget_anew_and_says_what_a_year_of_them_proves(
-    world_cache: WorldCache, tmp_path: Path
-) -> None:
+def test_monthly_budget_renews_and_shows_the_yearly_bound(world_cache: WorldCache, tmp_path: Path) -> None:
     clock = StandingClock()
     clock.now = datetime.now(UTC) - timedelta(days=40)
     folder = world_cache.copy("private road", make_private_road, tmp_path / "road")
@@ -336,7 +330,7 @@ def test_a_month_gives_the_budget_anew_and_says_what_a_year_of_them_proves(
         assert len(first) == 4, "what was paid stays paid"
 
 
-def test_both_roads_pay_from_one_ledger(road: Road) -> None:
+def test_both_apis_charge_one_ledger(road: Road) -> None:
     catalog = road.installation.catalog
     of_room = catalog.pairs.pair(
         catalog.pairs.organization_of_user(f"anna@{SHOP}"), catalog.pairs.organization_of_user(f"ben@{BRAND}")
@@ -349,14 +343,14 @@ def test_both_roads_pay_from_one_ledger(road: Road) -> None:
     assert road.message(road.job("loyal again")).count(f"Left: {100 - (before + 30) / 10:g} of") == 1
 
 
-def test_another_account_of_the_same_organization_starts_nothing_anew(road: Road) -> None:
+def test_accounts_of_one_organization_share_the_ledger(road: Road) -> None:
     catalog = road.installation.catalog
     assert paying_pair(catalog, STRANGER, PUBLISHER, None) != road.pair
     catalog.pairs.set_organization(BRAND, account_id=STRANGER)
     assert paying_pair(catalog, STRANGER, PUBLISHER, None) == road.pair
 
 
-def test_pages_of_a_private_job_name_the_price_and_what_a_list_reveals(road: Road) -> None:
+def test_pages_show_the_price_and_what_a_list_reveals(road: Road) -> None:
     arn = road.job("first", includeSeedInOutput=True)
     road.export(arn)
     job = arn.rpartition("/")[2]
@@ -370,7 +364,7 @@ def test_pages_of_a_private_job_name_the_price_and_what_a_list_reveals(road: Roa
     assert page["reveals by design"] == "seed"
 
 
-def test_the_parties_of_the_private_road_are_of_two_organisations(road: Road) -> None:
+def test_private_jobs_are_between_two_organisations(road: Road) -> None:
     organizations = {
         road.installation.catalog.pairs.organization_of_account(each) for each in (PUBLISHER, ADVERTISER)
     }
