@@ -117,7 +117,7 @@ def test_missing_file_is_detected(model: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"[]", b"null", b'{"model.json": 1}', b"{", b"[" * 10_000, b"\xff"]
 )
-def test_empty_digests_count_as_damage(model: Path, content: bytes) -> None:
+def test_invalid_digests_count_as_damage(model: Path, content: bytes) -> None:
     (model / DIGESTS_FILE).write_bytes(content)
     with pytest.raises(ArtifactError, match="damaged"):
         check_digests(model)

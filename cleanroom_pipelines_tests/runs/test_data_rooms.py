@@ -340,7 +340,7 @@ def test_list_of_too_few_users_is_rejected(filled: RoomWorld) -> None:
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "INSUFFICIENT_MATCHING_SEED")
 
 
-def test_audience_is_deletable_unless_a_list_was_delivered(filled: RoomWorld) -> None:
+def test_deleted_audience_is_kept_only_if_a_list_was_delivered(filled: RoomWorld) -> None:
     catalog = filled.installation.catalog
     never, delivered = filled.audience(REMARKETING, name="never"), filled.audience(REMARKETING, name="delivered")
     filled.deliver(delivered)

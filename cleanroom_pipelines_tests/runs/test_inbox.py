@@ -67,7 +67,7 @@ def test_drop_becomes_a_job_with_its_seed(inbox: Inbox) -> None:
         assert path.name == "seed.csv"
 
 
-def test_file_state_detects_ongoing_writes(inbox: Inbox) -> None:
+def test_file_state_changes_while_a_file_is_written(inbox: Inbox) -> None:
     path = inbox.drop()
     (first,) = inbox.drops()
     assert inbox.drops() == [first]

@@ -280,7 +280,7 @@ def test_unaffordable_job_is_rejected_at_the_start(road: Road) -> None:
     assert list(road.installation.catalog.resources.iterate(Kind.GENERATION_JOB)) == []
 
 
-def test_unpriced_job_starts_with_a_spent_budget(road: Road) -> None:
+def test_full_ensemble_and_own_jobs_start_with_a_spent_budget(road: Road) -> None:
     spend(road, 985)
     full = road.start("full", collaborationId=road.collaboration(full_ensemble=True))
     road.installation.catalog.pairs.set_organization(SHOP, account_id=ADVERTISER)
