@@ -24,7 +24,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
     mirror,
     newest_version,
     note_delivery,
-    refuse_deleting,
+    require_not_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind, check_text
 from cleanroom_pipelines.catalog.noting import noted
@@ -445,7 +445,7 @@ def cancel(session: Session, resource: ResourceRow, version: VersionRow, now: da
     elif version.status is Status.CREATE_IN_PROGRESS:
         version.cancel_requested = True
     else:
-        refuse_deleting(resource)
+        require_not_deleting(resource)
         raise ConflictError(
             f"The {resource.kind.words} {resource.id} has no work to cancel.", remedy="Check its status."
         )

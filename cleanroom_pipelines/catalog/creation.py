@@ -23,7 +23,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
     lock_resource,
     name_scope,
     pending_version,
-    refuse_deleting,
+    require_not_deleting,
 )
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
@@ -272,7 +272,7 @@ class Creation(Resources):
             must_be_active = parents_must_be_active and spec.parent_id != row.parent_id
             parent = _usable_parent(session, spec, row.account_id, row.region, must_be_active)
             row = lock_resource(session, kind, resource_id)
-            refuse_deleting(row)
+            require_not_deleting(row)
             spec = make_spec(row)  # again under the lock, so that no concurrent change is lost
             if parent is not None and spec.parent_id != parent.id:
                 raise ClashError("The resource's parent was changed concurrently.", remedy="Try again.")
@@ -315,7 +315,7 @@ def _usable_parent(
     parent = lock_resource(session, spec.parent_kind, spec.parent_id, account_id, region)
     if isinstance(spec, ExportJobSpec) and spec.started_by not in (None, account_id):
         _reject_stranger(session, spec, parent)
-    refuse_deleting(parent)
+    require_not_deleting(parent)
     if must_be_active and parent.status is not Status.ACTIVE:
         raise ConflictError(
             f"The {parent.kind.words} {parent.id} is not ACTIVE.",

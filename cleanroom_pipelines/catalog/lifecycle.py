@@ -199,7 +199,7 @@ def pending_version(
     Raises:
         ConflictError: The resource is being deleted.
     """
-    refuse_deleting(resource)
+    require_not_deleting(resource)
     newest = newest_version(session, resource)
     if newest.status is Status.CREATE_PENDING:
         return newest
@@ -279,7 +279,7 @@ def mirror(session: Session, resource: ResourceRow, now: datetime) -> None:
     session.flush()
 
 
-def refuse_deleting(resource: ResourceRow) -> None:
+def require_not_deleting(resource: ResourceRow) -> None:
     """Raise ConflictError if the resource is being deleted."""
     if resource.status in DELETING:
         raise ConflictError(

@@ -95,12 +95,12 @@ def _follow_parent(session: Session, child: ResourceRow, now: datetime) -> None:
 
 def _is_stale(session: Session, resource: ResourceRow, version: VersionRow) -> bool:
     """Return whether the parent got a newer version while this one was being built."""
-    made_from = _version_of(resource.parent_id, version.parents)
-    if resource.parent_id is None or made_from is None or not _can_be_made_again(resource):
+    built_with = _version_of(resource.parent_id, version.parents)
+    if resource.parent_id is None or built_with is None or not _can_be_made_again(resource):
         return False
     newer = select(VersionRow.kind, VersionRow.cause).where(
         VersionRow.resource_id == resource.parent_id,
-        VersionRow.number > made_from,
+        VersionRow.number > built_with,
         VersionRow.status == Status.ACTIVE,
     )
     return any(not _is_silent(kind, cause) for kind, cause in session.execute(newer))

@@ -23,7 +23,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
     make_pending,
     newest_version,
     pending_version,
-    refuse_deleting,
+    require_not_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
@@ -197,7 +197,7 @@ class Scheduling(Claims):
         """
         with self._database.write() as session:
             resource = lock_resource(session, kind, resource_id)
-            refuse_deleting(resource)
+            require_not_deleting(resource)
             newest = newest_version(session, resource)
             if newest.status is not Status.CREATE_FAILED:
                 raise ConflictError(
@@ -231,7 +231,7 @@ class Scheduling(Claims):
         with self._database.write() as session:
             at = self._database.lease_time(session, now)
             resource = lock_resource(session, kind, resource_id)
-            refuse_deleting(resource)
+            require_not_deleting(resource)
             version = newest_version(session, resource)
             key = f"{kind.words} {resource_id}"
             if is_silent(version, at) and version.run_id != run_id:

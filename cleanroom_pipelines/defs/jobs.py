@@ -11,7 +11,7 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
+from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.rebuilding import rebuild_history
 from cleanroom_pipelines.runs.retention import delete_superseded
@@ -117,8 +117,8 @@ def delete_superseded_versions(context: dg.OpExecutionContext, installation: Ins
     """Delete artifacts superseded longer ago than the retention time, and leftovers of deleted resources."""
     opened = installation.open()
     n_deleted = delete_superseded(opened)
-    n_swept = sweep_deleted(opened, context.instance)
-    context.log.info(f"Deleted {n_deleted} superseded versions and {n_swept} leftovers of deleted resources.")
+    n_leftovers = clean_up_deleted(opened, context.instance)
+    context.log.info(f"Deleted {n_deleted} superseded versions and {n_leftovers} leftovers of deleted resources.")
 
 
 @dg.job(executor_def=dg.in_process_executor)

@@ -65,7 +65,7 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     recover_drops(opened)
     before: dict[str, list[int]] = json.loads(context.cursor or "{}")
     seen: dict[str, list[int]] = {}
-    n_registered = n_refused = n_left = 0
+    n_registered = n_rejected = n_left = 0
     for drop in find_drops(opened):
         key = opened.key.digest("inbox cursor", os.fsencode(drop.path))[:16]
         if before.get(key) != list(drop.signature):
@@ -84,12 +84,12 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
             seen[key] = list(drop.signature)
             n_left += 1
             continue
-        n_registered, n_refused = n_registered + (registered is not None), n_refused + (registered is None)
+        n_registered, n_rejected = n_registered + (registered is not None), n_rejected + (registered is None)
     close_all_drops(opened)
     message = (
-        f"Registered {n_registered} seeds, rejected {n_refused}; {len(seen) - n_left} may still be incomplete."
+        f"Registered {n_registered} seeds, rejected {n_rejected}; {len(seen) - n_left} may still be incomplete."
     )
-    if not (n_registered or n_refused or seen):
+    if not (n_registered or n_rejected or seen):
         message = "The seed inbox is empty."
     return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
 

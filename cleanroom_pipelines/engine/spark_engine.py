@@ -147,8 +147,8 @@ class SparkEngine:
 
     def rejected_lines(self) -> pa.Table:
         """Return the lines that queries have skipped as invalid since the last call."""
-        untold, self._unreported = self._unreported, []
-        return pa.concat_tables([_NO_LINES, *untold])
+        unreported, self._unreported = self._unreported, []
+        return pa.concat_tables([_NO_LINES, *unreported])
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
         """Write a query's result to one file, merged from the executors' files."""

@@ -421,16 +421,16 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
                 return _job_of(installation, note)
             if error.attributes.get("reason") == "name":
                 continue
-            refused: CleanroomError = error
+            rejection: CleanroomError = error
         except NotFoundError:
-            refused = _no_such_model()
+            rejection = _no_such_model()
         except UsageError as error:
-            refused = error
+            rejection = error
         break
     else:
-        refused = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
+        rejection = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
     folder = installation.home.inbox_seeds / note["configured_id"]
-    _write_rejection(folder, refused, note["bytes"], note["digest"])
+    _write_rejection(folder, rejection, note["bytes"], note["digest"])
     shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
     return None
 

@@ -314,7 +314,7 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
     If the version cannot be claimed, nothing is held, and the steps report it.
     """
     catalog, claim = installation.catalog, None
-    with handle_signals() as told:
+    with handle_signals() as stop:
         try:
             if run.number is not None:
                 with suppress(CleanroomError):
@@ -333,7 +333,7 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
                 with suppress(CleanroomError):  # the steps have usually closed it
                     if run.was_cancelled():
                         catalog.work.fail(claim, StatusCode.CANCELLED, _STOPPED)
-                    elif told.is_set():
+                    elif stop.is_set():
                         catalog.work.release(claim)
                     else:
                         catalog.work.abandon(claim)

@@ -21,7 +21,7 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.errors import ConfigurationError, IdentityError
-from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
+from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.runs.running import run_pending
@@ -138,7 +138,7 @@ def test_process_with_an_open_home_deletes_nothing(home: Installation, tmp_path:
         supervise(home, instance)
         fault(home, tmp_path)
         before = homes.listing(home.home.root)
-        for do in (supervise, delete_pending, sweep_deleted, run_pending):
+        for do in (supervise, delete_pending, clean_up_deleted, run_pending):
             with pytest.raises(ConfigurationError):
                 do(home, instance)
         with pytest.raises(ConfigurationError):

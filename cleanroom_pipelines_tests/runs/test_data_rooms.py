@@ -532,7 +532,7 @@ def test_deleted_room_leaves_nothing(filled_with_history: RoomWorld) -> None:
     with pytest.raises(ConflictError):
         catalog.deletion.request_delete(Kind.DATA_ROOM, room.id)
 
-    going = (*catalog.deletion.made_from(Kind.DATA_ROOM, room.id), room)
+    going = (*catalog.deletion.dependents(Kind.DATA_ROOM, room.id), room)
     delete_now(installation, filled.instance, going)
     assert [record for kind in Kind for record in catalog.resources.iterate(kind)] == []
     assert [path for path in installation.home.artifacts.rglob("*") if path.is_file()] == []

@@ -22,7 +22,7 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJob, GenerationJobSpec, Kind, Resource
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 from cleanroom_pipelines.runs import deleting
-from cleanroom_pipelines.runs.deleting import delete_pending, find_pending_deletions, sweep_deleted
+from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending, find_pending_deletions
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.supervision import supervise
@@ -515,7 +515,7 @@ def test_other_installation_on_the_same_dagster_deletes_nothing(room: Room, tmp_
     make_room(other.catalog)
     supervise(other, room.instance)
     assert delete_pending(other, room.instance) == 0
-    assert sweep_deleted(other, room.instance, now=room.installation.clock().replace(year=2099)) == 0
+    assert clean_up_deleted(other, room.instance, now=room.installation.clock().replace(year=2099)) == 0
     assert_rest_is_whole(room)
 
 
@@ -533,15 +533,15 @@ def test_leftovers_after_a_deletion_are_cleaned_up_once_old_and_foreign_ones_kep
     (room.installation.home.inbox_seeds / stranger / "rejected").mkdir(parents=True)
     (room.installation.home.inbox_seeds / "notes").mkdir()
     assert room.stored(job.id) == ["audience"]
-    sweep_deleted(room.installation, room.instance, now=datetime.now(UTC))
+    clean_up_deleted(room.installation, room.instance, now=datetime.now(UTC))
     assert room.stored(job.id) == ["audience"], "whoever writes it may be at it"
     tomorrow = datetime.now(UTC) + timedelta(days=1, hours=1)
-    sweep_deleted(room.installation, room.instance, now=tomorrow)
+    clean_up_deleted(room.installation, room.instance, now=tomorrow)
     assert_gone(room, partitions)
     assert_rest_is_whole(room)
     assert sorted(path.name for path in room.installation.home.inbox_seeds.iterdir()) == [stranger, "notes"]
     assert room.stored(stranger) == ["audience"], "nothing says that it was deleted"
-    assert sweep_deleted(room.installation, room.instance, now=tomorrow) == 0
+    assert clean_up_deleted(room.installation, room.instance, now=tomorrow) == 0
 
 
 def test_runs_of_other_projects_are_kept(room: Room) -> None:
@@ -550,7 +550,7 @@ def test_runs_of_other_projects_are_kept(room: Room) -> None:
         pass
 
     dg.materialize([theirs], partition_key="x-0123456789ab", instance=room.instance)
-    sweep_deleted(room.installation, room.instance, now=datetime.now(UTC) + timedelta(days=9))
+    clean_up_deleted(room.installation, room.instance, now=datetime.now(UTC) + timedelta(days=9))
     assert room.instance.get_materialized_partitions(dg.AssetKey("theirs")) == {"x-0123456789ab"}
     assert room.instance.get_runs(dg.RunsFilter(tags={PARTITION: "x-0123456789ab"}))
 

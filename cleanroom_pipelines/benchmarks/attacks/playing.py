@@ -32,7 +32,7 @@ SEED = {"kind": "seed", "audience_type": "s"}
 N_TYPES = 45
 """Number of counts that the pair's 90 units pay for."""
 
-_UNTOLD = 20.0
+_NOT_RELEASED = 20.0
 _KNOWN, _AT_THRESHOLD = 45, 39
 
 
@@ -283,7 +283,7 @@ def _having(segment: str) -> dict[str, Any]:
 def _statistics(name: str, answer: Mapping[str, Any]) -> Numbers:
     if answer.get("auc") is None:
         return {}
-    numbers = {f"{name} auc": answer["auc"], f"{name} size": float(answer["seed_size"] or _UNTOLD)}
+    numbers = {f"{name} auc": answer["auc"], f"{name} size": float(answer["seed_size"] or _NOT_RELEASED)}
     numbers |= {f"{name} reach {each['reach']}": each["tpr"] or 0.0 for each in answer["reach"]}
     return numbers | {f"{name} tpr at {fpr}": tpr for fpr, tpr in zip(answer["fpr"], answer["tpr"], strict=True)}
 
@@ -295,13 +295,13 @@ def _members(name: str, users: list[str] | None) -> Numbers:
 def _size(name: str, answer: Mapping[str, Any]) -> Numbers:
     if "reason" not in answer:
         return {}
-    return {f"{name} size": float(answer["size"] if answer["size"] is not None else _UNTOLD)}
+    return {f"{name} size": float(answer["size"] if answer["size"] is not None else _NOT_RELEASED)}
 
 
 def _rows(name: str, answer: Mapping[str, Any]) -> Numbers:
     return {
         f"{name} {row['audience_type']}": float(
-            row["overlap_size"] if row["overlap_size"] is not None else _UNTOLD
+            row["overlap_size"] if row["overlap_size"] is not None else _NOT_RELEASED
         )
         for row in answer.get("rows", ())
     }
