@@ -87,16 +87,16 @@ def test_cancel_after_the_delivery_is_rejected_until_closed(catalog: Catalog, cl
     assert catalog.work.reap() == (), "the lease was renewed"
     clock.turn(2)
 
-    def refused() -> bool:
+    def is_rejected() -> bool:
         with pytest.raises(ConflictError, match="being delivered"):
             catalog.work.request_cancel(KIND, job_id)
         return True
 
-    assert refused(), "though its run is silent"
+    assert is_rejected(), "though its run is silent"
     catalog.work.reap()
-    assert refused(), "though it waits for another run"
+    assert is_rejected(), "though it waits for another run"
     second = take(catalog, job_id, "other")
-    assert refused(), "though the other run does not deliver yet"
+    assert is_rejected(), "though the other run does not deliver yet"
     catalog.work.finish(second, {})
     assert catalog.resources.newest_version(KIND, job_id).params == {}
 

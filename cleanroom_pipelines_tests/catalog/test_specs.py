@@ -66,7 +66,7 @@ def test_valid_specs_are_accepted() -> None:
         spec.validate()
 
 
-REFUSED = [
+REJECTED = [
     dataset_spec(name="line\nend"),
     dataset_spec(source=""),
     dataset_spec(source="a\0b"),
@@ -126,7 +126,7 @@ REFUSED = [
 
 
 def test_invalid_specs_are_rejected() -> None:
-    assert accepted_of(REFUSED, lambda spec: spec.validate()) == []
+    assert accepted_of(REJECTED, lambda spec: spec.validate()) == []
 
 
 def test_errors_do_not_quote_a_requested_seed() -> None:

@@ -114,7 +114,7 @@ WRONG = [
 
 
 def test_invalid_definition_is_one_sentence(command: Commands, folder: Path) -> None:
-    def is_said(value: Any, words: str) -> None:
+    def is_one_sentence(value: Any, words: str) -> None:
         definition = folder / "definition.json"
         text = value if isinstance(value, str) else json.dumps(value)
         definition.write_bytes(text.encode(errors="surrogateescape"))
@@ -127,7 +127,7 @@ def test_invalid_definition_is_one_sentence(command: Commands, folder: Path) -> 
         assert SECRET not in ended.err
         assert {path.name for path in folder.iterdir()} == before
 
-    assert_each(is_said, WRONG)
+    assert_each(is_one_sentence, WRONG)
 
 
 def test_unusable_paths_are_rejected(command: Commands, folder: Path) -> None:

@@ -90,10 +90,10 @@ def test_append_interrupted_before_the_table(log: AuditLog, installation: Instal
 
 
 def test_wrong_usage_is_reported(installation: Installation) -> None:
-    def is_told(*arguments: str) -> None:
+    def is_reported(*arguments: str) -> None:
         assert isinstance(run(*arguments).exception, UsageError)
 
-    assert_each(is_told, [("verify", "--expect", "7"), ("show", "--since", "yesterday")])
+    assert_each(is_reported, [("verify", "--expect", "7"), ("show", "--since", "yesterday")])
 
 
 def test_shown_entries(log: AuditLog) -> None:

@@ -123,14 +123,14 @@ def test_wrong_usage_exits_with_2_and_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def is_refused(*arguments: str) -> None:
+    def is_rejected(*arguments: str) -> None:
         ended = command(*arguments)
         assert (ended.code, ended.out) == (2, "")
         assert len(ended.err.strip().splitlines()) == 1
         assert not (tmp_path / "m").exists()
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             ("apply", "missing.yaml"),
             (*TRAIN, "user=USER_ID"),

@@ -61,7 +61,7 @@ def files_of(model: Path) -> list[Path]:
     return sorted(path for path in model.rglob("*") if path.is_file())
 
 
-def turn_over(path: Path, place: float) -> None:
+def flip_byte(path: Path, place: float) -> None:
     content = bytearray(path.read_bytes())
     content[min(int(place * len(content)), len(content) - 1)] ^= 1
     path.write_bytes(content)
@@ -84,7 +84,7 @@ def test_intact_model_is_used_without_a_warning(
 def test_damaged_model_is_rejected_with_one_sentence(
     command: Commands, model: Path, world: worlds.World, tmp_path: Path, name: str
 ) -> None:
-    turn_over(model / "similarities.npy", 0.9)
+    flip_byte(model / "similarities.npy", 0.9)
     ended = ask(command, name, model, world, tmp_path / "out")
     assert ended.code == 2
     assert "The audience model is damaged: similarities.npy was altered" in ended.err
@@ -97,7 +97,7 @@ def test_changed_byte_in_any_file_is_detected(model: Path, place: float) -> None
     assert check_digests(model)
     for path in files_of(model):
         before = path.read_bytes()
-        turn_over(path, place)
+        flip_byte(path, place)
         with pytest.raises(ArtifactError, match="damaged"):
             check_digests(model)
         path.write_bytes(before)

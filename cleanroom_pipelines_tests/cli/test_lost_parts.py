@@ -116,7 +116,7 @@ def home(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield installation
 
 
-@pytest.mark.parametrize("fault", homes.REFUSED, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", homes.REJECTED, ids=lambda fault: fault.__name__)
 def test_every_command_fails_and_changes_nothing(
     home: Installation, tmp_path: Path, command: Commands, fault: Fault
 ) -> None:

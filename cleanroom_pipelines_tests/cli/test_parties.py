@@ -27,7 +27,7 @@ def read(ended: Ended) -> Any:
     return json.loads(ended.out)
 
 
-def refused(ended: Ended) -> str:
+def assert_rejected(ended: Ended) -> str:
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.count("\n") == 1
     return ended.err
@@ -61,7 +61,9 @@ def test_account_belongs_to_an_organization(command: Commands, installation: Ins
     assert listed == {"alpha": "shop.example", "beta": own["account_id"]}
     assert "shop.example" in command("account", "list").out
     assert installation.catalog.pairs.organization_of_account(ALPHA) == "shop.example"
-    assert "organization is invalid" in refused(command("account", "create", "gamma", "--organization", ""))
+    assert "organization is invalid" in assert_rejected(
+        command("account", "create", "gamma", "--organization", "")
+    )
     assert len(installation.catalog.parties.accounts()) == 2, "nothing is made half"
 
 
@@ -127,7 +129,7 @@ def test_keys_are_added_and_disabled(command: Commands, two: dict[str, str]) -> 
     after = read(command("account", "list", "--json"))[0]["access_keys"]
     assert [key["access_key_id"] for key in after if key["disabled"]] == [gone]
     assert f"{gone} (disabled)" in command("account", "list").out
-    assert "no such access key" in refused(command("account", "key", "disable", "AKIA" + "A" * 16))
+    assert "no such access key" in assert_rejected(command("account", "key", "disable", "AKIA" + "A" * 16))
 
 
 def test_accounts_are_disabled_and_enabled(command: Commands, two: dict[str, str]) -> None:
@@ -140,18 +142,18 @@ def test_accounts_are_disabled_and_enabled(command: Commands, two: dict[str, str
 
 
 def test_operator_account_is_adopted(command: Commands, installation: Installation) -> None:
-    assert "no such account" in refused(command("account", "key", "create", LOCAL_ACCOUNT))
+    assert "no such account" in assert_rejected(command("account", "key", "create", LOCAL_ACCOUNT))
     read(command("account", "create", "operator", "--id", LOCAL_ACCOUNT, "--json"))
     assert read(command("account", "key", "create", "operator", "--json"))["account_id"] == LOCAL_ACCOUNT
 
 
 def test_invalid_accounts_are_rejected(command: Commands, two: dict[str, str]) -> None:
-    def is_refused(arguments: list[str], words: str) -> None:
-        assert words in refused(command("account", "create", *arguments))
+    def is_rejected(arguments: list[str], words: str) -> None:
+        assert words in assert_rejected(command("account", "create", *arguments))
         assert len(read(command("account", "list", "--json"))) == 2
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             (["alpha"], "with this name already"),
             (["gamma", "--id", ALPHA], "with this id already"),
@@ -173,9 +175,13 @@ def test_collaborations(command: Commands, two: dict[str, str]) -> None:
     assert left == made | {"members": members}
     assert command("collaboration", "leave", made["collaboration_id"], "--account", "alpha").out == "Left.\n"
     assert f"{ALPHA} (left)" in command("collaboration", "list").out
-    assert "2 to 10" in refused(command("collaboration", "create", "other", "--members", "alpha"))
-    assert "no such account" in refused(command("collaboration", "create", "other", "--members", "alpha,gamma"))
-    assert "no such collaboration" in refused(command("collaboration", "leave", "other", "--account", "alpha"))
+    assert "2 to 10" in assert_rejected(command("collaboration", "create", "other", "--members", "alpha"))
+    assert "no such account" in assert_rejected(
+        command("collaboration", "create", "other", "--members", "alpha,gamma")
+    )
+    assert "no such collaboration" in assert_rejected(
+        command("collaboration", "leave", "other", "--account", "alpha")
+    )
 
 
 def test_templates(command: Commands, two: dict[str, str], tmp_path: Path) -> None:
@@ -186,10 +192,10 @@ def test_templates(command: Commands, two: dict[str, str], tmp_path: Path) -> No
     assert made["arn"].startswith(f"arn:aws:cleanrooms:us-east-1:{ALPHA}:membership/")
     assert read(command("template", "list", "--json")) == [made]
     assert "shop.buyers" not in command("template", "list").out
-    assert "cannot be read" in refused(
+    assert "cannot be read" in assert_rejected(
         command("template", "add", "other", "--account", "alpha", "--sql", tmp_path / "nowhere")
     )
-    assert "already" in refused(command("template", "add", "buyers", "--account", "alpha", "--sql", sql))
+    assert "already" in assert_rejected(command("template", "add", "buyers", "--account", "alpha", "--sql", sql))
 
 
 def test_buckets(command: Commands, two: dict[str, str]) -> None:
@@ -208,10 +214,10 @@ def test_buckets(command: Commands, two: dict[str, str]) -> None:
     )
     assert read(command("bucket", "list", "--json")) == [real, local]
     assert "s3://real/prefix" in command("bucket", "list").out
-    assert "already" in refused(command("bucket", "create", "seeds", "--account", "beta"))
-    assert "S3" in refused(command("bucket", "create", "UPPER", "--account", "beta"))
+    assert "already" in assert_rejected(command("bucket", "create", "seeds", "--account", "beta"))
+    assert "S3" in assert_rejected(command("bucket", "create", "UPPER", "--account", "beta"))
     elsewhere = ("bucket", "register", "x-1", "--account", "beta", "--url", "https://a.b")
-    assert "URL" in refused(command(*elsewhere, "--credentials-profile", "partner"))
+    assert "URL" in assert_rejected(command(*elsewhere, "--credentials-profile", "partner"))
 
 
 def test_empty_list_prints_a_hint(command: Commands, installation: Installation) -> None:

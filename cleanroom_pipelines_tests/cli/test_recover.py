@@ -404,9 +404,9 @@ def test_older_catalogue_is_rejected_and_recovery_adds_later_payments(
     assert pay(rebuilt, "b").spent == 60
 
 
-@pytest.mark.parametrize("is_told", [False, True])
+@pytest.mark.parametrize("is_reported", [False, True])
 def test_restore_marks_every_budget_as_spent_unless_nothing_was_asked(
-    home: Installation, tmp_path: Path, command: Commands, monkeypatch: pytest.MonkeyPatch, is_told: bool
+    home: Installation, tmp_path: Path, command: Commands, monkeypatch: pytest.MonkeyPatch, is_reported: bool
 ) -> None:
     make_room(home)
     home.catalog.users.create_user("plans@agency.example")
@@ -415,10 +415,10 @@ def test_restore_marks_every_budget_as_spent_unless_nothing_was_asked(
     pay(home, "a")
     assert command("backup", tmp_path / "b.tar").code == 0
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "elsewhere"))
-    told = command("restore", tmp_path / "b.tar", *(["--nothing-asked-since"] if is_told else []))
+    told = command("restore", tmp_path / "b.tar", *(["--nothing-asked-since"] if is_reported else []))
     assert told.code == 0, told.err
     restored = Installation.from_environment()
-    if is_told:
+    if is_reported:
         assert pay(restored, "a").spent == 20
         assert pay(restored, "b").spent == 40
         return

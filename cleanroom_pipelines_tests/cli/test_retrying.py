@@ -108,13 +108,13 @@ def test_run_waits_for_work_claimed_by_other_processes(
         version = catalog.work.request_version(configured.kind, configured.id, Cause.BY_HAND)
         held = [catalog.work.claim(configured.kind, configured.id, version.number, "another process")]
 
-        def then_give_back(self: Overview) -> dict[Status, int]:
+        def count_then_release(self: Overview) -> dict[Status, int]:
             counted = count(self)
             while held and (claim := held.pop()):
                 catalog.work.release(claim)
             return counted
 
-        monkeypatch.setattr(Overview, "unfinished", then_give_back)
+        monkeypatch.setattr(Overview, "unfinished", count_then_release)
         ended = command("run", "--wait")
         assert (ended.code, ended.out) == (0, "Finished 1 run.\n")
         assert worlds.newest(installation, configured.kind).status is Status.ACTIVE

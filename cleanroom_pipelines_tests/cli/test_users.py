@@ -65,12 +65,12 @@ def test_expired_token_is_rejected(installation: Installation, token: dict[str, 
 
 
 def test_invalid_arguments_give_one_sentence(command: Commands, installation: Installation) -> None:
-    def is_refused(*arguments: str) -> None:
+    def is_rejected(*arguments: str) -> None:
         ended = command(*arguments)
         assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             ("user", "create", "no address"),
             ("token", "issue", "nobody@x.example"),

@@ -23,7 +23,7 @@ CANARY = "canary-7f3a"
 EXAMPLE = Path(__file__).parents[2] / "data" / "example" / "cleanroom.yaml"
 
 
-def refused(path: Path) -> str:
+def assert_rejected(path: Path) -> str:
     with pytest.raises(UsageError) as caught:
         read_declaration(path)
     assert caught.value.remedy
@@ -114,11 +114,11 @@ MISTAKES = [
 ]
 
 
-def test_location_of_a_mistake_is_named(room: Room, mend: Any) -> None:
+def test_location_of_a_mistake_is_named(room: Room, edit: Any) -> None:
     def is_named(place: str, value: Any, said: str) -> None:
         room.start_over()
-        mend(place, value)
-        message = refused(room.write())
+        edit(place, value)
+        message = assert_rejected(room.write())
         assert f"wrong at {said}" in message
         assert "nothing was changed" in message
 
@@ -129,14 +129,14 @@ def test_missing_key_is_named(room: Room) -> None:
     def is_named(key: str) -> None:
         room.start_over()
         del room.raw["training_datasets"][0][key]
-        assert f"training_datasets.0.{key}" in refused(room.write())
+        assert f"training_datasets.0.{key}" in assert_rejected(room.write())
 
     assert_each(is_named, ["name", "source", "columns"])
 
 
 def test_duplicate_names_are_rejected(room: Room) -> None:
     room.raw["audience_models"].append({"name": "Shoppers", "training_dataset": "Baskets"})
-    assert "audience_models.1.name" in refused(room.write())
+    assert "audience_models.1.name" in assert_rejected(room.write())
 
 
 def test_same_name_in_two_sections_is_allowed(room: Room) -> None:
@@ -145,11 +145,11 @@ def test_same_name_in_two_sections_is_allowed(room: Room) -> None:
 
 
 def test_file_that_declares_nothing(tmp_path: Path) -> None:
-    def is_refused(content: bytes) -> None:
+    def is_rejected(content: bytes) -> None:
         (tmp_path / "d.yaml").write_bytes(content)
-        assert "declares nothing" in refused(tmp_path / "d.yaml")
+        assert "declares nothing" in assert_rejected(tmp_path / "d.yaml")
 
-    assert_each(is_refused, [b"", b"# nothing\n", b"[]", b"just text", b"5", b"null"])
+    assert_each(is_rejected, [b"", b"# nothing\n", b"[]", b"just text", b"5", b"null"])
 
 
 NO_YAML = [
@@ -174,11 +174,11 @@ NO_YAML = [
 
 
 def test_invalid_yaml(tmp_path: Path) -> None:
-    def is_refused(content: str, said: str) -> None:
+    def is_rejected(content: str, said: str) -> None:
         (tmp_path / "d.yaml").write_text(content)
-        assert said in refused(tmp_path / "d.yaml")
+        assert said in assert_rejected(tmp_path / "d.yaml")
 
-    assert_each(is_refused, NO_YAML)
+    assert_each(is_rejected, NO_YAML)
 
 
 def bomb(first: str, line: str) -> str:
@@ -188,14 +188,14 @@ def bomb(first: str, line: str) -> str:
 
 
 def test_yaml_bomb_is_rejected_at_once(tmp_path: Path) -> None:
-    def is_refused(_: str, content: str) -> None:
+    def is_rejected(_: str, content: str) -> None:
         (tmp_path / "d.yaml").write_text(content)
         # 9 to the 11th entries, written out, would take hours
-        assert "large" in refused(tmp_path / "d.yaml")
+        assert "large" in assert_rejected(tmp_path / "d.yaml")
 
     many = "a: &a [" + "x," * 1_000 + "x]\nb: [" + "*a," * 199 + "*a]"
     assert_each(
-        is_refused,
+        is_rejected,
         [
             ("lists", bomb("[x, x, x]", "[{}]")),
             ("merges", bomb("{k: v}", "{{<<: [{}]}}")),
@@ -216,18 +216,18 @@ def test_alias_is_allowed(room: Room) -> None:
 
 
 def test_file_that_is_not_text(tmp_path: Path) -> None:
-    def is_refused(content: bytes) -> None:
+    def is_rejected(content: bytes) -> None:
         (tmp_path / "d.yaml").write_bytes(content)
-        refused(tmp_path / "d.yaml")
+        assert_rejected(tmp_path / "d.yaml")
 
-    assert_each(is_refused, [b"\xff\xfe\x00", b"a: \xff", b"x" * 2_000_000])
+    assert_each(is_rejected, [b"\xff\xfe\x00", b"a: \xff", b"x" * 2_000_000])
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    def is_refused(name: str) -> None:
-        assert "cannot be read" in refused(tmp_path / name)
+    def is_rejected(name: str) -> None:
+        assert "cannot be read" in assert_rejected(tmp_path / name)
 
-    assert_each(is_refused, ["missing.yaml", "."])
+    assert_each(is_rejected, ["missing.yaml", "."])
 
 
 def test_durations_are_parsed() -> None:
@@ -262,13 +262,13 @@ def test_time_is_parsed_or_rejected_with_a_fixed_sentence(value: object) -> None
 
 
 def test_parties_have_separate_names(room: Room) -> None:
-    def is_refused(section: str, forms: Any) -> None:
+    def is_rejected(section: str, forms: Any) -> None:
         room.start_over()
         room.raw[section] = forms
-        assert f"wrong at {section}.1.name" in refused(room.write())
+        assert f"wrong at {section}.1.name" in assert_rejected(room.write())
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             ("accounts", [{"name": CANARY}, {"name": CANARY}]),
             ("collaborations", [{"name": CANARY, "members": ["a"]}] * 2),
@@ -290,4 +290,4 @@ def test_account_ids_may_be_numbers(room: Room) -> None:
     assert declaration.account == declaration.accounts[0].id == "111122223333"
     path = room.folder / "octal.yaml"
     path.write_text("account: 012345670123\n")
-    assert "quotes" in refused(path)
+    assert "quotes" in assert_rejected(path)

@@ -34,7 +34,7 @@ PARTIES: dict[str, Any] = {
     ],
 }
 NAMES = ["alpha", "beta", "retail", "buyers", "own buyers", "seeds", "exports"]
-Mend = Callable[[str, Any], None]
+Edit = Callable[[str, Any], None]
 
 
 def with_parties(room: Room) -> Room:
@@ -126,11 +126,11 @@ def test_resources_belong_to_the_declared_account(new_room: Callable[[], Room]) 
     assert_each(are_the_account_s, ["alpha", ALPHA, "beta"])
 
 
-def test_same_names_of_two_accounts_and_regions_are_independent(parties: Room, mend: Mend) -> None:
+def test_same_names_of_two_accounts_and_regions_are_independent(parties: Room, edit: Edit) -> None:
     parties.apply()
     for account, region in (("alpha", "us-east-1"), ("alpha", "eu-west-1")):
-        mend("account", account)
-        mend("region", region)
+        edit("account", account)
+        edit("region", region)
         parties.raw["buckets"] = []
         changes = [change for change in parties.apply() if isinstance(change.kind, Kind)]
         assert {change.action for change in changes} == {"create"}
@@ -155,17 +155,17 @@ def test_organizations_and_terms_are_declared(parties: Room) -> None:
     assert catalog.pairs.period_of([ALPHA, beta, LOCAL_ACCOUNT]) == "month"
 
 
-def test_period_approved_later_by_both_is_kept(parties: Room, mend: Mend) -> None:
-    mend("collaborations.0.members", ["alpha", "beta"])
-    mend("collaborations.0.period", "life")
+def test_period_approved_later_by_both_is_kept(parties: Room, edit: Edit) -> None:
+    edit("collaborations.0.members", ["alpha", "beta"])
+    edit("collaborations.0.period", "life")
     parties.apply()
     catalog = parties.catalog
     pair = catalog.pairs.pair("alpha group", catalog.parties.account_named("beta"))
     assert catalog.pairs.ledger(pair.id).period == ""
     with pytest.raises(ConflictError):
-        mend("collaborations.0.period", "month")
+        edit("collaborations.0.period", "month")
         parties.apply()
-    mend("collaborations.0.period", "life")
+    edit("collaborations.0.period", "life")
     proposed = catalog.pairs.propose(pair.id, "period", "alpha group")
     catalog.pairs.approve(proposed.id, pair.organizations[0 if pair.organizations[0] != "alpha group" else 1])
     assert ("keep", "retail") in actions(parties.apply())
@@ -195,15 +195,15 @@ RELIED_ON = [
 ]
 
 
-def test_immutable_terms_cannot_change(parties: Room, mend: Mend) -> None:
+def test_immutable_terms_cannot_change(parties: Room, edit: Edit) -> None:
     parties.apply()
     (parties.folder / "other.sql").write_text("SELECT canary")
     before = state(parties)
 
     def does_not_change(place: str, value: object, error: type[CleanroomError]) -> None:
         with_parties(parties)
-        mend(place, value)
-        mend("training_datasets.0.description", "not changed either")
+        edit(place, value)
+        edit("training_datasets.0.description", "not changed either")
         with pytest.raises(error) as caught:
             parties.apply()
         assert f"wrong at {place.rsplit('.', 1)[0]}:" in str(caught.value)
@@ -237,13 +237,13 @@ WRONG = [
 ]
 
 
-def test_invalid_declaration_changes_nothing(parties: Room, mend: Mend) -> None:
+def test_invalid_declaration_changes_nothing(parties: Room, edit: Edit) -> None:
     (parties.folder / "empty.sql").write_text(" \n")
     before = state(parties)
 
     def changes_nothing(place: str, value: object, where: str) -> None:
         with_parties(parties)
-        mend(place, value)
+        edit(place, value)
         with pytest.raises(UsageError, match=f"wrong at {where}:") as caught:
             parties.apply()
         assert caught.value.remedy

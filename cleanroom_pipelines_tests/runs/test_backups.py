@@ -122,12 +122,12 @@ def test_files_deleted_during_the_backup_are_skipped(full: Installation, tmp_pat
     """Seeds and drops go while a backup is made."""
     inbox, opening = full.home.inbox, Path.open
 
-    def going(path: Path, *arguments: object, **options: object) -> object:
+    def open_after_unlink(path: Path, *arguments: object, **options: object) -> object:
         if path.name.endswith("waits.csv"):
             path.unlink(missing_ok=True)
         return opening(path, *arguments, **options)
 
-    with mock.patch.object(Path, "open", going):
+    with mock.patch.object(Path, "open", open_after_unlink):
         back_up(full, tmp_path / "backup.tar")
     restore(tmp_path / "backup.tar", tmp_path / "new")
     assert not list((tmp_path / "new").rglob("*waits.csv"))
@@ -214,7 +214,7 @@ def backup(full: Installation, tmp_path: Path) -> Path:
     return folder / "backup.tar"
 
 
-def refused(source: Path, folder: Path) -> str:
+def assert_rejected(source: Path, folder: Path) -> str:
     with pytest.raises(InputError) as caught:
         restore(source, folder / "new" / "home")
     assert caught.value.remedy
@@ -247,7 +247,7 @@ def test_file_that_is_not_a_backup_is_rejected(tmp_path: Path, backup: Path) -> 
     with tarfile.open(tmp_path / "bare.tar", "w"):
         pass
     for name in ("empty.tar", "text.tar", "other.tar", "bare.tar", "missing.tar", "."):
-        assert "backup" in refused(tmp_path / name, tmp_path)
+        assert "backup" in assert_rejected(tmp_path / name, tmp_path)
 
 
 def test_truncated_backup_is_rejected(backup: Path, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_truncated_backup_is_rejected(backup: Path, tmp_path: Path) -> None:
     for place in sorted({*places, 1, 511, 513, end - 1, *(place + 100 for place in places)}):
         if place < end:
             short.write_bytes(content[:place])
-            refused(short, tmp_path)
+            assert_rejected(short, tmp_path)
 
 
 def test_altered_backup_is_rejected(backup: Path, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_altered_backup_is_rejected(backup: Path, tmp_path: Path) -> None:
         entry = next(entry for entry in archive.getmembers() if entry.name == "catalog.db")
     content[entry.offset_data + 5_000] ^= 1
     (tmp_path / "altered.tar").write_bytes(content)
-    assert "damaged" in refused(tmp_path / "altered.tar", tmp_path)
+    assert "damaged" in assert_rejected(tmp_path / "altered.tar", tmp_path)
 
 
 def forge(whole: Path, path: Path, entry: tarfile.TarInfo, content: bytes = b"") -> None:

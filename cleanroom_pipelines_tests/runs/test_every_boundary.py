@@ -102,7 +102,7 @@ def do_pending(installation: Installation, run: str) -> None:
     raise AssertionError("the work does not end")
 
 
-def do_it(folder: Path, *, later: timedelta = timedelta()) -> None:
+def do_pending_later(folder: Path, *, later: timedelta = timedelta()) -> None:
     do_pending(opened(folder, later=later), f"run after {later}")
 
 
@@ -292,7 +292,7 @@ class Life:
     make: Callable[..., None]
     check: Callable[[Installation], None]
     n_faults: int
-    work: Callable[..., None] = do_it
+    work: Callable[..., None] = do_pending_later
     every: int = 1
 
 
@@ -366,7 +366,7 @@ def test_killed_export_to_a_store_is_resumed(store_server: ThreadedMotoServer, t
 
         environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         n_died = die_and_go_on(
-            tmp_path / "original", tmp_path / "copy", do_it, check, every=2, environment=environment
+            tmp_path / "original", tmp_path / "copy", do_pending_later, check, every=2, environment=environment
         )
     assert n_died >= N_OF_STORE
 

@@ -183,12 +183,12 @@ def test_paused_and_replaced_attempt_keeps_the_later_delivery(
 
 
 def test_paused_attempt_with_interrupted_successor_delivers_once(delivery: Delivery, moment: Moment) -> None:
-    def begin_again() -> None:
+    def attempt_again() -> None:
         delivery.pause()
         with middle(delivery)(interrupt), pytest.raises(KeyboardInterrupt):
             delivery.make("second")
 
-    with moment(begin_again), pytest.raises(ClaimLostError):
+    with moment(attempt_again), pytest.raises(ClaimLostError):
         delivery.make("first")
     assert delivery.version.status is Status.CREATE_PENDING
     delivery.make("third")

@@ -633,21 +633,21 @@ def test_drops_are_accepted_in_the_order_of_their_names(inbox: Inbox) -> None:
 
 
 def test_job_with_a_receipt_is_skipped_until_new_work(inbox: Inbox) -> None:
-    def owed() -> list[str]:
+    def due_receipts() -> list[str]:
         return [job.id for job in inbox.catalog.resources.jobs_owed_a_receipt()]
 
     inbox.drop()
     (job,) = inbox.register()
     inbox.finish(job)
-    assert owed() == [job.id], "its export is not made"
+    assert due_receipts() == [job.id], "its export is not made"
     inbox.fail(inbox.export_of(job), StatusCode.DESTINATION_NOT_WRITABLE)
-    assert owed() == []
+    assert due_receipts() == []
     told = [inbox.newest(job), inbox.newest(inbox.export_of(job))]
     inbox.catalog.work.retry(Kind.EXPORT_JOB, inbox.export_of(job).id)
-    assert owed() == [job.id]
+    assert due_receipts() == [job.id]
     inbox.catalog.resources.settle_receipt(job.id, told)  # by a process that looked before
-    assert owed() == [job.id]
+    assert due_receipts() == [job.id]
     close_all_drops(inbox.installation)
     assert inbox.receipts(REJECTED) == []
     inbox.finish(inbox.export_of(job))
-    assert (owed(), len(inbox.receipts(ACCEPTED))) == ([], 1)
+    assert (due_receipts(), len(inbox.receipts(ACCEPTED))) == ([], 1)

@@ -28,7 +28,7 @@ class Interrupted(BaseException):
 
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])
-def tell(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+def send_signal(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     """Sends this process a signal whose handler raises, as Dagster's do."""
 
     def raise_it(_number: int, _frame: FrameType | None) -> None:
@@ -56,9 +56,9 @@ def is_as_before(installation: Installation, key: str) -> bool:
     return (version.status, version.attempt) == ("CREATE_PENDING", 0)
 
 
-def test_signal_requeues_the_work(installation: Installation, key: str, tell: Callable[[], None]) -> None:
+def test_signal_requeues_the_work(installation: Installation, key: str, send_signal: Callable[[], None]) -> None:
     with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2)):
-        tell()
+        send_signal()
     assert is_as_before(installation, key)
 
 
@@ -66,11 +66,11 @@ def test_signal_requeues_the_work(installation: Installation, key: str, tell: Ca
     "error", [RuntimeError("Query interrupted"), EngineError("It failed."), SeedError("Bad.")]
 )
 def test_signal_raised_as_an_error_requeues_the_work(
-    installation: Installation, key: str, tell: Callable[[], None], error: Exception
+    installation: Installation, key: str, send_signal: Callable[[], None], error: Exception
 ) -> None:
     with pytest.raises(KeyboardInterrupt), working(installation, RECORDS[KIND], key, Run("run", 2)):
         try:
-            tell()
+            send_signal()
         except Interrupted:
             raise error from None
     assert is_as_before(installation, key)
@@ -94,27 +94,29 @@ def test_signal_during_claiming_requeues_the_work(
     assert is_as_before(installation, key)
 
 
-def test_stop_is_checked_between_shards(installation: Installation, key: str, tell: Callable[[], None]) -> None:
+def test_stop_is_checked_between_shards(
+    installation: Installation, key: str, send_signal: Callable[[], None]
+) -> None:
     with pytest.raises(KeyboardInterrupt), working(installation, RECORDS[KIND], key, Run("run", 2)) as work:
         assert isinstance(work, Work)
         assert not work.should_cancel()
         with pytest.raises(Interrupted):
-            tell()
+            send_signal()
         work.should_cancel()
     assert is_as_before(installation, key)
 
 
 def test_deliberately_stopped_run_is_cancelled(
-    installation: Installation, key: str, tell: Callable[[], None]
+    installation: Installation, key: str, send_signal: Callable[[], None]
 ) -> None:
     with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2, lambda: True)):
-        tell()
+        send_signal()
     version = newest(installation, key)
     assert (version.status, version.status_code) == ("CREATE_FAILED", "CANCELLED")
 
 
 def test_work_taken_over_by_another_run_is_left_unchanged(
-    installation: Installation, key: str, tell: Callable[[], None]
+    installation: Installation, key: str, send_signal: Callable[[], None]
 ) -> None:
     catalog = installation.catalog
     with (
@@ -124,7 +126,7 @@ def test_work_taken_over_by_another_run_is_left_unchanged(
         assert isinstance(work, Work)
         catalog.work.release(work.claim)
         assert catalog.work.claim(KIND, key, 2, "another") is not None
-        tell()
+        send_signal()
     assert (newest(installation, key).status, newest(installation, key).run_id) == (
         "CREATE_IN_PROGRESS",
         "another",
@@ -137,12 +139,12 @@ def test_error_without_a_signal_fails_the_work(installation: Installation, key: 
     assert newest(installation, key).status == "CREATE_FAILED"
 
 
-def test_signals_are_detected_at_once_and_only_inside_the_block(tell: Callable[[], None]) -> None:
+def test_signals_are_detected_at_once_and_only_inside_the_block(send_signal: Callable[[], None]) -> None:
     with handle_signals() as outer, handle_signals() as inner:
         assert inner is outer
         assert not outer.wait(0.01)
         with pytest.raises(Interrupted):
-            tell()
+            send_signal()
         assert inner.is_set()
         assert outer.wait(60)
     with handle_signals() as next_one:

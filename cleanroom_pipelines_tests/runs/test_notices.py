@@ -171,13 +171,13 @@ def test_command_may_leave_a_background_process(
     send_notice(shlex.join(["sh", "-c", 'cat "$0" &', str(pipe)]), NOTICE)
     assert caplog.records == []
 
-    def let_it_end() -> bool:
+    def release_reader() -> bool:
         with contextlib.suppress(OSError):  # nobody has opened it to read yet
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
             return True
         return False
 
-    wait_until(let_it_end, seconds=120, what="what was left running")
+    wait_until(release_reader, seconds=120, what="what was left running")
 
 
 def test_command_with_much_output_that_reads_no_input(caplog: pytest.LogCaptureFixture) -> None:

@@ -105,13 +105,13 @@ def test_worker_does_arriving_work_and_deletions(
 ) -> None:
     applied, after_a_look, turn = threading.Event(), list[str](), Rounds.turn
 
-    def looked(rounds: Rounds) -> None:
+    def look_and_apply(rounds: Rounds) -> None:
         is_first = applied.is_set() and not after_a_look
         turn(rounds)
         if is_first:
             after_a_look.append(worlds.newest(room, Kind.TRAINING_DATASET).status)
 
-    monkeypatch.setattr(Rounds, "turn", looked)
+    monkeypatch.setattr(Rounds, "turn", look_and_apply)
     with working(room):
         worlds.wait_until(room.catalog.resources.live_runs, seconds=240, what="the worker to begin")
         worlds.apply(room, dataset)
@@ -124,11 +124,11 @@ def test_worker_does_arriving_work_and_deletions(
         (key,) = room.catalog.resources.ids(Kind.TRAINING_DATASET)
         room.catalog.deletion.request_delete(Kind.TRAINING_DATASET, key)
 
-        def is_gone() -> bool:
+        def is_deleted() -> bool:
             is_stored = room.store.versions("training_dataset", key) != []
             return not is_stored and key not in history.get_dynamic_partitions("training_datasets")
 
-        worlds.wait_until(is_gone, seconds=240, what="the deletion")
+        worlds.wait_until(is_deleted, seconds=240, what="the deletion")
     assert room.catalog.resources.live_runs() == frozenset(), "it said good-bye"
 
 

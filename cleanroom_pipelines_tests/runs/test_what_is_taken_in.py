@@ -213,12 +213,12 @@ def without_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that knows no leases, as those of networks."""
     call = fcntl.fcntl
 
-    def refusing(descriptor: int, command: int, argument: object = 0) -> object:
+    def without_lease(descriptor: int, command: int, argument: object = 0) -> object:
         if command == fcntl.F_SETLEASE:
             raise OSError(22, os.strerror(22))
         return call(descriptor, command, argument)
 
-    monkeypatch.setattr(fcntl, "fcntl", refusing)
+    monkeypatch.setattr(fcntl, "fcntl", without_lease)
     monkeypatch.setattr(open_files, "QUIET_SECONDS", 60.0)
 
 
@@ -406,7 +406,7 @@ def interrupt() -> None:
 def test_swapped_upload_is_not_ingested(installation: Installation, room: DataRoom) -> None:
     """Sealed and whole, but not what the catalogue names."""
 
-    def bring(content: bytes) -> Upload:
+    def upload_of(content: bytes) -> Upload:
         sealed = installation.uploads.seal(installation.token_hex(16), [content])
         return installation.catalog.rooms.add_upload(
             sealed.location,
@@ -418,7 +418,7 @@ def test_swapped_upload_is_not_ingested(installation: Installation, room: DataRo
             location=sealed.location,
         )
 
-    wanted, other = bring(FIRST), bring(OTHER)
+    wanted, other = upload_of(FIRST), upload_of(OTHER)
     uploads = installation.home.uploads
     shutil.copyfile(uploads / str(other.location), uploads / str(wanted.location))
     version = installation.catalog.rooms.provision(room.id, {"matching:EMAIL": wanted.id})

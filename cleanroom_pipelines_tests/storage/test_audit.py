@@ -372,7 +372,7 @@ def test_outdated_heads_are_updated_by_the_next_append(log: AuditLog, folder: Pa
 
 def test_queued_reads_wait_for_a_full_disk_and_then_fail(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(audit_module, "_newest", refuse)
+        patch.setattr(audit_module, "_newest", fail)
         with pytest.raises(StorageFullError):
             for _ in range(100_000):
                 log.write_soon(ENTRY)
@@ -386,7 +386,7 @@ def test_queued_reads_wait_for_a_full_disk_and_then_fail(log: AuditLog, monkeypa
     assert 4000 < verdict.n_entries < 5000
 
 
-def refuse(_connection: object) -> None:
+def fail(_connection: object) -> None:
     raise OSError(28, "No space left on device")
 
 
@@ -424,7 +424,7 @@ def test_confirmed_entry_is_written_although_others_fail(log: AuditLog, monkeypa
     newest, calls = audit_module._newest, itertools.count()
 
     def often_full(connection: object) -> object:
-        return refuse(connection) if next(calls) % 3 == 0 else newest(connection)
+        return fail(connection) if next(calls) % 3 == 0 else newest(connection)
 
     def work(name: int) -> None:
         for number in range(25):
@@ -732,7 +732,7 @@ def test_old_log_is_imported_once_by_concurrent_processes(old: AuditLog, folder:
 
 def test_killed_import_is_repeated(old: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(audit_module, "_row", refuse)
+        patch.setattr(audit_module, "_row", fail)
         with pytest.raises(TypeError):
             old.verify()
     assert (old.verify().ok, old.verify().n_entries) == (True, 8)

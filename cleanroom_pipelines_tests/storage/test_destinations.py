@@ -45,7 +45,7 @@ def test_plain_url_is_resolved(home: Home) -> None:
     assert offenders(urls, check) == []
 
 
-REFUSED = [
+REJECTED = [
     "s3://audiences/../other",
     "s3://audiences/a/../../../x",
     "s3://audiences/.",
@@ -94,7 +94,7 @@ def test_other_urls_are_rejected(home: Home) -> None:
         assert caught.value.remedy
         assert len(url) < 6 or url not in str(caught.value)
 
-    assert offenders(REFUSED, check) == []
+    assert offenders(REJECTED, check) == []
 
 
 def test_account_must_be_twelve_digits(home: Home) -> None:
@@ -108,7 +108,7 @@ def test_account_must_be_twelve_digits(home: Home) -> None:
 
 @given(
     st.one_of(
-        st.text(), st.sampled_from(REFUSED), st.from_regex(r"\As3://[a-z.-]{0,6}(/[a-z.%\\ ~]{0,4}){0,5}\Z")
+        st.text(), st.sampled_from(REJECTED), st.from_regex(r"\As3://[a-z.-]{0,6}(/[a-z.%\\ ~]{0,4}){0,5}\Z")
     ),
     st.one_of(st.just(ACCOUNT), st.text(max_size=14)),
 )

@@ -243,14 +243,14 @@ def test_profile_without_an_endpoint_uses_aws(
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         asked = list[bytes]()
 
-        def refuse() -> None:
+        def close_connections() -> None:
             with suppress(OSError):
                 while True:
                     connection, _ = proxy.accept()
                     with connection:
                         asked.append(connection.recv(65536).splitlines()[0])
 
-        refusing = threading.Thread(target=refuse, daemon=True)
+        refusing = threading.Thread(target=close_connections, daemon=True)
         refusing.start()
         with pytest.raises(BucketError, match="cannot be reached"):
             buckets_at(home, profile="aws").locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()

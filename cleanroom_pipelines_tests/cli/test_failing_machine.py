@@ -251,11 +251,11 @@ def test_missing_dagster_folder(
 def test_too_many_open_files(
     command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(24, "Too many open files", "/somewhere")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    monkeypatch.setattr(Installation, "from_environment", refuse)
+    monkeypatch.setattr(Path, "mkdir", fail)
+    monkeypatch.setattr(Installation, "from_environment", fail)
     ended = command("status")
     assert is_a_sentence(ended), ended
     assert "ulimit" in ended.err
