@@ -286,7 +286,7 @@ def test_any_one_changed_character(create: RawRequest, untag: RawRequest, data: 
         max_size=12,
     ).map("".join)
 )
-def test_any_authorization_is_refused(text: str) -> None:
+def test_any_authorization_is_rejected(text: str) -> None:
     denial(
         RawRequest(
             "GET", "/tags/x", headers=(("host", HOST), ("x-amz-date", "20260301T120005Z"), ("authorization", text))
@@ -295,7 +295,7 @@ def test_any_authorization_is_refused(text: str) -> None:
 
 
 @given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=30), st.text(max_size=30))
-def test_any_request_is_refused(path: str, query: str, date: str, host: str) -> None:
+def test_any_request_is_rejected(path: str, query: str, date: str, host: str) -> None:
     authorization = sign(RawRequest("GET", "/tags/x"), now=NOW).header("Authorization")
     headers = (("host", host), ("x-amz-date", date), ("authorization", authorization))
     denial(RawRequest("GET", path, query, headers))
@@ -449,7 +449,7 @@ def test_an_invalid_date_header() -> None:
     assert_each(is_rejected, ["", "yesterday", "Sun, 99 Mar 2026 12:00:05 GMT", "x" * 1000])
 
 
-def test_a_session_token_is_refused() -> None:
+def test_session_token_is_rejected() -> None:
     """None are issued here, so the token belongs to another service."""
     with_token = AWSRequest("GET", f"http://{HOST}/tags/x")
     with mock.patch("botocore.auth.get_current_datetime", return_value=NOW):
@@ -462,7 +462,7 @@ def test_a_session_token_is_refused() -> None:
     )
 
 
-def test_a_presigned_query_is_refused() -> None:
+def test_presigned_query_is_rejected() -> None:
     presigned = AWSRequest("GET", f"http://{HOST}/tags/x")
     with mock.patch("botocore.auth.get_current_datetime", return_value=NOW):
         SigV4QueryAuth(Credentials(KEY_ID, SECRET), "cleanrooms-ml", REGION).add_auth(presigned)

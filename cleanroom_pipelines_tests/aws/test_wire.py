@@ -244,7 +244,7 @@ def test_a_body_has_a_limit() -> None:
         read(operation, labels, "", [], body, max_body_bytes=len(body) - 1)
 
 
-def test_a_compressed_body_is_refused() -> None:
+def test_compressed_body_is_rejected() -> None:
     request = replace(create_model(b"\x1f\x8b"), headers=(("content-encoding", "GZIP"),))
     assert refused(request).message == "The request body is compressed; send it uncompressed."
     plain = replace(create_model(json.dumps(CREATE_MODEL).encode()), headers=(("Content-Encoding", "identity"),))
@@ -342,7 +342,7 @@ def test_any_json_is_parsed_or_rejected(value: Any, name: str) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: json.dumps(text).encode()))
-def test_any_bytes_are_refused(body: bytes) -> None:
+def test_any_bytes_are_rejected(body: bytes) -> None:
     with pytest.raises(ApiError):
         understood(create_model(body))
 
