@@ -221,7 +221,7 @@ class Parties(Part):
             name: 1 to 63 characters, unique among collaborations.
             members: The ids of 2 to 10 accounts.
             seed_removed: Whether lists exclude the seed's users, which reveals who is in the seed.
-            full_ensemble: Whether jobs rank by the full ensemble, which reveals single people.
+            full_ensemble: Whether jobs rank by the full ensemble, which reveals individuals.
             monthly: Whether the privacy budget of each pair of the members' organisations renews every month.
 
         Raises:

@@ -2,7 +2,7 @@
 
 Lives here: turning options into a delivery, and reading the users and their ids from files.
 Add here when a delivery gets an option.
-Keep out: which rows are delivered and how (audiences.activation).
+Keep out: which rows are delivered and how (delivery.writing).
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """`cleanroom dev`: Dagster's UI and daemon on this home.
 
-Lives here: starting both.
+Lives here: starting the UI and the daemon together.
 Add here when they get another start option.
 Keep out: Dagster's own folder (runs.dagster_home) and settings of the installation (runs.installation).
 """

@@ -2,7 +2,7 @@
 
 Lives here: the folder of an export: its parts, the changes since an earlier one, and its manifest.
 Add here when an export's folder or manifest gets new content.
-Keep out: choosing the users (similarity.ranking); the formats of the files (delivery.formats); scores, which
+Keep out: choosing the users (similarity.rankings); the formats of the files (delivery.formats); scores, which
 an export never contains.
 """
 
