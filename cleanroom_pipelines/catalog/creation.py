@@ -220,7 +220,8 @@ class Creation(Resources):
         """
         if spec.kind is not kind:
             raise UsageError(
-                f"The declaration does not describe a {kind.words}.", remedy="Keep the kind of the resource."
+                f"The declaration does not describe a {kind.words}.",
+                remedy="Declare the same kind of resource as before.",
             )
         return self._change(kind, resource_id, lambda _: spec, digest=digest, cause=Cause.DECLARED)
 

@@ -24,7 +24,7 @@ class Doors(Protocol):
     """Access to the APIs of one installation."""
 
     def media(self, email: str) -> Transport:
-        """Return the data-room (Media) API as a user calls it."""
+        """Return a transport that calls the data-room (Media) API for a user."""
 
     def lookalikes(self, account_id: str, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Run an operation of the lookalike (AWS) API for an account.
@@ -59,7 +59,7 @@ class InProcess:
         )
 
     def media(self, email: str) -> Transport:
-        """Return the data-room (Media) API as a user calls it."""
+        """Return a transport that calls the data-room (Media) API for a user."""
         return LocalTransport(self._service, email)
 
     def lookalikes(self, account_id: str, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
