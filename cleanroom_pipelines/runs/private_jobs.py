@@ -107,8 +107,8 @@ class PrivateJob:
         return [] if self.mode is SeedMode.IN_PLACE else ["seed"]
 
     @property
-    def tells(self) -> tuple[str, ...]:
-        """The placement that is shown to the parties, if a list of the job reveals its seed."""
+    def disclosures(self) -> tuple[str, ...]:
+        """The statements to show about what a list of the job reveals, by their keys."""
         return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
 
     @cached_property
@@ -233,7 +233,7 @@ class PrivateJob:
             f"An attacker who knows everything else is right about one person in at most {bound}."
         )
         return {
-            "statement": " ".join([statement, *(_REVEALS[each] for each in self.tells)]),
+            "statement": " ".join([statement, *(_REVEALS[each] for each in self.disclosures)]),
             "price": price,
             **budget,
         }

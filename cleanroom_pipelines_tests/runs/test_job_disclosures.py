@@ -1,4 +1,4 @@
-"""What the two sides of a job are told, and what a list must not tell.
+"""What the two sides of a job see, and what a list must not reveal.
 
 Contract: cleanroomsml 2.5, 2.6, 3.14 and 3.17. A finished job keeps in its summary what the API shows of its
 metrics; its status names no count of matches, no path and no id. Across accounts an export that leaves the seed
