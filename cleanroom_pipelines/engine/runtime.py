@@ -33,7 +33,7 @@ class Runtime:
     progress: Progress | None = None
     should_cancel: ShouldCancel | None = None
 
-    def tell(self, share: float, stage: str) -> None:
+    def report_progress(self, share: float, stage: str) -> None:
         """Report progress, and stop if cancelled.
 
         Raises:

@@ -182,7 +182,7 @@ def private_ranking(
     scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
 
     def on_share(share: float) -> None:
-        stages.runtime.tell(0.8 * share, "scoring all users")
+        stages.runtime.report_progress(0.8 * share, "scoring all users")
 
     with open_configured_engine(engine, paths=(opened.folder, out)) as database, one_blas_thread():
         if not database.is_cluster:
@@ -204,7 +204,7 @@ def private_ranking(
                 with stages.stage(0.8, "ranking"):
                     scale = _rank_on_cluster(database, opened.n_users, scored, ordered, out / RANKING_FILE)
     np.save(out / SCALE_FILE, scale)
-    runtime.tell(1.0, "ranked")
+    runtime.report_progress(1.0, "ranked")
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def train_room(
     """
     with tempfile.TemporaryDirectory(prefix="room-", dir=runtime.engine.scratch) as scratch_name:
         scratch = Path(scratch_name)
-        runtime.tell(0.0, "collecting features of the users")
+        runtime.report_progress(0.0, "collecting features of the users")
         with open_engine(runtime.engine, paths=(base, scratch)) as database:
             features = write_room_features(database, base, scratch)
         return train(
@@ -183,7 +183,7 @@ def rank_room(
         fit = fit_candidates(database, opened, candidates, settings, stages)
         rank_in_place(database, opened, fit, out / RANKING_FILE, scratch=runtime.engine.scratch, stages=stages)
     _write_held_out(fit, out / HELD_OUT_FILE)
-    runtime.tell(1.0, "ranked")
+    runtime.report_progress(1.0, "ranked")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Stages:
     @contextmanager
     def stage(self, share: float, name: str) -> Iterator[None]:
         """Time a stage that starts at `share` of the whole."""
-        self.runtime.tell(share, name)
+        self.runtime.report_progress(share, name)
         started = perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + perf_counter() - started, 3)
@@ -222,7 +222,7 @@ def train(
                 learn_private_representation(database, Model(out), runtime.check)
             write_digests(out)
             ignored = found.ignored_columns + (table.ignored_columns if table else ())
-    runtime.tell(1.0, "trained")
+    runtime.report_progress(1.0, "trained")
     return TrainingReport(
         n_rows=found.n_rows,
         n_invalid_rows=found.n_invalid,

@@ -271,7 +271,7 @@ def _validate_rows(
         or _too_many_invalid(tally, report, task)
         or task.judge_size(counts)
     )
-    task.runtime.tell(1.0, "validated")
+    task.runtime.report_progress(1.0, "validated")
     return _failed(report, verdict) if verdict else replace(report, n_rows_dropped=report.n_invalid_rows)
 
 
@@ -291,7 +291,7 @@ def _tally_rows(engine: Engine, tables: TableFiles, columns: Sequence[Column], t
         n_rows_before = tally.n_readable_rows
         for batch in engine.batches(f"SELECT {select} FROM part", rows=task.batch_rows):
             tally.add_batch(schemas.batch_errors(schema, batch), batch.num_rows)
-            task.runtime.tell(_SHARE_OF_BATCHES * share_of(batch), "validating rows")
+            task.runtime.report_progress(_SHARE_OF_BATCHES * share_of(batch), "validating rows")
         rejected = engine.rejected_lines()
         checks.check_quotes(rejected, task.rules.upload)
         tally.add_rejected(rejected, n_rows_before, 1 if part.format == "csv" else 0)
@@ -328,7 +328,7 @@ def _share_done(engine: Engine, tables: TableFiles) -> Callable[[pa.RecordBatch]
 def _with_counts(
     engine: Engine, columns: Sequence[Column], tally: Tally, report: ValidationReport, task: _Task
 ) -> tuple[ValidationReport, _Counts]:
-    task.runtime.tell(_SHARE_OF_BATCHES, "counting users")
+    task.runtime.report_progress(_SHARE_OF_BATCHES, "counting users")
     key = next(column for column in columns if column.role == Role.USER_ID)
     row = engine.fetch(
         # one row: the valid rows, their users, and the users with at least two

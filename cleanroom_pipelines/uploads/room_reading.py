@@ -193,12 +193,12 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
                 part.read(upload)
     except InputError as error:
         return ReadDataset(dataset, _failed_for(part.report(), rules, error), None)
-    reading.runtime.tell(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
+    reading.runtime.report_progress(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
     report = part.report()
     if (reason := _no_valid_rows(part.tally, rules)) is not None:
         return ReadDataset(dataset, _failed(report, rules, *reason), None)
     report = _with_duplicates(report, part, reading)
-    reading.runtime.tell(1.0, f"{rules.what}: validated")
+    reading.runtime.report_progress(1.0, f"{rules.what}: validated")
     return ReadDataset(
         dataset, replace(report, n_rows_dropped=report.n_invalid_rows), part.rows, part.hashes, part.n_embeddings
     )
@@ -281,7 +281,7 @@ class _Part:
             header = is_first and _is_header(columns, batch)
             self._add_batch(schema, columns, batch, upload.matching_id, header=header)
             is_first = False
-            self.reading.runtime.tell(share_of(batch), stage)
+            self.reading.runtime.report_progress(share_of(batch), stage)
         rejected = engine.rejected_lines()
         self.tally.add_rejected(rejected, n_rows_before, 0)
         checks.check_quotes(rejected)
