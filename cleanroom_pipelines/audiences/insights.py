@@ -2,7 +2,7 @@
 
 Lives here: `base_figures` (released figures of the base alone), and `insights`: tables by interest, age, gender
 and pairs of these.
-Add here when users are grouped in a further way.
+Add here when users are grouped in another way.
 Keep out: total overlap (overlap), and releasing counts (privacy).
 
 Cells. A user is counted once per cell. A user without an attribute is in none of its cells. Only five of a user's

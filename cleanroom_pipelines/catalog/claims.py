@@ -379,7 +379,7 @@ class Claims(Part):
                 return None
             version = find_version(session, resource, number)
             run_id = version.run_id
-            if not is_silent(version, at) or run_id is None:
+            if not has_expired_lease(version, at) or run_id is None:
                 return None
             requeue(session, resource, version, at)
             return ExpiredClaims(version_record(version), run_id)
@@ -414,7 +414,7 @@ def is_unreserved(now: datetime) -> ColumnElement[bool]:
     return or_(VersionRow.lease_expires_at.is_(None), VersionRow.lease_expires_at <= now)
 
 
-def is_silent(version: VersionRow, at: datetime) -> bool:
+def has_expired_lease(version: VersionRow, at: datetime) -> bool:
     """Return whether the version is claimed by a run whose lease has expired."""
     expires = version.lease_expires_at
     return version.status is Status.CREATE_IN_PROGRESS and expires is not None and expires <= at

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from cleanroom_pipelines.catalog.claims import Claims, is_silent, is_unreserved, requeue
+from cleanroom_pipelines.catalog.claims import Claims, has_expired_lease, is_unreserved, requeue
 from cleanroom_pipelines.catalog.lifecycle import (
     close_failed,
     find_resource,
@@ -234,7 +234,7 @@ class Scheduling(Claims):
             require_not_deleting(resource)
             version = newest_version(session, resource)
             key = f"{kind.words} {resource_id}"
-            if is_silent(version, at) and version.run_id != run_id:
+            if has_expired_lease(version, at) and version.run_id != run_id:
                 requeue(session, resource, version, at)
             if version.status is Status.CREATE_IN_PROGRESS:
                 if version.run_id == run_id:

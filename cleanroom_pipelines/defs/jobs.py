@@ -36,7 +36,7 @@ asset_jobs = [
 
 
 @dg.op
-def work_through(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+def do_pending_work(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Do pending work item by item, each as its own run in this process.
 
     Starting a process takes seconds, so many small jobs finish sooner in one shared process.
@@ -56,11 +56,11 @@ def work_through(context: dg.OpExecutionContext, installation: InstallationResou
 @dg.job(executor_def=dg.in_process_executor)
 def run_all_pending() -> None:
     """Does all pending work in one process."""
-    work_through()
+    do_pending_work()
 
 
 @dg.op
-def score_what_is_open(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+def score_published_shards(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Score shards of large audiences whose runs have published them to share the work."""
     opened = installation.open()
     with without_data(), handle_signals() as interruption:
@@ -71,7 +71,7 @@ def score_what_is_open(context: dg.OpExecutionContext, installation: Installatio
 @dg.job(executor_def=dg.in_process_executor)
 def score_shards() -> None:
     """Helps other runs score large audiences, one range of shards at a time, until all are scored."""
-    score_what_is_open()
+    score_published_shards()
 
 
 class GenerationJobForm(dg.Config):
@@ -128,7 +128,7 @@ def housekeeping() -> None:
 
 
 @dg.op
-def rebuild_what_is_missing(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+def rebuild_missing_materializations(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Report materialisations of current versions that are missing in Dagster's storage."""
     opened = installation.open()
     with without_data(), handle_signals() as interruption:
@@ -139,7 +139,7 @@ def rebuild_what_is_missing(context: dg.OpExecutionContext, installation: Instal
 @dg.job(executor_def=dg.in_process_executor)
 def rebuild_materializations() -> None:
     """Rebuilds missing materialisations after Dagster's storage was lost or a backup was restored."""
-    rebuild_what_is_missing()
+    rebuild_missing_materializations()
 
 
 @dg.op

@@ -1,7 +1,7 @@
 """Build the user and item dictionaries on a cluster, with one shuffle of the interactions.
 
 Lives here: `make_dictionaries_on_cluster`, and the processing of a parcel: all interactions of a group of users.
-Add here when a further number per user is computed from the interactions (its query is in reading).
+Add here when another number per user is computed from the interactions (its query is in reading).
 Keep out: the vocabulary and the shards (cluster_training), training on one machine (training).
 
 The engine groups the interactions by user into parcels of its choice. For each parcel the executor works like a

@@ -1,7 +1,7 @@
 """Quality metrics from held-out ranks: recall, lift, relevance, AUC.
 
 Lives here: the formulas of metrics.json, on plain arrays.
-Add here when there is a further metric; document its formula and source.
+Add here when there is another metric; document its formula and source.
 Keep out: scoring, files.
 """
 

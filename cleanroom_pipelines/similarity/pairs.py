@@ -1,7 +1,7 @@
 """Aggregate a stream of interactions to distinct (user, item) pairs, in bounded memory.
 
 Lives here: spilling packed interactions to shards of users, sorting each shard, counting pairs, the vocabulary.
-Add here when a pair gets a further number.
+Add here when a pair gets another number.
 Keep out: SQL (reading) and weights (representation).
 
 One interaction is one 64-bit number: user (28 bits), candidate item (20), days before the newest event (16).

@@ -2,7 +2,7 @@
 
 Lives here: the price and size of that vector, its sum over a seed, ranking all users by it, counts for the quality
 figures, the figures computed from released counts, the explanation.
-Add here when private lookalikes get a further figure, computed from released values only.
+Add here when private lookalikes get another figure, computed from released values only.
 Keep out: the users' vectors (private_representation), drawing noise and paying for it (privacy).
 
     b = Σ φ(u) over the seed + noise        the ranking's only information about the seed

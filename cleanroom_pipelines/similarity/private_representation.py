@@ -1,7 +1,7 @@
 """User representation of private lookalikes: short vectors that are independent of any seed.
 
 Lives here: learning the vectors' maps, clip lengths and Gram matrices when a model is trained; vectors of users.
-Add here when a user's vector gets a further part (and raise model.FORMAT_VERSION).
+Add here when a user's vector gets another part (and raise model.FORMAT_VERSION).
 Keep out: everything that depends on a seed (private_lookalikes).
 
 A user's coordinates are the embedding, the number of items, and the leading directions of the declared features.

@@ -1,7 +1,7 @@
 """Learn the item representation from the interactions, without a seed.
 
 Lives here: item weights, the embedding of items, similar items.
-Add here when the representation gets a further part that needs no seed.
+Add here when the representation gets another part that needs no seed.
 Keep out: reading files (model, reading) and everything that depends on a seed (signals).
 
 A user is a row of item weights idf(i), scaled to length 1. Which items matter more than how often: binary rows

@@ -1,7 +1,7 @@
 """Computations over all users of a model, shard by shard, on any engine.
 
 Lives here: matching a seed, gathering the users of a fit, scoring held-out users and all users.
-Add here when a seed needs a further computation over all users.
+Add here when a seed needs another computation over all users.
 Keep out: fitting (ensemble, signals), ranking by scores (ranking, sorting).
 
 All computations run as one task per shard, or on a single machine per few blocks of a shard. Task results are

@@ -1,7 +1,7 @@
 """Rank scored users part by part, for populations too large for the memory of one machine.
 
 Lives here: turning files of scores into the parts of `ranking.parquet`, on an engine that sorts.
-Add here when the distributed ranking gets a further column.
+Add here when the distributed ranking gets another column.
 Keep out: scoring, and ranking in memory (ranking), which gives the same rows.
 
 The engine sorts the scores of the n non-seed users into consecutive files. Each file is then finished

@@ -1,7 +1,7 @@
 """Train an audience model: from an interactions table to model files that are independent of any seed.
 
 Lives here: `train`, the order of its steps, and writing the model's files.
-Add here when training gets a further step.
+Add here when training gets another step.
 Keep out: the steps themselves (reading, pairs, representation, features).
 
 Cost in CPU seconds on two cores (1 million users and 20 million interactions; 5 and 100 million): checking 0.9 and

@@ -1,7 +1,7 @@
 """Participants' access to a world through both APIs.
 
 Lives here: the interface of an access path, and the in-process one, which calls the request handlers directly.
-Add here when attackers use a further API.
+Add here when attackers use another API.
 Keep out: the attackers' requests (playing, aws).
 """
 

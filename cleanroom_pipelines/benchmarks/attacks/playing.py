@@ -1,7 +1,7 @@
 """Attackers' requests to a world, and the numbers they extract from the results.
 
 Lives here: one function per play, each for one or several attacks.
-Add here when there is a further play.
+Add here when there is another play.
 Keep out: guessing from the numbers (guessing) and building worlds (worlds).
 
 Each function sends requests as a participant, through the request handlers, until it has its numbers or the pair's
