@@ -43,13 +43,13 @@ class ServerDocument(Document):
 
 
 def as_json(of: Any, value: Any) -> Any:
-    """Convert a value of a type, such as `tuple[Role, ...]`, to JSON values."""
+    """Convert a value of the given type, such as `tuple[Role, ...]`, to JSON values."""
     # no warnings: they quote the value
     return _adapter(of).dump_python(value, mode="json", by_alias=True, warnings=False)
 
 
 def from_json(of: type[_T], value: Any) -> _T:
-    """Read a value of a type from the output of `as_json`.
+    """Convert JSON values written by `as_json` back to the given type.
 
     Raises:
         ValueError: The value does not fit the type; the error does not quote it.

@@ -1,4 +1,4 @@
-"""The entry point that the process is acting for: the command line, the inbox, a request.
+"""The entry point of the current changes: the command line, the inbox, a request or another one.
 
 Lives here: the current entry point, as recorded in the audit log.
 Keep out: slow imports; `cleanroom --help` loads this.

@@ -91,14 +91,14 @@ def _begin_sqlite(connection: Connection) -> None:
 def database_away() -> Iterator[None]:
     """No engine of this process gets a connection."""
 
-    def refuse(_connection: object) -> None:
+    def fail_to_connect(_connection: object) -> None:
         raise OperationalError("connect", None, OSError("the server closed the connection"))
 
-    event.listen(Engine, "engine_connect", refuse)
+    event.listen(Engine, "engine_connect", fail_to_connect)
     try:
         yield
     finally:
-        event.remove(Engine, "engine_connect", refuse)
+        event.remove(Engine, "engine_connect", fail_to_connect)
 
 
 # --- Statements ---

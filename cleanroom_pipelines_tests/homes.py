@@ -272,7 +272,7 @@ OF_THE_CATALOGUE: tuple[Fault, ...] = (
     no_identity_and_no_catalogue,
     last_release_without_catalogue,
 )
-REFUSED: tuple[Fault, ...] = (
+REJECTED: tuple[Fault, ...] = (
     *OF_THE_CATALOGUE,
     no_key,
     another_key,

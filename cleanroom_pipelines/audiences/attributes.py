@@ -1,7 +1,7 @@
 """Attributes for filters, with their values in the base audience.
 
 Lives here: `data_attributes`, and the threshold below which a value is not listed.
-Add here when users get a further attribute.
+Add here when users get another attribute.
 Keep out: the meaning of filters (definitions), and counts, which this module never returns.
 
 Values are the publisher's own words. A rare value may be a name or identify a person, so values of fewer than 25

@@ -218,7 +218,7 @@ class Lookalike(Document):
     Args:
         source: The other audience.
         reach: Size in percent of all relevant users, a whole number from 1 to 30.
-        exclude_seed_audience: Whether to leave out the source's own users and fill their places with others.
+        exclude_seed_audience: Whether to exclude the source's own users and replace them by the next best.
     """
 
     kind: Literal["lookalike"] = field(default="lookalike", kw_only=True)
@@ -372,7 +372,7 @@ class DefinitionPath:
     ids: tuple[str, ...] = ()
 
     def enter(self, id_: str) -> "tuple[Definition, DefinitionPath]":
-        """Follow a reference.
+        """Follow a reference to a custom audience and return its definition with the longer chain.
 
         Raises:
             UsageError: The reference closes a cycle, or the chain is too long.
@@ -461,7 +461,7 @@ def _filter(value: object) -> AttributeFilter:
     keys = _keys(value, "filter", needed=("attribute", "operator"), optional=("values",))
     values = keys.get("values")
     if values is not None and not isinstance(values, list | tuple):
-        raise UsageError("The values of a filter are not a list.", remedy="Put them in brackets.")
+        raise UsageError("The values of a filter must be a list.", remedy="Put them in brackets.")
     return AttributeFilter(keys["attribute"], _member(FilterOperator, keys["operator"]), tuple(values or ()))
 
 

@@ -2,7 +2,7 @@
 
 Lives here: `base_figures` (released figures of the base alone), and `insights`: tables by interest, age, gender
 and pairs of these.
-Add here when users are grouped in a further way.
+Add here when users are grouped in another way.
 Keep out: total overlap (overlap), and releasing counts (privacy).
 
 Cells. A user is counted once per cell. A user without an attribute is in none of its cells. Only five of a user's
@@ -83,7 +83,7 @@ class ReleasedInsightsRow:
 
     @property
     def is_indicative(self) -> bool:
-        """Whether the row is based on so few users that noise affects it noticeably."""
+        """Whether the row counts so few users that noise is a noticeable part of it."""
         return self.overlap.is_indicative
 
     def as_dict(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class BaseFigures:
     cells: Mapping["_Cell", Released]
 
     def addressable_in(self, cell: "_Cell") -> Released:
-        """Relevant users of a cell, estimated by the ratio of the two totals."""
+        """Estimate the relevant users of a cell from its matchable users and the ratio of the two totals."""
         return self.cells[cell].scaled(self.addressable, self.matchable)
 
     def as_dict(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Policy:
     statements: tuple[PolicyStatement, ...]
 
     def speaks_to(self, account: str) -> bool:
-        """Check whether any statement allows an account something, under whatever conditions.
+        """Check whether any statement could allow an account some action if its conditions held.
 
         Args:
             account: 12 digits.
@@ -418,7 +418,7 @@ class _Reader:
         if isinstance(statements, dict):
             return Policy((self._statement("Statement", statements),))
         if not isinstance(statements, list) or not statements:
-            raise _RejectedError("Statement", "Member must be a statement or a list of at least one")
+            raise _RejectedError("Statement", "Member must be a statement or a non-empty list of statements")
         return Policy(tuple(self._statement(f"Statement[{at}]", each) for at, each in enumerate(statements)))
 
     def _statement(self, where: str, statement: Any) -> PolicyStatement:
@@ -536,7 +536,7 @@ def _strings(where: str, value: Any) -> list[tuple[str, str]]:
     if isinstance(value, str):
         return [(where, _plain(where, value))]
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
-        raise _RejectedError(where, "Member must be a string or a list of at least one")
+        raise _RejectedError(where, "Member must be a string or a non-empty list of strings")
     return [(f"{where}[{at}]", _plain(f"{where}[{at}]", each)) for at, each in enumerate(value)]
 
 

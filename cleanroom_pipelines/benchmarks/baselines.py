@@ -36,7 +36,7 @@ class UserFeatures:
 
     @cached_property
     def tfidf(self) -> sp.csr_matrix:
-        """Rows of (1 + ln count) · idf, length 1."""
+        """Users as rows of (1 + ln count) · idf, scaled to length 1."""
         from sklearn.feature_extraction.text import TfidfTransformer
 
         rows: sp.csr_matrix = TfidfTransformer(sublinear_tf=True).fit_transform(self.counts)
@@ -44,7 +44,7 @@ class UserFeatures:
 
     @cached_property
     def raw(self) -> npt.NDArray[np.float32]:
-        """Activity, distinct items and counts of the 100 most frequent items."""
+        """Activity, number of distinct items, and counts of the 100 most frequent items."""
         activity = np.asarray(self.counts.sum(axis=1)).ravel()
         return np.column_stack([activity, np.diff(self.counts.indptr), self.counts[:, :100].toarray()]).astype(
             np.float32
@@ -66,18 +66,18 @@ Baseline = Callable[[UserFeatures, Int64], Float64]
 
 
 def random(table: UserFeatures, seed: Int64) -> Float64:
-    """Random scores."""
+    """Assign random scores."""
     rng = np.random.default_rng([table.random_seed, len(seed), int(seed[0])])
     return np.asarray(rng.random(table.counts.shape[0]))
 
 
 def activity(table: UserFeatures, seed: Int64) -> Float64:
-    """The most active users, whatever the seed."""
+    """Score users by their activity, whatever the seed."""
     return np.asarray(table.counts.sum(axis=1), dtype=np.float64).ravel()
 
 
 def als_centroid(table: UserFeatures, seed: Int64) -> Float64:
-    """Cosine to the mean of the seed's ALS factors."""
+    """Score users by their cosine to the mean of the seed's ALS factors."""
     return np.asarray(table.factors @ table.factors[seed].mean(axis=0), dtype=np.float64)
 
 

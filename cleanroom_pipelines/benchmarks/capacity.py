@@ -33,18 +33,18 @@ class Line:
 
     @classmethod
     def through(cls, smaller: tuple[float, float], larger: tuple[float, float]) -> "Line":
-        """The line through two points; a cost that did not grow has slope 0."""
+        """Fit the line through two points; a cost that did not grow has slope 0."""
         slope = max(0.0, (larger[1] - smaller[1]) / (larger[0] - smaller[0]))
         return cls(max(0.0, smaller[1] - slope * smaller[0]), slope)
 
     def at(self, size: float) -> float:
-        """The cost of a size."""
+        """Return the cost at a given size."""
         return self.fixed + self.slope * size
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of one step on one engine.
+    """The costs of one step on one engine, by size.
 
     Args:
         unit: `interactions` or `users`.

@@ -222,7 +222,7 @@ class _UnexpectedError(Exception):
 
 
 class LoadClient:
-    """One client: creates, reads, changes and deletes its own resources, and tracks their expected state.
+    """One client: creates, reads, changes and deletes its own resources, and keeps track of their expected state.
 
     Args:
         number: The client's number, which determines its account and its calls.
@@ -247,7 +247,7 @@ class LoadClient:
         self.things: list[Thing] = []
         self.timed: list[_Timed] = []
         self.problems: list[str] = []
-        self.n_refusals = 0
+        self.n_expected_errors = 0
         self._number = number
         self._others = [account for account in accounts if account is not self.account]
         self._dice = random.Random(f"{random_seed} {number}")  # noqa: S311 - repeatable on purpose
@@ -297,12 +297,14 @@ class LoadClient:
             due += between
         self._connection.close()
 
-    def _call(self, name: str, parameters: Mapping[str, Any], refusal: str = "") -> Mapping[str, Any]:
+    def _call(self, name: str, parameters: Mapping[str, Any], expected_error: str = "") -> Mapping[str, Any]:
         answer = self._connection.call(name, parameters)
         self.timed.append(_Timed(name, self._due, self._connection.sent, time.monotonic()))
-        if (answer.status == 200, answer.error) != (not refusal, refusal):
-            raise _UnexpectedError(f"{name} returned {answer.status} {answer.error} instead of {refusal or 200}")
-        self.n_refusals += bool(refusal)
+        if (answer.status == 200, answer.error) != (not expected_error, expected_error):
+            raise _UnexpectedError(
+                f"{name} returned {answer.status} {answer.error} instead of {expected_error or 200}"
+            )
+        self.n_expected_errors += bool(expected_error)
         return answer.body
 
     def _touch(self) -> bool:
@@ -570,7 +572,7 @@ def run_load(
             },
         },
         "from_due": percentiles([one.answered - one.due for one in own]),
-        "n_refusals": sum(client.n_refusals for client in clients),
+        "n_expected_errors": sum(client.n_expected_errors for client in clients),
         "n_resources": sum(len(client.things) for client in clients),
         "problems": problems,
     }
@@ -593,7 +595,7 @@ def table(result: Mapping[str, Any]) -> str:
         for name, row in rows.items()
     ]
     lines.append(
-        f"{result['n_resources']} resources created, {result['n_refusals']} calls rejected as expected,"
+        f"{result['n_resources']} resources created, {result['n_expected_errors']} calls rejected as expected,"
         f" {len(result['problems'])} problems"
     )
     lines += [f"  {n} times: {problem}" for problem, n in Counter(result["problems"]).most_common(20)]
@@ -601,7 +603,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Count, and nearest-rank percentiles in milliseconds."""
+    """Summarise latencies: their number, and nearest-rank percentiles in milliseconds."""
     ordered = sorted(seconds) or [0.0]
     ranks = {f"p{share}": ordered[-(-len(ordered) * share // 100) - 1] * 1000 for share in (50, 95, 99)}
     return {"n": len(seconds), **ranks, "max": ordered[-1] * 1000}

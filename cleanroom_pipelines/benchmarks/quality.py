@@ -61,7 +61,7 @@ _FUTURE_QUANTILE = 0.7
 
 @dataclass(frozen=True)
 class Task:
-    """One group to find.
+    """One task: find the users of a known group.
 
     Args:
         kind: item, attribute, campaign, future or null.
@@ -152,7 +152,9 @@ def run_quality(
                 if progress:
                     progress(min(1.0, (done + 1) / n_tasks), f"{data.name}: {kind} tasks")
             if not rows:
-                raise UsageError(f"This data set has no {kind} tasks.", remedy="Remove that kind.")
+                raise UsageError(
+                    f"This data set has no {kind} tasks.", remedy="Omit this kind from the list of kinds."
+                )
             result["kinds"][kind] = {"tasks": rows, **_summary(rows)}
     return result
 
@@ -181,7 +183,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 class Source:
-    """The data set's tables, and reduced versions of them for tasks."""
+    """The tables of a data set, and copies of them without the data that tasks hide."""
 
     def __init__(self, data: Data, scratch: Path, engine: EngineSettings) -> None:
         self.data = data
@@ -229,7 +231,7 @@ class Source:
         return self.scratch / f"{self._number}.parquet"
 
     def folder(self) -> Path:
-        """Create an empty folder."""
+        """Create a new empty folder and return it."""
         self._number += 1
         folder = self.scratch / str(self._number)
         folder.mkdir()
@@ -366,7 +368,7 @@ def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) ->
 
 
 def measure_ranking(scores: Float64, members: Int64, seed: Int64) -> dict[str, float]:
-    """Recall among the non-seed users, ties in order of the users' hashes, and AUC.
+    """Recall among the non-seed users (ties ordered by the users' hashes), and AUC.
 
     Args:
         scores: (n,) score of every user, in order of the users' hashes.
@@ -431,7 +433,7 @@ def standard_error(values: Float64) -> float:
 def item_batches(
     source: Source, n_tasks: int, rng: np.random.Generator, smallest: int = _SMALLEST_GROUP
 ) -> Iterator[Batch]:
-    """Tasks from items with enough users, hiding a few items at a time."""
+    """Build tasks from items with enough users, hiding a few items at a time."""
     found = source.query(
         """-- one row per item
         SELECT item_id, count(DISTINCT user_id) AS n FROM interactions

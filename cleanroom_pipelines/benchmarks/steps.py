@@ -1,4 +1,4 @@
-"""The steps of the scale benchmark, each run in its own process.
+"""The steps of the scale benchmark; each runs in its own process.
 
 Lives here: the code of the processes; `python -m cleanroom_pipelines.benchmarks.steps STEP JSON`.
 Add here when another peer is to be measured.

@@ -39,7 +39,7 @@ class SyntheticSettings:
 
 
 def interest_of(settings: SyntheticSettings, users: Int64) -> Int64:
-    """The planted interest of users, by number."""
+    """The planted interest of each user, by the user's number."""
     return ((users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)).astype(
         np.int64
     ) % settings.n_interests

@@ -13,7 +13,7 @@ from sqlalchemy import URL
 from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, RESERVED_SECONDS, Claims
 from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError, Database
-from cleanroom_pipelines.catalog.deletion import GOES_WITH, Deletion
+from cleanroom_pipelines.catalog.deletion import DELETED_WITH, Deletion
 from cleanroom_pipelines.catalog.dossiers import (
     Dossier,
     Dossiers,
@@ -202,7 +202,7 @@ class Catalog:
 
 
 __all__ = [
-    "GOES_WITH",
+    "DELETED_WITH",
     "LARGEST",
     "LEASE_SECONDS",
     "LOCAL_ACCOUNT",

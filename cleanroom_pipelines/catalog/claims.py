@@ -24,7 +24,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
     mirror,
     newest_version,
     note_delivery,
-    refuse_deleting,
+    require_not_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind, check_text
 from cleanroom_pipelines.catalog.noting import noted
@@ -379,7 +379,7 @@ class Claims(Part):
                 return None
             version = find_version(session, resource, number)
             run_id = version.run_id
-            if not is_silent(version, at) or run_id is None:
+            if not has_expired_lease(version, at) or run_id is None:
                 return None
             requeue(session, resource, version, at)
             return ExpiredClaims(version_record(version), run_id)
@@ -410,12 +410,12 @@ def _change_held(session: Session, claim: Claim, **values: Any) -> None:
 
 
 def is_unreserved(now: datetime) -> ColumnElement[bool]:
-    """Return the condition that a pending version is not reserved for a run."""
+    """Return the SQL condition that a pending version is not reserved for a run."""
     return or_(VersionRow.lease_expires_at.is_(None), VersionRow.lease_expires_at <= now)
 
 
-def is_silent(version: VersionRow, at: datetime) -> bool:
-    """Return whether a run holds the version with an expired lease."""
+def has_expired_lease(version: VersionRow, at: datetime) -> bool:
+    """Return whether the version is claimed by a run whose lease has expired."""
     expires = version.lease_expires_at
     return version.status is Status.CREATE_IN_PROGRESS and expires is not None and expires <= at
 
@@ -445,7 +445,7 @@ def cancel(session: Session, resource: ResourceRow, version: VersionRow, now: da
     elif version.status is Status.CREATE_IN_PROGRESS:
         version.cancel_requested = True
     else:
-        refuse_deleting(resource)
+        require_not_deleting(resource)
         raise ConflictError(
             f"The {resource.kind.words} {resource.id} has no work to cancel.", remedy="Check its status."
         )

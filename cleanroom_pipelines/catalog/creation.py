@@ -23,7 +23,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
     lock_resource,
     name_scope,
     pending_version,
-    refuse_deleting,
+    require_not_deleting,
 )
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
@@ -220,7 +220,8 @@ class Creation(Resources):
         """
         if spec.kind is not kind:
             raise UsageError(
-                f"The declaration does not describe a {kind.words}.", remedy="Keep the kind of the resource."
+                f"The declaration does not describe a {kind.words}.",
+                remedy="Declare the same kind of resource as before.",
             )
         return self._change(kind, resource_id, lambda _: spec, digest=digest, cause=Cause.DECLARED)
 
@@ -272,7 +273,7 @@ class Creation(Resources):
             must_be_active = parents_must_be_active and spec.parent_id != row.parent_id
             parent = _usable_parent(session, spec, row.account_id, row.region, must_be_active)
             row = lock_resource(session, kind, resource_id)
-            refuse_deleting(row)
+            require_not_deleting(row)
             spec = make_spec(row)  # again under the lock, so that no concurrent change is lost
             if parent is not None and spec.parent_id != parent.id:
                 raise ClashError("The resource's parent was changed concurrently.", remedy="Try again.")
@@ -315,7 +316,7 @@ def _usable_parent(
     parent = lock_resource(session, spec.parent_kind, spec.parent_id, account_id, region)
     if isinstance(spec, ExportJobSpec) and spec.started_by not in (None, account_id):
         _reject_stranger(session, spec, parent)
-    refuse_deleting(parent)
+    require_not_deleting(parent)
     if must_be_active and parent.status is not Status.ACTIVE:
         raise ConflictError(
             f"The {parent.kind.words} {parent.id} is not ACTIVE.",
@@ -326,7 +327,7 @@ def _usable_parent(
 
 def _reject_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) -> None:
     if spec.started_by is None or not has_view(session, job.id, spec.started_by):
-        raise NotFoundError(f"There is no such {job.kind.words}.", remedy="See the list of those that exist.")
+        raise NotFoundError(f"There is no such {job.kind.words}.", remedy="List the existing ones.")
 
 
 def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], starter: Starter | None) -> Spec:

@@ -30,7 +30,7 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
 _AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL)
 # Children that are deleted with their parent, and never alone.
-GOES_WITH = {Kind.GENERATION_JOB: Kind.EXPORT_JOB, Kind.CUSTOM_AUDIENCE: Kind.AUDIENCE_LIST}
+DELETED_WITH = {Kind.GENERATION_JOB: Kind.EXPORT_JOB, Kind.CUSTOM_AUDIENCE: Kind.AUDIENCE_LIST}
 
 
 class Deletion(Part):
@@ -53,14 +53,14 @@ class Deletion(Part):
             ConflictError: Another resource depends on it.
             UsageError: It is an export job or a delivery, which is deleted with its parent.
         """
-        if kind in GOES_WITH.values():
-            parent = next(each for each, child in GOES_WITH.items() if child is kind)
+        if kind in DELETED_WITH.values():
+            parent = next(each for each, child in DELETED_WITH.items() if child is kind)
             raise UsageError(f"An {kind.words} cannot be deleted alone.", remedy=f"Delete its {parent.words}.")
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id, region)
             if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
                 return resource_record(row)
-            if kind not in GOES_WITH:
+            if kind not in DELETED_WITH:
                 _reject_parent(session, row)
             if kind in _AT_ONCE:
                 last = resource_record(row)
@@ -69,7 +69,7 @@ class Deletion(Part):
             mark_for_deletion(session, row, self._database.now())
             return resource_record(row)
 
-    def made_from(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
+    def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
         """Return all resources that prevent the deletion of a resource, in a valid order of deletion.
 
         Args:
@@ -94,7 +94,7 @@ class Deletion(Part):
         )
         query = (
             select(ResourceRow)
-            .where(ResourceRow.kind.not_in([*_AT_ONCE, *GOES_WITH.values()]))
+            .where(ResourceRow.kind.not_in([*_AT_ONCE, *DELETED_WITH.values()]))
             .where(ResourceRow.status.in_([Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS]), ~at_work)
             .order_by(ResourceRow.updated_at, ResourceRow.id)
             .limit(limit)
@@ -185,15 +185,15 @@ def mark_for_deletion(session: Session, row: ResourceRow, now: datetime) -> None
 
 
 def _children(session: Session, row: ResourceRow) -> list[ResourceRow]:
-    if row.kind not in GOES_WITH:
+    if row.kind not in DELETED_WITH:
         return []
     query = select(ResourceRow.id).where(ResourceRow.parent_id == row.id).order_by(ResourceRow.id)
-    return [lock_resource(session, GOES_WITH[row.kind], child_id) for child_id in session.scalars(query)]
+    return [lock_resource(session, DELETED_WITH[row.kind], child_id) for child_id in session.scalars(query)]
 
 
 def _descendants(session: Session, row: ResourceRow) -> list[ResourceRow]:
     query = select(ResourceRow).where(
-        ResourceRow.parent_id == row.id, ResourceRow.kind.not_in([*GOES_WITH.values()])
+        ResourceRow.parent_id == row.id, ResourceRow.kind.not_in([*DELETED_WITH.values()])
     )
     found = []
     for child in session.scalars(query.order_by(ResourceRow.created_at, ResourceRow.id)).all():

@@ -89,7 +89,7 @@ class ProvenResource:
 
     @property
     def name(self) -> str | None:
-        """Its name, if the resource itself is to be rebuilt."""
+        """The resource's name; None if the catalogue has the resource and only versions are rebuilt."""
         return str(self.dossier["resource"]["name"]) if self.dossier else None
 
 

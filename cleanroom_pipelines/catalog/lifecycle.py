@@ -199,7 +199,7 @@ def pending_version(
     Raises:
         ConflictError: The resource is being deleted.
     """
-    refuse_deleting(resource)
+    require_not_deleting(resource)
     newest = newest_version(session, resource)
     if newest.status is Status.CREATE_PENDING:
         return newest
@@ -209,7 +209,7 @@ def pending_version(
 def make_pending(
     session: Session, resource: ResourceRow, version: VersionRow, attempt: int, now: datetime
 ) -> None:
-    """Requeue a version with this number of attempts used."""
+    """Requeue a version, and set how many attempts it has used."""
     version.status = Status.CREATE_PENDING
     version.status_code = version.status_message = None
     version.run_id = version.lease_expires_at = version.started_at = version.finished_at = None
@@ -250,13 +250,13 @@ def close_failed(
 
 
 def note_delivery(version: VersionRow, *, is_begun: bool) -> None:
-    """Record that this attempt starts to deliver the version's output, or that the version is closed."""
+    """Mark that this attempt has begun to deliver the version's output, or clear the mark."""
     others = {name: value for name, value in version.params.items() if name != _DELIVERY}
     version.params = others | ({_DELIVERY: version.queue_generation} if is_begun else {})
 
 
 def is_being_delivered(version: VersionRow, queue_generation: int | None = None) -> bool:
-    """Return whether an open version's output may be visible already, by any or one given attempt."""
+    """Return whether the given attempt at an open version, or any, has begun to deliver its output."""
     begun = version.params.get(_DELIVERY)
     return begun is not None and queue_generation in (None, begun)
 
@@ -279,7 +279,7 @@ def mirror(session: Session, resource: ResourceRow, now: datetime) -> None:
     session.flush()
 
 
-def refuse_deleting(resource: ResourceRow) -> None:
+def require_not_deleting(resource: ResourceRow) -> None:
     """Raise ConflictError if the resource is being deleted."""
     if resource.status in DELETING:
         raise ConflictError(

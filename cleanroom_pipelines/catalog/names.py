@@ -48,7 +48,7 @@ _MAX_PREFIX = 1024  # S3's limit for a key
 
 
 class Kind(StrEnum):
-    """The kinds of resource, parents before children; the values are the terms of DESIGN section 2.
+    """The kinds of resource, parents before children; the values are the terms of DESIGN, section 2.
 
     The first five belong to the lookalike (AWS) API, the last four to the data-room (Media) API.
     """
@@ -83,7 +83,7 @@ _ARN = re.compile(
 
 @dataclass(frozen=True)
 class ArnParts:
-    """The parts of one of our ARNs.
+    """The parsed parts of an ARN of this installation.
 
     Attributes:
         kind: The kind of resource.
@@ -188,12 +188,12 @@ def parse_arn(arn: str) -> ArnParts | None:
 
 
 def is_fit_to_show(text: str) -> bool:
-    """Return whether a one-line text is composed (NFC) and has no invisible characters."""
+    """Return whether a one-line text is in Unicode form NFC and has no invisible characters."""
     return not _INVISIBLE.search(text) and unicodedata.is_normalized("NFC", text)
 
 
 def as_label(text: str) -> str:
-    """Compose a foreign text, such as a file name, and replace invisible characters by `_`."""
+    """Normalise an external text, such as a file name, to NFC, and replace its invisible characters by `_`."""
     return _INVISIBLE.sub("_", unicodedata.normalize("NFC", text))
 
 
@@ -206,7 +206,7 @@ def check_name(name: str) -> None:
     if len(name) > MAX_NAME or not _NAME.fullmatch(name) or not name.strip() or not is_fit_to_show(name):
         raise UsageError(
             "The name is invalid.",
-            remedy=f"Give a name of 1 to {MAX_NAME} characters on one line, not only blanks, composed (NFC), "
+            remedy=f"Give a name of 1 to {MAX_NAME} characters on one line, not only blanks, in Unicode form NFC, "
             "without control or bidirectional characters.",
         )
 
@@ -223,8 +223,8 @@ def check_description(description: str | None) -> None:
     if len(description) > MAX_DESCRIPTION or not _is_a_text(description):
         raise UsageError(
             "The description is invalid.",
-            remedy=f"Give at most {MAX_DESCRIPTION} characters, composed (NFC), without control or bidirectional "
-            "characters.",
+            remedy=f"Give at most {MAX_DESCRIPTION} characters in Unicode form NFC, without control or "
+            "bidirectional characters.",
         )
 
 
@@ -242,7 +242,7 @@ def check_label(what: str, text: str | None, max_length: int) -> None:
     if text is not None and not is_fit_to_show(text):
         raise UsageError(
             f"The {what} is invalid.",
-            remedy="Give it composed (NFC), without control or bidirectional characters.",
+            remedy="Normalise it to NFC, and remove control and bidirectional characters.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Reporting changes: every public method that changes the catalogue reports each call, successful or rejected.
+"""Reporting changes: every public method that changes the catalogue reports each call, whether it succeeds or not.
 
 Lives here: the decorator of such methods, and the contents of a report.
 Add here when another argument identifies the object of a change.

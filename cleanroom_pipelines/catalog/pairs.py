@@ -94,7 +94,7 @@ class Pairs(Part):
             return _pair(_ensure(session, sorted((a, b)), self._database.now()))
 
     def period_of(self, members: Iterable[str]) -> str:
-        """Return the budget period of all pairs of some accounts' organisations: `month`, or empty for life."""
+        """Return the budget period of the pairs of these accounts' organisations: `month`, or empty for life."""
         organizations = {self.organization_of_account(member) for member in members}
         with self._database.read() as session:
             rows = [session.get(PairRow, pair_id_of(a, b)) for a, b in combinations(sorted(organizations), 2)]
@@ -124,7 +124,7 @@ class Pairs(Part):
             return tuple(record_of(LedgerLine, row) for row in rows)
 
     def is_paid(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
-        """Return those of some questions that were paid for."""
+        """Return which of these questions have been paid for."""
         wanted = list(keys)
         with self._database.read() as session:
             query = select(LedgerLineRow.key).where(
@@ -141,7 +141,7 @@ class Pairs(Part):
         anyway: bool = False,
         note: Callable[[LedgerLine], None] | None = None,
     ) -> Ledger | None:
-        """Pay for several questions at once; questions paid for before are free.
+        """Charge a pair for several questions at once; questions that it has paid for already are free.
 
         Args:
             pair_id: The pair.
@@ -336,7 +336,8 @@ class Pairs(Part):
             )
         if (kind == SHARE) is not bool(share_of):
             raise UsageError(
-                "A share needs an organisation, and only a share has one.", remedy="Give it for a share only."
+                "An organisation must be given for a share, and only for a share.",
+                remedy="Add or omit the organisation.",
             )
         _find(session, pair_id)
         row = ProposalRow(

@@ -53,7 +53,7 @@ MAX_MEMBERS = 10
 
 
 class Parties(Part):
-    """The part of the catalogue that stores accounts and their property.
+    """The part of the catalogue that stores accounts, their keys, collaborations, templates and buckets.
 
     The operator's own account, LOCAL_ACCOUNT, works without being created. Create it only to give it access keys,
     which make resources created by `apply` available through the AWS API.
@@ -221,7 +221,7 @@ class Parties(Part):
             name: 1 to 63 characters, unique among collaborations.
             members: The ids of 2 to 10 accounts.
             seed_removed: Whether lists exclude the seed's users, which reveals who is in the seed.
-            full_ensemble: Whether jobs rank by the full ensemble, which reveals single people.
+            full_ensemble: Whether jobs rank by the full ensemble, which reveals individuals.
             monthly: Whether the privacy budget of each pair of the members' organisations renews every month.
 
         Raises:
@@ -300,7 +300,7 @@ class Parties(Part):
         collaboration_id: str | None = None,
         region: str = LOCAL_REGION,
     ) -> AnalysisTemplate:
-        """Store SQL of an account that may be run as a seed.
+        """Store an analysis template: SQL of an account that selects the users of a seed.
 
         Args:
             name: 1 to 63 characters, unique in the account and region.
@@ -448,7 +448,7 @@ def check_new_bucket(name: str, url: str | None = None, profile: str | None = No
     if (profile is None) != (url is None):
         # Without its own profile, a real bucket would be accessed with this machine's default credentials.
         raise UsageError(
-            "A bucket has only one of URL and credentials profile.",
+            "A bucket's URL or its credentials profile is missing.",
             remedy="Give both for a real bucket, or neither for a folder of the home.",
         )
 

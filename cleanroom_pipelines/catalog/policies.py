@@ -61,7 +61,7 @@ class Policies(Part):
                     "The configured audience model has no policy."
                     if must_exist
                     else "The configured audience model already has a policy.",
-                    remedy="Read the policy, or put it without this condition.",
+                    remedy="Read the policy again, or omit the condition on its existence.",
                 )
             if previous_hash is not None and previous_hash != row.policy_hash:
                 raise UsageError(

@@ -52,7 +52,7 @@ def follow(
     """
     if resource.status in DELETING:
         return
-    if version.number == resource.current_version and not _is_silent(resource.kind, version.cause):
+    if version.number == resource.current_version and not _does_not_propagate(resource.kind, version.cause):
         for child in followers(session, resource):
             _follow_parent(session, child, now)
     if resource.declared and _is_stale(session, resource, version):
@@ -70,14 +70,14 @@ def followers(session: Session, resource: ResourceRow) -> list[ResourceRow]:
         .where(ResourceRow.parent_id == resource.id, ResourceRow.declared, ResourceRow.status.not_in(DELETING))
         .order_by(ResourceRow.id)
     )
-    return [child for child in session.scalars(query) if _can_be_made_again(child)]
+    return [child for child in session.scalars(query) if _can_be_rebuilt(child)]
 
 
-def _can_be_made_again(resource: ResourceRow) -> bool:
+def _can_be_rebuilt(resource: ResourceRow) -> bool:
     return not isinstance(resource, GenerationJobRow) or resource.keep_seed
 
 
-def _is_silent(kind: Kind, cause: Cause) -> bool:
+def _does_not_propagate(kind: Kind, cause: Cause) -> bool:
     # A refresh concerns one model; the other models of the dataset have their own schedules.
     return kind is Kind.TRAINING_DATASET and cause is Cause.REFRESH
 
@@ -95,15 +95,15 @@ def _follow_parent(session: Session, child: ResourceRow, now: datetime) -> None:
 
 def _is_stale(session: Session, resource: ResourceRow, version: VersionRow) -> bool:
     """Return whether the parent got a newer version while this one was being built."""
-    made_from = _version_of(resource.parent_id, version.parents)
-    if resource.parent_id is None or made_from is None or not _can_be_made_again(resource):
+    built_with = _version_of(resource.parent_id, version.parents)
+    if resource.parent_id is None or built_with is None or not _can_be_rebuilt(resource):
         return False
     newer = select(VersionRow.kind, VersionRow.cause).where(
         VersionRow.resource_id == resource.parent_id,
-        VersionRow.number > made_from,
+        VersionRow.number > built_with,
         VersionRow.status == Status.ACTIVE,
     )
-    return any(not _is_silent(kind, cause) for kind, cause in session.execute(newer))
+    return any(not _does_not_propagate(kind, cause) for kind, cause in session.execute(newer))
 
 
 def _version_of(parent_id: str | None, parents: Iterable[ParentRef]) -> int | None:

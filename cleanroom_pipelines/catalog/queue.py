@@ -35,7 +35,7 @@ from cleanroom_pipelines.catalog.tables import (
 
 
 class Lane(StrEnum):
-    """The lane, and so the worker, of a version."""
+    """The lane of a version, which determines the worker that builds it."""
 
     SMALL = "small"
     HEAVY = "heavy"
@@ -66,7 +66,7 @@ class Queued:
 
 
 def lane_of(kind: Kind, definition: Any) -> Lane:
-    """Return the lane of a kind of work; a custom audience is heavy if its own definition is a lookalike."""
+    """Return the lane for a kind of work; a custom audience is heavy if its own definition is a lookalike."""
     if kind in _HEAVY:
         return Lane.HEAVY
     is_lookalike = isinstance(definition, dict) and definition.get("kind") == "lookalike"
@@ -74,7 +74,7 @@ def lane_of(kind: Kind, definition: Any) -> Lane:
 
 
 def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
-    """Add the owner of each resource's work to a query: the requesting account or user, or else the account.
+    """Add the owner of each resource's work to a query: who requested it, or else the resource's account.
 
     Args:
         query: A query that selects from `resource`.
@@ -101,7 +101,7 @@ def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
 
 
 def started_since(since: datetime) -> Select[Any]:
-    """Select owner, kind, definition and start of every version started since a time."""
+    """Build the query for the owner, kind, definition and start of every version started since a time."""
     query = select(VersionRow.started_at, VersionRow.kind).join(
         ResourceRow, ResourceRow.id == VersionRow.resource_id
     )

@@ -117,7 +117,7 @@ class Version:
 
     @property
     def run_key(self) -> str:
-        """A key that differs each time this version is queued, so that a sensor starts exactly one run for it.
+        """A key that is new each time this version is queued, so that a sensor starts exactly one run for it.
 
         It does not use the attempt, which a released claim or a manual retry lowers: Dagster never starts a second
         run under a known key.
@@ -136,7 +136,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Stage:
-    """The stage of an open version: queued, waiting or in progress.
+    """The stage of an open version: queued, waiting, or in progress with its current step.
 
     Attributes:
         words: What it waits for, or the current step.
@@ -343,7 +343,7 @@ class JobViewPage:
 
 @dataclass(frozen=True)
 class ConfiguredAtStart:
-    """The settings an undeclared generation job was started with, unaffected by changes of its configured model.
+    """The settings an undeclared generation job was started with; later changes of its model do not apply.
 
     Attributes:
         audience_model_id: The model whose users it ranks.
@@ -496,7 +496,7 @@ class RoomJob:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two organisations whose data meet, or one organisation that provides both sides.
+    """Two organisations that both provide data, or one organisation that provides both sides.
 
     Attributes:
         id: `pair-` and 24 hex digits.
@@ -532,7 +532,7 @@ class Ledger:
 
     @property
     def left(self) -> int:
-        """Tenths that the requesting organisation can still spend."""
+        """Tenths of a unit that the requesting organisation can still spend."""
         left = self.total - self.spent
         return max(0, left if self.share is None else min(left, self.share - self.spent_of_share))
 
@@ -547,7 +547,7 @@ class LedgerLine:
         tenths: Its price.
         variance: σ² of its noise as a fraction; None if unknown.
         sensitivity: Squared L2 sensitivity as a fraction; None if unknown.
-        place: The room or job it was asked in.
+        place: The room or job that asked the question.
         organization: The requesting organisation.
         created_at: UTC; None until it is stored.
     """
@@ -629,7 +629,7 @@ class Collaboration:
 
 @dataclass(frozen=True)
 class AnalysisTemplate:
-    """SQL that an account wrote in advance, to be run with parameters.
+    """An analysis template: SQL stored in advance, to be run with parameters.
 
     Attributes:
         arn: In the form required by the AWS API.

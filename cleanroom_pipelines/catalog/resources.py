@@ -287,14 +287,14 @@ class Resources(Part):
         with self._database.read() as session:
             return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
-    def settle_receipt(self, job_id: str, told: Iterable[Version]) -> None:
+    def settle_receipt(self, job_id: str, reported: Iterable[Version]) -> None:
         """Record that the receipt of an inbox seed was written; it stays due if new work was requested meanwhile.
 
         Args:
             job_id: The generation job.
-            told: The newest versions of the job and of each of its exports, as reported in the receipt.
+            reported: The newest versions of the job and of each of its exports, as reported in the receipt.
         """
-        keys = {version.run_key for version in told}
+        keys = {version.run_key for version in reported}
         # The exports are locked too, because a retry locks the export before it marks the receipt as due.
         exports = select(ResourceRow).where(ResourceRow.parent_id == job_id, ResourceRow.kind == Kind.EXPORT_JOB)
         with self._database.write() as session:

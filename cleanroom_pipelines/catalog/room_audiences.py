@@ -48,7 +48,7 @@ class RoomAudiences(Part):
 
     @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:
-        """Share the audiences with exactly these groups, besides their owners; all or nothing.
+        """Share the audiences with exactly these groups, besides their owners: all of them, or none.
 
         Raises:
             NotFoundError: An audience does not exist.

@@ -144,7 +144,7 @@ class DataRoomSpec(_MarkedSpec):
         return collaboration in self.collaboration_types
 
     def validate(self) -> None:
-        """Raise UsageError unless the room keeps the rules of the Media API."""
+        """Raise UsageError unless the room follows the rules of the Media API."""
         super().validate()
         check_email(self.owner_email)
         if not self.collaboration_types:
@@ -173,7 +173,8 @@ class DataRoomSpec(_MarkedSpec):
     def _check_group(self, group: ParticipantSpec) -> None:
         if not 1 <= len(group.emails) <= MAX_EMAILS:
             raise UsageError(
-                "A participant has no e-mail address, or too many.", remedy=f"Give 1 to {MAX_EMAILS} addresses."
+                "A participant has too few or too many e-mail addresses.",
+                remedy=f"Give 1 to {MAX_EMAILS} addresses.",
             )
         for email in group.emails:
             check_email(email)
@@ -199,8 +200,8 @@ class DataRoomSpec(_MarkedSpec):
         seed = [group for group in self.participants if group.may(Permission.PROVIDE_SEED_AUDIENCE)]
         if len(base) > 1 or len(seed) > 1 or (base and base == seed):
             raise UsageError(
-                "The data room has too many providers, or the same provider for both sides.",
-                remedy="Let at most one participant provide the base audience, and another the seed audiences.",
+                "Several participants provide the same side, or one participant provides both.",
+                remedy="Let one participant provide the base audience, and another one the seed audiences.",
             )
 
 

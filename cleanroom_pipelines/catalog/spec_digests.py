@@ -44,7 +44,7 @@ SPECS: Mapping[Kind, type[Spec]] = {
 
 
 def spec_values(spec: Spec) -> dict[str, object]:
-    """Return the fields that a creator sets, by name, of a spec or of the record built from it."""
+    """Return the fields that the creator set, by name, of a spec or of a record built from it."""
     return {part.name: getattr(spec, part.name) for part in fields(SPECS[spec.kind])}
 
 

@@ -71,7 +71,7 @@ class Spec:
         return None
 
     def validate(self) -> None:
-        """Raise UsageError unless the spec keeps every rule that can be checked without the database."""
+        """Raise UsageError if the spec breaks a rule that can be checked without the database."""
         check_name(self.name)
         check_description(self.description)
         check_tags(self.tags)
@@ -102,7 +102,7 @@ class TrainingDatasetSpec(Spec):
     max_invalid_share: float = 0.05
 
     def validate(self) -> None:
-        """Raise UsageError unless the declared tables keep the rules of DESIGN and the AWS API."""
+        """Raise UsageError unless the declared tables follow the rules of DESIGN and the AWS API."""
         super().validate()
         check_text("source", self.source, MAX_LOCATION)
         check_text("users source", self.users_source, MAX_LOCATION)
@@ -112,7 +112,7 @@ class TrainingDatasetSpec(Spec):
         _check_columns("interactions", self.columns, {Role.USER_ID: 1, Role.ITEM_ID: 1})
         if bool(self.users_source) != bool(self.users_columns):
             raise UsageError(
-                "The users table has a source without columns, or columns without a source.",
+                "The source or the columns of the users table are missing.",
                 remedy="Give both its source and its columns.",
             )
         if self.users_columns:
@@ -308,7 +308,9 @@ class RequestedSeed(Document):
                 "The seed does not have exactly one source.", remedy="Give a location, a query or a template."
             )
         if not self.is_sql and (self.parameters or self.protected_query_id is not None):
-            raise UsageError("A seed with a location has parameters.", remedy="Give parameters only with SQL.")
+            raise UsageError(
+                "The seed has a location and SQL parameters.", remedy="Give parameters only with SQL."
+            )
         if self.protected_query_id is not None and not is_uuid(self.protected_query_id):
             raise UsageError("The id of the seed's query is not a UUID.", remedy="Give a lower-case UUID.")
         if len(self.parameters) > MAX_PARAMETERS:
@@ -332,7 +334,7 @@ def check_query_text(query: str | None) -> None:
 
 
 def is_storable(text: str) -> bool:
-    """Return whether every database can store the text: no NUL, no unpaired surrogate."""
+    """Return whether any of the databases can store the text: no NUL, no unpaired surrogate."""
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -353,7 +355,7 @@ class Starter:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def validate(self) -> None:
-        """Raise UsageError unless the copy keeps the rules of a resource."""
+        """Raise UsageError unless the copy follows the rules for resources."""
         check_account(self.account_id, LOCAL_REGION)
         check_name(self.name)
         check_description(self.description)

@@ -498,7 +498,7 @@ PLACE = (ResourceRow.__table__.c.created_at, ResourceRow.__table__.c.id)
 
 
 def is_newest() -> ColumnElement[bool]:
-    """Return the condition that a version is the one with the highest number."""
+    """Return the SQL condition that a version is the one with the highest number."""
     later = aliased(VersionRow)
     highest = select(func.max(later.number)).where(later.resource_id == VersionRow.resource_id)
     return VersionRow.number == highest.correlate(VersionRow).scalar_subquery()

@@ -30,7 +30,7 @@ class Tombstones(Part):
     """The part of the catalogue that stores tombstones."""
 
     def deleted(self, keys: Iterable[str], kind: str | None = None) -> frozenset[str]:
-        """Return those of some keys whose resource, seed or upload was deleted.
+        """Return which of these keys belong to a deleted resource, seed or upload.
 
         Args:
             keys: Hex digits of partition keys; slots; ids of uploads.

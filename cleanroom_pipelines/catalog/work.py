@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from cleanroom_pipelines.catalog.claims import Claims, is_silent, is_unreserved, requeue
+from cleanroom_pipelines.catalog.claims import Claims, has_expired_lease, is_unreserved, requeue
 from cleanroom_pipelines.catalog.lifecycle import (
     close_failed,
     find_resource,
@@ -23,7 +23,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
     make_pending,
     newest_version,
     pending_version,
-    refuse_deleting,
+    require_not_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
@@ -197,7 +197,7 @@ class Scheduling(Claims):
         """
         with self._database.write() as session:
             resource = lock_resource(session, kind, resource_id)
-            refuse_deleting(resource)
+            require_not_deleting(resource)
             newest = newest_version(session, resource)
             if newest.status is not Status.CREATE_FAILED:
                 raise ConflictError(
@@ -231,10 +231,10 @@ class Scheduling(Claims):
         with self._database.write() as session:
             at = self._database.lease_time(session, now)
             resource = lock_resource(session, kind, resource_id)
-            refuse_deleting(resource)
+            require_not_deleting(resource)
             version = newest_version(session, resource)
             key = f"{kind.words} {resource_id}"
-            if is_silent(version, at) and version.run_id != run_id:
+            if has_expired_lease(version, at) and version.run_id != run_id:
                 requeue(session, resource, version, at)
             if version.status is Status.CREATE_IN_PROGRESS:
                 if version.run_id == run_id:
@@ -267,7 +267,7 @@ class Scheduling(Claims):
             return ManualRequest("work", version_record(version), None, message)
 
     def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
-        """Return the children that get a new version with each new version of this resource.
+        """Return the declared children, which get a new version with each new version of this resource.
 
         Raises:
             NotFoundError: The resource does not exist.

@@ -2,7 +2,7 @@
 
 Lives here: turning options into a delivery, and reading the users and their ids from files.
 Add here when a delivery gets an option.
-Keep out: which rows are delivered and how (audiences.activation).
+Keep out: which rows are delivered and how (delivery.writing).
 """
 
 import shutil
@@ -56,7 +56,11 @@ _SPACES_SQL = "' ' || chr(9) || chr(10) || chr(13)"
 )
 @click.option("--gzip", is_flag=True, help="Compress each file.")
 @click.option(
-    "--max-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Most rows per file."
+    "--max-rows",
+    type=click.IntRange(min=1),
+    default=1_000_000,
+    show_default=True,
+    help="Maximum number of rows per file.",
 )
 @click.option("--holdout", help="Share of users to hold out as a control group, such as 10%.")
 @click.option(

@@ -27,7 +27,7 @@ def audit() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
-    """Check that no audit entry was changed, removed, moved, inserted or cut off; exit code 2 if one was."""
+    """Verify that no audit entry was changed, removed, moved, inserted or cut off; exit code 2 if so."""
     verdict = open_installation().audit.verify(expect=_head(expect))
     if as_json:
         print_json(

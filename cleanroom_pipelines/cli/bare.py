@@ -53,7 +53,7 @@ def train_model(
     from cleanroom_pipelines.similarity.training import train
 
     if bool(users) != bool(users_schema):
-        raise UsageError("--users and --users-schema need each other.", remedy="Give both, or neither.")
+        raise UsageError("Only one of --users and --users-schema was given.", remedy="Give both, or neither.")
     if day_cache is not None:
         day_cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     runtime = Runtime(engine_settings(memory, threads, engine, out=out), progress)
@@ -120,7 +120,7 @@ def generate_audience(
 
 
 def match_users(*, model: Path, seed: str) -> Any:
-    """Count how many of a seed a model knows.
+    """Count how many users of a seed a model knows.
 
     Raises:
         SeedError: The seed cannot be used.
@@ -229,7 +229,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 def engine_settings(
     memory: str | None, threads: int | None, engine: str | None = None, *, out: Path | None = None
 ) -> EngineSettings:
-    """Turn engine options into settings.
+    """Convert the engine options of a command into settings.
 
     Args:
         memory: Such as 8GB.

@@ -40,7 +40,7 @@ def benchmark() -> None:
     default="",
     help="Kinds of tasks: item,attribute,campaign,future,null; default: all that the data supports.",
 )
-@click.option("--n-tasks", default=40, show_default=True, help="Most tasks of each kind.")
+@click.option("--n-tasks", default=40, show_default=True, help="Maximum number of tasks of each kind.")
 @click.option("--seed", default=0, show_default=True, help="Random seed for the choice of tasks and seed users.")
 @click.option(
     "--private",
@@ -65,9 +65,9 @@ def quality(  # noqa: PLR0917 - click passes options by name
     from cleanroom_pipelines.similarity.specs import InteractionsSchema, UsersSchema
 
     if bool(interactions) != bool(schema):
-        raise UsageError("--interactions and --schema need each other.", remedy="Give both, or neither.")
+        raise UsageError("Only one of --interactions and --schema was given.", remedy="Give both, or neither.")
     if bool(users) != bool(users_schema):
-        raise UsageError("--users and --users-schema need each other.", remedy="Give both, or neither.")
+        raise UsageError("Only one of --users and --users-schema was given.", remedy="Give both, or neither.")
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch, progress_bar("quality") as progress:
         if interactions and schema:
             data = Data(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.runs.signals import TOLD_BY, Told, handle_signals
+from cleanroom_pipelines.runs.signals import STOP_SIGNALS, StopRequest, handle_signals
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.runs.installation import Installation
@@ -42,22 +42,22 @@ class Ending:
     """Signal handler that records a request to stop and knows its exit code.
 
     Args:
-        told: Set on a signal even if another handler, such as Dagster's, received it.
+        stop: Set on a signal even if another handler, such as Dagster's, received it.
     """
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, stop: StopRequest) -> None:
+        self._stop = stop
         self._number = 0
 
     @property
     def is_asked(self) -> bool:
         """Whether a signal requested the end of this process."""
-        return self._number != 0 or self._told.is_set()
+        return self._number != 0 or self._stop.is_set()
 
     @property
     def code(self) -> int:
         """The exit code: 128 plus the signal's number."""
-        return 128 + ((self.is_asked and (self._number or self._told.number)) or signal.SIGINT)
+        return 128 + ((self.is_asked and (self._number or self._stop.number)) or signal.SIGINT)
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal by raising KeyboardInterrupt, so that the current work stops and cleans up."""
@@ -68,12 +68,12 @@ class Ending:
 @contextmanager
 def ending_on_signals() -> Iterator[Ending]:
     """Raise KeyboardInterrupt in the main thread on SIGINT and SIGTERM."""
-    with handle_signals() as told:
-        ending = Ending(told)
+    with handle_signals() as stop:
+        ending = Ending(stop)
         if threading.current_thread() is not threading.main_thread():
             yield ending
             return
-        before = {number: signal.signal(number, ending) for number in TOLD_BY}
+        before = {number: signal.signal(number, ending) for number in STOP_SIGNALS}
         try:
             yield ending
         finally:
@@ -83,7 +83,7 @@ def ending_on_signals() -> Iterator[Ending]:
 
 @contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Tolerate closed pipes on the standard streams; further output is dropped."""
+    """Tolerate closed pipes on the standard streams by dropping further output."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and _WhileRead(stream) for stream in before)
     try:

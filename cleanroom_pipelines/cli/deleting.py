@@ -34,7 +34,7 @@ def delete(partition: str, with_dependents: bool, yes: bool) -> None:
 
     installation = open_installation()
     record = resource_of(installation.catalog, partition)
-    dependents = installation.catalog.deletion.made_from(record.kind, record.id)
+    dependents = installation.catalog.deletion.dependents(record.kind, record.id)
     if dependents and not with_dependents:
         raise ConflictError(
             f"The {record.kind.words} {record.name!r} has dependents: {_counted(dependents)}.",

@@ -36,7 +36,7 @@ _JOB = "First redeemers of campaign 18"
 
 @dataclass(frozen=True)
 class Catch:
-    """Number of later redeemers found at one audience size.
+    """Number of later redeemers in the audience at one size.
 
     Args:
         among: `all households` or `mailed households`.

@@ -1,6 +1,6 @@
 """`cleanroom dev`: Dagster's UI and daemon on this home.
 
-Lives here: starting both.
+Lives here: starting the UI and the daemon together.
 Add here when they get another start option.
 Keep out: Dagster's own folder (runs.dagster_home) and settings of the installation (runs.installation).
 """
@@ -24,7 +24,7 @@ from cleanroom_pipelines.runs.running import CODE_LOCATION
 
 
 def start_dagster(host: str, port: int) -> NoReturn:
-    """Run `dg dev` on this home, in place of this process or, if a temporary link to the home is needed, below it.
+    """Run `dg dev` on this home: in place of this process, or as its child if the home needs a temporary link.
 
     Raises:
         ConfigurationError: Dagster's command is not installed in this environment, or the home cannot be used.

@@ -16,7 +16,7 @@ DECLARATION = "cleanroom.yaml"
 
 
 def example_folder() -> Path:
-    """Find the example folder: a declaration, a script for data rooms, settings for several hosts.
+    """Find the example folder: a declaration, a data-room script, and settings for several hosts.
 
     Raises:
         CleanroomError: The folder is missing.

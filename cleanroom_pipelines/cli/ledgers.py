@@ -21,7 +21,9 @@ from cleanroom_pipelines.errors import NotFoundError, UsageError
     "--refill", type=click.IntRange(1), metavar="UNITS", help="Add units to the pair's budget, permanently."
 )
 @click.option("--period", type=click.Choice(["month"]), help="Renew the budget every month, permanently.")
-@click.option("--share", metavar="ORGANIZATION=UNITS", help="Most units that one organisation may spend.")
+@click.option(
+    "--share", metavar="ORGANIZATION=UNITS", help="Maximum number of units that one organisation may spend."
+)
 @click.option(
     "--approved-by", multiple=True, metavar="ACCOUNT", help="Account that approved the change, by id or name."
 )
@@ -53,7 +55,8 @@ def ledger(  # noqa: PLR0917 click passes them by name
     if changes or approved_by:
         if pair is None or len(changes) != 1:
             raise UsageError(
-                "A change needs a PAIR and exactly one of --refill, --period and --share.", remedy="Give these."
+                "A change needs a PAIR and exactly one of --refill, --period and --share.",
+                remedy="Give all of these.",
             )
         _agree(installation, pairs[0], _change(refill, share), approved_by, yes=yes)
     summaries = [_summary_of(installation, each) for each in pairs]

@@ -149,10 +149,12 @@ def dev(port: int, host: str) -> None:
 
 @cleanroom.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8723, show_default=True, help="Port; 0 for a free one.")
-@click.option("--no-worker", is_flag=True, help="Leave pending work to a Dagster daemon on this home.")
+@click.option("--port", default=8723, show_default=True, help="Port to listen on; 0 chooses a free one.")
+@click.option(
+    "--no-worker", is_flag=True, help="Start no workers; a Dagster daemon on this home does the pending work."
+)
 def serve(host: str, port: int, no_worker: bool) -> None:
-    """Start the HTTP server and do the requested work.
+    """Start the HTTP server, and workers that do the pending work.
 
     Prints the URL when ready.
     """
@@ -197,7 +199,7 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
 
 
 @cleanroom.command()
-@click.option("--max-seconds", type=float, help="Start no further run after this time.")
+@click.option("--max-seconds", type=float, help="Stop starting runs after this time.")
 @click.option(
     "--wait",
     is_flag=True,
@@ -357,7 +359,7 @@ def generate(as_json: bool, **options: Any) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def match(model: Path, seed: str, as_json: bool) -> None:
-    """Count the users of a seed that a model knows."""
+    """Count how many users of a seed a model knows."""
     from cleanroom_pipelines.cli.bare import match_users
 
     found = match_users(model=model, seed=seed)
@@ -390,7 +392,7 @@ def backup(file: Path) -> None:
 @click.option(
     "--nothing-asked-since",
     is_flag=True,
-    help="No question about two organisations' data was asked after the backup.",
+    help="Confirm that nothing was spent from any privacy budget after the backup.",
 )
 def restore(file: Path, nothing_asked_since: bool) -> None:
     """Restore a backup into CLEANROOM_HOME, which must be empty.

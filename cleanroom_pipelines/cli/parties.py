@@ -130,7 +130,7 @@ def collaboration() -> None:
     type=click.Choice(["private", "full"]),
     default="private",
     show_default=True,
-    help="Rank by one noised vector, or by the full ensemble, whose lists and metrics reveal single people.",
+    help="Rank by one noised vector, or by the full ensemble, whose lists and metrics reveal individuals.",
 )
 @click.option(
     "--period",
@@ -195,7 +195,7 @@ def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
 
 @click.group()
 def template() -> None:
-    """Manage analysis templates: SQL that can run as a seed."""
+    """Manage analysis templates: SQL that selects a seed."""
 
 
 @template.command("add")
@@ -252,7 +252,7 @@ def bucket() -> None:
 @_ACCOUNT
 @_JSON
 def create_bucket(name: str, account: str, as_json: bool) -> None:
-    """Create the bucket NAME for an account, as a folder of the home."""
+    """Create the bucket NAME for an account, as a folder in the home."""
     _register(name, account, as_json=as_json)
 
 

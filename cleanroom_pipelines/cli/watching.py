@@ -30,7 +30,7 @@ def run_pending_watched(
 
     Args:
         installation: The installation.
-        max_seconds: Start no further run after this time.
+        max_seconds: Stop starting runs after this time.
         wait: Continue until no other process has claimed work either.
 
     Returns:

@@ -55,7 +55,7 @@ _NEW = "new"
 
 @dataclass(frozen=True)
 class DeclaredChange:
-    """A change that applying makes, or would make, to one resource or party object.
+    """A change to one resource or party object that applying makes, or would make in a dry run.
 
     Args:
         action: `create`, `update` (a new version if the content changes) or `keep`.

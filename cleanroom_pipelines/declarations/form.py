@@ -125,7 +125,7 @@ class WindowForm(_Form):
 
 
 class Refresh(_Form):
-    """The retraining interval of a model, its window, and whether seeds are kept to rank them again."""
+    """The refresh of a model: interval, moving window, and whether seeds are kept to be ranked again."""
 
     every: Duration
     window: Duration | None = None
@@ -164,7 +164,7 @@ class DeliveryForm(_Form):
 
 
 class ConfiguredAudienceModelForm(_Named):
-    """The terms of use of a model: sizes, smallest seed, shared results, output and delivery."""
+    """The permitted uses of a model: sizes, smallest seed, shared results, output and delivery."""
 
     audience_model: Text
     sizes: list[Text] = Field(min_length=1)
@@ -208,7 +208,7 @@ class CollaborationForm(_Form):
 
 
 class TemplateForm(_Form):
-    """SQL that can run as a seed; `sql` is a file, relative to the declaration file."""
+    """An analysis template: SQL that selects the users of a seed; `sql` is relative to the declaration file."""
 
     name: Text
     account: AccountText | None = None

@@ -90,7 +90,7 @@ class ApplyingParties:
         if existing is not None:
             if form.id not in (None, existing):
                 raise ConflictError(
-                    "The account with this name has another id.", remedy="Give its id, or omit it."
+                    "An account with this name exists with another id.", remedy="Give its id, or omit it."
                 )
             if form.organization and form.organization.lower() != self._catalog.pairs.organization_of_account(
                 existing
@@ -102,7 +102,7 @@ class ApplyingParties:
             self._note(PartyKind.ACCOUNT, form.name, existing, False)
             return
         if form.id in self._accounts.values():
-            raise ConflictError("The account with this id has another name.", remedy="Give its name.")
+            raise ConflictError("An account with this id exists under another name.", remedy="Give its name.")
         account_id = form.id or ""
         if not self._dry_run:
             account_id = self._catalog.parties.create_account(form.name, form.id, form.organization).id

@@ -1,4 +1,4 @@
-"""Declaring assets: applying the registry, and the settings all assets share.
+"""Declaring assets: settings that all assets share, and their entries in the registry.
 
 Lives here: partition sets by kind, the asset decorator, owners, freshness and the pool of heavy work.
 Add here when every asset must declare something more.
@@ -60,7 +60,7 @@ def asset(
     return declare
 
 
-def dependencies(asset_name: str, made_from: Sequence[str]) -> list[dg.AssetDep]:
+def dependencies(asset_name: str, inputs: Sequence[str]) -> list[dg.AssetDep]:
     """Upstream assets, as the graph shows them.
 
     The metadata names the partitions and versions used: a partition mapping between two kinds can only say "all".
@@ -68,5 +68,5 @@ def dependencies(asset_name: str, made_from: Sequence[str]) -> list[dg.AssetDep]
     kind = ASSETS[asset_name].kind
     return [
         dg.AssetDep(name, partition_mapping=None if ASSETS[name].kind is kind else dg.AllPartitionMapping())
-        for name in made_from
+        for name in inputs
     ]

@@ -11,7 +11,7 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
+from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.rebuilding import rebuild_history
 from cleanroom_pipelines.runs.retention import delete_superseded
@@ -36,7 +36,7 @@ asset_jobs = [
 
 
 @dg.op
-def work_through(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+def do_pending_work(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Do pending work item by item, each as its own run in this process.
 
     Starting a process takes seconds, so many small jobs finish sooner in one shared process.
@@ -56,12 +56,12 @@ def work_through(context: dg.OpExecutionContext, installation: InstallationResou
 @dg.job(executor_def=dg.in_process_executor)
 def run_all_pending() -> None:
     """Does all pending work in one process."""
-    work_through()
+    do_pending_work()
 
 
 @dg.op
-def score_what_is_open(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Score shards of audiences whose runs have published them for help."""
+def score_published_shards(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+    """Score shards of large audiences whose runs have published them to share the work."""
     opened = installation.open()
     with without_data(), handle_signals() as interruption:
         n_users = help_scoring(opened, interruption.is_set)
@@ -70,8 +70,8 @@ def score_what_is_open(context: dg.OpExecutionContext, installation: Installatio
 
 @dg.job(executor_def=dg.in_process_executor)
 def score_shards() -> None:
-    """Helps another run score a large audience, one range of shards at a time, until all are scored."""
-    score_what_is_open()
+    """Helps other runs score large audiences, one range of shards at a time, until all are scored."""
+    score_published_shards()
 
 
 class GenerationJobForm(dg.Config):
@@ -117,8 +117,8 @@ def delete_superseded_versions(context: dg.OpExecutionContext, installation: Ins
     """Delete artifacts superseded longer ago than the retention time, and leftovers of deleted resources."""
     opened = installation.open()
     n_deleted = delete_superseded(opened)
-    n_swept = sweep_deleted(opened, context.instance)
-    context.log.info(f"Deleted {n_deleted} superseded versions and {n_swept} leftovers of deleted resources.")
+    n_leftovers = clean_up_deleted(opened, context.instance)
+    context.log.info(f"Deleted {n_deleted} superseded versions and {n_leftovers} leftovers of deleted resources.")
 
 
 @dg.job(executor_def=dg.in_process_executor)
@@ -128,7 +128,7 @@ def housekeeping() -> None:
 
 
 @dg.op
-def rebuild_what_is_missing(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+def rebuild_missing_materializations(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Report materialisations of current versions that are missing in Dagster's storage."""
     opened = installation.open()
     with without_data(), handle_signals() as interruption:
@@ -139,7 +139,7 @@ def rebuild_what_is_missing(context: dg.OpExecutionContext, installation: Instal
 @dg.job(executor_def=dg.in_process_executor)
 def rebuild_materializations() -> None:
     """Rebuilds missing materialisations after Dagster's storage was lost or a backup was restored."""
-    rebuild_what_is_missing()
+    rebuild_missing_materializations()
 
 
 @dg.op

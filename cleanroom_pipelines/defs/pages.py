@@ -55,14 +55,14 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
         page["dagster/column_schema"] = dg.MetadataValue.table_schema(
             dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
         )
-    page["made from"] = _inputs_table(made)
+    page["inputs"] = _inputs_table(made)
     page["artifact"] = f"version {made.manifest.version}, {len(made.manifest.files)} files"
     page["code version"] = made.manifest.code_version
     return page
 
 
 def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The validation report and the profile."""
+    """Metadata of a training dataset: its validation report and profile."""
     from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     page: Metadata = {}
@@ -81,7 +81,7 @@ def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata
 
 
 def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Training data and training times."""
+    """Metadata of a model: its training data and training times."""
     training = documents["training"]
     page: Metadata = {
         "dagster/row_count": training["n_pairs"],
@@ -104,7 +104,7 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def configured_audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Permitted uses of the model."""
+    """Metadata of a configured model: its permitted uses."""
     configuration = documents["configuration"]
     return {
         "dagster/row_count": len(configuration["sizes"]),
@@ -114,7 +114,7 @@ def configured_audience_model(record: Resource, documents: Mapping[str, Any]) ->
 
 
 def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The validation report, and the match with the model's users."""
+    """Metadata of a seed: its validation report, and its match with the model's users."""
     from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     report = documents["report"]["report"]
@@ -131,7 +131,7 @@ def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Me
 
 
 def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Quality of the ranking, and the items and features that distinguish the seed."""
+    """Metadata of an audience: quality of the ranking, and what distinguishes the seed."""
     metrics, explanation = documents["metrics"], documents["explanation"]
     main = metrics["recall_at"]
     page: Metadata = {
@@ -161,7 +161,7 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The delivered users, files and destination."""
+    """Metadata of an export: the delivered users, the files and the destination."""
     export = documents["export"]
     return {
         "dagster/row_count": export["delivered"],
@@ -223,12 +223,12 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
         {
             "size": row["size"],
             "users": f"{row['delivered']:,}",
-            "finds of the held-out seed": f"{row['recall']:.1%}",
+            "recall of held-out seed users": f"{row['recall']:.1%}",
             "95 % interval": f"{row['recall_interval'][0]:.1%} to {row['recall_interval'][1]:.1%}",
-            "random would find": f"{row['recall_random']:.1%}",
+            "recall, random": f"{row['recall_random']:.1%}",
             "lift": f"{row['lift']:.2f}",
             "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
-            "relevance at random": f"{row['relevance_random']:.2f}",
+            "relevance, random": f"{row['relevance_random']:.2f}",
         }
         for row in metrics["sizes"]
     ]

@@ -17,7 +17,7 @@ _MAX_BYTES = 70_000  # base64 turns three bytes into four
 
 
 def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
-    """Recall next to random, ROC, relevance and lift by size, and score distributions."""
+    """Chart recall next to random, ROC, relevance and lift by size, and score distributions."""
     figure, axes = _figure(2, 2, 10.5, 7.2)
     _draw_recall(axes[0][0], metrics)
     _draw_roc(axes[0][1], metrics)
@@ -30,7 +30,7 @@ def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:
-    """Over-indexed items and feature values with their lift."""
+    """Chart the lift of over-indexed items and feature values."""
     top = list(reversed(apart[:15]))
     figure, axes = _figure(1, 1, 8, 0.35 * len(top) + 1.2)
     axis = axes[0][0]
@@ -46,7 +46,7 @@ def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:
 
 
 def months(profile: Mapping[str, Any]) -> dg.MetadataValue:
-    """Number of interactions by month."""
+    """Chart the number of interactions by month."""
     rows = profile["rows_per_month"]
     if not rows:
         return dg.MetadataValue.md("The table has no timestamps.")
@@ -59,7 +59,7 @@ def months(profile: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def overlap(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
-    """Released overlap of each seed audience with the base, or its match rate where sizes are hidden."""
+    """Chart the released overlap of each seed audience with the base, or its match rate where sizes are hidden."""
     is_hidden = all(row["overlap_size"] is None for row in rows)
     key, label = ("match_rate", "match rate") if is_hidden else ("overlap_size", "users in both, with noise")
     shown = list(reversed(rows[:20]))
@@ -72,7 +72,7 @@ def overlap(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
 
 
 def affinity(audience_type: str, rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
-    """Released affinity by segment, age and gender, highest first."""
+    """Chart the released affinity by segment, age and gender, highest first."""
     ranked = sorted(rows, key=lambda row: -row["affinity_ratio"])
     shown = list(reversed(ranked[:20]))
     names = [str(row["interest"] or row["age"] or row["gender"])[:40] for row in shown]
@@ -87,7 +87,7 @@ def affinity(audience_type: str, rows: list[Mapping[str, Any]]) -> dg.MetadataVa
 
 
 def reach(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
-    """Share of held-out source users found at each reach, next to random."""
+    """Chart the share of held-out source users found at each reach, next to random."""
     figure, axes = _figure(1, 1, 7, 3.6)
     axis = axes[0][0]
     reaches = [row["reach"] for row in rows]
@@ -133,7 +133,7 @@ def _draw_relevance(axis: Any, metrics: Mapping[str, Any]) -> None:
     ]
     if known:
         axis.plot(*zip(*known, strict=True), "o-", color=_SEED, label="relevance")
-    axis.plot(shares, [row["relevance_random"] for row in rows], "--", color=_RANDOM, label="relevance at random")
+    axis.plot(shares, [row["relevance_random"] for row in rows], "--", color=_RANDOM, label="relevance, random")
     axis.set_ylim(-1.05, 1.05)
     axis.axhline(0, color="black", linewidth=0.5)
     axis.set_xlabel("audience size, % of all users")

@@ -33,7 +33,7 @@ class InstallationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    """Resources by the names assets use, and the executor that keeps each run in one process.
+    """The resources that assets request by name, and an executor that runs all steps in one process.
 
     Manual materialisations run in Dagster's own job, where a process per step would take seconds.
     """

@@ -18,7 +18,7 @@ _MOST_ROWS = 100
 
 
 def data_lab(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Reports and counts of a publisher's uploads."""
+    """Metadata of a data lab: reports and counts of the publisher's uploads."""
     page = _reports(documents["reports"])
     if documents["statistics"]:
         page["statistics"] = dg.MetadataValue.json(documents["statistics"])
@@ -26,7 +26,7 @@ def data_lab(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def base_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Reports and counts of the publisher's side."""
+    """Metadata of a base audience: reports and counts of the publisher's data."""
     page = _reports(documents.get("reports", {}))
     if base := documents.get("base"):
         page["dagster/row_count"] = base["n_users"]
@@ -35,7 +35,7 @@ def base_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def seed_audiences(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Report and counts of the advertiser's side."""
+    """Metadata of the seed audiences: report and counts of the advertiser's data."""
     page = _reports({"seed audiences": documents["report"]} if "report" in documents else {})
     if seeds := documents.get("seeds"):
         page["dagster/row_count"] = seeds["n_unique_ids"]
@@ -44,7 +44,7 @@ def seed_audiences(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def data_attributes(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Number of values of each attribute."""
+    """Metadata of the attributes: their types, operators and numbers of values."""
     rows = [
         {
             "attribute": each["name"],
@@ -58,7 +58,7 @@ def data_attributes(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def overlap_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Released overlaps as bars and a table."""
+    """Metadata of the overlap: released overlaps as bars and a table."""
     released = documents["overlap"]["with_own_counts"]  # this page is for the operator
     rows = [
         {
@@ -77,7 +77,7 @@ def overlap_statistics(record: Resource, documents: Mapping[str, Any]) -> Metada
 
 
 def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Released affinities: a picture and a table for each of the first three seed audiences."""
+    """Metadata of the insights: a chart and a table for each of the first three seed audiences."""
     released = documents["insights"]["result"]
     page: Metadata = {}
     for number, audience in enumerate(released["audiences"][:3], start=1):
@@ -92,8 +92,8 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
                 "age": row["age"] or "",
                 "gender": row["gender"] or "",
                 "affinity": f"{row['affinity_ratio']:g}",
-                "share in overlap": f"{row['share_in_overlap']:.1%}",
-                "share in matchable": f"{row['share_in_matchable']:.1%}",
+                "share of overlap": f"{row['share_in_overlap']:.1%}",
+                "share of matchable users": f"{row['share_in_matchable']:.1%}",
             }
             for row in sorted(shown, key=lambda row: -row["affinity_ratio"])[:_MOST_ROWS]
         ]
@@ -108,7 +108,7 @@ def room_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The released size."""
+    """Metadata of a custom audience: its released size, and what a list would reveal by design."""
     size = documents["audience"]["released"]
     reveals = ", ".join(documents["audience"]["reveals"]) or "nothing"
     page: Metadata = {
@@ -120,7 +120,7 @@ def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The curve, the reach table and the AUC."""
+    """Metadata of a lookalike's quality: the curve, the reach table and the AUC."""
     released = documents["statistics"]["result"]
     rows = [
         {
@@ -157,7 +157,7 @@ def _budget(document: Mapping[str, Any]) -> Metadata:
 
 
 def audience_user_list(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """The delivered files, and what the list reveals by design."""
+    """Metadata of a user list: the delivered files, and what the list reveals by design."""
     delivered = documents["list"]
     return {
         "files": len(delivered["files"]),

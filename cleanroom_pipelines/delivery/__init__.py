@@ -1,7 +1,7 @@
 """Delivery: how a list of users leaves the clean room, as files that an advertising destination accepts.
 
-Lives here: writing exports, the destinations and their rules, the formats of files, control groups, and what was
-delivered before.
-Add here when a destination or a format is added, or a delivery gains a part.
-Keep out: which users are on a list (`audiences`) and who may export what (the catalogue and the ways in).
+Lives here: writing exports, the destinations and their rules, the formats of files, control groups, and
+comparisons with earlier deliveries.
+Add here when there is a new destination or format, or a delivery gets a new component.
+Keep out: which users are on a list (`audiences`) and who may export what (the catalogue and the entry points).
 """

@@ -4,44 +4,44 @@ Lives here: one rule per destination, and the hashes that follow from it.
 Add here when a destination is added, or changes its rules.
 Keep out: our own normal forms (`identity`) and writing files (`delivery.writing`).
 
-The rules, with where each comes from. All were looked up on 2026-11-27 in stored copies of the vendors' public
-pages, not by an upload; the year is that of the copy, as far as it says one. Every hash is SHA-256 of the UTF-8
-text, 64 lower-case hex digits, without salt.
+The rules and their sources. All were looked up on 2026-11-27 in stored copies of the vendors' public pages and
+were not tested by an upload; the year is that of the copy, if it states one. Every hash is SHA-256 of the UTF-8
+text, as 64 lower-case hex digits, without salt.
 
-plain: one user id a line, no header: the user list of the Media API.
+plain: one user id per line, no header; the user list of the Media API.
 
 google (Customer Match): columns `Email` and `Phone`, a CSV. E-mail: no white space, lower case; at gmail.com and
-    googlemail.com the dots before the @ are removed, and a plus sign with what follows it. Phone: E.164 with
+    googlemail.com the dots before the @ are removed, and a plus sign with everything after it. Phone: E.164 with
     `+`.
     Sources: Google Ads Help, "Format your customer data file" (columns); Data Manager API, "Format user data"
-    (both rules); the copies say no year.
+    (both rules); the copies state no year.
     Not verified: that the file upload of Google Ads normalises Gmail addresses as that API does; the help pages
-    ask for lower case and no spaces only.
+    require only lower case and no spaces.
 
 meta (custom audiences from a customer list): columns `email` and `phone`, a CSV. E-mail: no white space around
-    it, lower case; plus signs and dots stay. Phone: digits only, with the country code, without symbols and
+    it, lower case; plus signs and dots are kept. Phone: digits only, with the country code, without symbols and
     leading zeros.
     Sources: Meta Business Help Centre, "How to format a customer list when creating a custom audience"
     (columns); the Marketing API's "Customer File Custom Audiences", section "Hashing and Normalizing Data".
     Not verified: that section itself. Its rules were read where another vendor (HCL Unica Link) repeats
-    them; the help page was read on a mirror that says no year.
+    them; the help page was read on a mirror that states no year.
 
-tiktok (customer file): columns `Email_SHA256` and `Phone_SHA256`, a CSV, one id a line. E-mail: no spaces, lower
+tiktok (customer file): columns `Email_SHA256` and `Phone_SHA256`, a CSV, one id per line. E-mail: no spaces, lower
     case. Phone: E.164 with `+`. Fewer than 1,000 lines, or a file of 1 GB, are rejected there.
     Sources: TikTok Ads Help, "How to create a Custom Audience with a customer file", September 2025 (rules);
     "List of supported IDs and formats for a customer file", 2025 (columns).
-    The pages changed: in summer 2025 they also removed a plus sign and what follows from e-mails, and in August
+    The pages changed: in summer 2025 they also removed a plus sign and the rest from e-mails, and in August
     2025 the `+` from phones. The newest recommends the `+` and also accepts phones without it; its own example
     has none. It writes the columns with a space, `Email_SHA 256`, which is probably a typo.
 
-liveramp (a column-based CSV as LiveRamp Connect onboards it): column `EMAIL1_SHA-256`, or `CUSTOMID` for ids of
-    one's own; never both in one file. E-mail: no white space, lower case.
+liveramp (a column-based CSV as LiveRamp Connect onboards it): column `EMAIL1_SHA-256`, or `CUSTOMID` for the
+    exporter's own ids; never both in one file. E-mail: no white space, lower case.
     Sources: LiveRamp documentation, "Hashing Identifiers", "Formatting Identifiers", "Formatting Column-Based
     Files".
     Phones are left out: hashed ones are accepted only as SHA-1 of the number without country code, and not at all
     in files from the EU.
     Not verified: the header names. The documented pattern is `EMAIL1_SHA-1`, `EMAIL1_SHA-256` follows it;
-    `CUSTOMID` is ours, to be agreed with LiveRamp before the first upload.
+    `CUSTOMID` is our choice, to be agreed with LiveRamp before the first upload.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -82,10 +82,10 @@ class _Rule:
     """The rules of one destination.
 
     Args:
-        words: Its name for people.
-        columns: The header of the hashes of each family it takes.
-        forms: What its rule makes of our normal form before hashing; left out where they are the same.
-        id_column: The header of ids of one's own; None where it takes none.
+        words: Its display name.
+        columns: The column name for the hashes of each family that it accepts.
+        forms: Conversions of our normal form before hashing, by family; omitted if it hashes our form.
+        id_column: The column name for the exporter's own ids; None if it does not accept them.
     """
 
     words: str
@@ -95,14 +95,14 @@ class _Rule:
 
 
 def serves(destination: AdDestination, kind: MatchingId) -> bool:
-    """Whether ids of a kind can be activated at a destination."""
+    """Whether a destination accepts ids of a kind."""
     return reason_not_served(destination, kind) is None
 
 
 def reason_not_served(destination: AdDestination, kind: MatchingId) -> str | None:
-    """Why ids of a kind cannot be activated at a destination, as a sentence; None if they can.
+    """Say in a sentence why a destination does not accept ids of a kind; None if it does.
 
-    Uploaded hashes serve a destination only if it normalises as we do: a hash cannot be converted.
+    Uploaded hashes fit only destinations that normalise as we do, since a hash cannot be converted.
     """
     rule = _RULES[destination]
     if destination is AdDestination.PLAIN:
@@ -139,24 +139,27 @@ def require_served(destination: AdDestination, kind: MatchingId) -> None:
 
 
 def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Array) -> pa.Array:
-    """Hash ids in the form that a destination accepts.
+    """Hash ids in the form that a destination expects.
 
     Args:
-        destination: The destination; not PLAIN, which takes user ids.
-        kind: What the ids are; not STRING, which no destination hashes.
+        destination: The destination; not PLAIN, which gets user ids.
+        kind: The kind of the ids; not STRING, which is delivered unhashed.
         ids: Strings, as given; nulls allowed.
 
     Returns:
-        64 lower-case hex digits an id; null where the id is missing or not valid.
+        64 lower-case hex digits per id; null if the id is missing or invalid.
 
     Raises:
         DestinationRuleError: Ids of the kind cannot be activated there.
         UsageError: There is nothing to hash.
-        EngineError: Arrow failed itself; only the class name is kept.
+        EngineError: Arrow failed; only the class name of its error is kept.
     """
     require_served(destination, kind)
     if destination is AdDestination.PLAIN or kind is MatchingId.STRING:
-        raise UsageError("Your own ids are delivered unchanged.", remedy="Hash only e-mails or phones.")
+        raise UsageError(
+            "Your own ids are delivered as they are, not hashed.",
+            remedy="Hash only e-mail addresses or phone numbers.",
+        )
     judged = judge_ids(kind, ids)
     form = None if kind.is_hashed else _RULES[destination].forms.get(kind.family)
     if form is None:
@@ -172,15 +175,15 @@ def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Arr
 
 
 def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> FileFormat:
-    """The format of a destination's files for ids of some kinds.
+    """Choose the format of the files that a destination accepts for some kinds of ids.
 
     Args:
         destination: The destination.
-        kinds: What is delivered; for PLAIN it does not matter.
+        kinds: The kinds of the delivered ids; ignored for PLAIN.
 
     Raises:
         DestinationRuleError: Ids of a kind cannot be activated there.
-        UsageError: No kind is given, or own ids together with hashes.
+        UsageError: No kind is given, or STRING together with other kinds.
     """
     if destination is AdDestination.PLAIN:
         return PLAIN
@@ -200,14 +203,14 @@ def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> File
 
 
 def line_around(destination: AdDestination, format_: FileFormat, family: Family) -> tuple[str, str]:
-    """The text before and after a hash on its line: a comma for each other column."""
+    """The parts of a CSV line before and after its hash: one comma for each empty column."""
     assert format_.header is not None
     place = format_.header.index(_RULES[destination].columns[family])
     return "," * place, "," * (len(format_.header) - 1 - place)
 
 
 def _gmail_form(emails: pa.Array) -> pa.Array:
-    """At Gmail, dots before the @ and a plus sign with what follows mean nothing; null where nothing is left."""
+    """Remove the dots and the plus suffix that Gmail ignores before the @; null if nothing is left."""
     is_gmail = pc.match_substring_regex(emails, r"@(gmail|googlemail)\.com\z")
     if not pc.any(is_gmail, min_count=0).as_py():
         return emails

@@ -1,9 +1,9 @@
 """Writing an audience to its destination.
 
-Lives here: the folder of an export: its parts, what changed since an earlier one, and its manifest.
-Add here when an export's folder or manifest gains something.
-Keep out: choosing the users (similarity.ranking); the formats of the files (delivery.formats); scores: an export
-never carries them.
+Lives here: the folder of an export: its parts, the changes since an earlier one, and its manifest.
+Add here when an export's folder or manifest gets new content.
+Keep out: choosing the users (similarity.rankings); the formats of the files (delivery.formats); scores, which
+an export never contains.
 """
 
 import csv
@@ -35,7 +35,7 @@ MANIFEST = "manifest.json"
 ROWS_PER_PART = 1_000_000
 _MAX_MANIFEST_BYTES = 16 << 20
 _PARTS, _ADDED, _REMOVED = "part", "added", "removed"
-# What reading a file that is not what its manifest says can raise.
+# Errors of reading a file that does not match its manifest.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, csv.Error, EOFError, zlib.error)
 
 
@@ -45,7 +45,7 @@ class ExportPart:
 
     Args:
         name: Its name.
-        n_users: Its rows: one a user, or one a hash in a file of hashes.
+        n_users: Its number of rows: one per user, or one per hash in a file of hashes.
         n_bytes: Its size as stored, after compression.
         sha256: SHA-256 hex of those bytes.
     """
@@ -58,10 +58,10 @@ class ExportPart:
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed since an earlier export, to be written next to the parts.
+    """Changes since an earlier export, written next to the parts.
 
     Args:
-        since: The export it is compared with, by its manifest.
+        since: The manifest of the earlier export.
         added: Batches of new rows.
         removed: Batches of removed rows.
     """
@@ -86,15 +86,15 @@ class ExportManifest:
 
     Args:
         export: Id of the export job.
-        generation_job: Id of the generation job; None where the list comes from elsewhere.
-        requested: Users asked for.
-        delivered: Users written; fewer when the population is smaller than the size.
+        generation_job: Id of the generation job; None if the list has another source.
+        requested: Users requested.
+        delivered: Users written; fewer than requested if the population is smaller.
         format: `jsonl`, `csv`, `parquet` or `plain`; `hashes` or `ids` of a destination.
         parts: The files.
         is_gzipped: Whether each file is compressed.
         destination: The advertising destination whose rules the files follow.
         columns: The header of a destination's files.
-        n_rows: Rows written, where a row is a hash and no user.
+        n_rows: Rows written, if a row is a hash instead of a user.
         changes: The files with the changes since an earlier export.
         facts: More counts, such as those of the control group; no user data.
         attempt: Number of the attempt that wrote it, from 1; None for a writer without a claim.
@@ -150,15 +150,15 @@ class ExportManifest:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What an export is, and how its files are written.
+    """Content, format and labels of an export.
 
     Args:
         export: Id of the export job, for the manifest.
         requested: Users requested, control group included.
-        format_: `jsonl` ({"user_id": …} a line), `csv` (header user_id), `parquet` (column user_id), `plain` (one
-            id a line, no header), or the format of a destination.
-        generation_job: Id of the generation job, for the manifest; None where there is none.
-        max_rows: Most rows in a file.
+        format_: `jsonl` ({"user_id": …} per line), `csv` (header user_id), `parquet` (column user_id), `plain`
+            (one id per line, no header), or the format of a destination.
+        generation_job: Id of the generation job, for the manifest; None if there is none.
+        max_rows: Maximum number of rows per file.
         gzip: Compress each file; its name then ends in `.gz`.
         ad_destination: The advertising destination whose rules the files follow, for the manifest.
     """
@@ -179,11 +179,11 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportHooks:
-    """What is called while an export is written.
+    """Callbacks during the writing of an export.
 
     Args:
-        fence: Asked before anything becomes visible.
-        on_users: Called with the number of rows in parts so far.
+        fence: Checked before anything becomes visible.
+        on_users: Called with the number of rows written to parts so far.
         on_staged: Called with the manifest when only the last step is left, the one that publishes the export.
     """
 
@@ -203,25 +203,25 @@ def write_export(
     facts: Mapping[str, Any] | None = None,
     hooks: ExportHooks | None = None,
 ) -> ExportManifest:
-    """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`; the same bytes everywhere.
+    """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`, reproducibly to the byte.
 
-    A local folder appears whole or not at all: it is written next to its place and renamed. On a real store each
-    file is uploaded when it is complete and the manifest last; without a manifest there is no export.
+    A local folder appears completely or not at all: it is written next to its target and renamed. On a real store
+    each file is uploaded when it is complete, and the manifest last; without a manifest there is no export.
 
     Args:
         destination: The folder to create; what an earlier attempt at the same export left there is replaced.
-        users: Batches of user ids, best first; of a file of hashes, batches of its lines.
-        options: What the export is.
-        staged: The same rows as files that are written already (`parts`); then `users` is not read.
-        delivered: Users that the rows stand for; None where a row is a user.
-        changes: What changed since an earlier export: `added-00000.<format>`, … and `removed-00000.<format>`, ….
-        facts: More for the manifest: counts, never user data.
-        hooks: What is called meanwhile.
+        users: Batches of user ids, best first; for files of hashes, batches of their lines.
+        options: Content and format of the export.
+        staged: The same rows in files that have already been written (`parts`); then `users` is not read.
+        delivered: Number of users that the rows represent; None if each row is a user.
+        changes: Changes since an earlier export: `added-00000.<format>`, … and `removed-00000.<format>`, ….
+        facts: Further counts for the manifest; never user data.
+        hooks: Callbacks during the writing.
 
     Raises:
-        ClaimLostError: The fence rejects this attempt, or a later attempt was faster; nothing is left of this one.
-        CancelledError: The fence reports a cancellation; nothing is left.
-        DestinationError: The place cannot be written.
+        ClaimLostError: The fence rejects this attempt, or a later attempt was faster; this one is removed.
+        CancelledError: The fence reports a cancellation; everything written is removed.
+        DestinationError: The destination cannot be written.
         StorageFullError: The disk is full.
         UsageError: The options contradict each other.
     """
@@ -291,7 +291,7 @@ def verify_export(place: ObjectPlace | Path) -> Mapping[str, Any]:
     """Check an export's files against its manifest and return the manifest.
 
     Args:
-        place: Where the export was written, or the folder of this machine that holds it.
+        place: The export's location, or a local folder that contains it.
 
     Raises:
         ArtifactError: The manifest or a file is missing or was altered, or a part was added.
@@ -327,7 +327,7 @@ class EarlierExport:
     _manifest: Mapping[str, Any]
 
     def rows(self, scratch: Path) -> Iterator[Sequence[str]]:
-        """The rows of its parts in their order, in batches; each file is copied into `scratch` and checked first.
+        """Yield the rows of the parts in order, in batches; each file is first copied into `scratch` and checked.
 
         Raises:
             ArtifactError: A file is missing or was altered.
@@ -348,7 +348,7 @@ def open_earlier_export(place: ObjectPlace | Path) -> EarlierExport:
     """Read the manifest of an earlier export.
 
     Args:
-        place: Where it was written, or the folder of this machine that holds it.
+        place: The export's location, or a local folder that contains it.
 
     Raises:
         ArtifactError: There is no export, or its manifest contradicts itself.
@@ -366,7 +366,7 @@ def open_earlier_export(place: ObjectPlace | Path) -> EarlierExport:
 
 @dataclass(frozen=True)
 class _Files:
-    """How all files of one export are written."""
+    """Format, compression and size of all files of one export."""
 
     format: FileFormat
     rows_per_part: int
@@ -374,7 +374,7 @@ class _Files:
 
     def __post_init__(self) -> None:
         if self.rows_per_part < 1:
-            raise UsageError("A file of an export must hold at least one row.", remedy="Allow at least 1.")
+            raise UsageError("The maximum number of rows per file is below 1.", remedy="Give at least 1.")
         if self.gzip and self.format.is_compressed:
             raise UsageError("Parquet files are already compressed.", remedy="Omit gzip.")
 
@@ -385,7 +385,7 @@ class _Files:
         batches: Iterable[Sequence[str]],
         on_rows: Callable[[int], None] = lambda _: None,
     ) -> tuple[ExportPart, ...]:
-        """Write a list as files of at most so many rows, at least one, without holding a file's rows in memory."""
+        """Write a list as one or more files of limited length, without loading a whole file's rows into memory."""
         rows, parts = _Rows(batches), list[ExportPart]()
         while not parts or rows.are_left():
             name = draft.named(self.format.file_name(prefix, len(parts), gzip_=self.gzip))
@@ -398,10 +398,10 @@ class _Files:
     def take(
         self, draft: FolderDraft, prefix: str, staged: Iterable[StagedPart], on_rows: Callable[[int], None]
     ) -> tuple[ExportPart, ...]:
-        """Move files that were written elsewhere to the export.
+        """Copy staged files into the export.
 
         Raises:
-            ArtifactError: A file is not what was written.
+            ArtifactError: A staged file was altered.
         """
         parts: list[ExportPart] = []
         for part in staged:
@@ -421,7 +421,7 @@ class _Files:
 
 
 class _Rows:
-    """Batches that are read in pieces of another size."""
+    """Re-chunks batches into pieces of any size."""
 
     def __init__(self, batches: Iterable[Sequence[str]]) -> None:
         self._batches = iter(batches)
@@ -466,7 +466,7 @@ def _next_batch(rows: Iterator[Sequence[str]]) -> Sequence[str] | None:
         return next(rows, None)
     except _UNREADABLE:
         pass
-    # Outside the handler: what JSON and CSV raise holds the line they met, and __context__ would keep it.
+    # Outside the handler: errors of JSON and CSV contain the line they failed at, and __context__ would keep it.
     raise _incomplete()
 
 
@@ -492,7 +492,7 @@ def _read_manifest(place: ObjectPlace) -> bytes:
     file = place / MANIFEST
     with file.bucket.open(file.key) as opened:
         if opened.n_bytes > _MAX_MANIFEST_BYTES:
-            raise ValueError("no manifest of ours")
+            raise ValueError("not a manifest of this package")
         return b"".join(opened.chunks())
 
 

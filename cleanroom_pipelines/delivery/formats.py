@@ -1,12 +1,12 @@
 """The formats of an export's files: how rows are written and read.
 
 Lives here: one object per format, with its header, writer and reader; reproducible gzip.
-Add here when a file of another shape is delivered.
-Keep out: which rows there are, and which hash a destination accepts (`delivery.destinations`).
+Add here when there is another file format.
+Keep out: selecting the rows, and which hashes a destination accepts (`delivery.destinations`).
 
-A row is a text. Of the formats that list users (jsonl, csv, parquet, plain) it is the user id; of a file of hashes
-it is the line itself (one hash, and a comma for each other column), so that two rows are equal exactly when their
-lines are, which is what the difference of two exports asks.
+A row is a text. In the formats that list users (jsonl, csv, parquet, plain) it is the user id. In a file of hashes
+it is the line itself (one hash, and a comma for each other column), so that two rows are equal exactly if their
+lines are equal, as comparing two exports requires.
 """
 
 import csv
@@ -28,21 +28,21 @@ Rows = Iterator[Sequence[str]]
 
 _NEEDS_QUOTES = re.compile('[",\r\n]')
 _ROWS_AT_ONCE = 10_000
-# What pyarrow makes a row group of; a part up to this size is one, as it always was.
+# Rows per parquet row group; a part of up to this size is a single group, as in earlier releases.
 _ROW_GROUP = 1 << 20
 _GZIP_LEVEL = 6
 
 
 @dataclass(frozen=True)
 class FileFormat:
-    """How the files of an export are written.
+    """The format of an export's files.
 
     Args:
-        name: What the manifest calls it: `jsonl`, `csv`, `parquet`, `plain`; `hashes` or `ids` of a destination.
-        extension: The end of a file's name.
-        header: The column names of the first line; None where there is none.
+        name: Its name in the manifest: `jsonl`, `csv`, `parquet`, `plain`; `hashes` or `ids` of a destination.
+        extension: The suffix of the file names.
+        header: The column names on the first line; None for no header.
         holds_users: Whether a row is a user id; otherwise it is a line with one hash.
-        is_compressed: Whether it is compressed already, so that gzip gains nothing.
+        is_compressed: Whether the format itself is compressed, so that gzip would not help.
     """
 
     name: str
@@ -56,10 +56,10 @@ class FileFormat:
         return f"{prefix}-{number:05d}.{self.extension}{'.gz' if gzip_ else ''}"
 
     def write(self, sink: Any, rows: Iterable[Sequence[str]]) -> int:
-        """Write a whole file and return its rows.
+        """Write a whole file and return its number of rows.
 
         Args:
-            sink: Takes the bytes.
+            sink: Receives the bytes.
             rows: Batches of rows.
         """
         return _WRITERS[self.extension](self, sink, rows)
@@ -68,7 +68,7 @@ class FileFormat:
         """Read the rows of a file written by `write`, in batches.
 
         Raises:
-            ValueError: It is not of this format.
+            ValueError: The file does not have this format.
         """
         with file.open("rb") as stream, gzip.open(stream) if gzip_ else nullcontext(stream) as plain:
             yield from _READERS[self.extension](self, plain)
@@ -82,7 +82,7 @@ LISTS_OF_USERS = {format_.name: format_ for format_ in (JSONL, CSV, PARQUET, PLA
 
 
 def list_format(name: str) -> FileFormat:
-    """A format that lists users, by its name.
+    """Return a format for lists of users, by its name.
 
     Raises:
         UsageError: There is no such format.
@@ -159,7 +159,7 @@ def _read_csv(format_: FileFormat, stream: Any) -> Rows:
     # newline="": a line break inside quotes is part of the id.
     with io.TextIOWrapper(stream, encoding="utf-8", newline="" if format_.holds_users else "\n") as text:
         if format_.header and text.readline() != ",".join(format_.header) + "\n":
-            raise ValueError("another header")
+            raise ValueError("unexpected header")
         if format_.holds_users:
             yield from _in_batches(cell for (cell,) in csv.reader(text, strict=True))
         else:

@@ -1,4 +1,4 @@
-"""Control groups: the users of an audience who are kept out of every delivery, to measure an effect.
+"""Control groups: users of an audience who are held out of every delivery, to measure a campaign's effect.
 
 Lives here: the rule that holds users out; it needs no list and selects the same users at every refresh.
 Add here when a control group is selected in another way.
@@ -6,7 +6,7 @@ Keep out: writing the lists (delivery.writing).
 
 A user is held out when `stable_hash` of the audience's salt and the user id is below the share. The salt belongs
 to the audience: each refresh holds out the same users, the groups of two audiences are independent of each other,
-and a larger share holds out those of a smaller one and more. It is derived from a key, so that without
+and a larger share holds out a superset of a smaller one. It is derived from a key, so that without
 the key no one can determine who is held out, or construct such ids. Sampling and sharding hash the bare id, so
 they are independent of it.
 """
@@ -30,7 +30,7 @@ class Holdout:
 
     Args:
         share: Share of the users who are held out, above 0 and at most one half.
-        salt: What makes the group this audience's own; see `holdout_salt`.
+        salt: Makes the group specific to this audience; see `holdout_salt`.
 
     Raises:
         UsageError: The share is out of range, or there is no salt.
@@ -67,7 +67,7 @@ class Holdout:
         return stable_hash(self._prefix + user_id) < self._threshold
 
     def condition(self, expression: str) -> tuple[str, list[str | int]]:
-        """`holds_out` as SQL.
+        """The condition of `holds_out` as SQL.
 
         Args:
             expression: A VARCHAR expression that gives the user id.

@@ -1,12 +1,12 @@
-"""Hashes for destinations, kept from ingest, when the ids are available, until an audience is delivered.
+"""Hashes for ad destinations: computed at ingest, while the ids are available, and kept until a delivery.
 
 Lives here: computing the hashes while a room's base is ingested, and reading them for a delivery.
 Add here when hashes are stored in another way.
 Keep out: encrypting the table that holds them (storage), and who may open it (catalogue).
 
-The ids themselves are deleted after ingest, and a destination's hash cannot be made from another hash. The table
+The ids themselves are deleted after ingest, and no hash can be converted to another destination's. The table
 is the `activation.parquet` of `uploads.ingest_base`; its column `destination` holds the keys of
-`hashers_to_keep`, which name the kind of the ids too: a file has a column for each family.
+`hashers_to_keep`, which also name the kind of the ids, because a delivered file has one column per family.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -31,14 +31,14 @@ _ROWS_AT_ONCE = 100_000
 
 
 def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
-    """What makes the hashes to keep, by the key under which they are kept.
+    """Return the functions that compute the hashes to keep, by the key that identifies each in the table.
 
     Args:
-        destinations: The destinations that the base's provider has switched on.
+        destinations: The destinations that the base's provider has enabled.
 
     Returns:
-        For each destination and kind of ids that it takes as hashes, a function of the kind and the ids as given:
-        the destination's hashes for ids of that kind, nulls for others.
+        For each destination and each kind of ids that it accepts as hashes, a function of the kind and the
+        uploaded ids that returns the destination's hashes for ids of that kind, and nulls for others.
     """
     return {
         _key(destination, kind): _hasher(destination, kind)
@@ -50,11 +50,11 @@ def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
 
 
 def kept_activation(file: Path, destination: AdDestination) -> Activation:
-    """The activation for a destination whose hashes were kept.
+    """Build the activation for a destination from the kept hashes.
 
     Args:
         file: The table of kept hashes: user_id, destination (a key of `hashers_to_keep`), hash. Not opened for
-            PLAIN; it need not exist where the destination takes user ids.
+            PLAIN; it need not exist if the destination accepts user ids.
         destination: The destination. LIVERAMP without kept hashes gets the user ids.
 
     Raises:

@@ -2,10 +2,10 @@
 
 Lives here: files written in parallel by the engine's tasks, each with its own slice of the users.
 Add here when files are staged in another way.
-Keep out: the export's folder and manifest (exports), and which users there are (similarity.rankings).
+Keep out: the export's folder and manifest (exports), and selecting the users (similarity.rankings).
 
-The files are staged where executors and this process see them; then this process copies them to the export's
-destination, since a bucket's keys are not sent to executors, and an export appears whole or not at all.
+The files are staged in a folder that the executors and this process share; then this process copies them to the
+export's destination, since a bucket's keys are not sent to executors, and an export appears whole or not at all.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ class UserSlice(Protocol):
     """Consecutive users of an audience, which can be sent to another machine and read there."""
 
     def user_ids(self) -> Iterator[pa.Array]:
-        """The user ids in order, in batches of strings."""
+        """Yield the user ids in order, in batches of strings."""
         ...
 
 
 @dataclass(frozen=True)
 class StagedPart:
-    """One file of an export, before it lies where it goes.
+    """One file of an export, staged and not yet copied to the destination.
 
     Args:
-        path: Where it lies.
-        n_users: Its rows.
+        path: Its staged file.
+        n_users: Its number of rows.
         n_bytes: Its size.
         sha256: SHA-256 hex of its bytes.
     """
@@ -52,10 +52,10 @@ def stage_parts(
     """Write a file per slice, several at a time.
 
     Args:
-        engine: Whose tasks write them.
+        engine: The engine whose tasks write the files.
         slices: The users of each file.
-        format_: How files are written.
-        folder: Existing directory that the tasks see.
+        format_: The format of the files.
+        folder: Existing directory that the tasks can access.
         gzip: Compress each file.
     """
     numbered = list(enumerate(slices))
@@ -85,7 +85,7 @@ def _path_of(folder: Path, number: int) -> Path:
 
 
 def copy_part(part: StagedPart, sink: Any) -> None:
-    """Write a staged file's bytes to a file of the export, and forget the staged one."""
+    """Copy a staged file into a file of the export, and delete it from the staging folder."""
     with part.path.open("rb") as source:
         while chunk := source.read(1 << 20):
             sink.write(chunk)

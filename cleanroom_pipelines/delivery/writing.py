@@ -1,14 +1,14 @@
-"""Writing a delivery: an audience without its control group, and what changed since an earlier delivery.
+"""Writing a delivery: an audience without its control group, and the changes since an earlier delivery.
 
 Lives here: which rows are delivered, held out, added and removed, for the exports of both APIs.
-Add here when a delivery gains a part, or users are left out of it for another reason.
+Add here when a delivery gets new content, or users are held out of it for another reason.
 Keep out: bytes (delivery.formats), the folder and its manifest (`delivery.exports`), rules of destinations.
 
-Without control group, hashes and earlier export the users stream through. Otherwise they are put into a private
-folder as parquet and the engine finds the rows, within its memory and on its disk.
+Without a control group, hashes or an earlier export, the users are streamed. Otherwise they are written as parquet
+to a private folder, and the engine computes the rows within its memory limit, spilling to disk.
 
-- The parts of an export are always the whole list. Removing the `removed` files from a destination and adding
-  the `added` ones leaves exactly the parts there, whatever else changed: users who were delivered before and are
+- The parts of an export are always the complete list. Removing the `removed` files from a destination and adding
+  the `added` ones gives exactly the parts, whatever else changed: users who were delivered before and are
   now in the control group are among the removed.
 - A hash may belong to several users. It is delivered once, and not at all if it belongs to someone who is held
   out: the destination would reach that person.
@@ -60,8 +60,8 @@ class Activation:
 
     Args:
         destination: The platform that it is uploaded to.
-        kinds: What the ids were before they were hashed; STRING for user ids as they are.
-        hashes: Batches of HASHES, as `hash_ids` makes them: one row a user and id, of any users, in any order.
+        kinds: The kinds of the ids before hashing; STRING for plain user ids.
+        hashes: Batches of HASHES from `hash_ids`: one row per user and id, of any users, in any order.
     """
 
     destination: AdDestination
@@ -74,7 +74,7 @@ class Delivery:
     """The result of a delivery.
 
     Args:
-        manifest: The manifest of what was delivered.
+        manifest: The manifest of the delivered files.
         holdout: The manifest of the control group's list, which is not part of the delivery; None without one.
     """
 
@@ -84,7 +84,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class ControlGroup:
-    """Users who are kept out of a delivery, and the folder of their list, outside the delivery's."""
+    """The control group of a delivery, and the folder of its list, which is outside the delivery's folder."""
 
     holdout: Holdout
     place: ObjectPlace
@@ -103,27 +103,27 @@ def deliver(
     slices: Callable[[int], Sequence[UserSlice]] | None = None,
     hooks: ExportHooks | None = None,
 ) -> Delivery:
-    """Write an audience to its destination, whole or not at all.
+    """Write an audience to its destination, completely or not at all.
 
     Args:
         place: The folder to create; see `write_export`.
         users: Batches of user ids, best first, each user once.
-        options: What the export is.
-        activation: The destination and the hashes of its files, whose format they then have.
-        control_group: Who is kept out.
+        options: Content and format of the export.
+        activation: The destination, which determines the format, and the hashes for its files.
+        control_group: The users to hold out.
         delta_from: An earlier export: the differences are written next to the parts.
         reveals: What the list reveals by design; the manifest repeats it.
-        engine: How much of the machine finding the rows may use; its scratch folder holds the users for a while.
-        slices: The same users in slices of so many, for files that a cluster writes.
-        hooks: What is called meanwhile.
+        engine: Limits for computing the rows; its scratch folder temporarily contains the users.
+        slices: Splits the same users into slices of a given size, for files that a cluster writes.
+        hooks: Callbacks during the writing.
 
     Raises:
-        ClaimLostError: The fence rejects this attempt, or a later attempt was faster; nothing is left of this one.
-        CancelledError: The fence reports a cancellation; nothing is left.
+        ClaimLostError: The fence rejects this attempt, or a later attempt was faster; this one is removed.
+        CancelledError: The fence reports a cancellation; everything written is removed.
         UsageError: The options contradict each other, or the earlier export holds other ids.
         DestinationRuleError: The destination does not accept ids of a kind.
         ArtifactError: The earlier export is missing or was altered.
-        DestinationError: A place cannot be written or read.
+        DestinationError: A destination cannot be written or read.
         StorageFullError: The disk is full.
         EngineError: The engine failed.
     """
@@ -184,12 +184,12 @@ def hash_ids(destination: AdDestination, kind: MatchingId, user_ids: pa.Array, i
 
     Args:
         destination: The destination.
-        kind: What the ids are.
+        kind: The kind of the ids.
         user_ids: The user of each id; nulls allowed.
         ids: Strings, as given; nulls allowed.
 
     Returns:
-        A batch of HASHES; users and ids that are missing or not valid are left out.
+        A batch of HASHES; missing or invalid users and ids are omitted.
 
     Raises:
         DestinationRuleError: The destination does not accept ids of the kind.
@@ -209,7 +209,7 @@ def _comparable(place: ObjectPlace | Path, options: ExportOptions) -> EarlierExp
         same = (earlier.destination, earlier.format) == (options.ad_destination, format_)
     if not same:
         raise UsageError(
-            "The earlier export holds another kind of ids than this one.",
+            "The earlier export contains a different kind of ids.",
             remedy="Compare with an export for the same destination, or omit the comparison.",
         )
     return earlier
@@ -234,7 +234,7 @@ class _Rows:
 
     def deliver_users(self) -> None:
         self._engine.execute(
-            # one row per user who is delivered
+            # one row per delivered user
             "CREATE TEMP TABLE delivered AS SELECT position, user_id AS line FROM listed WHERE NOT is_held_out"
         )
 
@@ -242,13 +242,13 @@ class _Rows:
         self._are_hashes = True
         self._stage("hashed", _LINES, _lines(activation, format_))
         self._engine.execute(
-            # one row per user of the audience and hash
+            # one row per user of the audience, and hash
             "CREATE TEMP TABLE reached AS "
             "SELECT DISTINCT listed.user_id, hashed.line, listed.is_held_out "
             "FROM listed JOIN hashed ON listed.user_id = hashed.user_id"
         )
         self._engine.execute(
-            # one row per user who is delivered and hash
+            # one row per delivered user, and hash
             "CREATE TEMP TABLE kept AS "
             "SELECT open.user_id, open.line FROM (SELECT * FROM reached WHERE NOT is_held_out) AS open "
             "ANTI JOIN (SELECT line FROM reached WHERE is_held_out) AS held ON open.line = held.line"

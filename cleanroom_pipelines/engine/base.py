@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Choice of the engine, and its limits on this machine.
+    """The engine to use, and its limits on this machine.
 
     Args:
         memory_bytes: Memory limit of the engine; beyond it, it spills to `scratch`. None: 60 % of RAM.
@@ -89,7 +89,7 @@ class Engine(Protocol):
         ...
 
     def rejected_lines(self) -> pa.Table:
-        """Return the invalid lines of text files that queries have skipped since the last call.
+        """Return the lines of text files that queries have skipped as invalid since the last call.
 
         Returns:
             One row per line: `line` (number of the record in its file, from 1, including the header), `reason`

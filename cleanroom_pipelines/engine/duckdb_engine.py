@@ -135,7 +135,7 @@ class DuckDBEngine:
         self.execute(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {sql}")
 
     def rejected_lines(self) -> pa.Table:
-        """Return the lines that queries have skipped since the last call."""
+        """Return the lines that queries have skipped as invalid since the last call."""
         # DuckDB has one reject table per session; it does not exist before the first scan of a CSV.
         if not self.fetch("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").num_rows:
             return pa.table(

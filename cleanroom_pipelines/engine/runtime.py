@@ -33,7 +33,7 @@ class Runtime:
     progress: Progress | None = None
     should_cancel: ShouldCancel | None = None
 
-    def tell(self, share: float, stage: str) -> None:
+    def report_progress(self, share: float, stage: str) -> None:
         """Report progress, and stop if cancelled.
 
         Raises:
@@ -53,7 +53,7 @@ class Runtime:
             raise CancelledError("The work was cancelled.")
 
     def part(self, start: float, end: float) -> Self:
-        """Return a copy for a part of the work, whose progress runs from `start` to `end`."""
+        """Return a runtime for a part of the work, whose progress counts from `start` to `end` of the whole."""
         progress = self.progress
         if progress is None:
             return self

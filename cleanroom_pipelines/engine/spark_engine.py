@@ -114,7 +114,7 @@ class SparkEngine:
         return _with_unsigned(self._call(frame.toArrow))
 
     def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
-        """Stream a query's result in its order, through files, since pyspark can stream only rows."""
+        """Stream a query's result in its order; it goes through files, since pyspark streams only single rows."""
         import pyarrow.parquet as pq
 
         folder = self._new_folder()
@@ -163,9 +163,9 @@ class SparkEngine:
         self._name(cells, name, frozenset([scan]))
 
     def rejected_lines(self) -> pa.Table:
-        """Return the lines that queries have skipped since the last call."""
-        untold, self._unreported = self._unreported, []
-        return pa.concat_tables([_NO_LINES, *untold])
+        """Return the lines that queries have skipped as invalid since the last call."""
+        unreported, self._unreported = self._unreported, []
+        return pa.concat_tables([_NO_LINES, *unreported])
 
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
         """Write a query's result to one file, merged from the executors' files."""

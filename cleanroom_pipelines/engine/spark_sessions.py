@@ -108,7 +108,7 @@ def open_session(url: str, settings: EngineSettings) -> Any:
 
 
 def keep_event_log() -> None:
-    """Let spark-defaults.conf control the event log; for the benchmark, which uses synthetic data."""
+    """Let spark-defaults.conf configure the event log; only for the benchmark, whose data is synthetic."""
     _APPLICATION_SETTINGS.pop("spark.eventLog.enabled", None)
 
 

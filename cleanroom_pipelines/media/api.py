@@ -38,7 +38,7 @@ class SeedAudience:
         return from_json(cls, value)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the reference to it that definitions and requests use."""
+        """Return the JSON reference to this audience, for definitions and requests."""
         return {"kind": "seed", "audience_type": self.audience_type}
 
 
@@ -80,7 +80,7 @@ class CustomAudience:
         return from_json(cls, {**value, "kind": value["definition"].get("kind") or value["kind"]})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the reference to it that definitions and requests use."""
+        """Return the JSON reference to this audience, for definitions and requests."""
         return {"kind": "custom", "id": self.id}
 
 
@@ -89,7 +89,7 @@ class BaseAudience:
     """All relevant users of the publisher, as the source of a definition."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the reference to it that definitions and requests use."""
+        """Return the JSON reference to this audience, for definitions and requests."""
         return {"kind": "base"}
 
 

@@ -31,7 +31,7 @@ class ReachPoint(ServerDocument):
 
 @dataclass(frozen=True)
 class DistinguishingValue(ServerDocument):
-    """An attribute value that is more frequent in the audience than chance would explain.
+    """An attribute value that is more frequent in the audience than expected by chance.
 
     Args:
         attribute: `segments`, `age` or `gender`.

@@ -158,7 +158,7 @@ class HttpTransport:
             if response.status_code != 200:
                 with _http_errors():
                     response.read()
-                raise _refusal(response)
+                raise _error_from(response)
             with _http_errors():
                 yield from response.iter_bytes(_CHUNK)
         finally:
@@ -171,7 +171,7 @@ class HttpTransport:
     def _result(self, send: Callable[[], "httpx.Response"], *, repeatable: bool) -> Any:
         response = self._answer(send, repeatable=repeatable)
         if response.status_code != 200:
-            raise _refusal(response)
+            raise _error_from(response)
         body = _json(response)
         if not isinstance(body, dict) or "result" not in body:
             raise _not_understood(200)
@@ -381,7 +381,7 @@ def _http_errors() -> Iterator[None]:
         ) from None
 
 
-def _refusal(response: "httpx.Response") -> MediaError:
+def _error_from(response: "httpx.Response") -> MediaError:
     if 300 <= response.status_code < 400:
         return InvalidRequestError(
             "The server redirects to another address, and redirects are not followed.",

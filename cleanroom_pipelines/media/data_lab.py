@@ -22,7 +22,7 @@ from cleanroom_pipelines.terms import MatchingId
 
 
 class DataLab:
-    """A publisher's datasets, validated before they enter a data room; created by `DataLabBuilder`.
+    """A publisher's datasets, validated before they are provisioned to a data room; created by `DataLabBuilder`.
 
     Args:
         client: The client of its owner.

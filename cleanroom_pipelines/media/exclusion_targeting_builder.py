@@ -1,4 +1,4 @@
-"""Exclusion audiences: the publisher's users who are not the advertiser's already.
+"""Exclusion audiences: the publisher's users who are not yet the advertiser's.
 
 Lives here: the definition and its builder.
 Keep out: the opposite, remarketing audiences (`remarketing_audience_builder.py`).

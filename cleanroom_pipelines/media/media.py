@@ -1,4 +1,4 @@
-"""A data room from a participant's point of view.
+"""A data room as a participant uses it.
 
 Lives here: `MediaDcr`, its configuration and its audit log.
 Add here when a data room gets another operation.

@@ -87,7 +87,7 @@ class AudienceFilters:
 
 @dataclass(frozen=True, kw_only=True)
 class AudienceCombinator:
-    """Another audience, and how it is combined with the result so far.
+    """Another audience, and how to combine it with the result so far.
 
     Args:
         operator: How the two audiences are combined.

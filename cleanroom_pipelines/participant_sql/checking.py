@@ -340,7 +340,7 @@ def _check_node(node: exp.Expr) -> None:
             raise _rejected("A SELECT in the query has no columns.", kind="Select")
     elif isinstance(node, exp.From | exp.Join):
         if not isinstance(node.this, exp.Table | exp.Subquery | exp.Values):
-            raise _rejected("The query reads from something that is not a table.", kind=type(node.this).__name__)
+            raise _rejected("The query reads from something other than a table.", kind=type(node.this).__name__)
     elif isinstance(node, exp.Alias):
         if not isinstance(node.parent, exp.Select) or node.arg_key != "expressions":
             raise _rejected("The query has an alias outside of a SELECT list.", kind="Alias")
@@ -374,7 +374,7 @@ def _check_value(node: exp.Expr) -> None:
             or int(length.name) > MAX_PADDED_CHARACTERS
         ):
             raise _rejected(
-                "The query pads a text to a length that is not a number, or is too large.",
+                "The query pads a text to a computed or too large length.",
                 remedy=f"Pad to at most {MAX_PADDED_CHARACTERS:,} characters.",
                 kind="Pad",
             )
@@ -434,7 +434,7 @@ def _rename(tables: Sequence[exp.Table]) -> tuple[tuple[str, str], ...]:
     uses: list[tuple[exp.Table, exp.CTE]] = []
     for table in tables:
         if not isinstance(table.this, exp.Identifier):
-            raise _rejected("The query reads from something that is not a table.", kind=type(table.this).__name__)
+            raise _rejected("The query reads from something other than a table.", kind=type(table.this).__name__)
         if table.args.get("db") is None:
             uses.append((table, _cte_of(table)))
             continue

@@ -46,7 +46,7 @@ _SOURCES = {"BASE_TABLE", "SUBQUERY", "JOIN", "EXPRESSION_LIST", "EMPTY"}
 
 
 class ProblemError(Exception):
-    """The query cannot be run; the argument is the name of the problem."""
+    """The query cannot be run; the argument names the problem."""
 
 
 def main() -> None:

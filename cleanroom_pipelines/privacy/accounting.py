@@ -1,4 +1,4 @@
-"""Privacy accounting: the bound on what all answers about one pair reveal, computed from their prices.
+"""Privacy accounting: a bound on what all answers about a pair reveal together, computed from their prices.
 
 Lives here: the unit; ρ, μ and ε of the budget spent; and the success rate of the best attacker.
 Add here when the bound is stated as another figure.
@@ -49,12 +49,12 @@ class Spent:
 
     @property
     def rho(self) -> Fraction:
-        """The ρ it spends: Δ² / 2σ²."""
+        """The privacy loss ρ that it spends: Δ² / 2σ²."""
         return self.sensitivity / (2 * self.variance)
 
 
 def variance_of(tenths: int, sensitivity: Fraction | int = 1) -> Fraction:
-    """Return σ² of the noise for a price.
+    """Return the noise variance σ² for a price.
 
     Args:
         tenths: Price in tenths of a unit, at least 1.
@@ -64,7 +64,7 @@ def variance_of(tenths: int, sensitivity: Fraction | int = 1) -> Fraction:
 
 
 def rho_of(tenths: int) -> float:
-    """Return ρ of a sum of prices."""
+    """Return the total privacy loss ρ for a sum of prices."""
     return float(tenths * RHO_OF_TENTH)
 
 
@@ -108,7 +108,7 @@ def bound_as_dict(tenths: int) -> dict[str, Any]:
 
 
 def attacker_success(spent: Iterable[Spent]) -> float:
-    """Return the best attacker's success rate, from the privacy losses of the discrete Gaussians themselves.
+    """Return the best attacker's success rate, computed from the exact losses of discrete Gaussian noise.
 
     Args:
         spent: All releases. A release whose sensitivity is a whole number of cells counts as that many draws of
@@ -122,7 +122,7 @@ def attacker_success(spent: Iterable[Spent]) -> float:
 
 
 def composed_epsilon(spent: Iterable[Spent], delta: float = DELTA) -> float:
-    """Return ε at δ, composed as in `attacker_success`."""
+    """Return ε at δ, computed like `attacker_success`."""
     return _smallest(_Losses.of(spent).delta, delta)
 
 

@@ -37,8 +37,8 @@ class ReleasePolicy:
     def __post_init__(self) -> None:
         if min(self.threshold, self.rounding) < 1 or self.threshold % self.rounding:
             raise UsageError(
-                "The threshold and rounding of the privacy policy do not fit together.",
-                remedy="Give a threshold that is a positive multiple of the rounding.",
+                "The privacy policy's threshold is not a positive multiple of its rounding.",
+                remedy="Change the threshold or the rounding.",
             )
 
     def noise(self, variance: Fraction) -> dict[str, Any]:

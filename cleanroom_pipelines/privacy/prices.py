@@ -33,7 +33,7 @@ class Price:
 
     @cached_property
     def variance(self) -> Fraction:
-        """σ² of the noise of each value."""
+        """The variance σ² of the noise of each value."""
         return variance_of(self.tenths, self.sensitivity)
 
     @property

@@ -75,7 +75,7 @@ class Released:
 
     @property
     def is_indicative(self) -> bool:
-        """Whether the count is shown but so small that noise dominates it."""
+        """Whether the count is shown but so small that noise is a large part of it."""
         value = self.value
         return value is not None and value < self._policy.indicative_below
 
@@ -96,7 +96,7 @@ class Released:
         return Released._of(value, self._policy, self._variance, is_hidden=self._is_hidden)
 
     def kept(self) -> int | None:
-        """Return the noised count, hidden or not, for an artifact; `released` turns it back into a count."""
+        """Return the noised count for an artifact, even if it is hidden; `released` turns it back into a count."""
         return self._rounded
 
     def as_dict(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ _ANSWERS_OF_BEFORE = frozenset(
 
 @dataclass(frozen=True)
 class Question(Document):
-    """A question to pay for.
+    """A question that is charged to a privacy budget.
 
     Args:
         kind: One word for people: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
@@ -81,7 +81,7 @@ class Budget:
     Args:
         installation: The installation that holds the budget.
         pair: The two organisations.
-        place: Partition key of the room or job that asks.
+        place: Partition key of the requesting room or job.
     """
 
     installation: Installation
@@ -98,12 +98,12 @@ class Budget:
         return self.installation.catalog.pairs.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
-        """A releaser that adds noise to numbers."""
+        """Return a releaser, which adds noise to numbers."""
         key = self.installation.key.derive(f"noise of {self.pair.id}")
         return Releaser(key, content, hide_absolute_values)
 
     def is_paid(self, questions: Iterable[Question]) -> bool:
-        """Whether all given questions are already paid."""
+        """Whether all given questions have already been paid for."""
         keys = {question.key for question in questions}
         return keys <= self.installation.catalog.pairs.is_paid(self.pair.id, keys)
 
@@ -114,11 +114,11 @@ class Budget:
         return sum(question.tenths for key, question in by_key.items() if key not in paid)
 
     def pay(self, questions: Sequence[Question], organization: str | None = None) -> Ledger:
-        """Pay for several questions at once; questions paid earlier are free.
+        """Charge the budget for several questions at once; questions that were paid for earlier are free.
 
         Args:
             questions: The questions.
-            organization: The organisation that asks.
+            organization: The requesting organisation.
 
         Raises:
             BudgetSpentError: Too little is left; nothing was spent.
@@ -142,12 +142,12 @@ class Budget:
         return ledger
 
     def as_dict(self, organization: str | None = None) -> dict[str, Any]:
-        """The pair's budget in units, as every answer and page shows it, for JSON.
+        """The pair's budget in units, in the form that every response and page shows, for JSON.
 
         It does not name the pair: for a user with a public mail address, the organisation is that address.
 
         Args:
-            organization: The organisation that asks; the remaining budget is then limited to its share.
+            organization: The requesting organisation; the remaining budget is then limited to its share.
         """
         ledger = self.ledger_for(organization)
         share = {} if ledger.share is None else {"share": in_units(ledger.share)}
@@ -161,7 +161,7 @@ class Budget:
 
 
 def bound_of(ledger: Ledger) -> dict[str, Any]:
-    """The bound that a pair's total guarantees; with a period, also the bound over twelve months."""
+    """The privacy bound of a pair's total budget; if it renews each period, also the bound over twelve months."""
     bound = bound_as_dict(ledger.total)
     if ledger.period:
         bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)
@@ -176,7 +176,7 @@ def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
-    """Organisations that provide a room's two sides: those whose data it holds, else those allowed to upload.
+    """Organisations that provide a room's two sides: those whose data it holds, or else those allowed to upload.
 
     Returns:
         None if no organisation may upload one of the sides.

@@ -499,7 +499,7 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
 
 
 def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics that both sides of a job may see; stored with the job, so that reading them opens no file.
+    """Metrics that both sides of a job may see; stored with the job, so that showing them opens no file.
 
     They hold no counts of the seed. The summary sentence does, and only the operator sees it.
     """
@@ -569,7 +569,7 @@ def _current(catalog: Catalog, kind: Kind, partition: str) -> Version:
         version = None
     if version is None:
         raise CleanroomError(
-            f"The {kind.words} that this depends on is not active.",
+            f"The {kind.words} that this depends on is not ACTIVE.",
             remedy=f"Fix the problem shown in the status of that {kind.words}, then try again.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
@@ -643,7 +643,7 @@ def read_stored(store: ArtifactStore, reference: ArtifactReference) -> tuple[Man
 
 
 def read_documents(folder: Path) -> dict[str, Any]:
-    """The JSON documents of an artifact by name."""
+    """Return the JSON documents of an artifact, by name."""
     paths = (path for path in sorted(folder.glob("*.json")) if path.name != MANIFEST)
     return {path.stem: json.loads(path.read_text()) for path in paths}
 

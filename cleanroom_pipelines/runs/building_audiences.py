@@ -136,7 +136,7 @@ class _Question:
 
     @property
     def organization(self) -> str:
-        """Organisation that asks."""
+        """The requesting organisation."""
         return self.installation.catalog.pairs.organization_of_user(self.work.record.created_by_email)
 
     def text(self, definition: Definition) -> str:
@@ -449,7 +449,9 @@ def _delta_from(
         earlier = None
     version = installation.catalog.resources.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
     if earlier is None or earlier.delivered_to != record.delivered_to or version is None:
-        raise UsageError("You have no such earlier list.", remedy="Give one of your own user list jobs.")
+        raise UsageError(
+            "The earlier list is not one of yours.", remedy="Give the id of one of your own user-list jobs."
+        )
     return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES
 
 

@@ -28,7 +28,7 @@ import dagster as dg
 from sqlalchemy.exc import DBAPIError
 
 from cleanroom_pipelines.catalog import (
-    GOES_WITH,
+    DELETED_WITH,
     CatalogUnavailableError,
     DataLab,
     DataRoom,
@@ -85,7 +85,7 @@ class PendingDeletion:
     @property
     def parts(self) -> tuple[tuple[Kind, str], ...]:
         """Kinds and partition keys of all resources whose artifacts and Dagster records are deleted."""
-        return ((self.kind, self.id), *((GOES_WITH[self.kind], child) for child in self.children))
+        return ((self.kind, self.id), *((DELETED_WITH[self.kind], child) for child in self.children))
 
 
 def delete_pending(installation: Installation, instance: dg.DagsterInstance) -> int:
@@ -126,7 +126,7 @@ def delete_now(
     Args:
         installation: The installation to work on.
         instance: Dagster's instance of this home.
-        records: Resources to delete, each after its dependants (`catalog.deletion.made_from`).
+        records: Resources to delete, each after its dependants (`catalog.deletion.dependents`).
         max_seconds: How long to wait for a run that works on a resource; the run is asked to stop.
         on_resource: Called with the resource that is deleted next.
 
@@ -175,7 +175,7 @@ def find_pending_deletions(
     return tuple(pending for pending in found if not is_busy(pending))
 
 
-def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now: datetime | None = None) -> int:
+def clean_up_deleted(installation: Installation, instance: dg.DagsterInstance, now: datetime | None = None) -> int:
     """Delete leftovers that appeared after their resource was deleted: artifacts, inbox folders, Dagster runs.
 
     A run queued during a deletion leaves records in Dagster; a killed run can leave an artifact. Both are found by
@@ -233,9 +233,9 @@ def sweep_deleted(installation: Installation, instance: dg.DagsterInstance, now:
 def _requested(installation: Installation) -> Iterator[PendingDeletion]:
     for record in installation.catalog.deletion.deletions():
         children: Sequence[Resource] = ()
-        if record.kind in GOES_WITH:
+        if record.kind in DELETED_WITH:
             children = installation.catalog.resources.list(
-                GOES_WITH[record.kind], parent_id=record.id, limit=1000
+                DELETED_WITH[record.kind], parent_id=record.id, limit=1000
             ).items
         yield PendingDeletion(record.kind, record.id, tuple(child.id for child in children))
 

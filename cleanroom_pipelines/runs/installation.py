@@ -1,4 +1,4 @@
-"""One installation: its settings, and the parts they open.
+"""An installation: its settings, and the parts opened from them.
 
 Lives here: the only code that reads environment variables, and the assembly of home, key, catalogue and stores.
 Add here when the installation gets a new setting or part.
@@ -169,7 +169,7 @@ class Installation:
 
     @cached_property
     def parts(self) -> Parts:
-        """Home, catalogue, store and key from the settings, not yet compared."""
+        """Home, catalogue, store and key as configured, before checking that they belong together."""
         settings, home = self.settings, self.home
         catalog = Catalog(
             settings.catalog_url or home.catalog_url,
@@ -184,7 +184,7 @@ class Installation:
 
     @cached_property
     def opened(self) -> Opened:
-        """The key and the identity, after comparing home, catalogue and key.
+        """The key and the identity, after checking that home, catalogue and key belong together.
 
         Raises:
             IdentityError: They do not belong together.
@@ -222,7 +222,7 @@ class Installation:
         return self.parts.store
 
     def check(self) -> None:
-        """Compare home and catalogue again before a deletion, in case a file was replaced.
+        """Check again, before a deletion, that home and catalogue belong together, in case a file was replaced.
 
         Raises:
             IdentityError: They no longer belong together.

@@ -7,7 +7,7 @@ Keep out: settings (installation.py) and rebuilding lost parts (recovery.py).
 A missing part never causes a deletion or an empty replacement. A home ahead of its catalogue, a catalogue of
 another installation and a lost key each raise an error that says how to recover. Three cases are repaired
 automatically: a home behind its catalogue, a home from before the identity file existed, and a lost identity file
-in a home whose key proves where it belongs.
+in a home whose key proves that they belong together.
 """
 
 import logging
@@ -39,13 +39,13 @@ class Opened:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of an installation; compared before any of them is used.
+    """The parts of an installation, checked to belong together before any of them is used.
 
     Args:
         home: Its folder.
         catalog: Its catalogue, not yet opened.
         store: Its artifacts.
-        key_file: Where its key is.
+        key_file: The file of its key.
         token_hex: Returns n random bytes as hex.
     """
 
@@ -56,7 +56,7 @@ class Parts:
     token_hex: Callable[[int], str]
 
     def open(self) -> Opened:
-        """Compare the parts, create them in an empty home, and migrate the catalogue's schema.
+        """Check that the parts belong together, create them in an empty home, and migrate the catalogue's schema.
 
         Raises:
             IdentityError: They do not belong together, or one is missing; nothing was changed.
@@ -72,7 +72,7 @@ class Parts:
         return Opened(key, found)
 
     def check(self, opened: Opened) -> None:
-        """Compare the parts again, in case a file was replaced since they were opened. Changes nothing.
+        """Check the parts again, in case a file was replaced since they were opened; changes nothing.
 
         Raises:
             IdentityError: They no longer belong together.

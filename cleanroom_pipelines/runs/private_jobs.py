@@ -97,23 +97,23 @@ class PrivateJob:
 
     @property
     def mode(self) -> SeedMode:
-        """Position of the seed's users in exports."""
+        """The placement of the seed's users in exports."""
         asked = SeedMode(self.job.seed_mode)
         return SeedMode.IN_PLACE if asked is SeedMode.EXCLUDED and not self.removes_seed else asked
 
     @property
     def reveals(self) -> list[str]:
-        """What a list of the job reveals by design."""
+        """What a list of the job reveals by design, as codes."""
         return [] if self.mode is SeedMode.IN_PLACE else ["seed"]
 
     @property
-    def tells(self) -> tuple[str, ...]:
-        """The words for `reveals`."""
+    def disclosures(self) -> tuple[str, ...]:
+        """The statements to show about what a list of the job reveals, by their keys."""
         return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
 
     @cached_property
     def size_question(self) -> Question:
-        """Question for the number of matched seed users."""
+        """The question for the number of matched seed users, as charged to the budget."""
         return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
@@ -233,14 +233,14 @@ class PrivateJob:
             f"An attacker who knows everything else is right about one person in at most {bound}."
         )
         return {
-            "statement": " ".join([statement, *(_REVEALS[each] for each in self.tells)]),
+            "statement": " ".join([statement, *(_REVEALS[each] for each in self.disclosures)]),
             "price": price,
             **budget,
         }
 
     @cached_property
     def releaser(self) -> Releaser:
-        """Releases its numbers."""
+        """The releaser of the job's numbers."""
         return self.budget.releaser(self._content, hide_absolute_values=False)
 
     @cached_property
@@ -264,7 +264,7 @@ def _reject_covering(n_seed_users: int, n_users: int) -> None:
 
 
 def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboration | None) -> Pair | None:
-    """Find the pair of organisations that pays for a job.
+    """Find the pair of organisations whose budget pays for a job.
 
     Args:
         catalog: Holds the accounts.
@@ -296,7 +296,7 @@ def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
 def reveals_by_ensemble(
     installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
-    """What a list ranked by the full ensemble reveals by design: nothing within one organisation."""
+    """What a list ranked by the full ensemble reveals by design; nothing within one organisation."""
     of = installation.catalog.pairs.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
@@ -304,7 +304,7 @@ def reveals_by_ensemble(
 
 
 def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
-    """Statements about what a job ranked by the full ensemble reveals; none within one organisation."""
+    """Statements of what a job ranked by the full ensemble reveals; none within one organisation."""
     statements = [_REVEALS["ensemble"], *([_REVEALS[mode.value]] if "seed" in reveals else [])]
     return {"privacy": " ".join(statements)} if reveals else {}
 

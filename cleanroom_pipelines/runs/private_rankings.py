@@ -53,7 +53,7 @@ class PrivateRanking:
 
     @cached_property
     def choice(self) -> "Choice":
-        """Coordinates, price and λ.
+        """Parameters of the ranking: coordinates, price and λ.
 
         Raises:
             SeedError: The seed is too small for any price.
@@ -64,7 +64,7 @@ class PrivateRanking:
 
     @cached_property
     def questions(self) -> tuple[Question, Question]:
-        """The questions to pay for: the vector, and its quality figures."""
+        """The questions that the ranking is charged for: the vector, and its quality figures."""
         return (
             Question.of("lookalike", self.content, self._vector_text, self._vector_price),
             Question.of("figures", self.content, self._figures_text, self.figures),
@@ -93,7 +93,7 @@ class PrivateRanking:
             out: Existing directory for ranking.parquet.
             n_users: Number of all users, as released or as both sides may know it.
             releaser: Adds the noise.
-            organization: The organisation that asks.
+            organization: The requesting organisation.
             runtime: Engine, progress and cancellation.
 
         Returns:
@@ -175,7 +175,7 @@ class PrivateRanking:
 
 @dataclass(frozen=True)
 class PaidVector(Document):
-    """A released vector with its figures, for ranking a refreshed base for free.
+    """A released vector with its figures, for ranking a refreshed base without further charge.
 
     Args:
         values: (d,) in grid steps, with noise.
@@ -198,7 +198,7 @@ class PaidVector(Document):
     figures: Mapping[str, Any]
 
     def fits(self, pair_id: str, source: str, model: Path) -> bool:
-        """Whether this pair paid for the vector, for this seed and this model's representation."""
+        """Whether this pair has paid for the vector of this seed in this model's representation."""
         from cleanroom_pipelines.similarity.kept_representations import representation_digest
 
         return self.source == digest_of(pair_id, source) and self.representation == representation_digest(model)
@@ -224,7 +224,7 @@ class PaidVector(Document):
         return {"figures": self.figures, "explanation": self.explanation(model), "vector": self.as_dict()}
 
     def explanation(self, model: Path) -> dict[str, Any]:
-        """Weights of items and features in the vector."""
+        """The weights that the vector gives to items and features."""
         from cleanroom_pipelines.similarity.private_lookalikes import explanation
 
         return explanation(

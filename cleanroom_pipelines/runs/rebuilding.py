@@ -27,7 +27,7 @@ _PAGES = "cleanroom_pipelines.defs.pages"
 
 
 def has_history(installation: Installation, instance: dg.DagsterInstance) -> bool:
-    """Whether Dagster's storage was already compared with the catalogue, or is complete; cheap once compared."""
+    """Whether Dagster's storage is known to hold all materialisations; cheap after the first comparison."""
     mark = _mark(installation)
     storage = instance.daemon_cursor_storage
     if instance.is_ephemeral or storage.get_cursor_values({mark}).get(mark):

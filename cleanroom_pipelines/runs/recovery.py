@@ -174,7 +174,7 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
     if parts.catalog.database.file is None:
         if not (state.is_kept or parts.catalog.ownership.is_blank()):
             raise UsageError(
-                f"{state.sentence} This command cannot replace a database server's database.",
+                f"{state.sentence} This command cannot replace a database on a server.",
                 remedy="Set CLEANROOM_CATALOG_URL to an empty database, or restore it with its own tools.",
             )
         yield Recovery(_plan(installation, parts.catalog, key, state), installation, parts.catalog, identity, None)

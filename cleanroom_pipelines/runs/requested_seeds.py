@@ -19,7 +19,7 @@ from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 
 
 def fetch_requested_seed(installation: Installation, job: GenerationJob) -> GenerationJob:
-    """Fetch a job's requested seed into the vault, unless it is already there.
+    """Fetch the seed that a job requested into the vault, unless it is there already.
 
     Args:
         installation: The installation to work on.

@@ -50,7 +50,7 @@ def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> 
     Every working process calls this, so installations without Dagster's schedules are cleaned too. If several
     processes call it at once, one does the work.
     """
-    from cleanroom_pipelines.runs.deleting import sweep_deleted
+    from cleanroom_pipelines.runs.deleting import clean_up_deleted
 
     root = installation.home.scratch_root
     clean_up_after_the_dead(root)
@@ -58,7 +58,7 @@ def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> 
     if _is_older(done, (installation.clock() - _EVERY).timestamp()) or not done.exists():
         done.touch()
         delete_superseded(installation)
-        sweep_deleted(installation, instance)
+        clean_up_deleted(installation, instance)
 
 
 def delete_superseded(installation: Installation, now: datetime | None = None) -> int:

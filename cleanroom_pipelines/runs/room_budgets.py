@@ -62,7 +62,7 @@ class RoomBudget:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Fields that enter the digest of an artifact with released numbers."""
+        """Fields that, besides its inputs, determine the digest of an artifact with released numbers."""
         return {"pair": self.budget.pair.id}
 
     @property
@@ -71,7 +71,7 @@ class RoomBudget:
         return self.budget.installation.key.derive(f"interests of {self.budget.pair.id}").hex()
 
     def releaser(self) -> Releaser:
-        """A releaser for the room's numbers."""
+        """Return a releaser for the room's numbers."""
         return self.budget.releaser(self.content, hide_absolute_values=self.room.hide_absolute_values)
 
     def question(self, kind: str, text: str, price: Price = COUNT) -> Question:
@@ -79,14 +79,14 @@ class RoomBudget:
         return Question.of(kind, self.content, text, price)
 
     def question_of_base(self) -> Question:
-        """Question for the released figures of the base alone."""
+        """Return the question that the released figures of the base alone are charged as."""
         from cleanroom_pipelines.audiences.insights import BASE_QUESTION
 
         return self.question("base", BASE_QUESTION, Price(BASE_TENTHS))
 
 
 def seed_digests(folder: Path) -> dict[str, str]:
-    """Order-independent digest of each type's ids, which are keyed digests themselves.
+    """Digest of each type's ids, independent of their order; the ids are keyed digests themselves.
 
     Args:
         folder: Folder of the seed audiences' artifact.

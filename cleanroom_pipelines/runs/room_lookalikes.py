@@ -51,7 +51,7 @@ class LookalikeRun:
         seed_file: The source's users, one id per user, in column user_id.
         n_seed: Exact number of the source's users.
         source: Canonical text of the source.
-        organization: The organisation that asks.
+        organization: The requesting organisation.
     """
 
     installation: Installation
@@ -68,12 +68,12 @@ class LookalikeRun:
 
     @cached_property
     def releaser(self) -> Releaser:
-        """Releases its numbers."""
+        """The releaser of the lookalike's numbers."""
         return self.room.releaser()
 
     @cached_property
     def seed_size(self) -> Released:
-        """The released size of the source; paid."""
+        """The released size of the source; the first access charges the budget."""
         from cleanroom_pipelines.similarity.rooms import check_released_seed
 
         self._pay(self.room.question("size", self.source))
@@ -82,7 +82,7 @@ class LookalikeRun:
         return size
 
     def rank_fully(self) -> dict[str, Any]:
-        """Rank with the ensemble. Returns the document `statistics`: exact rates, released counts."""
+        """Rank with the full ensemble. Returns the document `statistics`: exact rates, released counts."""
         from cleanroom_pipelines.similarity.room_statistics import released_statistics, room_statistics
         from cleanroom_pipelines.similarity.rooms import rank_room
 
@@ -98,7 +98,7 @@ class LookalikeRun:
         return {"statistics": {"result": statistics}}
 
     def rank_privately(self) -> dict[str, Any]:
-        """Rank with one noised vector; reuse the paid one if only the base has changed since.
+        """Rank with one noised vector; the paid vector is reused if only the base has changed since.
 
         Returns:
             The documents `statistics` and `vector`.
@@ -180,7 +180,7 @@ class LookalikeRun:
         ]
 
     def select(self, reach: int, *, exclude_seed_audience: bool) -> None:
-        """Write the users of a reach into scratch."""
+        """Write the users of a reach into the scratch folder."""
         from cleanroom_pipelines.similarity.rankings import RANKING_FILE
         from cleanroom_pipelines.similarity.rooms import select_reach
 
@@ -193,7 +193,7 @@ class LookalikeRun:
         )
 
     def size_of(self, reach: int) -> Released:
-        """Number of users of a reach, derived from the released number of all users."""
+        """Number of users of a reach, derived from the released total of users."""
         from cleanroom_pipelines.similarity.rooms import reach_size
 
         kept = self.figures.addressable.kept()
@@ -239,7 +239,7 @@ def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) ->
 
 
 def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str) -> tuple[int, bool]:
-    """Price in tenths of a unit of a lookalike whose source size is paid, and whether that is an upper limit.
+    """Price in tenths of a lookalike whose source size is paid, and whether the price is an upper limit.
 
     The size is known if the source is a seed audience whose overlap was released.
     """

@@ -225,7 +225,7 @@ def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
 
 
 def run_request(version: Version, lane: Lane) -> dg.RunRequest:
-    """Run request for one pending version; its run key prevents a second start, its lane limits concurrency."""
+    """Build the run request of a pending version: its run key prevents a second run, its lane limits the load."""
     return dg.RunRequest(
         job_name=KINDS[version.kind].job,
         partition_key=version.resource_id,

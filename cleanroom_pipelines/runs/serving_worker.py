@@ -31,7 +31,7 @@ from cleanroom_pipelines.runs.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.runs.retention import housekeeping
 from cleanroom_pipelines.runs.running import SCORING_JOB, WORKER_TAG, beating, load_repository, run_pending
 from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
-from cleanroom_pipelines.runs.signals import TOLD_BY, Told, handle_signals
+from cleanroom_pipelines.runs.signals import STOP_SIGNALS, StopRequest, handle_signals
 from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
 from cleanroom_pipelines.runs.work import UnexpectedError, without_data_of
 
@@ -140,15 +140,15 @@ class Rounds:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Told]:
+def _stop_signals() -> Iterator[StopRequest]:
     """Report stop signals instead of dying from them; only in the main thread."""
     with handle_signals() as stop_signal:
         if threading.current_thread() is not threading.main_thread():
             yield stop_signal
             return
-        before = {number: signal.getsignal(number) for number in TOLD_BY}
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         try:
-            for number in TOLD_BY:
+            for number in STOP_SIGNALS:
                 signal.signal(number, lambda *_: None)
             yield stop_signal
         finally:

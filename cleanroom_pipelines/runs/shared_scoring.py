@@ -57,7 +57,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
     if n_runs < 2 or installation.settings.engine_url is not None:
         return None
 
-    def score(opened: Any, fit: Any, tell: Callable[[float], None]) -> Float64:
+    def score(opened: Any, fit: Any, report_progress: Callable[[float], None]) -> Float64:
         n_ranges = min(opened.n_shards, n_runs * _RANGES_PER_RUN)
         cuts = [opened.n_shards * number // n_ranges for number in range(n_ranges + 1)]
         ranges = list(pairwise(cuts))
@@ -69,7 +69,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
                 plan = {"asset": model.asset, "partition": model.partition, "version": model.version}
                 publish_scoring(folder, fit, plan | {"ranges": ranges})
             with open_engine(installation.engine_settings, paths=(opened.folder,)) as engine:
-                return score_together(engine, folder, (opened, fit), ranges, tell)
+                return score_together(engine, folder, (opened, fit), ranges, report_progress)
 
     return score
 
@@ -109,7 +109,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
 
 
 def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
-    """Publish the fit without its seed for helpers, then the plan, which signals that it is ready.
+    """Publish the fit for helpers, without its seed, and then the plan, which signals that it is ready.
 
     Args:
         folder: Folder below the scratch folder, visible to all hosts.
@@ -132,7 +132,7 @@ def score_together(
     folder: Path,
     fitted: tuple[Any, Any],
     ranges: list[tuple[int, int]],
-    tell: Callable[[float], None],
+    report_progress: Callable[[float], None],
 ) -> Float64:
     """Score unclaimed ranges, take over ranges of dead helpers, and wait for the others.
 
@@ -141,7 +141,7 @@ def score_together(
         folder: Folder of claims and scores.
         fitted: The model and the fit.
         ranges: The shards of each range.
-        tell: Called with the share that is done; raises to stop.
+        report_progress: Called with the share that is done; raises to stop.
 
     Returns:
         One score per user of the model, in the model's order.
@@ -152,7 +152,7 @@ def score_together(
     n_ranges = len(ranges)
     while missing := [k for k in range(n_ranges) if not _scores_file(folder, k).exists()]:
         share = 1 - len(missing) / n_ranges
-        tell(share)
+        report_progress(share)
         mine = next((k for k in missing if _claim(folder, k) or _is_dead(folder, f"{k}.claim")), None)
         if mine is None:
             os.utime(folder / _PLAN)
@@ -160,7 +160,7 @@ def score_together(
             continue
 
         def on_share(done: float, before: float = share, claim: int = mine) -> None:
-            tell(before + done / n_ranges)
+            report_progress(before + done / n_ranges)
             os.utime(folder / f"{claim}.claim")
             if n_ranges > 1:
                 os.utime(folder / _PLAN)

@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-TOLD_BY = frozenset({signal.SIGTERM, signal.SIGINT})
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
-class Told:
+class StopRequest:
     """Records whether the process was asked to stop; without a socket, never."""
 
     def __init__(self, reader: socket.socket | None = None) -> None:
@@ -31,7 +31,7 @@ class Told:
         """Whether a stop signal has arrived; keeps the number of the first one."""
         if not self.number and self._reader is not None:
             with suppress(OSError):  # no signal has arrived
-                self.number = next((each for each in self._reader.recv(4096) if each in TOLD_BY), 0)
+                self.number = next((each for each in self._reader.recv(4096) if each in STOP_SIGNALS), 0)
         return self.number != 0
 
     def wait(self, seconds: float) -> bool:
@@ -43,23 +43,23 @@ class Told:
         return self.is_set()
 
 
-_active: list[Told] = []
+_active: list[StopRequest] = []
 
 
 @contextmanager
-def handle_signals() -> Iterator[Told]:
+def handle_signals() -> Iterator[StopRequest]:
     """Record signals that have a handler until the block ends; a nested block shares the outer record.
 
     Outside of the main thread no signal is recorded.
     """
     if _active or threading.current_thread() is not threading.main_thread():
-        yield _active[0] if _active else Told()
+        yield _active[0] if _active else StopRequest()
         return
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        record = Told(ours)
+        record = StopRequest(ours)
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         _active.append(record)
         try:

@@ -56,7 +56,7 @@ def shown_partitions(instance: dg.DagsterInstance, kind: Kind) -> set[str]:
 
 
 class Comparison:
-    """A comparison of all partitions with the catalogue, due after resources were created or deleted.
+    """A comparison of all partitions with the catalogue; needed after resources were created or deleted.
 
     It is also due once an hour, because the clock of a host that creates resources may be slow. The result is
     noted in Dagster's storage, so a lost or restored storage is compared again.
@@ -78,7 +78,7 @@ class Comparison:
         return self._storage.get_cursor_values({self._key}).get(self._key) == self._mark
 
     def note(self) -> None:
-        """Note the comparison as done, as of this object's creation."""
+        """Record that the comparison is done for the catalogue as it was when this object was created."""
         self._storage.set_cursor_values({self._key: self._mark})
 
 

@@ -1,4 +1,4 @@
-"""Rebuilding models of an earlier release before work that needs them.
+"""Rebuilding models of an earlier release before work that depends on them.
 
 Lives here: which artifacts this release can no longer read, and queueing their rebuild.
 Add here when an artifact's format changes so that its readers reject the old one.

@@ -108,7 +108,7 @@ class Work(Generic[_R]):
             self.installation.catalog.work.report_progress(self.claim, share, stage)
 
     def should_cancel(self) -> bool:
-        """Whether to stop: on request, after losing the claim, or because the process must end."""
+        """Whether to stop: because of a request, a lost claim, or the end of the process."""
         if self.is_lost():
             raise ClaimLostError("Another run took over this work.")
         if self.is_interrupted():
@@ -150,13 +150,13 @@ class Work(Generic[_R]):
 
     @property
     def fence(self) -> Fence:
-        """Check to run before publishing a result that becomes final only when the version closes."""
+        """Check before publishing a result that stays provisional until the version closes."""
         check = partial(self.installation.catalog.work.check_wanted, self.claim)
         return Fence(self.claim.queue_generation + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
-        """Check to run before publishing outside the installation; after it, cancelling is impossible."""
+        """Check before publishing outside the installation; afterwards the version can no longer be cancelled."""
         return replace(self.fence, commit=partial(self.installation.catalog.work.begin_delivery, self.claim))
 
     @contextmanager
@@ -314,7 +314,7 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
     If the version cannot be claimed, nothing is held, and the steps report it.
     """
     catalog, claim = installation.catalog, None
-    with handle_signals() as told:
+    with handle_signals() as stop:
         try:
             if run.number is not None:
                 with suppress(CleanroomError):
@@ -333,7 +333,7 @@ def holding_for_run(installation: Installation, kind: Kind, partition: str, run:
                 with suppress(CleanroomError):  # the steps have usually closed it
                     if run.was_cancelled():
                         catalog.work.fail(claim, StatusCode.CANCELLED, _STOPPED)
-                    elif told.is_set():
+                    elif stop.is_set():
                         catalog.work.release(claim)
                     else:
                         catalog.work.abandon(claim)

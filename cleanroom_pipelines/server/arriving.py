@@ -40,7 +40,7 @@ class ArrivingProtocol(H11Protocol):
         self._update_timer()
 
     def on_response_complete(self) -> None:
-        """Continue with the part of the next request that has already arrived."""
+        """Apply the timer to the next request, a part of which may have arrived already."""
         super().on_response_complete()
         self._update_timer()
 

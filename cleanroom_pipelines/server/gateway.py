@@ -74,7 +74,7 @@ class Gateway:
             return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
         if request.header("transfer-encoding") and request.header("content-length"):
             # request smuggling: a proxy in front may use the other length, and see the request end elsewhere
-            return await self._refuse(
+            return await self._reject(
                 request, "The request has both Transfer-Encoding and Content-Length headers.", ends=True
             )
         is_media, is_file = (request.raw_path.startswith(prefix) for prefix in (f"{MEDIA_PREFIX}/", PREFIX))
@@ -90,28 +90,28 @@ class Gateway:
         try:
             body = await _body(receive, MAX_BODY_BYTES, self.seconds_for_body)
         except TimeoutError:
-            return self.media.refuse(request, "The body took too long to arrive.", status=408, ends=True)
+            return self.media.reject(request, "The body took too long to arrive.", status=408, ends=True)
         if body is None:
             message = f"The body is larger than {MAX_BODY_BYTES:,} bytes."
-            return self.media.refuse(request, message, status=400, ends=True)
+            return self.media.reject(request, message, status=400, ends=True)
         return await anyio.to_thread.run_sync(self.media.answer, request, body)
 
     async def _call(self, request: Request, receive: Receive) -> Reply:
         try:
             body = await _body(receive, wire.MAX_BODY_BYTES, self.seconds_for_body)
         except TimeoutError:
-            return await self._refuse(request, "The body took too long to arrive.", status=408, ends=True)
+            return await self._reject(request, "The body took too long to arrive.", status=408, ends=True)
         if body is None:
-            return await self._refuse(request, f"The body is larger than {wire.MAX_BODY_BYTES:,} bytes.")
+            return await self._reject(request, f"The body is larger than {wire.MAX_BODY_BYTES:,} bytes.")
         return await anyio.to_thread.run_sync(self.api.answer, request, body)
 
-    async def _refuse(self, request: Request, message: str, *, status: int = 400, ends: bool = False) -> Reply:
+    async def _reject(self, request: Request, message: str, *, status: int = 400, ends: bool = False) -> Reply:
         """Reject a request before its signature is checked; `ends` also closes the connection."""
         headers = {"Connection": "close"} if ends else {}
         error = ApiError(
             "ValidationException", message, status=status, headers=headers, reason="request not understood"
         )
-        return await anyio.to_thread.run_sync(self.api.refuse, request, error)
+        return await anyio.to_thread.run_sync(self.api.reject, request, error)
 
     async def _upload(
         self, begin: Callable[[Request], FileUpload | MediaUpload | Reply], request: Request, receive: Receive
@@ -129,9 +129,9 @@ class Gateway:
             while more:
                 chunk, more = await _chunk(receive, deadline)
                 deadline += len(chunk) / _SLOWEST_UPLOAD
-                refusal = await anyio.to_thread.run_sync(upload.take, chunk)
-                if refusal is not None:
-                    return refusal
+                error_reply = await anyio.to_thread.run_sync(upload.take, chunk)
+                if error_reply is not None:
+                    return error_reply
             return await anyio.to_thread.run_sync(upload.finish)
         except TimeoutError:
             return await anyio.to_thread.run_sync(upload.give_up)

@@ -54,7 +54,7 @@ class LookalikeApi:
             return Reply(*wire.write_error(as_api_error(raised), request.id))
         return reply
 
-    def refuse(self, request: Request, error: ApiError) -> Reply:
+    def reject(self, request: Request, error: ApiError) -> Reply:
         """Reject and audit a request that cannot be parsed."""
         try:
             self.door.note(AuditTrail(request.id), error)

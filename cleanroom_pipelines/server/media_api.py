@@ -48,12 +48,12 @@ class MediaApi:
                 return self._file(request, email)
             with self._audited_rejections(request, email):
                 if request.method != "POST":
-                    raise errors.NotFoundError("Unknown path.", remedy="See the protocol.")
+                    raise errors.NotFoundError("Unknown path.", remedy="See cleanroom_pipelines.media.protocol.")
                 params = _object(body)
             method = request.raw_path.removeprefix(f"{PREFIX}/")
             return _json(200, {"result": self.service.call(email, method, params, request.id)})
         except Exception as error:
-            return self.refusal(request, error)
+            return self.error_reply(request, error)
 
     def begin(self, request: Request) -> "MediaUpload | Reply":
         """Start an upload, if its sender is authenticated."""
@@ -61,16 +61,16 @@ class MediaApi:
             email = self._admit(request)
             with self._audited_rejections(request, email):
                 if request.raw_path != _UPLOADS:
-                    raise errors.NotFoundError("Unknown path.", remedy="See the protocol.")
+                    raise errors.NotFoundError("Unknown path.", remedy="See cleanroom_pipelines.media.protocol.")
             self.service.admit_upload(email, request.id)
             query = parse_qs(request.raw_query)
             name = (query.get("name") or ["file"])[0]
             kind = query["matching_id"][0] if "matching_id" in query else None
             return MediaUpload(self, email, request, name=name, matching_id=kind)
         except Exception as error:
-            return self.refusal(request, error)
+            return self.error_reply(request, error)
 
-    def refuse(self, request: Request, message: str, *, status: int, ends: bool) -> Reply:
+    def reject(self, request: Request, message: str, *, status: int, ends: bool) -> Reply:
         """Reject a request that cannot be parsed."""
         reply = _json(status, {"error": error_as_dict(errors.InvalidRequestError(message))})
         return Reply(status, {**reply.headers, **({"Connection": "close"} if ends else {})}, reply.body)
@@ -80,7 +80,7 @@ class MediaApi:
         email = user_of(self.service.installation, token.strip()) if scheme.lower() == "bearer" else None
         if email is None:
             error = errors.UnauthorizedError("The token is invalid.", remedy="Ask the operator for a new one.")
-            self.service.refused("authorize", error, request.id)
+            self.service.audit_rejection("authorize", error, request.id)
             raise error
         with self._audited_rejections(request, email):
             if not self.rate.allows(email):
@@ -93,14 +93,14 @@ class MediaApi:
         try:
             yield
         except errors.MediaError as error:
-            self.service.refused("unknown", error, request.id, email)
+            self.service.audit_rejection("unknown", error, request.id, email)
             raise
 
     def _file(self, request: Request, email: str) -> Reply:
         parts = [unquote(part) for part in request.raw_path.removeprefix(_JOBS).split("/")]
         with self._audited_rejections(request, email):
             if len(parts) != 3 or parts[1] != "files":
-                raise errors.NotFoundError("Unknown path.", remedy="See the protocol.")
+                raise errors.NotFoundError("Unknown path.", remedy="See cleanroom_pipelines.media.protocol.")
         stack = ExitStack()
         try:
             path = stack.enter_context(self.service.opening(email, parts[0], parts[2]))
@@ -112,7 +112,7 @@ class MediaApi:
         n_bytes = path.stat().st_size
         return Reply(200, headers, chunks=chunks_of(stream), n_bytes=n_bytes, close=stack.close)
 
-    def refusal(self, request: Request, error: Exception) -> Reply:
+    def error_reply(self, request: Request, error: Exception) -> Reply:
         """Return the error response to a request; for server errors only the class is logged."""
         status = status_of(error)
         if status >= 500:
@@ -127,7 +127,7 @@ class MediaUpload:
         service = api.service
         self._service = service
         self._email, self._name, self._matching_id = email, name, matching_id
-        self._refusal, self._request = api.refusal, request
+        self._error_reply, self._request = api.error_reply, request
         self._left = service.installation.settings.max_upload_bytes
         self._file: IO[Any] = tempfile.TemporaryFile(  # noqa: SIM115 - closed by `discard`
             prefix="upload-", dir=Path(service.installation.home.scratch)
@@ -138,12 +138,12 @@ class MediaUpload:
         self._left -= len(chunk)
         if self._left < 0:
             error = errors.UploadTooLargeError("The file exceeds the server's upload limit.")
-            self._service.refused("upload", error, self._request.id)
-            return self._refusal(self._request, error)
+            self._service.audit_rejection("upload", error, self._request.id)
+            return self._error_reply(self._request, error)
         try:
             self._file.write(chunk)
         except OSError as error:
-            return self._refusal(self._request, error)
+            return self._error_reply(self._request, error)
         return None
 
     def finish(self) -> Reply:
@@ -153,13 +153,13 @@ class MediaUpload:
             result = self._service.upload(self._email, self._chunks(), self._name, self._matching_id)
             return _json(200, {"result": result})
         except Exception as error:
-            return self._refusal(self._request, error)
+            return self._error_reply(self._request, error)
 
     def give_up(self) -> Reply:
         """Reject an upload that takes too long."""
         error = errors.InvalidRequestError("The file took too long to arrive.", remedy="Try again.")
-        self._service.refused("upload", error, self._request.id)
-        return self._refusal(self._request, error)
+        self._service.audit_rejection("upload", error, self._request.id)
+        return self._error_reply(self._request, error)
 
     def discard(self) -> None:
         """Delete the scratch file."""

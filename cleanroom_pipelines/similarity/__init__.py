@@ -1,7 +1,7 @@
 """The audience model: trained without a seed, then used to rank all users by similarity to one.
 
 Lives here: reading interactions, the representation, signals, the ensemble, metrics and explanation.
-Add here when it improves the ranking or explains it better.
+Add here when a step improves the ranking, or explains it better.
 Keep out: access control (catalogue), exporting results (delivery), Dagster.
 
 Importing this package is cheap: it exports only the specs. `training.train`, `ranking.generate` and

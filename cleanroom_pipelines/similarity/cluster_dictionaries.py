@@ -1,7 +1,7 @@
 """Build the user and item dictionaries on a cluster, with one shuffle of the interactions.
 
 Lives here: `make_dictionaries_on_cluster`, and the processing of a parcel: all interactions of a group of users.
-Add here when a further number per user is computed from the interactions (its query is in reading).
+Add here when another number per user is computed from the interactions (its query is in reading).
 Keep out: the vocabulary and the shards (cluster_training), training on one machine (training).
 
 The engine groups the interactions by user into parcels of its choice. For each parcel the executor works like a
@@ -43,7 +43,7 @@ def make_dictionaries_on_cluster(
     settings: TrainingSettings,
     scratch: Path,
 ) -> tuple[int, list[reading.Feature], list[str]]:
-    """Create `users`, `items` and `item_users` (one row per parcel and candidate item of its users).
+    """Create `users`, `items` and `item_users` (one row per candidate item of each group of users).
 
     Args:
         engine: Engine with the view `events`, and `population` if one was given.
@@ -75,7 +75,7 @@ def make_dictionaries_on_cluster(
 
 
 def unpack_pairs(column: pa.ChunkedArray) -> tuple[Int64, ShardPairs]:
-    """Unpack a column `pairs`: start of each user's pairs, and all pairs; users are numbered from 0."""
+    """Unpack the column `pairs`: where each user's pairs start, and all pairs; users are numbered from 0."""
     values = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
     offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset :][: len(values) + 1]
     data = values.buffers()[2]

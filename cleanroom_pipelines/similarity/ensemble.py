@@ -107,7 +107,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Scale:
-    """Map from a signal to the logit of its rank among users no fit has seen.
+    """Map from a signal to the logit of its rank among users that no fit has seen.
 
     Args:
         values: Ascending distinct values of the signal.
@@ -169,7 +169,7 @@ class Ensemble:
 
 
 def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
-    """Scramble hashes to get an order that is independent of the order of users, which is by hash."""
+    """Scramble hashes into an order that is independent of the users' own order, which is by hash."""
     state = hashes.astype(np.uint64) * _MIX
     return (state ^ (state >> np.uint64(32))) * _MIX
 
@@ -278,7 +278,7 @@ def score_with(scorers: list[Scorer], rows: Rows) -> list[Float64]:
 
 
 def take(rows: Rows, positions: Int64) -> Rows:
-    """Select rows by position."""
+    """Select rows by their positions."""
     return Rows(
         items=rows.items[positions],
         strong=rows.strong[positions],

@@ -1,7 +1,7 @@
 """Explain an audience without revealing individual users.
 
 Lives here: over-represented items and feature values with their lift, and the contribution of each signal.
-Add here when the explanation of a ranking gets a further part.
+Add here when the explanation of a ranking gets another part.
 Keep out: items and values of fewer than 25 seed users, and differences explained by chance.
 
 Each item and value is tested (hypergeometric, one-sided) at 1 % divided by the number of tests (Bonferroni), so a

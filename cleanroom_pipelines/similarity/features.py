@@ -98,7 +98,7 @@ def is_heavy_tailed(smallest: float, largest: float, mean: float, deviation: flo
 
 
 def standardised(column: Float64) -> npt.NDArray[np.float32]:
-    """Standardise a whole column by its own scaling."""
+    """Standardise a whole column by scaling computed from it."""
     return Scaling.of(column).apply(column)
 
 
@@ -124,7 +124,7 @@ def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) 
 def scatter(
     batches: Iterable[pa.RecordBatch], columns: Sequence[str], n_users: int, missing: float
 ) -> dict[str, Float64]:
-    """Columns in order of user number from batches in any order; `missing` for users without a row."""
+    """Assemble columns by user number from batches in any order; `missing` for users without a row."""
     result = {column: np.full(n_users, missing) for column in columns}
     for batch in batches:
         number = batch.column("number").to_numpy(zero_copy_only=False)

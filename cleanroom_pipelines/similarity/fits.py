@@ -108,4 +108,4 @@ def load_fit(folder: Path) -> Fit:
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = type(error).__name__
-    raise ArtifactError(f"The fit of the seed cannot be read ({cause}).", remedy="Rank the seed again.")
+    raise ArtifactError(f"The fit of the seed cannot be read ({cause}).", remedy="Start the ranking again.")

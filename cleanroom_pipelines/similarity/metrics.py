@@ -1,7 +1,7 @@
 """Quality metrics from held-out ranks: recall, lift, relevance, AUC.
 
 Lives here: the formulas of metrics.json, on plain arrays.
-Add here when there is a further metric; document its formula and source.
+Add here when there is another metric; document its formula and source.
 Keep out: scoring, files.
 """
 
@@ -129,7 +129,7 @@ def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) ->
     Args:
         held_out: The held-out seed users.
         percentiles: (N - m,) percentiles of the non-seed users, descending.
-        wanted: The sizes n to sum for.
+        wanted: The sizes n to compute sums for.
     """
     ordered = np.sort(held_out.percentile)
     below = np.searchsorted(ordered, percentiles, "left") + np.searchsorted(ordered, percentiles, "right")
@@ -139,7 +139,7 @@ def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) ->
 
 
 def together(parts: Sequence[Others]) -> Others:
-    """Combine the sums of consecutive parts of a ranking; each part has summed its users among the first n."""
+    """Combine the sums of consecutive parts of one ranking, which were computed for the same sizes."""
     standings: dict[int, int] = {}
     for part in parts:
         for n, value in part.standings.items():

@@ -118,7 +118,7 @@ class Model:
 
     @property
     def features(self) -> list[dict[str, Any]]:
-        """Name, group, column, value and carriers of each dense feature."""
+        """Name, group, column and value of each dense feature, with the number of users that have it."""
         return list(self.description["features"])
 
     @cached_property
@@ -185,7 +185,7 @@ class Model:
         return [block for block in blocks if block.last > block.first]
 
     def rows(self, shard: Shard, block: Block) -> Rows:
-        """The representation of a block of a shard's users."""
+        """Load the representation of the users in a block of a shard."""
         begin, end = shard.starts[block.first], shard.starts[block.last]
         return self._rows(
             shard.starts[block.first : block.last + 1] - begin,
@@ -197,11 +197,11 @@ class Model:
         )
 
     def rows_of(self, shard: Shard, places: Int64) -> Rows:
-        """The representation of chosen users of a shard, by ascending position."""
+        """Load the representation of chosen users of a shard, by ascending position."""
         return self.rows_from([self.gather(shard, places)])
 
     def gather(self, shard: Shard, places: Int64) -> pa.Table:
-        """The stored data of chosen users of a shard, by ascending position, for `rows_from` on any machine."""
+        """Load the stored data of chosen users of a shard, by ascending position, as input of `rows_from`."""
         starts = shard.starts[places]
         sizes = shard.starts[places + 1] - starts
         ends = np.concatenate([[0], np.cumsum(sizes)])
@@ -218,7 +218,7 @@ class Model:
         return pa.table(columns)
 
     def rows_from(self, gathered: Sequence[pa.Table]) -> Rows:
-        """The representation of gathered users, one table after the other; at least one table."""
+        """Build the representation of users from one or more gathered tables, in their order."""
         table = pa.concat_tables(gathered).combine_chunks()
         lists = {name: _only_chunk(table, name) for name in _GATHERED_LISTS if name in table.column_names}
         dense = _only_chunk(table, "dense")

@@ -1,7 +1,7 @@
 """Aggregate a stream of interactions to distinct (user, item) pairs, in bounded memory.
 
 Lives here: spilling packed interactions to shards of users, sorting each shard, counting pairs, the vocabulary.
-Add here when a pair gets a further number.
+Add here when a pair gets another number.
 Keep out: SQL (reading) and weights (representation).
 
 One interaction is one 64-bit number: user (28 bits), candidate item (20), days before the newest event (16).
@@ -85,7 +85,7 @@ class PairSpill:
 
 
 def distinct_pairs(packed: UInt64) -> ShardPairs:
-    """The distinct pairs of packed interactions in any order."""
+    """Return the distinct pairs of packed interactions, which may be in any order."""
     return _unpacked(0, *_distinct(packed.copy()))
 
 
@@ -122,7 +122,7 @@ def _distinct(packed: UInt64) -> tuple[UInt64, npt.NDArray[np.uint8], npt.NDArra
 
 
 def shard_boundaries(n_users: int, users_per_shard: int) -> list[int]:
-    """First user of each of about equally large shards, followed by the number of users."""
+    """Split users into about equally large shards: the first user of each, followed by the number of users."""
     n_shards = max(1, -(-n_users // max(1, users_per_shard)))
     return [n_users * shard // n_shards for shard in range(n_shards + 1)]
 

@@ -2,7 +2,7 @@
 
 Lives here: the price and size of that vector, its sum over a seed, ranking all users by it, counts for the quality
 figures, the figures computed from released counts, the explanation.
-Add here when private lookalikes get a further figure, computed from released values only.
+Add here when private lookalikes get another figure, computed from released values only.
 Keep out: the users' vectors (private_representation), drawing noise and paying for it (privacy).
 
     b = Σ φ(u) over the seed + noise        the ranking's only information about the seed
@@ -94,7 +94,7 @@ def sigma_of(units: float, sensitivity_squared: float = 1.0) -> float:
 
 
 def sensitivity(d: int) -> float:
-    """The largest length of a rounded vector, in steps of the grid: GRID + √d / 2."""
+    """The largest possible length of a rounded vector, in steps of the grid: GRID + √d / 2."""
     return GRID + math.sqrt(d) / 2
 
 
@@ -182,7 +182,7 @@ def private_ranking(
     scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
 
     def on_share(share: float) -> None:
-        stages.runtime.tell(0.8 * share, "scoring all users")
+        stages.runtime.report_progress(0.8 * share, "scoring all users")
 
     with open_configured_engine(engine, paths=(opened.folder, out)) as database, one_blas_thread():
         if not database.is_cluster:
@@ -204,7 +204,7 @@ def private_ranking(
                 with stages.stage(0.8, "ranking"):
                     scale = _rank_on_cluster(database, opened.n_users, scored, ordered, out / RANKING_FILE)
     np.save(out / SCALE_FILE, scale)
-    runtime.tell(1.0, "ranked")
+    runtime.report_progress(1.0, "ranked")
 
 
 @dataclass(frozen=True)

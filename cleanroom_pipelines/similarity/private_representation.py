@@ -1,7 +1,7 @@
 """User representation of private lookalikes: short vectors that are independent of any seed.
 
 Lives here: learning the vectors' maps, clip lengths and Gram matrices when a model is trained; vectors of users.
-Add here when a user's vector gets a further part (and raise model.FORMAT_VERSION).
+Add here when a user's vector gets another part (and raise model.FORMAT_VERSION).
 Keep out: everything that depends on a seed (private_lookalikes).
 
 A user's coordinates are the embedding, the number of items, and the leading directions of the declared features.
@@ -138,7 +138,7 @@ class PrivateRepresentation:
         return np.asarray(self.grams[d] / (float(self.n_users) * GRID * GRID))
 
     def coordinates(self, rows: sp.csr_matrix, dense: npt.NDArray[np.float32]) -> Float64:
-        """(n, D) coordinates of users, neither centred nor cut; each row depends on that user's data alone.
+        """(n, D) coordinates of users before centring and truncation; each row depends on that user's data alone.
 
         Args:
             rows: (n, M) item weights, rows of length 1.
@@ -216,7 +216,7 @@ def _identities(model: Model) -> list[Any]:
 
 
 def _places(known: Sequence[Any], wanted: Sequence[Any]) -> Int64:
-    """Positions of the wanted among the known, -1 if missing."""
+    """Positions of the requested values among the known ones; -1 if missing."""
     place = {name: number for number, name in enumerate(known)}
     return np.array([place.get(name, -1) for name in wanted], dtype=np.int64)
 

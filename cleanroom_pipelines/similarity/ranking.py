@@ -200,7 +200,7 @@ def fit_candidates(
         rows = gather_rows(engine, model, population.sample)
 
         def on_fit(share: float) -> None:
-            stages.runtime.tell(0.05 + 0.45 * share, "fitting the ensemble")
+            stages.runtime.report_progress(0.05 + 0.45 * share, "fitting the ensemble")
 
         ensemble = fit_ensemble(rows, population, model.representation, settings, on_fit)
     with stages.stage(0.5, "ranking held-out seed users"):
@@ -265,7 +265,7 @@ def _report(
     measured["timing"] = dict(stages.seconds)
     _write_json(out / "metrics.json", measured)
     _write_json(out / "explanation.json", dict(fit.explanation))
-    stages.runtime.tell(1.0, "ranked")
+    stages.runtime.report_progress(1.0, "ranked")
     return GenerationReport(
         metrics=measured,
         explanation=fit.explanation,
@@ -287,10 +287,10 @@ def _rank(
     score: ScoreAll | None = None,
 ) -> metrics.Others:
     def on_scored(share: float) -> None:
-        stages.runtime.tell(0.6 + 0.25 * share, "scoring all users")
+        stages.runtime.report_progress(0.6 + 0.25 * share, "scoring all users")
 
     def on_ranked(share: float) -> None:
-        stages.runtime.tell(0.85 + 0.1 * share, "ranking")
+        stages.runtime.report_progress(0.85 + 0.1 * share, "ranking")
 
     if not engine.is_cluster:
         with stages.stage(0.6, "scoring all users"):

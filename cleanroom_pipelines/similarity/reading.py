@@ -1,7 +1,7 @@
 """Read the training tables: check them, and extract users, items and interactions.
 
 Lives here: the profile, the user and item dictionaries, the stream of pairs, features per user.
-Add here when a further number per user is read from the tables.
+Add here when another number per user is read from the tables.
 Keep out: validity of rows (uploads), matrices (pairs, representation) and all decisions about a seed.
 
 All queries give the same result for every row order, file split and thread count: they only count, take minima and

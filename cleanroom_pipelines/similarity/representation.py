@@ -1,7 +1,7 @@
 """Learn the item representation from the interactions, without a seed.
 
 Lives here: item weights, the embedding of items, similar items.
-Add here when the representation gets a further part that needs no seed.
+Add here when the representation gets another part that needs no seed.
 Keep out: reading files (model, reading) and everything that depends on a seed (signals).
 
 A user is a row of item weights idf(i), scaled to length 1. Which items matter more than how often: binary rows
@@ -54,7 +54,7 @@ def weighted_rows(
     idf: Float64,
     strength: Float64 | None = None,
 ) -> tuple[sp.csr_matrix, Float64]:
-    """Rows of idf weights scaled to length 1, and their original lengths.
+    """Rows of idf weights scaled to length 1, and their lengths before scaling.
 
     Args:
         indptr: (n + 1,) starts of the rows, starting with 0.
@@ -79,7 +79,7 @@ def weighted_rows(
 def strengths(
     counts: npt.NDArray[np.integer], days: npt.NDArray[np.integer] | None, half_life_days: float
 ) -> Float64:
-    """Strength of each pair: 1 + ln(count), decaying with age to a quarter of that.
+    """Strength of each pair: 1 + ln(count), which decays with age to a quarter.
 
     Args:
         counts: (pairs,) interactions.

@@ -1,12 +1,12 @@
 """Learn the representation of a model with sharded users, on any engine.
 
 Lives here: sampling the users to learn from, the length of every user's embedding, the files of the items.
-Add here when the representation gets a further file.
+Add here when the representation gets another file.
 Keep out: the mathematics (representation), and writing the users (training, cluster_training).
 
 The sample has at most `TrainingSettings.max_representation_users` users (default 100,000, at most 1,000,000),
 chosen by the low bits of stable_hash, whose high bits define the order of users. Only the sample is sent to the
-training machine: with 20 items per user it takes 40 bytes a user.
+training machine: with 20 items per user it takes 40 bytes per user.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Convert a data room's base audience to training data of the similarity model.
 
 Lives here: converting the files of a base audience to the three tables that training reads.
-Add here when base audiences get a further kind of data that is useful for ranking.
+Add here when base audiences get another kind of data that is useful for ranking.
 Keep out: training itself, and validation of uploads (the base audience is already valid).
 
 Segments are the items, with their exact text; age and gender are categorical features; embeddings are numerical

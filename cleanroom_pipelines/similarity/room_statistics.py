@@ -1,7 +1,7 @@
 """Quality statistics of a room's lookalike: exact figures for the operator, and their released form.
 
 Lives here: `room_statistics`, from the held-out source users of a ranking, and `released_statistics`.
-Add here when a lookalike's statistics get a further figure.
+Add here when a lookalike's statistics get another figure.
 Keep out: formulas of recall and AUC (metrics), noise (privacy).
 
 True positive rates of m users are multiples of 1 / m, so a few of them with three decimals reveal m even if it is

@@ -72,7 +72,7 @@ def train_room(
         runtime: Engine, progress and cancellation.
 
     Returns:
-        Counts and timing; a row is a segment of a user.
+        Counts and timing; one row is one segment of one user.
 
     Raises:
         TrainingDataError: The base audience has neither segments nor embeddings, or fewer than 100 relevant users.
@@ -82,7 +82,7 @@ def train_room(
     """
     with tempfile.TemporaryDirectory(prefix="room-", dir=runtime.engine.scratch) as scratch_name:
         scratch = Path(scratch_name)
-        runtime.tell(0.0, "collecting features of the users")
+        runtime.report_progress(0.0, "collecting features of the users")
         with open_engine(runtime.engine, paths=(base, scratch)) as database:
             features = write_room_features(database, base, scratch)
         return train(
@@ -183,7 +183,7 @@ def rank_room(
         fit = fit_candidates(database, opened, candidates, settings, stages)
         rank_in_place(database, opened, fit, out / RANKING_FILE, scratch=runtime.engine.scratch, stages=stages)
     _write_held_out(fit, out / HELD_OUT_FILE)
-    runtime.tell(1.0, "ranked")
+    runtime.report_progress(1.0, "ranked")
 
 
 @dataclass(frozen=True)

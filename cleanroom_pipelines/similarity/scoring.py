@@ -1,7 +1,7 @@
 """Computations over all users of a model, shard by shard, on any engine.
 
 Lives here: matching a seed, gathering the users of a fit, scoring held-out users and all users.
-Add here when a seed needs a further computation over all users.
+Add here when a seed needs another computation over all users.
 Keep out: fitting (ensemble, signals), ranking by scores (ranking, sorting).
 
 All computations run as one task per shard, or on a single machine per few blocks of a shard. Task results are
@@ -47,7 +47,7 @@ class Piece:
 
 
 def pieces_of(model: Model, *, is_cluster: bool, shards: Iterable[int] | None = None) -> list[Piece]:
-    """Split all shards, or the given ones, into pieces of work: whole shards on a cluster."""
+    """Split all shards, or the given ones, into tasks: whole shards on a cluster."""
     n_blocks = model.blocks_per_shard
     step = n_blocks if is_cluster else _BLOCKS_PER_PIECE
     return [
@@ -317,7 +317,7 @@ class _WriteScores:
 
 
 def by_shard(model: Model, users: Int64) -> tuple[list[int], list[Int64]]:
-    """The shards of users given by ascending number, and the users' positions in each shard."""
+    """The shard of each user, given by ascending number, and the users' positions in their shards."""
     cuts = np.searchsorted(users, model.first_users)
     shards = [number for number in range(model.n_shards) if cuts[number + 1] > cuts[number]]
     return shards, [users[cuts[number] : cuts[number + 1]] - model.first_users[number] for number in shards]

@@ -1,7 +1,7 @@
 """Seeds: read the advertiser's list and match it.
 
 Lives here: `read_seed` with all checks of a seed, and `match_seed`.
-Add here when matching a seed reports a further figure.
+Add here when matching a seed reports another figure.
 Keep out: validation of rows and columns (uploads); ranking; matching identifiers of rooms (identity).
 """
 

@@ -1,7 +1,7 @@
 """The signals: different measures of similarity to the seed, each fitted on a sample.
 
 Lives here: fitting a set of signals on a sample of users, and evaluating it on any users.
-Add here when a further signal is shown to help (on unseen data, on average, at its cost).
+Add here when another signal is shown to help (on unseen data, on average, at its cost).
 Keep out: choosing the users of a fit and combining signals (ensemble), reading (model).
 
 Every signal except the trees is a weighted sum of a user's items, scaled by a number per user (length of the

@@ -1,7 +1,7 @@
-"""Rank scored users in parts, if there are too many for one machine.
+"""Rank scored users part by part, for populations too large for the memory of one machine.
 
 Lives here: turning files of scores into the parts of `ranking.parquet`, on an engine that sorts.
-Add here when the distributed ranking gets a further column.
+Add here when the distributed ranking gets another column.
 Keep out: scoring, and ranking in memory (ranking), which gives the same rows.
 
 The engine sorts the scores of the n non-seed users into consecutive files. Each file is then finished
@@ -144,7 +144,7 @@ class _FinishPart:
 
 
 def percentiles_of(scores: Float64, above: int, n_others: int) -> Float64:
-    """Share of all non-seed users below each user of a file, ties count half; scores descending."""
+    """Share of all non-seed users below each user of a file with descending scores; ties count half."""
     is_first = np.empty(len(scores), dtype=bool)
     is_first[:1] = True
     np.not_equal(scores[1:], scores[:-1], out=is_first[1:])

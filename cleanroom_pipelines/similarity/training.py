@@ -1,7 +1,7 @@
 """Train an audience model: from an interactions table to model files that are independent of any seed.
 
 Lives here: `train`, the order of its steps, and writing the model's files.
-Add here when training gets a further step.
+Add here when training gets another step.
 Keep out: the steps themselves (reading, pairs, representation, features).
 
 Cost in CPU seconds on two cores (1 million users and 20 million interactions; 5 and 100 million): checking 0.9 and
@@ -70,7 +70,7 @@ class Stages:
     @contextmanager
     def stage(self, share: float, name: str) -> Iterator[None]:
         """Time a stage that starts at `share` of the whole."""
-        self.runtime.tell(share, name)
+        self.runtime.report_progress(share, name)
         started = perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + perf_counter() - started, 3)
@@ -224,7 +224,7 @@ def train(
                 learn_private_representation(database, Model(out), runtime.check)
             write_digests(out)
             ignored = found.ignored_columns + (table.ignored_columns if table else ())
-    runtime.tell(1.0, "trained")
+    runtime.report_progress(1.0, "trained")
     return TrainingReport(
         n_rows=found.n_rows,
         n_invalid_rows=found.n_invalid,

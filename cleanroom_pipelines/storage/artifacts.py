@@ -466,7 +466,7 @@ def _bucket_at(url: str, scratch: Path, patience: Patience) -> "RemoteBucket":
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder of this name is a draft, which is useless after its writer has ended."""
+    """Whether a file or folder has the name of a draft, which is useless once its writer has ended."""
     return _LEFTOVER.fullmatch(name) is not None
 
 

@@ -110,7 +110,7 @@ _NUMBERS = ("n_unknown_members", "n_bytes", "tenths")
 
 @dataclass(frozen=True)
 class AuditHead:
-    """The newest entry at some time; stored elsewhere, it later proves that the log was not truncated before it.
+    """The newest entry at some time; kept elsewhere, it can later prove that the log was not truncated before it.
 
     Args:
         sequence: Number of the entry, from 1; 0 for an empty log.

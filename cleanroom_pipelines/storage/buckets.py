@@ -288,7 +288,7 @@ class ObjectPlace:
         if not found:
             raise NotFoundError("The folder has no seed files.")
         if len(found) > _MAX_SEED_FILES:
-            raise SeedError("The seed's folder has too many files.", remedy="Use at most 1,000 files.")
+            raise SeedError("The seed's folder has more than 1,000 files.", remedy="Merge some of them.")
         if len({format_of_part(entry.key) for entry in found}) > 1:
             raise SeedError("The seed's folder mixes file formats.", remedy="Use files of one format.")
         if sum(entry.n_bytes for entry in found) > max_bytes:

@@ -1,4 +1,4 @@
-"""Fences: permission checks immediately before results become visible.
+"""Fences: a last check for permission immediately before results become visible.
 
 Lives here: the fence of every delivery, and the no-op fence of writers without a claim.
 Add here when a delivery needs another check.

@@ -28,7 +28,7 @@ class BucketError(CleanroomError):
 
     @property
     def problem(self) -> str:
-        """Reason as one of the words above."""
+        """The reason, as one of the words above."""
         return str(self.attributes.get("problem", "failed"))
 
 
@@ -150,7 +150,7 @@ class FolderDraft(Protocol):
 
 
 class Bucket(Protocol):
-    """Objects by key. Keys are segments joined by `/`; the caller must validate them."""
+    """Objects by key. Keys are segments joined by `/`, and callers must validate them."""
 
     def size(self, key: str) -> int | None:
         """Return the size of an object; None if it does not exist.
@@ -213,7 +213,7 @@ class Bucket(Protocol):
 
 def later_attempt() -> ClaimLostError:
     """Error for a folder that a later attempt has already written."""
-    return ClaimLostError("A later attempt has already delivered this.", remedy="Nothing was changed.")
+    return ClaimLostError("A later attempt has already delivered this export.", remedy="Nothing was changed.")
 
 
 def link_in_the_way() -> BucketError:

@@ -43,7 +43,7 @@ def warehouse_table(home: Home, account_id: str, database: str, table: str) -> P
 
 
 def reject_links(home: Home, account_id: str, folder: Path) -> None:
-    """Reject a warehouse table with links that lead out of its folder; `warehouse_table` checks only its path.
+    """Reject a table with links that lead out of its warehouse folder; `warehouse_table` checks only the path.
 
     Args:
         home: The installation's home.

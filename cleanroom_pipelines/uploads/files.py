@@ -254,7 +254,7 @@ def _validate(source: str | Path, task: _Task) -> ValidationReport:
         with tempfile.TemporaryDirectory(prefix="upload-", dir=settings.scratch) as scratch:
             paths = [*tables.files, Path(scratch)]
             with checks.reading_of(upload), open_engine(settings, paths=paths) as engine:
-                task.runtime.tell(0.0, "reading the files")
+                task.runtime.report_progress(0.0, "reading the files")
                 checked = read(
                     engine, "upload", tables, declared, upload, scratch=Path(scratch), keeps_rejected=True
                 )
@@ -287,7 +287,7 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
     )
     if not verdict:
         task.on_valid(engine, checked)
-    task.runtime.tell(1.0, "validated")
+    task.runtime.report_progress(1.0, "validated")
     return _failed(report, verdict) if verdict else replace(report, n_rows_dropped=report.n_invalid_rows)
 
 
@@ -303,7 +303,7 @@ def _tally_rows(engine: Engine, checked: Checked, table: TableReport, task: _Tas
     select = ", ".join(f"e{i} AS c{i}" for i in range(len(checked.columns)))
     for batch in engine.batches(f"SELECT {select} FROM {checked.name}", rows=task.batch_rows):
         tally.add_batch(schemas.batch_errors(schema, batch), batch.num_rows)
-        task.runtime.tell(_SHARE_OF_BATCHES * tally.n_readable_rows / n_rows, "validating rows")
+        task.runtime.report_progress(_SHARE_OF_BATCHES * tally.n_readable_rows / n_rows, "validating rows")
     for part in checked.rejected:
         tally.add_rejected(part.lines, part.n_rows_before, 1 if table.format == "csv" else 0)
     return tally
@@ -315,7 +315,7 @@ def _tally_rows(engine: Engine, checked: Checked, table: TableReport, task: _Tas
 def _with_counts(
     engine: Engine, checked: Checked, tally: Tally, report: ValidationReport, task: _Task
 ) -> tuple[ValidationReport, _Counts]:
-    task.runtime.tell(_SHARE_OF_BATCHES, "counting users")
+    task.runtime.report_progress(_SHARE_OF_BATCHES, "counting users")
     user = checked.value(Role.USER_ID)
     row = engine.fetch(
         # one row: the valid rows, their users, the users with at least two, and the most rows of one user

@@ -201,13 +201,13 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
                 part.read(upload)
     except InputError as error:
         return ReadDataset(dataset, _failed_for(part.report(), rules, error), None)
-    reading.runtime.tell(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
+    reading.runtime.report_progress(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
     report = part.report()
     if (reason := _no_valid_rows(part.tally, rules)) is not None:
         return ReadDataset(dataset, _failed(report, rules, *reason), None)
     assert part.rows is not None
     report = with_counts(report, part.rows, rules.key, part.tally.row_number, reading.runtime.engine)
-    reading.runtime.tell(1.0, f"{rules.what}: validated")
+    reading.runtime.report_progress(1.0, f"{rules.what}: validated")
     return ReadDataset(
         dataset, replace(report, n_rows_dropped=report.n_invalid_rows), part.rows, part.hashes, part.n_embeddings
     )
@@ -298,7 +298,7 @@ class _Part:
                 self.warn("The first row holds column names and was skipped.")
                 batch = batch.slice(1)  # noqa: PLW2901 the same rows without the header
             self._add_batch(schema, columns, batch, upload.matching_id, tails)
-            self.reading.runtime.tell(share, stage)
+            self.reading.runtime.report_progress(share, stage)
         rejected = engine.rejected_lines()
         self.tally.add_rejected(rejected, n_rows_before, tails.n_header_rows)
         checks.check_quotes(rejected)

@@ -186,7 +186,7 @@ def ingest_base(
     reports = _reports_of(read, kept.reports if kept else {}, warnings)
     _write_json(out / "base.json", counts)
     _write_json(out / "reports.json", {name: report.as_dict() for name, report in reports.items()})
-    runtime.tell(1.0, "done")
+    runtime.report_progress(1.0, "done")
     return BaseReport(reports, counts)
 
 
@@ -221,12 +221,12 @@ def ingest_seeds(
         if read.rows is None:
             return SeedsReport(read.report, {})
         out.mkdir(parents=True, exist_ok=True)
-        runtime.tell(_SHARE_OF_READING, "writing seed audiences")
+        runtime.report_progress(_SHARE_OF_READING, "writing seed audiences")
         with open_engine(runtime.engine, paths=[*read.rows.files, out]) as session:
             counts = _write_seeds(session, read.rows, out)
     _write_json(out / "seeds.json", counts)
     _write_json(out / "report.json", read.report.as_dict())
-    runtime.tell(1.0, "done")
+    runtime.report_progress(1.0, "done")
     return SeedsReport(read.report, counts)
 
 
@@ -342,7 +342,7 @@ def _write_base(
         for dataset in (Dataset.MATCHING, Dataset.SEGMENTS, Dataset.EMBEDDINGS):
             if dataset is Dataset.EMBEDDINGS and not has[dataset]:
                 continue
-            reading.runtime.tell(_SHARE_OF_READING, f"writing {dataset.key}")
+            reading.runtime.report_progress(_SHARE_OF_READING, f"writing {dataset.key}")
             target = out / f"{dataset.key}.parquet"
             columns = _columns(dataset, n_embeddings)
             if kept and dataset in keep:
@@ -350,7 +350,7 @@ def _write_base(
             else:
                 engine.write_parquet(_rows_sql(dataset, columns, is_given=has[dataset]), target)
             engine.scan(dataset.key, TableFiles((target,), "parquet", columns))
-        reading.runtime.tell(_SHARE_OF_READING, "writing users")
+        reading.runtime.report_progress(_SHARE_OF_READING, "writing users")
         demographics = _demographics_sql(engine, kept if Dataset.DEMOGRAPHICS in keep else None, has)
         engine.execute(f"CREATE TEMP VIEW demographics AS {demographics}")
         users = out / "users.parquet"
@@ -477,7 +477,7 @@ def _write_activation(read: Mapping[Dataset, ReadDataset], out: Path, reading: R
     hashes = read[Dataset.MATCHING].activation if Dataset.MATCHING in read else None
     if hashes is None:
         return
-    reading.runtime.tell(_SHARE_OF_READING, "writing hashes for ad destinations")
+    reading.runtime.report_progress(_SHARE_OF_READING, "writing hashes for ad destinations")
     out.mkdir(parents=True, exist_ok=True)
     with open_engine(reading.runtime.engine, paths=[*hashes.files, out]) as engine:
         engine.scan("hashes", hashes)

@@ -28,6 +28,13 @@ DIALECT = {
 }
 # What was released stays.
 EXCEPTIONS = ("catalog/migrations/",)
+# Words that no function or class is named by.
+NAMES = re.compile(
+    r"(?:^|_)(?:tells?|told|refus\w*|sweep|swept|goes|gone|mends?|beside|whoever|nobody|somebody|anew)(?:_|$)",
+    re.IGNORECASE,
+)
+# The `tell` of file objects, and a name in a module that is being rewritten.
+NAME_EXCEPTIONS = {("storage/objects.py", "tell"), ("uploads/checks.py", "refusal")}
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
@@ -53,6 +60,21 @@ def in_dialect(path: Path) -> list[str]:
         for found in re.finditer(word, text)
         if not any(each in f"{place} {text}" for each in EXCEPTIONS)
     ]
+
+
+def names_in_dialect(path: Path) -> list[str]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    place = path.relative_to(PACKAGE).as_posix()
+    return [
+        f"{place}:{node.lineno}: {node.name}"
+        for node in nodes
+        if isinstance(node, kinds) and NAMES.search(node.name) and (place, node.name) not in NAME_EXCEPTIONS
+    ]
+
+
+def test_names_do_not_use_the_dialect() -> None:
+    assert [each for path in sorted(PACKAGE.rglob("*.py")) for each in names_in_dialect(path)] == []
 
 
 def test_the_words_of_the_dialect_do_not_come_back() -> None:

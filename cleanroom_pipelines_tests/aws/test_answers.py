@@ -46,14 +46,14 @@ def test_an_error_can_be_pickled() -> None:
 
 
 def test_errors_that_the_caller_can_fix_keep_their_text() -> None:
-    def is_told(error: CleanroomError, name: str, status: int) -> None:
+    def is_reported(error: CleanroomError, name: str, status: int) -> None:
         error.remedy = "Do right."
         answer = from_cleanroom_error(error)
         assert (answer.name, answer.status, answer.message) == (name, status, "Wrong. Do right.")
         assert answer.reason == type(error).__name__
 
     assert_each(
-        is_told,
+        is_reported,
         [
             (UsageError("Wrong."), "ValidationException", 400),
             (InputError("Wrong."), "ValidationException", 400),
@@ -66,12 +66,14 @@ def test_errors_that_the_caller_can_fix_keep_their_text() -> None:
 
 
 def test_errors_for_the_operator_lose_their_text() -> None:
-    def is_not_told(kind: type[CleanroomError]) -> None:
+    def is_not_disclosed(kind: type[CleanroomError]) -> None:
         answer = from_cleanroom_error(kind("A secret of the installation."))
         assert (answer.name, answer.status) == ("InternalServiceException", 500)
         assert "secret" not in answer.message
 
-    assert_each(is_not_told, [CleanroomError, ConfigurationError, ArtifactError, EngineError, StorageFullError])
+    assert_each(
+        is_not_disclosed, [CleanroomError, ConfigurationError, ArtifactError, EngineError, StorageFullError]
+    )
 
 
 def test_an_unavailable_database_asks_for_a_retry() -> None:

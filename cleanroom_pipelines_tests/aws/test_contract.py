@@ -405,12 +405,12 @@ def test_an_older_client_knows_only_data_source(room: Room) -> None:
 
 
 def test_an_unknown_operation(room: Room) -> None:
-    def is_refused(method: str, path: str, status: int) -> None:
+    def is_rejected(method: str, path: str, status: int) -> None:
         answer = room.ask(room.parties.publisher, RawRequest(method, path))
         assert (answer.status, answer.error) == (status, "UnknownOperationException")
 
     assert_each(
-        is_refused, [("GET", "/audience-model/a/b", 404), ("PUT", "/audience-model", 405), ("POST", "/", 404)]
+        is_rejected, [("GET", "/audience-model/a/b", 404), ("PUT", "/audience-model", 405), ("POST", "/", 404)]
     )
 
 

@@ -107,13 +107,13 @@ NO_SCHEMAS = [
 
 
 def test_an_invalid_schema(room: Room) -> None:
-    def is_refused(roles: tuple[str, ...], word: str) -> None:
+    def is_rejected(roles: tuple[str, ...], word: str) -> None:
         with raised(room.publisher, "ValidationException") as told:
             room.publisher.create_training_dataset(**with_schema(room.parties.publisher, columns(*roles)))
         assert "schema" in told["Error"]["Message"]
         assert word in told["Error"]["Message"]
 
-    assert_each(is_refused, NO_SCHEMAS)
+    assert_each(is_rejected, NO_SCHEMAS)
 
 
 def test_a_schema_at_its_limit_is_returned_unchanged(room: Room) -> None:
@@ -187,12 +187,12 @@ FIRST, LAST = datetime(2023, 12, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC
 def test_an_empty_window(room: Room) -> None:
     dataset = room.dataset()
 
-    def is_refused(start: datetime, end: datetime) -> None:
+    def is_rejected(start: datetime, end: datetime) -> None:
         with raised(room.publisher, "ValidationException") as told:
             room.model(dataset=dataset, trainingDataStartTime=start, trainingDataEndTime=end)
         assert "trainingDataEndTime" in told["Error"]["Message"]
 
-    assert_each(is_refused, [(LAST, FIRST), (FIRST, FIRST)])
+    assert_each(is_rejected, [(LAST, FIRST), (FIRST, FIRST)])
 
 
 def test_a_window_is_returned_unchanged(room: Room) -> None:
@@ -331,7 +331,7 @@ def test_invalid_sizes(room: Room) -> None:
     model = room.model()
     configured = room.configured(model=model)
 
-    def is_refused(wrong: dict[str, Any]) -> None:
+    def is_rejected(wrong: dict[str, Any]) -> None:
         for attempt in (
             lambda: room.configured("other", model, **wrong),
             lambda: room.publisher.update_configured_audience_model(
@@ -343,7 +343,7 @@ def test_invalid_sizes(room: Room) -> None:
             assert "audienceSizeBins" in told["Error"]["Message"]
 
     assert_each(
-        is_refused, [sizes("PERCENTAGE", 101), sizes("PERCENTAGE", 5, 20_000_000), sizes("ABSOLUTE", 5, 5)]
+        is_rejected, [sizes("PERCENTAGE", 101), sizes("PERCENTAGE", 5, 20_000_000), sizes("ABSOLUTE", 5, 5)]
     )
 
 
@@ -505,7 +505,7 @@ def test_each_side_of_a_job_sees_its_own_view(room: Room) -> None:
 
 def test_who_sees_the_metrics(room: Room) -> None:
     model = room.model()
-    for shared, is_told in (("ALL", True), ("NONE", False)):
+    for shared, is_reported in (("ALL", True), ("NONE", False)):
         theirs = room.job(room.shared(shared, model=model, sharedAudienceMetrics=[shared]), shared)
         ours = room.parties.publisher.own(theirs)
         assert "metrics" not in room.publisher.get_audience_generation_job(audienceGenerationJobArn=ours)
@@ -513,7 +513,7 @@ def test_who_sees_the_metrics(room: Room) -> None:
         seen = room.publisher.get_audience_generation_job(audienceGenerationJobArn=ours)
         assert seen["metrics"]["recallMetric"] == 0.75
         told = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=theirs)
-        assert ("metrics" in told) is is_told, shared
+        assert ("metrics" in told) is is_reported, shared
 
 
 def test_only_the_owner_sees_why_a_model_failed(room: Room) -> None:
@@ -703,13 +703,13 @@ def test_a_seed_has_exactly_one_source(room: Room) -> None:
         "t", room.parties.advertiser.account_id, TEMPLATES_SQL
     )
 
-    def is_refused(sources: dict[str, Any]) -> None:
+    def is_rejected(sources: dict[str, Any]) -> None:
         with raised(room.advertiser, "ValidationException") as told:
             room.job(configured, seedAudience={"roleArn": room.parties.advertiser.role, **sources})
         assert "seedAudience" in told["Error"]["Message"]
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             {},
             {"dataSource": {"s3Uri": SEED}, "sqlParameters": {"queryString": "SELECT 1"}},

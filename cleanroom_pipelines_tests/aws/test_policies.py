@@ -321,7 +321,7 @@ def test_who_may_start_a_job() -> None:
 
 SECRET = "alice@example.com"  # stands for whatever somebody put where it does not belong
 
-REFUSED: dict[str, tuple[str, str]] = {
+REJECTED: dict[str, tuple[str, str]] = {
     "empty": ("", "length between 1 and 20480"),
     "too long": (document(ALLOW) + " " * 20_480, "length between 1 and 20480"),
     "no JSON": (SECRET, "JSON document"),
@@ -416,7 +416,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 def test_an_unsupported_element_is_rejected_by_name() -> None:
-    def is_refused(_: str, refused: tuple[str, str]) -> None:
+    def is_rejected(_: str, refused: tuple[str, str]) -> None:
         text, message = refused
         with pytest.raises(ApiError) as caught:
             read_policy(text, MODEL)
@@ -431,7 +431,7 @@ def test_an_unsupported_element_is_rejected_by_name() -> None:
         assert error.__cause__ is None
         assert error.__suppress_context__
 
-    assert_each(is_refused, REFUSED.items())
+    assert_each(is_rejected, REJECTED.items())
 
 
 ELEMENTS = [
@@ -611,7 +611,7 @@ def test_no_document_is_slow() -> None:
     def hold_each_against_each() -> int:
         return sum(one == other for one in LARGE[0] for other in tag)
 
-    def decide_or_refuse(text: str) -> None:
+    def decide_or_reject(text: str) -> None:
         with suppress(ApiError):
             decided(text, request_tags={"t": tag})
 
@@ -619,6 +619,6 @@ def test_no_document_is_slow() -> None:
 
     def is_quick(text: str) -> None:
         assert 10_000 < len(text) <= 20_480
-        assert effort(lambda: decide_or_refuse(text)) < most
+        assert effort(lambda: decide_or_reject(text)) < most
 
     assert_each(is_quick, LARGE)

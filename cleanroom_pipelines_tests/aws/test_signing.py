@@ -198,12 +198,12 @@ def test_the_end_of_a_day_is_no_boundary() -> None:
 
 
 def test_a_date_out_of_range(create: RawRequest) -> None:
-    def is_refused(seconds: int) -> None:
+    def is_rejected(seconds: int) -> None:
         error = denial(create, NOW + timedelta(seconds=seconds))
         assert error.message.startswith("Signature expired")
         assert "2026" not in error.message
 
-    assert_each(is_refused, [-901, 901, 86_400, -86_400, 10**9])
+    assert_each(is_rejected, [-901, 901, 86_400, -86_400, 10**9])
 
 
 ALTERED: dict[str, Callable[[RawRequest], RawRequest]] = {
@@ -225,22 +225,22 @@ ALTERED: dict[str, Callable[[RawRequest], RawRequest]] = {
 
 
 def test_an_altered_request(create: RawRequest) -> None:
-    def is_refused(name: str) -> None:
+    def is_rejected(name: str) -> None:
         altered = ALTERED[name](create)
         assert altered != create
         error = denial(altered)
         assert (error.reason, error.message.startswith(MISMATCH)) == ("wrong signature", True)
 
-    assert_each(is_refused, ALTERED)
+    assert_each(is_rejected, ALTERED)
 
 
 def test_an_altered_query(untag: RawRequest) -> None:
-    def is_refused(query: str) -> None:
+    def is_rejected(query: str) -> None:
         check(untag)
         assert denial(replace(untag, raw_query=query)).reason == "wrong signature"
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             "tagKeys=b&tagKeys=a%20b",
             "tagKeys=b&tagKeys=a%20b&tagKeys=a%2B%25&tagKeys=",
@@ -286,7 +286,7 @@ def test_any_one_changed_character(create: RawRequest, untag: RawRequest, data: 
         max_size=12,
     ).map("".join)
 )
-def test_any_authorization_is_refused(text: str) -> None:
+def test_any_authorization_is_rejected(text: str) -> None:
     denial(
         RawRequest(
             "GET", "/tags/x", headers=(("host", HOST), ("x-amz-date", "20260301T120005Z"), ("authorization", text))
@@ -295,7 +295,7 @@ def test_any_authorization_is_refused(text: str) -> None:
 
 
 @given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=30), st.text(max_size=30))
-def test_any_request_is_refused(path: str, query: str, date: str, host: str) -> None:
+def test_any_request_is_rejected(path: str, query: str, date: str, host: str) -> None:
     authorization = sign(RawRequest("GET", "/tags/x"), now=NOW).header("Authorization")
     headers = (("host", host), ("x-amz-date", date), ("authorization", authorization))
     denial(RawRequest("GET", path, query, headers))
@@ -393,29 +393,29 @@ ALTERED_AUTHORIZATIONS = [
 
 
 def test_an_altered_authorization(create: RawRequest) -> None:
-    def is_refused(old: str, new: str, reason: str) -> None:
+    def is_rejected(old: str, new: str, reason: str) -> None:
         error = denial(with_authorization(create, old, new))
         assert error.reason == reason
         assert KEY_ID not in error.message
         assert "SHA1" not in error.message
 
-    assert_each(is_refused, ALTERED_AUTHORIZATIONS)
+    assert_each(is_rejected, ALTERED_AUTHORIZATIONS)
 
 
 def test_a_header_given_twice(create: RawRequest) -> None:
-    def is_refused(name: str) -> None:
+    def is_rejected(name: str) -> None:
         twice = replace(create, headers=(*create.headers, (name.lower(), create.header(name))))
         assert denial(twice).reason == "repeated header"
 
-    assert_each(is_refused, ["Authorization", "Host", "X-Amz-Date", "Content-Type"])
+    assert_each(is_rejected, ["Authorization", "Host", "X-Amz-Date", "Content-Type"])
 
 
 def test_a_header_that_is_missing(create: RawRequest) -> None:
-    def is_refused(name: str, reason: str) -> None:
+    def is_rejected(name: str, reason: str) -> None:
         assert denial(create.with_header(name, None)).reason == reason
 
     assert_each(
-        is_refused,
+        is_rejected,
         [("Authorization", "no signature"), ("Host", "signed headers"), ("X-Amz-Date", "signed headers")],
     )
 
@@ -425,11 +425,11 @@ def test_an_amz_header_that_is_not_signed(create: RawRequest) -> None:
 
 
 def test_an_invalid_date(create: RawRequest) -> None:
-    def is_refused(date: str) -> None:
+    def is_rejected(date: str) -> None:
         assert denial(create.with_header("X-Amz-Date", date)).reason in {"no date", "wrong scope date"}
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             "",
             "now",
@@ -442,14 +442,14 @@ def test_an_invalid_date(create: RawRequest) -> None:
 
 
 def test_an_invalid_date_header() -> None:
-    def is_refused(date: str) -> None:
+    def is_rejected(date: str) -> None:
         request = sign(RawRequest("GET", "/tags/x", headers=(("Date", "later"),)), now=NOW)
         assert denial(request.with_header("Date", date)).reason == "no date"
 
-    assert_each(is_refused, ["", "yesterday", "Sun, 99 Mar 2026 12:00:05 GMT", "x" * 1000])
+    assert_each(is_rejected, ["", "yesterday", "Sun, 99 Mar 2026 12:00:05 GMT", "x" * 1000])
 
 
-def test_a_session_token_is_refused() -> None:
+def test_session_token_is_rejected() -> None:
     """None are issued here, so the token belongs to another service."""
     with_token = AWSRequest("GET", f"http://{HOST}/tags/x")
     with mock.patch("botocore.auth.get_current_datetime", return_value=NOW):
@@ -462,7 +462,7 @@ def test_a_session_token_is_refused() -> None:
     )
 
 
-def test_a_presigned_query_is_refused() -> None:
+def test_presigned_query_is_rejected() -> None:
     presigned = AWSRequest("GET", f"http://{HOST}/tags/x")
     with mock.patch("botocore.auth.get_current_datetime", return_value=NOW):
         SigV4QueryAuth(Credentials(KEY_ID, SECRET), "cleanrooms-ml", REGION).add_auth(presigned)

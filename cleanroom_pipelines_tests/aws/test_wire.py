@@ -174,11 +174,11 @@ def test_an_unknown_method() -> None:
 
 
 def test_a_label_that_is_not_text() -> None:
-    def is_refused(label: str) -> None:
+    def is_rejected(label: str) -> None:
         with pytest.raises(ApiError, match="The path is not percent-encoded UTF-8"):
             route("GET", f"/tags/{label}")
 
-    assert_each(is_refused, ["%", "%2", "%zz", "%ff", "%ed%a0%80", "é"])
+    assert_each(is_rejected, ["%", "%2", "%zz", "%ff", "%ed%a0%80", "é"])
 
 
 # bodies
@@ -208,29 +208,29 @@ NO_JSON = [
 
 
 def test_a_body_that_is_not_json() -> None:
-    def is_refused(body: bytes) -> None:
+    def is_rejected(body: bytes) -> None:
         error = refused(create_model(body))
         assert (error.name, error.message) == (
             "ValidationException",
             "The request body is not valid JSON in UTF-8.",
         )
 
-    assert_each(is_refused, NO_JSON)
+    assert_each(is_rejected, NO_JSON)
 
 
 def test_a_body_that_is_not_an_object() -> None:
-    def is_refused(body: bytes) -> None:
+    def is_rejected(body: bytes) -> None:
         assert refused(create_model(body)).message == "The request body is not a JSON object."
 
-    assert_each(is_refused, [b"[]", b"null", b'"x"', b"5", b"true"])
+    assert_each(is_rejected, [b"[]", b"null", b'"x"', b"5", b"true"])
 
 
 def test_a_member_given_twice() -> None:
-    def is_refused(body: bytes) -> None:
+    def is_rejected(body: bytes) -> None:
         assert refused(create_model(body)).message == "The request body gives a member more than once."
 
     assert_each(
-        is_refused,
+        is_rejected,
         [b'{"name": "a", "name": "a"}', b'{"tags": {"a": "x", "\\u0061": "y"}}', b'{"z": {"a": 1, "a": 2}}'],
     )
 
@@ -244,7 +244,7 @@ def test_a_body_has_a_limit() -> None:
         read(operation, labels, "", [], body, max_body_bytes=len(body) - 1)
 
 
-def test_a_compressed_body_is_refused() -> None:
+def test_compressed_body_is_rejected() -> None:
     request = replace(create_model(b"\x1f\x8b"), headers=(("content-encoding", "GZIP"),))
     assert refused(request).message == "The request body is compressed; send it uncompressed."
     plain = replace(create_model(json.dumps(CREATE_MODEL).encode()), headers=(("Content-Encoding", "identity"),))
@@ -342,7 +342,7 @@ def test_any_json_is_parsed_or_rejected(value: Any, name: str) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: json.dumps(text).encode()))
-def test_any_bytes_are_refused(body: bytes) -> None:
+def test_any_bytes_are_rejected(body: bytes) -> None:
     with pytest.raises(ApiError):
         understood(create_model(body))
 
@@ -408,12 +408,12 @@ WRONG_QUERIES = [
 
 
 def test_a_wrong_query() -> None:
-    def is_refused(query: str, message: str) -> None:
+    def is_rejected(query: str, message: str) -> None:
         error = refused(RawRequest("GET", "/audience-model", query))
         assert error.name == "ValidationException"
         assert message in error.message
 
-    assert_each(is_refused, WRONG_QUERIES)
+    assert_each(is_rejected, WRONG_QUERIES)
 
 
 # timestamps
@@ -474,11 +474,11 @@ NO_TIMESTAMPS = [
 
 
 def test_an_invalid_timestamp() -> None:
-    def is_refused(value: Any) -> None:
+    def is_rejected(value: Any) -> None:
         with pytest.raises(ValueError, match=r"^not a timestamp$"):
             parse_timestamp(value)
 
-    assert_each(is_refused, NO_TIMESTAMPS)
+    assert_each(is_rejected, NO_TIMESTAMPS)
 
 
 # answers
@@ -560,12 +560,12 @@ WRONG_METRICS = [
 
 
 def test_strict_rejects_an_invalid_value_in_an_output() -> None:
-    def is_refused(place: str, metrics: dict[str, Any]) -> None:
+    def is_rejected(place: str, metrics: dict[str, Any]) -> None:
         output = example(operation_model("GetAudienceGenerationJob").output_shape) | {"metrics": metrics}
         with pytest.raises(ValueError, match=f"'{place}'"):
             write(operations()["GetAudienceGenerationJob"], output, REQUEST_ID, is_strict=True)
 
-    assert_each(is_refused, WRONG_METRICS)
+    assert_each(is_rejected, WRONG_METRICS)
 
 
 def test_an_unexpected_output() -> None:

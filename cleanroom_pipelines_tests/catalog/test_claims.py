@@ -42,7 +42,7 @@ def look(catalog: Catalog, model_id: str) -> Version:
 
 
 @on_both_dialects
-def test_a_claim_is_taken_once(catalog: Catalog, clock: Clock, model_id: str) -> None:
+def test_version_is_claimed_once(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     assert (claim.attempt, claim.run_id) == (1, "run")
     assert claim.lease_expires_at == clock.now + timedelta(seconds=60)
@@ -53,7 +53,7 @@ def test_a_claim_is_taken_once(catalog: Catalog, clock: Clock, model_id: str) ->
 
 
 @on_both_dialects
-def test_the_holder_may_claim_again(catalog: Catalog, clock: Clock, model_id: str) -> None:
+def test_holder_may_claim_again(catalog: Catalog, clock: Clock, model_id: str) -> None:
     first = take(catalog, model_id)
     clock.turn(40)
     again = take(catalog, model_id)
@@ -62,7 +62,7 @@ def test_the_holder_may_claim_again(catalog: Catalog, clock: Clock, model_id: st
     catalog.work.finish(first, {})
 
 
-def test_what_does_not_exist_cannot_be_claimed(catalog: Catalog, model_id: str) -> None:
+def test_missing_version_cannot_be_claimed(catalog: Catalog, model_id: str) -> None:
     for kind, key, number in [
         (Kind.AUDIENCE_MODEL, "nobody", 1),
         (Kind.AUDIENCE_MODEL, model_id, 2),
@@ -75,7 +75,7 @@ def test_what_does_not_exist_cannot_be_claimed(catalog: Catalog, model_id: str) 
 
 
 @pytest.mark.parametrize("closed_as", [Status.ACTIVE, Status.CREATE_FAILED])
-def test_what_is_closed_cannot_be_claimed(catalog: Catalog, model_id: str, closed_as: Status) -> None:
+def test_closed_version_cannot_be_claimed(catalog: Catalog, model_id: str, closed_as: Status) -> None:
     claim = take(catalog, model_id)
     if closed_as is Status.ACTIVE:
         catalog.work.finish(claim, {})
@@ -86,7 +86,7 @@ def test_what_is_closed_cannot_be_claimed(catalog: Catalog, model_id: str, close
 
 
 @on_both_dialects
-def test_a_lease_that_ran_out_can_be_taken_over(catalog: Catalog, clock: Clock, model_id: str) -> None:
+def test_expired_lease_can_be_taken_over(catalog: Catalog, clock: Clock, model_id: str) -> None:
     silent = take(catalog, model_id)
     catalog.work.publish_artifact(silent, "audience_model", "v1")
     clock.turn(59)
@@ -101,7 +101,7 @@ def test_a_lease_that_ran_out_can_be_taken_over(catalog: Catalog, clock: Clock, 
 
 
 @on_both_dialects
-def test_the_lease_is_renewed_from_now(catalog: Catalog, clock: Clock, model_id: str) -> None:
+def test_lease_is_renewed_from_now(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     for _ in range(5):
         clock.turn(50)
@@ -112,7 +112,7 @@ def test_the_lease_is_renewed_from_now(catalog: Catalog, clock: Clock, model_id:
 
 
 @on_both_dialects
-def test_a_holder_whose_lease_ran_out_unnoticed_still_holds(catalog: Catalog, clock: Clock, model_id: str) -> None:
+def test_holder_with_unnoticed_expired_lease_still_holds(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     clock.turn(3600)
     catalog.work.renew(claim)
@@ -121,7 +121,7 @@ def test_a_holder_whose_lease_ran_out_unnoticed_still_holds(catalog: Catalog, cl
 
 
 @on_both_dialects
-def test_a_release_gives_the_attempt_back_and_waits_under_another_run_key(catalog: Catalog, model_id: str) -> None:
+def test_release_restores_the_attempt_and_changes_the_run_key(catalog: Catalog, model_id: str) -> None:
     keys = {look(catalog, model_id).run_key}
     for n in range(1, 6):
         claim = take(catalog, model_id, f"run{n}")
@@ -134,7 +134,7 @@ def test_a_release_gives_the_attempt_back_and_waits_under_another_run_key(catalo
     assert catalog.get(AudienceModel, model_id).status is Status.CREATE_PENDING
 
 
-def test_progress_is_reported_and_cut_to_its_range(catalog: Catalog, model_id: str) -> None:
+def test_progress_is_clamped_to_its_range(catalog: Catalog, model_id: str) -> None:
     claim = take(catalog, model_id)
     for share, expected in [(0.25, 0.25), (-1.0, 0.0), (7.0, 1.0)]:
         catalog.work.report_progress(claim, share, "Counts items")
@@ -143,7 +143,7 @@ def test_progress_is_reported_and_cut_to_its_range(catalog: Catalog, model_id: s
 
 
 @on_both_dialects
-def test_finish_closes_and_moves_the_pointer(catalog: Catalog, clock: Clock, model_id: str) -> None:
+def test_finish_closes_the_version_and_makes_it_current(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     catalog.work.publish_artifact(claim, "audience_model", "v1")
     catalog.work.publish_artifact(claim, "report", "v2")
@@ -158,7 +158,7 @@ def test_finish_closes_and_moves_the_pointer(catalog: Catalog, clock: Clock, mod
     assert (model.status, model.current_version, model.updated_at) == (Status.ACTIVE, 1, clock.now)
 
 
-def test_a_summary_must_be_small_json(catalog: Catalog, model_id: str) -> None:
+def test_summary_must_be_small_json(catalog: Catalog, model_id: str) -> None:
     claim = take(catalog, model_id)
     for value in (float("nan"), object(), "y" * 70_000):
         with pytest.raises(UsageError, match="summary"):
@@ -166,7 +166,7 @@ def test_a_summary_must_be_small_json(catalog: Catalog, model_id: str) -> None:
     catalog.work.finish(claim, {})
 
 
-def test_a_failure_keeps_its_code_and_its_artifacts(catalog: Catalog, clock: Clock, model_id: str) -> None:
+def test_failure_keeps_its_code_and_artifacts(catalog: Catalog, clock: Clock, model_id: str) -> None:
     claim = take(catalog, model_id)
     catalog.work.publish_artifact(claim, "report", "v1")
     version = catalog.work.fail(claim, StatusCode.TRAINING_DATA_INVALID, "Bad rows. Repair them.")
@@ -222,7 +222,7 @@ def test_only_the_holder_may_write(builder: Builder, model_id: str, why: str) ->
             assert catalog.resources.versions(Kind.AUDIENCE_MODEL, model_id) == before, name
 
 
-def test_an_output_is_an_exports(builder: Builder) -> None:
+def test_only_export_jobs_have_outputs(builder: Builder) -> None:
     dataset, _, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     export = builder.create(export_spec(job.id))
@@ -241,13 +241,13 @@ class TestReap:
     """A run that went silent is let go of: twice for another attempt, then for good."""
 
     @on_both_dialects
-    def test_nothing_is_reaped_before_its_time(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
+    def test_lease_is_not_reaped_early(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         take(catalog, model_id)
         assert catalog.work.reap(clock.now + timedelta(seconds=59)) == ()
         assert len(catalog.work.reap(clock.now + timedelta(seconds=60))) == 1
 
     @on_both_dialects
-    def test_three_attempts_then_internal(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
+    def test_third_expired_attempt_fails_as_internal(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         keys = []
         for attempt in range(1, MAX_ATTEMPTS + 1):
             keys.append(look(catalog, model_id).run_key)
@@ -265,7 +265,7 @@ class TestReap:
         assert catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run4") is None
 
     @on_both_dialects
-    def test_what_was_renewed_meanwhile_is_left(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
+    def test_lease_renewed_meanwhile_is_not_reaped(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         claim = take(catalog, model_id)
         clock.turn(60)
         with after_next_transaction(
@@ -275,7 +275,7 @@ class TestReap:
         assert catalog.work.finish(claim, {}).status is Status.ACTIVE
 
     @on_both_dialects
-    def test_the_last_attempt_is_not_taken_over(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
+    def test_last_attempt_is_not_taken_over(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             take(catalog, model_id, f"run{attempt}")
             clock.turn(60)
@@ -283,9 +283,7 @@ class TestReap:
         (reaped,) = catalog.work.reap()
         assert reaped.version.status is Status.CREATE_FAILED
 
-    def test_a_silent_run_that_was_cancelled_is_not_tried_again(
-        self, catalog: Catalog, clock: Clock, model_id: str
-    ) -> None:
+    def test_cancelled_expired_claim_is_not_retried(self, catalog: Catalog, clock: Clock, model_id: str) -> None:
         take(catalog, model_id)
         catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id)
         clock.turn(60)
@@ -297,13 +295,13 @@ class TestReap:
 class TestCancel:
     """A pending version is cancelled at once, one in progress when its run looks."""
 
-    def test_pending(self, catalog: Catalog, model_id: str) -> None:
+    def test_cancel_pending_version(self, catalog: Catalog, model_id: str) -> None:
         version = catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id)
         assert (version.status, version.status_code) == (Status.CREATE_FAILED, StatusCode.CANCELLED)
         assert catalog.work.claim(Kind.AUDIENCE_MODEL, model_id, 1, "run") is None
 
     @on_both_dialects
-    def test_in_progress(self, catalog: Catalog, model_id: str) -> None:
+    def test_cancel_version_in_progress(self, catalog: Catalog, model_id: str) -> None:
         claim = take(catalog, model_id)
         assert not catalog.work.is_cancel_requested(claim)
         assert catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id).cancel_requested
@@ -311,13 +309,13 @@ class TestCancel:
         catalog.work.fail(claim, StatusCode.CANCELLED, "Stopped.")
         assert catalog.work.retry(Kind.AUDIENCE_MODEL, model_id).cancel_requested is False
 
-    def test_a_claim_that_is_given_back(self, catalog: Catalog, model_id: str) -> None:
+    def test_cancel_released_claim(self, catalog: Catalog, model_id: str) -> None:
         claim = take(catalog, model_id)
         catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id)
         catalog.work.release(claim)
         assert look(catalog, model_id).status_code is StatusCode.CANCELLED
 
-    def test_nothing_to_cancel(self, catalog: Catalog, model_id: str) -> None:
+    def test_cancel_without_work_is_rejected(self, catalog: Catalog, model_id: str) -> None:
         catalog.work.finish(take(catalog, model_id), {})
         with pytest.raises(ConflictError):
             catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model_id)

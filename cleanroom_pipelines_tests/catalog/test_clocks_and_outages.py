@@ -41,7 +41,7 @@ def take(catalog: Catalog, key: str, run: str = "run") -> Claim:
     return claim
 
 
-def test_work_of_a_dead_run_is_not_stuck_when_the_clock_was_put_back(
+def test_dead_runs_work_is_released_after_the_clock_is_set_back(
     catalog: Catalog, clock: Clock, dataset: str
 ) -> None:
     take(catalog, dataset)
@@ -52,7 +52,7 @@ def test_work_of_a_dead_run_is_not_stuck_when_the_clock_was_put_back(
     assert reaped.version.status is Status.CREATE_PENDING
 
 
-def test_a_live_run_outlasts_a_clock_that_was_put_back(catalog: Catalog, clock: Clock, dataset: str) -> None:
+def test_live_run_survives_a_clock_set_back(catalog: Catalog, clock: Clock, dataset: str) -> None:
     claim = take(catalog, dataset)
     clock.turn(-HOUR)
     assert catalog.work.reap() == ()
@@ -63,7 +63,7 @@ def test_a_live_run_outlasts_a_clock_that_was_put_back(catalog: Catalog, clock: 
     assert catalog.work.finish(claim, {}).status is Status.ACTIVE
 
 
-def test_a_heartbeat_from_the_future_ages_from_now_on(catalog: Catalog, clock: Clock) -> None:
+def test_future_heartbeat_ages_from_now(catalog: Catalog, clock: Clock) -> None:
     catalog.work.heartbeat_worker("worker")
     clock.turn(-HOUR)
     assert catalog.work.dead_workers() == ()
@@ -71,7 +71,7 @@ def test_a_heartbeat_from_the_future_ages_from_now_on(catalog: Catalog, clock: C
     assert catalog.work.dead_workers() == ("worker",)
 
 
-def test_nobody_is_dead_right_after_an_outage(clock: Clock, tmp_path: Path) -> None:
+def test_no_worker_counts_as_dead_right_after_an_outage(clock: Clock, tmp_path: Path) -> None:
     # a database of its own: the process remembers the outage
     catalog = Catalog(f"sqlite:///{tmp_path}/c.db", clock=clock, token_hex=Numbered())
     dataset = catalog.resources.create(dataset_spec()).id
@@ -87,7 +87,7 @@ def test_nobody_is_dead_right_after_an_outage(clock: Clock, tmp_path: Path) -> N
     assert newest(catalog, dataset).status is Status.CREATE_IN_PROGRESS
 
 
-def test_a_version_is_reserved_for_one_run(catalog: Catalog, clock: Clock, dataset: str) -> None:
+def test_version_is_reserved_for_one_run(catalog: Catalog, clock: Clock, dataset: str) -> None:
     (ready,) = catalog.work.ready()
     assert catalog.work.reserve(ready)
     assert not catalog.work.reserve(ready), "another process starts a run for it"
@@ -99,9 +99,7 @@ def test_a_version_is_reserved_for_one_run(catalog: Catalog, clock: Clock, datas
     assert not catalog.work.reserve(again)
 
 
-def test_a_reservation_from_before_the_clock_was_put_back_ends(
-    catalog: Catalog, clock: Clock, dataset: str
-) -> None:
+def test_reservation_ends_after_the_clock_is_set_back(catalog: Catalog, clock: Clock, dataset: str) -> None:
     (ready,) = catalog.work.ready()
     assert catalog.work.reserve(ready)
     clock.turn(-HOUR)
@@ -110,7 +108,7 @@ def test_a_reservation_from_before_the_clock_was_put_back_ends(
     assert catalog.work.ready() == (newest(catalog, dataset),)
 
 
-def test_what_is_abandoned_counts_as_an_attempt(catalog: Catalog, dataset: str) -> None:
+def test_abandoned_claim_counts_as_an_attempt(catalog: Catalog, dataset: str) -> None:
     for attempt in (1, 2, 3):
         claim = take(catalog, dataset, f"run {attempt}")
         catalog.work.abandon(claim)
@@ -120,7 +118,7 @@ def test_what_is_abandoned_counts_as_an_attempt(catalog: Catalog, dataset: str) 
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("skew_seconds", [-HOUR, 61.0, HOUR])
-def test_on_postgresql_a_hosts_clock_reaps_no_live_work(
+def test_host_clock_reaps_no_live_work_on_postgresql(
     postgresql_server: str, clock: Clock, skew_seconds: float
 ) -> None:
     with own_schema(postgresql_server) as url:

@@ -33,7 +33,7 @@ OTHER_ACCOUNT = "111122223333"
 KEY = re.compile("[a-z0-9-]{1,40}-[0-9a-f]{12}")
 
 
-def test_every_kind_is_created_with_its_first_version_pending(builder: Builder) -> None:
+def test_every_kind_is_created_with_a_pending_first_version(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     export = builder.create(export_spec(job.id))
@@ -51,7 +51,7 @@ def test_every_kind_is_created_with_its_first_version_pending(builder: Builder) 
 
 
 @on_both_dialects
-def test_a_record_holds_what_its_spec_said(builder: Builder) -> None:
+def test_record_has_the_fields_of_its_spec(builder: Builder) -> None:
     spec = dataset_spec(
         name="Körbe 🙂/..",
         description="d\nd",
@@ -67,7 +67,7 @@ def test_a_record_holds_what_its_spec_said(builder: Builder) -> None:
     assert record.spec_digest == spec_digest(spec)
 
 
-def test_sizes_are_kept_ascending(builder: Builder) -> None:
+def test_sizes_are_stored_ascending(builder: Builder) -> None:
     _, model, _ = builder.chain()
     wanted = tuple(AudienceSize.parse(size) for size in ("20%", "1%", "5%"))
     record = builder.create(configured_spec(model.id, "unsorted", sizes=wanted))
@@ -76,7 +76,7 @@ def test_sizes_are_kept_ascending(builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_a_name_is_unique_per_kind_account_and_region(builder: Builder) -> None:
+def test_name_is_unique_per_kind_account_and_region(builder: Builder) -> None:
     catalog, spec = builder.catalog, dataset_spec()
     first = builder.create(spec)
     with pytest.raises(ConflictError, match="training dataset named 'baskets'") as caught:
@@ -90,7 +90,7 @@ def test_a_name_is_unique_per_kind_account_and_region(builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_an_exports_name_is_unique_within_its_job(builder: Builder) -> None:
+def test_export_name_is_unique_within_its_job(builder: Builder) -> None:
     *_, configured = builder.chain()
     first = builder.create(job_spec(configured.id, "first"))
     second = builder.create(job_spec(configured.id, "second"))
@@ -100,7 +100,7 @@ def test_an_exports_name_is_unique_within_its_job(builder: Builder) -> None:
         builder.create(export_spec(first.id))
 
 
-def test_a_parent_must_exist_for_the_same_account(builder: Builder) -> None:
+def test_parent_must_belong_to_the_same_account(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     for spec in (
         model_spec("nobody"),
@@ -114,7 +114,7 @@ def test_a_parent_must_exist_for_the_same_account(builder: Builder) -> None:
         builder.catalog.resources.create(model_spec(dataset.id, "theirs"), account_id=OTHER_ACCOUNT)
 
 
-def test_a_parent_must_be_of_the_same_region(builder: Builder) -> None:
+def test_parent_must_be_in_the_same_region(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     for spec in (model_spec(dataset.id), configured_spec(model.id), job_spec(configured.id), export_spec(job.id)):
@@ -130,7 +130,7 @@ def test_a_parent_must_be_of_the_same_region(builder: Builder) -> None:
         )
 
 
-def test_the_api_refuses_a_parent_that_is_not_active(builder: Builder) -> None:
+def test_api_rejects_an_inactive_parent(builder: Builder) -> None:
     catalog = builder.catalog
     dataset, model, configured = builder.chain()
     catalog.resources.create(model_spec(dataset.id, "on a dataset"), parents_must_be_active=True)
@@ -144,14 +144,14 @@ def test_the_api_refuses_a_parent_that_is_not_active(builder: Builder) -> None:
     catalog.resources.create(export_spec(job.id), parents_must_be_active=True)
 
 
-def test_nothing_is_left_of_a_creation_that_was_refused(builder: Builder) -> None:
+def test_rejected_creation_leaves_nothing(builder: Builder) -> None:
     *_, configured = builder.chain()
     with pytest.raises(UsageError):
         builder.create(job_spec(configured.id, export_size=AudienceSize.parse("7%")))
     assert builder.catalog.resources.list(Kind.GENERATION_JOB).items == ()
 
 
-def test_an_export_size_must_be_an_allowed_one(builder: Builder) -> None:
+def test_export_size_must_be_allowed(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     for size in ("7%", "5"):
@@ -163,7 +163,7 @@ def test_an_export_size_must_be_an_allowed_one(builder: Builder) -> None:
 @pytest.mark.parametrize(
     ("floor", "refused", "accepted"), [(25, (24, 500_001), (25, 500_000)), (5, (4,), (5, 25))]
 )
-def test_the_minimum_seed_size_has_the_operators_floor(
+def test_minimum_seed_size_is_at_least_the_operators_floor(
     builder: Builder, url: str, floor: int, refused: tuple[int, ...], accepted: tuple[int, ...]
 ) -> None:
     catalog = Catalog(url, clock=builder.clock, token_hex=secrets.token_hex, seed_floor=floor)
@@ -177,7 +177,7 @@ def test_the_minimum_seed_size_has_the_operators_floor(
         catalog.resources.create(configured_spec(model.id, f"q{size}", min_matching_seed_size=size))
 
 
-def test_jobs_inherit_tags_where_the_configured_model_says_so(builder: Builder) -> None:
+def test_jobs_inherit_tags_if_the_configured_model_says_so(builder: Builder) -> None:
     _, model, plain = builder.chain()
     inherits = builder.create(
         configured_spec(
@@ -194,7 +194,7 @@ def test_jobs_inherit_tags_where_the_configured_model_says_so(builder: Builder) 
         builder.create(job_spec(inherits.id, "many", tags={str(n): "" for n in range(50)}))
 
 
-def test_a_job_was_started_by_its_account_unless_it_says_otherwise(builder: Builder) -> None:
+def test_starter_defaults_to_the_jobs_account(builder: Builder) -> None:
     *_, configured = builder.chain()
     own = builder.create(job_spec(configured.id, "own"))
     other = builder.create(job_spec(configured.id, "other", started_by=OTHER_ACCOUNT))
@@ -204,7 +204,7 @@ def test_a_job_was_started_by_its_account_unless_it_says_otherwise(builder: Buil
 
 
 @on_both_dialects
-def test_a_seed_dropped_twice_is_one_job(builder: Builder) -> None:
+def test_seed_dropped_twice_gives_one_job(builder: Builder) -> None:
     _, model, configured = builder.chain()
     drop = job_spec(configured.id, origin=Origin.INBOX)
     job = builder.create(drop)
@@ -218,7 +218,7 @@ def test_a_seed_dropped_twice_is_one_job(builder: Builder) -> None:
     assert len(builder.catalog.resources.list(Kind.GENERATION_JOB).items) == 4
 
 
-def test_an_error_holds_none_of_what_was_to_be_stored(builder: Builder) -> None:
+def test_errors_contain_no_stored_values(builder: Builder) -> None:
     *_, configured = builder.chain()
     canary = "canary" + "-" * 5000
     with pytest.raises(UsageError) as caught:
@@ -229,7 +229,7 @@ def test_an_error_holds_none_of_what_was_to_be_stored(builder: Builder) -> None:
 class TestUpdate:
     """UpdateConfiguredAudienceModel changes what AWS lets it change."""
 
-    def test_changes_are_stored_and_make_a_version(self, builder: Builder) -> None:
+    def test_change_is_stored_and_requests_a_version(self, builder: Builder) -> None:
         dataset, _, configured = builder.chain()
         other = builder.create(model_spec(dataset.id, "other"))
         builder.drain()
@@ -242,7 +242,7 @@ class TestUpdate:
         newest = builder.newest(configured)
         assert (newest.number, newest.cause, newest.status) == (2, Cause.UPDATED, Status.CREATE_PENDING)
 
-    def test_what_no_artifact_is_made_from_makes_no_version(self, builder: Builder) -> None:
+    def test_change_without_effect_on_artifacts_requests_no_version(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         builder.drain()
         updated = builder.catalog.resources.update_configured_audience_model(
@@ -251,14 +251,14 @@ class TestUpdate:
         assert updated.share_metrics is ShareMetrics.ALL
         assert builder.newest(configured).number == 1
 
-    def test_the_rest_cannot_change(self, builder: Builder) -> None:
+    def test_other_fields_cannot_change(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         for changes in ({"name": "x"}, {"tags": {}}, {"child_tag_policy": "NONE"}, {"status": "x"}):
             with pytest.raises(UsageError, match="cannot be changed"):
                 builder.catalog.resources.update_configured_audience_model(configured.id, **changes)
         assert builder.again(configured) == configured
 
-    def test_the_rules_hold_for_changes_too(self, builder: Builder) -> None:
+    def test_changes_are_validated(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         update = builder.catalog.resources.update_configured_audience_model
         with pytest.raises(UsageError):
@@ -275,7 +275,7 @@ class TestUpdate:
 class TestConfiguredAtStart:
     """A change of a configured model reaches jobs that are started afterwards, and declared ones."""
 
-    def test_a_job_keeps_what_it_was_started_with(self, undeclared: Builder) -> None:
+    def test_job_keeps_its_initial_settings(self, undeclared: Builder) -> None:
         dataset, model, configured = undeclared.chain()
         other = undeclared.create(model_spec(dataset.id, "other"))
         job = undeclared.create(job_spec(configured.id))
@@ -288,7 +288,7 @@ class TestConfiguredAtStart:
         later = undeclared.create(job_spec(configured.id, "later"))
         assert configured_at_start(undeclared.newest(later)) == ConfiguredAtStart(other.id, sizes, 30)
 
-    def test_another_attempt_keeps_it_too(self, undeclared: Builder) -> None:
+    def test_retry_keeps_the_initial_settings(self, undeclared: Builder) -> None:
         *_, configured = undeclared.chain()
         job = undeclared.create(job_spec(configured.id))
         kept = configured_at_start(undeclared.newest(job))
@@ -297,7 +297,7 @@ class TestConfiguredAtStart:
         undeclared.catalog.work.retry(job.kind, job.id)
         assert configured_at_start(undeclared.newest(job)) == kept
 
-    def test_a_declared_job_follows(self, builder: Builder) -> None:
+    def test_declared_job_follows_changes(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         assert configured_at_start(builder.newest(job)) is None
@@ -307,7 +307,7 @@ class TestConfiguredAtStart:
 class TestDeclared:
     """`apply` carries a changed declaration out and leaves an unchanged one alone."""
 
-    def test_a_change_of_the_work_makes_a_version_that_propagates(self, builder: Builder) -> None:
+    def test_artifact_change_requests_a_version_that_propagates(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         builder.drain()
         changed = builder.catalog.resources.update_declared(
@@ -317,7 +317,7 @@ class TestDeclared:
         assert builder.newest(model).cause is Cause.DECLARED
         assert builder.drain() == [(model.id, 2), (configured.id, 2)]
 
-    def test_a_change_beside_the_work_makes_none(self, builder: Builder) -> None:
+    def test_metadata_change_requests_no_version(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()
         builder.drain()
         spec = model_spec(dataset.id, description="new", tags={"a": "1"}, refresh_every_seconds=60)
@@ -328,14 +328,14 @@ class TestDeclared:
         changed = builder.catalog.resources.update_declared(Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id))
         assert changed.next_refresh_at is None
 
-    def test_a_change_of_pending_work_needs_no_second_version(self, builder: Builder) -> None:
+    def test_change_of_pending_work_requests_no_second_version(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()
         builder.catalog.resources.update_declared(
             Kind.AUDIENCE_MODEL, model.id, model_spec(dataset.id, window_start=5)
         )
         assert [v.number for v in builder.catalog.resources.versions(Kind.AUDIENCE_MODEL, model.id)] == [1]
 
-    def test_a_change_during_the_work_makes_a_second_version(self, builder: Builder) -> None:
+    def test_change_during_work_requests_a_second_version(self, builder: Builder) -> None:
         dataset, *_ = builder.chain()
         claim = builder.catalog.work.claim(Kind.TRAINING_DATASET, dataset.id, 1, "run")
         builder.catalog.resources.update_declared(
@@ -346,7 +346,7 @@ class TestDeclared:
         builder.catalog.work.finish(claim, {})
         assert [(v.resource_id, v.number) for v in builder.catalog.work.ready()] == [(dataset.id, 2)]
 
-    def test_the_same_sizes_in_another_order_are_no_change(self, builder: Builder) -> None:
+    def test_reordered_sizes_are_not_a_change(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
         sizes = tuple(AudienceSize.parse(size) for size in ("20%", "5%", "1%"))
@@ -355,7 +355,7 @@ class TestDeclared:
         )
         assert builder.drain() == []
 
-    def test_a_deleted_seed_stays_deleted_unless_it_is_another(self, builder: Builder) -> None:
+    def test_deleted_seed_stays_deleted_unless_replaced(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         builder.drain()
@@ -367,7 +367,7 @@ class TestDeclared:
         assert builder.catalog.resources.update_declared(job.kind, job.id, other).seed_location == "seeds/2"
         assert builder.drain() == [(job.id, 2)]
 
-    def test_a_jobs_inherited_tags_stay(self, builder: Builder) -> None:
+    def test_inherited_tags_are_kept(self, builder: Builder) -> None:
         _, model, _ = builder.chain()
         tagged = builder.create(
             configured_spec(
@@ -378,7 +378,7 @@ class TestDeclared:
         spec = job_spec(tagged.id, tags={"r": "2"})
         assert builder.catalog.resources.update_declared(job.kind, job.id, spec).tags == {"p": "1", "r": "2"}
 
-    def test_name_and_kind_stay(self, builder: Builder) -> None:
+    def test_name_and_kind_cannot_change(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()
         with pytest.raises(UsageError, match="name"):
             builder.catalog.resources.update_declared(Kind.TRAINING_DATASET, dataset.id, dataset_spec("other"))
@@ -389,7 +389,7 @@ class TestDeclared:
 
 
 @on_both_dialects
-def test_ids_that_collide_are_drawn_again(url: str, builder: Builder) -> None:
+def test_colliding_ids_are_drawn_again(url: str, builder: Builder) -> None:
     first = builder.create(dataset_spec())
     repeating = Catalog(url, clock=builder.clock, token_hex=Numbered())
     second = repeating.resources.create(dataset_spec("baskets!"))

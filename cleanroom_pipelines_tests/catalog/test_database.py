@@ -36,14 +36,14 @@ def opened(url: str) -> Catalog:
     return Catalog(url, clock=utc_now, token_hex=Numbered())
 
 
-def test_the_migrations_end_where_the_code_expects(tmp_path: Path) -> None:
+def test_migrations_end_at_the_expected_revision(tmp_path: Path) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(package.__file__).parent / "migrations"))
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD_REVISION]
 
 
 @on_both_dialects
-def test_the_migrated_schema_is_that_of_the_tables(empty_url: str) -> None:
+def test_migrated_schema_equals_the_tables(empty_url: str) -> None:
     catalog = opened(empty_url)
     catalog.database.migrate()
     with engine_on(empty_url).connect() as connection:
@@ -67,7 +67,7 @@ def test_migrating_twice_changes_nothing(empty_url: str) -> None:
 
 
 @on_both_dialects
-def test_a_newer_catalogue_is_left_alone(empty_url: str) -> None:
+def test_newer_catalogue_is_rejected_unchanged(empty_url: str) -> None:
     newer = opened(empty_url)
     newer.database.migrate()
     with writing(empty_url) as session:
@@ -80,7 +80,7 @@ def test_a_newer_catalogue_is_left_alone(empty_url: str) -> None:
 
 
 @on_both_dialects
-def test_a_migration_that_fails_leaves_nothing(empty_url: str) -> None:
+def test_failed_migration_leaves_nothing(empty_url: str) -> None:
     in_the_way = "proposals"  # the last table that the migrations make
     with writing(empty_url) as session:
         session.execute(text(f"CREATE TABLE {in_the_way} (other INTEGER)"))
@@ -94,7 +94,7 @@ def test_a_migration_that_fails_leaves_nothing(empty_url: str) -> None:
     failing.database.close()
 
 
-def test_sqlite_is_set_up_for_many_processes_and_power_cuts(tmp_path: Path) -> None:
+def test_sqlite_is_configured_for_concurrency_and_power_cuts(tmp_path: Path) -> None:
     wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
     found = []
 
@@ -109,7 +109,7 @@ def test_sqlite_is_set_up_for_many_processes_and_power_cuts(tmp_path: Path) -> N
 
 
 @on_both_dialects
-def test_a_refused_transaction_leaves_nothing(empty_url: str) -> None:
+def test_rejected_transaction_leaves_nothing(empty_url: str) -> None:
     catalog = opened(empty_url)
     dataset = catalog.resources.create(dataset_spec())
     with writing(empty_url) as session:  # its row would be stored, that of its first version not
@@ -120,7 +120,7 @@ def test_a_refused_transaction_leaves_nothing(empty_url: str) -> None:
     catalog.database.close()
 
 
-def test_a_transaction_that_our_own_code_breaks_off_leaves_nothing(catalog: Catalog) -> None:
+def test_aborted_transaction_leaves_nothing(catalog: Catalog) -> None:
     dataset = catalog.resources.create(dataset_spec())
 
     def break_off(session: Session, _: object) -> None:
@@ -141,9 +141,7 @@ def test_a_transaction_that_our_own_code_breaks_off_leaves_nothing(catalog: Cata
     ],
     ids=["a clash", "a statement"],
 )
-def test_what_the_database_refuses_is_not_quoted(
-    empty_url: str, change: str, expected: type[CleanroomError]
-) -> None:
+def test_rejected_values_are_not_quoted(empty_url: str, change: str, expected: type[CleanroomError]) -> None:
     catalog = opened(empty_url)
     claims = [
         catalog.work.claim(Kind.TRAINING_DATASET, catalog.resources.create(dataset_spec(name)).id, 1, "run")
@@ -162,7 +160,7 @@ def test_what_the_database_refuses_is_not_quoted(
     catalog.database.close()
 
 
-def test_urls_that_cannot_be_used() -> None:
+def test_invalid_urls_are_rejected() -> None:
     for bad, words in {
         "": "URL is invalid",
         "no url": "URL is invalid",
@@ -175,19 +173,19 @@ def test_urls_that_cannot_be_used() -> None:
         assert caught.value.remedy, bad
 
 
-def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+def test_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be opened"):
         opened(f"sqlite:///{tmp_path}/nowhere/c.db").database.migrate()
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "c.db").write_text("canary " * 1000)
     with pytest.raises(ConfigurationError, match="not a database") as caught:
         opened(f"sqlite:///{tmp_path}/c.db").database.migrate()
     assert "canary" not in str(caught.value)
 
 
-def test_a_database_that_stays_locked(tmp_path: Path) -> None:
+def test_locked_database_is_reported(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/c.db"
     waiter = opened(url)
     dataset = waiter.resources.create(dataset_spec())
@@ -200,14 +198,14 @@ def test_a_database_that_stays_locked(tmp_path: Path) -> None:
     waiter.resources.create(dataset_spec("other"))
 
 
-def test_a_copy_that_is_not_in_wal_mode_is_switched(tmp_path: Path, catalog: Catalog) -> None:
+def test_copy_without_wal_mode_is_switched(tmp_path: Path, catalog: Catalog) -> None:
     dataset = catalog.resources.create(dataset_spec())
     copy_without_wal(catalog, tmp_path / "c.db")
     assert opened(f"sqlite:///{tmp_path}/c.db").get(TrainingDataset, dataset.id) == dataset
     assert journal_mode(tmp_path / "c.db") == "wal"
 
 
-def test_the_switch_waits_for_another_process_that_writes(tmp_path: Path, catalog: Catalog) -> None:
+def test_wal_switch_waits_for_another_writer(tmp_path: Path, catalog: Catalog) -> None:
     file = tmp_path / "c.db"
     copy_without_wal(catalog, file)
     tries: list[str] = []
@@ -239,7 +237,7 @@ def journal_mode(file: Path) -> str:
     return mode
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_unreachable_server_is_reported() -> None:
     pytest.importorskip("psycopg", reason="the extra postgresql is not installed")
     catalog = opened("postgresql://user:secret@127.0.0.1:1/nowhere")
     assert "secret" not in repr(catalog)
@@ -255,7 +253,7 @@ def _names(catalog: Catalog, out: "multiprocessing.Queue[list[str]]") -> None:
 
 @on_both_dialects
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_a_catalog_goes_into_another_process(empty_url: str, method: str) -> None:
+def test_catalog_can_be_sent_to_another_process(empty_url: str, method: str) -> None:
     catalog = Catalog(empty_url, clock=utc_now, token_hex=secrets.token_hex)
     catalog.resources.create(dataset_spec("from the parent"))
     processes = multiprocessing.get_context(method)
@@ -270,7 +268,7 @@ def test_a_catalog_goes_into_another_process(empty_url: str, method: str) -> Non
     catalog.database.close()
 
 
-def test_a_catalog_and_its_records_survive_pickling(url: str, builder: Builder) -> None:
+def test_catalog_and_records_can_be_pickled(url: str, builder: Builder) -> None:
     dataset, *_ = builder.chain()
     catalog = Catalog(url, clock=utc_now, token_hex=secrets.token_hex, seed_floor=5)
     copy = pickle.loads(pickle.dumps(catalog))
@@ -281,7 +279,7 @@ def test_a_catalog_and_its_records_survive_pickling(url: str, builder: Builder) 
     copy.database.close()
 
 
-def test_a_connected_catalogue_keeps_its_log_and_loses_no_writer(tmp_path: Path) -> None:
+def test_connected_catalogue_keeps_its_log_and_all_writes(tmp_path: Path) -> None:
     file = tmp_path / "catalog.db"
     catalog = Catalog(f"sqlite:///{file}", clock=utc_now, token_hex=secrets.token_hex)
     catalog.database.stay_connected()
@@ -298,7 +296,7 @@ def test_a_connected_catalogue_keeps_its_log_and_loses_no_writer(tmp_path: Path)
     assert not (tmp_path / "catalog.db-wal").exists()
 
 
-def test_a_copy_of_a_connected_catalogue_is_not_connected(tmp_path: Path) -> None:
+def test_copy_of_a_connected_catalogue_is_not_connected(tmp_path: Path) -> None:
     catalog = Catalog(f"sqlite:///{tmp_path / 'catalog.db'}", clock=utc_now, token_hex=secrets.token_hex)
     catalog.database.stay_connected()
     dataset = catalog.resources.create(dataset_spec())

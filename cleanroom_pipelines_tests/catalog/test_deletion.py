@@ -21,7 +21,7 @@ def delete(builder: Builder, record: Resource) -> None:
     builder.catalog.deletion.finish_delete(record.kind, record.id)
 
 
-def test_what_is_depended_on_stays(builder: Builder) -> None:
+def test_resource_with_dependents_is_kept(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     builder.create(job_spec(configured.id))
     for record in (dataset, model, configured):
@@ -30,7 +30,7 @@ def test_what_is_depended_on_stays(builder: Builder) -> None:
         assert builder.again(record) == record
 
 
-def test_a_model_stays_while_a_job_that_was_started_on_it_is_under_way(undeclared: Builder) -> None:
+def test_model_is_kept_while_a_job_uses_it(undeclared: Builder) -> None:
     dataset, model, configured = undeclared.chain()
     other = undeclared.create(model_spec(dataset.id, "other"))
     job = undeclared.create(job_spec(configured.id))
@@ -44,7 +44,7 @@ def test_a_model_stays_while_a_job_that_was_started_on_it_is_under_way(undeclare
 
 
 @on_both_dialects
-def test_the_whole_chain_goes_from_below_and_leaves_nothing(builder: Builder, url: str) -> None:
+def test_whole_chain_is_deleted_bottom_up(builder: Builder, url: str) -> None:
     dataset, model, configured = builder.chain()
     job = builder.create(job_spec(configured.id, tags={"a": "1"}))
     builder.create(export_spec(job.id))
@@ -62,7 +62,7 @@ def test_the_whole_chain_goes_from_below_and_leaves_nothing(builder: Builder, ur
     builder.create(dataset_spec())
 
 
-def test_datasets_and_configured_models_go_at_once(builder: Builder) -> None:
+def test_datasets_and_configured_models_are_deleted_at_once(builder: Builder) -> None:
     _, _, configured = builder.chain()
     assert builder.catalog.deletion.request_delete(configured.kind, configured.id) == configured
     with pytest.raises(NotFoundError):
@@ -70,7 +70,7 @@ def test_datasets_and_configured_models_go_at_once(builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_models_go_in_steps(builder: Builder) -> None:
+def test_models_are_deleted_in_steps(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = builder.create(model_spec(dataset.id))
     catalog = builder.catalog
@@ -95,7 +95,7 @@ def test_models_go_in_steps(builder: Builder) -> None:
         catalog.deletion.begin_delete(model.kind, model.id)
 
 
-def test_pending_work_is_cancelled_and_its_parent_is_settled(builder: Builder) -> None:
+def test_pending_work_is_cancelled_and_its_parent_updated(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = builder.create(model_spec(dataset.id))
     builder.catalog.deletion.request_delete(model.kind, model.id)
@@ -104,7 +104,7 @@ def test_pending_work_is_cancelled_and_its_parent_is_settled(builder: Builder) -
 
 
 @on_both_dialects
-def test_a_deletion_waits_for_the_run_that_is_at_work(builder: Builder) -> None:
+def test_deletion_waits_for_the_active_run(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     builder.drain()
     model = builder.create(model_spec(dataset.id))
@@ -121,7 +121,7 @@ def test_a_deletion_waits_for_the_run_that_is_at_work(builder: Builder) -> None:
     assert [record.id for record in catalog.deletion.deletions()] == [model.id]
 
 
-def test_what_goes_cannot_be_claimed(builder: Builder, url: str) -> None:
+def test_resource_being_deleted_cannot_be_claimed(builder: Builder, url: str) -> None:
     dataset = builder.create(dataset_spec())
     builder.drain()
     model = builder.create(model_spec(dataset.id))
@@ -131,7 +131,7 @@ def test_what_goes_cannot_be_claimed(builder: Builder, url: str) -> None:
     assert builder.catalog.work.claim(model.kind, model.id, 1, "run") is None
 
 
-def test_a_run_that_finishes_although_its_resource_goes_brings_nothing(builder: Builder) -> None:
+def test_run_finishing_during_a_deletion_has_no_effect(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id, export_size="largest"))
     builder.make(builder.newest(builder.catalog.resources.list(Kind.TRAINING_DATASET).items[0]))
@@ -146,7 +146,7 @@ def test_a_run_that_finishes_although_its_resource_goes_brings_nothing(builder: 
 
 
 @on_both_dialects
-def test_a_job_takes_its_exports_with_it(builder: Builder) -> None:
+def test_job_is_deleted_with_its_exports(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     exports = {builder.create(export_spec(job.id, f"e{n}")).id for n in range(3)}
@@ -161,7 +161,7 @@ def test_a_job_takes_its_exports_with_it(builder: Builder) -> None:
     assert catalog.resources.list(Kind.EXPORT_JOB).items == ()
 
 
-def test_nothing_is_created_below_what_goes(builder: Builder) -> None:
+def test_no_child_is_created_during_a_deletion(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = builder.create(model_spec(dataset.id))
     builder.catalog.deletion.request_delete(model.kind, model.id)
@@ -169,7 +169,7 @@ def test_nothing_is_created_below_what_goes(builder: Builder) -> None:
         builder.create(configured_spec(model.id))
 
 
-def test_a_deletion_that_failed_may_be_asked_for_again(builder: Builder) -> None:
+def test_failed_deletion_may_be_requested_again(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = builder.create(model_spec(dataset.id))
     catalog = builder.catalog
@@ -183,7 +183,7 @@ def test_a_deletion_that_failed_may_be_asked_for_again(builder: Builder) -> None
     delete(builder, model)
 
 
-def test_another_accounts_resource_is_not_there(builder: Builder) -> None:
+def test_resource_of_another_account_is_not_found(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     with pytest.raises(NotFoundError):
         builder.catalog.deletion.request_delete(dataset.kind, dataset.id, OTHER_ACCOUNT)

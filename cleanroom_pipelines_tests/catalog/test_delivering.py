@@ -38,13 +38,13 @@ ASKS = ("check_wanted", "begin_delivery", "finish")
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_the_holder_may(catalog: Catalog, job_id: str, ask: str) -> None:
+def test_holder_may_deliver(catalog: Catalog, job_id: str, ask: str) -> None:
     asks(catalog, take(catalog, job_id))[ask]()
 
 
 @pytest.mark.parametrize("ask", ASKS)
 @pytest.mark.parametrize("why", ["cancelled", "deleted"])
-def test_a_cancel_comes_before_the_delivery(catalog: Catalog, job_id: str, ask: str, why: str) -> None:
+def test_cancel_before_the_delivery_wins(catalog: Catalog, job_id: str, ask: str, why: str) -> None:
     claim = take(catalog, job_id)
     (catalog.work.request_cancel if why == "cancelled" else catalog.deletion.request_delete)(KIND, job_id)
     before = catalog.resources.newest_version(KIND, job_id)
@@ -56,7 +56,7 @@ def test_a_cancel_comes_before_the_delivery(catalog: Catalog, job_id: str, ask: 
 
 @pytest.mark.parametrize("ask", [*ASKS[:2], "withdraw_artifact"])
 @pytest.mark.parametrize("why", ["taken over", "reaped", "given back and taken again", "closed", "gone"])
-def test_whoever_lost_the_claim_may_not(catalog: Catalog, clock: Clock, job_id: str, ask: str, why: str) -> None:
+def test_lost_claim_may_not_deliver(catalog: Catalog, clock: Clock, job_id: str, ask: str, why: str) -> None:
     claim = take(catalog, job_id)
     if why == "given back and taken again":
         catalog.work.release(claim)
@@ -78,9 +78,7 @@ def test_whoever_lost_the_claim_may_not(catalog: Catalog, clock: Clock, job_id: 
         may[ask]()
 
 
-def test_a_cancel_after_the_delivery_is_refused_until_it_is_closed(
-    catalog: Catalog, clock: Clock, job_id: str
-) -> None:
+def test_cancel_after_the_delivery_is_rejected_until_closed(catalog: Catalog, clock: Clock, job_id: str) -> None:
     first = take(catalog, job_id)
     clock.turn(59)
     catalog.work.begin_delivery(first)
@@ -89,21 +87,21 @@ def test_a_cancel_after_the_delivery_is_refused_until_it_is_closed(
     assert catalog.work.reap() == (), "the lease was renewed"
     clock.turn(2)
 
-    def refused() -> bool:
+    def is_rejected() -> bool:
         with pytest.raises(ConflictError, match="being delivered"):
             catalog.work.request_cancel(KIND, job_id)
         return True
 
-    assert refused(), "though its run is silent"
+    assert is_rejected(), "though its run is silent"
     catalog.work.reap()
-    assert refused(), "though it waits for another run"
+    assert is_rejected(), "though it waits for another run"
     second = take(catalog, job_id, "other")
-    assert refused(), "though the other run does not deliver yet"
+    assert is_rejected(), "though the other run does not deliver yet"
     catalog.work.finish(second, {})
     assert catalog.resources.newest_version(KIND, job_id).params == {}
 
 
-def test_what_failed_after_all_and_is_tried_again_can_be_cancelled(catalog: Catalog, job_id: str) -> None:
+def test_retry_of_a_failed_delivery_can_be_cancelled(catalog: Catalog, job_id: str) -> None:
     claim = take(catalog, job_id)
     catalog.work.begin_delivery(claim)
     catalog.work.fail(claim, StatusCode.DESTINATION_NOT_WRITABLE, "Full.")
@@ -111,7 +109,7 @@ def test_what_failed_after_all_and_is_tried_again_can_be_cancelled(catalog: Cata
     assert catalog.work.request_cancel(KIND, job_id).status_code is StatusCode.CANCELLED
 
 
-def test_deleted_while_it_is_delivered_it_is_closed_first(catalog: Catalog, job_id: str) -> None:
+def test_version_deleted_during_delivery_is_closed_first(catalog: Catalog, job_id: str) -> None:
     claim = take(catalog, job_id)
     catalog.work.begin_delivery(claim)
     catalog.deletion.request_delete(KIND, job_id)
@@ -121,7 +119,9 @@ def test_deleted_while_it_is_delivered_it_is_closed_first(catalog: Catalog, job_
     assert [record.id for record in catalog.deletion.deletions()] == [job_id]
 
 
-def test_deleted_before_the_next_attempt_delivers_it_is_not(catalog: Catalog, clock: Clock, job_id: str) -> None:
+def test_version_deleted_before_the_next_attempt_is_not_delivered(
+    catalog: Catalog, clock: Clock, job_id: str
+) -> None:
     catalog.work.begin_delivery(take(catalog, job_id))
     clock.turn(61)
     second = take(catalog, job_id, "other")
@@ -130,7 +130,7 @@ def test_deleted_before_the_next_attempt_delivers_it_is_not(catalog: Catalog, cl
         catalog.work.begin_delivery(second)
 
 
-def test_each_attempt_has_a_later_turn(catalog: Catalog, clock: Clock, job_id: str) -> None:
+def test_each_attempt_has_a_later_queue_generation(catalog: Catalog, clock: Clock, job_id: str) -> None:
     turns = list[int]()
 
     def begin(run: str) -> Claim:
@@ -152,7 +152,7 @@ def test_each_attempt_has_a_later_turn(catalog: Catalog, clock: Clock, job_id: s
     assert turns == sorted(set(turns))
 
 
-def test_what_was_published_is_taken_back(catalog: Catalog, job_id: str) -> None:
+def test_published_artifact_is_withdrawn(catalog: Catalog, job_id: str) -> None:
     claim = take(catalog, job_id)
     for asset in ("seed_validation_report", "audience"):
         catalog.work.publish_artifact(claim, asset, "0001-0")

@@ -37,7 +37,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("text", UNFIT.values(), ids=UNFIT)
-def test_every_text_for_people_is_held_to_it(text: str) -> None:
+def test_every_display_text_is_checked(text: str) -> None:
     for check in (
         check_name,
         check_description,
@@ -66,14 +66,14 @@ def test_every_text_for_people_is_held_to_it(text: str) -> None:
         "Å",
     ],
 )
-def test_every_script_is_fit(text: str) -> None:
+def test_names_in_every_script_are_valid(text: str) -> None:
     check_name(text)
     check_description(f"{text}\n\t{text}\r\n")
     assert as_label(text) == text
 
 
 @given(st.text())
-def test_a_label_is_always_fit_and_stays(text: str) -> None:
+def test_label_is_always_valid_and_idempotent(text: str) -> None:
     label = as_label(text)
     assert is_fit_to_show(label)
     assert as_label(label) == label
@@ -82,7 +82,7 @@ def test_a_label_is_always_fit_and_stays(text: str) -> None:
     assert len(label) <= len(unicodedata.normalize("NFC", text))
 
 
-def test_a_files_name_is_put_right(catalog: Catalog) -> None:
+def test_file_name_is_normalised(catalog: Catalog) -> None:
     catalog.users.create_user("data@publisher.example")
     upload = catalog.rooms.add_upload(
         "00ff",

@@ -41,7 +41,9 @@ def renewals(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, n: int) -> threa
     return done
 
 
-def test_the_lease_outlives_itself(catalog: Catalog, claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_is_renewed_beyond_its_length(
+    catalog: Catalog, claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
     renewed = renewals(catalog, monkeypatch, 5)
     with holding(catalog.work, claim) as held:
         assert renewed.wait(PATIENCE_SECONDS)
@@ -52,7 +54,7 @@ def test_the_lease_outlives_itself(catalog: Catalog, claim: Claim, monkeypatch: 
     assert catalog.work.finish(claim, {}).status is Status.ACTIVE
 
 
-def test_a_lost_claim_is_told(catalog: Catalog, claim: Claim) -> None:
+def test_lost_claim_is_reported(catalog: Catalog, claim: Claim) -> None:
     with holding(catalog.work, claim) as held:
         assert not held.lost.is_set()
         catalog.work.release(claim)
@@ -61,7 +63,7 @@ def test_a_lost_claim_is_told(catalog: Catalog, claim: Claim) -> None:
         catalog.work.finish(claim, {})
 
 
-def test_a_database_that_is_away_for_a_moment_loses_nothing(
+def test_short_database_outage_keeps_the_claim(
     catalog: Catalog, claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renewed, renew, failures = threading.Event(), catalog.work.renew, iter([True, True])
@@ -79,7 +81,7 @@ def test_a_database_that_is_away_for_a_moment_loses_nothing(
         assert not held.lost.is_set()
 
 
-def test_the_bodys_error_comes_out_and_the_thread_ends(catalog: Catalog, claim: Claim) -> None:
+def test_body_error_propagates_and_the_thread_ends(catalog: Catalog, claim: Claim) -> None:
     with pytest.raises(ZeroDivisionError), holding(catalog.work, claim):
         (thread,) = [each for each in threading.enumerate() if each.name == f"lease {claim.id}"]
         raise ZeroDivisionError
@@ -88,7 +90,7 @@ def test_the_bodys_error_comes_out_and_the_thread_ends(catalog: Catalog, claim: 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_unforeseen_error_of_the_thread_counts_as_lost(
+def test_unexpected_thread_error_counts_as_a_lost_claim(
     catalog: Catalog, claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: Claim) -> Claim:

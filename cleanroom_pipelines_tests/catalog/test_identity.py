@@ -22,14 +22,14 @@ from .building import Builder, Clock, Numbered, dataset_spec, job_spec, utc_now
 OURS = Identity("0" * 32, 1, "a" * 64)
 
 
-def test_a_missing_database_is_not_created_by_looking(tmp_path: Path) -> None:
+def test_reading_the_identity_creates_no_database(tmp_path: Path) -> None:
     catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db", clock=Clock(), token_hex=Numbered())
     assert catalog.ownership.identity() is None
     assert catalog.ownership.is_blank()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_identity_is_given_once(empty_url: str) -> None:
+def test_identity_is_assigned_once(empty_url: str) -> None:
     catalog = Catalog(empty_url, clock=Clock(), token_hex=Numbered())
     assert catalog.ownership.identity() is None
     assert catalog.ownership.identify(OURS) == OURS
@@ -40,7 +40,7 @@ def test_an_identity_is_given_once(empty_url: str) -> None:
     catalog.database.close()
 
 
-def test_the_generation_rises_with_every_version_however_many_at_once(url: str) -> None:
+def test_generation_increases_with_every_concurrent_version(url: str) -> None:
     told: list[int] = []
     catalog = Catalog(url, clock=utc_now, token_hex=secrets.token_hex, on_generation=told.append)
     catalog.ownership.identify(OURS)
@@ -63,7 +63,7 @@ def test_the_generation_rises_with_every_version_however_many_at_once(url: str) 
     catalog.database.close()
 
 
-def test_a_transaction_that_fails_raises_nothing(builder: Builder) -> None:
+def test_failed_transaction_keeps_the_generation(builder: Builder) -> None:
     catalog = builder.catalog
     catalog.ownership.identify(OURS)
     dataset = builder.create(dataset_spec())
@@ -73,7 +73,7 @@ def test_a_transaction_that_fails_raises_nothing(builder: Builder) -> None:
     assert catalog.ownership.identity() == OURS
 
 
-def test_a_seed_has_a_tombstone_while_no_job_names_it(builder: Builder) -> None:
+def test_seed_without_a_job_has_a_tombstone(builder: Builder) -> None:
     catalog = builder.catalog
     *_, configured = builder.chain()
     slots = ["aaaaaaaaaaaa", "bbbbbbbbbbbb"]
@@ -89,7 +89,7 @@ def test_a_seed_has_a_tombstone_while_no_job_names_it(builder: Builder) -> None:
     assert catalog.deletion.deleted(slots, SEED) == set(slots)
 
 
-def test_an_upload_has_a_tombstone_while_nothing_names_it(catalog: Catalog, clock: Clock) -> None:
+def test_unrecorded_upload_has_a_tombstone(catalog: Catalog, clock: Clock) -> None:
     catalog.deletion.announce(UPLOAD, "00ff00ff")
     catalog.rooms.add_upload(
         "00ff00ff", "a@example.com", "x", n_bytes=1, digest="ab", matching_id=None, location="00ff00ff"
@@ -103,7 +103,7 @@ def test_an_upload_has_a_tombstone_while_nothing_names_it(catalog: Catalog, cloc
     assert catalog.rooms.upload("00ff00ff").location is None
 
 
-def test_a_dossier_holds_what_the_catalogue_knew(
+def test_dossier_contains_the_catalogues_facts(
     undeclared: Builder, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     catalog = undeclared.catalog

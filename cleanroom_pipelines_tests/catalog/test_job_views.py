@@ -64,7 +64,7 @@ def export(builder: Builder, job: Resource, started_by: str | None, name: str = 
 
 
 @on_both_dialects
-def test_one_execution_with_two_names(undeclared: Builder, configured: Resource) -> None:
+def test_one_job_has_a_name_per_account(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured, description="mine")
     seen_by = undeclared.catalog.job_views.job_view
     owners, starters = seen_by(job.id, OWNER), seen_by(job.id, ALPHA)
@@ -82,7 +82,7 @@ def test_one_execution_with_two_names(undeclared: Builder, configured: Resource)
     assert seen_by(job.id, OWNER).job.status is seen_by(job.id, ALPHA).job.status is Status.ACTIVE
 
 
-def test_a_third_account_finds_nothing(undeclared: Builder, configured: Resource) -> None:
+def test_third_account_finds_nothing(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured)
     catalog = undeclared.catalog
     for account, region in ((BETA, None), (ALPHA, "eu-west-1"), (OWNER, "eu-west-1")):
@@ -103,7 +103,7 @@ def test_a_third_account_finds_nothing(undeclared: Builder, configured: Resource
     }
 
 
-def test_neither_is_told_the_others_locations(undeclared: Builder, configured: Resource) -> None:
+def test_neither_account_sees_the_others_locations(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured)
     catalog = undeclared.catalog
     catalog.resources.place_seed(job.id, "vault/canary", digest="ab" * 16, n_bytes=7)
@@ -121,7 +121,7 @@ def test_neither_is_told_the_others_locations(undeclared: Builder, configured: R
     assert "canary" not in repr(vars(theirs))
 
 
-def test_a_job_of_ones_own_is_seen_whole(undeclared: Builder, configured: Resource, url: str) -> None:
+def test_own_job_is_shown_completely(undeclared: Builder, configured: Resource, url: str) -> None:
     job = undeclared.create(job_spec(configured.id, tags={"a": "1"}))
     seen = undeclared.catalog.job_views.job_view(job.id, OWNER)
     assert seen.job == job
@@ -162,7 +162,7 @@ def test_tags_follow_the_policy(undeclared: Builder, policy: ChildTagPolicy) -> 
 
 
 @on_both_dialects
-def test_a_starters_names_are_its_own_jobs_and_its_copies(undeclared: Builder, configured: Resource) -> None:
+def test_starter_names_cover_own_jobs_and_copies(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     theirs = own(undeclared, ALPHA)
     first = start(undeclared, configured)
@@ -183,7 +183,7 @@ def test_a_starters_names_are_its_own_jobs_and_its_copies(undeclared: Builder, c
 
 
 @on_both_dialects
-def test_a_starter_is_never_refused_for_a_name_of_the_owner(undeclared: Builder, configured: Resource) -> None:
+def test_starter_names_never_conflict_with_the_owners(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     undeclared.create(job_spec(configured.id, f"{ALPHA}-spring"))
     first = start(undeclared, configured)
@@ -194,7 +194,7 @@ def test_a_starter_is_never_refused_for_a_name_of_the_owner(undeclared: Builder,
     assert catalog.job_views.job_view(again.id, ALPHA).job.name == "spring"
 
 
-def test_a_long_name_is_cut_and_stays_apart(undeclared: Builder, configured: Resource) -> None:
+def test_long_name_is_truncated_and_stays_unique(undeclared: Builder, configured: Resource) -> None:
     long, other = "x" * 62 + "a", "x" * 62 + "b"
     jobs = [start(undeclared, configured, name) for name in (long, other, "y" * 50, "z" * 51)]
     names = [job.name for job in jobs]
@@ -209,14 +209,14 @@ def test_a_long_name_is_cut_and_stays_apart(undeclared: Builder, configured: Res
 
 
 @given(name=st.text(min_size=1, max_size=63), mark=st.sampled_from(["", "abcdef"]))
-def test_an_owners_name_fits(name: str, mark: str) -> None:
+def test_owner_name_fits_the_limit(name: str, mark: str) -> None:
     made = owner_job_name(ALPHA, name, mark)
     assert len(made) <= 63
     assert made.startswith(f"{ALPHA}-")
     assert made.endswith(f"~{mark}" if mark else "") or not mark
 
 
-def test_a_copy_keeps_the_rules_of_a_resource(undeclared: Builder, configured: Resource) -> None:
+def test_copy_follows_the_rules_for_resources(undeclared: Builder, configured: Resource) -> None:
     for starter in (
         Starter("12", "fine"),
         Starter(ALPHA, ""),
@@ -228,7 +228,7 @@ def test_a_copy_keeps_the_rules_of_a_resource(undeclared: Builder, configured: R
     assert undeclared.catalog.resources.list(Kind.GENERATION_JOB).items == ()
 
 
-def test_a_starter_needs_the_owners_model_in_its_region(undeclared: Builder, configured: Resource) -> None:
+def test_starter_needs_the_owners_model_in_its_region(undeclared: Builder, configured: Resource) -> None:
     for account, region in ((BETA, LOCAL_REGION), (OWNER, "eu-west-1")):
         with pytest.raises(NotFoundError):
             undeclared.catalog.resources.create(
@@ -236,7 +236,7 @@ def test_a_starter_needs_the_owners_model_in_its_region(undeclared: Builder, con
             )
 
 
-def test_the_starters_deletion_leaves_the_owner_everything(undeclared: Builder, configured: Resource) -> None:
+def test_starter_deletion_keeps_the_owners_job(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     job = start(undeclared, configured)
     undeclared.drain()
@@ -255,7 +255,7 @@ def test_the_starters_deletion_leaves_the_owner_everything(undeclared: Builder, 
 
 
 @on_both_dialects
-def test_the_owners_deletion_is_seen_by_the_starter_and_takes_its_copy(
+def test_owner_deletion_is_visible_to_the_starter_and_removes_its_copy(
     undeclared: Builder, configured: Resource, url: str
 ) -> None:
     catalog = undeclared.catalog
@@ -277,9 +277,7 @@ def test_the_owners_deletion_is_seen_by_the_starter_and_takes_its_copy(
         assert session.query(JobViewRow).count() == 0
 
 
-def test_the_starter_may_delete_while_the_owners_deletion_is_under_way(
-    undeclared: Builder, configured: Resource
-) -> None:
+def test_starter_may_delete_during_the_owners_deletion(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     job = start(undeclared, configured)
     catalog.job_views.delete_job_view(job.id, OWNER)
@@ -289,7 +287,7 @@ def test_the_starter_may_delete_while_the_owners_deletion_is_under_way(
 
 
 @on_both_dialects
-def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
+def test_exports_of_both_accounts(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     job, other = start(undeclared, configured), undeclared.create(job_spec(configured.id, "own"))
     owners = export(undeclared, job, None)
@@ -319,7 +317,7 @@ def test_exports_of_both(undeclared: Builder, configured: Resource) -> None:
     assert {catalog.get(ExportJob, key).status for key in seen(OWNER)} == {Status.ACTIVE}
 
 
-def test_a_starter_exports_an_allowed_size_only(undeclared: Builder, configured: Resource) -> None:
+def test_starter_exports_only_allowed_sizes(undeclared: Builder, configured: Resource) -> None:
     job = start(undeclared, configured)
     spec = ExportJobSpec(name="x", generation_job_id=job.id, size=AudienceSize.parse("7%"), started_by=ALPHA)
     with pytest.raises(UsageError, match="does not allow"):
@@ -327,7 +325,7 @@ def test_a_starter_exports_an_allowed_size_only(undeclared: Builder, configured:
 
 
 @on_both_dialects
-def test_the_filters_of_the_listing(undeclared: Builder, configured: Resource) -> None:
+def test_listing_filters(undeclared: Builder, configured: Resource) -> None:
     catalog = undeclared.catalog
     theirs = own(undeclared, ALPHA)
     first = start(undeclared, configured, "first")

@@ -26,7 +26,7 @@ def twelve_hex(n_bytes: int) -> str:
 
 
 @given(st.text())
-def test_any_text_becomes_a_harmless_partition_key(name: str) -> None:
+def test_any_text_gives_a_safe_partition_key(name: str) -> None:
     assert KEY.fullmatch(partition_key(name, twelve_hex))
     assert slug(name) == slug(slug(name))
     assert "--" not in slug(name)
@@ -45,12 +45,12 @@ def test_slugs() -> None:
     assert {name: slug(name) for name in expected} == expected
 
 
-def test_names_that_are_accepted() -> None:
+def test_valid_names_are_accepted() -> None:
     names = ["a", "x" * 63, "a/b", "..", 'it\'s "quoted"', "emoji 🙂", " padded ", "日本"]
     assert accepted_of(names, check_name) == names
 
 
-def test_names_that_are_refused() -> None:
+def test_invalid_names_are_rejected() -> None:
     names = [
         "",
         " ",
@@ -68,7 +68,7 @@ def test_names_that_are_refused() -> None:
     assert accepted_of(names, check_name) == []
 
 
-def test_a_description_may_have_lines() -> None:
+def test_description_may_have_several_lines() -> None:
     check_description("two\r\nlines 🙂" + "x" * 200)
     check_description(None)
     check_description("")
@@ -82,7 +82,7 @@ def test_tags_at_the_limits_are_accepted() -> None:
     check_tags({"key": ""})
 
 
-def test_tags_that_are_refused() -> None:
+def test_invalid_tags_are_rejected() -> None:
     wrong = [
         {str(n): "" for n in range(51)},
         {"": "v"},
@@ -96,12 +96,12 @@ def test_tags_that_are_refused() -> None:
     assert accepted_of(wrong, check_tags) == []
 
 
-def test_keys_to_remove_are_checked_too() -> None:
+def test_tag_keys_to_remove_are_validated() -> None:
     with pytest.raises(UsageError):
         check_tag_keys(["fine", "aWs:x"])
 
 
-def test_an_arn_reads_back() -> None:
+def test_arn_round_trip() -> None:
     key = partition_key("Spring", twelve_hex)
     for kind in list(Kind)[: list(Kind).index(Kind.EXPORT_JOB)]:
         parts = parse_arn(make_arn(kind, "123456789012", "eu-west-1", key) or "")
@@ -109,11 +109,11 @@ def test_an_arn_reads_back() -> None:
         assert (parts.kind, parts.account_id, parts.region, parts.id) == (kind, "123456789012", "eu-west-1", key)
 
 
-def test_an_export_job_has_no_arn() -> None:
+def test_export_job_has_no_arn() -> None:
     assert make_arn(Kind.EXPORT_JOB, "123456789012", "eu-west-1", "x") is None
 
 
-def test_what_is_no_arn_of_ours() -> None:
+def test_foreign_arns_are_not_parsed() -> None:
     others = [
         "",
         "arn:aws:cleanrooms-ml:us-east-1:123456789012:trained-model/x",
@@ -125,6 +125,6 @@ def test_what_is_no_arn_of_ours() -> None:
     assert [arn for arn in others if parse_arn(arn) is not None] == []
 
 
-def test_accounts_and_regions_that_are_refused() -> None:
+def test_invalid_accounts_and_regions_are_rejected() -> None:
     wrong = [("1234", "us-east-1"), ("12345678901x", "us-east-1"), ("1" * 12, "US EAST")]
     assert accepted_of(wrong, lambda each: check_account(*each)) == []

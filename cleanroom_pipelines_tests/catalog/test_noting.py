@@ -91,7 +91,7 @@ def is_noted(name: str) -> bool:
     return method is not inspect.unwrap(method) or calls_of_self(method) & {"create", "put_policy"} != set()
 
 
-def test_every_method_that_changes_something_is_noted() -> None:
+def test_every_changing_method_is_reported() -> None:
     changing = changing_methods()
     assert {"create", "retry", "add_token", "claim"} <= changing, "the search sees methods that write"
     assert [name for name in sorted(changing - BOOKKEEPING) if not is_noted(name)] == []
@@ -105,7 +105,7 @@ def changes(catalog: Catalog) -> list[Change]:
     return found
 
 
-def test_a_change_names_its_resource_and_way(catalog: Catalog, changes: list[Change]) -> None:
+def test_change_names_its_resource_and_entry_point(catalog: Catalog, changes: list[Change]) -> None:
     with acting_for("cli"):
         key = catalog.resources.create(dataset_spec()).id
     catalog.work.request_version(Kind.TRAINING_DATASET, key, Cause.BY_HAND)
@@ -115,14 +115,14 @@ def test_a_change_names_its_resource_and_way(catalog: Catalog, changes: list[Cha
     ]
 
 
-def test_a_refusal_is_noted(catalog: Catalog, changes: list[Change]) -> None:
+def test_rejected_call_is_reported(catalog: Catalog, changes: list[Change]) -> None:
     with pytest.raises(CleanroomError) as refused, acting_for("ui"):
         catalog.work.retry(Kind.TRAINING_DATASET, "nothing-000000000000")
     (change,) = changes
     assert (change.operation, change.way, change.error) == ("retry", "ui", refused.value)
 
 
-def test_what_a_request_changes_is_noted_by_the_request(catalog: Catalog, changes: list[Change]) -> None:
+def test_changes_of_a_request_are_attributed_to_it(catalog: Catalog, changes: list[Change]) -> None:
     with acting_for(REQUEST):
         catalog.resources.create(dataset_spec())
     assert changes == []

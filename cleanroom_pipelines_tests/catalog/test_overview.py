@@ -27,7 +27,7 @@ def test_ids_and_records_in_order_of_creation(catalog: Catalog, clock: Clock) ->
 
 
 @on_both_dialects
-def test_what_an_account_has_is_counted(undeclared: Builder) -> None:
+def test_resources_of_an_account_are_counted(undeclared: Builder) -> None:
     guest = "111122223333"
     catalog = undeclared.catalog
     *_, configured = undeclared.chain()
@@ -46,7 +46,7 @@ def test_what_an_account_has_is_counted(undeclared: Builder) -> None:
     assert catalog.resources.count_unfinished_jobs(guest) == 0
 
 
-def test_one_version(catalog: Catalog) -> None:
+def test_get_one_version(catalog: Catalog) -> None:
     dataset = catalog.resources.create(dataset_spec())
     assert catalog.resources.version(Kind.TRAINING_DATASET, dataset.id, 1).number == 1
     with pytest.raises(NotFoundError):
@@ -55,7 +55,7 @@ def test_one_version(catalog: Catalog) -> None:
         catalog.resources.version(Kind.AUDIENCE_MODEL, dataset.id, 1)
 
 
-def test_live_runs_hold_a_claim_or_beat(catalog: Catalog) -> None:
+def test_live_runs_hold_a_claim_or_send_heartbeats(catalog: Catalog) -> None:
     dataset = catalog.resources.create(dataset_spec())
     assert catalog.resources.live_runs() == frozenset()
     claim = catalog.work.claim(Kind.TRAINING_DATASET, dataset.id, 1, "claimer")
@@ -68,7 +68,7 @@ def test_live_runs_hold_a_claim_or_beat(catalog: Catalog) -> None:
 
 
 @on_both_dialects
-def test_seeds_of_ended_jobs_are_spent(builder: Builder, clock: Clock) -> None:
+def test_seeds_of_ended_jobs_are_deletable(builder: Builder, clock: Clock) -> None:
     catalog = builder.catalog
     configured = builder.chain()[2]
     active, kept, failed = (
@@ -90,7 +90,7 @@ def test_seeds_of_ended_jobs_are_spent(builder: Builder, clock: Clock) -> None:
     assert [job.id for job in catalog.resources.spent_seeds(clock.now)] == [failed.id]
 
 
-def test_a_copy_is_the_catalogue_at_one_moment(tmp_path: Path) -> None:
+def test_copy_is_a_consistent_state(tmp_path: Path) -> None:
     catalog = Catalog(f"sqlite:///{tmp_path / 'a.db'}", clock=Clock(), token_hex=Numbered())
     before = catalog.resources.create(dataset_spec("before")).id
     catalog.resources.copy_to(tmp_path / "b.db")
@@ -100,7 +100,7 @@ def test_a_copy_is_the_catalogue_at_one_moment(tmp_path: Path) -> None:
 
 
 @on_both_dialects
-def test_only_a_file_is_copied(catalog: Catalog, tmp_path: Path, url: str) -> None:
+def test_only_an_sqlite_catalogue_is_copied(catalog: Catalog, tmp_path: Path, url: str) -> None:
     if url.startswith("sqlite"):
         catalog.resources.copy_to(tmp_path / "b.db")
         return

@@ -39,11 +39,11 @@ def pair(catalog: Catalog) -> str:
         ("a@mail.publisher.example", "mail.publisher.example"),
     ],
 )
-def test_an_organisation_is_the_domain_or_at_public_mail_the_address(email: str, organization: str) -> None:
+def test_organisation_is_the_domain_or_the_public_mail_address(email: str, organization: str) -> None:
     assert organization_of_address(email) == organization
 
 
-def test_the_operators_word_goes_before_the_address(catalog: Catalog) -> None:
+def test_organisation_set_by_the_operator_takes_precedence(catalog: Catalog) -> None:
     catalog.users.create_user("data@publisher.example")
     catalog.users.create_user("one@gmail.com")
     account = catalog.parties.create_account("alpha").id
@@ -60,7 +60,7 @@ def test_the_operators_word_goes_before_the_address(catalog: Catalog) -> None:
 
 
 @on_both_dialects
-def test_a_pair_is_two_organisations_in_either_order(catalog: Catalog, pair: str) -> None:
+def test_pair_is_independent_of_order(catalog: Catalog, pair: str) -> None:
     assert catalog.pairs.pair("advertiser.example", "publisher.example").id == pair
     assert catalog.pairs.pair("publisher.example", "publisher.example").id != pair
     assert [each.organizations for each in catalog.pairs.all()] == [
@@ -70,7 +70,7 @@ def test_a_pair_is_two_organisations_in_either_order(catalog: Catalog, pair: str
 
 
 @on_both_dialects
-def test_what_was_paid_is_free_and_what_is_too_much_changes_nothing(catalog: Catalog, pair: str) -> None:
+def test_paid_question_is_free_and_overspending_changes_nothing(catalog: Catalog, pair: str) -> None:
     paid = catalog.pairs.charge(pair, [line("a"), line("b", 900)])
     assert paid is not None
     assert (paid.spent, paid.total, paid.left) == (920, 1000, 80)
@@ -85,7 +85,7 @@ def test_what_was_paid_is_free_and_what_is_too_much_changes_nothing(catalog: Cat
 
 
 @on_both_dialects
-def test_a_line_that_cannot_be_noted_is_not_paid(catalog: Catalog, pair: str) -> None:
+def test_unlogged_line_is_not_charged(catalog: Catalog, pair: str) -> None:
     """The audit log has each payment before the ledger: what ends in between counts, and is never free unseen."""
     noted: list[str] = []
 
@@ -105,7 +105,7 @@ def test_a_line_that_cannot_be_noted_is_not_paid(catalog: Catalog, pair: str) ->
 
 
 @on_both_dialects
-def test_questions_at_once_do_not_both_get_the_last_units(catalog: Catalog, pair: str) -> None:
+def test_concurrent_questions_do_not_overspend(catalog: Catalog, pair: str) -> None:
     assert catalog.pairs.charge(pair, [line("a", 970)]) is not None
     with ThreadPoolExecutor(4) as threads:
         paid = list(threads.map(lambda text: catalog.pairs.charge(pair, [line(text)]), "bcde"))
@@ -114,7 +114,7 @@ def test_questions_at_once_do_not_both_get_the_last_units(catalog: Catalog, pair
 
 
 @on_both_dialects
-def test_a_refill_takes_effect_once_when_both_approved(catalog: Catalog, pair: str) -> None:
+def test_refill_takes_effect_once_after_both_approvals(catalog: Catalog, pair: str) -> None:
     wanted = catalog.pairs.propose(pair, "refill", "advertiser.example", tenths=500)
     for _ in range(2):
         approved = catalog.pairs.approve(wanted.id, "advertiser.example")
@@ -133,7 +133,7 @@ def test_a_refill_takes_effect_once_when_both_approved(catalog: Catalog, pair: s
 
 
 @on_both_dialects
-def test_a_share_limits_one_organisation_once_both_approved(catalog: Catalog, clock: Clock, pair: str) -> None:
+def test_share_limits_one_organisation_after_both_approvals(catalog: Catalog, clock: Clock, pair: str) -> None:
     agency = replace(line("a", 150), organization="agency.example")
     assert catalog.pairs.charge(pair, [agency], organization="agency.example") is not None
     wanted = catalog.pairs.propose(pair, "share", "advertiser.example", tenths=200, share_of="agency.example")
@@ -153,7 +153,7 @@ def test_a_share_limits_one_organisation_once_both_approved(catalog: Catalog, cl
     assert catalog.pairs.ledger(pair, "other.example").share is None
 
 
-def test_a_share_is_of_an_organisation_and_in_range(catalog: Catalog, pair: str) -> None:
+def test_share_needs_an_organisation_and_a_valid_number(catalog: Catalog, pair: str) -> None:
     for given in (
         {"tenths": -1, "share_of": "agency.example"},
         {"tenths": 100_001, "share_of": "agency.example"},
@@ -167,7 +167,7 @@ def test_a_share_is_of_an_organisation_and_in_range(catalog: Catalog, pair: str)
 
 
 @on_both_dialects
-def test_questions_at_once_do_not_pass_a_share(catalog: Catalog, pair: str) -> None:
+def test_concurrent_questions_do_not_exceed_a_share(catalog: Catalog, pair: str) -> None:
     catalog.pairs.agree(pair, "share", pair_of(catalog, pair), tenths=30, share_of="agency.example")
     lines = [replace(line(text), organization="agency.example") for text in "abcd"]
     with ThreadPoolExecutor(4) as threads:
@@ -178,7 +178,7 @@ def test_questions_at_once_do_not_pass_a_share(catalog: Catalog, pair: str) -> N
 
 
 @on_both_dialects
-def test_by_the_month_what_was_spent_before_is_over(catalog: Catalog, clock: Clock, pair: str) -> None:
+def test_monthly_budget_ignores_earlier_months(catalog: Catalog, clock: Clock, pair: str) -> None:
     catalog.pairs.charge(pair, [line("a", 1000)])
     clock.turn(40 * DAY)
     assert catalog.pairs.charge(pair, [line("b")]) is None, "a pair's life has no months"
@@ -193,7 +193,7 @@ def test_by_the_month_what_was_spent_before_is_over(catalog: Catalog, clock: Clo
 
 
 @on_both_dialects
-def test_the_full_ensemble_is_of_one_room_and_the_pair_that_approved_it(catalog: Catalog, pair: str) -> None:
+def test_full_ensemble_approval_is_per_room_and_pair(catalog: Catalog, pair: str) -> None:
     wanted = catalog.pairs.propose(pair, "full_lookalike", "advertiser.example", data_room_id="room")
     assert not catalog.pairs.is_full_lookalike(pair, "room")
     catalog.pairs.approve(wanted.id, "publisher.example")
@@ -204,7 +204,7 @@ def test_the_full_ensemble_is_of_one_room_and_the_pair_that_approved_it(catalog:
 
 
 @on_both_dialects
-def test_what_the_audit_log_holds_counts_even_beyond_the_budget(catalog: Catalog, pair: str) -> None:
+def test_audit_log_payments_count_beyond_the_budget(catalog: Catalog, pair: str) -> None:
     catalog.pairs.charge(pair, [line("a", 990)])
     catalog.pairs.restore_lines(pair, [line("a", 990), line("b", 500)])
     assert catalog.pairs.ledger(pair).spent == 1490

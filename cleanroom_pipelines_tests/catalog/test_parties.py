@@ -50,14 +50,14 @@ def test_accounts(two: Catalog) -> None:
 
 
 @pytest.mark.parametrize(("name", "account_id", "reason"), [("alpha", None, "name"), ("gamma", ALPHA, "id")])
-def test_a_taken_account(two: Catalog, name: str, account_id: str | None, reason: str) -> None:
+def test_taken_account_is_rejected(two: Catalog, name: str, account_id: str | None, reason: str) -> None:
     with pytest.raises(ConflictError) as caught:
         two.parties.create_account(name, account_id)
     assert caught.value.attributes == {"reason": reason, "existing_id": ALPHA}
     assert len(two.parties.accounts()) == 2
 
 
-def test_an_account_that_cannot_be(catalog: Catalog) -> None:
+def test_invalid_account_is_rejected(catalog: Catalog) -> None:
     wrong = [
         ("", None),
         ("x" * 64, None),
@@ -71,7 +71,7 @@ def test_an_account_that_cannot_be(catalog: Catalog) -> None:
     assert catalog.parties.accounts() == ()
 
 
-def test_the_operators_account_needs_no_row_and_may_have_one(catalog: Catalog) -> None:
+def test_operator_account_row_is_optional(catalog: Catalog) -> None:
     assert catalog.parties.account_named(LOCAL_ACCOUNT) == LOCAL_ACCOUNT
     catalog.parties.register_bucket("operators", LOCAL_ACCOUNT)
     with pytest.raises(NotFoundError):
@@ -108,7 +108,7 @@ def test_access_keys(two: Catalog) -> None:
         two.parties.access_keys("999999999999")
 
 
-def test_a_disabled_account_disables_its_keys(two: Catalog) -> None:
+def test_disabled_account_disables_its_keys(two: Catalog) -> None:
     two.parties.add_access_key(ALPHA, KEY_ID, "sealed")
     assert two.parties.set_account_disabled(ALPHA, True).disabled
     assert two.parties.access_keys(ALPHA)[0].disabled
@@ -143,7 +143,7 @@ def test_collaborations(two: Catalog) -> None:
         two.parties.create_collaboration("retail", [ALPHA, BETA])
 
 
-def test_members_that_cannot_be(two: Catalog) -> None:
+def test_invalid_members_are_rejected(two: Catalog) -> None:
     many = [two.parties.create_account(f"a{n}").id for n in range(11)]
     for members in ([], [ALPHA], [ALPHA, ALPHA], many):
         with pytest.raises(UsageError):
@@ -184,7 +184,7 @@ def test_templates(two: Catalog) -> None:
         two.parties.add_template("other", "999999999999", "SELECT 1")
 
 
-def test_a_template_of_a_collaboration_is_an_active_members(two: Catalog) -> None:
+def test_collaboration_template_needs_an_active_member(two: Catalog) -> None:
     collaboration = two.parties.create_collaboration("retail", [BETA, ALPHA])
     made = two.parties.add_template("buyers", ALPHA, "SELECT 1", collaboration.id)
     assert made.collaboration_id == collaboration.id
@@ -211,7 +211,7 @@ def test_buckets(two: Catalog, clock: Clock) -> None:
     assert pickle.loads(pickle.dumps(real)) == real
 
 
-def test_bucket_names_that_s3_refuses(two: Catalog) -> None:
+def test_bucket_names_that_s3_rejects(two: Catalog) -> None:
     names = ["", "ab", "x" * 64, "Upper", "under_score", "-a-", "a..b", "192.168.5.4", "xn--abc", "abc-s3alias"]
     names += ["a/b", "ä" * 5]
     assert accepted_of(names, lambda name: two.parties.register_bucket(name, ALPHA)) == []
@@ -219,7 +219,7 @@ def test_bucket_names_that_s3_refuses(two: Catalog) -> None:
     assert two.parties.buckets() == ()
 
 
-def test_bucket_urls_that_cannot_be_used(two: Catalog) -> None:
+def test_invalid_bucket_urls_are_rejected(two: Catalog) -> None:
     urls = [
         "",
         "file:///etc",
@@ -234,7 +234,7 @@ def test_bucket_urls_that_cannot_be_used(two: Catalog) -> None:
     assert two.parties.buckets() == ()
 
 
-def test_a_real_bucket_has_both_url_and_profile(two: Catalog) -> None:
+def test_real_bucket_needs_url_and_profile(two: Catalog) -> None:
     with pytest.raises(UsageError, match="profile"):
         two.parties.register_bucket("fine", ALPHA, profile="partner")
     with pytest.raises(UsageError, match="profile"):

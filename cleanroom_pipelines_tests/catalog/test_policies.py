@@ -26,7 +26,7 @@ def policy_of(catalog: Catalog, configured_id: str) -> tuple[str | None, str | N
 
 
 @on_both_dialects
-def test_a_policy_is_put_read_and_removed(builder: Builder, configured: str) -> None:
+def test_policy_is_put_read_and_removed(builder: Builder, configured: str) -> None:
     catalog = builder.catalog
     assert policy_of(catalog, configured) == (None, None)
     assert catalog.parties.put_policy(configured, LOCAL_ACCOUNT, TEXT) == HASH
@@ -38,7 +38,7 @@ def test_a_policy_is_put_read_and_removed(builder: Builder, configured: str) -> 
 
 
 @on_both_dialects
-def test_conditions(builder: Builder, configured: str) -> None:
+def test_put_conditions(builder: Builder, configured: str) -> None:
     catalog = builder.catalog
     for case in product((False, True), (None, False, True), (None, "right", "wrong")):
         there_is, must_exist, given = case
@@ -62,7 +62,7 @@ def test_conditions(builder: Builder, configured: str) -> None:
         assert policy_of(catalog, configured) == before, case
 
 
-def test_a_text_that_cannot_be_kept(builder: Builder, configured: str) -> None:
+def test_unstorable_text_is_rejected(builder: Builder, configured: str) -> None:
     texts = ["", " \n", "x" * 20_481, "a\0b", "\udc00"]
     assert (
         accepted_of(texts, lambda text: builder.catalog.parties.put_policy(configured, LOCAL_ACCOUNT, text)) == []
@@ -70,7 +70,7 @@ def test_a_text_that_cannot_be_kept(builder: Builder, configured: str) -> None:
     assert policy_of(builder.catalog, configured) == (None, None)
 
 
-def test_another_accounts_policy_is_not_there(builder: Builder, configured: str) -> None:
+def test_policy_of_another_account_is_not_found(builder: Builder, configured: str) -> None:
     catalog = builder.catalog
     catalog.parties.put_policy(configured, LOCAL_ACCOUNT, TEXT)
     for account, region in (("111122223333", None), (LOCAL_ACCOUNT, "eu-west-1")):

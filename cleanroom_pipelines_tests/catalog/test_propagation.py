@@ -33,7 +33,7 @@ def kept_job(builder: Builder, configured: Resource, name: str = "kept", **field
 
 
 @on_both_dialects
-def test_a_new_version_runs_down_the_whole_chain(builder: Builder) -> None:
+def test_new_version_propagates_along_the_whole_chain(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     job = kept_job(builder, configured)
     export = builder.create(export_spec(job.id))
@@ -45,13 +45,13 @@ def test_a_new_version_runs_down_the_whole_chain(builder: Builder) -> None:
     assert causes == [Cause.CREATED, Cause.PARENT, Cause.PARENT]
 
 
-def test_the_first_version_brings_no_second(builder: Builder) -> None:
+def test_first_version_requests_no_second(builder: Builder) -> None:
     builder.chain()
     assert [number for _, number in builder.drain()] == [1, 1, 1]
 
 
 @on_both_dialects
-def test_exactly_the_dependents_follow(builder: Builder) -> None:
+def test_only_dependents_are_rebuilt(builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     ours = builder.create(model_spec(dataset.id, "ours"))
     other = builder.create(model_spec(dataset.id, "other"))
@@ -68,7 +68,7 @@ def test_exactly_the_dependents_follow(builder: Builder) -> None:
     ) or (builder.catalog.work.dependents(dataset.kind, dataset.id) == (builder.again(other), builder.again(ours)))
 
 
-def test_a_job_without_its_seed_does_not_follow(builder: Builder) -> None:
+def test_job_without_its_seed_is_not_rebuilt(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     builder.drain()
@@ -77,7 +77,7 @@ def test_a_job_without_its_seed_does_not_follow(builder: Builder) -> None:
     assert builder.catalog.work.dependents(configured.kind, configured.id) == ()
 
 
-def test_undeclared_resources_never_change(builder: Builder, undeclared: Builder) -> None:
+def test_undeclared_resources_are_not_rebuilt(builder: Builder, undeclared: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = undeclared.create(model_spec(dataset.id))
     configured = undeclared.create(configured_spec(model.id))
@@ -88,7 +88,7 @@ def test_undeclared_resources_never_change(builder: Builder, undeclared: Builder
 
 
 @on_both_dialects
-def test_a_failed_child_is_tried_again_with_its_new_parent(builder: Builder) -> None:
+def test_failed_child_is_retried_with_its_new_parent(builder: Builder) -> None:
     dataset, model, _ = builder.chain()
     builder.make(builder.newest(dataset))
     claim = builder.catalog.work.claim(model.kind, model.id, 1, "run")
@@ -99,7 +99,7 @@ def test_a_failed_child_is_tried_again_with_its_new_parent(builder: Builder) -> 
     assert builder.again(model).status is Status.ACTIVE
 
 
-def test_a_child_that_was_at_work_meanwhile_is_made_again_once(builder: Builder) -> None:
+def test_child_built_meanwhile_is_rebuilt_once(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     builder.drain()
     builder.catalog.work.request_version(model.kind, model.id, Cause.BY_HAND)
@@ -112,7 +112,7 @@ def test_a_child_that_was_at_work_meanwhile_is_made_again_once(builder: Builder)
 
 
 @on_both_dialects
-def test_an_older_version_that_ends_late_changes_nothing(builder: Builder) -> None:
+def test_late_older_version_changes_nothing(builder: Builder) -> None:
     dataset, model, _ = builder.chain()
     builder.drain()
     catalog = builder.catalog
@@ -130,7 +130,7 @@ def test_an_older_version_that_ends_late_changes_nothing(builder: Builder) -> No
     assert builder.newest(model).number == 2
 
 
-def test_a_failing_new_version_leaves_the_resource_on_its_old_one(builder: Builder) -> None:
+def test_failed_new_version_keeps_the_old_one_current(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     builder.drain()
     catalog = builder.catalog
@@ -160,7 +160,7 @@ class TestExport:
         return items  # type: ignore[return-value]
 
     @pytest.mark.parametrize(("wanted", "size"), [("largest", "20%"), (AudienceSize.parse("5%"), "5%")])
-    def test_one_export_of_the_wanted_size(self, builder: Builder, wanted: object, size: str) -> None:
+    def test_one_export_of_the_requested_size(self, builder: Builder, wanted: object, size: str) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id, export_size=wanted, origin=Origin.INBOX))
         assert self.exports(builder, job) == ()
@@ -170,7 +170,7 @@ class TestExport:
         assert (str(export.size), export.name, export.account_id) == (size, f"spring {size}", job.account_id)
         assert export.status is Status.ACTIVE
 
-    def test_a_refresh_brings_no_second_export_but_a_second_version(self, builder: Builder) -> None:
+    def test_refresh_gives_a_second_version_of_the_same_export(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = kept_job(builder, configured, export_size="largest")
         builder.drain()
@@ -178,7 +178,7 @@ class TestExport:
         (export,) = self.exports(builder, job)
         assert builder.newest(export).number == 2
 
-    def test_none_if_that_size_is_exported_already(self, builder: Builder) -> None:
+    def test_already_exported_size_gives_no_export(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id, export_size="largest"))
         builder.create(export_spec(job.id, "mine", "20%"))
@@ -186,7 +186,7 @@ class TestExport:
         assert [export.name for export in self.exports(builder, job)] == ["mine"]
 
     @on_both_dialects
-    def test_a_name_that_is_taken_does_not_stop_the_job(self, builder: Builder) -> None:
+    def test_taken_export_name_does_not_stop_the_job(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id, export_size="largest"))
         builder.create(export_spec(job.id, "spring 20%", "1%"))
@@ -195,14 +195,14 @@ class TestExport:
         assert taken.name == "spring 20%"
         assert (str(added.size), added.status) == ("20%", Status.ACTIVE)
 
-    def test_the_longest_name_fits(self, builder: Builder) -> None:
+    def test_longest_job_name_fits(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id, "🙂" * 63, export_size="largest"))
         builder.drain()
         (export,) = self.exports(builder, job)
         assert len(export.name) == 63
 
-    def test_a_job_without_one_brings_none(self, builder: Builder) -> None:
+    def test_job_without_export_size_gives_no_export(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         assert isinstance(job, GenerationJob)

@@ -49,9 +49,7 @@ def start_next(builder: Builder, lane: Lane | None = None) -> str:
 
 
 @on_both_dialects
-def test_one_job_of_another_account_waits_for_one_turn_only(
-    undeclared: Builder, clock: Clock, configured: str
-) -> None:
+def test_job_of_another_account_waits_for_one_job_only(undeclared: Builder, clock: Clock, configured: str) -> None:
     account = undeclared.catalog.get(ConfiguredAudienceModel, configured).account_id
     for number in range(24):
         ask(undeclared, clock, configured, f"many{number:02d}", account)
@@ -78,7 +76,7 @@ def test_two_accounts_with_many_jobs_alternate(undeclared: Builder, clock: Clock
     assert sorted(started[4:]) == ["first2", "second2"]
 
 
-def test_small_work_does_not_wait_behind_heavy_work(undeclared: Builder, clock: Clock, configured: str) -> None:
+def test_small_work_does_not_wait_for_heavy_work(undeclared: Builder, clock: Clock, configured: str) -> None:
     account = undeclared.catalog.get(ConfiguredAudienceModel, configured).account_id
     ask(undeclared, clock, configured, "done", account)
     undeclared.drain()
@@ -93,7 +91,7 @@ def test_small_work_does_not_wait_behind_heavy_work(undeclared: Builder, clock: 
     assert order(undeclared) == ["top", "late", "job0", "job1", "job2"]
 
 
-def test_the_lane_of_an_audience_is_that_of_its_own_definition(builder: Builder, clock: Clock) -> None:
+def test_lane_of_an_audience_depends_on_its_own_definition(builder: Builder, clock: Clock) -> None:
     from cleanroom_pipelines.catalog.queue import lane_of
 
     assert lane_of(Kind.CUSTOM_AUDIENCE, {"kind": "lookalike"}) is Lane.HEAVY
@@ -103,7 +101,7 @@ def test_the_lane_of_an_audience_is_that_of_its_own_definition(builder: Builder,
     assert lane_of(Kind.DATA_LAB, None) is Lane.SMALL
 
 
-def test_users_take_turns_too(catalog: Catalog, clock: Clock) -> None:
+def test_users_alternate_too(catalog: Catalog, clock: Clock) -> None:
     for number, (name, email) in enumerate((("many0", "a"), ("many1", "a"), ("many2", "a"), ("only", "b"))):
         clock.turn(1)
         lab = DataLabSpec(
@@ -119,7 +117,7 @@ def test_users_take_turns_too(catalog: Catalog, clock: Clock) -> None:
     ]
 
 
-def test_a_place_in_the_queue_counts_its_lane(undeclared: Builder, clock: Clock, configured: str) -> None:
+def test_queue_position_counts_within_the_lane(undeclared: Builder, clock: Clock, configured: str) -> None:
     account = undeclared.catalog.get(ConfiguredAudienceModel, configured).account_id
     for number in range(3):
         ask(undeclared, clock, configured, f"job{number}", account)

@@ -39,7 +39,7 @@ def race() -> Iterator[Race]:
 
 
 @on_both_dialects
-def test_many_open_a_new_catalogue_at_once(race: Race, empty_url: str) -> None:
+def test_concurrent_opening_of_a_new_catalogue(race: Race, empty_url: str) -> None:
     keys = race(racing.first_open, empty_url)
     assert len(set(keys)) == N_PROCESSES
     catalog = racing.open_catalog(empty_url)
@@ -48,7 +48,7 @@ def test_many_open_a_new_catalogue_at_once(race: Race, empty_url: str) -> None:
 
 
 @on_both_dialects
-def test_one_claims(race: Race, url: str, builder: Builder) -> None:
+def test_one_of_many_claims_succeeds(race: Race, url: str, builder: Builder) -> None:
     for n in range(N_ROUNDS):
         dataset = builder.create(dataset_spec(f"d{n}"))
         holders = [run for run in race(racing.claim_one, url, dataset.kind, dataset.id) if run is not None]
@@ -58,9 +58,7 @@ def test_one_claims(race: Race, url: str, builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_a_lease_that_is_over_is_passed_on_and_only_the_last_holder_closes(
-    race: Race, url: str, builder: Builder
-) -> None:
+def test_only_the_last_holder_of_an_expired_lease_closes(race: Race, url: str, builder: Builder) -> None:
     for n in range(N_ROUNDS):
         dataset = builder.create(dataset_spec(f"d{n}"))
         answers = Counter(race(racing.hold_and_close, url, dataset.id))
@@ -73,7 +71,7 @@ def test_a_lease_that_is_over_is_passed_on_and_only_the_last_holder_closes(
 
 
 @on_both_dialects
-def test_many_drain_one_catalogue(race: Race, url: str, builder: Builder) -> None:
+def test_many_workers_drain_one_catalogue(race: Race, url: str, builder: Builder) -> None:
     _, model, _ = builder.chain()
     for n in range(3):
         own = builder.create(configured_spec(model.id, f"q{n}"))
@@ -100,9 +98,7 @@ def test_many_drain_one_catalogue(race: Race, url: str, builder: Builder) -> Non
 
 
 @on_both_dialects
-def test_a_seed_dropped_many_times_at_once_is_one_job_and_one_export(
-    race: Race, url: str, builder: Builder
-) -> None:
+def test_concurrent_drops_of_a_seed_give_one_job_and_one_export(race: Race, url: str, builder: Builder) -> None:
     *_, configured = builder.chain()
     answers = race(racing.drop_seed, url, configured.id)
     assert Counter(how for how, _ in answers) == {"made": 1, "seed": N_PROCESSES - 1}
@@ -113,7 +109,7 @@ def test_a_seed_dropped_many_times_at_once_is_one_job_and_one_export(
 
 
 @on_both_dialects
-def test_a_name_is_taken_once(race: Race, url: str, builder: Builder) -> None:
+def test_name_is_taken_once(race: Race, url: str, builder: Builder) -> None:
     builder.catalog.database.migrate()
     answers = race(racing.take_name, url)
     assert Counter(how for how, _ in answers) == {"made": 1, "name": N_PROCESSES - 1}
@@ -123,9 +119,7 @@ def test_a_name_is_taken_once(race: Race, url: str, builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_versions_asked_for_at_once_are_numbered_without_gap_or_double(
-    race: Race, url: str, builder: Builder
-) -> None:
+def test_concurrent_version_requests_are_numbered_without_gaps(race: Race, url: str, builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     asked = set().union(*race(racing.ask, url, dataset.id, 5))
     builder.drain()
@@ -138,7 +132,7 @@ def test_versions_asked_for_at_once_are_numbered_without_gap_or_double(
 
 
 @on_both_dialects
-def test_a_refresh_asked_for_at_once_happens_once(race: Race, url: str, builder: Builder) -> None:
+def test_concurrent_refresh_requests_give_one_refresh(race: Race, url: str, builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     model = builder.create(model_spec(dataset.id, refresh_every_seconds=60))
     builder.drain()
@@ -152,7 +146,7 @@ def test_a_refresh_asked_for_at_once_happens_once(race: Race, url: str, builder:
 
 
 @on_both_dialects
-def test_no_update_is_lost(race: Race, url: str, builder: Builder) -> None:
+def test_concurrent_updates_are_all_kept(race: Race, url: str, builder: Builder) -> None:
     *_, configured = builder.chain()
     race(racing.update, url, configured.id, 5)
     after = builder.again(configured)
@@ -160,7 +154,7 @@ def test_no_update_is_lost(race: Race, url: str, builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_one_replaces_a_policy(race: Race, url: str, builder: Builder) -> None:
+def test_one_of_many_policy_replacements_succeeds(race: Race, url: str, builder: Builder) -> None:
     *_, configured = builder.chain()
     previous = None
     for _ in range(N_ROUNDS):
@@ -169,7 +163,7 @@ def test_one_replaces_a_policy(race: Race, url: str, builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_a_name_is_one_job_of_ones_own_or_one_copy(race: Race, url: str, undeclared: Builder) -> None:
+def test_name_is_either_an_own_job_or_a_copy(race: Race, url: str, undeclared: Builder) -> None:
     *_, configured = undeclared.chain()
     catalog = undeclared.catalog
     dataset = catalog.resources.create(dataset_spec(), account_id=racing.GUEST)
@@ -184,7 +178,7 @@ def test_a_name_is_one_job_of_ones_own_or_one_copy(race: Race, url: str, undecla
 
 
 @on_both_dialects
-def test_guests_do_not_meet(race: Race, url: str, undeclared: Builder) -> None:
+def test_names_of_different_starters_do_not_conflict(race: Race, url: str, undeclared: Builder) -> None:
     *_, configured = undeclared.chain()
     for n in range(N_ROUNDS):
         keys = race(racing.start_for_all, url, configured.id, f"j{n}")
@@ -196,7 +190,7 @@ def test_guests_do_not_meet(race: Race, url: str, undeclared: Builder) -> None:
 
 
 @on_both_dialects
-def test_the_deletions_of_both_sides_do_not_cross(race: Race, url: str, undeclared: Builder) -> None:
+def test_concurrent_deletions_by_both_sides_do_not_deadlock(race: Race, url: str, undeclared: Builder) -> None:
     *_, configured = undeclared.chain()
     undeclared.drain()
     for n in range(N_ROUNDS):
@@ -214,21 +208,21 @@ def test_the_deletions_of_both_sides_do_not_cross(race: Race, url: str, undeclar
 
 
 @on_both_dialects
-def test_what_a_party_has_is_made_once(race: Race, url: str, builder: Builder) -> None:
+def test_party_objects_are_created_once(race: Race, url: str, builder: Builder) -> None:
     builder.catalog.database.migrate()
     made = Counter(what for lines in race(racing.create_parties, url) for what in lines)
     assert made == dict.fromkeys(("account", "id", "collaboration", "template", "bucket", "key"), 1)
 
 
 @on_both_dialects
-def test_no_tag_is_lost(race: Race, url: str, builder: Builder) -> None:
+def test_concurrent_tags_are_all_kept(race: Race, url: str, builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     race(racing.tag, url, dataset.id, 6)
     assert set(builder.again(dataset).tags) == {f"{n}.{time}" for n in range(N_PROCESSES) for time in range(6)}
 
 
 @on_both_dialects
-def test_no_artifact_is_lost(race: Race, url: str, builder: Builder) -> None:
+def test_concurrent_artifacts_are_all_kept(race: Race, url: str, builder: Builder) -> None:
     dataset = builder.create(dataset_spec())
     race(racing.publish, url, dataset.id, 5)
     wanted = {f"{n}.{time}": "v" for n in range(N_PROCESSES) for time in range(5)}
@@ -236,7 +230,7 @@ def test_no_artifact_is_lost(race: Race, url: str, builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_a_deletion_and_new_children_do_not_cross(race: Race, url: str, builder: Builder) -> None:
+def test_concurrent_deletion_and_child_creation_do_not_deadlock(race: Race, url: str, builder: Builder) -> None:
     *_, configured = builder.chain()
     builder.drain()
     for n in range(N_ROUNDS):

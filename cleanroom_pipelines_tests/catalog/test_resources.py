@@ -29,7 +29,7 @@ OTHER_ACCOUNT = "111122223333"
 
 
 @on_both_dialects
-def test_get_and_its_refusals(builder: Builder) -> None:
+def test_get_and_its_errors(builder: Builder) -> None:
     dataset, model, _ = builder.chain()
     catalog = builder.catalog
     assert catalog.get(TrainingDataset, dataset.id) == dataset
@@ -63,7 +63,7 @@ def test_get_by_name(builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_find_by_seed_gives_the_newest(builder: Builder) -> None:
+def test_find_by_seed_returns_the_newest(builder: Builder) -> None:
     *_, configured = builder.chain()
     find = builder.catalog.resources.find_generation_job_by_seed
     assert find(configured.id, SEED_DIGEST) is None
@@ -75,7 +75,7 @@ def test_find_by_seed_gives_the_newest(builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_the_filters_of_a_listing(builder: Builder) -> None:
+def test_listing_filters(builder: Builder) -> None:
     *_, configured = builder.chain()
     first = builder.create(job_spec(configured.id, "first", collaboration_id="c1"))
     second = builder.create(job_spec(configured.id, "second"))
@@ -129,7 +129,7 @@ def test_paging_is_stable_under_inserts(
     assert set(before) <= set(seen) <= set(before) | set(during)
 
 
-def test_a_token_that_is_none_of_ours(catalog: Catalog) -> None:
+def test_foreign_page_token_is_rejected(catalog: Catalog) -> None:
     tokens = ["", "x", "!!!", "MjAyNg==", "MjAyNi0wMS0wMSBhIGI=", "MjAyNi0wMS0wMSBh", "\u00e9"]
     assert (
         accepted_of(
@@ -139,7 +139,7 @@ def test_a_token_that_is_none_of_ours(catalog: Catalog) -> None:
     )
 
 
-def test_page_sizes_out_of_range(catalog: Catalog) -> None:
+def test_page_sizes_out_of_range_are_rejected(catalog: Catalog) -> None:
     assert (
         accepted_of([0, -1, 1001], lambda limit: catalog.resources.list(Kind.TRAINING_DATASET, limit=limit)) == []
     )
@@ -162,7 +162,7 @@ def test_tags_are_set_and_removed(builder: Builder) -> None:
     assert catalog.resources.tags(dataset.kind, dataset.id) == {"b": "3", "c": ""}
 
 
-def test_an_export_job_has_no_tags(builder: Builder) -> None:
+def test_export_job_has_no_tags(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     export = builder.create(export_spec(job.id))
@@ -172,7 +172,7 @@ def test_an_export_job_has_no_tags(builder: Builder) -> None:
         builder.catalog.resources.remove_tags(export.kind, export.id, ["a"])
 
 
-def test_a_seed_is_placed_and_forgotten(builder: Builder) -> None:
+def test_seed_location_is_set_and_deleted(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id, seed_name="spring.jsonl", seed_bytes=9))
     catalog = builder.catalog
@@ -193,7 +193,7 @@ def test_a_seed_is_placed_and_forgotten(builder: Builder) -> None:
 
 
 @on_both_dialects
-def test_a_requested_seed_is_kept_and_placed_once_fetched(undeclared: Builder) -> None:
+def test_requested_seed_is_located_once_fetched(undeclared: Builder) -> None:
     *_, configured = undeclared.chain()
     seed = RequestedSeed(
         role_arn="r",
@@ -220,7 +220,7 @@ def test_a_requested_seed_is_kept_and_placed_once_fetched(undeclared: Builder) -
     assert catalog.get(GenerationJob, job.id).seed_digest == "cd" * 32
 
 
-def test_a_seed_that_was_given_stays_what_it_is(builder: Builder) -> None:
+def test_given_seed_is_not_changed(builder: Builder) -> None:
     *_, configured = builder.chain()
     job = builder.create(job_spec(configured.id))
     with pytest.raises(UsageError, match="another seed"):
@@ -229,7 +229,7 @@ def test_a_seed_that_was_given_stays_what_it_is(builder: Builder) -> None:
     assert builder.again(job).seed_location == "kept/1"
 
 
-def test_regions_are_apart(builder: Builder) -> None:
+def test_regions_are_isolated(builder: Builder) -> None:
     dataset, *_ = builder.chain()
     catalog = builder.catalog
     there = catalog.resources.create(dataset_spec(), region="eu-west-1")
@@ -244,7 +244,7 @@ def test_regions_are_apart(builder: Builder) -> None:
         catalog.deletion.request_delete(dataset.kind, dataset.id, LOCAL_ACCOUNT, "eu-west-1")
 
 
-def test_versions_and_the_current_one(builder: Builder) -> None:
+def test_versions_and_current_version(builder: Builder) -> None:
     dataset, *_ = builder.chain()
     catalog = builder.catalog
     assert catalog.resources.current_version(dataset.kind, dataset.id) is None

@@ -61,12 +61,12 @@ ACCEPTED = [
 ]
 
 
-def test_specs_that_are_accepted() -> None:
+def test_valid_specs_are_accepted() -> None:
     for spec in ACCEPTED:
         spec.validate()
 
 
-REFUSED = [
+REJECTED = [
     dataset_spec(name="line\nend"),
     dataset_spec(source=""),
     dataset_spec(source="a\0b"),
@@ -125,11 +125,11 @@ REFUSED = [
 ]
 
 
-def test_specs_that_are_refused() -> None:
-    assert accepted_of(REFUSED, lambda spec: spec.validate()) == []
+def test_invalid_specs_are_rejected() -> None:
+    assert accepted_of(REJECTED, lambda spec: spec.validate()) == []
 
 
-def test_nothing_of_a_requested_seed_is_told() -> None:
+def test_errors_do_not_quote_a_requested_seed() -> None:
     for fields in (
         {"s3_uri": "s3://canary/canary", "query": "SELECT canary"},
         {"s3_uri": "s3://canary/\0"},
@@ -146,7 +146,7 @@ def test_nothing_of_a_requested_seed_is_told() -> None:
     assert "s3://" not in repr(requesting(s3_uri="s3://canary/canary"))
 
 
-def test_fields_that_came_later_leave_older_digests() -> None:
+def test_later_fields_keep_older_digests() -> None:
     """Else `apply` would take every declaration of an older home for a changed one."""
     job, export = job_spec("c", export_size="largest"), export_spec("j")
     assert spec_digest(job) == "16ed2f12742a227146ae7f4c038c1a75572b33cf55d72f0b25ac88acca761413"
@@ -160,7 +160,7 @@ def test_equal_declarations_have_equal_digests() -> None:
     assert spec_digest(first) == spec_digest(pickle.loads(pickle.dumps(first)))
 
 
-def test_other_declarations_have_other_digests() -> None:
+def test_different_declarations_have_different_digests() -> None:
     pairs = [
         (dataset_spec(), dataset_spec(source="elsewhere")),
         (dataset_spec(), dataset_spec(columns=COLUMNS[:2])),
@@ -171,7 +171,7 @@ def test_other_declarations_have_other_digests() -> None:
     assert [pair for pair in pairs if spec_digest(pair[0]) == spec_digest(pair[1])] == []
 
 
-def test_a_spec_says_what_it_is_made_from() -> None:
+def test_spec_names_its_parent() -> None:
     assert TrainingDatasetSpec.parent_kind is None
     assert dataset_spec().parent_id is None
     assert AudienceModelSpec.parent_kind is TrainingDatasetSpec.kind

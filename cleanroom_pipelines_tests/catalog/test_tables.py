@@ -67,14 +67,14 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("row", "name", "value", "text"), KEPT)
-def test_kept_text(row: Any, name: str, value: Any, text: str | None) -> None:
+def test_stored_text_is_unchanged(row: Any, name: str, value: Any, text: str | None) -> None:
     text = text or '[["a", "USER_ID"], ["b", "ITEM_ID"]]'
     kept = column(row, name)
     assert json.dumps(kept.process_bind_param(value, sqlite.dialect())) == text
     assert kept.process_result_value(json.loads(text), sqlite.dialect()) == value
 
 
-def test_sizes_are_kept_in_ascending_order() -> None:
+def test_sizes_are_stored_in_ascending_order() -> None:
     kept = column(ROWS[Kind.CONFIGURED_AUDIENCE_MODEL], "sizes")
     text = '[{"type": "PERCENTAGE", "value": 1}, {"type": "PERCENTAGE", "value": 10}]'
     assert json.dumps(kept.process_bind_param((size("10%"), size("1%")), sqlite.dialect())) == text
@@ -83,7 +83,7 @@ def test_sizes_are_kept_in_ascending_order() -> None:
     assert [type(each.value) for each in found] == [int, int]
 
 
-def test_what_cannot_be_read_is_not_told() -> None:
+def test_unreadable_value_is_not_quoted() -> None:
     kept = column(ROWS[Kind.DATA_ROOM], "participants")
     with pytest.raises((ValueError, TypeError, KeyError)) as caught:
         kept.process_result_value([json.loads(GROUP_TEXT) | {"emails": 5, "role": "canary"}], sqlite.dialect())

@@ -101,7 +101,7 @@ def first_schema(empty_url: str) -> str:
 
 
 @on_both_dialects
-def test_what_the_first_schema_held_is_there_afterwards(first_schema: str, clock: Clock) -> None:
+def test_upgrade_keeps_the_data_of_the_first_schema(first_schema: str, clock: Clock) -> None:
     catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
     for kind in Kind:
         for record in catalog.resources.list(kind).items:
@@ -129,7 +129,7 @@ def test_what_the_first_schema_held_is_there_afterwards(first_schema: str, clock
 
 
 @on_both_dialects
-def test_it_can_be_worked_with_afterwards(first_schema: str, clock: Clock) -> None:
+def test_upgraded_catalogue_is_usable(first_schema: str, clock: Clock) -> None:
     catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
     builder = Builder(catalog, clock, declared=False)
     wanted = RequestedSeed(role_arn="r", s3_uri="s3://b/k")
@@ -149,7 +149,7 @@ def test_it_can_be_worked_with_afterwards(first_schema: str, clock: Clock) -> No
 
 
 @on_both_dialects
-def test_the_way_back(first_schema: str, clock: Clock) -> None:
+def test_downgrade(first_schema: str, clock: Clock) -> None:
     catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
     catalog.database.migrate()
     catalog.database.close()
@@ -231,7 +231,7 @@ def last_schema(empty_url: str) -> str:
 
 
 @on_both_dialects
-def test_what_participants_spent_counts_for_their_pair_of_organisations(last_schema: str, clock: Clock) -> None:
+def test_spending_of_participants_moves_to_their_pair(last_schema: str, clock: Clock) -> None:
     """One unit of before is 0.1-differentially private, so rho = 0.005: 3.9 units of today, rounded up to 4."""
     assert Fraction(1, 10) ** 2 / 2 / (10 * RHO_OF_TENTH) == Fraction(5000, 1280)
     catalog = Catalog(last_schema, clock=clock, token_hex=Numbered())
@@ -249,7 +249,7 @@ def test_what_participants_spent_counts_for_their_pair_of_organisations(last_sch
 
 
 @on_both_dialects
-def test_the_way_back_from_ledgers_of_pairs(last_schema: str, clock: Clock) -> None:
+def test_downgrade_from_pair_ledgers(last_schema: str, clock: Clock) -> None:
     catalog = Catalog(last_schema, clock=clock, token_hex=Numbered())
     catalog.database.migrate()
     catalog.users.create_user("data@publisher.example")

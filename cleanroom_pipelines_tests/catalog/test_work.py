@@ -35,7 +35,7 @@ class TestReady:
     """Parents before children; nothing is started on a parent that is about to change."""
 
     @on_both_dialects
-    def test_each_waits_for_what_it_is_made_from(self, builder: Builder) -> None:
+    def test_each_version_waits_for_its_parent(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         export = builder.create(export_spec(job.id))
@@ -51,7 +51,7 @@ class TestReady:
         assert ready(builder) == [configured.id, export.id]
 
     @on_both_dialects
-    def test_a_job_waits_for_the_model_it_was_started_on(self, undeclared: Builder) -> None:
+    def test_job_waits_for_its_initial_model(self, undeclared: Builder) -> None:
         dataset, _, configured = undeclared.chain()
         undeclared.drain()
         job = undeclared.create(job_spec(configured.id))
@@ -65,7 +65,7 @@ class TestReady:
         assert undeclared.newest(later).status_code is StatusCode.PARENT_NOT_ACTIVE
 
     @on_both_dialects
-    def test_small_work_then_the_oldest_first(self, builder: Builder) -> None:
+    def test_small_work_first_then_the_oldest(self, builder: Builder) -> None:
         first = builder.create(dataset_spec("first"))
         builder.make(builder.newest(first))
         models = [builder.create(model_spec(first.id, f"m{n}")).id for n in range(3)]
@@ -74,7 +74,7 @@ class TestReady:
         assert [version.resource_id for version in builder.catalog.work.ready(limit=2)] == [second.id, models[0]]
 
     @on_both_dialects
-    def test_a_parent_that_is_being_made_again_is_waited_for(self, builder: Builder) -> None:
+    def test_parent_being_rebuilt_is_waited_for(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
         job = builder.create(job_spec(configured.id))
@@ -83,7 +83,7 @@ class TestReady:
         assert ready(builder) == [model.id]
 
     @on_both_dialects
-    def test_a_parent_whose_new_version_failed_still_has_its_old_one(self, builder: Builder) -> None:
+    def test_parent_with_a_failed_new_version_uses_the_old_one(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
         builder.catalog.work.request_version(model.kind, model.id, Cause.BY_HAND)
@@ -93,7 +93,7 @@ class TestReady:
         assert ready(builder) == [job.id]
 
     @on_both_dialects
-    def test_two_versions_of_one_resource_are_not_made_at_once(self, builder: Builder) -> None:
+    def test_versions_of_one_resource_are_built_one_at_a_time(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         claim = take(builder, dataset)
         builder.catalog.work.request_version(dataset.kind, dataset.id, Cause.DECLARED)
@@ -102,7 +102,7 @@ class TestReady:
         assert ready(builder) == [dataset.id]
 
     @on_both_dialects
-    def test_what_is_being_deleted_is_not_made(self, builder: Builder) -> None:
+    def test_resource_being_deleted_is_not_built(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         builder.drain()
         model = builder.create(model_spec(dataset.id))
@@ -114,7 +114,7 @@ class TestOrphans:
     """A child whose parent failed for good fails too, and names the parent."""
 
     @on_both_dialects
-    def test_the_whole_chain_below_a_failed_dataset(self, builder: Builder) -> None:
+    def test_failed_dataset_fails_the_whole_chain(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         export = builder.create(export_spec(job.id))
@@ -136,7 +136,7 @@ class TestOrphans:
         assert builder.catalog.work.settle_orphans() == ()
         assert ready(builder) == []
 
-    def test_they_come_back_when_the_parent_does(self, builder: Builder) -> None:
+    def test_failed_children_recover_with_their_parent(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         fail(builder, dataset)
         builder.catalog.work.settle_orphans()
@@ -144,7 +144,7 @@ class TestOrphans:
         assert builder.drain() == [(dataset.id, 1), (model.id, 2), (configured.id, 2)]
 
     @on_both_dialects
-    def test_a_parent_that_may_still_succeed_is_waited_for(self, builder: Builder) -> None:
+    def test_retryable_parent_is_waited_for(self, builder: Builder) -> None:
         dataset, *_ = builder.chain()
         take(builder, dataset)
         builder.clock.turn(60)
@@ -156,14 +156,14 @@ class TestOrphans:
 class TestRequests:
     """New versions and further attempts."""
 
-    def test_a_pending_version_is_not_doubled(self, builder: Builder) -> None:
+    def test_pending_version_is_not_duplicated(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         builder.drain()
         first = builder.catalog.work.request_version(dataset.kind, dataset.id, Cause.BY_HAND, {"x": 1})
         assert builder.catalog.work.request_version(dataset.kind, dataset.id, Cause.DECLARED) == first
         assert (first.number, first.params, first.cause) == (2, {"x": 1}, Cause.BY_HAND)
 
-    def test_retry_counts_attempts_anew(self, builder: Builder) -> None:
+    def test_retry_resets_the_attempts(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()
         builder.make(builder.newest(dataset))
         key = builder.newest(model).run_key
@@ -176,7 +176,7 @@ class TestRequests:
         left = builder.again(model)
         assert (left.status, left.status_code, left.status_message) == (Status.CREATE_PENDING, None, None)
 
-    def test_retry_is_for_what_failed(self, builder: Builder) -> None:
+    def test_retry_needs_a_failed_version(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         for _ in range(2):
             with pytest.raises(ConflictError):
@@ -189,13 +189,13 @@ class TestRequests:
 class TestByHand:
     """What a click on Materialize means."""
 
-    def test_pending_is_work(self, builder: Builder) -> None:
+    def test_pending_version_is_work(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         asked = builder.catalog.work.request_manually(dataset.kind, dataset.id)
         assert (asked.action, asked.version.number) == ("work", 1)
         take(builder, dataset)
 
-    def test_pending_below_a_pending_parent_waits(self, builder: Builder) -> None:
+    def test_pending_version_waits_for_a_pending_parent(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         asked = builder.catalog.work.request_manually(model.kind, model.id)
@@ -205,7 +205,7 @@ class TestByHand:
         assert asked.action == "waiting"
         assert model.id in asked.message
 
-    def test_declared_and_active_is_a_new_version(self, builder: Builder) -> None:
+    def test_declared_active_resource_gets_a_new_version(self, builder: Builder) -> None:
         _, model, configured = builder.chain()
         builder.drain()
         asked = builder.catalog.work.request_manually(model.kind, model.id)
@@ -213,20 +213,20 @@ class TestByHand:
         assert builder.catalog.work.request_manually(model.kind, model.id).version.number == 2
         assert builder.drain() == [(model.id, 2), (configured.id, 2)]
 
-    def test_failed_is_another_attempt(self, undeclared: Builder) -> None:
+    def test_failed_version_is_retried(self, undeclared: Builder) -> None:
         dataset = undeclared.create(dataset_spec())
         fail(undeclared, dataset)
         asked = undeclared.catalog.work.request_manually(dataset.kind, dataset.id)
         assert (asked.action, asked.version.number, asked.version.status) == ("work", 1, Status.CREATE_PENDING)
 
-    def test_undeclared_and_active_is_verified(self, undeclared: Builder) -> None:
+    def test_undeclared_active_resource_is_verified(self, undeclared: Builder) -> None:
         dataset = undeclared.create(dataset_spec())
         undeclared.drain()
         asked = undeclared.catalog.work.request_manually(dataset.kind, dataset.id)
         assert (asked.action, asked.version) == ("verify", undeclared.newest(dataset))
         assert undeclared.newest(dataset).number == 1
 
-    def test_a_declared_job_without_its_seed_is_verified(self, builder: Builder) -> None:
+    def test_declared_job_without_its_seed_is_verified(self, builder: Builder) -> None:
         *_, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         builder.drain()
@@ -235,7 +235,7 @@ class TestByHand:
         builder.catalog.resources.forget_seed(job.id)
         assert builder.catalog.work.request_manually(job.kind, job.id).action == "verify"
 
-    def test_held_is_busy_but_not_for_its_holder(self, builder: Builder) -> None:
+    def test_claimed_version_is_busy_except_for_its_holder(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         take(builder, dataset, "holder")
         asked = builder.catalog.work.request_manually(dataset.kind, dataset.id, run_id="other")
@@ -244,7 +244,7 @@ class TestByHand:
         assert builder.catalog.work.request_manually(dataset.kind, dataset.id, run_id="holder").action == "work"
 
     @on_both_dialects
-    def test_held_by_a_silent_run_is_work(self, builder: Builder) -> None:
+    def test_expired_claim_is_work(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         for run, attempt in [("first", 1), ("second", 2), ("third", 3), ("after it failed", 1)]:
             asked = builder.catalog.work.request_manually(dataset.kind, dataset.id, run_id=run)
@@ -252,14 +252,14 @@ class TestByHand:
             assert take(builder, dataset, run).attempt == attempt
             builder.clock.turn(60)
 
-    def test_every_answer_has_a_sentence(self, builder: Builder) -> None:
+    def test_every_outcome_has_a_sentence(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain()
         messages = [builder.catalog.work.request_manually(model.kind, model.id).message]
         take(builder, dataset)
         messages.append(builder.catalog.work.request_manually(dataset.kind, dataset.id).message)
         assert all(message.endswith(".") and len(message) > 20 for message in messages)
 
-    def test_what_is_gone_or_going(self, builder: Builder) -> None:
+    def test_deleted_resources(self, builder: Builder) -> None:
         dataset = builder.create(dataset_spec())
         model = builder.create(model_spec(dataset.id))
         builder.catalog.deletion.request_delete(model.kind, model.id)
@@ -273,7 +273,7 @@ class TestRefresh:
     """A refresh is opt-in, one model's, and happens once however often it is asked for."""
 
     @on_both_dialects
-    def test_due_after_its_interval(self, builder: Builder) -> None:
+    def test_model_is_due_after_its_interval(self, builder: Builder) -> None:
         _, model, _ = builder.chain(refresh_every_seconds=7 * DAY, refresh_window_seconds=90 * DAY)
         builder.drain()
         due = builder.catalog.work.due_refreshes
@@ -281,7 +281,7 @@ class TestRefresh:
         assert due(builder.clock.now + timedelta(days=6)) == ()
         assert [record.id for record in due(builder.clock.now + timedelta(days=7))] == [model.id]
 
-    def test_a_refresh_makes_dataset_model_and_what_follows_but_no_other_model(self, builder: Builder) -> None:
+    def test_refresh_rebuilds_dataset_model_and_dependents_but_no_other_model(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain(refresh_every_seconds=DAY, refresh_window_seconds=90 * DAY)
         other = builder.create(model_spec(dataset.id, "other"))
         job = builder.create(job_spec(configured.id, keep_seed=True))
@@ -295,7 +295,7 @@ class TestRefresh:
         for record in (model, job):
             assert builder.catalog.resources.versions(record.kind, record.id)[0] == old[record.id]
 
-    def test_asked_twice_it_happens_once(self, builder: Builder) -> None:
+    def test_repeated_request_gives_one_refresh(self, builder: Builder) -> None:
         _, model, _ = builder.chain(refresh_every_seconds=DAY)
         builder.drain()
         builder.clock.turn(DAY)
@@ -306,7 +306,7 @@ class TestRefresh:
         assert builder.catalog.work.due_refreshes() == ()
         assert builder.newest(model).number == 2
 
-    def test_missed_refreshes_are_not_caught_up_on(self, builder: Builder) -> None:
+    def test_missed_refreshes_are_skipped(self, builder: Builder) -> None:
         _, model, _ = builder.chain(refresh_every_seconds=DAY)
         builder.drain()
         builder.clock.turn(10 * DAY)
@@ -316,7 +316,7 @@ class TestRefresh:
         builder.clock.turn(DAY)
         assert len(builder.catalog.work.due_refreshes()) == 1
 
-    def test_a_model_that_is_being_made_is_not_due(self, builder: Builder) -> None:
+    def test_model_being_built_is_not_due(self, builder: Builder) -> None:
         _, model, _ = builder.chain(refresh_every_seconds=DAY)
         builder.clock.turn(2 * DAY)
         assert builder.catalog.work.due_refreshes() == ()
@@ -325,7 +325,7 @@ class TestRefresh:
         builder.catalog.work.request_version(model.kind, model.id, Cause.BY_HAND)
         assert builder.catalog.work.due_refreshes() == ()
 
-    def test_a_refresh_on_data_that_turned_bad_fails_and_the_model_stays(self, builder: Builder) -> None:
+    def test_refresh_on_invalid_data_fails_and_keeps_the_model(self, builder: Builder) -> None:
         dataset, model, _ = builder.chain(refresh_every_seconds=DAY)
         builder.drain()
         builder.clock.turn(DAY)
@@ -338,7 +338,7 @@ class TestRefresh:
         assert (left.status, left.current_version) == (Status.ACTIVE, 1)
         assert left.status_message == builder.newest(dataset).status_message
 
-    def test_a_model_without_refresh(self, builder: Builder) -> None:
+    def test_model_without_refresh(self, builder: Builder) -> None:
         _, model, _ = builder.chain()
         builder.drain()
         with pytest.raises(UsageError):
@@ -348,7 +348,7 @@ class TestRefresh:
         assert builder.newest(model).number == 1
 
     @given(st.integers(1, 10**7), st.integers(-(10**8), 10**8))
-    def test_the_next_refresh_is_the_first_one_after_now(self, every: int, late: int) -> None:
+    def test_next_refresh_is_the_first_after_now(self, every: int, late: int) -> None:
         due = datetime(2026, 1, 1, tzinfo=UTC)
         now = due + timedelta(seconds=late)
         after = next_refresh(due, every, now)
@@ -359,7 +359,7 @@ class TestRefresh:
 
 
 @on_both_dialects
-def test_configured_models_wait_for_a_model_of_their_own(builder: Builder) -> None:
+def test_configured_models_wait_for_their_own_model(builder: Builder) -> None:
     dataset, model, configured = builder.chain()
     other = builder.create(model_spec(dataset.id, "other"))
     builder.make(builder.newest(dataset))

@@ -10,7 +10,7 @@ from .dialects import on_both_dialects
 
 
 @on_both_dialects
-def test_who_is_dead(catalog: Catalog, clock: Clock) -> None:
+def test_workers_without_heartbeats_are_dead(catalog: Catalog, clock: Clock) -> None:
     catalog.work.heartbeat_worker("a")
     clock.turn(30)
     catalog.work.heartbeat_worker("b")
@@ -27,6 +27,6 @@ def test_who_is_dead(catalog: Catalog, clock: Clock) -> None:
     assert catalog.work.dead_workers() == ("a",)
 
 
-def test_an_id_that_cannot_be_stored(catalog: Catalog) -> None:
+def test_unstorable_worker_id(catalog: Catalog) -> None:
     with pytest.raises(UsageError):
         catalog.work.heartbeat_worker("a\0")

@@ -79,7 +79,7 @@ def test_lists_are_combined(command: Commands, folder: Path) -> None:
     assert_each(is_combined, COMBINED)
 
 
-def test_a_script_reads_json(command: Commands, folder: Path) -> None:
+def test_json_output_is_machine_readable(command: Commands, folder: Path) -> None:
     out = folder / "out.parquet"
     out.write_text("what was here before is replaced")
     ended = command(
@@ -166,8 +166,8 @@ def test_a_column_that_cannot_hold_ids_is_rejected(command: Commands, folder: Pa
     assert not (folder / "out.parquet").exists()
 
 
-def test_what_cannot_be_done_is_said_in_a_sentence(command: Commands, folder: Path) -> None:
-    def is_said(value: Any, words: str) -> None:
+def test_invalid_definition_is_one_sentence(command: Commands, folder: Path) -> None:
+    def is_one_sentence(value: Any, words: str) -> None:
         definition = folder / "definition.json"
         text = value if isinstance(value, str) else json.dumps(value)
         definition.write_bytes(text.encode(errors="surrogateescape"))
@@ -180,10 +180,10 @@ def test_what_cannot_be_done_is_said_in_a_sentence(command: Commands, folder: Pa
         assert SECRET not in ended.err
         assert {path.name for path in folder.iterdir()} == before
 
-    assert_each(is_said, WRONG)
+    assert_each(is_one_sentence, WRONG)
 
 
-def test_places_that_cannot_be_used(command: Commands, folder: Path) -> None:
+def test_unusable_paths_are_rejected(command: Commands, folder: Path) -> None:
     definition = write(folder, rule(file("a.parquet")))
     for out in (folder, folder / "no such folder" / "out.parquet"):
         ended = command("algebra", "--definition", definition, "--out", out)
@@ -196,7 +196,7 @@ with_polars = pytest.mark.skipif(find_spec("polars") is None, reason="polars is 
 
 
 @with_polars
-def test_the_benchmark_compares_equal_results(command: Commands, tmp_path: Path) -> None:
+def test_benchmark_compares_equal_results(command: Commands, tmp_path: Path) -> None:
     result_file = tmp_path / "result.json"
     ended = command(
         "benchmark", "algebra", "--rows", "2000", "--repetitions", "1", "--questions", "mixed",
@@ -217,7 +217,7 @@ def test_the_benchmark_compares_equal_results(command: Commands, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_the_benchmark_asks_five_questions_and_no_other(command: Commands) -> None:
+def test_benchmark_accepts_exactly_five_questions(command: Commands) -> None:
     asked = {"intersections", "differences", "unions", "mixed", "matching"}
     assert set(benchmark.AlgebraSettings().questions) == asked
     assert "unknown question" in command("benchmark", "algebra", "--questions", f"mixed,{SECRET}").err
@@ -236,7 +236,7 @@ def answer(folder: Path, way: str, question: str) -> list[str]:
 
 
 @with_polars
-def test_each_way_of_the_benchmark_is_right(tmp_path: Path) -> None:
+def test_every_benchmark_implementation_is_correct(tmp_path: Path) -> None:
     settings = benchmark.AlgebraSettings(n_ids=500, threads=1)
     benchmark.write_lists(tmp_path, settings)
     lists = [pq.read_table(path)["user_id"].to_pylist() for path in sorted(tmp_path.glob("list-*.parquet"))]
@@ -254,7 +254,7 @@ def test_each_way_of_the_benchmark_is_right(tmp_path: Path) -> None:
 
 
 @with_polars
-def test_each_way_of_the_benchmark_matches_the_same(tmp_path: Path) -> None:
+def test_every_benchmark_implementation_matches_the_same_users(tmp_path: Path) -> None:
     benchmark.write_room(tmp_path, benchmark.AlgebraSettings(n_ids=2000, threads=1))
     found = {way: answer(tmp_path, way, benchmark.MATCHING) for way in (benchmark.OURS, *benchmark.POLARS)}
     users = pq.read_table(tmp_path / "matching.parquet").to_pylist()
@@ -264,7 +264,7 @@ def test_each_way_of_the_benchmark_matches_the_same(tmp_path: Path) -> None:
     assert found == dict.fromkeys(found, expected)
 
 
-def test_a_missing_peer_is_told(command: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peer_is_reported(command: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     from cleanroom_pipelines.cli import benchmarks
 
     monkeypatch.setattr(benchmarks, "find_spec", lambda name: None if name == "polars" else object())

@@ -39,9 +39,7 @@ def watched(command: Commands, installation: Installation) -> Watched:
     return Watched(command, installation)
 
 
-def test_every_command_that_changes_something_writes_an_entry(
-    watched: Watched, world: worlds.World, tmp_path: Path
-) -> None:
+def test_every_changing_command_writes_an_entry(watched: Watched, world: worlds.World, tmp_path: Path) -> None:
     def done(operation: str, *arguments: str | Path) -> str:
         ended, entries = watched(*arguments)
         assert ended.code == 0, ended.err
@@ -71,7 +69,7 @@ def test_every_command_that_changes_something_writes_an_entry(
 
 
 @pytest.mark.parametrize("arguments", [("retry",), ("cancel",)])
-def test_a_refused_command_writes_an_entry(
+def test_rejected_command_writes_an_entry(
     watched: Watched, world: worlds.World, arguments: tuple[str, ...]
 ) -> None:
     watched("apply", world.declaration)
@@ -83,7 +81,7 @@ def test_a_refused_command_writes_an_entry(
     assert [each[2] for each in entries] == ["refused"]
 
 
-def test_what_was_typed_in_place_of_an_id_is_in_no_entry(watched: Watched) -> None:
+def test_mistyped_ids_are_not_logged(watched: Watched) -> None:
     watched("user", "create", EMAIL)
     secret = json.loads(watched.command("token", "issue", EMAIL, "--json").out)["token"]
     silent = []
@@ -95,6 +93,6 @@ def test_what_was_typed_in_place_of_an_id_is_in_no_entry(watched: Watched) -> No
     assert secret.encode() not in b"".join(lines_of(watched.installation.home.audit))
 
 
-def test_no_entry_holds_an_address(watched: Watched) -> None:
+def test_entries_contain_no_addresses(watched: Watched) -> None:
     watched("user", "create", EMAIL)
     assert EMAIL.encode() not in b"".join(lines_of(watched.installation.home.audit))

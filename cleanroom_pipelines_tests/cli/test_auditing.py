@@ -35,7 +35,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(audit, arguments)
 
 
-def test_a_whole_log(log: AuditLog) -> None:
+def test_intact_log(log: AuditLog) -> None:
     ended = run("verify")
     assert ended.exit_code == 0
     assert "3 entries" in ended.output
@@ -52,14 +52,14 @@ def test_a_whole_log(log: AuditLog) -> None:
     }
 
 
-def test_a_log_that_nobody_wrote(installation: Installation) -> None:
+def test_empty_log(installation: Installation) -> None:
     assert run("verify").output == "The audit log is intact: 0 entries.\n"
     assert json.loads(run("verify", "--json").output)["head"] is None
     assert run("show").output == ""
     assert json.loads(run("show", "--json").output) == []
 
 
-def test_a_changed_log(log: AuditLog, installation: Installation) -> None:
+def test_changed_log(log: AuditLog, installation: Installation) -> None:
     folder = installation.home.audit
     put_lines(folder, [line.replace(B.encode(), A.encode()) for line in lines_of(folder)])
     ended = run("verify")
@@ -71,7 +71,7 @@ def test_a_changed_log(log: AuditLog, installation: Installation) -> None:
     assert (verdict["ok"], verdict["at"], verdict["n_entries"]) == (False, 2, 1)
 
 
-def test_a_log_that_was_cut_back_with_its_heads(log: AuditLog, installation: Installation) -> None:
+def test_log_truncated_with_its_heads(log: AuditLog, installation: Installation) -> None:
     head = str(log.verify().head)
     heads = installation.home.audit / "audit.head"
     heads.write_text("".join(heads.read_text().splitlines(keepends=True)[:2]))
@@ -80,7 +80,7 @@ def test_a_log_that_was_cut_back_with_its_heads(log: AuditLog, installation: Ins
     assert isinstance(run("verify", "--expect", head).exception, InputError)
 
 
-def test_an_append_that_was_cut_off_before_the_table(log: AuditLog, installation: Installation) -> None:
+def test_append_interrupted_before_the_table(log: AuditLog, installation: Installation) -> None:
     folder = installation.home.audit
     (folder / "audit.jsonl").write_bytes(b"".join([*lines_of(folder), b'{"sequence":4,']))
     (folder / "audit.db").unlink()
@@ -89,14 +89,14 @@ def test_an_append_that_was_cut_off_before_the_table(log: AuditLog, installation
     assert "A write before entry 4 was interrupted" in ended.output
 
 
-def test_wrong_usage_is_told(installation: Installation) -> None:
-    def is_told(*arguments: str) -> None:
+def test_wrong_usage_is_reported(installation: Installation) -> None:
+    def is_reported(*arguments: str) -> None:
         assert isinstance(run(*arguments).exception, UsageError)
 
-    assert_each(is_told, [("verify", "--expect", "7"), ("show", "--since", "yesterday")])
+    assert_each(is_reported, [("verify", "--expect", "7"), ("show", "--since", "yesterday")])
 
 
-def test_what_is_shown(log: AuditLog) -> None:
+def test_shown_entries(log: AuditLog) -> None:
     def is_shown(arguments: tuple[str, ...], sequences: list[int]) -> None:
         shown = json.loads(run("show", "--json", *arguments).output)
         assert [entry["sequence"] for entry in shown] == sequences
@@ -117,9 +117,7 @@ def test_what_is_shown(log: AuditLog) -> None:
     )
 
 
-def test_nothing_that_a_forger_wrote_reaches_the_terminal_as_it_is(
-    log: AuditLog, installation: Installation
-) -> None:
+def test_forged_text_is_escaped_on_the_terminal(log: AuditLog, installation: Installation) -> None:
     forged = b'{"operation":"\\u001b[2Jhidden\\nline","way":["\\u009b"],"time":7}\n'
     put_lines(installation.home.audit, [*lines_of(installation.home.audit), forged, b"[]\n"])
     ended = run("show")

@@ -79,7 +79,7 @@ def documents_of(audience: Path) -> tuple[dict[str, object], dict[str, object]]:
     )
 
 
-def test_the_shape_of_what_comes_out(bare: Path, world: worlds.World) -> None:
+def test_output_files_have_the_documented_schema(bare: Path, world: worlds.World) -> None:
     ranked = pq.read_table(bare / "audience" / "ranked.parquet")
     assert [(field.name, str(field.type)) for field in ranked.schema] == [
         ("user_id", "string"),
@@ -94,7 +94,7 @@ def test_the_shape_of_what_comes_out(bare: Path, world: worlds.World) -> None:
     assert metrics["match"]["n_matched"] == worlds.N_SEED  # type: ignore[index]
 
 
-def test_twice_and_with_two_threads_it_is_the_same(
+def test_result_is_reproducible_with_any_number_of_threads(
     command: Commands, bare: Path, world: worlds.World, tmp_path: Path
 ) -> None:
     train(command, world.interactions, tmp_path / "model 2", threads=2)
@@ -103,7 +103,7 @@ def test_twice_and_with_two_threads_it_is_the_same(
     assert documents_of(again) == documents_of(bare / "audience")
 
 
-def test_file_splits_formats_and_row_order_change_nothing(
+def test_result_is_independent_of_file_splits_formats_and_row_order(
     command: Commands, bare: Path, world: worlds.World, tmp_path: Path
 ) -> None:
     rows = sorted(worlds.events(), key=lambda row: (row[1], row[2], row[0]))
@@ -116,7 +116,7 @@ def test_file_splits_formats_and_row_order_change_nothing(
     assert (again / "ranked.parquet").read_bytes() == (bare / "audience" / "ranked.parquet").read_bytes()
 
 
-def test_dagster_ranks_the_same(bare: Path, finished_home: Path, tmp_path: Path) -> None:
+def test_dagster_gives_the_same_ranking(bare: Path, finished_home: Path, tmp_path: Path) -> None:
     with worlds.installed(finished_home) as installation:
         job = worlds.the(installation, Kind.GENERATION_JOB)
         manifest, documents = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "audience")
@@ -130,7 +130,9 @@ def test_dagster_ranks_the_same(bare: Path, finished_home: Path, tmp_path: Path)
     assert documents["explanation"] == explanation
 
 
-def test_the_seed_may_come_first(command: Commands, bare: Path, world: worlds.World, tmp_path: Path) -> None:
+def test_seed_mode_first_puts_the_seed_first(
+    command: Commands, bare: Path, world: worlds.World, tmp_path: Path
+) -> None:
     out = generate(command, bare / "model", world.seed, tmp_path / "first", "--seed-mode", "first")
     rows = pq.read_table(out / "ranked.parquet").to_pylist()
     assert len(rows) == worlds.N_USERS
@@ -138,7 +140,7 @@ def test_the_seed_may_come_first(command: Commands, bare: Path, world: worlds.Wo
     assert all(row["score"] is None for row in rows[: worlds.N_SEED])
 
 
-def test_the_seed_may_be_ranked_and_json_is_for_scripts(
+def test_seed_mode_in_place_ranks_the_seed_and_json_is_printed(
     command: Commands, bare: Path, world: worlds.World, tmp_path: Path
 ) -> None:
     ended = command(

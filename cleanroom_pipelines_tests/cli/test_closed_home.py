@@ -35,7 +35,7 @@ def open_paths(root: Path) -> list[str]:
     return [str(path) for path in paths if path.stat().st_mode & 0o077]
 
 
-def test_a_finished_home_is_closed(
+def test_home_is_accessible_to_its_owner_only(
     command: Commands, world: worlds.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in worlds.settings(tmp_path / "home").items():
@@ -51,7 +51,9 @@ def test_a_finished_home_is_closed(
     assert open_paths(home.root) == []
 
 
-def test_the_catalogue_is_closed_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catalogue_is_inaccessible_to_others_while_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "home"))
     catalog = Installation.from_environment().catalog
     catalog.database.stay_connected()
@@ -62,7 +64,7 @@ def test_the_catalogue_is_closed_while_it_is_written(tmp_path: Path, monkeypatch
     catalog.database.close()
 
 
-def test_a_home_that_was_open_is_closed_and_the_log_says_so_once(
+def test_open_home_is_closed_and_logged_once(
     command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "home"
@@ -91,7 +93,7 @@ def test_a_home_that_was_open_is_closed_and_the_log_says_so_once(
     assert outside.stat().st_mode & 0o777 == 0o644, "a link is not followed"
 
 
-def test_what_is_written_outside_keeps_its_mode(command: Commands, world: worlds.World, tmp_path: Path) -> None:
+def test_files_outside_the_home_keep_their_mode(command: Commands, world: worlds.World, tmp_path: Path) -> None:
     os.umask(0o022)
     arguments = ("--interactions", world.interactions, "--schema", "user=USER_ID,item=ITEM_ID,ts=TIMESTAMP")
     assert command("train", *arguments, "--out", tmp_path / "model", "--memory", "512MB").code == 0
@@ -100,7 +102,7 @@ def test_what_is_written_outside_keeps_its_mode(command: Commands, world: worlds
     assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_program_that_opens_a_home_keeps_its_own_umask(tmp_path: Path) -> None:
+def test_opening_a_home_keeps_the_umask(tmp_path: Path) -> None:
     os.umask(0o022)
     Installation(Settings(tmp_path / "home")).check()
     before = os.umask(0o022)

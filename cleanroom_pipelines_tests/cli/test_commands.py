@@ -21,14 +21,14 @@ from ..runs.delivery_worlds import make_data_room
 from .commands import Commands
 
 
-def test_an_empty_home_says_how_to_start(command: Commands, installation: Installation) -> None:
+def test_status_of_an_empty_home_says_how_to_start(command: Commands, installation: Installation) -> None:
     ended = command("status")
     assert (ended.code, ended.err) == (0, "")
     assert "cleanroom demo" in ended.out
     assert json.loads(command("status", "--json").out) == []
 
 
-def test_dry_run_says_what_apply_then_does(
+def test_dry_run_prints_what_apply_then_does(
     command: Commands, installation: Installation, world: worlds.World
 ) -> None:
     dry = command("apply", world.declaration, "--dry-run")
@@ -44,7 +44,7 @@ def test_dry_run_says_what_apply_then_does(
     assert worlds.statuses(installation) == before
 
 
-def test_run_does_what_is_pending_and_status_shows_it(command: Commands, trained_home: Path) -> None:
+def test_run_does_pending_work_and_status_shows_it(command: Commands, trained_home: Path) -> None:
     with worlds.installed(trained_home) as installation:
         model = worlds.the(installation, Kind.AUDIENCE_MODEL)
         more = {"name": "Another", "audience_model": model.name, "sizes": ["5%"], "output": "s3://audiences/other"}
@@ -96,7 +96,7 @@ def test_run_ingests_the_files_of_a_data_room(command: Commands, installation: I
     assert "base_audience" in newest.artifacts
 
 
-def test_status_shows_the_place_in_the_queue(
+def test_status_shows_the_queue_position(
     command: Commands, installation: Installation, world: worlds.World
 ) -> None:
     command("apply", world.declaration)
@@ -107,7 +107,9 @@ def test_status_shows_the_place_in_the_queue(
     assert "waiting, place" in command("status").out, "the rest may be on the next line of its cell"
 
 
-def test_a_failure_shows_its_reason(command: Commands, installation: Installation, tmp_path: Path) -> None:
+def test_status_shows_the_reason_of_a_failure(
+    command: Commands, installation: Installation, tmp_path: Path
+) -> None:
     declaration = worlds.declare(tmp_path / "c.yaml", interactions=tmp_path / "nowhere.csv", seed=None)
     command("apply", declaration)
     command("run")
@@ -151,19 +153,19 @@ def test_backup_and_restore(
 TRAIN = ("train", "--interactions", "x.csv", "--out", "m", "--schema")
 
 
-def test_wrong_usage_ends_with_2_and_one_sentence(
+def test_wrong_usage_exits_with_2_and_one_sentence(
     command: Commands, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def is_refused(*arguments: str) -> None:
+    def is_rejected(*arguments: str) -> None:
         ended = command(*arguments)
         assert (ended.code, ended.out) == (2, "")
         assert len(ended.err.strip().splitlines()) == 1
         assert not (tmp_path / "m").exists()
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             ("apply", "missing.yaml"),
             (*TRAIN, "user=USER_ID"),
@@ -176,7 +178,7 @@ def test_wrong_usage_ends_with_2_and_one_sentence(
     )
 
 
-def test_a_wrong_setting_is_named(
+def test_invalid_setting_is_named(
     command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def is_named(variable: str) -> None:
@@ -189,7 +191,7 @@ def test_a_wrong_setting_is_named(
     assert_each(is_named, ["CLEANROOM_MEMORY", "CLEANROOM_THREADS", "CLEANROOM_SIZE_PROFILE"])
 
 
-def test_a_defect_ends_with_1_and_quotes_nothing(
+def test_unexpected_error_exits_with_1_without_quoting_data(
     command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_down() -> None:
@@ -202,7 +204,7 @@ def test_a_defect_ends_with_1_and_quotes_nothing(
     assert "somebody" not in ended.err
 
 
-def test_the_program_itself(tmp_path: Path) -> None:
+def test_installed_program_runs(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("cleanroom")
     ended = subprocess.run([program, "apply", tmp_path / "none.yaml"], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -210,7 +212,7 @@ def test_the_program_itself(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_the_help_names_the_commands(command: Commands) -> None:
+def test_help_lists_the_commands(command: Commands) -> None:
     helped = command("--help")
     assert helped.code == 0
     for name in ("demo", "dev", "apply", "run", "status", "train", "generate", "backup", "restore", "cancel"):

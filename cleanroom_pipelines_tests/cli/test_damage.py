@@ -50,7 +50,7 @@ def damage(file: Path) -> None:
         stream.write(os.urandom(PAGE_BYTES))
 
 
-def test_a_damaged_page_is_found(home: Installation, command: Commands, tmp_path: Path) -> None:
+def test_damaged_database_page_is_detected(home: Installation, command: Commands, tmp_path: Path) -> None:
     assert command("status").code == 0
     damage(home.home.root / "catalog.db")
     before = homes.listing(tmp_path)
@@ -95,14 +95,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "elsewhere"
 
 
-def test_what_is_rewritten_with_nothing_changed_is_restored(
+def test_unchanged_rewritten_backup_is_restored(
     backup: Path, elsewhere: Path, command: Commands, tmp_path: Path
 ) -> None:
     """The tests below forge what differs only in what they forge."""
     assert command("restore", rewritten(backup, tmp_path / "same.tar")).code == 0
 
 
-def test_a_restored_home_is_the_same_installation_and_goes_on(
+def test_restored_home_is_the_same_installation_and_keeps_working(
     home: Installation, backup: Path, elsewhere: Path, command: Commands
 ) -> None:
     assert command("restore", backup).code == 0
@@ -117,7 +117,7 @@ def test_a_restored_home_is_the_same_installation_and_goes_on(
     assert command("status").code == 0
 
 
-def test_a_backup_made_while_others_work_is_of_one_moment(
+def test_backup_during_concurrent_work_is_consistent(
     home: Installation, elsewhere: Path, command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The generation that the home is given is that of the copied catalogue."""
@@ -157,7 +157,7 @@ FOREIGN["a hard link"].type, FOREIGN["a hard link"].linkname = tarfile.LNKTYPE, 
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_a_member_that_no_backup_writes_is_refused(
+def test_unexpected_archive_member_is_rejected(
     backup: Path, elsewhere: Path, command: Commands, tmp_path: Path, what: str
 ) -> None:
     forged = rewritten(backup, tmp_path / "forged.tar", (FOREIGN[what], b""))
@@ -167,7 +167,7 @@ def test_a_member_that_no_backup_writes_is_refused(
     assert not elsewhere.exists()
 
 
-def test_a_backup_whose_catalogue_is_damaged_or_whose_key_is_anothers_is_refused(
+def test_backup_with_damaged_catalogue_or_foreign_key_is_rejected(
     backup: Path, elsewhere: Path, command: Commands, tmp_path: Path
 ) -> None:
     with tarfile.open(backup) as archive:

@@ -61,7 +61,7 @@ def files_of(model: Path) -> list[Path]:
     return sorted(path for path in model.rglob("*") if path.is_file())
 
 
-def turn_over(path: Path, place: float) -> None:
+def flip_byte(path: Path, place: float) -> None:
     content = bytearray(path.read_bytes())
     content[min(int(place * len(content)), len(content) - 1)] ^= 1
     path.write_bytes(content)
@@ -73,7 +73,7 @@ def ask(command: Commands, name: str, model: Path, world: worlds.World, out: Pat
 
 
 @pytest.mark.parametrize("name", ["generate", "match"])
-def test_a_whole_model_is_used_without_a_word(
+def test_intact_model_is_used_without_a_warning(
     command: Commands, model: Path, world: worlds.World, tmp_path: Path, name: str
 ) -> None:
     ended = ask(command, name, model, world, tmp_path / "out")
@@ -81,10 +81,10 @@ def test_a_whole_model_is_used_without_a_word(
 
 
 @pytest.mark.parametrize("name", ["generate", "match"])
-def test_a_damaged_model_is_refused_with_one_sentence(
+def test_damaged_model_is_rejected_with_one_sentence(
     command: Commands, model: Path, world: worlds.World, tmp_path: Path, name: str
 ) -> None:
-    turn_over(model / "similarities.npy", 0.9)
+    flip_byte(model / "similarities.npy", 0.9)
     ended = ask(command, name, model, world, tmp_path / "out")
     assert ended.code == 2
     assert "The audience model is damaged: similarities.npy was altered" in ended.err
@@ -93,18 +93,18 @@ def test_a_damaged_model_is_refused_with_one_sentence(
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
-def test_a_byte_of_any_file_is_noticed(model: Path, place: float) -> None:
+def test_changed_byte_in_any_file_is_detected(model: Path, place: float) -> None:
     assert check_digests(model)
     for path in files_of(model):
         before = path.read_bytes()
-        turn_over(path, place)
+        flip_byte(path, place)
         with pytest.raises(ArtifactError, match="damaged"):
             check_digests(model)
         path.write_bytes(before)
     assert check_digests(model)
 
 
-def test_a_file_that_is_missing_is_noticed(model: Path) -> None:
+def test_missing_file_is_detected(model: Path) -> None:
     for path in files_of(model):
         if path.name != DIGESTS_FILE:
             before = path.read_bytes()
@@ -117,14 +117,14 @@ def test_a_file_that_is_missing_is_noticed(model: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"[]", b"null", b'{"model.json": 1}', b"{", b"[" * 10_000, b"\xff"]
 )
-def test_digests_that_say_nothing_are_damaged(model: Path, content: bytes) -> None:
+def test_invalid_digests_count_as_damage(model: Path, content: bytes) -> None:
     (model / DIGESTS_FILE).write_bytes(content)
     with pytest.raises(ArtifactError, match="damaged"):
         check_digests(model)
 
 
 @pytest.mark.parametrize("name", ["generate", "match"])
-def test_a_model_of_before_is_used_with_a_warning(
+def test_model_without_digests_is_used_with_a_warning(
     command: Commands, model: Path, world: worlds.World, tmp_path: Path, name: str
 ) -> None:
     (model / DIGESTS_FILE).unlink()
@@ -136,7 +136,7 @@ def test_a_model_of_before_is_used_with_a_warning(
     assert check_digests(model)
 
 
-def test_each_file_is_read_once_to_check_it(model: Path) -> None:
+def test_check_reads_each_file_once(model: Path) -> None:
     opened, open_ = Counter[Path](), Path.open
 
     def counted(path: Path, *arguments: object, **options: object) -> object:
@@ -149,7 +149,7 @@ def test_each_file_is_read_once_to_check_it(model: Path) -> None:
     assert len(opened) == len(files_of(model))
 
 
-def test_digests_are_the_same_for_the_same_model(model: Path) -> None:
+def test_digests_are_reproducible(model: Path) -> None:
     before = (model / DIGESTS_FILE).read_bytes()
     (model / DIGESTS_FILE).unlink()
     write_digests(model)

@@ -31,7 +31,7 @@ def installation(finished_home: Path) -> Iterator[Installation]:
         yield opened
 
 
-def test_a_dataset_goes_with_everything_made_from_it(command: Commands, installation: Installation) -> None:
+def test_dataset_is_deleted_with_its_dependents(command: Commands, installation: Installation) -> None:
     assert command("run").out == "Finished 0 runs.\n"
     with dagster_instance(installation) as instance:
         assert sum(len(shown_partitions(instance, kind)) for kind in KINDS) == 5
@@ -66,7 +66,7 @@ def test_a_dataset_goes_with_everything_made_from_it(command: Commands, installa
     assert (again.code, "No resource has this partition key." in again.err) == (2, True)
 
 
-def test_on_a_terminal_it_asks_first(
+def test_terminal_asks_for_confirmation(
     command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = worlds.the(installation, Kind.GENERATION_JOB)

@@ -48,7 +48,7 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize("n_imports", [4, 60, 400])
-def test_a_signal_while_the_program_is_loading(tmp_path: Path, number: int, code: int, n_imports: int) -> None:
+def test_signal_while_the_program_is_loading(tmp_path: Path, number: int, code: int, n_imports: int) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SIGNAL_WHILE_IMPORTING, str(int(number)), str(n_imports)],
         capture_output=True,
@@ -67,7 +67,7 @@ def declared(command: Commands, installation: Installation, tmp_path: Path, worl
 
 
 @pytest.mark.parametrize("ending", SIGNALS)
-def test_a_signal_in_the_midst_of_a_run(
+def test_signal_during_a_run(
     command: Commands,
     installation: Installation,
     declared: None,
@@ -94,7 +94,7 @@ def test_a_signal_in_the_midst_of_a_run(
     assert (newest.status, newest.attempt) == ("CREATE_PENDING", 0)
 
 
-def test_handlers_are_as_they_were_after_a_command(command: Commands, installation: Installation) -> None:
+def test_command_restores_signal_handlers(command: Commands, installation: Installation) -> None:
     before = [signal.getsignal(number) for number, _ in SIGNALS]
     streams = sys.stdout, sys.stderr
     command("status")
@@ -103,7 +103,7 @@ def test_handlers_are_as_they_were_after_a_command(command: Commands, installati
 
 
 @pytest.mark.parametrize("arguments", [["status", "--json"], ["--help"], ["audit", "verify"]], ids=" ".join)
-def test_a_reader_that_has_left_changes_nothing(tmp_path: Path, arguments: list[str]) -> None:
+def test_closed_output_pipe_changes_nothing(tmp_path: Path, arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run(
@@ -118,7 +118,7 @@ def test_a_reader_that_has_left_changes_nothing(tmp_path: Path, arguments: list[
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-def test_work_goes_on_when_nobody_listens(tmp_path: Path) -> None:
+def test_work_continues_after_the_output_pipe_closes(tmp_path: Path) -> None:
     """Both streams are pipes whose reader is gone; the run says a line of each piece of work."""
     home = tmp_path / "home"
     table = worlds.write_events(tmp_path / "events.parquet", worlds.events(n_events=1_500))
@@ -135,7 +135,7 @@ def test_work_goes_on_when_nobody_listens(tmp_path: Path) -> None:
         assert worlds.newest(installation, Kind.CONFIGURED_AUDIENCE_MODEL).status == "ACTIVE"
 
 
-def test_output_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_unwritable_output_is_reported(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         ended = subprocess.run(
             [*PROGRAM, "status", "--json"],
@@ -150,7 +150,7 @@ def test_output_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert ended.stderr == "cleanroom: The disk is full. Free some space and try again.\n"
 
 
-def test_closed_streams_are_no_place_for_the_catalogue(tmp_path: Path) -> None:
+def test_closed_standard_streams_are_not_reused_by_the_catalogue(tmp_path: Path) -> None:
     home = tmp_path / "home"
     closed = subprocess.run(
         ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *PROGRAM, "user", "create", "somebody@shop.example"],

@@ -27,14 +27,14 @@ def pay(installation: Installation) -> Budget:
     return budget
 
 
-def test_no_pair_is_no_ledger(command: Commands, installation: Installation) -> None:
+def test_ledger_is_empty_without_pairs(command: Commands, installation: Installation) -> None:
     assert command("ledger").out == "No pair of organisations has a privacy budget yet.\n"
     assert json.loads(command("ledger", "--json").out) == []
     ended = command("ledger", "publisher.example+advertiser.example")
     assert (ended.code, ended.out) == (2, "")
 
 
-def test_a_ledger_is_told_and_can_be_recomputed(command: Commands, installation: Installation) -> None:
+def test_ledger_is_shown_and_can_be_recomputed(command: Commands, installation: Installation) -> None:
     pair = pay(installation).pair
     shown = command("ledger").out
     assert "advertiser.example + publisher.example" in shown
@@ -51,7 +51,7 @@ def test_a_ledger_is_told_and_can_be_recomputed(command: Commands, installation:
     assert "text" not in json.dumps(told), "of a question there is a digest only"
 
 
-def test_organisations_are_said_where_users_and_accounts_are_made(
+def test_organisations_are_set_when_creating_users_and_accounts(
     command: Commands, installation: Installation
 ) -> None:
     assert command("user", "create", "one@gmail.com", "--organization", "Publisher").code == 0
@@ -86,7 +86,7 @@ def approvals(installation: Installation) -> list[tuple[str, str, int, str]]:
     return [tuple(each[name] for name in names) for each in entries]
 
 
-def test_a_refill_that_both_accounts_approved(
+def test_refill_approved_by_both_accounts(
     command: Commands, installation: Installation, of_accounts: Budget
 ) -> None:
     ended = command("ledger", PAIR, "--refill", "100", *BOTH, "--yes", "--json")
@@ -105,7 +105,7 @@ def test_a_refill_that_both_accounts_approved(
     assert (answered["total"], answered["bound"]) == (200, told["bound"]), "as every later answer states it"
 
 
-def test_a_period_that_both_accounts_approved(command: Commands, of_accounts: Budget) -> None:
+def test_period_approved_by_both_accounts(command: Commands, of_accounts: Budget) -> None:
     ended = command("ledger", of_accounts.pair.id, "--period", "month", *BOTH, "--yes")
     assert ended.code == 0
     change = "After the change 100 units per month (an attacker is right in at most 60%, within a year in 81%)."
@@ -113,7 +113,7 @@ def test_a_period_that_both_accounts_approved(command: Commands, of_accounts: Bu
     assert of_accounts.ledger.period == "month"
 
 
-def test_a_share_that_both_accounts_approved(
+def test_share_approved_by_both_accounts(
     command: Commands, installation: Installation, of_accounts: Budget
 ) -> None:
     ended = command("ledger", PAIR, "--share", f"{ADVERTISER}=20", *BOTH, "--yes", "--json")
@@ -128,7 +128,7 @@ def test_a_share_that_both_accounts_approved(
     assert of_accounts.pay([question], PUBLISHER).spent == 210
 
 
-def test_who_paid_is_known_again_from_the_audit_log(
+def test_payer_is_restored_from_the_audit_log(
     command: Commands, installation: Installation, of_accounts: Budget
 ) -> None:
     of_accounts.pay([Question("size", "a" * 64, 20, Fraction(1))], ADVERTISER)
@@ -162,7 +162,7 @@ def test_who_paid_is_known_again_from_the_audit_log(
         (*BOTH, "--yes"),
     ],
 )
-def test_what_is_not_approved_by_both_and_confirmed_changes_nothing(
+def test_change_without_both_approvals_and_confirmation_has_no_effect(
     command: Commands, installation: Installation, of_accounts: Budget, options: tuple[str, ...]
 ) -> None:
     before = of_accounts.ledger
@@ -172,6 +172,6 @@ def test_what_is_not_approved_by_both_and_confirmed_changes_nothing(
     assert approvals(installation) == []
 
 
-def test_a_refill_names_its_pair(command: Commands, of_accounts: Budget) -> None:
+def test_refill_needs_a_pair(command: Commands, of_accounts: Budget) -> None:
     assert command("ledger", "--refill", "100", *BOTH, "--yes").code != 0
     assert of_accounts.ledger.total == 1_000

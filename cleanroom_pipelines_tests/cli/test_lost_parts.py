@@ -21,7 +21,7 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.errors import ConfigurationError, IdentityError
-from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
+from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.runs.running import run_pending
@@ -91,7 +91,7 @@ def commands_of(group: click.Group) -> Iterator[tuple[str, ...]]:
             yield (name,)
 
 
-def test_no_command_is_forgotten() -> None:
+def test_every_command_is_covered() -> None:
     found = {words for words in commands_of(cleanroom) if words[0] not in WITHOUT_A_HOME}
     assert found == set(ARGUMENTS)
 
@@ -116,8 +116,8 @@ def home(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield installation
 
 
-@pytest.mark.parametrize("fault", homes.REFUSED, ids=lambda fault: fault.__name__)
-def test_every_command_refuses_and_changes_nothing(
+@pytest.mark.parametrize("fault", homes.REJECTED, ids=lambda fault: fault.__name__)
+def test_every_command_fails_and_changes_nothing(
     home: Installation, tmp_path: Path, command: Commands, fault: Fault
 ) -> None:
     fault(home, tmp_path)
@@ -133,14 +133,12 @@ def test_every_command_refuses_and_changes_nothing(
 
 
 @pytest.mark.parametrize("fault", homes.OF_THE_CATALOGUE, ids=lambda fault: fault.__name__)
-def test_a_process_that_had_opened_the_home_deletes_nothing(
-    home: Installation, tmp_path: Path, fault: Fault
-) -> None:
+def test_process_with_an_open_home_deletes_nothing(home: Installation, tmp_path: Path, fault: Fault) -> None:
     with worlds.dagster_at(tmp_path / "dagster", one_file=True) as instance:
         supervise(home, instance)
         fault(home, tmp_path)
         before = homes.listing(home.home.root)
-        for do in (supervise, delete_pending, sweep_deleted, run_pending):
+        for do in (supervise, delete_pending, clean_up_deleted, run_pending):
             with pytest.raises(ConfigurationError):
                 do(home, instance)
         with pytest.raises(ConfigurationError):
@@ -148,7 +146,7 @@ def test_a_process_that_had_opened_the_home_deletes_nothing(
         assert homes.listing(home.home.root) == before
 
 
-def test_a_lost_identity_is_written_again_and_the_log_says_so(
+def test_lost_identity_file_is_restored_and_logged(
     home: Installation, tmp_path: Path, command: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = home.home.root / "installation.json"
@@ -161,7 +159,7 @@ def test_a_lost_identity_is_written_again_and_the_log_says_so(
     assert homes.listing(tmp_path) == rest
 
 
-def test_a_home_of_the_release_before_is_adopted(
+def test_home_of_an_earlier_release_is_adopted(
     home: Installation, tmp_path: Path, command: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = worlds.statuses(home)
@@ -183,7 +181,7 @@ def test_a_home_of_the_release_before_is_adopted(
     assert command("status").code == 2
 
 
-def test_a_home_behind_its_catalogue_is_caught_up(home: Installation, command: Commands) -> None:
+def test_home_behind_its_catalogue_catches_up(home: Installation, command: Commands) -> None:
     """A process that is killed between the two leaves it so."""
     file = home.home.root / "installation.json"
     before = json.loads(file.read_text())
@@ -192,7 +190,7 @@ def test_a_home_behind_its_catalogue_is_caught_up(home: Installation, command: C
     assert json.loads(file.read_text()) == before
 
 
-def test_the_generation_rises_with_every_version_published_or_deleted(home: Installation) -> None:
+def test_generation_increases_with_every_published_or_deleted_version(home: Installation) -> None:
     def generations() -> set[int]:
         kept = json.loads((home.home.root / "installation.json").read_text())
         return {kept["generation"], home.catalog.ownership.identity().generation}
@@ -216,7 +214,7 @@ def test_the_generation_rises_with_every_version_published_or_deleted(home: Inst
     assert after > number + 2
 
 
-def test_a_full_disk_does_not_undo_what_was_published(home: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_does_not_undo_a_publication(home: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -231,7 +229,7 @@ def test_a_full_disk_does_not_undo_what_was_published(home: Installation, monkey
 
 
 @pytest.mark.parametrize("kept", ["artifacts/audience/0123456789ab/x", "audit/x", "seeds/00ff00ff/seed.csv"])
-def test_a_key_is_created_in_an_empty_home_only(tmp_path: Path, kept: str) -> None:
+def test_key_is_created_only_in_an_empty_home(tmp_path: Path, kept: str) -> None:
     installation = Installation(Settings(tmp_path / "used"))
     file = installation.home.root / kept
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -244,7 +242,7 @@ def test_a_key_is_created_in_an_empty_home_only(tmp_path: Path, kept: str) -> No
     assert (tmp_path / "new" / "installation.key").exists()
 
 
-def test_several_processes_that_open_an_empty_home_agree(tmp_path: Path) -> None:
+def test_concurrent_processes_create_one_identity(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, found = context.Barrier(6), context.Queue()
     processes = [context.Process(target=_open, args=(tmp_path / "new", barrier, found)) for _ in range(6)]

@@ -90,7 +90,7 @@ def live(command: Commands, folder: Path, declared: Path, monkeypatch: pytest.Mo
     return homes_of(installation)
 
 
-def test_a_small_life_in_each_folder(
+def test_short_lifecycle_in_every_odd_folder(
     command: Commands, finished: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     around = tmp_path / "around"
@@ -105,7 +105,7 @@ def test_a_small_life_in_each_folder(
     assert sorted(path.name for path in around.iterdir()) == sorted(ODD), "nothing lies beside the homes"
 
 
-def test_a_whole_life_from_data_to_export_in_the_oddest_folder(
+def test_full_lifecycle_in_the_oddest_folder(
     command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Data, declaration and home in one folder, whose path is as long as a home's may be."""
@@ -129,7 +129,7 @@ def test_a_whole_life_from_data_to_export_in_the_oddest_folder(
         ("x" * 300, "longer than 400 bytes|cannot be written"),
     ],
 )
-def test_a_name_that_cannot_be_used_is_refused(
+def test_unusable_home_path_is_rejected(
     command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / name))
@@ -145,7 +145,7 @@ def test_a_name_that_cannot_be_used_is_refused(
 
 
 @pytest.mark.parametrize("name", ["[x]", "*", "a?", "%41", "back\\slash"])
-def test_dagster_reads_the_settings_of_the_home_and_watches_its_databases(tmp_path: Path, name: str) -> None:
+def test_dagster_uses_the_settings_and_databases_of_the_home(tmp_path: Path, name: str) -> None:
     for decoy in ("x", "ab", "A"):
         (tmp_path / decoy / "dagster_home").mkdir(parents=True)
         (tmp_path / decoy / "dagster_home" / "dagster.yaml").write_text("telemetry: {enabled: true}\n")
@@ -164,7 +164,7 @@ def test_dagster_reads_the_settings_of_the_home_and_watches_its_databases(tmp_pa
     assert found == {"history/runs.db", "schedules/schedules.db"} | runs
 
 
-def test_dev_is_given_a_plain_path_until_it_ends(
+def test_dev_gets_a_plain_path_until_it_ends(
     installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stand-in for `dg` says what it was given, has its parent ended, and ends when that passes it on."""
@@ -192,7 +192,7 @@ def test_dev_is_given_a_plain_path_until_it_ends(
     assert not os.path.lexists(given)
 
 
-def test_a_pattern_of_a_declaration_is_not_looked_for_in_its_folder(tmp_path: Path) -> None:
+def test_glob_characters_in_the_declaration_folder_are_literal(tmp_path: Path) -> None:
     folder = tmp_path / "[x]*"
     folder.mkdir()
     for number in (1, 2):
@@ -207,7 +207,7 @@ def test_a_pattern_of_a_declaration_is_not_looked_for_in_its_folder(tmp_path: Pa
         ]
 
 
-def test_spark_says_that_it_cannot(tmp_path: Path) -> None:
+def test_spark_rejects_an_unsupported_path(tmp_path: Path) -> None:
     """A link with a plain name would help on this machine only."""
     scratch = tmp_path / "50%"
     scratch.mkdir()

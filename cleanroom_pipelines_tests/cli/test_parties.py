@@ -27,7 +27,7 @@ def read(ended: Ended) -> Any:
     return json.loads(ended.out)
 
 
-def refused(ended: Ended) -> str:
+def assert_rejected(ended: Ended) -> str:
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.count("\n") == 1
     return ended.err
@@ -40,7 +40,7 @@ def two(command: Commands, installation: Installation) -> dict[str, str]:
     return {"alpha": ALPHA, "beta": read(command("account", "create", "beta", "--json"))["account_id"]}
 
 
-def test_an_account_comes_with_a_key(command: Commands, installation: Installation) -> None:
+def test_account_is_created_with_a_key(command: Commands, installation: Installation) -> None:
     made = read(command("account", "create", "alpha", "--id", ALPHA, "--json"))
     assert set(made) == {"account_id", "organization", "access_key_id", "secret_access_key"}
     assert made["account_id"] == ALPHA
@@ -52,7 +52,7 @@ def test_an_account_comes_with_a_key(command: Commands, installation: Installati
     assert re.fullmatch("[0-9]{12}", read(command("account", "create", "beta", "--json"))["account_id"])
 
 
-def test_an_account_is_of_an_organization(command: Commands, installation: Installation) -> None:
+def test_account_belongs_to_an_organization(command: Commands, installation: Installation) -> None:
     made = read(command("account", "create", "alpha", "--id", ALPHA, "--organization", "Shop.example", "--json"))
     assert made["organization"] == "shop.example"
     own = read(command("account", "create", "beta", "--json"))
@@ -61,14 +61,16 @@ def test_an_account_is_of_an_organization(command: Commands, installation: Insta
     assert listed == {"alpha": "shop.example", "beta": own["account_id"]}
     assert "shop.example" in command("account", "list").out
     assert installation.catalog.pairs.organization_of_account(ALPHA) == "shop.example"
-    assert "organization is invalid" in refused(command("account", "create", "gamma", "--organization", ""))
+    assert "organization is invalid" in assert_rejected(
+        command("account", "create", "gamma", "--organization", "")
+    )
     assert len(installation.catalog.parties.accounts()) == 2, "nothing is made half"
 
 
 @pytest.mark.parametrize(
     "terms", [("in-place", "private", "life"), ("removed", "private", "month"), ("in-place", "full", "life")]
 )
-def test_a_collaboration_has_terms(
+def test_collaboration_has_terms(
     command: Commands, installation: Installation, two: dict[str, str], terms: tuple[str, str, str]
 ) -> None:
     named = dict(zip(["seed", "privacy", "period"], terms, strict=True))
@@ -84,14 +86,12 @@ def test_a_collaboration_has_terms(
     assert (ledger.period or "life") == terms[2]
 
 
-def test_a_collaboration_is_private_for_life_unless_its_terms_say_otherwise(
-    command: Commands, two: dict[str, str]
-) -> None:
+def test_collaboration_is_private_without_period_by_default(command: Commands, two: dict[str, str]) -> None:
     made = read(command("collaboration", "create", "retail", "--members", "alpha,beta", "--json"))
     assert [made[name] for name in ("seed", "privacy", "period")] == ["in-place", "private", "life"]
 
 
-def test_the_secret_is_shown_once_and_lies_nowhere(command: Commands, installation: Installation) -> None:
+def test_secret_is_shown_once_and_stored_nowhere(command: Commands, installation: Installation) -> None:
     shown = command("account", "create", "alpha")
     assert "only once" in shown.err
     secret = shown.out.split("secret access key ")[1].strip()
@@ -103,7 +103,7 @@ def test_the_secret_is_shown_once_and_lies_nowhere(command: Commands, installati
     assert not any(secret.encode() in path.read_bytes() for path in files)
 
 
-def test_two_keys_are_two(installation: Installation) -> None:
+def test_two_keys_of_an_account_differ(installation: Installation) -> None:
     installation.catalog.parties.create_account("alpha", ALPHA)
     first, second = (issue_access_key(installation, ALPHA) for _ in range(2))
     assert len({*first, *second}) == 4
@@ -111,7 +111,7 @@ def test_two_keys_are_two(installation: Installation) -> None:
         issue_access_key(installation, "999999999999")
 
 
-def test_a_key_of_another_installation_does_not_open(installation: Installation) -> None:
+def test_key_of_another_installation_cannot_be_unsealed(installation: Installation) -> None:
     installation.catalog.parties.create_account("alpha", ALPHA)
     sealed = installation.key.seal("something else", b"secret").decode()
     key = installation.catalog.parties.add_access_key(ALPHA, "AKIA" + "A" * 16, sealed)
@@ -129,7 +129,7 @@ def test_keys_are_added_and_disabled(command: Commands, two: dict[str, str]) -> 
     after = read(command("account", "list", "--json"))[0]["access_keys"]
     assert [key["access_key_id"] for key in after if key["disabled"]] == [gone]
     assert f"{gone} (disabled)" in command("account", "list").out
-    assert "no such access key" in refused(command("account", "key", "disable", "AKIA" + "A" * 16))
+    assert "no such access key" in assert_rejected(command("account", "key", "disable", "AKIA" + "A" * 16))
 
 
 def test_accounts_are_disabled_and_enabled(command: Commands, two: dict[str, str]) -> None:
@@ -141,19 +141,19 @@ def test_accounts_are_disabled_and_enabled(command: Commands, two: dict[str, str
     assert not any(one["disabled"] for one in read(command("account", "list", "--json")))
 
 
-def test_the_operators_account_is_adopted(command: Commands, installation: Installation) -> None:
-    assert "no such account" in refused(command("account", "key", "create", LOCAL_ACCOUNT))
+def test_operator_account_is_adopted(command: Commands, installation: Installation) -> None:
+    assert "no such account" in assert_rejected(command("account", "key", "create", LOCAL_ACCOUNT))
     read(command("account", "create", "operator", "--id", LOCAL_ACCOUNT, "--json"))
     assert read(command("account", "key", "create", "operator", "--json"))["account_id"] == LOCAL_ACCOUNT
 
 
-def test_accounts_that_cannot_be(command: Commands, two: dict[str, str]) -> None:
-    def is_refused(arguments: list[str], words: str) -> None:
-        assert words in refused(command("account", "create", *arguments))
+def test_invalid_accounts_are_rejected(command: Commands, two: dict[str, str]) -> None:
+    def is_rejected(arguments: list[str], words: str) -> None:
+        assert words in assert_rejected(command("account", "create", *arguments))
         assert len(read(command("account", "list", "--json"))) == 2
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             (["alpha"], "with this name already"),
             (["gamma", "--id", ALPHA], "with this id already"),
@@ -175,9 +175,13 @@ def test_collaborations(command: Commands, two: dict[str, str]) -> None:
     assert left == made | {"members": members}
     assert command("collaboration", "leave", made["collaboration_id"], "--account", "alpha").out == "Left.\n"
     assert f"{ALPHA} (left)" in command("collaboration", "list").out
-    assert "2 to 10" in refused(command("collaboration", "create", "other", "--members", "alpha"))
-    assert "no such account" in refused(command("collaboration", "create", "other", "--members", "alpha,gamma"))
-    assert "no such collaboration" in refused(command("collaboration", "leave", "other", "--account", "alpha"))
+    assert "2 to 10" in assert_rejected(command("collaboration", "create", "other", "--members", "alpha"))
+    assert "no such account" in assert_rejected(
+        command("collaboration", "create", "other", "--members", "alpha,gamma")
+    )
+    assert "no such collaboration" in assert_rejected(
+        command("collaboration", "leave", "other", "--account", "alpha")
+    )
 
 
 def test_templates(command: Commands, two: dict[str, str], tmp_path: Path) -> None:
@@ -188,10 +192,10 @@ def test_templates(command: Commands, two: dict[str, str], tmp_path: Path) -> No
     assert made["arn"].startswith(f"arn:aws:cleanrooms:us-east-1:{ALPHA}:membership/")
     assert read(command("template", "list", "--json")) == [made]
     assert "shop.buyers" not in command("template", "list").out
-    assert "cannot be read" in refused(
+    assert "cannot be read" in assert_rejected(
         command("template", "add", "other", "--account", "alpha", "--sql", tmp_path / "nowhere")
     )
-    assert "already" in refused(command("template", "add", "buyers", "--account", "alpha", "--sql", sql))
+    assert "already" in assert_rejected(command("template", "add", "buyers", "--account", "alpha", "--sql", sql))
 
 
 def test_buckets(command: Commands, two: dict[str, str]) -> None:
@@ -210,13 +214,13 @@ def test_buckets(command: Commands, two: dict[str, str]) -> None:
     )
     assert read(command("bucket", "list", "--json")) == [real, local]
     assert "s3://real/prefix" in command("bucket", "list").out
-    assert "already" in refused(command("bucket", "create", "seeds", "--account", "beta"))
-    assert "S3" in refused(command("bucket", "create", "UPPER", "--account", "beta"))
+    assert "already" in assert_rejected(command("bucket", "create", "seeds", "--account", "beta"))
+    assert "S3" in assert_rejected(command("bucket", "create", "UPPER", "--account", "beta"))
     elsewhere = ("bucket", "register", "x-1", "--account", "beta", "--url", "https://a.b")
-    assert "URL" in refused(command(*elsewhere, "--credentials-profile", "partner"))
+    assert "URL" in assert_rejected(command(*elsewhere, "--credentials-profile", "partner"))
 
 
-def test_an_empty_list_says_so(command: Commands, installation: Installation) -> None:
+def test_empty_list_prints_a_hint(command: Commands, installation: Installation) -> None:
     def says_so(group: str) -> None:
         assert read(command(group, "list", "--json")) == []
         ended = command(group, "list")

@@ -99,7 +99,7 @@ def assert_all_is_there(home: Installation, before: dict[str, bytes | None], tmp
 
 
 @pytest.mark.parametrize("fault", LOST, ids=lambda fault: fault.__name__)
-def test_a_lost_catalogue_is_rebuilt(home: Installation, tmp_path: Path, command: Commands, fault: Fault) -> None:
+def test_lost_catalogue_is_rebuilt(home: Installation, tmp_path: Path, command: Commands, fault: Fault) -> None:
     wanted = described(home)
     fault(home, tmp_path)
     before = homes.listing(tmp_path)
@@ -121,7 +121,7 @@ def test_a_lost_catalogue_is_rebuilt(home: Installation, tmp_path: Path, command
 
 
 @pytest.mark.parametrize("fault", OLDER, ids=lambda fault: fault.__name__)
-def test_an_older_catalogue_gets_what_came_later(
+def test_older_catalogue_gets_later_versions(
     home: Installation, tmp_path: Path, command: Commands, fault: Fault
 ) -> None:
     home.catalog.users.create_user("data@publisher.example")
@@ -148,7 +148,7 @@ def test_an_older_catalogue_gets_what_came_later(
 
 
 @pytest.mark.parametrize("fault", [homes.no_key, homes.another_key], ids=lambda fault: fault.__name__)
-def test_without_its_key_nothing_is_recovered(
+def test_recovery_needs_the_installation_key(
     home: Installation, tmp_path: Path, command: Commands, fault: Fault
 ) -> None:
     homes.no_catalogue(home, tmp_path)
@@ -160,7 +160,7 @@ def test_without_its_key_nothing_is_recovered(
     assert homes.listing(tmp_path) == before
 
 
-def test_an_empty_home_has_nothing_to_recover(
+def test_empty_home_has_nothing_to_recover(
     command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "new"))
@@ -176,7 +176,7 @@ def as_written_before(home: Installation) -> None:
         path.write_text(json.dumps({**manifest, "format_version": 1} | {"record": ""}))
 
 
-def test_manifests_of_an_earlier_release_give_versions_and_no_resources(
+def test_manifests_of_an_earlier_release_restore_versions_only(
     home: Installation, tmp_path: Path, command: Commands
 ) -> None:
     homes.older_copy(home, tmp_path)
@@ -206,7 +206,7 @@ def homes_ids(home: Installation, asset: str) -> list[str]:
     return sorted({manifest["partition"] for manifest in manifests})
 
 
-def test_what_was_deleted_does_not_come_back(home: Installation, tmp_path: Path, command: Commands) -> None:
+def test_deleted_resources_are_not_restored(home: Installation, tmp_path: Path, command: Commands) -> None:
     catalog = home.catalog
     (job, *_) = catalog.resources.ids(Kind.GENERATION_JOB)
     catalog.deletion.request_delete(Kind.GENERATION_JOB, job)
@@ -218,7 +218,7 @@ def test_what_was_deleted_does_not_come_back(home: Installation, tmp_path: Path,
     assert job not in Installation.from_environment().catalog.resources.ids(Kind.GENERATION_JOB)
 
 
-def test_a_version_that_was_not_finished_is_not_active(
+def test_unfinished_version_is_not_restored_as_active(
     home: Installation, tmp_path: Path, command: Commands
 ) -> None:
     (job, *_) = home.catalog.resources.ids(Kind.GENERATION_JOB)
@@ -232,7 +232,7 @@ def test_a_version_that_was_not_finished_is_not_active(
     assert rebuilt.resources.newest_version(Kind.GENERATION_JOB, job).status_message.endswith("Try it again.")
 
 
-def test_a_seed_that_waits_is_registered_again(home: Installation, tmp_path: Path, command: Commands) -> None:
+def test_waiting_seed_is_registered_again(home: Installation, tmp_path: Path, command: Commands) -> None:
     (configured,) = home.catalog.resources.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
     inbox = homes.Inbox(home, configured)
     inbox.drop("third.csv", homes.SEED + b"y\n")
@@ -314,7 +314,7 @@ def lines(home: Installation) -> set[tuple[str, int, str | None, str | None]]:
     return {(line.key, line.tenths, line.variance, line.sensitivity) for line in found}
 
 
-def test_a_data_room_comes_back_with_what_its_pair_spent(
+def test_data_room_is_restored_with_the_spending_of_its_pair(
     home: Installation, tmp_path: Path, command: Commands
 ) -> None:
     room = make_room(home)
@@ -338,7 +338,7 @@ def test_a_data_room_comes_back_with_what_its_pair_spent(
 
 
 @pytest.mark.parametrize("fault", ["changed", "cut off", "gone"])
-def test_where_the_audit_log_does_not_hold_all_every_pair_counts_as_spent(
+def test_incomplete_audit_log_marks_every_budget_as_spent(
     home: Installation, tmp_path: Path, command: Commands, fault: str
 ) -> None:
     make_room(home)
@@ -364,7 +364,7 @@ def test_where_the_audit_log_does_not_hold_all_every_pair_counts_as_spent(
 
 
 @pytest.mark.parametrize("is_paid", [False, True])
-def test_a_room_that_an_earlier_release_answered_counts_as_spent(
+def test_room_of_an_earlier_release_counts_as_spent(
     home: Installation, tmp_path: Path, command: Commands, is_paid: bool
 ) -> None:
     """Releases before wrote no payments into the audit log; that something was answered is in it."""
@@ -385,7 +385,7 @@ def test_a_room_that_an_earlier_release_answered_counts_as_spent(
             pay(rebuilt, "b")
 
 
-def test_an_older_catalogue_is_refused_and_then_gets_what_was_paid_since(
+def test_older_catalogue_is_rejected_and_recovery_adds_later_payments(
     home: Installation, tmp_path: Path, command: Commands
 ) -> None:
     """Putting the catalogue of before back gives nobody their units back."""
@@ -404,9 +404,9 @@ def test_an_older_catalogue_is_refused_and_then_gets_what_was_paid_since(
     assert pay(rebuilt, "b").spent == 60
 
 
-@pytest.mark.parametrize("is_told", [False, True])
-def test_after_a_restore_every_pair_counts_as_spent_unless_nothing_was_asked(
-    home: Installation, tmp_path: Path, command: Commands, monkeypatch: pytest.MonkeyPatch, is_told: bool
+@pytest.mark.parametrize("is_reported", [False, True])
+def test_restore_marks_every_budget_as_spent_unless_nothing_was_asked(
+    home: Installation, tmp_path: Path, command: Commands, monkeypatch: pytest.MonkeyPatch, is_reported: bool
 ) -> None:
     make_room(home)
     home.catalog.users.create_user("plans@agency.example")
@@ -415,10 +415,10 @@ def test_after_a_restore_every_pair_counts_as_spent_unless_nothing_was_asked(
     pay(home, "a")
     assert command("backup", tmp_path / "b.tar").code == 0
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "elsewhere"))
-    told = command("restore", tmp_path / "b.tar", *(["--nothing-asked-since"] if is_told else []))
+    told = command("restore", tmp_path / "b.tar", *(["--nothing-asked-since"] if is_reported else []))
     assert told.code == 0, told.err
     restored = Installation.from_environment()
-    if is_told:
+    if is_reported:
         assert pay(restored, "a").spent == 20
         assert pay(restored, "b").spent == 40
         return
@@ -430,14 +430,14 @@ def test_after_a_restore_every_pair_counts_as_spent_unless_nothing_was_asked(
     assert restored.catalog.pairs.ledger(other.id).left == 0
 
 
-def test_manifests_tell_nothing_to_who_has_not_the_key(home: Installation) -> None:
+def test_manifests_reveal_nothing_without_the_key(home: Installation) -> None:
     text = "".join(path.read_text() for path in home.home.artifacts.rglob("manifest.json"))
     assert '"record": "gAAAA' in text
     for word in ("Partners", "x.csv", "s3://audiences"):
         assert word not in text
 
 
-def test_a_claimed_version_is_untouched_where_nothing_is_lost(home: Installation, command: Commands) -> None:
+def test_claimed_version_is_unchanged_if_nothing_is_lost(home: Installation, command: Commands) -> None:
     (dataset,) = home.catalog.resources.ids(Kind.TRAINING_DATASET)
     home.catalog.work.request_version(Kind.TRAINING_DATASET, dataset, homes.Cause.BY_HAND)
     newest = home.catalog.resources.newest_version(Kind.TRAINING_DATASET, dataset)

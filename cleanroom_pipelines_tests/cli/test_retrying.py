@@ -38,7 +38,7 @@ def fail(installation: Installation, kind: Kind) -> str:
     return claim.id
 
 
-def test_a_failed_version_is_queued_again(command: Commands, installation: Installation, catalog: Catalog) -> None:
+def test_failed_version_is_queued_again(command: Commands, installation: Installation, catalog: Catalog) -> None:
     key = fail(installation, Kind.TRAINING_DATASET)
     ended = command("retry", key)
     assert (ended.code, ended.out, ended.err) == (0, "Queued 1 failed version.\n", "")
@@ -46,7 +46,7 @@ def test_a_failed_version_is_queued_again(command: Commands, installation: Insta
     assert (version.status, version.attempt) == (Status.CREATE_PENDING, 0)
 
 
-def test_everything_that_failed_is_queued_parents_first(
+def test_all_failed_versions_are_queued_parents_first(
     command: Commands, installation: Installation, catalog: Catalog
 ) -> None:
     fail(installation, Kind.TRAINING_DATASET)
@@ -74,7 +74,7 @@ def test_everything_that_failed_is_queued_parents_first(
         (("no-such-000000000000", "--failed"), "Give either partition keys or --failed."),
     ],
 )
-def test_bad_usage_says_what_to_give(
+def test_invalid_usage_has_a_remedy(
     command: Commands, catalog: Catalog, arguments: tuple[str, ...], sentence: str
 ) -> None:
     ended = command("retry", *arguments)
@@ -83,12 +83,12 @@ def test_bad_usage_says_what_to_give(
     assert ended.err.count("\n") == 1
 
 
-def test_what_did_not_fail_is_not_queued(command: Commands, installation: Installation, catalog: Catalog) -> None:
+def test_successful_version_is_not_queued(command: Commands, installation: Installation, catalog: Catalog) -> None:
     ended = command("retry", worlds.the(installation, Kind.TRAINING_DATASET).id)
     assert (ended.code, "did not fail" in ended.err) == (2, True)
 
 
-def test_run_says_what_other_processes_hold(
+def test_run_reports_work_claimed_by_other_processes(
     command: Commands, installation: Installation, catalog: Catalog
 ) -> None:
     take(installation, Kind.TRAINING_DATASET)
@@ -99,7 +99,7 @@ def test_run_says_what_other_processes_hold(
     )
 
 
-def test_run_waits_for_what_other_processes_hold(
+def test_run_waits_for_work_claimed_by_other_processes(
     command: Commands, trained_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with worlds.installed(trained_home) as installation:
@@ -108,13 +108,13 @@ def test_run_waits_for_what_other_processes_hold(
         version = catalog.work.request_version(configured.kind, configured.id, Cause.BY_HAND)
         held = [catalog.work.claim(configured.kind, configured.id, version.number, "another process")]
 
-        def then_give_back(self: Overview) -> dict[Status, int]:
+        def count_then_release(self: Overview) -> dict[Status, int]:
             counted = count(self)
             while held and (claim := held.pop()):
                 catalog.work.release(claim)
             return counted
 
-        monkeypatch.setattr(Overview, "unfinished", then_give_back)
+        monkeypatch.setattr(Overview, "unfinished", count_then_release)
         ended = command("run", "--wait")
         assert (ended.code, ended.out) == (0, "Finished 1 run.\n")
         assert worlds.newest(installation, configured.kind).status is Status.ACTIVE

@@ -70,7 +70,7 @@ def killed(world_cache: WorldCache, trained_folder: Path, world: World, tmp_path
 
 
 @pytest.mark.parametrize("tear", TEARS)
-def test_a_torn_log(command: Commands, killed: Path, world: World, tear: str) -> None:
+def test_torn_log_is_recovered(command: Commands, killed: Path, world: World, tear: str) -> None:
     home, log = killed / "home", killed / "home" / LOG
     assert log.stat().st_size > 100_000
     TEARS[tear](log)

@@ -30,28 +30,26 @@ def token(command: Commands, installation: Installation) -> dict[str, str]:
     return dict(read(command("token", "issue", EMAIL, "--json")))
 
 
-def test_a_token_opens_what_its_user_may(installation: Installation, token: dict[str, str]) -> None:
+def test_token_grants_the_permissions_of_its_user(installation: Installation, token: dict[str, str]) -> None:
     assert user_of(installation, token["token"]) == EMAIL
     for other in ("", "crt_", token["token"][:-1], token["token"] + "x", token["token"].swapcase()):
         assert user_of(installation, other) is None
 
 
-def test_a_token_lies_nowhere(installation: Installation, token: dict[str, str]) -> None:
+def test_token_is_stored_nowhere(installation: Installation, token: dict[str, str]) -> None:
     for path in installation.home.root.rglob("*"):
         if path.is_file():
             assert token["token"].encode() not in path.read_bytes()
 
 
-def test_a_revoked_token_opens_nothing(
-    command: Commands, installation: Installation, token: dict[str, str]
-) -> None:
+def test_revoked_token_is_rejected(command: Commands, installation: Installation, token: dict[str, str]) -> None:
     (listed,) = read(command("token", "list", EMAIL, "--json"))
     assert (listed["id"], listed["revoked"]) == (token["id"], False)
     assert command("token", "revoke", token["id"]).code == 0
     assert user_of(installation, token["token"]) is None
 
 
-def test_a_disabled_users_tokens_open_nothing(
+def test_tokens_of_a_disabled_user_are_rejected(
     command: Commands, installation: Installation, token: dict[str, str]
 ) -> None:
     assert command("user", "disable", EMAIL).code == 0
@@ -61,18 +59,18 @@ def test_a_disabled_users_tokens_open_nothing(
     assert user_of(installation, token["token"]) == EMAIL
 
 
-def test_an_expired_token_opens_nothing(installation: Installation, token: dict[str, str]) -> None:
+def test_expired_token_is_rejected(installation: Installation, token: dict[str, str]) -> None:
     assert user_of(worlds.later(installation, days=89), token["token"]) == EMAIL
     assert user_of(worlds.later(installation, days=91), token["token"]) is None
 
 
-def test_what_cannot_be_is_one_sentence(command: Commands, installation: Installation) -> None:
-    def is_refused(*arguments: str) -> None:
+def test_invalid_arguments_give_one_sentence(command: Commands, installation: Installation) -> None:
+    def is_rejected(*arguments: str) -> None:
         ended = command(*arguments)
         assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             ("user", "create", "no address"),
             ("token", "issue", "nobody@x.example"),
@@ -82,6 +80,6 @@ def test_what_cannot_be_is_one_sentence(command: Commands, installation: Install
     )
 
 
-def test_days_out_of_range_are_refused(command: Commands, token: dict[str, str]) -> None:
+def test_days_out_of_range_are_rejected(command: Commands, token: dict[str, str]) -> None:
     for days in ("0", "100000"):
         assert command("token", "issue", EMAIL, "--days", days).code == 2

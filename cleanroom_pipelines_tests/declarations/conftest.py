@@ -106,7 +106,7 @@ def new_room(tmp_path: Path, clock: StandingClock) -> Callable[[], Room]:
     return make
 
 
-def mend_in(room: Room, place: str, value: Any) -> None:
+def edit_declaration(room: Room, place: str, value: Any) -> None:
     """Set what lies at a place of a declaration, such as `audience_models.0.window.end`."""
     *path, last = (int(part) if part.isdigit() else part for part in place.split("."))
     target: Any = room.raw
@@ -116,6 +116,6 @@ def mend_in(room: Room, place: str, value: Any) -> None:
 
 
 @pytest.fixture
-def mend(room: Room) -> Callable[[str, Any], None]:
+def edit(room: Room) -> Callable[[str, Any], None]:
     """Sets what lies at a place of the room's declaration."""
-    return partial(mend_in, room)
+    return partial(edit_declaration, room)

@@ -19,10 +19,10 @@ from cleanroom_pipelines.uploads.roles import Role
 
 from .. import worlds
 from ..cases import assert_each
-from .conftest import Room, actions, mend_in
+from .conftest import Room, actions, edit_declaration
 
 EVERYTHING = ["Baskets", "Shoppers", "Partners", "Spring", "Spring 5%", "Spring 20%"]
-Mend = Callable[[str, Any], None]
+Edit = Callable[[str, Any], None]
 NewRoom = Callable[[], Room]
 
 
@@ -59,7 +59,7 @@ def seed_files(room: Room) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_everything_is_made_parents_first(room: Room) -> None:
+def test_everything_is_created_parents_first(room: Room) -> None:
     changes = room.apply()
     assert actions(changes) == [("create", name) for name in EVERYTHING]
     assert [change.kind for change in changes] == [*worlds.ROAD, Kind.EXPORT_JOB]
@@ -69,7 +69,7 @@ def test_everything_is_made_parents_first(room: Room) -> None:
     assert room.one(Kind.TRAINING_DATASET).source == str(room.folder / "baskets.csv")
 
 
-def test_applied_again_nothing_changes(room: Room) -> None:
+def test_applying_again_changes_nothing(room: Room) -> None:
     first = room.apply()
     before = room.state()
     second = room.apply()
@@ -83,7 +83,7 @@ def test_applied_again_nothing_changes(room: Room) -> None:
     assert seed_files(room) == []
 
 
-def test_a_dry_run_says_what_applying_does_and_changes_nothing(room: Room, mend: Mend) -> None:
+def test_dry_run_lists_the_changes_without_applying_them(room: Room, edit: Edit) -> None:
     def told(changes: list[Any]) -> list[tuple[str, Kind, str]]:
         return [(change.action, change.kind, change.name) for change in changes]
 
@@ -98,10 +98,10 @@ def test_a_dry_run_says_what_applying_does_and_changes_nothing(room: Room, mend:
     ]
     for number in range(len(steps) + 1):
         if number == 4:  # a parent that is renamed and what refers to it change together
-            mend(*steps[number - 1])
+            edit(*steps[number - 1])
             continue
         if number:
-            mend(*steps[number - 1])
+            edit(*steps[number - 1])
         before = room.state()
         dry = told(room.apply(dry_run=True))
         assert room.state() == before
@@ -124,13 +124,13 @@ CHANGES: list[tuple[str, Any, list[str]]] = [
 ]
 
 
-def test_what_changed_is_updated(room: Room, mend: Mend) -> None:
+def test_changed_resources_are_updated(room: Room, edit: Edit) -> None:
     """One change after the other, each of a room in which all is done."""
 
     def is_updated(place: str, value: Any, renewed: list[str]) -> None:
         finish_jobs(room)
         before = n_versions(room)
-        mend(place, value)
+        edit(place, value)
         changes = room.apply()
         section = ["training_datasets", "audience_models", "configured_audience_models", "generation_jobs"]
         touched = EVERYTHING[section.index(place.partition(".")[0])]
@@ -143,10 +143,10 @@ def test_what_changed_is_updated(room: Room, mend: Mend) -> None:
     assert_each(is_updated, CHANGES)
 
 
-def test_a_model_moves_to_another_dataset(room: Room, mend: Mend) -> None:
+def test_model_moves_to_another_dataset(room: Room, edit: Edit) -> None:
     room.apply()
-    mend("training_datasets.0.name", "Other baskets")
-    mend("audience_models.0.training_dataset", "Other baskets")
+    edit("training_datasets.0.name", "Other baskets")
+    edit("audience_models.0.training_dataset", "Other baskets")
     dry = actions(room.apply(dry_run=True))
     changes = room.apply()
     assert actions(changes) == dry
@@ -158,7 +158,7 @@ def test_a_model_moves_to_another_dataset(room: Room, mend: Mend) -> None:
     ]
 
 
-def test_another_seed_of_the_same_name_makes_a_new_version(room: Room) -> None:
+def test_another_seed_of_the_same_name_requests_a_new_version(room: Room) -> None:
     room.apply()
     finish_jobs(room)
     (room.folder / "seed.csv").write_text("user\nberta@example.com\n")
@@ -169,7 +169,7 @@ def test_another_seed_of_the_same_name_makes_a_new_version(room: Room) -> None:
         assert path.read_text() == "user\nberta@example.com\n"
 
 
-def test_a_parent_may_stand_in_an_earlier_file(room: Room) -> None:
+def test_parent_may_be_declared_in_an_earlier_file(room: Room) -> None:
     jobs = room.raw.pop("generation_jobs")
     room.apply()
     room.raw = {"generation_jobs": jobs}
@@ -216,7 +216,7 @@ WRONG: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize("on_empty_home", [True, False])
-def test_a_declaration_that_is_wrong_changes_nothing(room: Room, mend: Mend, *, on_empty_home: bool) -> None:
+def test_invalid_declaration_changes_nothing(room: Room, edit: Edit, *, on_empty_home: bool) -> None:
     (room.folder / "canary-7f3a.txt").write_text("x")
     if not on_empty_home:
         room.apply()
@@ -225,7 +225,7 @@ def test_a_declaration_that_is_wrong_changes_nothing(room: Room, mend: Mend, *, 
 
     def changes_nothing(place: str, value: Any, said: str) -> None:
         room.start_over()
-        mend(place, value)
+        edit(place, value)
         for dry_run in (True, False):
             with pytest.raises(CleanroomError) as caught:
                 room.apply(dry_run=dry_run)
@@ -238,16 +238,16 @@ def test_a_declaration_that_is_wrong_changes_nothing(room: Room, mend: Mend, *, 
     assert_each(changes_nothing, WRONG)
 
 
-def test_a_seed_of_another_format_is_refused(room: Room, mend: Mend) -> None:
+def test_seed_of_an_unsupported_format_is_rejected(room: Room, edit: Edit) -> None:
     (room.folder / "seed.xlsx").write_text("x")
-    mend("generation_jobs.0.seed", "seed.xlsx")
+    edit("generation_jobs.0.seed", "seed.xlsx")
     before = room.state()
     with pytest.raises(SeedError, match=r"generation_jobs\.0: Excel workbooks are not read"):
         room.apply()
     assert room.state() == before
 
 
-def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
+def test_undeclared_resource_is_not_taken_over(room: Room) -> None:
     room.catalog.resources.create(
         TrainingDatasetSpec(name="Baskets", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID)))
     )
@@ -258,7 +258,7 @@ def test_what_no_declaration_made_is_not_taken_over(room: Room) -> None:
     assert room.state() == before
 
 
-def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
+def test_undeclared_parent_may_be_used(room: Room) -> None:
     dataset = room.catalog.resources.create(
         TrainingDatasetSpec(name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID)))
     )
@@ -267,7 +267,7 @@ def test_a_parent_that_no_declaration_made_may_be_used(room: Room) -> None:
     assert room.one(Kind.AUDIENCE_MODEL).training_dataset_id == dataset.id
 
 
-def test_what_is_being_deleted_is_told(room: Room) -> None:
+def test_resource_being_deleted_is_reported(room: Room) -> None:
     dataset = room.catalog.resources.create(
         TrainingDatasetSpec(name="Theirs", source="x.csv", columns=(("u", Role.USER_ID), ("i", Role.ITEM_ID))),
         declared=True,
@@ -284,57 +284,57 @@ def test_what_is_being_deleted_is_told(room: Room) -> None:
     assert room.state() == before
 
 
-def test_a_seed_lies_in_the_vault_while_its_job_needs_it(new_room: NewRoom) -> None:
-    def lies_there(keep: bool) -> None:
+def test_seed_is_in_the_vault_while_its_job_needs_it(new_room: NewRoom) -> None:
+    def is_stored(keep: bool) -> None:
         room = new_room()
-        mend_in(room, "generation_jobs.0.keep_seed", keep)
+        edit_declaration(room, "generation_jobs.0.keep_seed", keep)
         room.apply()
         room.apply()
         assert len(seed_files(room)) == 1
         assert room.one(Kind.GENERATION_JOB).seed_location == seed_files(room)[0]
         assert seed_files(room)[0].endswith(".vault")
         finish_jobs(room)
-        mend_in(room, "generation_jobs.0.description", "words")
+        edit_declaration(room, "generation_jobs.0.description", "words")
         room.apply()
         kept = seed_files(room)
         assert len(kept) == keep
         assert [room.one(Kind.GENERATION_JOB).seed_location] == (kept or [None])
 
-    assert_each(lies_there, [False, True])
+    assert_each(is_stored, [False, True])
 
 
-def test_a_seed_that_is_to_be_kept_from_now_on_is_sealed(room: Room, mend: Mend) -> None:
+def test_seed_to_be_kept_is_sealed(room: Room, edit: Edit) -> None:
     room.apply()
     finish_jobs(room)
-    mend("generation_jobs.0.keep_seed", True)
+    edit("generation_jobs.0.keep_seed", True)
     room.apply()
     (kept,) = seed_files(room)
     assert kept.endswith(".vault")
     assert room.one(Kind.GENERATION_JOB).seed_location == kept
     assert room.one(Kind.GENERATION_JOB).keep_seed
-    mend("generation_jobs.0.keep_seed", False)
+    edit("generation_jobs.0.keep_seed", False)
     room.apply()
     assert seed_files(room) == []
     assert room.one(Kind.GENERATION_JOB).seed_location is None
 
 
-def test_the_refresh_says_whether_seeds_are_kept(new_room: NewRoom) -> None:
-    def is_so(refresh: bool | None, job: bool | None, kept: bool) -> None:
+def test_refresh_determines_whether_seeds_are_kept(new_room: NewRoom) -> None:
+    def determines_kept_seed(refresh: bool | None, job: bool | None, kept: bool) -> None:
         room = new_room()
         if refresh is not None:
-            mend_in(room, "audience_models.0.refresh", {"every": "7d", "keep_seed": refresh})
+            edit_declaration(room, "audience_models.0.refresh", {"every": "7d", "keep_seed": refresh})
         if job is not None:
-            mend_in(room, "generation_jobs.0.keep_seed", job)
+            edit_declaration(room, "generation_jobs.0.keep_seed", job)
         room.apply()
         assert room.one(Kind.GENERATION_JOB).keep_seed is kept
 
     assert_each(
-        is_so,
+        determines_kept_seed,
         [(None, None, False), (False, None, False), (True, None, True), (True, False, False), (False, True, True)],
     )
 
 
-def test_a_seed_is_not_left_behind_when_its_job_cannot_be_made(room: Room) -> None:
+def test_seed_is_deleted_if_its_job_cannot_be_created(room: Room) -> None:
     with (
         mock.patch.object(Creation, "create", autospec=True, side_effect=failing_for_jobs(Creation.create)),
         pytest.raises(KeyboardInterrupt),
@@ -354,16 +354,16 @@ def failing_for_jobs(create: Any) -> Any:
     return failing
 
 
-def test_a_long_name_still_tells_its_exports_apart(room: Room, mend: Mend) -> None:
-    mend("generation_jobs.0.name", "x" * 63)
+def test_exports_of_long_names_have_distinct_names(room: Room, edit: Edit) -> None:
+    edit("generation_jobs.0.name", "x" * 63)
     room.apply()
     names = {record.name for record in room.catalog.resources.iterate(Kind.EXPORT_JOB)}
     assert names == {"x" * 60 + " 5%", "x" * 59 + " 20%"}
 
 
-def test_names_may_hold_anything_on_one_line(room: Room, mend: Mend) -> None:
-    mend("training_datasets.0.name", "../'; DROP TABLE\" 🛒")
-    mend("audience_models.0.training_dataset", "../'; DROP TABLE\" 🛒")
+def test_names_may_contain_any_one_line_text(room: Room, edit: Edit) -> None:
+    edit("training_datasets.0.name", "../'; DROP TABLE\" 🛒")
+    edit("audience_models.0.training_dataset", "../'; DROP TABLE\" 🛒")
     dataset, *_ = room.apply()
     assert dataset.name == "../'; DROP TABLE\" 🛒"
     assert Path(dataset.id).name == dataset.id

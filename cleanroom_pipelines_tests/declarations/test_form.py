@@ -23,7 +23,7 @@ CANARY = "canary-7f3a"
 EXAMPLE = Path(__file__).parents[2] / "data" / "example" / "cleanroom.yaml"
 
 
-def refused(path: Path) -> str:
+def assert_rejected(path: Path) -> str:
     with pytest.raises(UsageError) as caught:
         read_declaration(path)
     assert caught.value.remedy
@@ -34,7 +34,7 @@ def refused(path: Path) -> str:
     return message
 
 
-def test_the_example_reads() -> None:
+def test_example_is_valid() -> None:
     example = read_declaration(EXAMPLE)
     assert example.folder == EXAMPLE.parent
     assert {section: len(getattr(example, section)) for section in SECTIONS} == {
@@ -48,7 +48,7 @@ def test_the_example_reads() -> None:
     assert example.configured_audience_models[0].sizes == ["1%", "5%", "10%", "20%"]
 
 
-def test_numbers_are_names_and_sizes_too(room: Room) -> None:
+def test_numbers_are_accepted_as_names_and_sizes(room: Room) -> None:
     room.raw["training_datasets"][0]["name"] = 2024
     room.raw["audience_models"][0]["training_dataset"] = 2024
     room.raw["configured_audience_models"][0]["sizes"] = [500, 5_000]
@@ -114,42 +114,42 @@ MISTAKES = [
 ]
 
 
-def test_the_place_of_a_mistake_is_named(room: Room, mend: Any) -> None:
+def test_location_of_a_mistake_is_named(room: Room, edit: Any) -> None:
     def is_named(place: str, value: Any, said: str) -> None:
         room.start_over()
-        mend(place, value)
-        message = refused(room.write())
+        edit(place, value)
+        message = assert_rejected(room.write())
         assert f"wrong at {said}" in message
         assert "nothing was changed" in message
 
     assert_each(is_named, MISTAKES)
 
 
-def test_a_key_that_is_missing_is_named(room: Room) -> None:
+def test_missing_key_is_named(room: Room) -> None:
     def is_named(key: str) -> None:
         room.start_over()
         del room.raw["training_datasets"][0][key]
-        assert f"training_datasets.0.{key}" in refused(room.write())
+        assert f"training_datasets.0.{key}" in assert_rejected(room.write())
 
     assert_each(is_named, ["name", "source", "columns"])
 
 
-def test_two_of_one_name_are_refused(room: Room) -> None:
+def test_duplicate_names_are_rejected(room: Room) -> None:
     room.raw["audience_models"].append({"name": "Shoppers", "training_dataset": "Baskets"})
-    assert "audience_models.1.name" in refused(room.write())
+    assert "audience_models.1.name" in assert_rejected(room.write())
 
 
-def test_the_same_name_in_two_sections_is_fine(room: Room) -> None:
+def test_same_name_in_two_sections_is_allowed(room: Room) -> None:
     room.raw["audience_models"][0]["name"] = "Baskets"
     read_declaration(room.write())
 
 
-def test_a_file_that_declares_nothing(tmp_path: Path) -> None:
-    def is_refused(content: bytes) -> None:
+def test_file_that_declares_nothing(tmp_path: Path) -> None:
+    def is_rejected(content: bytes) -> None:
         (tmp_path / "d.yaml").write_bytes(content)
-        assert "declares nothing" in refused(tmp_path / "d.yaml")
+        assert "declares nothing" in assert_rejected(tmp_path / "d.yaml")
 
-    assert_each(is_refused, [b"", b"# nothing\n", b"[]", b"just text", b"5", b"null"])
+    assert_each(is_rejected, [b"", b"# nothing\n", b"[]", b"just text", b"5", b"null"])
 
 
 NO_YAML = [
@@ -173,12 +173,12 @@ NO_YAML = [
 ]
 
 
-def test_what_is_no_proper_yaml(tmp_path: Path) -> None:
-    def is_refused(content: str, said: str) -> None:
+def test_invalid_yaml(tmp_path: Path) -> None:
+    def is_rejected(content: str, said: str) -> None:
         (tmp_path / "d.yaml").write_text(content)
-        assert said in refused(tmp_path / "d.yaml")
+        assert said in assert_rejected(tmp_path / "d.yaml")
 
-    assert_each(is_refused, NO_YAML)
+    assert_each(is_rejected, NO_YAML)
 
 
 def bomb(first: str, line: str) -> str:
@@ -187,15 +187,15 @@ def bomb(first: str, line: str) -> str:
     return "\n".join(lines)
 
 
-def test_a_bomb_is_refused_at_once(tmp_path: Path) -> None:
-    def is_refused(_: str, content: str) -> None:
+def test_yaml_bomb_is_rejected_at_once(tmp_path: Path) -> None:
+    def is_rejected(_: str, content: str) -> None:
         (tmp_path / "d.yaml").write_text(content)
         # 9 to the 11th entries, written out, would take hours
-        assert "large" in refused(tmp_path / "d.yaml")
+        assert "large" in assert_rejected(tmp_path / "d.yaml")
 
     many = "a: &a [" + "x," * 1_000 + "x]\nb: [" + "*a," * 199 + "*a]"
     assert_each(
-        is_refused,
+        is_rejected,
         [
             ("lists", bomb("[x, x, x]", "[{}]")),
             ("merges", bomb("{k: v}", "{{<<: [{}]}}")),
@@ -204,7 +204,7 @@ def test_a_bomb_is_refused_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_an_alias_is_fine(room: Room) -> None:
+def test_alias_is_allowed(room: Room) -> None:
     path = room.write()
     path.write_text(
         "training_datasets:\n"
@@ -215,29 +215,29 @@ def test_an_alias_is_fine(room: Room) -> None:
     assert second.columns == {**first.columns, "t": "TIMESTAMP"}
 
 
-def test_what_is_no_text(tmp_path: Path) -> None:
-    def is_refused(content: bytes) -> None:
+def test_file_that_is_not_text(tmp_path: Path) -> None:
+    def is_rejected(content: bytes) -> None:
         (tmp_path / "d.yaml").write_bytes(content)
-        refused(tmp_path / "d.yaml")
+        assert_rejected(tmp_path / "d.yaml")
 
-    assert_each(is_refused, [b"\xff\xfe\x00", b"a: \xff", b"x" * 2_000_000])
-
-
-def test_no_file(tmp_path: Path) -> None:
-    def is_refused(name: str) -> None:
-        assert "cannot be read" in refused(tmp_path / name)
-
-    assert_each(is_refused, ["missing.yaml", "."])
+    assert_each(is_rejected, [b"\xff\xfe\x00", b"a: \xff", b"x" * 2_000_000])
 
 
-def test_durations() -> None:
+def test_missing_file(tmp_path: Path) -> None:
+    def is_rejected(name: str) -> None:
+        assert "cannot be read" in assert_rejected(tmp_path / name)
+
+    assert_each(is_rejected, ["missing.yaml", "."])
+
+
+def test_durations_are_parsed() -> None:
     def is_read(text: str, seconds: int) -> None:
         assert parse_duration(text) == seconds
 
     assert_each(is_read, [("30m", 1_800), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600), (" 5 s", 5)])
 
 
-def test_moments() -> None:
+def test_times_are_parsed() -> None:
     def is_read(value: object, moment: int) -> None:
         assert parse_moment(value) == moment
 
@@ -254,21 +254,21 @@ def test_moments() -> None:
 
 
 @given(st.one_of(st.text(max_size=20), st.floats(), st.none(), st.booleans(), st.dates().map(str)))
-def test_a_moment_or_a_fixed_sentence(value: object) -> None:
+def test_time_is_parsed_or_rejected_with_a_fixed_sentence(value: object) -> None:
     try:
         assert isinstance(parse_moment(value), int)
     except ValueError as error:
         assert str(error).startswith("write a time as")
 
 
-def test_parties_have_names_of_their_own(room: Room) -> None:
-    def is_refused(section: str, forms: Any) -> None:
+def test_parties_have_separate_names(room: Room) -> None:
+    def is_rejected(section: str, forms: Any) -> None:
         room.start_over()
         room.raw[section] = forms
-        assert f"wrong at {section}.1.name" in refused(room.write())
+        assert f"wrong at {section}.1.name" in assert_rejected(room.write())
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             ("accounts", [{"name": CANARY}, {"name": CANARY}]),
             ("collaborations", [{"name": CANARY, "members": ["a"]}] * 2),
@@ -278,16 +278,16 @@ def test_parties_have_names_of_their_own(room: Room) -> None:
     )
 
 
-def test_templates_of_two_accounts_may_have_one_name(room: Room) -> None:
+def test_templates_of_two_accounts_may_share_a_name(room: Room) -> None:
     room.raw["templates"] = [{"name": "n", "sql": "a"}, {"name": "n", "sql": "a", "account": "other"}]
     assert len(read_declaration(room.write()).templates) == 2
 
 
-def test_account_ids_are_numbers_too(room: Room) -> None:
+def test_account_ids_may_be_numbers(room: Room) -> None:
     room.raw["account"] = 111122223333
     room.raw["accounts"] = [{"name": "a", "id": 111122223333}]
     declaration = read_declaration(room.write())
     assert declaration.account == declaration.accounts[0].id == "111122223333"
     path = room.folder / "octal.yaml"
     path.write_text("account: 012345670123\n")
-    assert "quotes" in refused(path)
+    assert "quotes" in assert_rejected(path)

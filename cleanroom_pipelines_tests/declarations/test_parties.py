@@ -34,7 +34,7 @@ PARTIES: dict[str, Any] = {
     ],
 }
 NAMES = ["alpha", "beta", "retail", "buyers", "own buyers", "seeds", "exports"]
-Mend = Callable[[str, Any], None]
+Edit = Callable[[str, Any], None]
 
 
 def with_parties(room: Room) -> Room:
@@ -61,7 +61,7 @@ def state(room: Room) -> Any:
     )
 
 
-def test_everything_is_made_parties_first(parties: Room) -> None:
+def test_everything_is_created_parties_first(parties: Room) -> None:
     changes = parties.apply()
     assert actions(changes)[: len(NAMES)] == [("create", name) for name in NAMES]
     assert [change.kind for change in changes[: len(NAMES)]] == [
@@ -88,7 +88,7 @@ def test_everything_is_made_parties_first(parties: Room) -> None:
     assert catalog.parties.access_keys(ALPHA) == ()
 
 
-def test_applied_again_nothing_changes(parties: Room) -> None:
+def test_applying_again_changes_nothing(parties: Room) -> None:
     first = parties.apply()
     before = state(parties)
     second = parties.apply()
@@ -97,7 +97,7 @@ def test_applied_again_nothing_changes(parties: Room) -> None:
     assert state(parties) == before
 
 
-def test_a_dry_run_says_the_same_and_changes_nothing(parties: Room) -> None:
+def test_dry_run_lists_the_same_changes_without_applying_them(parties: Room) -> None:
     before = state(parties)
     dry = parties.apply(dry_run=True)
     assert state(parties) == before
@@ -105,7 +105,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(parties: Room) -> None:
     assert {change.id for change in dry} <= {"", ALPHA}
 
 
-def test_the_resources_are_the_accounts(new_room: Callable[[], Room]) -> None:
+def test_resources_belong_to_the_declared_account(new_room: Callable[[], Room]) -> None:
     def are_the_account_s(account: str) -> None:
         parties = with_parties(new_room())
         (parties.folder / "buyers.sql").write_text(SQL)
@@ -126,18 +126,18 @@ def test_the_resources_are_the_accounts(new_room: Callable[[], Room]) -> None:
     assert_each(are_the_account_s, ["alpha", ALPHA, "beta"])
 
 
-def test_the_same_names_of_two_accounts_and_regions_are_apart(parties: Room, mend: Mend) -> None:
+def test_same_names_of_two_accounts_and_regions_are_independent(parties: Room, edit: Edit) -> None:
     parties.apply()
     for account, region in (("alpha", "us-east-1"), ("alpha", "eu-west-1")):
-        mend("account", account)
-        mend("region", region)
+        edit("account", account)
+        edit("region", region)
         parties.raw["buckets"] = []
         changes = [change for change in parties.apply() if isinstance(change.kind, Kind)]
         assert {change.action for change in changes} == {"create"}
     assert len(parties.catalog.resources.list(Kind.GENERATION_JOB).items) == 3
 
 
-def test_accounts_that_a_command_made_are_taken_as_they_are(parties: Room) -> None:
+def test_accounts_created_by_a_command_are_used_unchanged(parties: Room) -> None:
     beta = parties.catalog.parties.create_account("beta", BETA)
     changes = parties.apply()
     assert actions(changes)[:2] == [("create", "alpha"), ("keep", "beta")]
@@ -155,23 +155,23 @@ def test_organizations_and_terms_are_declared(parties: Room) -> None:
     assert catalog.pairs.period_of([ALPHA, beta, LOCAL_ACCOUNT]) == "month"
 
 
-def test_a_period_that_both_approved_later_is_kept(parties: Room, mend: Mend) -> None:
-    mend("collaborations.0.members", ["alpha", "beta"])
-    mend("collaborations.0.period", "life")
+def test_period_approved_later_by_both_is_kept(parties: Room, edit: Edit) -> None:
+    edit("collaborations.0.members", ["alpha", "beta"])
+    edit("collaborations.0.period", "life")
     parties.apply()
     catalog = parties.catalog
     pair = catalog.pairs.pair("alpha group", catalog.parties.account_named("beta"))
     assert catalog.pairs.ledger(pair.id).period == ""
     with pytest.raises(ConflictError):
-        mend("collaborations.0.period", "month")
+        edit("collaborations.0.period", "month")
         parties.apply()
-    mend("collaborations.0.period", "life")
+    edit("collaborations.0.period", "life")
     proposed = catalog.pairs.propose(pair.id, "period", "alpha group")
     catalog.pairs.approve(proposed.id, pair.organizations[0 if pair.organizations[0] != "alpha group" else 1])
     assert ("keep", "retail") in actions(parties.apply())
 
 
-def test_who_left_is_not_brought_back(parties: Room) -> None:
+def test_former_member_is_not_added_again(parties: Room) -> None:
     parties.apply()
     (retail,) = parties.catalog.parties.collaborations()
     left = parties.catalog.parties.set_membership(retail.id, ALPHA, False)
@@ -195,15 +195,15 @@ RELIED_ON = [
 ]
 
 
-def test_what_parties_rely_on_does_not_change(parties: Room, mend: Mend) -> None:
+def test_immutable_terms_cannot_change(parties: Room, edit: Edit) -> None:
     parties.apply()
     (parties.folder / "other.sql").write_text("SELECT canary")
     before = state(parties)
 
     def does_not_change(place: str, value: object, error: type[CleanroomError]) -> None:
         with_parties(parties)
-        mend(place, value)
-        mend("training_datasets.0.description", "not changed either")
+        edit(place, value)
+        edit("training_datasets.0.description", "not changed either")
         with pytest.raises(error) as caught:
             parties.apply()
         assert f"wrong at {place.rsplit('.', 1)[0]}:" in str(caught.value)
@@ -237,13 +237,13 @@ WRONG = [
 ]
 
 
-def test_a_wrong_declaration_changes_nothing(parties: Room, mend: Mend) -> None:
+def test_invalid_declaration_changes_nothing(parties: Room, edit: Edit) -> None:
     (parties.folder / "empty.sql").write_text(" \n")
     before = state(parties)
 
     def changes_nothing(place: str, value: object, where: str) -> None:
         with_parties(parties)
-        mend(place, value)
+        edit(place, value)
         with pytest.raises(UsageError, match=f"wrong at {where}:") as caught:
             parties.apply()
         assert caught.value.remedy

@@ -59,14 +59,14 @@ def lines(folder: Path) -> list[str]:
     return [line for part in sorted(folder.glob("part-*.csv")) for line in part.read_text().splitlines()]
 
 
-def test_the_best_users_of_a_ranking(command: Commands, ranking: Path, tmp_path: Path) -> None:
+def test_exports_the_best_users_of_a_ranking(command: Commands, ranking: Path, tmp_path: Path) -> None:
     ended = command("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out")
     assert (ended.code, ended.out, ended.err) == (0, "50 users in 1 files.\n", "")
     assert lines(tmp_path / "out") == ["user_id", *USERS[:50]]
     assert verify_export(tmp_path / "out")["requested"] == 50
 
 
-def test_what_generate_makes_can_be_exported(command: Commands, world: worlds.World, tmp_path: Path) -> None:
+def test_exports_the_output_of_generate(command: Commands, world: worlds.World, tmp_path: Path) -> None:
     schema = ",".join(f"{name}={role}" for name, role in worlds.ROLES.items())
     model, audience, out = tmp_path / "model", tmp_path / "audience", tmp_path / "out"
     steps = (
@@ -84,7 +84,7 @@ def test_what_generate_makes_can_be_exported(command: Commands, world: worlds.Wo
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_any_list_of_users(command: Commands, tmp_path: Path, suffix: str) -> None:
+def test_exports_any_list_of_users(command: Commands, tmp_path: Path, suffix: str) -> None:
     source, users = tmp_path / f"list.{suffix}", ["b", "a", "c", "a"]
     if suffix == "csv":
         source.write_text("USER_ID,x\n" + "".join(f"{user},1\n" for user in users))
@@ -109,7 +109,7 @@ def test_paths_may_be_relative(
     verify_export(Path("2"))
 
 
-def test_the_seed_mode_of_an_artifact(command: Commands, tmp_path: Path) -> None:
+def test_seed_mode_of_an_artifact(command: Commands, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     folder.mkdir()
     schema = pa.schema(
@@ -126,7 +126,7 @@ def test_the_seed_mode_of_an_artifact(command: Commands, tmp_path: Path) -> None
         assert lines(out) == ["user_id", *users]
 
 
-def test_everything_at_once(command: Commands, ranking: Path, ids: Path, tmp_path: Path) -> None:
+def test_all_options_together(command: Commands, ranking: Path, ids: Path, tmp_path: Path) -> None:
     common = (
         "--ranking",
         ranking,
@@ -160,14 +160,14 @@ def test_everything_at_once(command: Commands, ranking: Path, ids: Path, tmp_pat
     assert rows == held_out[:40]
 
 
-def test_too_many_are_asked_for(command: Commands, ranking: Path, tmp_path: Path) -> None:
+def test_size_above_the_population(command: Commands, ranking: Path, tmp_path: Path) -> None:
     ended = command("export", "--ranking", ranking, "--size", "90%", "--out", tmp_path / "out")
     assert ended.code == 0
     assert "400 users" in ended.out
     assert "SIZE_EXCEEDS_POPULATION" in ended.out
 
 
-def test_what_cannot_be_done_is_told_and_nothing_written(
+def test_invalid_options_are_reported_and_nothing_written(
     command: Commands, ranking: Path, ids: Path, tmp_path: Path
 ) -> None:
     options = [
@@ -207,7 +207,7 @@ def test_what_cannot_be_done_is_told_and_nothing_written(
     assert offenders(options, check) == []
 
 
-def test_a_delivery_that_fails_leaves_no_list_of_the_control_group(
+def test_failed_delivery_leaves_no_control_group_list(
     command: Commands, ranking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = os.rename
@@ -226,7 +226,7 @@ def test_a_delivery_that_fails_leaves_no_list_of_the_control_group(
     assert command(*arguments).code == 0
 
 
-def test_a_destination_that_takes_none_of_the_ids(command: Commands, ranking: Path, tmp_path: Path) -> None:
+def test_destination_that_accepts_none_of_the_ids(command: Commands, ranking: Path, tmp_path: Path) -> None:
     ids = tmp_path / "ids.csv"
     ids.write_text("user_id,hashed_email\nuser-000," + "a" * 64 + "\n")
     arguments = ("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out", "--ids", ids)
@@ -237,7 +237,7 @@ def test_a_destination_that_takes_none_of_the_ids(command: Commands, ranking: Pa
     assert lines(tmp_path / "out") == ["email", "a" * 64]
 
 
-def test_a_folder_that_exists_stays(command: Commands, ranking: Path, tmp_path: Path) -> None:
+def test_existing_folder_is_kept(command: Commands, ranking: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     ended = command("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out")
     assert ended.code == 2

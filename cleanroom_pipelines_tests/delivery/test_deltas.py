@@ -99,7 +99,7 @@ def hashes_of(users: Sequence[str]) -> Activation:
 @pytest.mark.parametrize("format_", FORMATS)
 @one_in(8)
 @given(lists=st.tuples(LISTS, LISTS), since=st.sampled_from(FORMATS), gzip=st.booleans(), n=st.integers(1, 9))
-def test_the_changes_lead_from_the_earlier_list_to_the_new_one(
+def test_changes_turn_the_earlier_list_into_the_new_one(
     tmp_path_factory: pytest.TempPathFactory,
     format_: str,
     *,
@@ -127,14 +127,14 @@ def test_the_changes_lead_from_the_earlier_list_to_the_new_one(
     assert all(file["users"] <= n for file in told["addedFiles"] + told["removedFiles"])
 
 
-def test_nothing_changed_is_told_with_empty_files(tmp_path: Path) -> None:
+def test_no_changes_give_empty_files(tmp_path: Path) -> None:
     write(tmp_path / "1", ["a", "b"])
     write(tmp_path / "2", ["b", "a"], since=tmp_path / "1")
     assert (tmp_path / "2" / "added-00000.csv").read_text() == "user_id\n"
     assert (tmp_path / "2" / "removed-00000.csv").read_text() == "user_id\n"
 
 
-def test_the_same_control_group_is_on_neither_side(tmp_path: Path) -> None:
+def test_unchanged_control_group_is_in_neither_list(tmp_path: Path) -> None:
     users = [f"user-{number}" for number in range(600)]
     write(tmp_path / "1", users[:400], share="20%")
     write(tmp_path / "2", users[200:], since=tmp_path / "1", share="20%")
@@ -145,9 +145,7 @@ def test_the_same_control_group_is_on_neither_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "20%"), ("10%", "30%"), ("30%", "10%"), ("20%", None)])
-def test_the_destination_ends_with_the_new_list_when_the_control_group_changes(
-    tmp_path: Path, before: str | None, after: str | None
-) -> None:
+def test_changed_control_group_gives_the_new_list(tmp_path: Path, before: str | None, after: str | None) -> None:
     users = [f"user-{number}" for number in range(500)]
     write(tmp_path / "1", users[:400], share=before)
     write(tmp_path / "2", users[100:], since=tmp_path / "1", share=after)
@@ -167,7 +165,7 @@ def test_hashes_are_compared_with_hashes(tmp_path: Path) -> None:
     assert set(changes(tmp_path / "2", "removed")) == first - second
 
 
-def test_user_ids_under_a_destinations_header_are_user_ids(tmp_path: Path) -> None:
+def test_user_ids_in_destination_files_are_compared_as_user_ids(tmp_path: Path) -> None:
     liveramp = Activation(AdDestination.LIVERAMP, (MatchingId.STRING,))
     write(tmp_path / "1", ["a,b", "c"], format_="jsonl")
     write(tmp_path / "2", ["c", "d"], since=tmp_path / "1", format_=liveramp)
@@ -176,7 +174,7 @@ def test_user_ids_under_a_destinations_header_are_user_ids(tmp_path: Path) -> No
     assert (changes(tmp_path / "3", "added"), changes(tmp_path / "3", "removed")) == (["a,b"], ["d"])
 
 
-def test_ids_of_another_sort_are_not_compared(tmp_path: Path) -> None:
+def test_different_kinds_of_ids_are_not_compared(tmp_path: Path) -> None:
     users = ["anna", "bert"]
     meta = Activation(
         AdDestination.META,
@@ -225,7 +223,7 @@ def remove_manifest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_part, damage_count, forge_part, remove_part, remove_manifest])
-def test_a_damaged_earlier_export_is_refused_and_nothing_is_written(tmp_path: Path, damage: object) -> None:
+def test_damaged_earlier_export_is_rejected_and_nothing_written(tmp_path: Path, damage: object) -> None:
     write(tmp_path / "1", ["anna-secret", "bert-secret"], format_="jsonl")
     damage(tmp_path / "1")  # type: ignore[operator]
     with pytest.raises(ArtifactError) as caught:
@@ -237,7 +235,7 @@ def test_a_damaged_earlier_export_is_refused_and_nothing_is_written(tmp_path: Pa
     assert not (tmp_path / "2").exists()
 
 
-def test_damaged_changes_are_told(tmp_path: Path) -> None:
+def test_damaged_changes_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "1", ["a", "b"])
     write(tmp_path / "2", ["b", "c"], since=tmp_path / "1")
     verify_export(tmp_path / "2")
@@ -246,14 +244,14 @@ def test_damaged_changes_are_told(tmp_path: Path) -> None:
         verify_export(tmp_path / "2")
 
 
-def test_added_files_of_changes_are_told(tmp_path: Path) -> None:
+def test_added_change_files_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "1", ["a", "b"])
     (tmp_path / "1" / "added-00000.csv").write_text("user_id\nb\n")
     with pytest.raises(ArtifactError):
         verify_export(tmp_path / "1")
 
 
-def test_nothing_of_the_users_stays_in_the_scratch_folder(tmp_path: Path) -> None:
+def test_no_user_data_remains_in_the_scratch_folder(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     write(tmp_path / "1", ["a", "b"], share="50%", engine=EngineSettings(scratch=scratch))
@@ -261,7 +259,7 @@ def test_nothing_of_the_users_stays_in_the_scratch_folder(tmp_path: Path) -> Non
     assert list(scratch.iterdir()) == []
 
 
-def test_many_users_fit_into_little_memory(tmp_path: Path) -> None:
+def test_many_users_need_little_memory(tmp_path: Path) -> None:
     users = [f"{number * 7919 % 1_000_003:07d}-{'x' * 40}" for number in range(300_000)]
     settings_ = EngineSettings(memory_bytes=40 << 20, threads=1, scratch=tmp_path)
     write(tmp_path / "1", users[:200_000], format_="parquet", engine=settings_)

@@ -47,7 +47,7 @@ def hashed(destination: AdDestination, kind: MatchingId, *ids: str | None) -> li
     return destination_hashes(destination, kind, pa.array(ids, pa.string())).to_pylist()  # type: ignore[no-any-return]
 
 
-def test_which_ids_serve_which_destination() -> None:
+def test_kinds_of_ids_that_each_destination_accepts() -> None:
     def check(destination: AdDestination, kind: MatchingId) -> None:
         assert serves(destination, kind) is (destination in SERVED[kind])
         reason = reason_not_served(destination, kind)
@@ -82,7 +82,7 @@ def test_emails() -> None:
     assert [each for each in addresses if hashed(each[0], MatchingId.EMAIL, each[1]) != [sha(each[2])]] == []
 
 
-def test_the_hash_that_tiktok_shows_for_its_example() -> None:
+def test_tiktok_example_hash() -> None:
     told = "d6117306485ed0e50afab3ac871e98f81699151f30281527d63ff5f233656c69"
     assert hashed(T, MatchingId.EMAIL, "janedoe@gmail.com") == [told]
 
@@ -95,24 +95,24 @@ def test_phones() -> None:
     }
 
 
-def test_what_is_no_id_has_no_hash() -> None:
+def test_invalid_ids_have_no_hash() -> None:
     no_ids = [None, "", "  ", "anna", "anna@", "a b@example.com"]
     assert [where for where in ADS if hashed(where, MatchingId.EMAIL, *no_ids) != [None] * 6] == []
     assert [where for where in ADS if hashed(where, MatchingId.EMAIL) != []] == []
 
 
-def test_nothing_is_left_of_some_gmail_addresses() -> None:
+def test_some_gmail_addresses_become_empty() -> None:
     assert hashed(G, MatchingId.EMAIL, "+tag@gmail.com", "a@gmail.com") == [None, sha("a@gmail.com")]
 
 
-def test_what_is_no_phone_number_has_no_hash() -> None:
+def test_invalid_phone_numbers_have_no_hash() -> None:
     no_numbers = [None, "", "079 123 45 67", "+1", "anna"]
     assert [
         where for where in (G, M, T) if hashed(where, MatchingId.PHONE_NUMBER, *no_numbers) != [None] * 5
     ] == []
 
 
-def test_given_hashes_pass_as_they_are() -> None:
+def test_uploaded_hashes_are_unchanged() -> None:
     hash_ = sha("anna@example.com")
     given_ = f" {hash_.upper()} ", "anna", None
     kinds = {M: "HASHED_EMAIL", T: "HASHED_EMAIL", L: "HASHED_EMAIL", G: "HASHED_PHONE_NUMBER"}
@@ -120,7 +120,7 @@ def test_given_hashes_pass_as_they_are() -> None:
     assert [where for where in kinds if found[where] != [hash_, None, None]] == []
 
 
-def test_given_hashes_serve_exactly_where_the_rule_is_our_normal_form() -> None:
+def test_uploaded_hashes_fit_only_our_normal_form() -> None:
     examples = {
         MatchingId.EMAIL: ["a.b+c@gmail.com", "Anna@Example.com"],
         MatchingId.PHONE_NUMBER: ["+41 79 123 45 67", "+1 657 777 0000"],
@@ -145,7 +145,7 @@ def google_oracle(email: str) -> str | None:
 
 
 @given(st.lists(st.tuples(LOCALS, DOMAINS), max_size=10))
-def test_google_against_an_oracle(addresses: list[tuple[str, str]]) -> None:
+def test_google_rule_matches_an_oracle(addresses: list[tuple[str, str]]) -> None:
     emails = [f"{local}@{domain}" for local, domain in addresses]
     assert hashed(G, MatchingId.EMAIL, *emails) == [google_oracle(email) for email in emails]
 
@@ -163,7 +163,7 @@ def test_users_keep_their_hashes() -> None:
     ]
 
 
-def test_the_header() -> None:
+def test_header() -> None:
     headers: list[tuple[str, list[str], tuple[str, ...] | None]] = [
         ("plain", [], None),
         ("google", ["EMAIL"], ("Email",)),
@@ -181,12 +181,12 @@ def test_the_header() -> None:
 
 
 @pytest.mark.parametrize("kinds", [[], [MatchingId.STRING, MatchingId.EMAIL]])
-def test_no_file_without_ids_or_with_two_sorts(kinds: list[MatchingId]) -> None:
+def test_file_has_exactly_one_sort_of_ids(kinds: list[MatchingId]) -> None:
     with pytest.raises(UsageError):
         file_format(AdDestination.LIVERAMP, kinds)
 
 
-def test_ids_of_ones_own_are_not_hashed() -> None:
+def test_own_ids_are_not_hashed() -> None:
     for destination, kind in ((AdDestination.PLAIN, MatchingId.EMAIL), (L, MatchingId.STRING)):
         with pytest.raises(UsageError, match="unchanged"):
             hashed(destination, kind, "anna")

@@ -88,7 +88,7 @@ def read(folder: Path) -> list[str]:
 @example([NASTY], 3)
 @example([[]], 1)
 @example([], 1)
-def test_every_user_comes_back_in_order(
+def test_users_are_read_back_in_order(
     tmp_path_factory: pytest.TempPathFactory, format_: str, batches: list[list[str]], rows_per_part: int
 ) -> None:
     place = place_in(tmp_path_factory.mktemp("export"))
@@ -116,7 +116,7 @@ def test_every_user_comes_back_in_order(
 
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl"])
-def test_pandas_reads_the_same(place: ObjectPlace, format_: str) -> None:
+def test_pandas_reads_the_same_users(place: ObjectPlace, format_: str) -> None:
     users = [user for user in NASTY if "\r" not in user]
     export(place, [users], format_)
     path = place.folder / f"part-00000.{format_}"
@@ -127,7 +127,7 @@ def test_pandas_reads_the_same(place: ObjectPlace, format_: str) -> None:
     assert list(frame["user_id"]) == users
 
 
-def test_the_manifest_says_counts_and_digests_only(place: ObjectPlace) -> None:
+def test_manifest_contains_only_counts_and_digests(place: ObjectPlace) -> None:
     export(place, [["anna@example.com"]], requested=7)
     text = (place.folder / "manifest.json").read_text()
     manifest = json.loads(text)
@@ -138,7 +138,7 @@ def test_the_manifest_says_counts_and_digests_only(place: ObjectPlace) -> None:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_the_same_users_make_the_same_bytes(tmp_path: Path, format_: str) -> None:
+def test_same_users_give_the_same_bytes(tmp_path: Path, format_: str) -> None:
     first, second = place_in(tmp_path / "1"), place_in(tmp_path / "2")
     export(first, [["a", "b"], ["c"]], format_)
     export(second, [["a"], ["b", "c"]], format_)
@@ -146,7 +146,7 @@ def test_the_same_users_make_the_same_bytes(tmp_path: Path, format_: str) -> Non
         assert path.read_bytes() == (second.folder / path.name).read_bytes()
 
 
-def test_nothing_is_seen_before_all_is_there(place: ObjectPlace) -> None:
+def test_export_is_invisible_until_complete(place: ObjectPlace) -> None:
     def watching() -> Iterator[list[str]]:
         for user in "abc":
             assert not place.folder.exists()
@@ -163,7 +163,7 @@ def test_nothing_is_seen_before_all_is_there(place: ObjectPlace) -> None:
     assert read(place.folder) == ["a", "b", "c"]
 
 
-def test_the_manifest_is_written_last(place: ObjectPlace) -> None:
+def test_manifest_is_written_last(place: ObjectPlace) -> None:
     opened = list[str]()
     open_ = os.open
 
@@ -188,7 +188,7 @@ def test_the_manifest_is_written_last(place: ObjectPlace) -> None:
         (PermissionError(13, os.strerror(13)), DestinationError),
     ],
 )
-def test_an_attempt_that_fails_leaves_nothing(
+def test_failed_attempt_leaves_nothing(
     place: ObjectPlace, error: BaseException, expected: type[BaseException]
 ) -> None:
     def failing() -> Iterator[list[str]]:
@@ -202,7 +202,7 @@ def test_an_attempt_that_fails_leaves_nothing(
     assert read(place.folder) == ["a"]
 
 
-def test_being_cancelled_while_writing_leaves_nothing(place: ObjectPlace) -> None:
+def test_cancelled_attempt_leaves_nothing(place: ObjectPlace) -> None:
     def cancel(n_users: int) -> None:
         raise CancelledError("stop")
 
@@ -212,7 +212,7 @@ def test_being_cancelled_while_writing_leaves_nothing(place: ObjectPlace) -> Non
 
 
 @pytest.mark.parametrize("above", [0, 1])
-def test_a_file_in_the_way_is_told_and_stays(place: ObjectPlace, above: int) -> None:
+def test_conflicting_file_is_reported_and_kept(place: ObjectPlace, above: int) -> None:
     in_the_way = [place.folder, *place.folder.parents][above]
     in_the_way.parent.mkdir(parents=True, exist_ok=True)
     in_the_way.write_text("theirs")
@@ -224,7 +224,7 @@ def test_a_file_in_the_way_is_told_and_stays(place: ObjectPlace, above: int) -> 
     assert [path.name for path in in_the_way.parent.iterdir()] == [in_the_way.name]
 
 
-def test_a_folder_that_may_not_be_written_is_told(place: ObjectPlace) -> None:
+def test_unwritable_folder_is_reported(place: ObjectPlace) -> None:
     """Root may write everywhere, so the refusal of the operating system is played."""
     refusal = PermissionError(13, "Permission denied", str(place.folder))
     for function in ("mkdir", "open", "rename"):
@@ -233,7 +233,7 @@ def test_a_folder_that_may_not_be_written_is_told(place: ObjectPlace) -> None:
         assert "spring" not in str(caught.value)
 
 
-def test_somebody_elses_folder_is_not_replaced(place: ObjectPlace) -> None:
+def test_foreign_folder_is_not_replaced(place: ObjectPlace) -> None:
     place.folder.mkdir(parents=True)
 
     def check(theirs: str) -> None:
@@ -246,7 +246,7 @@ def test_somebody_elses_folder_is_not_replaced(place: ObjectPlace) -> None:
     assert offenders(["{}", '{"export": "e-2"}', "no json", "[]"], check) == []
 
 
-def test_a_link_in_the_way_is_not_followed(place: ObjectPlace, tmp_path: Path) -> None:
+def test_conflicting_link_is_not_followed(place: ObjectPlace, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     place.folder.parent.mkdir(parents=True)
@@ -257,7 +257,7 @@ def test_a_link_in_the_way_is_not_followed(place: ObjectPlace, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("is_empty", [False, True])
-def test_an_attempt_that_was_cut_off_is_replaced(place: ObjectPlace, is_empty: bool) -> None:
+def test_interrupted_attempt_is_replaced(place: ObjectPlace, is_empty: bool) -> None:
     if is_empty:
         place.folder.mkdir(parents=True)
     else:
@@ -268,7 +268,7 @@ def test_an_attempt_that_was_cut_off_is_replaced(place: ObjectPlace, is_empty: b
     assert [path.name for path in place.folder.parent.iterdir()] == [place.folder.name]
 
 
-def test_the_earlier_attempt_stays_when_the_new_one_cannot_take_its_place(place: ObjectPlace) -> None:
+def test_earlier_attempt_is_kept_if_the_new_one_cannot_replace_it(place: ObjectPlace) -> None:
     export(place, [["old"]])
     rename = os.rename
 
@@ -296,7 +296,7 @@ def add_part(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [alter, drop_line, Path.unlink, add_part])
-def test_damage_is_told(place: ObjectPlace, damage: object) -> None:
+def test_damage_is_reported(place: ObjectPlace, damage: object) -> None:
     export(place, [["a", "b", "c"]], max_rows=2)
     verify_export(place)
     damage(place.folder / "part-00000.jsonl")
@@ -304,7 +304,7 @@ def test_damage_is_told(place: ObjectPlace, damage: object) -> None:
         verify_export(place)
 
 
-def test_an_altered_manifest_is_told(place: ObjectPlace) -> None:
+def test_altered_manifest_is_reported(place: ObjectPlace) -> None:
     changes: list[dict[str, object]] = [
         {"delivered": 4},
         {"files": []},
@@ -325,7 +325,7 @@ def test_an_altered_manifest_is_told(place: ObjectPlace) -> None:
     assert offenders(changes, check) == []
 
 
-def test_a_missing_manifest_is_told(place: ObjectPlace) -> None:
+def test_missing_manifest_is_reported(place: ObjectPlace) -> None:
     export(place, [["a"]])
 
     def check(content: bytes | None) -> None:
@@ -338,14 +338,14 @@ def test_a_missing_manifest_is_told(place: ObjectPlace) -> None:
     assert offenders([None, b"", b"[]", b"null", b"\xff"], check) == []
 
 
-def test_a_readers_own_marks_do_no_harm(place: ObjectPlace) -> None:
+def test_marker_files_of_readers_are_ignored(place: ObjectPlace) -> None:
     export(place, [["a"]])
     (place.folder / "_SUCCESS").touch()
     verify_export(place)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_full_disk_leaves_nothing(tmp_path: Path, format_: str) -> None:
+def test_full_disk_leaves_nothing(tmp_path: Path, format_: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]

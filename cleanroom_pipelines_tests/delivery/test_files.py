@@ -67,7 +67,7 @@ def read(folder: Path) -> list[str]:
     return [row for batch in open_earlier_export(folder).rows(folder.parent) for row in batch]
 
 
-def test_the_golden_files_of_each_destination(tmp_path: Path) -> None:
+def test_files_equal_the_golden_files(tmp_path: Path) -> None:
     files: list[tuple[str, list[MatchingId], str]] = [
         ("plain", [], "u1\nu2\nu3\n"),
         ("google", [EMAIL], f"Email\n{DIGIT_2}\n{TWO}\n{AB}\n"),
@@ -103,14 +103,14 @@ def test_users_who_share_an_address_are_one_row(tmp_path: Path) -> None:
     assert (written.manifest.n_rows, written.manifest.delivered) == (1, 2)
 
 
-def test_nobody_of_the_audience_has_a_hash(tmp_path: Path) -> None:
+def test_audience_without_hashes(tmp_path: Path) -> None:
     written = write(tmp_path / "x", ["u3"], activation("google", EMAIL))
     assert (tmp_path / "x" / "part-00000.csv").read_text() == "Email\n"
     assert (written.manifest.n_rows, written.manifest.delivered) == (0, 0)
     verify_export(tmp_path / "x")
 
 
-def test_the_manifest_holds_no_user_data(tmp_path: Path) -> None:
+def test_manifest_contains_no_user_data(tmp_path: Path) -> None:
     write(tmp_path / "1", format_=activation("google", EMAIL))
     salt = holdout_salt(b"key", "spring")
     write(
@@ -127,7 +127,7 @@ def test_the_manifest_holds_no_user_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format_", ["jsonl", "csv", "plain"])
-def test_gzip_changes_the_packing_only(tmp_path: Path, format_: str) -> None:
+def test_gzip_changes_only_the_compression(tmp_path: Path, format_: str) -> None:
     users = [f"user-{number}" for number in range(2_500)]
     write(tmp_path / "plain", users, format_, max_rows=1_000)
     write(tmp_path / "packed", users, format_, max_rows=1_000, gzip=True)
@@ -160,7 +160,7 @@ def test_parquet_is_not_compressed_twice(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_the_sizes_of_the_files(tmp_path: Path) -> None:
+def test_file_sizes(tmp_path: Path) -> None:
     def check(max_rows: int) -> None:
         folder = tmp_path / f"{max_rows}"
         manifest = write(folder, format_=activation("google", EMAIL, PHONE), max_rows=max_rows).manifest
@@ -175,24 +175,24 @@ def test_the_sizes_of_the_files(tmp_path: Path) -> None:
     assert offenders([1, 2, 3, 4, 100], check) == []
 
 
-def test_a_file_holds_at_least_one_row(tmp_path: Path) -> None:
+def test_rows_per_file_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         write(tmp_path / "x", max_rows=0)
 
 
-def test_there_is_no_such_format(tmp_path: Path) -> None:
+def test_unknown_format_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such export format"):
         write(tmp_path / "x", format_="xlsx")
 
 
-def test_the_order_of_the_hashes_says_nothing_of_the_order_of_the_users(tmp_path: Path) -> None:
+def test_order_of_hashes_is_independent_of_the_order_of_users(tmp_path: Path) -> None:
     write(tmp_path / "1", USERS, activation("meta", EMAIL))
     write(tmp_path / "2", USERS[::-1], activation("meta", EMAIL))
     assert read(tmp_path / "1") == read(tmp_path / "2")
 
 
 @pytest.mark.parametrize("damage", ["alter", "cut", "remove", "add"])
-def test_damage_is_told(tmp_path: Path, damage: str) -> None:
+def test_damage_is_reported(tmp_path: Path, damage: str) -> None:
     write(tmp_path / "x", format_=activation("google", EMAIL), gzip=True, max_rows=2)
     path = tmp_path / "x" / "part-00000.csv.gz"
     if damage == "alter":
@@ -208,7 +208,7 @@ def test_damage_is_told(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize("change", [{"rows": 3}, {"files": []}, {"files": [{"name": "part-00000.csv"}]}])
-def test_an_altered_manifest_is_told(tmp_path: Path, change: dict[str, object]) -> None:
+def test_altered_manifest_is_reported(tmp_path: Path, change: dict[str, object]) -> None:
     write(tmp_path / "x", format_=activation("google", EMAIL, PHONE))
     path = tmp_path / "x" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -216,7 +216,7 @@ def test_an_altered_manifest_is_told(tmp_path: Path, change: dict[str, object]) 
         verify_export(tmp_path / "x")
 
 
-def test_a_file_in_the_way_is_told_and_nothing_is_delivered(tmp_path: Path) -> None:
+def test_conflicting_file_is_reported_and_nothing_delivered(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("theirs")
     with pytest.raises(DestinationError) as caught:
         write(tmp_path / "x", format_=activation("google", EMAIL))
@@ -224,7 +224,7 @@ def test_a_file_in_the_way_is_told_and_nothing_is_delivered(tmp_path: Path) -> N
     assert (tmp_path / "x").read_text() == "theirs"
 
 
-def test_a_control_group_that_cannot_be_kept_stops_the_delivery(tmp_path: Path) -> None:
+def test_unwritable_control_group_prevents_the_delivery(tmp_path: Path) -> None:
     (tmp_path / "held-out").write_text("theirs")
     with pytest.raises(DestinationError):
         write(
@@ -235,7 +235,7 @@ def test_a_control_group_that_cannot_be_kept_stops_the_delivery(tmp_path: Path) 
     assert not (tmp_path / "x").exists()
 
 
-def test_another_attempt_replaces_its_own_only(tmp_path: Path) -> None:
+def test_retry_replaces_only_its_own_attempt(tmp_path: Path) -> None:
     write(tmp_path / "x", format_=activation("google", EMAIL), max_rows=1)
     write(tmp_path / "x", format_=activation("google", EMAIL))
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["manifest.json", "part-00000.csv"]
@@ -244,7 +244,7 @@ def test_another_attempt_replaces_its_own_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [CancelledError, KeyboardInterrupt])
-def test_an_attempt_that_is_stopped_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+def test_stopped_attempt_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def stop(n_rows: int) -> None:
         raise error("stop")
 
@@ -253,7 +253,7 @@ def test_an_attempt_that_is_stopped_leaves_nothing(tmp_path: Path, error: type[B
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]

@@ -62,23 +62,23 @@ def within_bounds(n_found: int, n_tries: int, share: float) -> bool:
     return abs(n_found - share * n_tries) <= 5 * math.sqrt(n_tries * share * (1 - share))
 
 
-def test_the_share_is_what_was_asked_for() -> None:
+def test_group_has_the_requested_share() -> None:
     def check(audience: str, share: str) -> None:
         assert within_bounds(len(group(holdout(audience, share))), N_USERS, float(share.rstrip("%")) / 100)
 
     assert offenders(product(["spring", "summer", ""], ["1%", "10%", "12.5%", "50%"]), check) == []
 
 
-def test_the_same_users_at_every_refresh() -> None:
+def test_group_is_the_same_at_every_refresh() -> None:
     again = Holdout(Fraction(1, 10), holdout_salt(bytes(KEY), "spring"))
     assert group(again) == group(holdout())
 
 
-def test_a_larger_group_holds_the_smaller_one() -> None:
+def test_larger_group_contains_the_smaller_one() -> None:
     assert group(holdout(share="5%")) < group(holdout(share="10%")) < group(holdout(share="20%"))
 
 
-def test_the_groups_of_two_audiences_are_independent() -> None:
+def test_groups_of_two_audiences_are_independent() -> None:
     first, second = group(holdout("spring", "20%")), group(holdout("summer", "30%"))
     assert within_bounds(len(first & second), N_USERS, 0.06)
     assert within_bounds(len(first & second), len(first), 0.3)
@@ -89,14 +89,14 @@ def test_another_installation_holds_out_others() -> None:
     assert within_bounds(len(group(other) & group(holdout())), N_USERS, 0.01)
 
 
-def test_the_group_has_nothing_to_do_with_sampling_by_the_bare_hash() -> None:
+def test_group_is_independent_of_sampling() -> None:
     from cleanroom_pipelines.engine import stable_hash
 
     sampled = {user for user in USERS if stable_hash(user) % 10 == 0 or stable_hash(user) < (1 << 60) // 10}
     assert within_bounds(len(group(holdout()) & sampled), len(sampled), 0.1)
 
 
-def test_sql_says_the_same() -> None:
+def test_sql_condition_selects_the_same_users() -> None:
     with open_engine() as engine:
 
         @given(st.lists(TEXTS, unique=True, min_size=1, max_size=40), st.sampled_from(["10%", "50%"]))
@@ -110,7 +110,7 @@ def test_sql_says_the_same() -> None:
         check()
 
 
-def test_a_share_that_makes_no_sense_is_refused() -> None:
+def test_invalid_share_is_rejected() -> None:
     def check(text: str) -> None:
         with pytest.raises(UsageError) as caught:
             holdout(share=text)
@@ -120,19 +120,19 @@ def test_a_share_that_makes_no_sense_is_refused() -> None:
     assert offenders(texts, check) == []
 
 
-def test_a_group_without_a_salt_is_refused() -> None:
+def test_missing_salt_is_rejected() -> None:
     with pytest.raises(UsageError):
         Holdout(Fraction(1, 10), "")
 
 
-def test_the_salt_is_not_told() -> None:
+def test_salt_is_not_displayed() -> None:
     chosen = holdout()
     assert chosen.salt not in repr(chosen)
     assert "spring" not in chosen.salt
 
 
 @pytest.mark.parametrize("format_", ["jsonl", "csv", "parquet", "plain"])
-def test_the_delivery_and_the_group_are_the_audience(tmp_path: Path, format_: str) -> None:
+def test_delivery_and_group_together_are_the_audience(tmp_path: Path, format_: str) -> None:
     users = USERS[:3_000]
     delivery = write(tmp_path, users, holdout(), format_)
     delivered, held_out = read(tmp_path / "delivered"), read(tmp_path / "held-out")
@@ -144,7 +144,7 @@ def test_the_delivery_and_the_group_are_the_audience(tmp_path: Path, format_: st
     assert delivery.holdout.delivered == len(held_out)
 
 
-def test_a_refresh_holds_out_the_same_of_those_who_stay(tmp_path: Path) -> None:
+def test_refresh_holds_out_the_same_remaining_users(tmp_path: Path) -> None:
     write(tmp_path / "1", USERS[:2_000], holdout())
     write(tmp_path / "2", USERS[1_000:3_000][::-1], holdout())
     first, second = set(read(tmp_path / "1" / "held-out")), set(read(tmp_path / "2" / "held-out"))
@@ -155,7 +155,7 @@ def test_a_refresh_holds_out_the_same_of_those_who_stay(tmp_path: Path) -> None:
 
 @one_in(8)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 15)), max_size=80))
-def test_no_hash_of_the_group_goes_out(
+def test_hashes_of_the_group_are_not_delivered(
     tmp_path_factory: pytest.TempPathFactory, owners: list[tuple[int, int]]
 ) -> None:
     """n:m: some users share an address, some have several, some none."""
@@ -178,7 +178,7 @@ def test_no_hash_of_the_group_goes_out(
     assert accounted + facts["delivered"] == len(users)
 
 
-def test_the_delivery_says_nothing_of_who_is_held_out(tmp_path: Path) -> None:
+def test_delivery_does_not_reveal_the_group(tmp_path: Path) -> None:
     write(tmp_path, USERS[:500], holdout())
     held_out = read(tmp_path / "held-out")
     everything = b"".join(path.read_bytes() for path in (tmp_path / "delivered").iterdir()).decode().split("\n")

@@ -55,7 +55,7 @@ def written(folder: Path, format_: Activation) -> str:
         ("liveramp", [MatchingId.EMAIL, MatchingId.HASHED_EMAIL]),
     ],
 )
-def test_the_same_files_as_from_the_ids(tmp_path: Path, destination: str, kinds: list[MatchingId]) -> None:
+def test_kept_hashes_give_the_same_files_as_ids(tmp_path: Path, destination: str, kinds: list[MatchingId]) -> None:
     where = AdDestination(destination)
     batches = [hash_ids(where, kind, *(pa.array(column) for column in IDS[kind])) for kind in kinds]
     file = keep(tmp_path / "activation.parquet", *AdDestination)
@@ -64,7 +64,7 @@ def test_the_same_files_as_from_the_ids(tmp_path: Path, destination: str, kinds:
     assert written(tmp_path / "kept", kept) == written(tmp_path / "ids", Activation(where, tuple(kinds), batches))
 
 
-def test_no_hashes_are_kept_for_what_was_not_switched_on(tmp_path: Path) -> None:
+def test_no_hashes_are_kept_for_disabled_destinations(tmp_path: Path) -> None:
     assert hashers_to_keep([AdDestination.PLAIN]) == {}
     file = keep(tmp_path / "activation.parquet", AdDestination.META)
     with pytest.raises(DestinationRuleError, match="Google Customer Match") as caught:
@@ -72,7 +72,7 @@ def test_no_hashes_are_kept_for_what_was_not_switched_on(tmp_path: Path) -> None
     assert caught.value.remedy
 
 
-def test_a_base_of_given_hashes_serves_no_destination_with_another_rule(tmp_path: Path) -> None:
+def test_uploaded_hashes_do_not_fit_other_normalisation_rules(tmp_path: Path) -> None:
     file = keep(tmp_path / "activation.parquet", *AdDestination, kinds=(MatchingId.HASHED_EMAIL,))
     with pytest.raises(DestinationRuleError):
         kept_activation(file, AdDestination.GOOGLE)
@@ -89,7 +89,7 @@ def test_user_ids_need_no_hashes(tmp_path: Path, exists: bool) -> None:
     assert written(tmp_path / "liveramp", kept_activation(file, AdDestination.LIVERAMP)) == f"CUSTOMID\n{plain}"
 
 
-def test_a_damaged_table_is_told_without_its_cells(tmp_path: Path) -> None:
+def test_damaged_table_is_reported_without_its_cells(tmp_path: Path) -> None:
     file = tmp_path / "activation.parquet"
     file.write_text("secret")
     with pytest.raises(ArtifactError) as caught:

@@ -43,7 +43,7 @@ def write(places: dict[str, ObjectPlace]) -> None:
         )
 
 
-def test_the_same_bytes_as_on_the_disk(home: Home, store: ObjectStore, tmp_path: Path) -> None:
+def test_bytes_equal_those_on_disk(home: Home, store: ObjectStore, tmp_path: Path) -> None:
     names = ("first", "first-held-out", "second", "second-held-out")
     buckets = Buckets(home, lambda name: RegisteredBucket(name, ACCOUNT, "s3://real/shop", PROFILE))
     beside = buckets.destination(ACCOUNT, "s3://audiences/spring")

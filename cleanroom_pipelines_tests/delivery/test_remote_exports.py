@@ -59,7 +59,7 @@ def names(store: ObjectStore) -> list[str]:
 
 
 @pytest.mark.parametrize("format_", ["jsonl", "csv", "parquet"])
-def test_the_bytes_are_those_of_a_local_export(
+def test_bytes_equal_those_of_a_local_export(
     place: ObjectPlace, home: Home, store: ObjectStore, format_: str
 ) -> None:
     local = Buckets(home, lambda _: None).destination(ACCOUNT, "s3://audiences/spring") / FOLDER
@@ -74,7 +74,7 @@ def test_the_bytes_are_those_of_a_local_export(
     assert list(home.scratch.iterdir()) == []
 
 
-def test_the_manifest_is_uploaded_last(place: ObjectPlace, store: ObjectStore) -> None:
+def test_manifest_is_uploaded_last(place: ObjectPlace, store: ObjectStore) -> None:
     seen = list[list[str]]()
     export(place, on_users=lambda _: seen.append(names(store)))
     parts = [f"part-{number:05d}.jsonl" for number in range(3)]
@@ -85,7 +85,7 @@ def test_the_manifest_is_uploaded_last(place: ObjectPlace, store: ObjectStore) -
 @pytest.mark.parametrize(
     "error", [CancelledError("stop"), KeyboardInterrupt(), StorageFullError("full"), OSError(30, "read-only")]
 )
-def test_an_attempt_that_fails_takes_back_what_it_wrote(
+def test_failed_attempt_deletes_its_files(
     place: ObjectPlace, home: Home, store: ObjectStore, error: BaseException
 ) -> None:
     def failing() -> Iterator[list[str]]:
@@ -102,7 +102,7 @@ def test_an_attempt_that_fails_takes_back_what_it_wrote(
 
 
 @pytest.mark.parametrize("nth", range(4))
-def test_a_store_that_goes_down_leaves_no_manifest(home: Home, store: ObjectStore, nth: int) -> None:
+def test_store_failure_leaves_no_manifest(home: Home, store: ObjectStore, nth: int) -> None:
     """It fails at the nth upload and from then on, and the next attempt takes what was left over."""
     n_uploads = 0
 
@@ -123,7 +123,7 @@ def test_a_store_that_goes_down_leaves_no_manifest(home: Home, store: ObjectStor
     verify_export(place_at(home))
 
 
-def test_a_store_that_really_goes_down_is_told(home: Home, tmp_path: Path) -> None:
+def test_real_store_failure_is_reported(home: Home, tmp_path: Path) -> None:
     with running_server() as server, empty_store(server, tmp_path) as store:
         store.client().create_bucket(Bucket="real")
         place = place_at(home)
@@ -135,7 +135,7 @@ def test_a_store_that_really_goes_down_is_told(home: Home, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
-def test_a_retry_replaces_its_own_attempt(place: ObjectPlace, store: ObjectStore, is_whole: bool) -> None:
+def test_retry_replaces_its_own_attempt(place: ObjectPlace, store: ObjectStore, is_whole: bool) -> None:
     export(place, [["old", "older", "oldest"]], max_rows=1)
     if not is_whole:
         store.client().delete_object(Bucket="real", Key=f"{BASE}/manifest.json")
@@ -147,7 +147,7 @@ def test_a_retry_replaces_its_own_attempt(place: ObjectPlace, store: ObjectStore
     verify_export(place)
 
 
-def test_a_retry_that_fails_leaves_the_whole_attempt(place: ObjectPlace) -> None:
+def test_failed_retry_keeps_the_complete_attempt(place: ObjectPlace) -> None:
     export(place)
     with pytest.raises(CancelledError):
         export(place, on_users=mock.Mock(side_effect=CancelledError("stop")))
@@ -155,7 +155,7 @@ def test_a_retry_that_fails_leaves_the_whole_attempt(place: ObjectPlace) -> None
 
 
 @pytest.mark.parametrize("error", [ClaimLostError("taken over"), ConnectionError()])
-def test_an_attempt_that_was_taken_over_does_no_harm(home: Home, store: ObjectStore, error: Exception) -> None:
+def test_superseded_attempt_changes_nothing(home: Home, store: ObjectStore, error: Exception) -> None:
     """Another attempt at the same export begins and ends while this one is under way."""
 
     def taken_over(n_users: int) -> None:
@@ -168,7 +168,7 @@ def test_an_attempt_that_was_taken_over_does_no_harm(home: Home, store: ObjectSt
     verify_export(place_at(home))
 
 
-def test_an_attempt_takes_back_only_what_is_its_own(home: Home, store: ObjectStore) -> None:
+def test_attempt_deletes_only_its_own_files(home: Home, store: ObjectStore) -> None:
     """Another attempt, still without a manifest, has written the same part again."""
 
     def overtaken(n_users: int) -> None:
@@ -182,7 +182,7 @@ def test_an_attempt_takes_back_only_what_is_its_own(home: Home, store: ObjectSto
     assert store.objects("real") == {f"{BASE}/part-00000.jsonl": b'{"user_id": "x"}\n{"user_id": "y"}\n'}
 
 
-def test_what_is_somebody_elses_stays(place: ObjectPlace, store: ObjectStore) -> None:
+def test_foreign_objects_are_kept(place: ObjectPlace, store: ObjectStore) -> None:
     def check(key: str | None) -> None:
         if key is None:
             export(place, export="e-2")
@@ -201,7 +201,7 @@ def test_what_is_somebody_elses_stays(place: ObjectPlace, store: ObjectStore) ->
     assert offenders(["manifest.json", "part-00000.jsonl", "x", "below/x", None], check) == []
 
 
-def test_a_folder_that_many_others_use_is_left_alone(place: ObjectPlace, store: ObjectStore) -> None:
+def test_folder_with_many_foreign_objects_is_not_used(place: ObjectPlace, store: ObjectStore) -> None:
     for number in range(3):
         store.put("real", f"{BASE}/{number}", b"theirs")
     with (
@@ -211,7 +211,7 @@ def test_a_folder_that_many_others_use_is_left_alone(place: ObjectPlace, store: 
         export(place)
 
 
-def test_what_lies_beside_is_not_touched(place: ObjectPlace, store: ObjectStore) -> None:
+def test_neighbouring_objects_are_not_changed(place: ObjectPlace, store: ObjectStore) -> None:
     beside = {BASE: b"1", f"{BASE}0/part-00000.jsonl": b"2", "shop/spring/x": b"3", f"{BASE}/": b""}
     for key, content in beside.items():
         store.put("real", key, content)
@@ -223,7 +223,7 @@ def test_what_lies_beside_is_not_touched(place: ObjectPlace, store: ObjectStore)
     }
 
 
-def test_damage_is_told(place: ObjectPlace, store: ObjectStore) -> None:
+def test_damage_is_reported(place: ObjectPlace, store: ObjectStore) -> None:
     export(place)
     objects = store.objects("real")
     part, manifest, added = (
@@ -252,7 +252,7 @@ def test_damage_is_told(place: ObjectPlace, store: ObjectStore) -> None:
     assert offenders(damages, check) == []
 
 
-def test_a_place_that_cannot_be_written_is_told(home: Home, store: ObjectStore) -> None:
+def test_unwritable_destination_is_reported(home: Home, store: ObjectStore) -> None:
     store.write_profile("empty", key=None)
 
     def check(url: str, profile: str, match: str) -> None:

@@ -18,7 +18,7 @@ from ..object_stores import PROFILE, empty_store
 OWN = "000000000000"
 
 
-def test_a_run_exports_to_a_real_store(
+def test_run_exports_to_a_real_store(
     world: worlds.World, finished_folder: Path, tmp_path: Path, store_server: ThreadedMotoServer
 ) -> None:
     room = shutil.copytree(finished_folder, tmp_path / "room")
@@ -54,7 +54,7 @@ def test_a_run_exports_to_a_real_store(
             verify_exported_files(installation, export.id, manifest)
 
 
-def test_a_run_does_not_write_to_another_accounts_bucket(
+def test_run_does_not_write_to_another_accounts_bucket(
     world: worlds.World, trained_folder: Path, tmp_path: Path
 ) -> None:
     room = shutil.copytree(trained_folder, tmp_path / "room")

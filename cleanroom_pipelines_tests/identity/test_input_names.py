@@ -33,11 +33,11 @@ def test_names_are_read_as_they_are_written() -> None:
 
 
 def test_other_names_are_refused() -> None:
-    def is_refused(text: str) -> None:
+    def is_rejected(text: str) -> None:
         with pytest.raises(ValueError):
             InputName.parse(text)
 
-    assert offenders(OTHERS, is_refused) == []
+    assert offenders(OTHERS, is_rejected) == []
 
 
 def test_inputs_are_chosen_by_dataset() -> None:

@@ -49,7 +49,7 @@ def result(value: Any) -> Answer:
     return Answer(body=json.dumps({"result": value}).encode())
 
 
-def refusal(status: int, type_: str, message: str = "No.", **attributes: Any) -> Answer:
+def error_answer(status: int, type_: str, message: str = "No.", **attributes: Any) -> Answer:
     error = {"type": type_, "message": message, "remedy": "Do right.", "attributes": attributes}
     return Answer(status, json.dumps({"error": error}).encode())
 
@@ -87,7 +87,7 @@ class FakeServer:
             return self._worked_out[method](sent)
         queue = self._answers[method]
         if not queue:
-            return refusal(404, "NotFoundError", "Nothing was queued.")
+            return error_answer(404, "NotFoundError", "Nothing was queued.")
         answer = queue[0] if len(queue) == 1 else queue.popleft()
         return answer if isinstance(answer, Answer) or answer is DROP else result(answer)
 

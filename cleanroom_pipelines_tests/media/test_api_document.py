@@ -313,11 +313,11 @@ def test_a_documented_call_is_valid() -> None:
 
 
 def test_a_call_returns_the_documented_type() -> None:
-    def gives_it(name: str, method: str) -> None:
+    def has_the_type(name: str, method: str) -> None:
         told = inspect.signature(getattr(getattr(media, name), method)).return_annotation
         assert RETURNS[name, method] in (told if isinstance(told, str) else inspect.formatannotation(told))
 
-    assert_each(gives_it, RETURNS)
+    assert_each(has_the_type, RETURNS)
 
 
 def test_a_static_call_needs_no_object() -> None:
@@ -328,14 +328,14 @@ def test_a_static_call_needs_no_object() -> None:
 
 
 def test_enum_members_have_the_documented_order_and_values() -> None:
-    def has_them(name: str) -> None:
+    def has_the_members(name: str) -> None:
         kind = getattr(media, name)
         assert issubclass(kind, Enum)
         assert issubclass(kind, str)
         ours = {member.name: member.value for member in kind}
         assert list(ours.items())[: len(ENUMS[name])] == list(ENUMS[name].items())
 
-    assert_each(has_them, ENUMS)
+    assert_each(has_the_members, ENUMS)
 
 
 def test_a_member_is_found_by_its_value() -> None:

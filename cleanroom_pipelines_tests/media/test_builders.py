@@ -116,14 +116,14 @@ def test_other_kinds_are_valid_json_of_the_definition_language() -> None:
 
 
 def test_builder_methods_return_the_builder_and_share() -> None:
-    def does_so(builder: Any) -> None:
+    def can_be_shared(builder: Any) -> None:
         assert builder.build().shared_with == []
         assert builder.with_share_with_participants([PUBLISHER]) is builder
         assert builder.build().shared_with == [PUBLISHER]
         assert "shared" not in json.dumps(builder.build().as_dict())
 
     assert_each(
-        does_so,
+        can_be_shared,
         [
             RuleBasedAudienceBuilder(name="x", source_audience=SEED),
             LookalikeAudienceBuilder(name="x", reach=1, source_audience=SEED),
@@ -165,13 +165,13 @@ def test_a_definition_need_not_be_shared() -> None:
 
 
 def test_a_reach_outside_1_to_30_is_rejected_by_the_builder() -> None:
-    def is_refused(reach: Any) -> None:
+    def is_rejected(reach: Any) -> None:
         with pytest.raises(InvalidDefinitionError, match="1 to 30"):
             LookalikeAudienceBuilder(name="x", reach=reach, source_audience=SEED)
         with pytest.raises(InvalidDefinitionError, match="1 to 30"):
             LookalikeAudienceDefinition(name="x", reach=reach, source_audience=SEED)
 
-    assert_each(is_refused, [0, -1, 31, 1.5, True, "5", None])
+    assert_each(is_rejected, [0, -1, 31, 1.5, True, "5", None])
 
 
 def test_values_are_optional_for_empty_and_not_empty() -> None:

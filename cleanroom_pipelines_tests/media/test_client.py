@@ -76,7 +76,7 @@ from cleanroom_pipelines.media.protocol import (
 from cleanroom_pipelines.server import media as handlers
 
 from ..cases import assert_each
-from .fake_server import DROP, Answer, FakeServer, Sent, refusal, result, serving
+from .fake_server import DROP, Answer, FakeServer, Sent, error_answer, result, serving
 
 TOKEN = "tok-9f8e7d6c5b4a"
 ROOM = {
@@ -320,7 +320,7 @@ def self_signed(folder: Path) -> Path:
 
 
 def test_an_error_keeps_its_class_over_the_wire() -> None:
-    def comes_as_itself(kind: type[MediaError]) -> None:
+    def round_trips(kind: type[MediaError]) -> None:
         error = kind("What happened.", remedy="What to do.", n_found=3)
         told = error_from_dict(error_as_dict(error), status=status_of(error))
         assert type(told) is kind
@@ -330,7 +330,7 @@ def test_an_error_keeps_its_class_over_the_wire() -> None:
         assert type(pickle.loads(pickle.dumps(told))) is kind
 
     assert_each(
-        comes_as_itself,
+        round_trips,
         [kind for kind in vars(media_errors).values() if isinstance(kind, type) and issubclass(kind, MediaError)],
     )
 
@@ -357,7 +357,7 @@ def test_an_error_also_inherits_a_built_in_one() -> None:
 
 def test_an_error_response_raises_the_class_of_its_type(server: FakeServer, client: Client) -> None:
     def becomes(status: int, type_: str, kind: type[MediaError]) -> None:
-        server.answer("list_rooms", refusal(status, type_, "Not this.", limit=4))
+        server.answer("list_rooms", error_answer(status, type_, "Not this.", limit=4))
         with pytest.raises(MediaError, match=r"Not this\. Do right\.") as caught:
             client.get_data_rooms()
         assert type(caught.value) is kind
@@ -615,7 +615,7 @@ def test_both_sides_are_provisioned(uploads: FakeServer, room: MediaDcr, client:
     assert [sent.path.rsplit("/", 1)[1] for sent in uploads.sent[-2:]] == ["deprovision_base", "deprovision_seeds"]
 
 
-def told_audience(sent: Sent) -> Answer:
+def audience_answer(sent: Sent) -> Answer:
     kept = {name: sent.params[name] for name in ("name", "definition", "shared_with")}
     return result(
         {"id": "aud1", "kind": "x", "created_at": "t", "created_by": "me", "staleness_warnings": [], **kept}
@@ -623,7 +623,7 @@ def told_audience(sent: Sent) -> Answer:
 
 
 def test_audiences_are_created_shared_and_deleted(server: FakeServer, room: MediaDcr, client: Client) -> None:
-    server.work_out("create_audience", told_audience)
+    server.work_out("create_audience", audience_answer)
     server.answer("share_audiences", {})
     server.answer("delete_audiences", {"deleted": ["aud1"]})
     built = Participant(["P@example.com"], [], "as it was built, without an id")
@@ -653,7 +653,7 @@ def test_audiences_are_created_shared_and_deleted(server: FakeServer, room: Medi
 
 
 def test_each_kind_of_audience_has_its_own_call(server: FakeServer, room: MediaDcr) -> None:
-    server.work_out("create_audience", told_audience)
+    server.work_out("create_audience", audience_answer)
     rule = media.RuleBasedAudienceBuilder(name="r", source_audience=media.BaseAudience()).build()
     remarketing = media.RemarketingAudienceBuilder(name="m", source_audience_type="t").build()
     exclusion = media.ExclusionTargetingAudienceBuilder(name="e", source_audience_type="t").build()
@@ -676,7 +676,9 @@ def test_sharing_with_a_non_participant_is_rejected(room: MediaDcr) -> None:
 
 
 def test_dependents_are_named(server: FakeServer, room: MediaDcr) -> None:
-    server.answer("delete_audiences", refusal(409, "AudienceHasDependentsError", names=["On top"], n_others=2))
+    server.answer(
+        "delete_audiences", error_answer(409, "AudienceHasDependentsError", names=["On top"], n_others=2)
+    )
     with pytest.raises(AudienceHasDependentsError) as caught:
         room.delete_audiences([CustomAudience("aud1", "Like", "lookalike", {})])
     assert caught.value.names == ("On top",)
@@ -839,14 +841,14 @@ def test_a_result_waits_for_its_job(server: FakeServer, room: MediaDcr) -> None:
 
 
 def test_a_withheld_size_is_none(server: FakeServer, room: MediaDcr) -> None:
-    def is_none(reason: str) -> None:
+    def size_is_none(reason: str) -> None:
         server.answer("start_job", ended())
         server.answer("get_job_result", {"size": None, "noise": {}, "reason": reason})
         job = room.get_audience_size(SEED)
         assert job.result() is None
         assert job.details().reason == reason
 
-    assert_each(is_none, ["hidden", "too_few"])
+    assert_each(size_is_none, ["hidden", "too_few"])
 
 
 def test_a_draft_is_sized_without_being_saved(server: FakeServer, room: MediaDcr) -> None:
@@ -1074,7 +1076,7 @@ def test_files_for_a_destination_are_not_a_list_of_ids(server: FakeServer, room:
 
 def test_a_rejected_download_raises_its_error(server: FakeServer, room: MediaDcr, tmp_path: Path) -> None:
     deliver(server, {"part-00000.csv": b"u1\n"})
-    server.answer("jobs/job1/files/part-00000.csv", refusal(403, "PermissionDeniedError"))
+    server.answer("jobs/job1/files/part-00000.csv", error_answer(403, "PermissionDeniedError"))
     with pytest.raises(PermissionDeniedError):
         room.get_audience_user_list(SEED).download(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -1182,11 +1184,11 @@ def test_undeclared_datasets_are_rejected(uploads: FakeServer, client: Client, t
 
 
 def test_the_length_of_embeddings_is_a_whole_number(client: Client) -> None:
-    def is_refused(n: Any) -> None:
+    def is_rejected(n: Any) -> None:
         with pytest.raises(InvalidRequestError):
             DataLabBuilder(client).with_embeddings(n)
 
-    assert_each(is_refused, [0, -1, 1.0, True])
+    assert_each(is_rejected, [0, -1, 1.0, True])
 
 
 def test_a_lab_without_name_or_matching_ids_is_not_built(client: Client) -> None:

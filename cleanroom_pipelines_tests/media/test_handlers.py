@@ -63,13 +63,13 @@ def about_own(kind: str) -> Callable[[MediaWorld, str], dict[str, Any]]:
 
 def priced(kind: str, about: dict[str, Any] | None = None) -> Callable[[MediaWorld, str], dict[str, Any]]:
     def params(world: MediaWorld, group: str) -> dict[str, Any]:
-        take_in(world)
+        ingest(world)
         return {"kind": kind, **(about or {})}
 
     return params
 
 
-def take_in(world: MediaWorld, digests: dict[str, str] | None = None) -> None:
+def ingest(world: MediaWorld, digests: dict[str, str] | None = None) -> None:
     """Ingest what both sides provided, if necessary; types of seeds by the digest of their ids."""
     digests = digests or {"loyal": "l"}
     seeds = {"digests": digests, "seeds": {"by_type": dict.fromkeys(digests, 500)}}
@@ -115,7 +115,7 @@ TABLE: dict[str, Cell] = {
     "price of a size": ("get_estimate", priced("audience_size", {"definition": LOOKALIKE}), only("create")),
     "price of a user list": ("get_estimate", priced("user_list", {"audience": SEED}), only("export")),
     "price of new figures of the base": ("get_estimate", priced("base_figures"), only("create")),
-    "new figures of the base": ("renew_base_figures", lambda world, group: take_in(world) or {}, only("create")),
+    "new figures of the base": ("renew_base_figures", lambda world, group: ingest(world) or {}, only("create")),
     "proposals": ("list_proposals", lambda world, group: {}, ALL),
     "proposal": ("propose", lambda world, group: {"kind": "refill", "units": 3}, ALL),
     "approval": (
@@ -142,7 +142,7 @@ def world(shared: Installation) -> MediaWorld:
     return opened
 
 
-def told_of(call: Callable[[], object]) -> dict[str, Any]:
+def error_of(call: Callable[[], object]) -> dict[str, Any]:
     """Return the error of a call in its wire format."""
     with pytest.raises(errors.MediaError) as raised:
         call()
@@ -161,7 +161,7 @@ def test_each_group_may_do_what_its_permission_allows(shared: Installation) -> N
         for group in (*GROUPS, STRANGER):
             # whom nothing belongs to asks about what belongs to somebody who may
             asked = params(world, group if group in GROUPS else next(iter(allowed)))
-            unknown = told_of(partial(world.call, group, method, room_id="no-such-room", **asked))
+            unknown = error_of(partial(world.call, group, method, room_id="no-such-room", **asked))
             world.new_lines()
             try:
                 world.call(group, method, room_id=world.room, **asked)
@@ -203,10 +203,10 @@ def test_declining_removes_the_caller_from_the_room(world: MediaWorld) -> None:
     for method, params, allowed in TABLE.values():
         if "create" in allowed:
             asked = params(world, "create")
-            refused = told_of(partial(world.call, "create", method, room_id=world.room, **asked))
-            assert refused == told_of(partial(world.call, "create", method, room_id="no-such-room", **asked))
-    assert told_of(lambda: world.call("create", "get_job", job_id=job["id"]))["type"] == "PermissionDeniedError"
-    assert told_of(lambda: world.call("create", "decline_room", room_id=world.room))["type"] == (
+            refused = error_of(partial(world.call, "create", method, room_id=world.room, **asked))
+            assert refused == error_of(partial(world.call, "create", method, room_id="no-such-room", **asked))
+    assert error_of(lambda: world.call("create", "get_job", job_id=job["id"]))["type"] == "PermissionDeniedError"
+    assert error_of(lambda: world.call("create", "decline_room", room_id=world.room))["type"] == (
         "PermissionDeniedError"
     )
     assert world.installation.catalog.get(CustomAudience, theirs).created_by == world.ids["create"]
@@ -235,10 +235,10 @@ def test_a_sides_data_is_deleted_with_its_last_member(world: MediaWorld) -> None
 
 
 def test_the_owner_does_not_decline(world: MediaWorld) -> None:
-    told = told_of(lambda: world.call("owner", "decline_room", room_id=world.room))
+    told = error_of(lambda: world.call("owner", "decline_room", room_id=world.room))
     assert told["type"] == "ConflictError"
     assert world.call("owner", "get_room", room_id=world.room)["id"] == world.room
-    assert told_of(lambda: world.call(STRANGER, "decline_room", room_id=world.room))["type"] == (
+    assert error_of(lambda: world.call(STRANGER, "decline_room", room_id=world.room))["type"] == (
         "PermissionDeniedError"
     )
 
@@ -248,7 +248,7 @@ def test_quotas_on_rooms_labs_and_uploads(tmp_path: Path) -> None:
     world = MediaWorld.open(Installation(home))
 
     def is_over(limit: int, call: Callable[[], object]) -> None:
-        told = told_of(call)
+        told = error_of(call)
         assert (told["type"], told["attributes"]["limit"]) == ("QuotaExceededError", limit)
 
     is_over(1, lambda: MediaWorld.open(world.installation))
@@ -284,9 +284,9 @@ def test_a_queued_job_has_a_position(tmp_path: Path) -> None:
 def test_a_job_is_visible_to_its_user_only(world: MediaWorld) -> None:
     def is_its_user_s(method: str) -> None:
         job = world.ask("create", "data_attributes")["id"]
-        unknown = told_of(lambda: world.call("overlap", method, job_id="no-such-job"))
+        unknown = error_of(lambda: world.call("overlap", method, job_id="no-such-job"))
         for group in ("overlap", "owner", STRANGER):
-            assert told_of(lambda: world.call(group, method, job_id=job)) == unknown  # noqa: B023
+            assert error_of(lambda: world.call(group, method, job_id=job)) == unknown  # noqa: B023
         assert world.call("create", "get_job", job_id=job)["status"] == "Running"
 
     assert_each(is_its_user_s, ["get_job", "get_job_result", "cancel_job"])
@@ -295,8 +295,8 @@ def test_a_job_is_visible_to_its_user_only(world: MediaWorld) -> None:
 def test_a_lab_is_visible_to_its_owner_only(world: MediaWorld) -> None:
     def is_its_owner_s(method: str) -> None:
         lab = world.lab("base")
-        unknown = told_of(lambda: world.call("base", method, lab_id="no-such-lab"))
-        assert told_of(lambda: world.call("create", method, lab_id=lab)) == unknown
+        unknown = error_of(lambda: world.call("base", method, lab_id="no-such-lab"))
+        assert error_of(lambda: world.call("create", method, lab_id=lab)) == unknown
         assert world.call("base", "get_lab", lab_id=lab)["is_validated"]
 
     assert_each(is_its_owner_s, ["get_lab", "start_lab"])
@@ -304,12 +304,15 @@ def test_a_lab_is_visible_to_its_owner_only(world: MediaWorld) -> None:
 
 def test_an_upload_is_usable_by_its_owner_only(world: MediaWorld) -> None:
     theirs = world.upload("create")
-    unknown = told_of(lambda: world.call("base", "create_lab", name="l", datasets={"matching:EMAIL": "0" * 32}))
+    unknown = error_of(lambda: world.call("base", "create_lab", name="l", datasets={"matching:EMAIL": "0" * 32}))
     assert (
-        told_of(lambda: world.call("base", "create_lab", name="l", datasets={"matching:EMAIL": theirs})) == unknown
+        error_of(lambda: world.call("base", "create_lab", name="l", datasets={"matching:EMAIL": theirs}))
+        == unknown
     )
     datasets = [{"manifest_hash": theirs}]
-    assert told_of(lambda: world.call("seed", "provision_seeds", room_id=world.room, datasets=datasets)) == unknown
+    assert (
+        error_of(lambda: world.call("seed", "provision_seeds", room_id=world.room, datasets=datasets)) == unknown
+    )
 
 
 def test_only_ones_own_validated_lab_is_provisioned(world: MediaWorld) -> None:
@@ -353,7 +356,7 @@ def test_an_invisible_audience_looks_nonexistent(world: MediaWorld) -> None:
         lambda key: world.ask("create", "audience_size", definition=rule(custom(key))),
     ]
     for call in calls:
-        assert told_of(lambda: call(hidden)) == told_of(lambda: call("no-such-audience"))  # noqa: B023
+        assert error_of(lambda: call(hidden)) == error_of(lambda: call("no-such-audience"))  # noqa: B023
 
 
 def test_an_audience_of_another_room_cannot_be_named(shared: Installation, world: MediaWorld) -> None:
@@ -385,7 +388,7 @@ def test_only_visible_dependents_are_named(shared: Installation) -> None:
     mine = create("one", "mine", rule(custom(source)))
     create("two", "theirs", rule(custom(source)))
     delete = {"room_id": world.room, "audience_ids": [source]}
-    told = told_of(lambda: world.call("one", "delete_audiences", **delete))
+    told = error_of(lambda: world.call("one", "delete_audiences", **delete))
     assert told["type"] == "AudienceHasDependentsError"
     assert told["attributes"] == {"names": ["mine"], "n_others": 1}
     gone = world.call("one", "delete_audiences", **delete, delete_dependent_audiences=True)
@@ -411,7 +414,7 @@ NEEDED = {
 
 
 def test_a_room_creates_only_the_audiences_it_allows(shared: Installation) -> None:
-    def makes_only_those(kind: str) -> None:
+    def creates_only_those(kind: str) -> None:
         definition, needed = NEEDED[kind]
         for types in ([needed], [each for each in CollaborationType if each is not needed]):
             groups = {each: GROUPS[each] for each in GROUPS if each != "insights"}
@@ -423,7 +426,7 @@ def test_a_room_creates_only_the_audiences_it_allows(shared: Installation) -> No
                 with pytest.raises(errors.PermissionDeniedError):
                     world.call("create", "create_audience", **call)
 
-    assert_each(makes_only_those, NEEDED)
+    assert_each(creates_only_those, NEEDED)
 
 
 BASE = {"kind": "base"}
@@ -507,7 +510,7 @@ def test_a_second_type_with_the_same_ids_is_the_same_seed(shared: Installation) 
     """Union and difference of two types with the same ids are handled as one seed, in any room."""
     world = MediaWorld.open(shared, BOTH_SIDES, ["ENABLE_LOOKALIKE_AUDIENCES", "ENABLE_RULED_BASED_AUDIENCES"])
     world.provision()
-    take_in(world, {"loyal": "same", "again": "same", "other": "else"})
+    ingest(world, {"loyal": "same", "again": "same", "other": "else"})
 
     def less(kind: str) -> dict[str, Any]:
         return {"operator": "DIFF", "source": {"kind": "seed", "audience_type": kind}, "filters": None}
@@ -515,7 +518,7 @@ def test_a_second_type_with_the_same_ids_is_the_same_seed(shared: Installation) 
     assert not listed(world, "agency", "agency", rule(BASE, less("again")))
     exclusion = MediaWorld.open(shared, BOTH_SIDES, ["ENABLE_EXCLUSION_TARGETING", "ENABLE_RULED_BASED_AUDIENCES"])
     exclusion.provision()
-    take_in(exclusion, {"loyal": "same", "again": "same", "other": "else"})
+    ingest(exclusion, {"loyal": "same", "again": "same", "other": "else"})
     assert listed(exclusion, "agency", "agency", rule(BASE, less("loyal"), less("again")))
     base_or_seed = rule(BASE, less("loyal"), {"operator": "UNION", "source": SEED, "filters": None})
     assert listed(exclusion, "agency", "agency", base_or_seed) is False
@@ -653,7 +656,7 @@ def test_a_spent_budget_allows_only_paid_results_until_a_refill(world: MediaWorl
     spend(world, 970)
     other = world.audience("create")
     world.finish(Kind.CUSTOM_AUDIENCE, other, sized("another question"))
-    told = told_of(lambda: size_of(world, other))
+    told = error_of(lambda: size_of(world, other))
     assert (told["type"], told["attributes"]) == ("BudgetSpentError", {"total": 100, "spent": 99, "cost": 2})
     assert world.spent == 990, "nothing was paid"
     assert size_of(world, audience) == SIZE
@@ -678,7 +681,7 @@ def test_a_share_limits_one_organisation(world: MediaWorld) -> None:
     wanted = proposal(world, "base", kind="share", organization=email("create"), units=1)
     assert (wanted["organization"], wanted["is_effective"]) == (organization, False)
     world.call("seed", "approve", room_id=world.room, proposal_id=wanted["id"])
-    told = told_of(lambda: size_of(world, audience))
+    told = error_of(lambda: size_of(world, audience))
     assert (told["type"], told["attributes"]) == ("BudgetSpentError", {"total": 1, "spent": 0, "cost": 2})
     assert "of your organisation's share" in told["message"]
     ledger = world.call("create", "get_room", room_id=world.room)["ledger"]
@@ -733,11 +736,11 @@ def test_a_third_organisation_approves_nothing(shared: Installation) -> None:
     world.provision()
     wanted = proposal(world, partner)
     assert wanted["approved_by"] == [], "it brought nothing: the base is somebody else's"
-    refused = told_of(lambda: world.call(partner, "approve", room_id=world.room, proposal_id=wanted["id"]))
-    assert refused == told_of(lambda: world.call(partner, "approve", room_id="no-such-room", proposal_id="x"))
+    refused = error_of(lambda: world.call(partner, "approve", room_id=world.room, proposal_id=wanted["id"]))
+    assert refused == error_of(lambda: world.call(partner, "approve", room_id="no-such-room", proposal_id="x"))
     world.call("seed", "approve", room_id=world.room, proposal_id=wanted["id"])
     assert world.budget.ledger.total == 1000
-    refused = told_of(lambda: world.call("base", "approve", room_id=world.room, proposal_id=elsewhere["id"]))
+    refused = error_of(lambda: world.call("base", "approve", room_id=world.room, proposal_id=elsewhere["id"]))
     assert refused["type"] == "PermissionDeniedError", "what is proposed to others is not there"
 
 
@@ -754,7 +757,7 @@ def test_a_colleague_who_provides_no_data_cannot_approve(shared: Installation) -
         )
         wanted = proposal(world, "create")
         assert wanted["approved_by"] == []
-        refused = told_of(lambda: world.call("create", "approve", room_id=world.room, proposal_id=wanted["id"]))
+        refused = error_of(lambda: world.call("create", "approve", room_id=world.room, proposal_id=wanted["id"]))
         assert refused["type"] == "PermissionDeniedError"
         assert proposal(world, "seed")["approved_by"] == [shared.catalog.pairs.organization_of_user(email("seed"))]
     finally:
@@ -766,23 +769,23 @@ def test_the_full_ensemble_is_enabled_once_both_providers_approved_it(shared: In
     world.provision()
     assert "FULL_LOOKALIKE" not in " ".join(CollaborationType), "all types together never turn it on"
 
-    def is_on(group: str = "create") -> bool:
+    def is_enabled(group: str = "create") -> bool:
         return bool(world.call(group, "get_room", room_id=world.room)["full_lookalike"])
 
     wanted = proposal(world, "seed", kind="full_lookalike")
-    assert (wanted["is_effective"], is_on()) == (False, False)
+    assert (wanted["is_effective"], is_enabled()) == (False, False)
     assert world.call("base", "approve", room_id=world.room, proposal_id=wanted["id"])["is_effective"]
-    assert is_on()
+    assert is_enabled()
     # another provider takes the place of the one that approved
     shared.catalog.pairs.set_organization(f"base-{shared.token_hex(8)}", email=email("base"))
-    assert not is_on()
+    assert not is_enabled()
 
 
 def test_an_estimate_is_free_and_changes_nothing(shared: Installation) -> None:
     views = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE)
     world = MediaWorld.open(shared, {"base": GROUPS["base"], "seed": GROUPS["seed"], "all": views})
     world.provision()
-    take_in(world, {"loyal": "l", "again": "l", "new": "n"})
+    ingest(world, {"loyal": "l", "again": "l", "new": "n"})
 
     def price(kind: str, **about: Any) -> tuple[float, bool]:
         told = world.call("all", "get_estimate", room_id=world.room, kind=kind, **about)
@@ -807,8 +810,8 @@ def test_new_figures_of_the_base_are_paid_once(shared: Installation) -> None:
     world = MediaWorld.open(shared)
     world.provision()
     renew = {"method": "renew_base_figures", "room_id": world.room}
-    assert told_of(lambda: world.call("create", **renew))["type"] == "NotProvisionedError"
-    take_in(world)
+    assert error_of(lambda: world.call("create", **renew))["type"] == "NotProvisionedError"
+    ingest(world)
 
     def versions() -> int:
         return len(shared.catalog.resources.versions(Kind.DATA_ROOM, world.room))
@@ -816,11 +819,11 @@ def test_new_figures_of_the_base_are_paid_once(shared: Installation) -> None:
     told = world.call("create", "get_estimate", room_id=world.room, kind="base_figures")
     assert (told["units"], told["is_at_most"]) == (10, False)
     for group in ("overlap", "insights", "export", "base", "seed"):
-        assert told_of(lambda group=group: world.call(group, **renew))["type"] == "PermissionDeniedError"
+        assert error_of(lambda group=group: world.call(group, **renew))["type"] == "PermissionDeniedError"
     before = versions()
     assert world.call("create", **renew)["privacy"]["price"] == 10
     assert (world.spent, versions()) == (100, before + 1)
-    assert told_of(lambda: world.call("create", **renew))["type"] == "ConflictError", "it is being made"
+    assert error_of(lambda: world.call("create", **renew))["type"] == "ConflictError", "it is being made"
     (line,) = shared.catalog.pairs.ledger_lines(world.budget.pair.id)
     answered = {"base_figures": {"question": line.key}}
     seeds = {"digests": {"loyal": "l"}, "seeds": {"by_type": {"loyal": 500}}}
@@ -834,10 +837,10 @@ def test_new_figures_of_the_base_are_paid_once(shared: Installation) -> None:
 def test_new_figures_that_cannot_be_paid_change_nothing(shared: Installation) -> None:
     world = MediaWorld.open(shared)
     world.provision()
-    take_in(world)
+    ingest(world)
     spend(world, 901)
     before = shared.catalog.resources.newest_version(Kind.DATA_ROOM, world.room).number
-    told = told_of(lambda: world.call("create", "renew_base_figures", room_id=world.room))
+    told = error_of(lambda: world.call("create", "renew_base_figures", room_id=world.room))
     assert (told["type"], told["attributes"]["cost"]) == ("BudgetSpentError", 10)
     assert shared.catalog.resources.newest_version(Kind.DATA_ROOM, world.room).number == before
 
@@ -855,7 +858,7 @@ def test_the_smallest_source_has_the_highest_lookalike_price(shared: Installatio
 def test_prices_do_not_depend_on_hidden_sizes(shared: Installation) -> None:
     world = MediaWorld.open(shared)
     world.provision()
-    take_in(world)
+    ingest(world)
     room = world.installation.catalog.get(DataRoom, world.room)
     with writing(world.installation.home.catalog_url) as session:
         session.execute(update(DataRoomRow).where(DataRoomRow.id == room.id).values(hide_absolute_values=True))
@@ -928,13 +931,13 @@ def test_statistics_need_a_lookalike(world: MediaWorld) -> None:
 
 
 def test_an_empty_room_returns_nothing(shared: Installation) -> None:
-    def is_not_told(kind: str) -> None:
+    def is_not_disclosed(kind: str) -> None:
         world = MediaWorld.open(shared)
         group = {"overlap_statistics": "overlap", "insights": "insights", "data_attributes": "create"}[kind]
         with pytest.raises(errors.NotProvisionedError):
             world.ask(group, kind)
 
-    assert_each(is_not_told, ["overlap_statistics", "insights", "data_attributes"])
+    assert_each(is_not_disclosed, ["overlap_statistics", "insights", "data_attributes"])
 
 
 FAILED_BY = {
@@ -1036,8 +1039,8 @@ def test_a_rooms_audit_log_is_limited_to_that_room(shared: Installation, world: 
 def test_the_audit_log_contains_no_address_name_or_token(world: MediaWorld) -> None:
     names = {"name": "Verysecretname", "definition": REMARKETING | {"audience_type": "Verysecrettype"}}
     world.call("create", "create_audience", room_id=world.room, **names)
-    told_of(lambda: world.call(STRANGER, "get_room", room_id="Verysecretroom"))
-    told_of(lambda: world.call(STRANGER, "Verysecretmethod"))
+    error_of(lambda: world.call(STRANGER, "get_room", room_id="Verysecretroom"))
+    error_of(lambda: world.call(STRANGER, "Verysecretmethod"))
     world.lines()
     written = b"".join(lines_of(world.installation.home.audit))
     assert b"create_audience" in written
@@ -1048,7 +1051,7 @@ def test_the_audit_log_contains_no_address_name_or_token(world: MediaWorld) -> N
 
 def test_an_unknown_method_is_rejected_and_audited(world: MediaWorld) -> None:
     before = len(world.lines())
-    assert told_of(lambda: world.call("create", "no_such_method"))["type"] == "NotFoundError"
+    assert error_of(lambda: world.call("create", "no_such_method"))["type"] == "NotFoundError"
     (line,) = world.lines()[before:]
     assert (line["operation"], line["outcome"]) == ("unknown", "refused")
 
@@ -1112,14 +1115,14 @@ WRONG: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def test_invalid_parameters_give_our_own_messages(world: MediaWorld) -> None:
-    def is_said(group: str, method: str, params: dict[str, Any]) -> None:
+    def has_our_message(group: str, method: str, params: dict[str, Any]) -> None:
         world.new_lines()
-        told = told_of(lambda: world.call(group, method, **({"room_id": world.room} | params)))
+        told = error_of(lambda: world.call(group, method, **({"room_id": world.room} | params)))
         assert told["type"] in ("InvalidRequestError", "InvalidDefinitionError")
         assert "CANARY" not in json.dumps(told)
         assert world.new_lines()[-1]["outcome"] == "refused"
 
-    assert_each(is_said, WRONG)
+    assert_each(has_our_message, WRONG)
 
 
 def test_seed_files_of_the_same_or_a_foreign_kind_are_rejected(world: MediaWorld) -> None:

@@ -118,7 +118,7 @@ def ask(place: Place, email: str | None, room: str, name: str) -> httpx.Response
 
 
 def test_the_required_permission_is_sufficient(place: Place) -> None:
-    def is_let_through(name: str) -> None:
+    def is_allowed(name: str) -> None:
         needed = CELLS[name][1]
         room = place.room({"base@x.example": [needed] if needed else [], "none@x.example": []})
         answer = ask(place, "base@x.example", room, name)
@@ -127,11 +127,11 @@ def test_the_required_permission_is_sufficient(place: Place) -> None:
         else:
             assert answer.status_code == 200, answer.text
 
-    assert_each(is_let_through, sorted(CELLS))
+    assert_each(is_allowed, sorted(CELLS))
 
 
 def test_all_other_permissions_are_insufficient(place: Place) -> None:
-    def is_not(name: str) -> None:
+    def is_denied(name: str) -> None:
         room = place.room({"base@x.example": everything_but(CELLS[name][1])})
         before = counts(place)
         answer = ask(place, "base@x.example", room, name)
@@ -140,28 +140,28 @@ def test_all_other_permissions_are_insufficient(place: Place) -> None:
         assert answer.json() == nowhere.json(), "nobody learns whether the room exists"
         assert counts(place) == before
 
-    assert_each(is_not, sorted(name for name, (_, needed) in CELLS.items() if needed))
+    assert_each(is_denied, sorted(name for name, (_, needed) in CELLS.items() if needed))
 
 
 def test_non_participants_are_rejected(place: Place) -> None:
     room = place.room({"base@x.example": list({*P} - {P.PROVIDE_SEED_AUDIENCE})})
 
-    def is_not(name: str) -> None:
+    def is_denied(name: str) -> None:
         answer = ask(place, "stranger@x.example", room, name)
         assert answer.status_code == 403
         assert answer.json() == ask(place, "stranger@x.example", "spring-000000000000", name).json()
 
-    assert_each(is_not, sorted(CELLS))
+    assert_each(is_denied, sorted(CELLS))
 
 
 def test_calls_without_a_token_are_rejected(place: Place) -> None:
     room = place.room({"base@x.example": []})
 
-    def is_not(name: str) -> None:
+    def is_denied(name: str) -> None:
         answer = ask(place, None, room, name)
         assert (answer.status_code, answer.json()["error"]["type"]) == (401, "UnauthorizedError")
 
-    assert_each(is_not, sorted(CELLS))
+    assert_each(is_denied, sorted(CELLS))
 
 
 def test_those_who_declined_are_rejected(place: Place) -> None:
@@ -172,12 +172,12 @@ def test_those_who_declined_are_rejected(place: Place) -> None:
     told = place.result("none@x.example", "get_room", {"room_id": room})["participants"]
     assert [each.get("declined") for each in told] == [None, ["base@x.example"]]
 
-    def is_not(name: str) -> None:
+    def is_denied(name: str) -> None:
         answer = ask(place, "base@x.example", room, name)
         assert answer.status_code == 403
         assert answer.json() == ask(place, "base@x.example", "spring-000000000000", name).json()
 
-    assert_each(is_not, sorted(CELLS))
+    assert_each(is_denied, sorted(CELLS))
     assert place.call("none@x.example", "decline_room", {"room_id": room}).status_code == 409, "it is its owner"
 
 
@@ -254,11 +254,11 @@ def test_rejections_are_audited_without_names(place: Place) -> None:
 
 
 def test_an_invalid_call_is_rejected(place: Place) -> None:
-    def is_refused(body: bytes) -> None:
+    def is_rejected(body: bytes) -> None:
         answer = place.http.post(f"{PREFIX}/get_room", content=body, headers=place.headers("base@x.example"))
         assert (answer.status_code, answer.json()["error"]["type"]) == (400, "InvalidRequestError")
 
-    assert_each(is_refused, [b"[]", b"{", b"null", b'{"room_id": 5}', b'{"room_id": ["x"]}'])
+    assert_each(is_rejected, [b"[]", b"{", b"null", b'{"room_id": 5}', b'{"room_id": ["x"]}'])
 
 
 def test_a_revoked_token_is_rejected(place: Place) -> None:

@@ -12,7 +12,7 @@ from cleanroom_pipelines.media import InvalidRequestError, Participant, Permissi
 
 from ..cases import assert_each
 
-TOLD = {
+LISTED = {
     "id": "7f",
     "emails": ["a@example.com"],
     "role": "advertiser",
@@ -26,17 +26,17 @@ def test_a_built_participant_that_holds_the_permission_can_export() -> None:
 
 
 def test_no_other_permission_allows_exports() -> None:
-    def does_not(permission: Permission) -> None:
+    def cannot_export(permission: Permission) -> None:
         assert not Participant(["a@example.com"], [permission], "advertiser").can_export_audience()
 
-    assert_each(does_not, [each for each in Permission if each is not Permission.EXPORT_AUDIENCE])
+    assert_each(cannot_export, [each for each in Permission if each is not Permission.EXPORT_AUDIENCE])
 
 
 def test_a_loaded_participant_equals_a_built_one() -> None:
-    loaded = Participant.from_dict(TOLD)
+    loaded = Participant.from_dict(LISTED)
     assert loaded.can_export_audience()
     assert loaded.permissions == [Permission.EXPORT_AUDIENCE, Permission.VIEW_OVERLAP]
-    assert loaded.as_dict() == {name: value for name, value in TOLD.items() if name != "organization_id"}
+    assert loaded.as_dict() == {name: value for name, value in LISTED.items() if name != "organization_id"}
     assert Participant.from_dict(json.loads(json.dumps(loaded.as_dict()))) == loaded
 
 

@@ -122,10 +122,10 @@ UNSEEN = [
 
 
 def test_a_cte_is_seen_only_where_it_is_defined() -> None:
-    def is_refused(text: str) -> None:
+    def is_rejected(text: str) -> None:
         refusal(text)
 
-    assert_each(is_refused, UNSEEN)
+    assert_each(is_rejected, UNSEEN)
 
 
 # --- Parameters ---
@@ -157,10 +157,10 @@ WRONG_PARAMETERS = [
 
 
 def test_parameters_that_are_refused() -> None:
-    def is_refused(text: str, parameters: dict[str, str]) -> None:
+    def is_rejected(text: str, parameters: dict[str, str]) -> None:
         refusal(text, **parameters)
 
-    assert_each(is_refused, WRONG_PARAMETERS)
+    assert_each(is_rejected, WRONG_PARAMETERS)
 
 
 NO_PARAMETERS = [
@@ -180,16 +180,16 @@ NO_PARAMETERS = [
 
 
 def test_what_is_no_parameter() -> None:
-    def is_refused(value: str) -> None:
+    def is_rejected(value: str) -> None:
         refusal(f"SELECT id FROM a.b WHERE x = {value}", name="1")
 
-    assert_each(is_refused, NO_PARAMETERS)
+    assert_each(is_rejected, NO_PARAMETERS)
 
 
 # --- What is refused ---
 
 
-REFUSED = [
+REJECTED = [
     # files, in all the ways DuckDB reads them
     "SELECT * FROM read_csv('kanarienvogel')",
     "SELECT a FROM read_csv('kanarienvogel')",
@@ -444,13 +444,13 @@ REFUSED = [
 
 
 def test_refused(caplog: pytest.LogCaptureFixture) -> None:
-    def is_refused(text: str) -> None:
+    def is_rejected(text: str) -> None:
         caplog.clear()
         with caplog.at_level(logging.DEBUG):
             refusal(text)
         assert not caplog.records
 
-    assert_each(is_refused, REFUSED)
+    assert_each(is_rejected, REJECTED)
 
 
 def test_it_says_what_it_met() -> None:
@@ -506,11 +506,11 @@ BOMBS = [
 def test_a_bomb_is_refused_in_time() -> None:
     most = MOST_TIMES * effort(lambda: check_query(HONEST[0]))
 
-    def is_refused(text: str) -> None:
+    def is_rejected(text: str) -> None:
         parameters = {"a": "1"} if ":a" in text else {}
         assert effort(lambda: refusal(text, **parameters)) < most
 
-    assert_each(is_refused, BOMBS)
+    assert_each(is_rejected, BOMBS)
 
 
 HONEST = [

@@ -289,14 +289,14 @@ def test_what_the_check_would_have_refused_is_refused_again(
     outside.write_text(f"user_id\n{CANARY}\n")
     was = inside.read_bytes()
 
-    def is_refused(sql: str, runs: Run) -> None:
+    def is_rejected(sql: str, runs: Run) -> None:
         forged = CheckedQuery(sql.format(outside=outside, inside=inside), (("shop", "orders"),))
         assert failure(runs, forged) in {"failed", "names"}
         assert inside.read_bytes() == was
         assert outside.read_text() == f"user_id\n{CANARY}\n"
 
     assert_each(
-        is_refused,
+        is_rejected,
         [*((sql, run) for sql in FORGED), (FORGED[0], run_apart), ("COPY table_1 TO '{inside}'", run_apart)],
     )
 

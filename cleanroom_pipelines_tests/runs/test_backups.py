@@ -58,7 +58,7 @@ def records(catalog: Catalog) -> list[object]:
     return [(record, catalog.resources.versions(record.kind, record.id)) for record in found]
 
 
-def test_a_round_trip(full: Installation, tmp_path: Path) -> None:
+def test_backup_and_restore_round_trip(full: Installation, tmp_path: Path) -> None:
     file, root = tmp_path / "backup.tar", tmp_path / "elsewhere" / "home"
     back_up(full, file)
     assert file.stat().st_mode & 0o777 == 0o600
@@ -83,7 +83,7 @@ def test_a_round_trip(full: Installation, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_home_may_be_an_empty_folder(full: Installation, tmp_path: Path, is_there: bool) -> None:
+def test_restore_into_an_empty_folder(full: Installation, tmp_path: Path, is_there: bool) -> None:
     back_up(full, tmp_path / "backup.tar")
     root = tmp_path / "volume"
     if is_there:
@@ -95,7 +95,7 @@ def test_a_home_may_be_an_empty_folder(full: Installation, tmp_path: Path, is_th
         assert root.stat().st_ino == inode  # a mounted volume cannot be replaced
 
 
-def test_a_key_that_lies_elsewhere_comes_along(full: Installation, tmp_path: Path) -> None:
+def test_key_outside_the_home_is_included(full: Installation, tmp_path: Path) -> None:
     real = tmp_path / "secret"
     shutil.move(full.home.key_file, real)
     (tmp_path / "linked").symlink_to(real)
@@ -106,7 +106,7 @@ def test_a_key_that_lies_elsewhere_comes_along(full: Installation, tmp_path: Pat
     assert (tmp_path / "new" / "installation.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_drafts_links_and_pipes_are_left_out(full: Installation, tmp_path: Path) -> None:
+def test_drafts_links_and_pipes_are_excluded(full: Installation, tmp_path: Path) -> None:
     before = contents(full.home.root)
     (full.home.artifacts / ".draft-abcdefgh").mkdir()
     (full.home.artifacts / ".draft-abcdefgh" / "half.bin").write_text("half")
@@ -118,23 +118,23 @@ def test_drafts_links_and_pipes_are_left_out(full: Installation, tmp_path: Path)
     assert contents(tmp_path / "new") == before
 
 
-def test_files_that_go_meanwhile_do_not_matter(full: Installation, tmp_path: Path) -> None:
+def test_files_deleted_during_the_backup_are_skipped(full: Installation, tmp_path: Path) -> None:
     """Seeds and drops go while a backup is made."""
     inbox, opening = full.home.inbox, Path.open
 
-    def going(path: Path, *arguments: object, **options: object) -> object:
+    def open_after_unlink(path: Path, *arguments: object, **options: object) -> object:
         if path.name.endswith("waits.csv"):
             path.unlink(missing_ok=True)
         return opening(path, *arguments, **options)
 
-    with mock.patch.object(Path, "open", going):
+    with mock.patch.object(Path, "open", open_after_unlink):
         back_up(full, tmp_path / "backup.tar")
     restore(tmp_path / "backup.tar", tmp_path / "new")
     assert not list((tmp_path / "new").rglob("*waits.csv"))
     assert inbox.is_dir()
 
 
-def test_the_catalogue_is_read_while_others_write(full: Installation, tmp_path: Path) -> None:
+def test_catalogue_is_copied_during_concurrent_writes(full: Installation, tmp_path: Path) -> None:
     adding = tarfile.TarFile.addfile
 
     def write_meanwhile(*arguments: object) -> None:
@@ -152,7 +152,7 @@ def test_the_catalogue_is_read_while_others_write(full: Installation, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_what_is_there_is_not_written_over(full: Installation, tmp_path: Path, kind: str) -> None:
+def test_existing_backup_file_is_not_overwritten(full: Installation, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "backup.tar"
     if kind == "file":
         target.write_text("mine")
@@ -167,7 +167,7 @@ def test_what_is_there_is_not_written_over(full: Installation, tmp_path: Path, k
 
 
 @pytest.mark.parametrize("where", ["missing/backup.tar", "home/accounts/backup.tar", "home/inbox/seeds/x.tar"])
-def test_a_place_for_a_backup_that_makes_no_sense(full: Installation, tmp_path: Path, where: str) -> None:
+def test_invalid_backup_path_is_rejected(full: Installation, tmp_path: Path, where: str) -> None:
     before = contents(full.home.root)
     with pytest.raises(UsageError) as caught:
         back_up(full, tmp_path / where)
@@ -178,7 +178,9 @@ def test_a_place_for_a_backup_that_makes_no_sense(full: Installation, tmp_path: 
 @pytest.mark.parametrize(
     "elsewhere", [{"catalog_url": "sqlite:////tmp/x.db"}, {"artifacts_url": "s3://x/y?region=r"}]
 )
-def test_only_what_lies_in_its_home(full: Installation, tmp_path: Path, elsewhere: dict[str, str]) -> None:
+def test_only_local_installations_are_backed_up(
+    full: Installation, tmp_path: Path, elsewhere: dict[str, str]
+) -> None:
     with pytest.raises(UsageError, match="entirely in its home"):
         back_up(Installation(Settings(full.home.root, **elsewhere)), tmp_path / "backup.tar")
     assert not (tmp_path / "backup.tar").exists()
@@ -187,7 +189,7 @@ def test_only_what_lies_in_its_home(full: Installation, tmp_path: Path, elsewher
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), OSError(28, os.strerror(28)), OSError(5, "Input/output error")]
 )
-def test_a_backup_that_fails_leaves_nothing(full: Installation, tmp_path: Path, error: BaseException) -> None:
+def test_failed_backup_leaves_no_file(full: Installation, tmp_path: Path, error: BaseException) -> None:
     out = tmp_path / "out"
     out.mkdir()
     expected = StorageFullError if getattr(error, "errno", 0) == 28 else type(error)
@@ -212,7 +214,7 @@ def backup(full: Installation, tmp_path: Path) -> Path:
     return folder / "backup.tar"
 
 
-def refused(source: Path, folder: Path) -> str:
+def assert_rejected(source: Path, folder: Path) -> str:
     with pytest.raises(InputError) as caught:
         restore(source, folder / "new" / "home")
     assert caught.value.remedy
@@ -222,7 +224,7 @@ def refused(source: Path, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("what", ["file", "folder with a file", "dangling link"])
-def test_a_home_that_holds_something_is_refused(backup: Path, tmp_path: Path, what: str) -> None:
+def test_nonempty_home_is_rejected(backup: Path, tmp_path: Path, what: str) -> None:
     root = tmp_path / "new"
     if what == "file":
         root.write_text("mine")
@@ -237,7 +239,7 @@ def test_a_home_that_holds_something_is_refused(backup: Path, tmp_path: Path, wh
     assert not root.is_dir() or [path.name for path in root.iterdir()] == [".mine"]
 
 
-def test_what_is_no_backup_is_refused(tmp_path: Path, backup: Path) -> None:
+def test_file_that_is_not_a_backup_is_rejected(tmp_path: Path, backup: Path) -> None:
     (tmp_path / "empty.tar").touch()
     (tmp_path / "text.tar").write_text("no tar at all" * 1000)
     with tarfile.open(tmp_path / "other.tar", "w") as archive:
@@ -245,10 +247,10 @@ def test_what_is_no_backup_is_refused(tmp_path: Path, backup: Path) -> None:
     with tarfile.open(tmp_path / "bare.tar", "w"):
         pass
     for name in ("empty.tar", "text.tar", "other.tar", "bare.tar", "missing.tar", "."):
-        assert "backup" in refused(tmp_path / name, tmp_path)
+        assert "backup" in assert_rejected(tmp_path / name, tmp_path)
 
 
-def test_a_backup_cut_short_anywhere_is_refused(backup: Path, tmp_path: Path) -> None:
+def test_truncated_backup_is_rejected(backup: Path, tmp_path: Path) -> None:
     content, end = backup.read_bytes(), 0
     with tarfile.open(backup) as archive:
         members = archive.getmembers()
@@ -259,16 +261,16 @@ def test_a_backup_cut_short_anywhere_is_refused(backup: Path, tmp_path: Path) ->
     for place in sorted({*places, 1, 511, 513, end - 1, *(place + 100 for place in places)}):
         if place < end:
             short.write_bytes(content[:place])
-            refused(short, tmp_path)
+            assert_rejected(short, tmp_path)
 
 
-def test_a_backup_that_was_altered_is_refused(backup: Path, tmp_path: Path) -> None:
+def test_altered_backup_is_rejected(backup: Path, tmp_path: Path) -> None:
     content = bytearray(backup.read_bytes())
     with tarfile.open(backup) as archive:
         entry = next(entry for entry in archive.getmembers() if entry.name == "catalog.db")
     content[entry.offset_data + 5_000] ^= 1
     (tmp_path / "altered.tar").write_bytes(content)
-    assert "damaged" in refused(tmp_path / "altered.tar", tmp_path)
+    assert "damaged" in assert_rejected(tmp_path / "altered.tar", tmp_path)
 
 
 def forge(whole: Path, path: Path, entry: tarfile.TarInfo, content: bytes = b"") -> None:
@@ -285,7 +287,7 @@ def forge(whole: Path, path: Path, entry: tarfile.TarInfo, content: bytes = b"")
         archive.addfile(end, io.BytesIO(digest))
 
 
-def test_what_is_forged_below_is_of_the_right_form(backup: Path, tmp_path: Path) -> None:
+def test_forged_backups_are_well_formed(backup: Path, tmp_path: Path) -> None:
     entry = tarfile.TarInfo("accounts/further")
     entry.type, entry.mode = tarfile.DIRTYPE, 0o700
     forge(backup, tmp_path / "forged.tar", entry)
@@ -294,7 +296,7 @@ def test_what_is_forged_below_is_of_the_right_form(backup: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "../escaped", "accounts/../../../escaped"])
-def test_nothing_is_written_outside_of_the_home(backup: Path, tmp_path: Path, name: str) -> None:
+def test_restore_writes_only_inside_the_home(backup: Path, tmp_path: Path, name: str) -> None:
     entry = tarfile.TarInfo(name)
     entry.size = 1
     forge(backup, tmp_path / "forged.tar", entry, b"x")
@@ -304,7 +306,7 @@ def test_nothing_is_written_outside_of_the_home(backup: Path, tmp_path: Path, na
     assert not list(tmp_path.rglob("escaped"))
 
 
-def test_no_link_that_leads_out_is_restored(backup: Path, tmp_path: Path) -> None:
+def test_links_leading_outside_are_not_restored(backup: Path, tmp_path: Path) -> None:
     entry = tarfile.TarInfo("accounts")
     entry.type, entry.linkname = tarfile.SYMTYPE, "/etc"
     forge(backup, tmp_path / "forged.tar", entry)
@@ -315,7 +317,7 @@ def test_no_link_that_leads_out_is_restored(backup: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("is_there", [False, True])
 @pytest.mark.parametrize("name", ["rename", "unlink"])
-def test_a_restore_that_fails_leaves_nothing(backup: Path, tmp_path: Path, name: str, is_there: bool) -> None:
+def test_failed_restore_leaves_nothing(backup: Path, tmp_path: Path, name: str, is_there: bool) -> None:
     folder = tmp_path / "new"
     folder.mkdir()
     root = folder / "home"
@@ -347,7 +349,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_nothing(full: Installation, backup: Path, small_disk: Path) -> None:
+def test_full_disk_leaves_nothing(full: Installation, backup: Path, small_disk: Path) -> None:
     with pytest.raises(StorageFullError):
         back_up(full, small_disk / "backup.tar")
     assert list(small_disk.iterdir()) == []

@@ -91,13 +91,13 @@ def document(world: RoomWorld, record: Resource, asset: str, name: str) -> Any:
     return newest_artifact(world.installation, record.kind, record.id, asset)[1][name]
 
 
-def test_an_empty_room_is_made_and_says_so(world: RoomWorld) -> None:
+def test_empty_room_is_built_and_described(world: RoomWorld) -> None:
     world.run()
     assert world.version().artifacts == {}
     assert world.version().summary["sentence"] == "The room holds no data."
 
 
-def test_what_is_provisioned_is_taken_in_and_the_files_go(filled: RoomWorld) -> None:
+def test_provisioned_data_is_ingested_and_files_are_deleted(filled: RoomWorld) -> None:
     assert set(filled.version().artifacts) == {
         "base_audience", "seed_audiences", "data_attributes", "overlap_statistics", "insights", "room_model",
     }  # fmt: skip
@@ -113,7 +113,7 @@ def test_what_is_provisioned_is_taken_in_and_the_files_go(filled: RoomWorld) -> 
     assert (told[2]["overlap_size"], told[2]["is_empty"]) == (None, True)
 
 
-def test_new_seeds_remake_what_depends_on_them_and_only_that(filled_with_history: RoomWorld) -> None:
+def test_new_seeds_rebuild_only_their_dependents(filled_with_history: RoomWorld) -> None:
     filled = filled_with_history
     audience = filled.audience(REMARKETING)
     filled.run()
@@ -129,7 +129,7 @@ def test_new_seeds_remake_what_depends_on_them_and_only_that(filled_with_history
     assert len(worlds.materializations(filled.instance, "insights", filled.room.id)) == 2
 
 
-def test_the_same_file_again_changes_nothing(filled: RoomWorld) -> None:
+def test_same_file_again_changes_nothing(filled: RoomWorld) -> None:
     before = filled.version()
     filled.provision_seeds()
     filled.run()
@@ -137,7 +137,7 @@ def test_the_same_file_again_changes_nothing(filled: RoomWorld) -> None:
     assert filled.version().artifacts == before.artifacts, "so the same question has the same answer, and is free"
 
 
-def test_a_file_that_cannot_be_used_changes_nothing(filled: RoomWorld) -> None:
+def test_unusable_file_changes_nothing(filled: RoomWorld) -> None:
     before = filled.version()
     filled.provision_seeds("one column only\n" * 30)
     filled.run()
@@ -153,7 +153,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(filled: RoomWorld) -> None:
     assert "seed_audiences" in filled.version().artifacts
 
 
-def test_what_is_taken_out_is_gone_at_once(filled: RoomWorld) -> None:
+def test_removed_data_is_deleted_at_once(filled: RoomWorld) -> None:
     audience = filled.audience(REMARKETING)
     filled.run()
     filled.installation.catalog.rooms.provision(filled.room.id, {}, BASE_DATASETS)
@@ -167,7 +167,7 @@ def test_what_is_taken_out_is_gone_at_once(filled: RoomWorld) -> None:
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "PARENT_NOT_ACTIVE")
 
 
-def test_audiences_hold_the_users_their_definitions_name(filled: RoomWorld) -> None:
+def test_audiences_contain_the_users_of_their_definitions(filled: RoomWorld) -> None:
     loyal = filled.seeds["loyal"]
     remarketing = filled.audience(REMARKETING, name="remarketing")
     exclusion = filled.audience({"kind": "exclusion", "audience_type": "loyal"}, name="exclusion")
@@ -194,7 +194,7 @@ def liked_by_the_group(world: RoomWorld) -> set[str]:
     return {name for user in world.group for name in world.segments[user]}
 
 
-def test_a_lookalike_says_what_sets_it_apart_free(filled: RoomWorld) -> None:
+def test_lookalike_explanation_is_free(filled: RoomWorld) -> None:
     lookalike = filled.audience(LOOKALIKE)
     filled.run()
     told = document(filled, lookalike, "lookalike_statistics", "statistics")["result"]["explanation"]
@@ -209,7 +209,7 @@ def test_a_lookalike_says_what_sets_it_apart_free(filled: RoomWorld) -> None:
     assert lines == {"base", "size", "lookalike", "figures"}
 
 
-def test_only_values_that_the_room_names_set_a_lookalike_apart(world: RoomWorld) -> None:
+def test_lookalike_explanation_uses_only_attribute_values_of_the_room(world: RoomWorld) -> None:
     """Some of the seed, and nobody else, are in one segment alone that too few are in to be named."""
     few = sorted(world.seeds["loyal"])[:24]
     others = [line for line in world.files["segments"].splitlines() if line.split(",")[0] not in few]
@@ -224,7 +224,7 @@ def test_only_values_that_the_room_names_set_a_lookalike_apart(world: RoomWorld)
     assert {each["value"] for each in told} == liked_by_the_group(world)
 
 
-def test_too_few_seed_users_are_told_without_a_number(filled: RoomWorld) -> None:
+def test_too_few_seed_users_are_reported_without_a_count(filled: RoomWorld) -> None:
     rare = filled.audience({**LOOKALIKE, "source": {"kind": "seed", "audience_type": "rare"}})
     filled.run()
     newest = filled.installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, rare.id)
@@ -240,7 +240,7 @@ def files_of(world: RoomWorld, record: Resource) -> str:
         return "".join(path.read_text() for path in sorted((folder / "files").glob("part-*.csv")))
 
 
-def test_a_list_is_the_audience_one_user_a_line(filled: RoomWorld) -> None:
+def test_user_list_has_one_audience_user_per_line(filled: RoomWorld) -> None:
     audience = filled.audience(REMARKETING)
     delivered = filled.deliver(audience)
     filled.run()
@@ -252,7 +252,7 @@ def test_a_list_is_the_audience_one_user_a_line(filled: RoomWorld) -> None:
     assert "requested" not in json.dumps(told)
 
 
-def test_a_control_group_is_kept_out(filled: RoomWorld) -> None:
+def test_control_group_is_held_out(filled: RoomWorld) -> None:
     audience = filled.audience(rule({"kind": "base"}))
     delivered = filled.deliver(audience, holdout="20%")
     filled.run()
@@ -262,7 +262,7 @@ def test_a_control_group_is_kept_out(filled: RoomWorld) -> None:
     assert "holdout" not in json.dumps(document(filled, delivered, "audience_user_list", "list"))
 
 
-def test_hashes_of_a_destination_come_from_the_ids_as_given(filled: RoomWorld) -> None:
+def test_destination_hashes_are_computed_from_the_uploaded_ids(filled: RoomWorld) -> None:
     from hashlib import sha256
 
     delivered = filled.deliver(filled.audience(REMARKETING), destination="meta")
@@ -279,7 +279,7 @@ def spent(world: RoomWorld) -> int:
     return world.installation.catalog.pairs.ledger(pair.id).spent
 
 
-def test_a_refreshed_base_is_ranked_by_the_paid_vector_free(filled: RoomWorld) -> None:
+def test_refreshed_base_is_ranked_by_the_paid_vector_for_free(filled: RoomWorld) -> None:
     lookalike = filled.audience(LOOKALIKE)
     filled.run()
     paid, first = spent(filled), users_of(filled, lookalike)
@@ -309,7 +309,7 @@ def figures_of_base(world: RoomWorld) -> Any:
     return document(world, world.room, "data_attributes", "base_figures")["figures"]
 
 
-def test_figures_of_the_base_stay_until_new_ones_are_paid(filled: RoomWorld) -> None:
+def test_base_figures_are_kept_until_new_ones_are_paid(filled: RoomWorld) -> None:
     first, tables = figures_of_base(filled), filled.version().artifacts["insights"]
     filled.provision_base(without=set(filled.users[:900]))
     filled.run()
@@ -333,14 +333,14 @@ def test_figures_of_the_base_stay_until_new_ones_are_paid(filled: RoomWorld) -> 
     assert spent(filled) == paid + 100
 
 
-def test_a_list_of_too_few_is_refused(filled: RoomWorld) -> None:
+def test_list_of_too_few_users_is_rejected(filled: RoomWorld) -> None:
     delivered = filled.deliver(filled.audience({"kind": "remarketing", "audience_type": "rare"}))
     filled.run()
     newest = filled.installation.catalog.resources.newest_version(Kind.AUDIENCE_LIST, delivered.id)
     assert (newest.status, newest.status_code) == ("CREATE_FAILED", "INSUFFICIENT_MATCHING_SEED")
 
 
-def test_an_audience_goes_unless_a_list_of_it_was_delivered(filled: RoomWorld) -> None:
+def test_deleted_audience_is_kept_only_if_a_list_was_delivered(filled: RoomWorld) -> None:
     catalog = filled.installation.catalog
     never, delivered = filled.audience(REMARKETING, name="never"), filled.audience(REMARKETING, name="delivered")
     filled.deliver(delivered)
@@ -371,7 +371,7 @@ def drawn_world(tmp_path: Path) -> Iterator[RoomWorld]:
         yield world
 
 
-def test_no_id_and_no_exact_count_is_told(drawn_world: RoomWorld, tmp_path: Path) -> None:
+def test_no_id_or_exact_count_is_published(drawn_world: RoomWorld, tmp_path: Path) -> None:
     world = drawn_world
     world.provision_base()
     world.provision_seeds()
@@ -396,7 +396,7 @@ def test_no_id_and_no_exact_count_is_told(drawn_world: RoomWorld, tmp_path: Path
     assert f": {n_loyal}\n" not in documents
 
 
-def test_hidden_counts_are_nowhere(undrawn: None, tmp_path: Path) -> None:
+def test_hidden_counts_are_published_nowhere(undrawn: None, tmp_path: Path) -> None:
     with (
         worlds.installed(tmp_path / "home") as installation,
         dg.DagsterInstance.ephemeral() as instance,
@@ -424,7 +424,7 @@ def test_hidden_counts_are_nowhere(undrawn: None, tmp_path: Path) -> None:
         assert {row["addressable_size"] for each in insights for row in each["rows"]} == {None}
 
 
-def test_a_drop_in_the_inbox_of_a_room_is_provisioned(world: RoomWorld) -> None:
+def test_drop_in_a_room_inbox_is_provisioned(world: RoomWorld) -> None:
     from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
 
     world.run()
@@ -442,7 +442,7 @@ def test_a_drop_in_the_inbox_of_a_room_is_provisioned(world: RoomWorld) -> None:
     assert [path.name for path in inbox.rglob("*") if path.is_file()] == [".hidden"]
 
 
-def test_what_holds_too_much_is_refused_and_leaves_nothing(
+def test_oversized_upload_is_rejected_and_leaves_nothing(
     world: RoomWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
@@ -483,11 +483,11 @@ def test_what_holds_too_much_is_refused_and_leaves_nothing(
     assert list(scratch.rglob("unpacked")) == []
 
 
-def test_what_is_too_large_by_default() -> None:
+def test_default_size_limits() -> None:
     assert Settings(Path("home")).max_unpacked_bytes < 2_100_000_000
 
 
-def test_the_sensor_takes_a_drop_that_lies_still(world: RoomWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sensor_ingests_a_complete_drop(world: RoomWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     home = world.installation.home.root
     for name, value in worlds.settings(home).items():
         monkeypatch.setenv(name, value)
@@ -510,7 +510,7 @@ def test_the_sensor_takes_a_drop_that_lies_still(world: RoomWorld, monkeypatch: 
     assert "base_audience" in world.version().artifacts
 
 
-def test_a_deleted_room_leaves_nothing(filled_with_history: RoomWorld) -> None:
+def test_deleted_room_leaves_nothing(filled_with_history: RoomWorld) -> None:
     filled = filled_with_history
     installation, room = filled.installation, filled.room
     delivered = filled.audience(REMARKETING, name="delivered")
@@ -532,7 +532,7 @@ def test_a_deleted_room_leaves_nothing(filled_with_history: RoomWorld) -> None:
     with pytest.raises(ConflictError):
         catalog.deletion.request_delete(Kind.DATA_ROOM, room.id)
 
-    going = (*catalog.deletion.made_from(Kind.DATA_ROOM, room.id), room)
+    going = (*catalog.deletion.dependents(Kind.DATA_ROOM, room.id), room)
     delete_now(installation, filled.instance, going)
     assert [record for kind in Kind for record in catalog.resources.iterate(kind)] == []
     assert [path for path in installation.home.artifacts.rglob("*") if path.is_file()] == []
@@ -543,7 +543,7 @@ def test_a_deleted_room_leaves_nothing(filled_with_history: RoomWorld) -> None:
     assert not any(shown_partitions(filled.instance, kind) for kind in KINDS)
 
 
-def test_a_lab_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None:
+def test_lab_keeps_its_files_when_a_room_is_deleted(world: RoomWorld) -> None:
     upload = world.upload(world.files["matching"])
     spec = DataLabSpec(
         name="lab",
@@ -557,7 +557,7 @@ def test_a_lab_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None:
     assert world.installation.uploads.locations() == {upload}
 
 
-def test_another_room_keeps_its_files_when_a_room_goes(world: RoomWorld) -> None:
+def test_other_room_keeps_its_files_when_a_room_is_deleted(world: RoomWorld) -> None:
     other = room_world(world.installation, world.instance)
     upload = world.upload(world.files["matching"])
     for room in (world.room, other.room):

@@ -22,7 +22,7 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog import Catalog, ExportJobSpec, GenerationJob, GenerationJobSpec, Kind, Resource
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 from cleanroom_pipelines.runs import deleting
-from cleanroom_pipelines.runs.deleting import delete_pending, find_pending_deletions, sweep_deleted
+from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending, find_pending_deletions
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.supervision import supervise
@@ -214,7 +214,7 @@ def assert_rest_is_whole(room: Room) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_job_goes_with_its_exports_and_nothing_else_does(room_as: Callable[[str], Room], layout: str) -> None:
+def test_job_is_deleted_with_its_exports_only(room_as: Callable[[str], Room], layout: str) -> None:
     room = room_as(layout)
     first, export = room.asked()
     assert "event_logs" in room.told(first), "the search sees what is there"
@@ -233,7 +233,7 @@ def files_of(room: Room, runs: Sequence[dg.DagsterRun]) -> list[Path]:
     return [path for path in folder.rglob("*") if any(run.run_id in str(path) for run in runs)]
 
 
-def test_files_of_a_deleted_run_are_no_more(room_as: Callable[[str], Room]) -> None:
+def test_files_of_a_deleted_run_are_deleted(room_as: Callable[[str], Room]) -> None:
     room = room_as("a file for each run")
     runs = room.instance.get_runs(dg.RunsFilter(tags={PARTITION: room.asked()}))
     assert len(runs) == 2
@@ -242,7 +242,7 @@ def test_files_of_a_deleted_run_are_no_more(room_as: Callable[[str], Room]) -> N
     assert files_of(room, runs) == []
 
 
-def test_the_newest_that_dagster_shows_of_an_asset_is_of_another_partition(room: Room) -> None:
+def test_dagster_shows_the_newest_event_of_another_partition(room: Room) -> None:
     room.make(room.jobs[0])
     key = dg.AssetKey("audience")
 
@@ -258,7 +258,7 @@ def test_the_newest_that_dagster_shows_of_an_asset_is_of_another_partition(room:
     assert room.materialized("audience") == {room.jobs[1].id}
 
 
-def test_what_an_export_wrote_stays_at_its_destination(room: Room) -> None:
+def test_exported_files_stay_at_their_destination(room: Room) -> None:
     folder = room.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "x" / "1"
     folder.mkdir(parents=True)
     (folder / "manifest.json").touch()
@@ -267,7 +267,7 @@ def test_what_an_export_wrote_stays_at_its_destination(room: Room) -> None:
     assert (folder / "manifest.json").exists()
 
 
-def test_what_killed_writers_and_deleters_left_in_the_store_goes_too(room: Room) -> None:
+def test_leftovers_of_killed_processes_in_the_store_are_deleted(room: Room) -> None:
     first, _ = room.asked()
     folder = room.installation.home.artifacts / "audience" / path_of_partition(first)
     for name in (".draft-abcdefgh", "0009-0123abcd"):
@@ -277,7 +277,7 @@ def test_what_killed_writers_and_deleters_left_in_the_store_goes_too(room: Room)
     assert not folder.exists()
 
 
-def test_a_model_goes_after_what_was_made_from_it(room: Room) -> None:
+def test_model_is_deleted_after_its_dependents(room: Room) -> None:
     model, dataset = (
         room.configured.audience_model_id,
         next(iter(room.catalog.resources.ids(Kind.TRAINING_DATASET))),
@@ -296,7 +296,7 @@ def test_a_model_goes_after_what_was_made_from_it(room: Room) -> None:
     assert_gone(room, [*jobs, *exports, configured, model, dataset])
 
 
-def test_what_a_dataset_and_a_configured_model_kept_in_the_home_goes(room: Room) -> None:
+def test_home_files_of_a_dataset_and_configured_model_are_deleted(room: Room) -> None:
     installation = room.installation
     inbox = Inbox(installation, room.configured)
     inbox.folder.mkdir(parents=True)
@@ -316,7 +316,7 @@ def test_what_a_dataset_and_a_configured_model_kept_in_the_home_goes(room: Room)
     assert not cache.exists()
 
 
-def test_a_seed_dropped_for_a_deleted_model_is_refused_and_not_lost_in_silence(room: Room) -> None:
+def test_seed_dropped_for_a_deleted_model_is_rejected_with_a_receipt(room: Room) -> None:
     inbox = Inbox(room.installation, room.configured)
     for job in room.jobs:
         room.catalog.deletion.request_delete(Kind.GENERATION_JOB, job.id)
@@ -331,7 +331,7 @@ def test_a_seed_dropped_for_a_deleted_model_is_refused_and_not_lost_in_silence(r
     assert receipt["statusCode"] == "PARENT_NOT_ACTIVE"
 
 
-def test_the_receipt_of_a_dropped_seed_goes_with_its_job(room: Room) -> None:
+def test_receipt_is_deleted_with_its_job(room: Room) -> None:
     inbox = Inbox(room.installation, room.configured)
     inbox.drop()
     (job,) = inbox.register()
@@ -360,17 +360,17 @@ STEPS: dict[str, tuple[Callable[[Room], tuple[object, str]], tuple[int, ...]]] =
 
 
 @pytest.mark.parametrize(("step", "call"), [(step, call) for step, (_, calls) in STEPS.items() for call in calls])
-def test_cut_off_before_any_step_it_goes_on(
+def test_interrupted_deletion_resumes_at_any_step(
     room: Room, monkeypatch: pytest.MonkeyPatch, step: str, call: int
 ) -> None:
     cut_off_and_go_on(room, monkeypatch, step, call)
 
 
-def test_cut_off_after_the_last_step_there_is_nothing_to_do(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deletion_interrupted_after_the_last_step_is_complete(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_off_and_go_on(room, monkeypatch, "partition", 2, is_after=True)
 
 
-def test_cut_off_before_a_run_goes_the_file_of_its_events_goes_too(
+def test_event_file_is_deleted_after_an_interruption_before_its_run(
     room_as: Callable[[str], Room], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = room_as("a file for each run")
@@ -404,9 +404,7 @@ def cut_off_and_go_on(
     assert_rest_is_whole(room)
 
 
-def test_a_store_that_fails_is_told_and_tried_again_when_asked_again(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_failure_is_reported_and_retried_on_request(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     partitions = room.asked()
 
     def fail(*_: object, **__: object) -> None:
@@ -426,7 +424,7 @@ def test_a_store_that_fails_is_told_and_tried_again_when_asked_again(
     assert_gone(room, partitions)
 
 
-def test_a_store_that_fails_for_what_is_gone_is_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_failure_during_cleanup_is_retried(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     room.asked()
     room.catalog.deletion.request_delete(Kind.GENERATION_JOB, room.jobs[1].id)
     room.delete()
@@ -439,7 +437,7 @@ def test_a_store_that_fails_for_what_is_gone_is_tried_again(room: Room, monkeypa
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED])
-def test_a_run_that_is_at_work_is_waited_for(room: Room, status: dg.DagsterRunStatus) -> None:
+def test_deletion_waits_for_an_active_run(room: Room, status: dg.DagsterRunStatus) -> None:
     first, export = room.asked()
 
     @dg.job
@@ -456,7 +454,7 @@ def test_a_run_that_is_at_work_is_waited_for(room: Room, status: dg.DagsterRunSt
     assert_gone(room, [first, export])
 
 
-def test_a_run_that_died_in_silence_is_not_waited_for_for_ever(room: Room) -> None:
+def test_deletion_does_not_wait_forever_for_a_dead_run(room: Room) -> None:
     partitions = room.asked()
 
     @dg.job
@@ -475,7 +473,7 @@ def replace_clock(installation: Installation, **span: float) -> Installation:
     return Installation(replace(later.settings, seed_floor=1), clock=later.clock)
 
 
-def test_work_that_is_under_way_is_waited_for(room: Room) -> None:
+def test_deletion_waits_for_claimed_work(room: Room) -> None:
     job = room.add_job("Job 3")
     version = room.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
     claim = room.catalog.work.claim(Kind.GENERATION_JOB, job.id, version.number, "run")
@@ -488,7 +486,7 @@ def test_work_that_is_under_way_is_waited_for(room: Room) -> None:
 
 
 @pytest.mark.parametrize("hosts", ["one", "several"])
-def test_several_at_once_delete_each_once(
+def test_concurrent_deletions_delete_each_resource_once(
     room: Room, monkeypatch: pytest.MonkeyPatch, hosts: str, tmp_path: Path
 ) -> None:
     if hosts == "several":  # which share catalogue, Dagster's database and store, but no lock
@@ -512,16 +510,16 @@ def test_several_at_once_delete_each_once(
     assert_gone(room, partitions)
 
 
-def test_another_installation_on_the_same_dagster_touches_nothing(room: Room, tmp_path: Path) -> None:
+def test_other_installation_on_the_same_dagster_deletes_nothing(room: Room, tmp_path: Path) -> None:
     other = Installation(Settings(tmp_path / "other", seed_floor=1), clock=room.installation.clock)
     make_room(other.catalog)
     supervise(other, room.instance)
     assert delete_pending(other, room.instance) == 0
-    assert sweep_deleted(other, room.instance, now=room.installation.clock().replace(year=2099)) == 0
+    assert clean_up_deleted(other, room.instance, now=room.installation.clock().replace(year=2099)) == 0
     assert_rest_is_whole(room)
 
 
-def test_what_came_after_a_deletion_is_swept_once_it_is_old_and_strangers_stay(room: Room) -> None:
+def test_leftovers_after_a_deletion_are_cleaned_up_once_old_and_foreign_ones_kept(room: Room) -> None:
     partitions = room.asked()
     job, export = room.jobs[0], room.export_of(room.jobs[0])
     room.delete()
@@ -535,28 +533,28 @@ def test_what_came_after_a_deletion_is_swept_once_it_is_old_and_strangers_stay(r
     (room.installation.home.inbox_seeds / stranger / "rejected").mkdir(parents=True)
     (room.installation.home.inbox_seeds / "notes").mkdir()
     assert room.stored(job.id) == ["audience"]
-    sweep_deleted(room.installation, room.instance, now=datetime.now(UTC))
+    clean_up_deleted(room.installation, room.instance, now=datetime.now(UTC))
     assert room.stored(job.id) == ["audience"], "whoever writes it may be at it"
     tomorrow = datetime.now(UTC) + timedelta(days=1, hours=1)
-    sweep_deleted(room.installation, room.instance, now=tomorrow)
+    clean_up_deleted(room.installation, room.instance, now=tomorrow)
     assert_gone(room, partitions)
     assert_rest_is_whole(room)
     assert sorted(path.name for path in room.installation.home.inbox_seeds.iterdir()) == [stranger, "notes"]
     assert room.stored(stranger) == ["audience"], "nothing says that it was deleted"
-    assert sweep_deleted(room.installation, room.instance, now=tomorrow) == 0
+    assert clean_up_deleted(room.installation, room.instance, now=tomorrow) == 0
 
 
-def test_runs_of_other_projects_stay(room: Room) -> None:
+def test_runs_of_other_projects_are_kept(room: Room) -> None:
     @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["x-0123456789ab"]))
     def theirs() -> None:
         pass
 
     dg.materialize([theirs], partition_key="x-0123456789ab", instance=room.instance)
-    sweep_deleted(room.installation, room.instance, now=datetime.now(UTC) + timedelta(days=9))
+    clean_up_deleted(room.installation, room.instance, now=datetime.now(UTC) + timedelta(days=9))
     assert room.instance.get_materialized_partitions(dg.AssetKey("theirs")) == {"x-0123456789ab"}
     assert room.instance.get_runs(dg.RunsFilter(tags={PARTITION: "x-0123456789ab"}))
 
 
-def test_an_export_is_not_deleted_by_itself(room: Room) -> None:
+def test_export_is_not_deleted_alone(room: Room) -> None:
     with pytest.raises(UsageError):
         room.catalog.deletion.request_delete(Kind.EXPORT_JOB, room.export_of(room.jobs[0]).id)

@@ -102,7 +102,7 @@ def do_pending(installation: Installation, run: str) -> None:
     raise AssertionError("the work does not end")
 
 
-def do_it(folder: Path, *, later: timedelta = timedelta()) -> None:
+def do_pending_later(folder: Path, *, later: timedelta = timedelta()) -> None:
     do_pending(opened(folder, later=later), f"run after {later}")
 
 
@@ -292,7 +292,7 @@ class Life:
     make: Callable[..., None]
     check: Callable[[Installation], None]
     n_faults: int
-    work: Callable[..., None] = do_it
+    work: Callable[..., None] = do_pending_later
     every: int = 1
 
 
@@ -338,7 +338,7 @@ def _closed() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", LIVES)
-def test_whoever_dies_is_followed(name: str, trained_folder: Path, world: worlds.World, tmp_path: Path) -> None:
+def test_killed_run_is_resumed(name: str, trained_folder: Path, world: worlds.World, tmp_path: Path) -> None:
     life, original = LIVES[name], tmp_path / "original"
     needs = {"original": trained_folder, "world": world}
     life.make(**{key: needs[key] for key in signature(life.make).parameters if key in needs}, folder=original)
@@ -352,7 +352,7 @@ def test_whoever_dies_is_followed(name: str, trained_folder: Path, world: worlds
     assert n_died >= life.n_faults
 
 
-def test_whoever_dies_exporting_to_a_store_is_followed(store_server: ThreadedMotoServer, tmp_path: Path) -> None:
+def test_killed_export_to_a_store_is_resumed(store_server: ThreadedMotoServer, tmp_path: Path) -> None:
     with empty_store(store_server, tmp_path) as store:
         client = store.client()
         client.create_bucket(Bucket=BUCKET)
@@ -366,16 +366,16 @@ def test_whoever_dies_exporting_to_a_store_is_followed(store_server: ThreadedMot
 
         environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         n_died = die_and_go_on(
-            tmp_path / "original", tmp_path / "copy", do_it, check, every=2, environment=environment
+            tmp_path / "original", tmp_path / "copy", do_pending_later, check, every=2, environment=environment
         )
     assert n_died >= N_OF_STORE
 
 
-def test_whoever_dies_deleting_is_followed(tmp_path: Path) -> None:
+def test_killed_deletion_is_resumed(tmp_path: Path) -> None:
     with_deletion(tmp_path / "original")
     n_died = die_and_go_on(tmp_path / "original", tmp_path / "copy", delete, check_deleted, every=9)
     assert n_died >= N_OF_DELETION
 
 
-def test_there_are_200_faults() -> None:
+def test_at_least_200_faults_are_covered() -> None:
     assert sum(life.n_faults for life in LIVES.values()) + N_OF_STORE + N_OF_DELETION + N_KILLS >= 200

@@ -122,7 +122,9 @@ def assert_delivered(delivery: Delivery, attempt: int) -> None:
 
 @pytest.mark.parametrize("status", [500, 503])
 @pytest.mark.parametrize("methods", [("PUT",), ("GET", "HEAD")])
-def test_a_moment_is_not_noticed(delivery: Delivery, proxy: Proxy, status: int, methods: tuple[str, ...]) -> None:
+def test_short_store_outage_is_tolerated(
+    delivery: Delivery, proxy: Proxy, status: int, methods: tuple[str, ...]
+) -> None:
     proxy.status, proxy.n_left, proxy.methods = status, 2, methods
     delivery.make("first")
     assert proxy.n_answered == 2
@@ -131,7 +133,7 @@ def test_a_moment_is_not_noticed(delivery: Delivery, proxy: Proxy, status: int, 
 
 @pytest.mark.parametrize("status", [500, 503])
 @pytest.mark.parametrize("methods", [("PUT",), ("GET", "HEAD")])
-def test_a_store_that_keeps_failing_is_named_and_another_attempt_delivers(
+def test_failing_store_is_reported_and_a_retry_delivers(
     delivery: Delivery, proxy: Proxy, status: int, methods: tuple[str, ...]
 ) -> None:
     proxy.status, proxy.n_left, proxy.methods = status, 10**6, methods
@@ -149,7 +151,7 @@ def test_a_store_that_keeps_failing_is_named_and_another_attempt_delivers(
 
 
 @pytest.mark.parametrize("n_after", range(4))
-def test_what_was_stored_though_the_answer_was_500_is_delivered_once(
+def test_upload_stored_despite_a_500_response_is_delivered_once(
     delivery: Delivery, proxy: Proxy, n_after: int
 ) -> None:
     """The n-th upload took effect and its answer was lost: it is sent again."""

@@ -120,7 +120,7 @@ def assert_no_other_artifact(delivery: Delivery) -> None:
     assert delivery.artifacts == [delivery.version.artifacts[delivery.asset]]
 
 
-def test_undisturbed_it_is_delivered_once(delivery: Delivery) -> None:
+def test_undisturbed_delivery_happens_once(delivery: Delivery) -> None:
     delivery.make("first")
     assert_delivered(delivery, attempt=1)
     assert len(delivery.files()) == 4
@@ -129,7 +129,7 @@ def test_undisturbed_it_is_delivered_once(delivery: Delivery) -> None:
     assert_no_other_artifact(delivery)
 
 
-def test_cancelled_in_the_middle_it_is_not_delivered(delivery: Delivery) -> None:
+def test_delivery_cancelled_midway_is_not_published(delivery: Delivery) -> None:
     cancel = lambda: delivery.catalog.work.request_cancel(delivery.record.kind, delivery.record.id)  # noqa: E731
     with middle(delivery)(cancel), pytest.raises(CancelledError):
         delivery.make("first")
@@ -137,7 +137,7 @@ def test_cancelled_in_the_middle_it_is_not_delivered(delivery: Delivery) -> None
     assert_nothing(delivery)
 
 
-def test_deleted_in_the_middle_it_is_not_delivered(delivery: Delivery) -> None:
+def test_delivery_deleted_midway_is_not_published(delivery: Delivery) -> None:
     with middle(delivery)(delivery.delete), pytest.raises(CancelledError):
         delivery.make("first")
     assert (delivery.version.status, delivery.version.status_code) == ("CREATE_FAILED", "CANCELLED")
@@ -147,7 +147,7 @@ def test_deleted_in_the_middle_it_is_not_delivered(delivery: Delivery) -> None:
     delivery.catalog.deletion.begin_delete(parent.kind, parent.id)
 
 
-def test_paused_over_its_lease_and_cancelled_it_delivers_nothing(delivery: Delivery) -> None:
+def test_paused_and_cancelled_attempt_delivers_nothing(delivery: Delivery) -> None:
     def pause_and_cancel() -> None:
         delivery.pause()
         delivery.catalog.work.request_cancel(delivery.record.kind, delivery.record.id)
@@ -162,7 +162,7 @@ def test_paused_over_its_lease_and_cancelled_it_delivers_nothing(delivery: Deliv
 
 
 @pytest.mark.parametrize("is_reaped", [True, False])
-def test_paused_and_replaced_it_leaves_what_the_later_attempt_delivered(
+def test_paused_and_replaced_attempt_keeps_the_later_delivery(
     delivery: Delivery, moment: Moment, is_reaped: bool
 ) -> None:
     def replace() -> None:
@@ -182,13 +182,13 @@ def test_paused_and_replaced_it_leaves_what_the_later_attempt_delivered(
     assert_no_other_artifact(delivery)
 
 
-def test_paused_while_a_later_attempt_is_cut_off_it_is_delivered_once(delivery: Delivery, moment: Moment) -> None:
-    def begin_again() -> None:
+def test_paused_attempt_with_interrupted_successor_delivers_once(delivery: Delivery, moment: Moment) -> None:
+    def attempt_again() -> None:
         delivery.pause()
         with middle(delivery)(interrupt), pytest.raises(KeyboardInterrupt):
             delivery.make("second")
 
-    with moment(begin_again), pytest.raises(ClaimLostError):
+    with moment(attempt_again), pytest.raises(ClaimLostError):
         delivery.make("first")
     assert delivery.version.status is Status.CREATE_PENDING
     delivery.make("third")
@@ -200,7 +200,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_a_cancel_at_the_last_step_decides_or_is_refused(delivery: Delivery) -> None:
+def test_cancel_at_the_last_step_wins_or_is_rejected(delivery: Delivery) -> None:
     """Never both: what is called cancelled is not delivered."""
     told = list[bool]()
 
@@ -224,7 +224,7 @@ def test_a_cancel_at_the_last_step_decides_or_is_refused(delivery: Delivery) -> 
 
 
 @pytest.mark.parametrize("delivery", ["export on a disk", "export on a store"], indirect=True)
-def test_once_it_is_being_delivered_nobody_cancels_it_though_its_run_is_lost(delivery: Delivery) -> None:
+def test_begun_delivery_cannot_be_cancelled_after_its_run_is_lost(delivery: Delivery) -> None:
     def pause_and_cancel() -> None:
         delivery.pause()
         with pytest.raises(ConflictError, match="being delivered"):
@@ -238,7 +238,7 @@ def test_once_it_is_being_delivered_nobody_cancels_it_though_its_run_is_lost(del
     assert_delivered(delivery, attempt=2)
 
 
-def test_a_run_that_is_stopped_before_its_last_step_is_tried_again(delivery: Delivery) -> None:
+def test_run_stopped_before_its_last_step_is_retried(delivery: Delivery) -> None:
     with last_step(delivery)(interrupt), pytest.raises(KeyboardInterrupt):
         delivery.make("first")
     assert delivery.files() == {}
@@ -247,7 +247,7 @@ def test_a_run_that_is_stopped_before_its_last_step_is_tried_again(delivery: Del
 
 
 @pytest.mark.parametrize("delivery", ["export on a disk", "export on a store"], indirect=True)
-def test_delivered_but_not_closed_it_is_delivered_again(delivery: Delivery) -> None:
+def test_unclosed_delivery_is_repeated(delivery: Delivery) -> None:
     """The catalogue goes away after the last step: the export did not fail, and the next attempt closes it."""
     away = CatalogUnavailableError("Away.")
     with mock.patch.object(Claims, "finish", side_effect=away), pytest.raises(CatalogUnavailableError):
@@ -260,7 +260,7 @@ def test_delivered_but_not_closed_it_is_delivered_again(delivery: Delivery) -> N
 
 
 @pytest.mark.parametrize("delivery", ["list on a disk"], indirect=True)
-def test_a_list_whose_job_was_cancelled_cannot_be_fetched(delivery: Delivery) -> None:
+def test_list_of_a_cancelled_job_cannot_be_fetched(delivery: Delivery) -> None:
     catalog, parent = delivery.catalog, delivery.parent
     job = catalog.rooms.add_room_job(
         email=ANALYST, data_room_id=parent.parent_id, kind="user_list", target=delivery.version, options={}
@@ -301,7 +301,7 @@ def write(place: ObjectPlace, attempt: int, **hooks: Callable[..., None]) -> Non
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_an_earlier_attempt_does_not_replace_a_later_one(place: ObjectPlace, attempt: int) -> None:
+def test_earlier_attempt_does_not_replace_a_later_one(place: ObjectPlace, attempt: int) -> None:
     write(place, 3)
     with pytest.raises(ClaimLostError, match="later attempt"):
         write(place, attempt)
@@ -309,7 +309,7 @@ def test_an_earlier_attempt_does_not_replace_a_later_one(place: ObjectPlace, att
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_a_later_attempt_replaces_an_earlier_one(place: ObjectPlace, first: int) -> None:
+def test_later_attempt_replaces_an_earlier_one(place: ObjectPlace, first: int) -> None:
     write(place, first)
     write(place, 3)
     assert (verify_export(place)["attempt"], verify_export(place)["delivered"]) == (3, 4)
@@ -317,7 +317,7 @@ def test_a_later_attempt_replaces_an_earlier_one(place: ObjectPlace, first: int)
 
 @pytest.mark.parametrize(("step", "n_allowed"), [("check", 0), ("commit", 0), ("check", 1), ("check", 2)])
 @pytest.mark.parametrize("error", [CancelledError("Stop."), ClaimLostError("Gone.")])
-def test_what_was_staged_is_removed_when_the_fence_says_no(
+def test_staged_files_are_removed_when_the_fence_rejects(
     place: ObjectPlace, home: Home, step: str, n_allowed: int, error: CleanroomError
 ) -> None:
     answers = iter([None] * n_allowed)
@@ -342,7 +342,7 @@ def everything(place: ObjectPlace) -> list[str]:
 
 
 @pytest.mark.parametrize("rename", ["away", "in"])
-def test_paused_between_its_two_renames_it_leaves_the_later_one(home: Home, rename: str) -> None:
+def test_attempt_paused_between_renames_keeps_the_later_delivery(home: Home, rename: str) -> None:
     """Replacing takes two: the earlier folder goes out of the way, the new one comes in."""
     place = Buckets(home, lambda _: None).destination(ACCOUNT, "s3://audiences/x") / "1"
     write(place, 1)
@@ -356,7 +356,7 @@ def test_paused_between_its_two_renames_it_leaves_the_later_one(home: Home, rena
     assert everything(place) == ["1"]
 
 
-def test_a_late_part_of_an_earlier_attempt_is_not_one_of_the_later(store: ObjectStore, home: Home) -> None:
+def test_late_part_of_an_earlier_attempt_is_not_mixed_in(store: ObjectStore, home: Home) -> None:
     registered = RegisteredBucket("audiences", ACCOUNT, f"s3://{REAL}", PROFILE)
     place = Buckets(home, lambda _: registered).destination(ACCOUNT, "s3://audiences/x") / "1"
     asked = iter([None, None])
@@ -379,7 +379,7 @@ def test_a_late_part_of_an_earlier_attempt_is_not_one_of_the_later(store: Object
     assert sorted(store.objects(REAL)) == ["x/1/manifest.json", *(f"x/1/part-0000{n}-4.jsonl" for n in range(5))]
 
 
-def test_a_large_file_is_asked_for_before_it_is_complete(store: ObjectStore, home: Home) -> None:
+def test_fence_is_checked_before_a_large_file_completes(store: ObjectStore, home: Home) -> None:
     registered = RegisteredBucket("audiences", ACCOUNT, f"s3://{REAL}", PROFILE)
     place = Buckets(home, lambda _: registered).destination(ACCOUNT, "s3://audiences/x") / "1"
     users = [f"user-{number:0100d}" for number in range(90_000)]  # 12 MB as JSON Lines
@@ -400,7 +400,7 @@ def test_a_large_file_is_asked_for_before_it_is_complete(store: ObjectStore, hom
 
 
 @pytest.mark.parametrize("answer", ["lost", "501"])
-def test_a_manifest_is_there_though_the_answer_is_lost_or_conditions_are_unknown(
+def test_manifest_is_stored_despite_lost_response_or_ignored_conditions(
     store: ObjectStore, home: Home, answer: str
 ) -> None:
     registered = RegisteredBucket("audiences", ACCOUNT, f"s3://{REAL}", PROFILE)

@@ -31,13 +31,13 @@ def commands(value: Any) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("file", [*FILES, PAGE], ids=lambda file: file.name)
-def test_every_setting_that_is_named_exists(file: Path) -> None:
+def test_every_named_setting_exists(file: Path) -> None:
     known = set(re.findall(r"CLEANROOM_[A-Z_]+", Settings.__doc__ or ""))
     assert set(re.findall(r"CLEANROOM_[A-Z_]+", file.read_text())) <= known
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "kubernetes.yaml"])
-def test_every_program_that_is_started_exists(name: str) -> None:
+def test_every_started_program_exists(name: str) -> None:
     for document in yaml.safe_load_all((EXAMPLE / name).read_text()):
         for command in commands(document):
             if "-m" in command:
@@ -45,7 +45,7 @@ def test_every_program_that_is_started_exists(name: str) -> None:
             assert command[0] in {"python", "cleanroom", "dagster-daemon", "dagster-webserver", "sh"}
 
 
-def test_the_launchers_in_comments_are_yaml_too() -> None:
+def test_commented_launchers_are_valid_yaml() -> None:
     text = (EXAMPLE / "dagster.yaml").read_text()
     assert yaml.safe_load(text)["storage"]["postgres"]["postgres_url"] == {"env": "DAGSTER_POSTGRES_URL"}
     launchers = re.findall(r"^# run_launcher:\n(?:^#   .*\n)+", text, re.MULTILINE)
@@ -61,5 +61,5 @@ def test_the_launchers_in_comments_are_yaml_too() -> None:
     assert named["instance_config_map"] in (EXAMPLE / "kubernetes.yaml").read_text(), "said how it is made"
 
 
-def test_the_page_names_every_file_of_the_example() -> None:
+def test_page_names_every_example_file() -> None:
     assert set(re.findall(r"data/example/hosts/([A-Za-z.]+)\)", PAGE.read_text())) == {file.name for file in FILES}

@@ -52,7 +52,7 @@ def cut_off(owner: object, name: str, after: bool) -> Iterator[None]:
         yield
 
 
-def test_a_drop_becomes_a_job_with_its_seed(inbox: Inbox) -> None:
+def test_drop_becomes_a_job_with_its_seed(inbox: Inbox) -> None:
     inbox.drop("Loyal  members (spring).CSV")
     (job,) = inbox.register()
     assert inbox.jobs() == [job]
@@ -67,7 +67,7 @@ def test_a_drop_becomes_a_job_with_its_seed(inbox: Inbox) -> None:
         assert path.name == "seed.csv"
 
 
-def test_a_signature_tells_a_file_that_is_still_written(inbox: Inbox) -> None:
+def test_file_state_changes_while_a_file_is_written(inbox: Inbox) -> None:
     path = inbox.drop()
     (first,) = inbox.drops()
     assert inbox.drops() == [first]
@@ -78,7 +78,7 @@ def test_a_signature_tells_a_file_that_is_still_written(inbox: Inbox) -> None:
     assert second.signature != first.signature
 
 
-def test_the_same_content_twice_is_one_job(inbox: Inbox) -> None:
+def test_same_content_twice_gives_one_job(inbox: Inbox) -> None:
     inbox.drop("a.csv")
     inbox.drop("b.csv")
     first, second = inbox.register()
@@ -93,7 +93,7 @@ def test_the_same_content_twice_is_one_job(inbox: Inbox) -> None:
     assert other.id != first.id
 
 
-def test_the_same_content_for_two_models_is_two_jobs(inbox: Inbox) -> None:
+def test_same_content_for_two_models_gives_two_jobs(inbox: Inbox) -> None:
     other = Inbox(inbox.installation, make_room(inbox.catalog, "Others"))
     inbox.drop()
     other.drop()
@@ -106,7 +106,7 @@ def test_the_same_content_for_two_models_is_two_jobs(inbox: Inbox) -> None:
     assert inbox.seeds() == [SEED, SEED]
 
 
-def test_eight_threads_make_one_job(inbox: Inbox) -> None:
+def test_concurrent_threads_create_one_job(inbox: Inbox) -> None:
     inbox.drop()
     (drop,) = inbox.drops()
     found: list[object] = []
@@ -139,7 +139,7 @@ def test_eight_threads_make_one_job(inbox: Inbox) -> None:
         f"{CANARY}.csv",
     ],
 )
-def test_a_name_gives_only_words_and_format(inbox: Inbox, name: str) -> None:
+def test_job_name_uses_only_words_and_format_of_the_file_name(inbox: Inbox, name: str) -> None:
     before = {path for path in inbox.installation.home.root.rglob("*") if path.is_file()}
     inbox.drop(name)
     (job,) = inbox.register()
@@ -151,14 +151,14 @@ def test_a_name_gives_only_words_and_format(inbox: Inbox, name: str) -> None:
     assert inbox.lying() == []
 
 
-def test_a_name_that_is_no_text(inbox: Inbox) -> None:
+def test_undecodable_file_name(inbox: Inbox) -> None:
     path = os.fsencode(inbox.drop()) + b"\xff.csv"
     os.rename(os.fsencode(inbox.folder / "members.csv"), path)
     (job,) = inbox.register()
     assert job.seed_name == "members csv"
 
 
-def test_links_folders_and_hidden_files_are_left_alone(inbox: Inbox, tmp_path: Path) -> None:
+def test_links_folders_and_hidden_files_are_ignored(inbox: Inbox, tmp_path: Path) -> None:
     outside = tmp_path / "outside.csv"
     outside.write_bytes(SEED)
     inbox.folder.mkdir(parents=True)
@@ -176,7 +176,7 @@ def test_links_folders_and_hidden_files_are_left_alone(inbox: Inbox, tmp_path: P
 @pytest.mark.parametrize(
     "name", ["members.ods", "members.csv.zip", "readme.md", "members.parquet.zst", "members.xlsx.csv.docx"]
 )
-def test_another_format_is_refused(inbox: Inbox, name: str) -> None:
+def test_unsupported_format_is_rejected(inbox: Inbox, name: str) -> None:
     inbox.drop(name)
     assert inbox.register() == [None]
     (receipt,) = inbox.receipts(REJECTED)
@@ -189,7 +189,7 @@ def test_another_format_is_refused(inbox: Inbox, name: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["nosuch-0123456789ab", "Others", "two\nlines", "🛒", "x" * 200, "'; --"])
-def test_an_unknown_folder_is_refused(inbox: Inbox, folder: str) -> None:
+def test_unknown_folder_is_rejected(inbox: Inbox, folder: str) -> None:
     path = inbox.folder.parent / folder / "members.csv"
     path.parent.mkdir()
     path.write_bytes(SEED)
@@ -201,7 +201,7 @@ def test_an_unknown_folder_is_refused(inbox: Inbox, folder: str) -> None:
     assert inbox.drops() == []
 
 
-def test_a_folder_whose_name_is_no_text_is_refused(inbox: Inbox) -> None:
+def test_folder_with_undecodable_name_is_rejected(inbox: Inbox) -> None:
     folder = os.fsencode(inbox.folder.parent) + b"/\xff"
     path = Path(os.fsdecode(folder), "members.csv")
     path.parent.mkdir()
@@ -210,7 +210,7 @@ def test_a_folder_whose_name_is_no_text_is_refused(inbox: Inbox) -> None:
     assert [each.name for each in path.parent.iterdir()] == [REJECTED]
 
 
-def test_a_folder_of_another_kind_is_refused(inbox: Inbox) -> None:
+def test_folder_of_another_kind_is_rejected(inbox: Inbox) -> None:
     other = inbox.folder.parent / inbox.configured.audience_model_id
     other.mkdir()
     (other / "members.csv").write_bytes(SEED)
@@ -218,7 +218,7 @@ def test_a_folder_of_another_kind_is_refused(inbox: Inbox) -> None:
     assert [path.name for path in other.iterdir()] == [REJECTED]
 
 
-def test_a_file_that_cannot_be_read_is_refused(inbox: Inbox) -> None:
+def test_unreadable_file_is_rejected(inbox: Inbox) -> None:
     """Root may read everything, so the refusal of the operating system is played."""
     inbox.drop()
     with mock.patch.object(SeedVault, "digest", side_effect=PermissionError(13, "denied", CANARY)):
@@ -228,7 +228,7 @@ def test_a_file_that_cannot_be_read_is_refused(inbox: Inbox) -> None:
     assert inbox.lying() == []
 
 
-def test_a_file_that_went_meanwhile_is_nothing(inbox: Inbox) -> None:
+def test_file_deleted_meanwhile_is_ignored(inbox: Inbox) -> None:
     for name in ("members.csv", "members.xlsx"):
         path = inbox.drop(name)
         (drop,) = inbox.drops()
@@ -238,7 +238,7 @@ def test_a_file_that_went_meanwhile_is_nothing(inbox: Inbox) -> None:
     assert not (inbox.folder / REJECTED).exists()
 
 
-def test_a_full_disk_leaves_the_drop_for_the_next_time(inbox: Inbox) -> None:
+def test_full_disk_keeps_the_drop_for_the_next_tick(inbox: Inbox) -> None:
     inbox.drop()
     with (
         mock.patch.object(SeedVault, "put", side_effect=StorageFullError("full")),
@@ -263,7 +263,7 @@ STEPS: list[tuple[object, str]] = [
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("owner, name", STEPS)
 @pytest.mark.parametrize("again", ["recover", "register", "both"])
-def test_cut_off_anywhere_it_ends_in_one_job_with_its_seed(
+def test_interruption_anywhere_ends_in_one_job_with_its_seed(
     inbox: Inbox, owner: object, name: str, after: bool, again: str
 ) -> None:
     inbox.drop()
@@ -283,7 +283,7 @@ def test_cut_off_anywhere_it_ends_in_one_job_with_its_seed(
 
 
 @pytest.mark.parametrize("after_copy", [False, True])
-def test_cut_off_while_moving_between_disks(inbox: Inbox, after_copy: bool) -> None:
+def test_interruption_while_moving_between_disks(inbox: Inbox, after_copy: bool) -> None:
     path, replace = inbox.drop(), os.replace
 
     def across(source: Path, target: Path) -> None:
@@ -316,7 +316,7 @@ def test_cut_off_while_moving_between_disks(inbox: Inbox, after_copy: bool) -> N
     assert inbox.lying() == []
 
 
-def test_the_same_content_of_another_format_after_a_cut(inbox: Inbox) -> None:
+def test_same_content_in_another_format_after_an_interruption(inbox: Inbox) -> None:
     inbox.drop("members.csv")
     with cut_off(Creation, "create", after=False):
         inbox.register()
@@ -327,7 +327,7 @@ def test_the_same_content_of_another_format_after_a_cut(inbox: Inbox) -> None:
     assert inbox.lying() == []
 
 
-def test_a_model_that_goes_meanwhile_is_told(inbox: Inbox) -> None:
+def test_model_deleted_meanwhile_is_reported(inbox: Inbox) -> None:
     inbox.drop()
     with cut_off(Creation, "create", after=False):
         inbox.register()
@@ -340,7 +340,7 @@ def test_a_model_that_goes_meanwhile_is_told(inbox: Inbox) -> None:
     assert list(inbox.installation.home.seeds.iterdir()) == []
 
 
-def test_a_name_that_is_taken_is_not_in_the_way(inbox: Inbox) -> None:
+def test_taken_job_name_gets_a_suffix(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     other = Inbox(inbox.installation, make_room(inbox.catalog, "Others"))
@@ -354,7 +354,7 @@ def test_a_name_that_is_taken_is_not_in_the_way(inbox: Inbox) -> None:
 # --- receipts
 
 
-def test_what_ended_well_leaves_a_receipt_and_no_seed(inbox: Inbox) -> None:
+def test_success_leaves_a_receipt_and_deletes_the_seed(inbox: Inbox) -> None:
     inbox.drop("Anna Maria.csv")
     (job,) = inbox.register()
     close_drop(inbox.installation, job.id)
@@ -373,7 +373,7 @@ def test_what_ended_well_leaves_a_receipt_and_no_seed(inbox: Inbox) -> None:
     assert inbox.catalog.get(GenerationJob, job.id).seed_location is None
 
 
-def test_what_failed_leaves_its_report_and_no_seed(inbox: Inbox) -> None:
+def test_failure_leaves_a_report_and_deletes_the_seed(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.fail(job)
@@ -385,7 +385,7 @@ def test_what_failed_leaves_its_report_and_no_seed(inbox: Inbox) -> None:
     assert inbox.receipts(ACCEPTED) == []
 
 
-def test_an_export_that_failed_is_rejected(inbox: Inbox) -> None:
+def test_failed_export_gives_a_rejection_receipt(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.finish(job)
@@ -398,7 +398,7 @@ def test_an_export_that_failed_is_rejected(inbox: Inbox) -> None:
 
 
 @pytest.mark.parametrize("name", [f"{CANARY}.csv", "Zweitname_7f3a.csv", 'say "hi"\n<b>🛒.csv'])
-def test_the_receipt_of_what_is_rejected_has_its_file_name_and_no_ids(inbox: Inbox, name: str) -> None:
+def test_rejection_receipt_has_the_file_name_and_no_ids(inbox: Inbox, name: str) -> None:
     inbox.drop(name)
     inbox.drop(f"{name}.xlsx", SEED + b"x\n")
     jobs = [job for job in inbox.register() if job]
@@ -416,7 +416,7 @@ def test_the_receipt_of_what_is_rejected_has_its_file_name_and_no_ids(inbox: Inb
         assert path.parent.stat().st_mode & 0o077 == 0
 
 
-def test_a_receipt_that_a_cut_off_run_did_not_leave_is_left_later(inbox: Inbox) -> None:
+def test_missing_receipt_of_an_interrupted_run_is_written_later(inbox: Inbox) -> None:
     inbox.drop("a.csv")
     inbox.drop("b.csv", SEED + b"x\n")
     failed, well = inbox.register()
@@ -436,7 +436,7 @@ def test_a_receipt_that_a_cut_off_run_did_not_leave_is_left_later(inbox: Inbox) 
 @pytest.mark.parametrize(
     "owner, name", [(SeedVault, "delete"), (Resources, "forget_seed"), (drops_module, "write_durably")]
 )
-def test_settling_cut_off_anywhere_is_finished_later(inbox: Inbox, owner: object, name: str, after: bool) -> None:
+def test_interrupted_settling_is_finished_later(inbox: Inbox, owner: object, name: str, after: bool) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.fail(job, settle=False)
@@ -449,7 +449,7 @@ def test_settling_cut_off_anywhere_is_finished_later(inbox: Inbox, owner: object
     assert inbox.catalog.get(GenerationJob, job.id).seed_location is None
 
 
-def test_a_damaged_report_does_not_stop_the_receipt(inbox: Inbox) -> None:
+def test_damaged_report_does_not_prevent_the_receipt(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.fail(job, settle=False)
@@ -478,7 +478,7 @@ def test_other_jobs_get_no_receipt(inbox: Inbox, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["members.csv", "mended.jsonl"])
-def test_dropped_again_after_a_failure_it_is_attempted_again(inbox: Inbox, name: str) -> None:
+def test_drop_repeated_after_a_failure_is_retried(inbox: Inbox, name: str) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.fail(job)
@@ -499,7 +499,7 @@ def test_dropped_again_after_a_failure_it_is_attempted_again(inbox: Inbox, name:
     assert inbox.seeds() == []
 
 
-def test_dropped_again_while_it_is_made_or_after_it_was_made_it_is_one_job(inbox: Inbox) -> None:
+def test_drop_repeated_during_or_after_the_job_gives_one_job(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.drop()
@@ -521,7 +521,7 @@ def test_dropped_again_while_it_is_made_or_after_it_was_made_it_is_one_job(inbox
     assert inbox.seeds() == []
 
 
-def test_dropped_again_after_its_export_failed_it_is_exported_again(inbox: Inbox) -> None:
+def test_drop_repeated_after_a_failed_export_is_exported_again(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.finish(job)
@@ -549,7 +549,7 @@ AGAIN: list[tuple[object, str]] = [
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("owner, name", AGAIN)
 @pytest.mark.parametrize("first", [recover_drops, close_all_drops])
-def test_another_attempt_cut_off_anywhere_is_made(
+def test_interrupted_retry_is_completed(
     inbox: Inbox, owner: object, name: str, after: bool, first: Callable[[Installation], None]
 ) -> None:
     inbox.drop()
@@ -574,7 +574,7 @@ def test_another_attempt_cut_off_anywhere_is_made(
     assert inbox.seeds() == []
 
 
-def test_while_its_job_is_deleted_the_drop_waits(inbox: Inbox) -> None:
+def test_drop_waits_while_its_job_is_deleted(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.fail(job)
@@ -590,7 +590,7 @@ def test_while_its_job_is_deleted_the_drop_waits(inbox: Inbox) -> None:
     assert inbox.lying() == []
 
 
-def test_cancelled_and_dropped_again_it_is_attempted_again(inbox: Inbox) -> None:
+def test_drop_repeated_after_a_cancellation_is_retried(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.catalog.work.request_cancel(Kind.GENERATION_JOB, job.id)
@@ -603,7 +603,7 @@ def test_cancelled_and_dropped_again_it_is_attempted_again(inbox: Inbox) -> None
     assert inbox.seeds() == [SEED]
 
 
-def test_the_catalogue_holds_nothing_of_the_seed(inbox: Inbox) -> None:
+def test_catalogue_contains_nothing_of_the_seed(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.fail(job)
@@ -611,7 +611,7 @@ def test_the_catalogue_holds_nothing_of_the_seed(inbox: Inbox) -> None:
     assert not [path for path in home.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
 
 
-def test_a_second_export_by_hand_counts_too(inbox: Inbox) -> None:
+def test_manual_second_export_counts_too(inbox: Inbox) -> None:
     inbox.drop()
     (job,) = inbox.register()
     inbox.finish(job)
@@ -625,29 +625,29 @@ def test_a_second_export_by_hand_counts_too(inbox: Inbox) -> None:
     assert inbox.receipts(ACCEPTED) == []
 
 
-def test_drops_come_in_the_order_of_their_names(inbox: Inbox) -> None:
+def test_drops_are_accepted_in_the_order_of_their_names(inbox: Inbox) -> None:
     for name in ("c.csv", "a.csv", "b.csv"):
         inbox.drop(name)
     assert [drop.path.name for drop in find_drops(inbox.installation)] == ["a.csv", "b.csv", "c.csv"]
     assert all(isinstance(drop, Drop) and drop.place == ("seeds", inbox.configured.id) for drop in inbox.drops())
 
 
-def test_a_job_whose_receipt_lies_there_is_not_looked_at_until_more_is_asked_of_it(inbox: Inbox) -> None:
-    def owed() -> list[str]:
+def test_job_with_a_receipt_is_skipped_until_new_work(inbox: Inbox) -> None:
+    def due_receipts() -> list[str]:
         return [job.id for job in inbox.catalog.resources.jobs_owed_a_receipt()]
 
     inbox.drop()
     (job,) = inbox.register()
     inbox.finish(job)
-    assert owed() == [job.id], "its export is not made"
+    assert due_receipts() == [job.id], "its export is not made"
     inbox.fail(inbox.export_of(job), StatusCode.DESTINATION_NOT_WRITABLE)
-    assert owed() == []
+    assert due_receipts() == []
     told = [inbox.newest(job), inbox.newest(inbox.export_of(job))]
     inbox.catalog.work.retry(Kind.EXPORT_JOB, inbox.export_of(job).id)
-    assert owed() == [job.id]
+    assert due_receipts() == [job.id]
     inbox.catalog.resources.settle_receipt(job.id, told)  # by a process that looked before
-    assert owed() == [job.id]
+    assert due_receipts() == [job.id]
     close_all_drops(inbox.installation)
     assert inbox.receipts(REJECTED) == []
     inbox.finish(inbox.export_of(job))
-    assert (owed(), len(inbox.receipts(ACCEPTED))) == ([], 1)
+    assert (due_receipts(), len(inbox.receipts(ACCEPTED))) == ([], 1)

@@ -28,7 +28,7 @@ class Interrupted(BaseException):
 
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])
-def tell(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+def send_signal(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     """Sends this process a signal whose handler raises, as Dagster's do."""
 
     def raise_it(_number: int, _frame: FrameType | None) -> None:
@@ -56,28 +56,28 @@ def is_as_before(installation: Installation, key: str) -> bool:
     return (version.status, version.attempt) == ("CREATE_PENDING", 0)
 
 
-def test_a_signal_gives_the_work_back(installation: Installation, key: str, tell: Callable[[], None]) -> None:
+def test_signal_requeues_the_work(installation: Installation, key: str, send_signal: Callable[[], None]) -> None:
     with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2)):
-        tell()
+        send_signal()
     assert is_as_before(installation, key)
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("Query interrupted"), EngineError("It failed."), SeedError("Bad.")]
 )
-def test_a_signal_that_became_an_error_gives_the_work_back(
-    installation: Installation, key: str, tell: Callable[[], None], error: Exception
+def test_signal_raised_as_an_error_requeues_the_work(
+    installation: Installation, key: str, send_signal: Callable[[], None], error: Exception
 ) -> None:
     with pytest.raises(KeyboardInterrupt), working(installation, RECORDS[KIND], key, Run("run", 2)):
         try:
-            tell()
+            send_signal()
         except Interrupted:
             raise error from None
     assert is_as_before(installation, key)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_signal_as_the_claim_is_taken_gives_it_back(
+def test_signal_during_claiming_requeues_the_work(
     installation: Installation, key: str, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     claim = installation.catalog.work.claim
@@ -94,29 +94,29 @@ def test_a_signal_as_the_claim_is_taken_gives_it_back(
     assert is_as_before(installation, key)
 
 
-def test_it_is_asked_for_between_two_shards(
-    installation: Installation, key: str, tell: Callable[[], None]
+def test_stop_is_checked_between_shards(
+    installation: Installation, key: str, send_signal: Callable[[], None]
 ) -> None:
     with pytest.raises(KeyboardInterrupt), working(installation, RECORDS[KIND], key, Run("run", 2)) as work:
         assert isinstance(work, Work)
         assert not work.should_cancel()
         with pytest.raises(Interrupted):
-            tell()
+            send_signal()
         work.should_cancel()
     assert is_as_before(installation, key)
 
 
-def test_a_run_that_was_stopped_on_purpose_is_cancelled(
-    installation: Installation, key: str, tell: Callable[[], None]
+def test_deliberately_stopped_run_is_cancelled(
+    installation: Installation, key: str, send_signal: Callable[[], None]
 ) -> None:
     with pytest.raises(Interrupted), working(installation, RECORDS[KIND], key, Run("run", 2, lambda: True)):
-        tell()
+        send_signal()
     version = newest(installation, key)
     assert (version.status, version.status_code) == ("CREATE_FAILED", "CANCELLED")
 
 
-def test_what_another_run_took_over_is_left_to_it(
-    installation: Installation, key: str, tell: Callable[[], None]
+def test_work_taken_over_by_another_run_is_left_unchanged(
+    installation: Installation, key: str, send_signal: Callable[[], None]
 ) -> None:
     catalog = installation.catalog
     with (
@@ -126,25 +126,25 @@ def test_what_another_run_took_over_is_left_to_it(
         assert isinstance(work, Work)
         catalog.work.release(work.claim)
         assert catalog.work.claim(KIND, key, 2, "another") is not None
-        tell()
+        send_signal()
     assert (newest(installation, key).status, newest(installation, key).run_id) == (
         "CREATE_IN_PROGRESS",
         "another",
     )
 
 
-def test_an_error_without_a_signal_fails_the_work(installation: Installation, key: str) -> None:
+def test_error_without_a_signal_fails_the_work(installation: Installation, key: str) -> None:
     with pytest.raises(SeedError), working(installation, RECORDS[KIND], key, Run("run", 2)):
         raise SeedError("Bad.")
     assert newest(installation, key).status == "CREATE_FAILED"
 
 
-def test_signals_are_told_at_once_and_only_inside(tell: Callable[[], None]) -> None:
+def test_signals_are_detected_at_once_and_only_inside_the_block(send_signal: Callable[[], None]) -> None:
     with handle_signals() as outer, handle_signals() as inner:
         assert inner is outer
         assert not outer.wait(0.01)
         with pytest.raises(Interrupted):
-            tell()
+            send_signal()
         assert inner.is_set()
         assert outer.wait(60)
     with handle_signals() as next_one:

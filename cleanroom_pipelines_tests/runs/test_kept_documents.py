@@ -48,11 +48,11 @@ KEPT: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("document", "text"), KEPT)
-def test_kept_text(document: Any, text: str) -> None:
+def test_stored_text_is_unchanged(document: Any, text: str) -> None:
     assert json.dumps(document.as_dict()) == text
     if hasattr(document, "from_dict"):
         assert type(document).from_dict(json.loads(text)) == document
 
 
-def test_a_question_keeps_its_price() -> None:
+def test_question_keeps_its_price() -> None:
     assert Question.from_dict(KEPT[0][0].as_dict()).price == Price(15, Fraction(5, 4))

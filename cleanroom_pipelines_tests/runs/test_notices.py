@@ -76,13 +76,13 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
     server.server_close()
 
 
-def test_a_url_gets_it(hook: Hook, caplog: pytest.LogCaptureFixture) -> None:
+def test_url_receives_the_notice(hook: Hook, caplog: pytest.LogCaptureFixture) -> None:
     send_notice(hook.url, NOTICE)
     assert hook.received == [("/hook?room=1", "application/json", NOTICE)]
     assert caplog.records == []
 
 
-def test_a_command_gets_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_command_receives_the_notice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     target = tmp_path / "what was told.json"
     program = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_bytes(sys.stdin.buffer.read())"
     send_notice(shlex.join([sys.executable, "-c", program, str(target)]), NOTICE)
@@ -90,13 +90,13 @@ def test_a_command_gets_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert caplog.records == []
 
 
-def test_a_command_is_no_shell(tmp_path: Path) -> None:
+def test_command_runs_without_a_shell(tmp_path: Path) -> None:
     send_notice(f"true ; touch {tmp_path / 'made'}", NOTICE)
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("notify", [None, ""])
-def test_no_hook(notify: str | None, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_hook_sends_nothing(notify: str | None, caplog: pytest.LogCaptureFixture) -> None:
     send_notice(notify, NOTICE)
     assert caplog.records == []
 
@@ -119,19 +119,19 @@ def failed_as(caplog: pytest.LogCaptureFixture, notify: str) -> str:
 
 
 @pytest.mark.parametrize("answer", [400, 500, 301, -1])
-def test_a_url_that_refuses(hook: Hook, caplog: pytest.LogCaptureFixture, answer: int) -> None:
+def test_url_that_rejects_the_notice(hook: Hook, caplog: pytest.LogCaptureFixture, answer: int) -> None:
     hook.answer = answer
     assert "hook failed" in failed_as(caplog, hook.url)
     assert len(hook.received) == 1
 
 
-def test_a_url_that_hangs(hook: Hook, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url_that_hangs(hook: Hook, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "TIMEOUT_SECONDS", 0.2)
     hook.answer = 0
     assert "TimeoutError" in failed_as(caplog, hook.url)
 
 
-def test_a_url_where_nobody_is(hook: Hook, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreachable_url(hook: Hook, caplog: pytest.LogCaptureFixture) -> None:
     free = Hook()
     free.server_close()
     assert "URLError" in failed_as(caplog, free.url)
@@ -153,16 +153,16 @@ def test_a_url_where_nobody_is(hook: Hook, caplog: pytest.LogCaptureFixture) -> 
         "canary\0",
     ],
 )
-def test_a_hook_that_cannot_work(caplog: pytest.LogCaptureFixture, notify: str) -> None:
+def test_invalid_hook(caplog: pytest.LogCaptureFixture, notify: str) -> None:
     assert "hook failed" in failed_as(caplog, notify)
 
 
-def test_a_command_that_hangs(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_that_hangs(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "TIMEOUT_SECONDS", 0.3)
     assert "TimeoutExpired" in failed_as(caplog, "sleep 30")
 
 
-def test_a_command_may_leave_something_running(
+def test_command_may_leave_a_background_process(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(notices, "TIMEOUT_SECONDS", 120)  # it would be waited for in vain
@@ -171,16 +171,16 @@ def test_a_command_may_leave_something_running(
     send_notice(shlex.join(["sh", "-c", 'cat "$0" &', str(pipe)]), NOTICE)
     assert caplog.records == []
 
-    def let_it_end() -> bool:
+    def release_reader() -> bool:
         with contextlib.suppress(OSError):  # nobody has opened it to read yet
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
             return True
         return False
 
-    wait_until(let_it_end, seconds=120, what="what was left running")
+    wait_until(release_reader, seconds=120, what="what was left running")
 
 
-def test_a_command_that_says_much_and_reads_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_command_with_much_output_that_reads_no_input(caplog: pytest.LogCaptureFixture) -> None:
     program = "print('x' * 1_000_000)"
     send_notice(shlex.join([sys.executable, "-c", program]), dict(NOTICE, id="x" * 1_000_000))
     assert caplog.records == []

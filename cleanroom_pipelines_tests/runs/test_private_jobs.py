@@ -1,9 +1,9 @@
-"""Generation jobs between two organisations, over the AWS API: what they tell, cost and refuse.
+"""Generation jobs between two organisations, over the AWS API: what they reveal, cost and reject.
 
 Contract: privacy, sections 4 to 6 and 8. All that leaves of a seed is made of released values: with the noise
 held fixed, two seeds that differ by one person, or by hundreds, get the same answers. A list is in place and in an
-order that tells nothing, unless somebody with the right to it asked for another; then it says so. Both roads pay
-from one ledger.
+order that reveals nothing, unless an authorised party requested another; then it says so. Both APIs charge
+one ledger.
 """
 
 import re
@@ -27,38 +27,49 @@ from cleanroom_pipelines_tests.server.server import ADVERTISER, PUBLISHER, STRAN
 from .. import worlds
 from ..conftest import StandingClock
 from ..worlds import WorldCache
-from .private_road import BRAND, GROUP, N_SEED, N_USERS, SEED, SHOP, Road, make_private_road, plain, road_at
+from .private_world import (
+    BRAND,
+    GROUP,
+    N_SEED,
+    N_USERS,
+    SEED,
+    SHOP,
+    PrivateWorld,
+    build_private_world,
+    open_private_world,
+    plain,
+)
 
 EXPORTED = N_USERS // 5
 NEIGHBOUR = SEED[:-1]
 
 
 @pytest.fixture
-def road(world_cache: WorldCache, tmp_path: Path) -> Iterator[Road]:
-    with road_at(world_cache.copy("private road", make_private_road, tmp_path / "road")) as opened:
+def world(world_cache: WorldCache, tmp_path: Path) -> Iterator[PrivateWorld]:
+    with open_private_world(world_cache.copy("private world", build_private_world, tmp_path / "world")) as opened:
         yield opened
 
 
-def spend(road: Road, tenths: int, kind: str = "overlap", place: str = "room") -> None:
+def spend(world: PrivateWorld, tenths: int, kind: str = "overlap", place: str = "room") -> None:
     """Let a room of the pair have spent so much."""
     line = LedgerLine(f"{tenths:064d}", kind, tenths, None, None, place)
-    assert road.installation.catalog.pairs.charge(road.pair.id, [line]) is not None
+    assert world.installation.catalog.pairs.charge(world.pair.id, [line]) is not None
 
 
-def audited(road: Road, arn: str) -> list[str]:
+def audited(world: PrivateWorld, arn: str) -> list[str]:
     """What the audit log says the lists of a job reveal."""
-    exports = {one.id for one in road.installation.catalog.resources.iterate(Kind.EXPORT_JOB)}
-    entries = [one for one in road.installation.audit.entries() if one.get("resource") in exports]
+    exports = {one.id for one in world.installation.catalog.resources.iterate(Kind.EXPORT_JOB)}
+    entries = [one for one in world.installation.audit.entries() if one.get("resource") in exports]
     return [one["kind"] for one in entries if one["operation"] == "export"]
 
 
-def test_a_job_states_its_price_its_noise_and_what_is_left_to_both_sides(road: Road) -> None:
-    arn = road.job("loyal")
-    starter, owner = road.told(arn)
+def test_job_shows_price_noise_and_remaining_budget_to_both_sides(world: PrivateWorld) -> None:
+    arn = world.job("loyal")
+    starter, owner = world.told(arn)
     assert starter["status"] == "ACTIVE", starter
     assert plain(starter) == plain(owner)
     message = starter["statusDetails"]["message"]
-    spent = road.spent / 10
+    spent = world.spent / 10
     assert f"for {spent:g} units" in message
     assert f"Left: {100 - spent:g} of 100 units" in message
     assert "2 for the seed's size (± 23 users)" in message
@@ -67,14 +78,14 @@ def test_a_job_states_its_price_its_noise_and_what_is_left_to_both_sides(road: R
     assert "reveal" not in message
     assert "statusCode" not in starter["statusDetails"]
     assert 0.2 < starter["metrics"]["recallMetric"] <= 1
-    kinds = [line.kind for line in road.installation.catalog.pairs.ledger_lines(road.pair.id)]
+    kinds = [line.kind for line in world.installation.catalog.pairs.ledger_lines(world.pair.id)]
     assert sorted(kinds) == ["figures", "lookalike", "seed_size"]
 
 
-def test_the_list_is_in_place_and_its_order_tells_nothing(road: Road) -> None:
-    arn = road.job("loyal")
-    listed = road.export(arn)
-    best = road.ranking(arn)[:EXPORTED]
+def test_list_is_in_place_and_its_order_reveals_nothing(world: PrivateWorld) -> None:
+    arn = world.job("loyal")
+    listed = world.export(arn)
+    best = world.ranking(arn)[:EXPORTED]
     assert set(listed.users) == set(best), "nobody is left out or put first"
     assert listed.users != tuple(best)
     assert len(set(SEED) & set(best)) > 50, "so seed users are in it"
@@ -86,108 +97,108 @@ def test_the_list_is_in_place_and_its_order_tells_nothing(road: Road) -> None:
     half = sum(places[user] < EXPORTED / 2 for user in best[: EXPORTED // 2])
     assert abs(half - EXPORTED / 4) < EXPORTED / 8, "by rank neither"
     assert "reveals" not in listed.manifest
-    assert audited(road, arn) == []
+    assert audited(world, arn) == []
 
 
-def test_all_sizes_of_a_private_job_are_delivered_for_nothing_more(road: Road) -> None:
-    arn = road.job("loyal")
-    spent = road.spent
-    small, large = road.export(arn, 5, "small"), road.export(arn, 60, "large")
+def test_exports_of_all_sizes_are_free(world: PrivateWorld) -> None:
+    arn = world.job("loyal")
+    spent = world.spent
+    small, large = world.export(arn, 5, "small"), world.export(arn, 60, "large")
     assert (len(small.users), len(large.users)) == (N_USERS // 20, N_USERS * 6 // 10)
     assert set(small.users) < set(large.users)
-    assert road.spent == spent
+    assert world.spent == spent
 
 
-def test_the_seed_stands_first_where_its_provider_asks_and_every_place_says_so(road: Road) -> None:
-    arn = road.job("first", includeSeedInOutput=True)
-    listed = road.export(arn, 60)
+def test_seed_first_on_request_is_labelled_everywhere(world: PrivateWorld) -> None:
+    arn = world.job("first", includeSeedInOutput=True)
+    listed = world.export(arn, 60)
     assert set(listed.users[:N_SEED]) == set(SEED)
     assert not set(listed.users[N_SEED:]) & set(SEED)
     assert listed.users[:N_SEED] != SEED
-    ranked = [user for user in road.ranking(arn) if user not in set(SEED)]
+    ranked = [user for user in world.ranking(arn) if user not in set(SEED)]
     rest = listed.users[N_SEED:]
     assert set(rest) == set(ranked[: len(rest)])
     assert list(rest) != ranked[: len(rest)]
     assert listed.manifest["reveals"] == ["seed"]
-    assert "start with the seed's users" in road.message(arn)
-    assert audited(road, arn) == ["reveals_seed"]
-    assert road.told(arn)[0]["includeSeedInOutput"] is True
+    assert "start with the seed's users" in world.message(arn)
+    assert audited(world, arn) == ["reveals_seed"]
+    assert world.told(arn)[0]["includeSeedInOutput"] is True
 
 
-def test_a_collaboration_may_leave_the_seed_out_and_every_place_says_so(road: Road) -> None:
-    arn = road.job("removed", collaborationId=road.collaboration(seed_removed=True))
-    listed = road.export(arn)
+def test_seed_removed_by_the_collaboration_is_labelled_everywhere(world: PrivateWorld) -> None:
+    arn = world.job("removed", collaborationId=world.collaboration(seed_removed=True))
+    listed = world.export(arn)
     assert len(listed.users) == EXPORTED
     assert not set(listed.users) & set(SEED)
     assert listed.manifest["reveals"] == ["seed"]
-    assert "exclude the seed" in road.message(arn)
-    assert audited(road, arn) == ["reveals_seed"]
-    large = road.export(arn, 60, "large")
+    assert "exclude the seed" in world.message(arn)
+    assert audited(world, arn) == ["reveals_seed"]
+    large = world.export(arn, 60, "large")
     assert large.status["statusDetails"]["statusCode"] == StatusCode.SIZE_REVEALS_SEED
     assert not re.search(r"\d", large.status["statusDetails"]["message"])
 
 
 @pytest.mark.parametrize("n_known", [430, 500])
-def test_whether_a_size_reveals_the_seed_is_decided_by_the_released_number(
-    road: Road, monkeypatch: pytest.MonkeyPatch, n_known: int
+def test_size_check_uses_the_released_seed_size(
+    world: PrivateWorld, monkeypatch: pytest.MonkeyPatch, n_known: int
 ) -> None:
     """Of 1,500 users 900 are asked for; that is half of the others only if the seed were negative."""
     hold_noise(monkeypatch, size=500)
-    configured = worlds.the(road.installation, Kind.CONFIGURED_AUDIENCE_MODEL)
-    road.publisher.update_configured_audience_model(
+    configured = worlds.the(world.installation, Kind.CONFIGURED_AUDIENCE_MODEL)
+    world.publisher.update_configured_audience_model(
         configuredAudienceModelArn=str(configured.arn),
         audienceSizeConfig={"audienceSizeType": "ABSOLUTE", "audienceSizeBins": [500, 501]},
     )
-    arn = road.job("removed", GROUP[:n_known], collaborationId=road.collaboration(seed_removed=True))
+    arn = world.job("removed", GROUP[:n_known], collaborationId=world.collaboration(seed_removed=True))
     statuses = []
     for size in (500, 501):
         parameters = {"audienceSize": {"type": "ABSOLUTE", "value": size}}
-        road.advertiser.start_audience_export_job(name=f"of {size}", audienceGenerationJobArn=arn, **parameters)
-        road.work()
-        newest = road.publisher.list_audience_export_jobs()["audienceExportJobs"][-1]
+        world.advertiser.start_audience_export_job(name=f"of {size}", audienceGenerationJobArn=arn, **parameters)
+        world.work()
+        newest = world.publisher.list_audience_export_jobs()["audienceExportJobs"][-1]
         statuses.append(newest["status"])
     assert statuses == ["ACTIVE", "CREATE_FAILED"]
 
 
-def test_the_full_ensemble_keeps_the_output_of_aws_and_every_place_says_so(road: Road) -> None:
-    arn = road.job("full", collaborationId=road.collaboration(full_ensemble=True))
-    listed = road.export(arn)
-    ranked = [user for user in road.ranking(arn) if user not in set(SEED)]
+def test_full_ensemble_has_the_aws_output_and_is_labelled_everywhere(world: PrivateWorld) -> None:
+    arn = world.job("full", collaborationId=world.collaboration(full_ensemble=True))
+    listed = world.export(arn)
+    ranked = [user for user in world.ranking(arn) if user not in set(SEED)]
     assert listed.users == tuple(ranked[:EXPORTED]), "best first, without the seed"
     assert listed.manifest["reveals"] == ["ensemble", "seed"]
-    assert "full ensemble" in road.message(arn)
-    assert "no privacy bound applies" in road.message(arn)
-    assert audited(road, arn) == ["reveals_ensemble", "reveals_seed"]
-    assert road.spent == 0
+    assert "full ensemble" in world.message(arn)
+    assert "no privacy bound applies" in world.message(arn)
+    assert audited(world, arn) == ["reveals_ensemble", "reveals_seed"]
+    assert world.spent == 0
 
 
-def test_within_one_organisation_nothing_is_private_and_nothing_is_paid(road: Road) -> None:
-    road.installation.catalog.pairs.set_organization(SHOP, account_id=ADVERTISER)
-    arn = road.job("own")
-    listed = road.export(arn)
-    ranked = [user for user in road.ranking(arn) if user not in set(SEED)]
+def test_job_within_one_organisation_is_free_and_unlabelled(world: PrivateWorld) -> None:
+    world.installation.catalog.pairs.set_organization(SHOP, account_id=ADVERTISER)
+    arn = world.job("own")
+    listed = world.export(arn)
+    ranked = [user for user in world.ranking(arn) if user not in set(SEED)]
     assert listed.users == tuple(ranked[:EXPORTED])
     assert "reveals" not in listed.manifest
-    assert "statusDetails" not in road.told(arn)[0]
-    assert road.installation.catalog.pairs.ledger_lines(road.pair.id) == ()
+    assert "statusDetails" not in world.told(arn)[0]
+    assert world.installation.catalog.pairs.ledger_lines(world.pair.id) == ()
 
 
-def test_the_same_seed_again_is_free_and_tells_the_same(road: Road) -> None:
-    first = road.job("loyal")
-    spent = road.spent
-    again = road.job("loyal again")
-    assert road.spent == spent
-    assert plain(road.told(first)) == plain(road.told(again))
-    assert road.ranking(first) == road.ranking(again)
-    assert set(road.export(first, name="a").users) == set(road.export(again, name="b").users)
+def test_same_seed_again_is_free_and_gives_the_same_result(world: PrivateWorld) -> None:
+    first = world.job("loyal")
+    spent = world.spent
+    again = world.job("loyal again")
+    assert world.spent == spent
+    assert plain(world.told(first)) == plain(world.told(again))
+    assert world.ranking(first) == world.ranking(again)
+    assert set(world.export(first, name="a").users) == set(world.export(again, name="b").users)
 
 
-def test_a_seed_that_differs_by_one_id_is_paid_anew_with_other_noise(road: Road) -> None:
-    first, spent = road.job("loyal"), road.spent
-    other = road.job("neighbour", NEIGHBOUR)
-    assert road.spent > 1.5 * spent
-    assert road.told(first)[0]["metrics"] != road.told(other)[0]["metrics"]
-    assert set(road.export(first, name="a").users) != set(road.export(other, name="b").users)
+def test_seed_differing_by_one_id_is_charged_with_new_noise(world: PrivateWorld) -> None:
+    first, spent = world.job("loyal"), world.spent
+    other = world.job("neighbour", NEIGHBOUR)
+    assert world.spent > 1.5 * spent
+    assert world.told(first)[0]["metrics"] != world.told(other)[0]["metrics"]
+    assert set(world.export(first, name="a").users) != set(world.export(other, name="b").users)
 
 
 def hold_noise(monkeypatch: pytest.MonkeyPatch, *, size: int) -> None:
@@ -201,34 +212,34 @@ def hold_noise(monkeypatch: pytest.MonkeyPatch, *, size: int) -> None:
 
 
 @pytest.mark.parametrize("n_known", [N_SEED - 1, 260])
-def test_nothing_leaves_but_released_values_and_what_follows_from_them(
-    road: Road, monkeypatch: pytest.MonkeyPatch, n_known: int
+def test_only_released_values_and_derived_ones_are_published(
+    world: PrivateWorld, monkeypatch: pytest.MonkeyPatch, n_known: int
 ) -> None:
     """With the released values held fixed, other seeds get the same answers, lists, explanations and prices."""
     hold_noise(monkeypatch, size=400)
-    one, other = road.job("one"), road.job("other", GROUP[-n_known:])
-    told = [plain(_of_money(road.told(arn))) for arn in (one, other)]
+    one, other = world.job("one"), world.job("other", GROUP[-n_known:])
+    told = [plain(_of_money(world.told(arn))) for arn in (one, other)]
     assert told[0] == told[1]
     assert "400" not in told[0], "not even the released number by itself"
-    assert road.ranking(one) == road.ranking(other)
-    lists = [road.export(arn, size, f"{size} {arn[-3:]}") for arn in (one, other) for size in (5, 20, 60)]
+    assert world.ranking(one) == world.ranking(other)
+    lists = [world.export(arn, size, f"{size} {arn[-3:]}") for arn in (one, other) for size in (5, 20, 60)]
     for mine, theirs in zip(lists[:3], lists[3:], strict=True):
         assert set(mine.users) == set(theirs.users)
         assert plain(_of_files(mine.manifest)) == plain(_of_files(theirs.manifest))
-    summaries = [_version(road, arn).summary for arn in (one, other)]
+    summaries = [_version(world, arn).summary for arn in (one, other)]
     assert plain([{**each, "privacy": ""} for each in summaries[:1]]) == plain(
         [{**each, "privacy": ""} for each in summaries[1:]]
     )
-    costs = [line.tenths for line in road.installation.catalog.pairs.ledger_lines(road.pair.id)]
+    costs = [line.tenths for line in world.installation.catalog.pairs.ledger_lines(world.pair.id)]
     assert sorted(costs[:3]) == sorted(costs[3:])
 
 
-def test_without_noise_the_same_answers_tell_one_person(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noiseless_answers_would_reveal_one_person(world: PrivateWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """So the test above can fail: exact values leave their mark in figures and order."""
     monkeypatch.setattr(Releaser, "noised", lambda _, value, **__: value)
-    first, other = road.job("loyal"), road.job("neighbour", NEIGHBOUR)
-    assert road.ranking(first) != road.ranking(other)
-    assert road.told(first)[0]["metrics"] != road.told(other)[0]["metrics"]
+    first, other = world.job("loyal"), world.job("neighbour", NEIGHBOUR)
+    assert world.ranking(first) != world.ranking(other)
+    assert world.told(first)[0]["metrics"] != world.told(other)[0]["metrics"]
 
 
 def _of_money(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -244,134 +255,132 @@ def _of_files(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "files": files, "export": "", "generationJob": ""}
 
 
-def _version(road: Road, arn: str) -> Any:
-    return road.installation.catalog.resources.newest_version(Kind.GENERATION_JOB, arn.rpartition("/")[2])
+def _version(world: PrivateWorld, arn: str) -> Any:
+    return world.installation.catalog.resources.newest_version(Kind.GENERATION_JOB, arn.rpartition("/")[2])
 
 
-def test_a_seed_too_small_for_a_proof_is_told_the_number_that_is_needed(road: Road) -> None:
-    arn = road.job("small", GROUP[:120])
-    starter, owner = road.told(arn)
+def test_too_small_seed_reports_the_required_size(world: PrivateWorld) -> None:
+    arn = world.job("small", GROUP[:120])
+    starter, owner = world.told(arn)
     assert starter["status"] == "CREATE_FAILED"
     assert starter["statusDetails"]["statusCode"] == StatusCode.INSUFFICIENT_MATCHING_SEED
     with pytest.raises(SeedError) as smallest:
         choose(1)
     assert re.findall(r"\d+", starter["statusDetails"]["message"]) == [str(smallest.value.attributes["needed"])]
     assert owner["statusDetails"] == starter["statusDetails"]
-    assert road.spent == 20, "its size, and nothing else"
+    assert world.spent == 20, "its size, and nothing else"
 
 
-def test_whether_enough_users_are_known_is_decided_by_the_released_number(
-    road: Road, monkeypatch: pytest.MonkeyPatch
+def test_minimum_seed_size_check_uses_the_released_count(
+    world: PrivateWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold_noise(monkeypatch, size=10)
-    arn = road.job("large")
-    assert road.told(arn)[0]["statusDetails"]["statusCode"] == StatusCode.INSUFFICIENT_MATCHING_SEED
+    arn = world.job("large")
+    assert world.told(arn)[0]["statusDetails"]["statusCode"] == StatusCode.INSUFFICIENT_MATCHING_SEED
     hold_noise(monkeypatch, size=N_USERS - 50)
-    arn = road.job("larger", GROUP)
-    assert road.told(arn)[0]["statusDetails"]["statusCode"] == StatusCode.SEED_COVERS_POPULATION
+    arn = world.job("larger", GROUP)
+    assert world.told(arn)[0]["statusDetails"]["statusCode"] == StatusCode.SEED_COVERS_POPULATION
 
 
-def test_a_job_that_certainly_cannot_be_paid_is_refused_at_the_start(road: Road) -> None:
-    spend(road, 985)
+def test_unaffordable_job_is_rejected_at_the_start(world: PrivateWorld) -> None:
+    spend(world, 985)
     with pytest.raises(ClientError) as refused:
-        road.start("loyal")
+        world.start("loyal")
     error = refused.value.response
     assert error["Error"]["Code"] == "ServiceQuotaExceededException"
     assert error["ResponseMetadata"]["HTTPStatusCode"] == 402
     assert error["quotaName"] == "privacy budget of the two organisations, in units"
     assert error["quotaValue"] == 100.0
     assert "1.5 of 100 units are left" in error["Error"]["Message"]
-    assert list(road.installation.catalog.resources.iterate(Kind.GENERATION_JOB)) == []
+    assert list(world.installation.catalog.resources.iterate(Kind.GENERATION_JOB)) == []
 
 
-def test_what_does_not_pay_by_the_budget_of_the_pair_starts_all_the_same(road: Road) -> None:
-    spend(road, 985)
-    full = road.start("full", collaborationId=road.collaboration(full_ensemble=True))
-    road.installation.catalog.pairs.set_organization(SHOP, account_id=ADVERTISER)
-    assert full != road.start("own")
+def test_full_ensemble_and_own_jobs_start_with_a_spent_budget(world: PrivateWorld) -> None:
+    spend(world, 985)
+    full = world.start("full", collaborationId=world.collaboration(full_ensemble=True))
+    world.installation.catalog.pairs.set_organization(SHOP, account_id=ADVERTISER)
+    assert full != world.start("own")
 
 
-def test_a_job_that_turns_out_too_dear_fails_and_computes_nothing(road: Road) -> None:
-    spend(road, 900)
-    arn = road.job("loyal")
-    starter, owner = road.told(arn)
+def test_job_over_budget_fails_without_computing(world: PrivateWorld) -> None:
+    spend(world, 900)
+    arn = world.job("loyal")
+    starter, owner = world.told(arn)
     assert starter["status"] == "CREATE_FAILED"
     assert starter["statusDetails"]["statusCode"] == StatusCode.PRIVACY_BUDGET_SPENT
     assert owner["statusDetails"] == starter["statusDetails"]
     assert "8 of 100 are left" in starter["statusDetails"]["message"]
     assert "metrics" not in starter
-    assert road.spent == 920, "the size of the seed was paid and told"
-    assert "audience" not in _version(road, arn).artifacts
+    assert world.spent == 920, "the size of the seed was paid and told"
+    assert "audience" not in _version(world, arn).artifacts
 
 
-def test_what_was_paid_can_be_asked_when_the_budget_is_spent(road: Road) -> None:
-    first = road.job("loyal")
-    spend(road, 1000 - road.spent)
-    again = road.job("loyal again")
-    assert road.told(again)[0]["metrics"] == road.told(first)[0]["metrics"]
-    other = road.job("neighbour", NEIGHBOUR)
-    assert road.told(other)[0]["statusDetails"]["statusCode"] == StatusCode.PRIVACY_BUDGET_SPENT
+def test_paid_questions_are_answered_with_a_spent_budget(world: PrivateWorld) -> None:
+    first = world.job("loyal")
+    spend(world, 1000 - world.spent)
+    again = world.job("loyal again")
+    assert world.told(again)[0]["metrics"] == world.told(first)[0]["metrics"]
+    other = world.job("neighbour", NEIGHBOUR)
+    assert world.told(other)[0]["statusDetails"]["statusCode"] == StatusCode.PRIVACY_BUDGET_SPENT
 
 
-def test_a_month_gives_the_budget_anew_and_says_what_a_year_of_them_proves(
-    world_cache: WorldCache, tmp_path: Path
-) -> None:
+def test_monthly_budget_renews_and_shows_the_yearly_bound(world_cache: WorldCache, tmp_path: Path) -> None:
     clock = StandingClock()
     clock.now = datetime.now(UTC) - timedelta(days=40)
-    folder = world_cache.copy("private road", make_private_road, tmp_path / "road")
-    with road_at(folder, clock=clock) as road:
-        catalog, collaboration = road.installation.catalog, road.collaboration(monthly=True)
-        spend(road, 985)
-        assert cannot_pay(catalog, road.pair) is not None
+    folder = world_cache.copy("private world", build_private_world, tmp_path / "world")
+    with open_private_world(folder, clock=clock) as world:
+        catalog, collaboration = world.installation.catalog, world.collaboration(monthly=True)
+        spend(world, 985)
+        assert cannot_pay(catalog, world.pair) is not None
         clock.now = datetime.now(UTC)
-        assert cannot_pay(catalog, road.pair) is None
-        arn = road.job("loyal", collaborationId=collaboration)
-        assert "60% of cases a month and 81% of a year's" in road.message(arn)
-        assert 0 < road.spent < 985
+        assert cannot_pay(catalog, world.pair) is None
+        arn = world.job("loyal", collaborationId=collaboration)
+        assert "60% of cases a month and 81% of a year's" in world.message(arn)
+        assert 0 < world.spent < 985
         first = catalog.pairs.is_paid(
-            road.pair.id, [line.key for line in catalog.pairs.ledger_lines(road.pair.id)]
+            world.pair.id, [line.key for line in catalog.pairs.ledger_lines(world.pair.id)]
         )
         clock.turn(days=40)
-        assert road.spent == 0
+        assert world.spent == 0
         assert len(first) == 4, "what was paid stays paid"
 
 
-def test_both_roads_pay_from_one_ledger(road: Road) -> None:
-    catalog = road.installation.catalog
+def test_both_apis_charge_one_ledger(world: PrivateWorld) -> None:
+    catalog = world.installation.catalog
     of_room = catalog.pairs.pair(
         catalog.pairs.organization_of_user(f"anna@{SHOP}"), catalog.pairs.organization_of_user(f"ben@{BRAND}")
     )
-    assert of_room == road.pair
-    road.job("loyal")
-    assert catalog.pairs.ledger(of_room.id).spent == road.spent > 0
-    before = road.spent
-    spend(road, 30)
-    assert road.message(road.job("loyal again")).count(f"Left: {100 - (before + 30) / 10:g} of") == 1
+    assert of_room == world.pair
+    world.job("loyal")
+    assert catalog.pairs.ledger(of_room.id).spent == world.spent > 0
+    before = world.spent
+    spend(world, 30)
+    assert world.message(world.job("loyal again")).count(f"Left: {100 - (before + 30) / 10:g} of") == 1
 
 
-def test_another_account_of_the_same_organization_starts_nothing_anew(road: Road) -> None:
-    catalog = road.installation.catalog
-    assert paying_pair(catalog, STRANGER, PUBLISHER, None) != road.pair
+def test_accounts_of_one_organization_share_the_ledger(world: PrivateWorld) -> None:
+    catalog = world.installation.catalog
+    assert paying_pair(catalog, STRANGER, PUBLISHER, None) != world.pair
     catalog.pairs.set_organization(BRAND, account_id=STRANGER)
-    assert paying_pair(catalog, STRANGER, PUBLISHER, None) == road.pair
+    assert paying_pair(catalog, STRANGER, PUBLISHER, None) == world.pair
 
 
-def test_pages_of_a_private_job_name_the_price_and_what_a_list_reveals(road: Road) -> None:
-    arn = road.job("first", includeSeedInOutput=True)
-    road.export(arn)
+def test_pages_show_the_price_and_what_a_list_reveals(world: PrivateWorld) -> None:
+    arn = world.job("first", includeSeedInOutput=True)
+    world.export(arn)
     job = arn.rpartition("/")[2]
-    manifest, documents = newest_artifact(road.installation, Kind.GENERATION_JOB, job, "audience")
+    manifest, documents = newest_artifact(world.installation, Kind.GENERATION_JOB, job, "audience")
     with worlds.without_pictures():
-        page = metadata_of(road.installation, AssetResult("audience", job, "Made.", manifest, documents))
+        page = metadata_of(world.installation, AssetResult("audience", job, "Made.", manifest, documents))
     assert "units" in str(page["privacy"])
-    export = worlds.the(road.installation, Kind.EXPORT_JOB).id
-    manifest, documents = newest_artifact(road.installation, Kind.EXPORT_JOB, export, "audience_export")
-    page = metadata_of(road.installation, AssetResult("audience_export", export, "Made.", manifest, documents))
+    export = worlds.the(world.installation, Kind.EXPORT_JOB).id
+    manifest, documents = newest_artifact(world.installation, Kind.EXPORT_JOB, export, "audience_export")
+    page = metadata_of(world.installation, AssetResult("audience_export", export, "Made.", manifest, documents))
     assert page["reveals by design"] == "seed"
 
 
-def test_the_parties_of_the_private_road_are_of_two_organisations(road: Road) -> None:
+def test_private_jobs_are_between_two_organisations(world: PrivateWorld) -> None:
     organizations = {
-        road.installation.catalog.pairs.organization_of_account(each) for each in (PUBLISHER, ADVERTISER)
+        world.installation.catalog.pairs.organization_of_account(each) for each in (PUBLISHER, ADVERTISER)
     }
     assert organizations == {SHOP, BRAND}

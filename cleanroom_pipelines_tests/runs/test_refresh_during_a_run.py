@@ -20,7 +20,7 @@ from cleanroom_pipelines.similarity import ranking
 from .. import worlds
 
 
-def test_a_refresh_that_fires_during_a_run(
+def test_refresh_during_a_run(
     trained_home: Path, world: worlds.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with worlds.installed(trained_home) as installation, dg.DagsterInstance.ephemeral() as instance:

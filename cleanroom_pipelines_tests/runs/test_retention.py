@@ -66,7 +66,7 @@ def renew(installation: Installation, record: Resource, *, fails: bool = False) 
     make(installation, version, fails=fails)
 
 
-def test_superseded_versions_go_after_the_time(
+def test_superseded_versions_are_deleted_after_the_retention_time(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     dataset = room[Kind.TRAINING_DATASET]
@@ -88,7 +88,7 @@ def test_superseded_versions_go_after_the_time(
         installation.store.verify(ArtifactReference(ASSETS_OF[record.kind][0], record.id, version))
 
 
-def test_what_a_current_version_was_made_from_stays(
+def test_inputs_of_current_versions_are_kept(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     dataset, model = room[Kind.TRAINING_DATASET], room[Kind.AUDIENCE_MODEL]
@@ -104,7 +104,7 @@ def test_what_a_current_version_was_made_from_stays(
     assert stored(installation, dataset) == [1, 3]
 
 
-def test_the_newest_version_stays_even_when_it_failed(
+def test_newest_version_is_kept_even_if_failed(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     configured = room[Kind.CONFIGURED_AUDIENCE_MODEL]
@@ -115,7 +115,7 @@ def test_the_newest_version_stays_even_when_it_failed(
     assert stored(installation, configured) == [1, 3]
 
 
-def test_what_was_current_when_work_began_stays_until_it_ends(
+def test_version_current_at_the_start_of_work_is_kept_until_its_end(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     catalog, dataset = installation.catalog, room[Kind.TRAINING_DATASET]
@@ -133,7 +133,7 @@ def test_what_was_current_when_work_began_stays_until_it_ends(
     assert stored(installation, dataset) == [2]
 
 
-def test_pending_work_holds_nothing_up(
+def test_pending_work_does_not_delay_retention(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     catalog, dataset = installation.catalog, room[Kind.TRAINING_DATASET]
@@ -145,7 +145,7 @@ def test_pending_work_holds_nothing_up(
     assert stored(installation, dataset) == [2]
 
 
-def test_an_artifact_published_while_the_store_is_listed_stays(
+def test_artifact_published_during_the_listing_is_kept(
     installation: Installation,
     clock: StandingClock,
     room: dict[Kind, Resource],
@@ -172,7 +172,7 @@ def test_an_artifact_published_while_the_store_is_listed_stays(
     assert current.number in stored(installation, dataset)
 
 
-def test_an_artifact_of_a_run_that_was_killed_goes(installation: Installation, room: dict[Kind, Resource]) -> None:
+def test_artifact_of_a_killed_run_is_deleted(installation: Installation, room: dict[Kind, Resource]) -> None:
     """The version is ACTIVE with another artifact; of a version that the catalogue does not know, nothing goes."""
     dataset = room[Kind.TRAINING_DATASET]
     (kept,) = installation.store.versions("training_dataset", dataset.id)
@@ -182,7 +182,7 @@ def test_an_artifact_of_a_run_that_was_killed_goes(installation: Installation, r
     assert installation.store.versions("training_dataset", dataset.id) == [kept, unknown]
 
 
-def test_a_version_that_failed_keeps_its_artifacts_while_it_may_be_tried_again(
+def test_failed_version_keeps_its_artifacts_while_retryable(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     dataset = room[Kind.TRAINING_DATASET]
@@ -198,7 +198,7 @@ def test_a_version_that_failed_keeps_its_artifacts_while_it_may_be_tried_again(
     assert stored(installation, dataset) == [3]
 
 
-def test_retention_of_no_days(home: object, clock: StandingClock, room: dict[Kind, Resource]) -> None:
+def test_retention_of_zero_days(home: object, clock: StandingClock, room: dict[Kind, Resource]) -> None:
     from cleanroom_pipelines.runs.installation import Settings
 
     installation = Installation(Settings(home.root, seed_floor=1, retention_days=0), clock=clock)
@@ -213,7 +213,7 @@ def age(path: Path, clock: StandingClock, **ago: float) -> None:
     os.utime(path, (at, at))
 
 
-def test_what_killed_processes_left_goes_after_a_day(
+def test_leftovers_of_killed_processes_are_deleted_after_a_day(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource], tmp_path: Path
 ) -> None:
     home = installation.home
@@ -255,7 +255,7 @@ def test_what_killed_processes_left_goes_after_a_day(
         assert path.read_text() == "user_id\n"
 
 
-def test_what_lies_in_the_folder_of_a_live_process_stays_while_work_is_under_way(
+def test_scratch_of_a_live_process_is_kept(
     installation: Installation, clock: StandingClock, room: dict[Kind, Resource]
 ) -> None:
     left = installation.home.scratch / "seed-abcdefgh"

@@ -23,7 +23,9 @@ def seed(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("size", "expected"), [("", None), ("largest", LARGEST), ("5%", AudienceSize.parse("5%"))]
 )
-def test_a_job_and_its_seed(installation: Installation, seed: Path, size: str, expected: object) -> None:
+def test_job_is_registered_with_its_seed(
+    installation: Installation, seed: Path, size: str, expected: object
+) -> None:
     configured = make_room(installation.catalog)
     job = start_job_from_file(
         installation, configured=configured.id, seed=seed, name="Spring", seed_mode="first", export_size=size
@@ -51,7 +53,7 @@ def test_a_job_and_its_seed(installation: Installation, seed: Path, size: str, e
         ({"seed": "members.docx"}, SeedError),
     ],
 )
-def test_what_is_wrong_leaves_nothing(
+def test_invalid_arguments_leave_nothing(
     installation: Installation, seed: Path, changes: dict[str, str], error: type[Exception]
 ) -> None:
     configured = make_room(installation.catalog)

@@ -100,18 +100,18 @@ def runs_of(room: Installation, history: dg.DagsterInstance, kind: Kind) -> list
     return list(history.get_runs(dg.RunsFilter(tags={"dagster/partition": key})))
 
 
-def test_it_does_what_comes_and_deletes_what_is_asked_to_go(
+def test_worker_does_arriving_work_and_deletions(
     room: Installation, history: dg.DagsterInstance, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied, after_a_look, turn = threading.Event(), list[str](), Rounds.turn
 
-    def looked(rounds: Rounds) -> None:
+    def look_and_apply(rounds: Rounds) -> None:
         is_first = applied.is_set() and not after_a_look
         turn(rounds)
         if is_first:
             after_a_look.append(worlds.newest(room, Kind.TRAINING_DATASET).status)
 
-    monkeypatch.setattr(Rounds, "turn", looked)
+    monkeypatch.setattr(Rounds, "turn", look_and_apply)
     with working(room):
         worlds.wait_until(room.catalog.resources.live_runs, seconds=240, what="the worker to begin")
         worlds.apply(room, dataset)
@@ -124,15 +124,15 @@ def test_it_does_what_comes_and_deletes_what_is_asked_to_go(
         (key,) = room.catalog.resources.ids(Kind.TRAINING_DATASET)
         room.catalog.deletion.request_delete(Kind.TRAINING_DATASET, key)
 
-        def is_gone() -> bool:
+        def is_deleted() -> bool:
             is_stored = room.store.versions("training_dataset", key) != []
             return not is_stored and key not in history.get_dynamic_partitions("training_datasets")
 
-        worlds.wait_until(is_gone, seconds=240, what="the deletion")
+        worlds.wait_until(is_deleted, seconds=240, what="the deletion")
     assert room.catalog.resources.live_runs() == frozenset(), "it said good-bye"
 
 
-def test_a_failing_look_does_not_end_it(
+def test_worker_survives_a_failed_round(
     room: Installation, dataset: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures = [CatalogUnavailableError("It does not answer."), ValueError("secret")]
@@ -153,7 +153,7 @@ def test_a_failing_look_does_not_end_it(
     assert "secret" not in caplog.text
 
 
-def test_what_cannot_be_claimed_is_not_started_without_end(
+def test_unclaimable_version_is_not_started_endlessly(
     room: Installation, history: dg.DagsterInstance, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worlds.apply(room, dataset)
@@ -211,7 +211,7 @@ def process(room: Installation, log: Path) -> Iterator[Worker]:
         ours.close()
 
 
-def test_two_beside_each_other_do_nothing_twice(
+def test_two_workers_do_no_work_twice(
     room: Installation, history: dg.DagsterInstance, world: worlds.World, tmp_path: Path
 ) -> None:
     worlds.apply(room, worlds.declare(tmp_path / "two.yaml", interactions=world.interactions, seed=None))
@@ -242,7 +242,7 @@ def lengthy(folder: Path) -> Path:
     return worlds.declare(folder / "many.yaml", interactions=folder / "many.parquet", seed=None)
 
 
-def test_signals_give_back_what_is_under_way(room: Installation, tmp_path: Path) -> None:
+def test_signal_requeues_running_work(room: Installation, tmp_path: Path) -> None:
     worlds.apply(room, lengthy(tmp_path))
     with process(room, tmp_path / "first.log") as worker:
         worlds.wait_until(lambda: claimed(room), seconds=240, what="the claim", every=0.005)

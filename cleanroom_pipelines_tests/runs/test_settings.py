@@ -16,7 +16,7 @@ from cleanroom_pipelines.runs.installation import Installation, Settings, parse_
 HOME = {"CLEANROOM_HOME": "/srv/cleanroom"}
 
 
-def test_nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_defaults_without_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert Settings.from_environment({}) == Settings(tmp_path / "data")
     empty = {f"CLEANROOM_{name}": "" for name in ("HOME", "CATALOG_URL", "KEY_FILE", "MEMORY", "RETENTION_DAYS")}
@@ -53,7 +53,7 @@ def test_nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("RETENTION_DAYS", "0", "retention_days", 0.0),
     ],
 )
-def test_each_variable(name: str, text: str, field: str, value: object) -> None:
+def test_each_variable_sets_its_field(name: str, text: str, field: str, value: object) -> None:
     settings = Settings.from_environment(HOME | {f"CLEANROOM_{name}": text})
     assert settings == dataclasses.replace(Settings(Path("/srv/cleanroom")), **{field: value})
 
@@ -94,7 +94,7 @@ def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         ("RETENTION_DAYS", "a month"),
     ],
 )
-def test_a_wrong_value_names_the_variable(name: str, text: str) -> None:
+def test_invalid_value_names_the_variable(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=f"CLEANROOM_{name}") as caught:
         Settings.from_environment(HOME | {f"CLEANROOM_{name}": text})
     assert caught.value.remedy
@@ -103,12 +103,12 @@ def test_a_wrong_value_names_the_variable(name: str, text: str) -> None:
 
 
 @given(st.text(max_size=12))
-def test_memory_is_at_least_64_mb_or_a_known_error(text: str) -> None:
+def test_memory_is_at_least_64_mb_or_a_clear_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert parse_bytes(text) >= 64 * 10**6
 
 
-def test_the_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_process_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CLEANROOM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CLEANROOM_THREADS", "1")
     installation = Installation.from_environment()
@@ -116,7 +116,7 @@ def test_the_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch,
     assert installation.home.root == tmp_path / "home"
 
 
-def test_the_parts_lie_where_the_settings_say(tmp_path: Path) -> None:
+def test_parts_are_at_the_configured_locations(tmp_path: Path) -> None:
     settings = Settings(
         tmp_path / "home",
         catalog_url=f"sqlite:///{tmp_path / 'other.db'}",

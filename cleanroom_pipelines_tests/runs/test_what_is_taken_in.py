@@ -54,7 +54,7 @@ def the_seed(inbox: Inbox, job: object) -> bytes:
         return path.read_bytes()
 
 
-def test_a_writer_that_pauses_in_mid_file_is_waited_for(inbox: Inbox) -> None:
+def test_pausing_writer_is_waited_for(inbox: Inbox) -> None:
     path = inbox.drop(content=b"")
     with path.open("ab", buffering=0) as writer:
         writer.write(FIRST)
@@ -69,7 +69,7 @@ def test_a_writer_that_pauses_in_mid_file_is_waited_for(inbox: Inbox) -> None:
     assert inbox.lying() == []
 
 
-def test_a_writer_in_another_process_is_waited_for(inbox: Inbox) -> None:
+def test_writer_in_another_process_is_waited_for(inbox: Inbox) -> None:
     path = inbox.drop(content=FIRST)
     program = "import sys; f = open(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -83,7 +83,7 @@ def test_a_writer_in_another_process_is_waited_for(inbox: Inbox) -> None:
     assert len(inbox.register()) == len(inbox.jobs()) == 1
 
 
-def test_a_reader_is_not_in_the_way(inbox: Inbox) -> None:
+def test_reader_does_not_block_ingestion(inbox: Inbox) -> None:
     with inbox.drop(content=FIRST).open("rb"):
         (job,) = inbox.register()
     assert the_seed(inbox, job) == FIRST
@@ -121,7 +121,7 @@ def after(owner: object, name: str, action: Callable[[], object]) -> mock._patch
 
 
 @CHANGES
-def test_what_changes_while_it_is_copied_is_not_taken(inbox: Inbox, change: Callable[[Path], None]) -> None:
+def test_file_changed_while_copied_is_not_ingested(inbox: Inbox, change: Callable[[Path], None]) -> None:
     path = inbox.drop(content=FIRST)
     with after(shutil, "copyfile", lambda: change(path)), pytest.raises(StillWrittenError):
         inbox.register()
@@ -133,7 +133,7 @@ def test_what_changes_while_it_is_copied_is_not_taken(inbox: Inbox, change: Call
 
 @CHANGES
 @pytest.mark.parametrize("step", [(SeedVault, "digest"), (SeedVault, "put")])
-def test_what_changes_after_it_was_copied_is_another_drop(
+def test_file_changed_after_copying_is_another_drop(
     inbox: Inbox, change: Callable[[Path], None], step: tuple[object, str]
 ) -> None:
     path = inbox.drop(content=FIRST)
@@ -147,7 +147,7 @@ def test_what_changes_after_it_was_copied_is_another_drop(
     assert inbox.lying() == []
 
 
-def test_whoever_has_the_dropped_file_open_cannot_reach_the_vault(inbox: Inbox) -> None:
+def test_open_handle_on_a_drop_does_not_reach_the_vault(inbox: Inbox) -> None:
     path = inbox.drop(content=FIRST)
     opened = None
 
@@ -164,7 +164,7 @@ def test_whoever_has_the_dropped_file_open_cannot_reach_the_vault(inbox: Inbox) 
 
 
 @pytest.mark.parametrize("damage", [append, rewrite, lambda path: path.write_bytes(FIRST[:-1])])
-def test_a_seed_that_was_altered_in_the_vault_is_not_used(inbox: Inbox, damage: Callable[[Path], None]) -> None:
+def test_seed_altered_in_the_vault_is_not_used(inbox: Inbox, damage: Callable[[Path], None]) -> None:
     inbox.drop(content=FIRST)
     (job,) = inbox.register()
     damage(inbox.installation.home.seeds / job.seed_location)
@@ -174,7 +174,7 @@ def test_a_seed_that_was_altered_in_the_vault_is_not_used(inbox: Inbox, damage: 
     assert (version.status, version.status_code) == ("CREATE_FAILED", "SEED_INVALID")
 
 
-def test_a_seed_of_another_job_is_not_used_in_its_place(installation: Installation, tmp_path: Path) -> None:
+def test_swapped_seed_of_another_job_is_not_used(installation: Installation, tmp_path: Path) -> None:
     vault, places = installation.vault, {}
     for slot, content in (("00000000", FIRST), ("11111111", OTHER)):
         file = tmp_path / "seed.csv"
@@ -187,7 +187,7 @@ def test_a_seed_of_another_job_is_not_used_in_its_place(installation: Installati
     assert list(installation.home.scratch.iterdir()) == []
 
 
-def test_a_file_that_changes_while_it_is_put_is_refused(installation: Installation, tmp_path: Path) -> None:
+def test_file_changed_while_stored_is_rejected(installation: Installation, tmp_path: Path) -> None:
     file = tmp_path / "seed.csv"
     file.write_bytes(FIRST)
     digest = installation.vault.digest(file)
@@ -197,7 +197,7 @@ def test_a_file_that_changes_while_it_is_put_is_refused(installation: Installati
     assert list(installation.home.seeds.iterdir()) == []
 
 
-def test_a_job_from_a_file_that_changes_is_not_started(inbox: Inbox, tmp_path: Path) -> None:
+def test_job_from_a_changing_file_is_not_started(inbox: Inbox, tmp_path: Path) -> None:
     seed = tmp_path / "seed.csv"
     seed.write_bytes(FIRST)
     with after(SeedVault, "digest", lambda: append(seed)), pytest.raises(SeedError, match="changed while"):
@@ -213,17 +213,17 @@ def without_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that knows no leases, as those of networks."""
     call = fcntl.fcntl
 
-    def refusing(descriptor: int, command: int, argument: object = 0) -> object:
+    def without_lease(descriptor: int, command: int, argument: object = 0) -> object:
         if command == fcntl.F_SETLEASE:
             raise OSError(22, os.strerror(22))
         return call(descriptor, command, argument)
 
-    monkeypatch.setattr(fcntl, "fcntl", refusing)
+    monkeypatch.setattr(fcntl, "fcntl", without_lease)
     monkeypatch.setattr(open_files, "QUIET_SECONDS", 60.0)
 
 
 @pytest.mark.usefixtures("without_leases")
-def test_without_leases_the_open_files_tell(inbox: Inbox, clock: StandingClock) -> None:
+def test_open_files_are_checked_without_kernel_leases(inbox: Inbox, clock: StandingClock) -> None:
     path = inbox.drop(content=FIRST)
     os.utime(path, (0, 0))
     for mode in ("ab", "r+b"):
@@ -234,7 +234,7 @@ def test_without_leases_the_open_files_tell(inbox: Inbox, clock: StandingClock) 
 
 
 @pytest.mark.usefixtures("without_leases")
-def test_where_nobody_can_tell_a_file_must_have_rested_for_a_minute(inbox: Inbox, clock: StandingClock) -> None:
+def test_file_must_be_unchanged_for_a_minute_if_writers_are_unknown(inbox: Inbox, clock: StandingClock) -> None:
     path = inbox.drop(content=FIRST)
     changed = clock.now.timestamp()
     os.utime(path, (changed, changed))
@@ -246,7 +246,7 @@ def test_where_nobody_can_tell_a_file_must_have_rested_for_a_minute(inbox: Inbox
     assert len(inbox.register()) == len(inbox.jobs()) == 1
 
 
-def test_a_system_without_leases_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_leases_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(fcntl, "F_SETLEASE")
     monkeypatch.setattr(open_files, "QUIET_SECONDS", 60.0)
     path = tmp_path / "seed.csv"
@@ -256,7 +256,7 @@ def test_a_system_without_leases_waits(tmp_path: Path, monkeypatch: pytest.Monke
     assert not open_files.may_still_be_written(path, changed + 61)
 
 
-def test_opening_the_file_while_it_is_looked_at_ends_nobody(tmp_path: Path) -> None:
+def test_opening_a_file_during_the_check_kills_no_process(tmp_path: Path) -> None:
     """A broken lease sends a signal that by default ends the process."""
     path = tmp_path / "seed.csv"
     path.touch()
@@ -304,7 +304,7 @@ def provisioned(installation: Installation, room: DataRoom) -> list[tuple[str, b
     return found
 
 
-def test_a_room_waits_for_a_writer_that_pauses(installation: Installation, room: DataRoom) -> None:
+def test_room_waits_for_a_pausing_writer(installation: Installation, room: DataRoom) -> None:
     path = drop_at(installation, room, FIRST)
     with path.open("ab", buffering=0) as writer:
         with pytest.raises(StillWrittenError):
@@ -317,7 +317,7 @@ def test_a_room_waits_for_a_writer_that_pauses(installation: Installation, room:
 
 
 @CHANGES
-def test_a_room_does_not_take_what_changes_meanwhile(
+def test_room_does_not_ingest_a_changing_file(
     installation: Installation, room: DataRoom, change: Callable[[Path], None]
 ) -> None:
     path = drop_at(installation, room, FIRST)
@@ -331,7 +331,7 @@ def test_a_room_does_not_take_what_changes_meanwhile(
 
 
 @CHANGES
-def test_what_comes_after_a_room_took_a_file_is_another_drop(
+def test_file_written_after_ingestion_is_another_drop(
     installation: Installation, room: DataRoom, change: Callable[[Path], None]
 ) -> None:
     path = drop_at(installation, room, FIRST)
@@ -358,7 +358,7 @@ class CutOffError(BaseException):
 
 @pytest.mark.parametrize("comes", ["before", "after"])
 @pytest.mark.parametrize(("owner", "name"), STEPS)
-def test_cut_off_anywhere_a_file_provisions_its_room_once(
+def test_interrupted_drop_provisions_its_room_once(
     installation: Installation, room: DataRoom, owner: object, name: str, comes: str
 ) -> None:
     path = drop_at(installation, room, FIRST)
@@ -379,7 +379,7 @@ def test_cut_off_anywhere_a_file_provisions_its_room_once(
     assert len(installation.catalog.resources.versions(Kind.DATA_ROOM, room.id)) == 2
 
 
-def test_the_same_content_dropped_later_provisions_again(installation: Installation, room: DataRoom) -> None:
+def test_same_content_dropped_later_provisions_again(installation: Installation, room: DataRoom) -> None:
     """As whoever wants another attempt does."""
     for _ in range(2):
         drop_at(installation, room, FIRST)
@@ -387,9 +387,7 @@ def test_the_same_content_dropped_later_provisions_again(installation: Installat
     assert len(installation.catalog.rooms.uploads()) == 2
 
 
-def test_a_file_whose_upload_was_forgotten_before_its_room_knew_it_is_taken_once_more(
-    installation: Installation, room: DataRoom
-) -> None:
+def test_drop_is_ingested_again_if_its_upload_expired_unused(installation: Installation, room: DataRoom) -> None:
     path = drop_at(installation, room, FIRST)
     with after(Rooms, "add_upload", interrupt), pytest.raises(CutOffError):
         provision(installation)
@@ -405,10 +403,10 @@ def interrupt() -> None:
     raise CutOffError
 
 
-def test_an_upload_that_is_another_one_is_not_taken_in(installation: Installation, room: DataRoom) -> None:
+def test_swapped_upload_is_not_ingested(installation: Installation, room: DataRoom) -> None:
     """Sealed and whole, but not what the catalogue names."""
 
-    def bring(content: bytes) -> Upload:
+    def upload_of(content: bytes) -> Upload:
         sealed = installation.uploads.seal(installation.token_hex(16), [content])
         return installation.catalog.rooms.add_upload(
             sealed.location,
@@ -420,7 +418,7 @@ def test_an_upload_that_is_another_one_is_not_taken_in(installation: Installatio
             location=sealed.location,
         )
 
-    wanted, other = bring(FIRST), bring(OTHER)
+    wanted, other = upload_of(FIRST), upload_of(OTHER)
     uploads = installation.home.uploads
     shutil.copyfile(uploads / str(other.location), uploads / str(wanted.location))
     version = installation.catalog.rooms.provision(room.id, {"matching:EMAIL": wanted.id})
@@ -439,7 +437,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.mark.parametrize("sensor", ["seed_inbox", "room_inbox"])
-def test_a_sensor_leaves_a_file_that_is_held_open(
+def test_sensor_skips_a_file_that_is_held_open(
     home: object, installation: Installation, room: DataRoom, instance: dg.DagsterInstance, sensor: str
 ) -> None:
     inbox = Inbox(installation, make_room(installation.catalog))
@@ -472,7 +470,7 @@ def test_a_sensor_leaves_a_file_that_is_held_open(
         assert not path.exists()
 
 
-def test_what_a_run_is_made_from_is_verified_once_in_all_its_steps(inbox: Inbox) -> None:
+def test_run_verifies_its_inputs_once(inbox: Inbox) -> None:
     installation = inbox.installation
     version = write_artifact(installation, "audience_model", "model-0123456789ab", 1, report={"n": 1})
     reference = ArtifactReference("audience_model", "model-0123456789ab", version)

@@ -130,7 +130,7 @@ def entry_of(installation: Installation, answer: RawAnswer) -> dict[str, Any]:
     return dict(found[0])
 
 
-def assert_refused(installation: Installation, answer: RawAnswer, status: int, error: str) -> dict[str, Any]:
+def assert_rejected(installation: Installation, answer: RawAnswer, status: int, error: str) -> dict[str, Any]:
     """Check that a response is this audited error, and return its audit entry."""
     assert (answer.status, answer.error) == (status, error), answer.body
     assert set(answer.json) <= {"message", "quotaName", "quotaValue"}
@@ -140,7 +140,7 @@ def assert_refused(installation: Installation, answer: RawAnswer, status: int, e
     return entry
 
 
-def said_in(answer: RawAnswer) -> str:
+def normalised(answer: RawAnswer) -> str:
     """Return a response without the parts that always differ."""
     headers = {name: value for name, value in answer.headers.items() if name not in ("x-amzn-requestid", "date")}
     return json.dumps([answer.status, sorted(headers.items()), answer.body.decode()])

@@ -158,13 +158,13 @@ class _Meter:
     root = ""
     n_files = 0
 
-    def hear(self, name: str, arguments: tuple[Any, ...]) -> None:
+    def count_event(self, name: str, arguments: tuple[Any, ...]) -> None:
         if self.is_on and name == "open" and str(arguments[0]).startswith(self.root):
             self.n_files += 1
 
 
 METER = _Meter()
-sys.addaudithook(METER.hear)
+sys.addaudithook(METER.count_event)
 
 
 def measured(world: World, look: Callable[[World], Any]) -> Cost:
@@ -175,12 +175,12 @@ def measured(world: World, look: Callable[[World], Any]) -> Cost:
     world.room.installation.catalog.database.close()
     n_statements = 0
 
-    def heard(*_: Any) -> None:
+    def count_statement(*_: Any) -> None:
         nonlocal n_statements
         n_statements += 1
 
     METER.root, METER.n_files, before = str(world.room.installation.home.root), 0, _n_read()
-    with listening(Engine, "before_cursor_execute", heard):
+    with listening(Engine, "before_cursor_execute", count_statement):
         METER.is_on = True
         try:
             look(world)

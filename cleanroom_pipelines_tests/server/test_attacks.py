@@ -32,7 +32,7 @@ from cleanroom_pipelines_tests.aws.requests import RawAnswer, build, raised
 
 from .. import worlds
 from ..cases import assert_each
-from .attacking import assert_refused, entry_of, everything, files_in_scratch, in_audit, said_in
+from .attacking import assert_rejected, entry_of, everything, files_in_scratch, in_audit, normalised
 from .server import (
     CUSTOMERS,
     DATABASE,
@@ -84,7 +84,7 @@ class Arns:
 
 
 @pytest.fixture(scope="module")
-def theirs(room: Room) -> Arns:
+def publishers(room: Room) -> Arns:
     """What the publisher made for itself, a job included."""
     dataset = room.dataset("theirs")
     model = room.model("theirs", dataset)
@@ -127,44 +127,46 @@ WITH_ARN: dict[str, Callable[[Arns, Party], dict[str, Any]]] = {
 }
 
 
-def test_another_accounts_resource_looks_nonexistent(room: Room, theirs: Arns) -> None:
-    def is_refused_alike(operation: str) -> None:
+def test_another_accounts_resource_looks_nonexistent(room: Room, publishers: Arns) -> None:
+    def is_rejected_alike(operation: str) -> None:
         before = everything(room.installation)
         name, make = operation.partition(" ")[0], WITH_ARN[operation]
         for party in (room.parties.advertiser, room.parties.stranger):
             # under the owner's account, and under one's own
-            for arns in (theirs, theirs.of(party.account_id)):
+            for arns in (publishers, publishers.of(party.account_id)):
                 answers = [room.ask(party, build(name, make(each, party))) for each in (arns, arns.never_made())]
                 room.installation.audit.flush()
                 for answer in answers:
-                    assert_refused(room.installation, answer, 404, "ResourceNotFoundException")
-                assert said_in(answers[0]) == said_in(answers[1])
+                    assert_rejected(room.installation, answer, 404, "ResourceNotFoundException")
+                assert normalised(answers[0]) == normalised(answers[1])
         assert everything(room.installation) == before
 
-    assert_each(is_refused_alike, WITH_ARN)
+    assert_each(is_rejected_alike, WITH_ARN)
 
 
-def test_lists_filtered_by_another_account_s_resource_are_empty(room: Room, theirs: Arns) -> None:
+def test_lists_filtered_by_another_account_s_resource_are_empty(room: Room, publishers: Arns) -> None:
     for party in (room.parties.advertiser, room.parties.stranger):
-        for arns in (theirs, theirs.of(party.account_id), theirs.never_made()):
+        for arns in (publishers, publishers.of(party.account_id), publishers.never_made()):
             asked = build("ListAudienceGenerationJobs", {"configuredAudienceModelArn": arns.configured})
             assert room.ask(party, asked).json == {"audienceGenerationJobs": []}
 
 
-def test_a_resource_shared_with_one_account_is_invisible_to_others(room: Room, theirs: Arns) -> None:
+def test_a_resource_shared_with_one_account_is_invisible_to_others(room: Room, publishers: Arns) -> None:
     stranger = room.parties.stranger
-    shared = Arns(theirs.dataset, theirs.model, room.shared("for one", model=theirs.model), theirs.job)
+    shared = Arns(
+        publishers.dataset, publishers.model, room.shared("for one", model=publishers.model), publishers.job
+    )
     room.job(shared.configured, "for-one")
     answers = [
         room.ask(stranger, build("StartAudienceGenerationJob", job_parameters(stranger, arns.configured)))
         for arns in (shared, shared.never_made())
     ]
     for answer in answers:
-        assert_refused(room.installation, answer, 404, "ResourceNotFoundException")
-    assert said_in(answers[0]) == said_in(answers[1])
+        assert_rejected(room.installation, answer, 404, "ResourceNotFoundException")
+    assert normalised(answers[0]) == normalised(answers[1])
 
 
-def test_an_update_cannot_use_another_accounts_model(room: Room, theirs: Arns) -> None:
+def test_an_update_cannot_use_another_accounts_model(room: Room, publishers: Arns) -> None:
     """Another account's model under one's own configured model."""
     me = room.parties.advertiser
     dataset = room.advertiser.create_training_dataset(**dataset_parameters(me, "mine"))["trainingDatasetArn"]
@@ -174,13 +176,15 @@ def test_an_update_cannot_use_another_accounts_model(room: Room, theirs: Arns) -
     before = everything(room.installation)
     answers = [
         room.ask(me, build("UpdateConfiguredAudienceModel", {**mine_only(mine), "audienceModelArn": arns.model}))
-        for each in (theirs, theirs.of(me.account_id))
+        for each in (publishers, publishers.of(me.account_id))
         for arns in (each, each.never_made())
     ]
     for answer in answers:
-        assert_refused(room.installation, answer, 404, "ResourceNotFoundException")
+        assert_rejected(room.installation, answer, 404, "ResourceNotFoundException")
     assert (
-        len({said_in(answer) for answer in answers[:2]}) == len({said_in(answer) for answer in answers[2:]}) == 1
+        len({normalised(answer) for answer in answers[:2]})
+        == len({normalised(answer) for answer in answers[2:]})
+        == 1
     )
     assert everything(room.installation) == before
 
@@ -189,12 +193,12 @@ def mine_only(made: dict[str, Any]) -> dict[str, Any]:
     return {"configuredAudienceModelArn": made["configuredAudienceModelArn"]}
 
 
-def test_a_resource_is_invisible_in_another_region(room: Room, theirs: Arns) -> None:
+def test_a_resource_is_invisible_in_another_region(room: Room, publishers: Arns) -> None:
     """The account's own resource, its ARN rewritten to the Region that is called."""
     me, elsewhere = room.parties.publisher, room.client(room.parties.publisher, "us-west-2")
     before = everything(room.installation)
     for operation, make in WITH_ARN.items():
-        arns = Arns(*(arn.replace(":eu-central-1:", ":us-west-2:") for arn in vars(theirs).values()))
+        arns = Arns(*(arn.replace(":eu-central-1:", ":us-west-2:") for arn in vars(publishers).values()))
         with raised(elsewhere, "ResourceNotFoundException"):
             getattr(elsewhere, method_of(operation))(**make(arns, me))
     assert everything(room.installation) == before
@@ -234,9 +238,9 @@ DENIALS: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-def test_deny_overrides_allow(room: Room, theirs: Arns) -> None:
+def test_deny_overrides_allow(room: Room, publishers: Arns) -> None:
     def holds(_: str, statement: Callable[[str], dict[str, Any]]) -> None:
-        me, configured = room.parties.advertiser, theirs.configured
+        me, configured = room.parties.advertiser, publishers.configured
         policy = deny(configured, me.account_id, **statement(configured))
         room.publisher.put_configured_audience_model_policy(
             configuredAudienceModelArn=configured, configuredAudienceModelPolicy=policy
@@ -244,7 +248,7 @@ def test_deny_overrides_allow(room: Room, theirs: Arns) -> None:
         before = everything(room.installation)
         asked = job_parameters(me, configured, "denied", tags={"team": "growth"})
         answer = room.ask(me, build("StartAudienceGenerationJob", asked))
-        assert_refused(room.installation, answer, 403, "AccessDeniedException")
+        assert_rejected(room.installation, answer, 403, "AccessDeniedException")
         assert everything(room.installation) == before
         room.publisher.delete_configured_audience_model_policy(configuredAudienceModelArn=configured)
 
@@ -284,28 +288,31 @@ BAD_URLS = [
 ]
 
 
-def test_a_url_outside_the_bucket_is_rejected(room: Room, theirs: Arns) -> None:
-    def is_refused(url: str) -> None:
+def test_a_url_outside_the_bucket_is_rejected(room: Room, publishers: Arns) -> None:
+    def is_rejected(url: str) -> None:
         before = everything(room.installation)
         me = room.parties.publisher
         seed = {"roleArn": me.role, "dataSource": {"s3Uri": url}}
         output = {"roleArn": me.role, "destination": {"s3Destination": {"s3Uri": url}}}
         asked = [
-            ("StartAudienceGenerationJob", job_parameters(me, theirs.configured, "x", seedAudience=seed)),
-            ("CreateConfiguredAudienceModel", configured_parameters(me, theirs.model, "x", outputConfig=output)),
+            ("StartAudienceGenerationJob", job_parameters(me, publishers.configured, "x", seedAudience=seed)),
+            (
+                "CreateConfiguredAudienceModel",
+                configured_parameters(me, publishers.model, "x", outputConfig=output),
+            ),
             (
                 "UpdateConfiguredAudienceModel",
-                {"configuredAudienceModelArn": theirs.configured, "outputConfig": output},
+                {"configuredAudienceModelArn": publishers.configured, "outputConfig": output},
             ),
         ]
         for name, parameters in asked:
             answer = room.ask(me, build(name, parameters))
-            assert_refused(room.installation, answer, 400, "ValidationException")
+            assert_rejected(room.installation, answer, 400, "ValidationException")
             for part in ("passwd", "secret", "other", str(room.installation.home.root)):
                 assert part not in answer.json["message"]
         assert everything(room.installation) == before
 
-    assert_each(is_refused, BAD_URLS)
+    assert_each(is_rejected, BAD_URLS)
 
 
 BAD_NAMES = [
@@ -328,16 +335,16 @@ BAD_NAMES = [
 
 
 def test_a_table_name_outside_the_warehouse_is_rejected(room: Room) -> None:
-    def is_refused(name: str) -> None:
+    def is_rejected(name: str) -> None:
         before = everything(room.installation)
         for names in ({"databaseName": name, "tableName": TABLE}, {"databaseName": DATABASE, "tableName": name}):
             parameters = dataset_parameters(room.parties.advertiser, "x")
             parameters["trainingData"][0]["inputConfig"]["dataSource"] = {"glueDataSource": names}
             answer = room.ask(room.parties.advertiser, build("CreateTrainingDataset", parameters))
-            assert_refused(room.installation, answer, 400, "ValidationException")
+            assert_rejected(room.installation, answer, 400, "ValidationException")
         assert everything(room.installation) == before
 
-    assert_each(is_refused, BAD_NAMES)
+    assert_each(is_rejected, BAD_NAMES)
 
 
 def make(room: Room, asset: str, partition: str) -> None:
@@ -360,13 +367,13 @@ def test_a_symlinked_table_is_rejected(room: Room) -> None:
         source = {"glueDataSource": {"databaseName": database, "tableName": table}}
         parameters["trainingData"][0]["inputConfig"]["dataSource"] = source
         answer = room.ask(me, build("CreateTrainingDataset", parameters))
-        assert_refused(room.installation, answer, 400, "ValidationException")
+        assert_rejected(room.installation, answer, 400, "ValidationException")
         assert PUBLISHER not in answer.json["message"]
 
 
 def test_a_symlink_planted_later_is_not_followed(room: Room) -> None:
     accounts, me = room.installation.home.accounts, room.parties.advertiser
-    theirs = accounts / PUBLISHER / "warehouse" / DATABASE / TABLE
+    publishers = accounts / PUBLISHER / "warehouse" / DATABASE / TABLE
 
     def is_not_followed(when: str, what: str) -> None:
         name = f"planted-{when}-{what}".replace(" ", "-")
@@ -381,10 +388,10 @@ def test_a_symlink_planted_later_is_not_followed(room: Room) -> None:
         if when == "before training":
             make(room, "training_dataset", key_of(dataset))
         if what == "a file":
-            (table / "b.parquet").symlink_to(theirs / "a.parquet")
+            (table / "b.parquet").symlink_to(publishers / "a.parquet")
         else:
             shutil.rmtree(table)
-            table.symlink_to(theirs)
+            table.symlink_to(publishers)
         make(room, "training_dataset", key_of(dataset))
         make(room, "audience_model", key_of(model))
         seen = room.advertiser.get_audience_model(audienceModelArn=model)
@@ -415,17 +422,17 @@ def shared(room: Room) -> str:
 def fail_with(room: Room, job: str) -> tuple[dict[str, str], dict[str, str]]:
     """Run a job's seed; what the starter and the owner are told of its failure."""
     make(room, "seed_validation_report", key_of(job))
-    told = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=job)
+    published = room.advertiser.get_audience_generation_job(audienceGenerationJobArn=job)
     ours = room.parties.publisher.own(job)
     seen = room.publisher.get_audience_generation_job(audienceGenerationJobArn=ours)
-    assert told["status"] == seen["status"] == "CREATE_FAILED"
+    assert published["status"] == seen["status"] == "CREATE_FAILED"
     assert "seedAudience" not in seen
     assert "protectedQueryIdentifier" not in seen
-    assert told["statusDetails"]["statusCode"] == seen["statusDetails"]["statusCode"]
+    assert published["statusDetails"]["statusCode"] == seen["statusDetails"]["statusCode"]
     assert files_in_scratch(room.installation.home) == []
     left = [process for process in psutil.Process().children() if process not in BEFORE]
     assert left == [], "processes of queries"
-    return told["statusDetails"], seen["statusDetails"]
+    return published["statusDetails"], seen["statusDetails"]
 
 
 LOYAL = f"SELECT user_id FROM {DATABASE}.{CUSTOMERS}"
@@ -496,11 +503,11 @@ def test_sql_outside_its_own_tables_is_rejected(room: Room, shared: str) -> None
         me = room.parties.advertiser
         seed = {"roleArn": me.role, "sqlParameters": {"queryString": sql}}
         job = room.job(shared, f"sql {name}", seedAudience=seed)
-        told, seen = fail_with(room, job)
+        published, seen = fail_with(room, job)
         codes = {code} if code else {"SQL_NOT_ALLOWED", "SQL_FAILED", "SEED_NOT_FOUND"}
-        assert told["statusCode"] in codes, told
+        assert published["statusCode"] in codes, published
         for word in (SEEDS_CANARY, "passwd", PUBLISHER, "shop", "customers", str(room.installation.home.root)):
-            assert word not in told["message"]
+            assert word not in published["message"]
         assert seen["message"] == "The seed is unusable. The account that started the job can see the reason."
 
     assert_each(
@@ -529,18 +536,18 @@ def test_another_accounts_template_is_rejected(room: Room, shared: str) -> None:
             seed = {"roleArn": parties.advertiser.role, "sqlParameters": {"analysisTemplateArn": arn}}
             asked = job_parameters(parties.advertiser, shared, "t", seedAudience=seed, **collaboration)
             answer = room.ask(parties.advertiser, build("StartAudienceGenerationJob", asked))
-            assert_refused(room.installation, answer, 403, "AccessDeniedException")
+            assert_rejected(room.installation, answer, 403, "AccessDeniedException")
             answers.append(answer)
     assert (
-        len({said_in(answer) for answer in answers[::2]})
-        == len({said_in(answer) for answer in answers[1::2]})
+        len({normalised(answer) for answer in answers[::2]})
+        == len({normalised(answer) for answer in answers[1::2]})
         == 1
     )
     assert everything(room.installation) == before
 
 
 def test_a_collaboration_is_for_its_members_only(room: Room, shared: str) -> None:
-    def is_refused(member: str) -> None:
+    def is_rejected(member: str) -> None:
         catalog, parties = room.installation.catalog, room.parties
         ids = [parties.advertiser.account_id, parties.publisher.account_id, parties.stranger.account_id]
         if member == "is no member":
@@ -553,11 +560,11 @@ def test_a_collaboration_is_for_its_members_only(room: Room, shared: str) -> Non
         before = everything(room.installation)
         asked = job_parameters(parties.advertiser, shared, "c", collaborationId=found)
         answer = room.ask(parties.advertiser, build("StartAudienceGenerationJob", asked))
-        assert_refused(room.installation, answer, 403, "AccessDeniedException")
+        assert_rejected(room.installation, answer, 403, "AccessDeniedException")
         assert answer.json["message"] == "The collaboration does not exist, or the caller is not an active member."
         assert everything(room.installation) == before
 
-    assert_each(is_refused, ["never was", "is no member", "has left", "the owner has left"])
+    assert_each(is_rejected, ["never was", "is no member", "has left", "the owner has left"])
 
 
 def test_a_symlinked_seed_is_not_fetched(room: Room, shared: str, tmp_path: Path) -> None:
@@ -579,17 +586,17 @@ def test_a_symlinked_seed_is_not_fetched(room: Room, shared: str, tmp_path: Path
             (bucket / "folder").symlink_to(tmp_path)
         else:
             (bucket / "folder" / "seed.jsonl").symlink_to(tmp_path / "outside.jsonl")
-        told, _ = fail_with(room, job)
-        assert told["statusCode"] == "SEED_NOT_FOUND"
-        assert str(tmp_path) not in told["message"]
+        published, _ = fail_with(room, job)
+        assert published["statusCode"] == "SEED_NOT_FOUND"
+        assert str(tmp_path) not in published["message"]
 
     assert_each(is_not_fetched, ["a file", "a folder", "a file in a folder"])
 
 
-def test_the_minimum_seed_size_cannot_be_lowered(room: Room, theirs: Arns) -> None:
-    asked = configured_parameters(room.parties.publisher, theirs.model, "low", minMatchingSeedSize=24)
+def test_the_minimum_seed_size_cannot_be_lowered(room: Room, publishers: Arns) -> None:
+    asked = configured_parameters(room.parties.publisher, publishers.model, "low", minMatchingSeedSize=24)
     answer = room.ask(room.parties.publisher, build("CreateConfiguredAudienceModel", asked))
-    assert_refused(room.installation, answer, 400, "ValidationException")
+    assert_rejected(room.installation, answer, 400, "ValidationException")
 
 
 def test_the_audit_log_contains_no_data(room: Room) -> None:
@@ -605,7 +612,7 @@ def test_the_audit_log_contains_no_data(room: Room) -> None:
 
 
 @dataclass(frozen=True)
-class Told:
+class Published:
     """A world in which everything that can go wrong with a seed, a match or a size has."""
 
     server: Server
@@ -659,7 +666,7 @@ EXPORTS = {
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     home = tmp_path_factory.mktemp("told") / "home"
     parties = write_canaries(home)
     with serving(home) as server:
@@ -697,7 +704,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
             )
             ended = wait_until_ended(partial(export_named, advertiser, name))
             statuses[f"export {name}"] = (ended, export_named(publisher, name))
-        yield Told(server, parties, jobs, statuses)
+        yield Published(server, parties, jobs, statuses)
 
 
 def output_at(parties: Parties, name: str) -> dict[str, Any]:
@@ -732,9 +739,9 @@ EXPECTED = {
 }
 
 
-def test_a_failure_gives_its_reason_without_counts_and_locations(told: Told) -> None:
-    def says_why(name: str) -> None:
-        for status in told.statuses[name]:
+def test_a_failure_gives_its_reason_without_counts_and_locations(published: Published) -> None:
+    def has_its_reason(name: str) -> None:
+        for status in published.statuses[name]:
             if EXPECTED[name] is None:
                 assert status["status"] == "ACTIVE", status
                 assert "statusDetails" not in status
@@ -742,10 +749,10 @@ def test_a_failure_gives_its_reason_without_counts_and_locations(told: Told) -> 
             assert (status["status"], status["statusDetails"]["statusCode"]) == ("CREATE_FAILED", EXPECTED[name])
             message = status["statusDetails"]["message"]
             assert set(re.findall(r"\b[0-9][0-9,.]*[0-9]|\b[0-9]", message)) <= THRESHOLDS, message
-            for word in (CANARY, SEEDS_CANARY, PLACES_CANARY, "s3:", "/", str(told.server.home)):
+            for word in (CANARY, SEEDS_CANARY, PLACES_CANARY, "s3:", "/", str(published.server.home)):
                 assert word not in message
 
-    assert_each(says_why, EXPECTED)
+    assert_each(has_its_reason, EXPECTED)
 
 
 def all_answers(client: Any, account_id: str) -> str:
@@ -775,31 +782,31 @@ def all_answers(client: Any, account_id: str) -> str:
     return json.dumps(said, default=str)
 
 
-def test_neither_side_sees_the_others_data(told: Told) -> None:
-    publisher, advertiser, stranger = vars(told.parties).values()
-    of_publisher = all_answers(told.server.client(publisher), publisher.account_id)
-    of_advertiser = all_answers(told.server.client(advertiser), advertiser.account_id)
+def test_neither_side_sees_the_others_data(published: Published) -> None:
+    publisher, advertiser, stranger = vars(published.parties).values()
+    of_publisher = all_answers(published.server.client(publisher), publisher.account_id)
+    of_advertiser = all_answers(published.server.client(advertiser), advertiser.account_id)
     assert PLACES_CANARY in of_publisher
     assert SEEDS_CANARY in of_advertiser
     assert SEEDS_CANARY not in of_publisher
     assert PLACES_CANARY not in of_advertiser
     assert CANARY not in of_publisher + of_advertiser
-    installation = installation_at(told.server.home)
+    installation = installation_at(published.server.home)
     digests = [record.seed_digest for record in installation.catalog.resources.iterate(Kind.GENERATION_JOB)]
     assert any(digests)
     for digest in filter(None, digests):
         assert digest not in of_publisher + of_advertiser
-    of_nobody = all_answers(told.server.client(stranger), stranger.account_id)
+    of_nobody = all_answers(published.server.client(stranger), stranger.account_id)
     for word in (SEEDS_CANARY, PLACES_CANARY, CANARY, publisher.account_id, advertiser.account_id):
         assert word not in of_nobody
     for secret in (publisher.secret, advertiser.secret, stranger.secret):
         assert secret not in of_publisher + of_advertiser + of_nobody
 
 
-def test_no_log_status_or_event_holds_a_canary(told: Told) -> None:
-    home, installation = told.server.home, installation_at(told.server.home)
-    secrets = [party.secret for party in vars(told.parties).values()]
-    log = told.server.log.read_text(errors="replace")
+def test_no_log_status_or_event_holds_a_canary(published: Published) -> None:
+    home, installation = published.server.home, installation_at(published.server.home)
+    secrets = [party.secret for party in vars(published.parties).values()]
+    log = published.server.log.read_text(errors="replace")
     audit = in_audit(installation)
     catalog = "\n".join(everything(installation)[0])
     messages = [

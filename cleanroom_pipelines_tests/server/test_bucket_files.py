@@ -24,7 +24,7 @@ from cleanroom_pipelines_tests.aws.requests import RawAnswer, RawRequest
 from .. import worlds
 from ..cases import assert_each
 from .attacking import (
-    assert_refused,
+    assert_rejected,
     converse,
     drips,
     entry_of,
@@ -34,7 +34,7 @@ from .attacking import (
     in_audit,
     in_bytes,
     in_pieces,
-    said_in,
+    normalised,
     speak,
 )
 from .server import Party, Room, Server, add_party, ask, client_of, installation_at, signed, upload
@@ -113,45 +113,45 @@ def test_the_chunking_of_a_body_does_not_matter(room: Room) -> None:
 
 
 def test_a_body_must_be_signed_for(room: Room) -> None:
-    def is_refused(declared: str | None) -> None:
+    def is_rejected(declared: str | None) -> None:
         header = () if declared is None else (("x-amz-content-sha256", declared),)
         before = everything(room.installation)
         answer = room.ask(
             room.parties.advertiser, RawRequest("PUT", f"{BUCKETS}/seeds/a.jsonl", "", header, SECRET)
         )
-        assert_refused(room.installation, answer, 400, "ValidationException")
+        assert_rejected(room.installation, answer, 400, "ValidationException")
         assert everything(room.installation) == before
 
     assert_each(
-        is_refused,
+        is_rejected,
         [None, "UNSIGNED-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "", "0" * 63, sha256(b"x").upper()],
     )
 
 
 def test_a_wrong_body_leaves_the_old_object(room: Room) -> None:
-    def is_refused(body: bytes) -> None:
+    def is_rejected(body: bytes) -> None:
         me = room.parties.advertiser
         assert room.ask(me, put("seeds/a.jsonl", b"the old one")).status == 200
         before = everything(room.installation)
         answer = room.ask(me, put("seeds/a.jsonl", body, declared=sha256(SECRET)))
-        assert_refused(room.installation, answer, 403, "AccessDeniedException")
+        assert_rejected(room.installation, answer, 403, "AccessDeniedException")
         assert everything(room.installation) == before
         assert room.ask(me, get("seeds/a.jsonl")).body == b"the old one"
 
-    assert_each(is_refused, [SECRET[:-1], SECRET + b" ", b"", SECRET * 2, b"x" * len(SECRET)])
+    assert_each(is_rejected, [SECRET[:-1], SECRET + b" ", b"", SECRET * 2, b"x" * len(SECRET)])
 
 
-@pytest.mark.parametrize("is_told", [True, False], ids=["told before", "found out"])
-def test_a_too_large_object_is_rejected(room: Room, is_told: bool) -> None:
+@pytest.mark.parametrize("is_reported", [True, False], ids=["reported in advance", "detected"])
+def test_a_too_large_object_is_rejected(room: Room, is_reported: bool) -> None:
     me, content = room.parties.advertiser, b"x" * 1001
     gateway = replace(room.gateway, files=replace(room.gateway.files, most_bytes=1000))
     before = everything(room.installation)
     request = signed(put("seeds/a.jsonl", content), me, f"http://{HOST}")
-    if is_told:
+    if is_reported:
         request = request.with_header("Content-Length", str(len(content)))
     answer = asyncio.run(converse(gateway, request, in_pieces(content[:500], content[500:], b"more")))
     assert answer is not None
-    assert_refused(room.installation, answer, 413, "ValidationException")
+    assert_rejected(room.installation, answer, 413, "ValidationException")
     assert everything(room.installation) == before
     just = signed(put("seeds/a.jsonl", content[:1000]), me, f"http://{HOST}")
     assert ask(gateway, just).status == 200
@@ -172,7 +172,7 @@ def test_an_endless_upload_times_out(room: Room) -> None:
     request = signed(put("seeds/a.jsonl", SECRET), room.parties.advertiser, f"http://{HOST}")
     answer = asyncio.run(converse(hasty, request, drips))
     assert answer is not None
-    assert_refused(room.installation, answer, 408, "ValidationException")
+    assert_rejected(room.installation, answer, 408, "ValidationException")
     assert everything(room.installation) == before
 
 
@@ -248,21 +248,21 @@ BAD_KEYS = [
 
 
 def test_a_key_outside_the_bucket_is_rejected(room: Room) -> None:
-    def is_refused(key: str, method: str) -> None:
+    def is_rejected(key: str, method: str) -> None:
         before = everything(room.installation)
         request = put(f"seeds/{key}", SECRET) if method == "PUT" else get(f"seeds/{key}")
         answer = room.ask(room.parties.advertiser, request)
         room.installation.audit.flush()
-        entry = assert_refused(room.installation, answer, 400, "ValidationException")
+        entry = assert_rejected(room.installation, answer, 400, "ValidationException")
         assert entry["account"] == room.parties.advertiser.account_id
         assert str(room.installation.home.root) not in answer.json["message"]
         assert everything(room.installation) == before
 
-    assert_each(is_refused, itertools.product(BAD_KEYS, ("PUT", "GET")))
+    assert_each(is_rejected, itertools.product(BAD_KEYS, ("PUT", "GET")))
 
 
 def test_an_invalid_bucket(room: Room) -> None:
-    def is_refused(path: str) -> None:
+    def is_rejected(path: str) -> None:
         before = everything(room.installation)
         for request in (put(path, SECRET), get(path)):
             answer = room.ask(room.parties.advertiser, request)
@@ -270,17 +270,17 @@ def test_an_invalid_bucket(room: Room) -> None:
             assert entry_of(room.installation, answer)["outcome"] == "refused"
         assert everything(room.installation) == before
 
-    assert_each(is_refused, ["..", "%2e%2e/x", "", "UPPER/x", "a/x", "192.168.0.1%2Fx/y", "-a-/x", "a%00b/x"])
+    assert_each(is_rejected, ["..", "%2e%2e/x", "", "UPPER/x", "a/x", "192.168.0.1%2Fx/y", "-a-/x", "a%00b/x"])
 
 
 def test_a_listing_stays_in_its_bucket(room: Room) -> None:
-    def is_refused(query: str) -> None:
+    def is_rejected(query: str) -> None:
         room.ask(room.parties.advertiser, put("other/a.jsonl", SECRET))
         answer = room.ask(room.parties.advertiser, get("seeds", query))
-        assert_refused(room.installation, answer, 400, "ValidationException")
+        assert_rejected(room.installation, answer, 400, "ValidationException")
         assert "a.jsonl" not in answer.body.decode()
 
-    assert_each(is_refused, ["prefix=..", "prefix=a%2F..%2F..", "prefix=%00", "prefix=a%2F%2Fb", "prefix=%FF"])
+    assert_each(is_rejected, ["prefix=..", "prefix=a%2F..%2F..", "prefix=%00", "prefix=a%2F%2Fb", "prefix=%FF"])
 
 
 def test_a_listing_after_any_key_ends(room: Room) -> None:
@@ -332,7 +332,7 @@ def test_symlinks_are_not_followed(room: Room, planted: Path) -> None:
         assert CANARY not in answer.body.decode()
         if "pipe" not in path:  # which a file may replace
             answer = room.ask(room.parties.advertiser, put(path, b"new"))
-            assert_refused(room.installation, answer, 400, "ValidationException")
+            assert_rejected(room.installation, answer, 400, "ValidationException")
             assert str(planted) not in answer.json["message"]
         assert (everything(room.installation), files_below(planted)) == before
         assert (planted / "secret.jsonl").read_bytes() == SECRET
@@ -355,7 +355,7 @@ def test_folders_and_objects_are_not_confused(room: Room) -> None:
     before = everything(room.installation)
     for path in ("seeds/a", "seeds/a/b.jsonl/c.jsonl", "seeds/a/", "seeds"):
         answer = room.ask(me, put(path, b"new"))
-        assert_refused(room.installation, answer, 400, "ValidationException")
+        assert_rejected(room.installation, answer, 400, "ValidationException")
     for path in ("seeds/a", "seeds/a/b.jsonl/c.jsonl"):
         answer = room.ask(me, get(path))
         assert answer.status == 404
@@ -377,8 +377,8 @@ def test_another_accounts_bucket_is_rejected(room: Room) -> None:
     answers.append(room.ask(me, get("publisher-own")))
     room.installation.audit.flush()
     for answer in answers:
-        assert_refused(room.installation, answer, 403, "AccessDeniedException")
-    assert len({said_in(answer) for answer in answers}) == 1, "what is there and what is not sound the same"
+        assert_rejected(room.installation, answer, 403, "AccessDeniedException")
+    assert len({normalised(answer) for answer in answers}) == 1, "what is there and what is not sound the same"
     assert everything(room.installation) == before
 
 
@@ -387,9 +387,9 @@ def test_a_bucket_of_the_same_name_is_another_bucket(room: Room) -> None:
     assert room.ask(owner, put("nobodys/a.jsonl", SECRET)).status == 200
     answer = room.ask(me, get("nobodys/a.jsonl"))
     room.installation.audit.flush()
-    assert_refused(room.installation, answer, 404, "ResourceNotFoundException")
+    assert_rejected(room.installation, answer, 404, "ResourceNotFoundException")
     never = room.ask(me, get("nobodys/never.jsonl"))
-    assert said_in(answer) == said_in(never)
+    assert normalised(answer) == normalised(never)
     assert room.ask(me, get("nobodys")).json == {"objects": [], "after": None}
 
 
@@ -403,7 +403,7 @@ def test_the_export_of_another_account_is_not_found(room: Room) -> None:
     for party in (room.parties.advertiser, room.parties.stranger):
         answer = room.ask(party, get(path))
         room.installation.audit.flush()
-        assert_refused(room.installation, answer, 404, "ResourceNotFoundException")
+        assert_rejected(room.installation, answer, 404, "ResourceNotFoundException")
 
 
 def test_an_unsigned_request_reveals_nothing(room: Room) -> None:
@@ -415,21 +415,21 @@ def test_an_unsigned_request_reveals_nothing(room: Room) -> None:
         for request in (get(path), put(path, SECRET))
     ]
     for answer in answers:
-        assert_refused(room.installation, answer, 403, "AccessDeniedException")
-    assert len({said_in(answer) for answer in answers}) == 1
+        assert_rejected(room.installation, answer, 403, "AccessDeniedException")
+    assert len({normalised(answer) for answer in answers}) == 1
     assert everything(room.installation) == before
 
 
 def test_only_get_and_put_are_supported(room: Room) -> None:
-    def is_refused(method: str) -> None:
+    def is_rejected(method: str) -> None:
         room.ask(room.parties.advertiser, put("seeds/a.jsonl", SECRET))
         before = everything(room.installation)
         answer = room.ask(room.parties.advertiser, RawRequest(method, f"{BUCKETS}/seeds/a.jsonl"))
         room.installation.audit.flush()
-        assert_refused(room.installation, answer, 405, "UnknownOperationException")
+        assert_rejected(room.installation, answer, 405, "UnknownOperationException")
         assert everything(room.installation) == before
 
-    assert_each(is_refused, ["POST", "DELETE", "PATCH", "OPTIONS"])
+    assert_each(is_rejected, ["POST", "DELETE", "PATCH", "OPTIONS"])
 
 
 # over a socket

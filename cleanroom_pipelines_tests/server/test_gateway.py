@@ -20,7 +20,7 @@ from ..cases import assert_each
 from ..storage.auditing import lines_of
 from .attacking import (
     Altering,
-    assert_refused,
+    assert_rejected,
     converse,
     drips,
     entry_of,
@@ -29,7 +29,7 @@ from .attacking import (
     in_bytes,
     in_pieces,
     never_ends,
-    said_in,
+    normalised,
     signed_at,
     speak,
     statuses_of,
@@ -99,15 +99,15 @@ ALTERED: dict[str, Altering] = {
 
 
 def test_an_altered_request_is_rejected_without_effect(room: Room) -> None:
-    def is_refused(_: str, altered: Altering) -> None:
+    def is_rejected(_: str, altered: Altering) -> None:
         before = everything(room.installation)
         request = altered(signed(create(room), room.parties.publisher, URL))
         answer = ask(room.gateway, request)
-        entry = assert_refused(room.installation, answer, 403, "AccessDeniedException")
+        entry = assert_rejected(room.installation, answer, 403, "AccessDeniedException")
         assert entry.keys().isdisjoint({"account", "access_key", "resource"}), "nobody is known to have sent it"
         assert everything(room.installation) == before
 
-    assert_each(is_refused, ALTERED.items())
+    assert_each(is_rejected, ALTERED.items())
 
 
 def test_a_request_is_valid_for_15_minutes(room: Room) -> None:
@@ -116,7 +116,7 @@ def test_a_request_is_valid_for_15_minutes(room: Room) -> None:
         answer = ask(room.gateway, request)
         assert answer.status == status
         if status == 403:
-            entry = assert_refused(room.installation, answer, 403, "AccessDeniedException")
+            entry = assert_rejected(room.installation, answer, 403, "AccessDeniedException")
             assert entry["error"].endswith("date-out-of-range")
 
     assert_each(is_answered, [(-16, 403), (-14, 200), (14, 200), (16, 403)])
@@ -133,7 +133,7 @@ def test_a_wrong_signature_reveals_nothing_about_the_key(room: Room) -> None:
     catalog.parties.disable_access_key(stranger.key_id)
     said["disabled key"] = ask(room.gateway, signed_at(LIST, stranger, host=HOST))
     assert {answer.status for answer in said.values()} == {403}
-    assert len({said_in(answer) for answer in said.values()}) == 1
+    assert len({normalised(answer) for answer in said.values()}) == 1
     reasons = {name: entry_of(room.installation, answer)["error"] for name, answer in said.items()}
     assert len(set(reasons.values())) == 3, "the operator is told what it was"
 
@@ -143,7 +143,7 @@ def test_a_signature_is_invalid_for_another_request(room: Room) -> None:
     one = signed(create(room, "one"), room.parties.publisher, URL)
     other = signed(create(room, "other"), room.parties.publisher, URL)
     answer = ask(room.gateway, other.with_header("Authorization", one.header("Authorization")))
-    assert_refused(room.installation, answer, 403, "AccessDeniedException")
+    assert_rejected(room.installation, answer, 403, "AccessDeniedException")
 
 
 # paths
@@ -183,20 +183,20 @@ PATHS: dict[str, tuple[int, str]] = {
 
 
 def test_only_the_signed_path_is_routed(room: Room) -> None:
-    def is_refused(path: str, status: int, error: str) -> None:
+    def is_rejected(path: str, status: int, error: str) -> None:
         before = everything(room.installation)
         answer = room.ask(room.parties.publisher, RawRequest("GET", path))
-        entry = assert_refused(room.installation, answer, status, error)
+        entry = assert_rejected(room.installation, answer, status, error)
         assert "resource" not in entry
         for part in ("passwd", "etc", "222222222222"):
             assert part not in answer.json["message"]
         assert everything(room.installation) == before
 
-    assert_each(is_refused, [(path, *told) for path, told in PATHS.items()])
+    assert_each(is_rejected, [(path, *told) for path, told in PATHS.items()])
 
 
 def test_an_unsupported_method(room: Room) -> None:
-    def is_refused(method: str) -> None:
+    def is_rejected(method: str) -> None:
         answer = room.ask(room.parties.publisher, RawRequest(method, "/training-dataset"))
         assert (answer.status, answer.error) in {
             (405, "UnknownOperationException"),
@@ -204,7 +204,7 @@ def test_an_unsupported_method(room: Room) -> None:
         }
         assert entry_of(room.installation, answer)["outcome"] == "refused"
 
-    assert_each(is_refused, ["get", "TRACE", "CONNECT", "POST ", "PROPFIND", "DELETE"])
+    assert_each(is_rejected, ["get", "TRACE", "CONNECT", "POST ", "PROPFIND", "DELETE"])
 
 
 # bodies without end
@@ -217,7 +217,7 @@ def test_an_endless_body_times_out(room: Room, receive: object) -> None:
     request = signed(create(room), room.parties.publisher, URL)
     answer = asyncio.run(converse(hasty, request, receive))  # type: ignore[arg-type]
     assert answer is not None
-    assert_refused(room.installation, answer, 408, "ValidationException")
+    assert_rejected(room.installation, answer, 408, "ValidationException")
     assert answer.headers["connection"] == "close"
     assert everything(room.installation) == before
 
@@ -286,13 +286,13 @@ SMUGGLED: dict[str, bytes] = {
 
 
 def test_an_ambiguous_request_closes_its_connection(served: tuple[Server, Parties]) -> None:
-    def ends_it(_: str, content: bytes) -> None:
+    def closes_the_connection(_: str, content: bytes) -> None:
         server, _ = served
         said = speak(server.url, content)
         assert statuses_of(said) == [400]
         assert b"ok" not in said.rpartition(b"\r\n\r\n")[2], "what was hidden in it is not answered"
 
-    assert_each(ends_it, SMUGGLED.items())
+    assert_each(closes_the_connection, SMUGGLED.items())
 
 
 def test_a_request_signed_for_another_server_is_rejected(served: tuple[Server, Parties]) -> None:

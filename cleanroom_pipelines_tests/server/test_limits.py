@@ -20,7 +20,7 @@ from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines_tests.aws.requests import RawRequest, build
 
 from ..cases import assert_each
-from .attacking import assert_refused, entry_of, everything, in_audit
+from .attacking import assert_rejected, entry_of, everything, in_audit
 from .server import Room, dataset_parameters
 
 CANARY = "kanarienvogel"
@@ -44,7 +44,7 @@ def n_allowed(limit: RateLimit, account: str, n_tries: int) -> int:
 
 
 def test_a_burst_of_two_seconds_then_a_steady_rate() -> None:
-    def is_so(per_second: int) -> None:
+    def allows_bursts(per_second: int) -> None:
         clock = Hand()
         limit = RateLimit(per_second, clock)
         assert n_allowed(limit, "a", 1000) == 2 * per_second
@@ -53,7 +53,7 @@ def test_a_burst_of_two_seconds_then_a_steady_rate() -> None:
         clock.now += 3600
         assert n_allowed(limit, "a", 1000) == 2 * per_second, "nothing is saved up beyond the burst"
 
-    assert_each(is_so, [1, 2, 50])
+    assert_each(allows_bursts, [1, 2, 50])
 
 
 def test_a_rate_below_one_per_second_still_allows_requests() -> None:
@@ -110,7 +110,7 @@ def test_throttled_requests_have_no_effect_and_are_audited(room: Room) -> None:
     ]
     room.installation.audit.flush()
     for answer in refused:
-        assert_refused(room.installation, answer, 429, "ThrottlingException")
+        assert_rejected(room.installation, answer, 429, "ThrottlingException")
         assert entry_of(room.installation, answer)["account"] == me.account_id
     assert everything(room.installation) == before
     assert narrow.ask(other, build("ListAudienceModels", {})).status == 200
@@ -169,22 +169,22 @@ BODIES: dict[str, Callable[[Room], bytes]] = {
 
 
 def test_a_malformed_body(room: Room) -> None:
-    def is_refused(_: str, body: Callable[[Room], bytes]) -> None:
+    def is_rejected(_: str, body: Callable[[Room], bytes]) -> None:
         before = everything(room.installation)
         answer = room.ask(room.parties.publisher, with_body(room, body(room)))
-        assert_refused(room.installation, answer, 400, "ValidationException")
+        assert_rejected(room.installation, answer, 400, "ValidationException")
         assert len(answer.body) < 20_000, "what is wrong is not told a thousand times"
         assert CANARY not in answer.body.decode()
         assert CANARY not in in_audit(room.installation)
         assert everything(room.installation) == before
 
-    assert_each(is_refused, BODIES.items())
+    assert_each(is_rejected, BODIES.items())
 
 
 def test_a_compressed_body_is_not_decompressed(room: Room) -> None:
     packed = gzip.compress(json.dumps(members(room)).encode() + b" " * 50_000_000)
     answer = room.ask(room.parties.publisher, with_body(room, packed, ("Content-Encoding", "gzip")))
-    assert_refused(room.installation, answer, 400, "ValidationException")
+    assert_rejected(room.installation, answer, 400, "ValidationException")
 
 
 def test_unknown_members_are_counted(room: Room) -> None:
@@ -199,14 +199,14 @@ def test_unknown_members_are_counted(room: Room) -> None:
 
 
 def test_an_invalid_page_token(room: Room) -> None:
-    def is_refused(query: str) -> None:
+    def is_rejected(query: str) -> None:
         answer = room.ask(room.parties.publisher, RawRequest("GET", "/training-dataset", query))
-        assert_refused(room.installation, answer, 400, "ValidationException")
+        assert_rejected(room.installation, answer, 400, "ValidationException")
         assert CANARY not in answer.body.decode()
         assert CANARY not in in_audit(room.installation)
 
     assert_each(
-        is_refused,
+        is_rejected,
         [
             "maxResults=0",
             "maxResults=101",

@@ -57,7 +57,7 @@ def door(installation: Installation) -> Door:
     return Door(installation)
 
 
-def refused(answer: RawAnswer, status: int, kind: str) -> dict[str, Any]:
+def assert_rejected(answer: RawAnswer, status: int, kind: str) -> dict[str, Any]:
     assert answer.status == status, answer.body
     error = json.loads(answer.body)["error"]
     assert error.keys() == {"type", "message", "remedy", "attributes"}
@@ -83,7 +83,7 @@ CLOSED: dict[str, Callable[[Door, StandingClock], object]] = {
 def test_all_invalid_tokens_are_rejected_alike(door: Door, clock: StandingClock) -> None:
     told: set[str] = set()
 
-    def is_refused(_: str, close: Callable[[Door, StandingClock], object]) -> None:
+    def is_rejected(_: str, close: Callable[[Door, StandingClock], object]) -> None:
         door.installation.catalog.users.set_user_disabled(USER, False)
         door.token, door.kept = issue_token(door.installation, USER)
         door.call("whoami")
@@ -94,7 +94,7 @@ def test_all_invalid_tokens_are_rejected_alike(door: Door, clock: StandingClock)
             door.send("PUT", "/uploads", b"u,a@b.example\n"),
             door.send("GET", "/jobs/some-job/files/part.csv"),
         ):
-            told.add(json.dumps(refused(answer, 401, "UnauthorizedError")))
+            told.add(json.dumps(assert_rejected(answer, 401, "UnauthorizedError")))
         line = door.last_line()
         assert (line["operation"], line["outcome"], line["error"]) == (
             "authorize",
@@ -104,16 +104,16 @@ def test_all_invalid_tokens_are_rejected_alike(door: Door, clock: StandingClock)
         assert "user" not in line
         assert door.installation.catalog.rooms.uploads() == ()
 
-    assert_each(is_refused, CLOSED.items())
+    assert_each(is_rejected, CLOSED.items())
     assert len(told) == 1
 
 
 def test_a_token_must_be_a_bearer_token(door: Door) -> None:
-    def is_refused(header: str) -> None:
+    def is_rejected(header: str) -> None:
         answer = door.send("POST", "/whoami", b"{}", authorization=header.format(door.token))
-        refused(answer, 401, "UnauthorizedError")
+        assert_rejected(answer, 401, "UnauthorizedError")
 
-    assert_each(is_refused, ["", "Basic {}", "{}", "Bearer"])
+    assert_each(is_rejected, ["", "Basic {}", "{}", "Bearer"])
     assert door.send("POST", "/whoami", b"{}", authorization=f"bearer {door.token}").status == 200
 
 
@@ -137,22 +137,22 @@ BODIES = {
 
 
 def test_a_malformed_body_is_rejected_and_audited(door: Door) -> None:
-    def is_refused(_: str, body: bytes) -> None:
+    def is_rejected(_: str, body: bytes) -> None:
         before = len(door.world.lines())
         answer = door.send("POST", "/get_room", body)
-        refused(answer, 400, "InvalidRequestError")
+        assert_rejected(answer, 400, "InvalidRequestError")
         assert b"CANARY" not in answer.body
         (line,) = door.world.lines()[before:]
         assert line["outcome"] == "refused"
         assert line["user"], "it is known who sent it"
 
-    assert_each(is_refused, BODIES.items())
+    assert_each(is_rejected, BODIES.items())
 
 
 def test_a_too_large_body_is_rejected(door: Door) -> None:
     body = json.dumps({"room_id": "x" * MAX_BODY_BYTES}).encode()
     answer = door.send("POST", "/get_room", body)
-    refused(answer, 400, "InvalidRequestError")
+    assert_rejected(answer, 400, "InvalidRequestError")
     assert answer.headers["connection"] == "close"
 
 
@@ -171,20 +171,20 @@ OTHER_PATHS = [
 
 
 def test_an_unknown_path_is_rejected(door: Door) -> None:
-    def is_none(method: str, path: str) -> None:
+    def is_not_found(method: str, path: str) -> None:
         before = len(door.world.lines())
-        refused(door.send(method, path, b"{}"), 404, "NotFoundError")
+        assert_rejected(door.send(method, path, b"{}"), 404, "NotFoundError")
         (line,) = door.world.lines()[before:]
         assert (line["operation"], line["outcome"]) == ("unknown", "refused")
 
-    assert_each(is_none, OTHER_PATHS)
+    assert_each(is_not_found, OTHER_PATHS)
 
 
 def test_too_many_requests_are_throttled(tmp_path: Path, clock: StandingClock) -> None:
     settings = Settings(tmp_path / "home", seed_floor=1, requests_per_second=0.001)
     door = Door(Installation(settings, clock=clock))
     door.call("whoami")
-    refused(door.send("POST", "/whoami", b"{}"), 429, "TooManyRequestsError")
+    assert_rejected(door.send("POST", "/whoami", b"{}"), 429, "TooManyRequestsError")
     assert door.last_line()["error"] == "TooManyRequestsError"
 
 
@@ -206,7 +206,7 @@ def test_an_upload_is_encrypted_and_belongs_to_its_sender(door: Door) -> None:
 def test_a_rejected_upload_leaves_nothing(door: Door) -> None:
     def leaves_nothing(query: str) -> None:
         answer = door.send("PUT", "/uploads", b"u,a@b.example\n", query=query)
-        refused(answer, 400, "InvalidRequestError")
+        assert_rejected(answer, 400, "InvalidRequestError")
         assert b"CANARY" not in answer.body
         assert door.installation.uploads.locations() == frozenset()
         assert door.last_line()["outcome"] == "refused"
@@ -217,7 +217,7 @@ def test_a_rejected_upload_leaves_nothing(door: Door) -> None:
 def test_a_too_large_upload_leaves_nothing(tmp_path: Path) -> None:
     door = Door(Installation(Settings(tmp_path / "home", seed_floor=1, max_upload_bytes=1000)))
     assert door.send("PUT", "/uploads", b"x" * 1000).status == 200
-    refused(door.send("PUT", "/uploads", b"x" * 1001), 413, "UploadTooLargeError")
+    assert_rejected(door.send("PUT", "/uploads", b"x" * 1001), 413, "UploadTooLargeError")
     assert len(door.installation.uploads.locations()) == len(door.installation.catalog.rooms.uploads()) == 1
     assert not list(Path(door.installation.home.scratch_root).rglob("upload-*"))
 
@@ -246,15 +246,17 @@ def test_a_jobs_file_is_downloaded_by_its_user_only(door: Door) -> None:
     assert (line["operation"], line["outcome"], line["room"]) == ("download", "ok", door.world.room)
     door.installation.catalog.users.create_user("stranger@nowhere.example")
     door.token, _ = issue_token(door.installation, "stranger@nowhere.example")
-    refused(door.send("GET", f"/jobs/{job}/files/part.csv"), 403, "PermissionDeniedError")
+    assert_rejected(door.send("GET", f"/jobs/{job}/files/part.csv"), 403, "PermissionDeniedError")
 
 
 def test_only_listed_files_can_be_downloaded(door: Door) -> None:
     job = listed(door, b"user\n")
 
     def is_not_given(name: str) -> None:
-        told = refused(door.send("GET", f"/jobs/{job}/files/{name}"), 403, "PermissionDeniedError")
-        assert told == refused(door.send("GET", "/jobs/no-such-job/files/part.csv"), 403, "PermissionDeniedError")
+        told = assert_rejected(door.send("GET", f"/jobs/{job}/files/{name}"), 403, "PermissionDeniedError")
+        assert told == assert_rejected(
+            door.send("GET", "/jobs/no-such-job/files/part.csv"), 403, "PermissionDeniedError"
+        )
         line = door.last_line()
         assert (line["operation"], line["outcome"]) == ("download", "refused")
 

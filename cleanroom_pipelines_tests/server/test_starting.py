@@ -19,7 +19,7 @@ def test_an_address_in_use(
 ) -> None:
     command = Commands(capsys, monkeypatch)
 
-    def is_refused(host: str) -> None:
+    def is_rejected(host: str) -> None:
         before = set(psutil.Process().children(recursive=True))
         ended = command("serve", "--host", host, "--port", port)
         assert (ended.code, ended.out) == (2, "")
@@ -29,4 +29,4 @@ def test_an_address_in_use(
 
     with socket.create_server(("127.0.0.1", 0)) as taken, worlds.installed(tmp_path / "home"):
         port = str(taken.getsockname()[1])
-        assert_each(is_refused, ["127.0.0.1", "no such host"])
+        assert_each(is_rejected, ["127.0.0.1", "no such host"])

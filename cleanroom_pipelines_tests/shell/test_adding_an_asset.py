@@ -75,11 +75,11 @@ def pages() -> list[str]:
     return [page.__name__ for page in found]
 
 
-def test_every_asset_has_its_page() -> None:
+def test_every_asset_has_a_page() -> None:
     assert pages() == list(ASSETS)
 
 
-def test_an_asset_is_a_row_and_files_of_its_own(tmp_path: Path) -> None:
+def test_asset_needs_one_row_and_its_own_files(tmp_path: Path) -> None:
     package = tmp_path / PACKAGE.name
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     registry = package / "runs" / "kinds.py"

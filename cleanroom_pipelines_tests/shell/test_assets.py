@@ -68,7 +68,7 @@ def test_each_asset_is_materialised_once(finished: Shell, asset: str) -> None:
     assert materialization.partition == finished.partition(asset)
 
 
-def test_every_run_succeeded_and_is_tied_to_its_version(finished: Shell) -> None:
+def test_every_run_succeeded_and_is_linked_to_its_version(finished: Shell) -> None:
     runs = finished.instance.get_runs()
     assert {run.job_name for run in runs} == {
         "validate_training_dataset",
@@ -101,7 +101,7 @@ def test_every_check_was_evaluated_and_passed(finished: Shell) -> None:
 
 
 @pytest.mark.parametrize("asset", ASSETS)
-def test_the_page_says_first_what_came_out(finished: Shell, asset: str) -> None:
+def test_page_starts_with_the_result(finished: Shell, asset: str) -> None:
     page = page_of(finished, asset)
     assert next(iter(page)) == "summary"
     sentence = page["summary"].strip("*")
@@ -113,7 +113,7 @@ def test_the_page_says_first_what_came_out(finished: Shell, asset: str) -> None:
 
 
 @pytest.mark.parametrize("asset", ASSETS)
-def test_the_page_counts_rows_and_names_columns(finished: Shell, asset: str) -> None:
+def test_page_has_row_count_and_columns(finished: Shell, asset: str) -> None:
     page = page_of(finished, asset)
     if asset == "audience_model":
         events = worlds.events()
@@ -128,7 +128,7 @@ def test_the_page_counts_rows_and_names_columns(finished: Shell, asset: str) -> 
 
 
 @pytest.mark.parametrize("asset", ASSETS)
-def test_the_page_says_what_the_partition_is(finished: Shell, asset: str) -> None:
+def test_page_describes_the_partition(finished: Shell, asset: str) -> None:
     told = page_of(finished, asset)["partition"]
     record = finished.installation.catalog.get(RECORDS[worlds.kind_of(asset)], finished.partition(asset))
     assert record.name.replace("%", "") in told.replace("\\", "").replace("%", "")
@@ -143,8 +143,8 @@ def test_the_page_says_what_the_partition_is(finished: Shell, asset: str) -> Non
 
 
 @pytest.mark.parametrize("asset", ASSETS)
-def test_the_page_names_exact_parents(finished: Shell, asset: str) -> None:
-    inputs = [record.data for record in page_of(finished, asset)["made from"].records]
+def test_page_names_exact_parent_versions(finished: Shell, asset: str) -> None:
+    inputs = [record.data for record in page_of(finished, asset)["inputs"].records]
     assert {entry["asset"] for entry in inputs} == PARENTS[asset]
     for entry in inputs:
         assert re.fullmatch("[0-9a-f]{16}", str(entry["digest"]))
@@ -169,18 +169,18 @@ def test_pictures_are_small_enough_for_dagster(finished: Shell, asset: str) -> N
         assert len(picture) < 100_000
 
 
-def test_the_audience_page_shows_how_good_it_is(finished: Shell) -> None:
+def test_audience_page_shows_its_quality(finished: Shell) -> None:
     page = page_of(finished, "audience")
     assert re.match(r"\*\*Finds [\d.]+ times as many as chance at 10 % \(", page["summary"])
     assert [record.data["size"] for record in page["by size"].records] == ["5%", "10%", "20%"]
     for record in page["by size"].records:
-        for column in ("finds of the held-out seed", "95 % interval", "random would find", "lift", "relevance"):
+        for column in ("recall of held-out seed users", "95 % interval", "recall, random", "lift", "relevance"):
             assert record.data[column]
     assert page["recall at 20%"] > 2 * page["recall at 20%, random"]
 
 
 @pytest.mark.parametrize("asset", ASSETS)
-def test_artifacts_are_what_their_manifests_say(finished: Shell, asset: str) -> None:
+def test_artifacts_match_their_manifests(finished: Shell, asset: str) -> None:
     partition = finished.partition(asset)
     version = worlds.newest(finished.installation, worlds.kind_of(asset)).artifacts[asset]
     manifest = finished.installation.store.verify(ArtifactReference(asset, partition, version))
@@ -190,7 +190,7 @@ def test_artifacts_are_what_their_manifests_say(finished: Shell, asset: str) -> 
     assert materialization.tags["dagster/data_version"] == manifest.data_version
 
 
-def test_nothing_was_made_twice(finished: Shell) -> None:
+def test_nothing_is_built_twice(finished: Shell) -> None:
     for asset in ASSETS:
         partition = finished.partition(asset)
         assert len(finished.installation.store.versions(asset, partition)) == 1
@@ -199,14 +199,14 @@ def test_nothing_was_made_twice(finished: Shell) -> None:
         assert (version.attempt, version.queue_generation) == (1, 0), "no claim was given back on the way"
 
 
-def test_no_seed_is_left_behind(finished: Shell) -> None:
+def test_seeds_are_deleted(finished: Shell) -> None:
     assert not any(path.is_file() for path in finished.installation.home.seeds.rglob("*"))
     assert list(finished.installation.home.scratch.iterdir()) == []
     job = worlds.the(finished.installation, Kind.GENERATION_JOB)
     assert job.seed_location is None  # type: ignore[union-attr]
 
 
-def test_the_export_is_the_top_of_the_ranking(finished: Shell) -> None:
+def test_export_is_the_top_of_the_ranking(finished: Shell) -> None:
     export = worlds.the(finished.installation, Kind.EXPORT_JOB)
     ranking = ranking_of(finished, finished.partition("audience"))
     best = [row["user_id"] for row in ranking if not row["is_seed"]][: worlds.N_USERS // 5]
@@ -217,7 +217,7 @@ def test_the_export_is_the_top_of_the_ranking(finished: Shell) -> None:
     assert len(others & set(users)) > 0.6 * len(others), "the rest of the group is what a lookalike should find"
 
 
-def test_seed_modes_are_honoured_and_sizes_cut(again: Shell) -> None:
+def test_seed_modes_and_size_limits_are_applied(again: Shell) -> None:
     job_id, catalog = again.partition("audience"), again.installation.catalog
     for mode in SeedMode:
         size = AudienceSize.parse("10%")
@@ -237,7 +237,7 @@ def test_seed_modes_are_honoured_and_sizes_cut(again: Shell) -> None:
     assert users[SeedMode.FIRST] != sorted(users[SeedMode.FIRST]), "the seed comes shuffled"
 
 
-def test_an_altered_export_is_found(again: Shell) -> None:
+def test_altered_export_is_detected(again: Shell) -> None:
     export = worlds.the(again.installation, Kind.EXPORT_JOB)
     folder = again.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "shop"
     (part,) = folder.rglob("part-*.jsonl")
@@ -247,7 +247,7 @@ def test_an_altered_export_is_found(again: Shell) -> None:
         verify_exported_files(again.installation, export.id, manifest)
 
 
-def test_an_export_is_verified_where_it_was_written(again: Shell) -> None:
+def test_export_is_verified_at_its_destination(again: Shell) -> None:
     export, configured = (
         worlds.the(again.installation, kind) for kind in (Kind.EXPORT_JOB, Kind.CONFIGURED_AUDIENCE_MODEL)
     )
@@ -270,7 +270,7 @@ def data_versions(shell: Shell, *assets: str) -> dict[str, str]:
     }
 
 
-def test_data_versions_follow_the_inputs(
+def test_data_versions_depend_on_the_inputs(
     finished_folder: Path, finished: Shell, new_shell: Callable[[str], Shell], tmp_path: Path
 ) -> None:
     wanted = data_versions(finished, *COMPARED)
@@ -300,7 +300,7 @@ def test_another_key_gives_other_digests(finished: Shell, new_shell: Callable[[s
     assert data_versions(stranger, "training_dataset") != wanted
 
 
-def test_a_second_job_on_the_same_model_trains_nothing(again: Shell) -> None:
+def test_second_job_on_the_same_model_trains_nothing(again: Shell) -> None:
     installation = again.installation
     configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
     installation.catalog.resources.create(

@@ -212,9 +212,7 @@ def declare_tables(path: Path, tables: dict[str, Path]) -> Path:
     return path
 
 
-def test_bad_tables_are_refused_by_the_command(
-    command: Commands, bad_tables: dict[str, Path], tmp_path: Path
-) -> None:
+def test_command_rejects_bad_tables(command: Commands, bad_tables: dict[str, Path], tmp_path: Path) -> None:
     faults = {}
     for name, table in bad_tables.items():
         options = ("--schema", SCHEMA, "--out", tmp_path / "model", "--threads", "1")
@@ -263,7 +261,7 @@ USERS_TABLES = {
 }
 
 
-def test_bad_users_tables_are_refused_by_the_command(command: Commands, tmp_path: Path) -> None:
+def test_command_rejects_bad_users_tables(command: Commands, tmp_path: Path) -> None:
     interactions = csv(tmp_path / "t.csv", ROWS)
     faults = {}
     for wrong, (name, content) in USERS_TABLES.items():
@@ -299,7 +297,7 @@ def test_few_bad_rows_duplicates_and_unknown_columns_are_counted(
 WINDOWS = {"no event in it": (1_000, 2_000), "ends before it starts": (1_700_100_000, 1_700_000_000)}
 
 
-def test_empty_windows_are_refused_by_the_command(command: Commands, world: worlds.World, tmp_path: Path) -> None:
+def test_command_rejects_empty_windows(command: Commands, world: worlds.World, tmp_path: Path) -> None:
     faults = {}
     for name, (start, end) in WINDOWS.items():
         options = ("--schema", SCHEMA, "--out", tmp_path / "model", "--start", str(start), "--end", str(end))
@@ -403,7 +401,7 @@ def generate(command: Commands, model: Path, seed: Path, out: Path, *more: str) 
     return command("generate", "--model", model, "--seed", seed, "--out", out, "--threads", "1", *floor, *more)
 
 
-def test_bad_seeds_are_refused_by_the_command(
+def test_command_rejects_bad_seeds(
     command: Commands, model: Path, bad_seeds: dict[str, Path], everybody: Path, tmp_path: Path
 ) -> None:
     more = {"missing": tmp_path / "missing.csv", "leaves nobody else": everybody}
@@ -461,7 +459,7 @@ SIZES = {
 }
 
 
-def test_wrong_sizes_are_refused_by_the_command(
+def test_command_rejects_invalid_sizes(
     command: Commands, model: Path, world: worlds.World, tmp_path: Path
 ) -> None:
     faults = {}
@@ -496,7 +494,7 @@ DECLARATIONS: dict[str, dict[str, dict[str, object]]] = {
 }
 
 
-def test_wrong_declarations_change_nothing(command: Commands, trained: Shell, tmp_path: Path) -> None:
+def test_invalid_declarations_change_nothing(command: Commands, trained: Shell, tmp_path: Path) -> None:
     before = worlds.statuses(trained.installation)
     faults = {}
     for name, changes in DECLARATIONS.items():
@@ -516,7 +514,7 @@ def test_wrong_declarations_change_nothing(command: Commands, trained: Shell, tm
     assert offending(faults) == {}
 
 
-def test_two_resources_of_one_name(command: Commands, trained: Shell, tmp_path: Path) -> None:
+def test_duplicate_resource_names(command: Commands, trained: Shell, tmp_path: Path) -> None:
     declaration = worlds.declare(tmp_path / "c.yaml", interactions=trained.world.interactions, seed=None)
     another = "audience_models:\n- {name: Twice, training_dataset: Shop events}\n"
     twice = declaration.read_text()
@@ -535,7 +533,7 @@ def test_two_resources_of_one_name(command: Commands, trained: Shell, tmp_path: 
 NASTY = '../../x "quo\'tes" 🛒 ; DROP TABLE'
 
 
-def test_names_and_files_with_anything_in_them_stay_inside(
+def test_unusual_names_and_files_are_handled_inside_the_home(
     new_shell: Callable[[str], Shell], tmp_path: Path, command: Commands
 ) -> None:
     around = tmp_path / "around"
@@ -573,7 +571,7 @@ def test_names_and_files_with_anything_in_them_stay_inside(
 
 
 @pytest.mark.parametrize("suffix", ["json", "npy", "parquet"])
-def test_a_damaged_model_is_refused_by_the_command(
+def test_command_rejects_a_damaged_model(
     command: Commands, model: Path, world: worlds.World, tmp_path: Path, suffix: str
 ) -> None:
     damaged = [path.name for path in model.glob(f"*.{suffix}")]
@@ -588,16 +586,14 @@ def test_a_damaged_model_is_refused_by_the_command(
         assert everything_in(tmp_path) == set()
 
 
-def test_a_model_that_is_none(command: Commands, world: worlds.World, tmp_path: Path) -> None:
+def test_folder_that_is_not_a_model(command: Commands, world: worlds.World, tmp_path: Path) -> None:
     assert_refused(generate(command, tmp_path / "none", world.seed, tmp_path / "audience"))
     (tmp_path / "none").mkdir()
     assert_refused(generate(command, tmp_path / "none", world.seed, tmp_path / "audience"))
     assert everything_in(tmp_path) == {tmp_path / "none"}
 
 
-def test_an_output_that_exists_is_left_alone(
-    command: Commands, model: Path, world: worlds.World, tmp_path: Path
-) -> None:
+def test_existing_output_is_kept(command: Commands, model: Path, world: worlds.World, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     assert_refused(generate(command, model, world.seed, tmp_path / "mine"))
     assert_refused(generate(command, model, world.seed, tmp_path / "mine" / "below"))
@@ -615,7 +611,7 @@ def little_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_training(
+def test_disk_filling_up_during_training_leaves_nothing(
     command: Commands, world: worlds.World, tmp_path: Path
 ) -> None:
     with little_disk():
@@ -628,7 +624,7 @@ def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_training(
     assert "disk is full" in ended.err
 
 
-def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_ranking(
+def test_disk_filling_up_during_ranking_leaves_nothing(
     command: Commands, model: Path, world: worlds.World, tmp_path: Path
 ) -> None:
     with little_disk():
@@ -638,7 +634,7 @@ def test_a_disk_that_fills_up_half_way_leaves_nothing_of_a_ranking(
     assert "disk is full" in ended.err
 
 
-def test_a_disk_that_fills_up_half_way_fails_the_model_and_leaves_nothing(
+def test_disk_filling_up_fails_the_model_and_leaves_nothing(
     trained: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # simulated where the system tells it, at the flush of a draft's file: a limit on files would hit Dagster's own

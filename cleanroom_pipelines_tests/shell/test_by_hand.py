@@ -71,7 +71,7 @@ def add_undeclared(shell: Shell, name: str = "By API") -> str:
 # What a click means
 
 
-def test_a_declared_resource_gets_a_new_version_and_its_dependents_follow(again: Shell) -> None:
+def test_declared_resource_gets_a_new_version_with_its_dependents(again: Shell) -> None:
     before, catalog = artifacts_of(again), again.installation.catalog
     result = again.materialize("training_dataset", partition=again.partition("training_dataset"))
     assert result.success
@@ -94,7 +94,7 @@ def test_a_declared_resource_gets_a_new_version_and_its_dependents_follow(again:
     assert len(after) > len(before)
 
 
-def test_an_undeclared_active_resource_is_verified(trained: Shell) -> None:
+def test_undeclared_active_resource_is_verified(trained: Shell) -> None:
     key = add_undeclared(trained)
     assert trained.run_pending() == 1
     before = artifacts_of(trained)
@@ -109,7 +109,7 @@ def test_an_undeclared_active_resource_is_verified(trained: Shell) -> None:
     assert artifacts_of(trained) == before
 
 
-def test_an_audience_whose_seed_is_gone_is_verified(again: Shell) -> None:
+def test_audience_with_a_deleted_seed_is_verified(again: Shell) -> None:
     result = again.materialize("seed_validation_report", "audience", partition=again.partition("audience"))
     assert result.success
     for asset in ("seed_validation_report", "audience"):
@@ -130,7 +130,7 @@ def empty_the_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text("{}")
 
 
-def test_a_damaged_artifact_fails_the_run(again: Shell, tmp_path: Path) -> None:
+def test_damaged_artifact_fails_the_run(again: Shell, tmp_path: Path) -> None:
     version = worlds.newest(again.installation, Kind.GENERATION_JOB)
     (folder,) = again.installation.home.artifacts.glob(f"audience/*/{version.artifacts['audience']}")
     shutil.copytree(folder, tmp_path / "whole")
@@ -144,7 +144,7 @@ def test_a_damaged_artifact_fails_the_run(again: Shell, tmp_path: Path) -> None:
     assert len(worlds.materializations(again.instance, "audience")) == 1
 
 
-def test_a_damaged_parent_fails_what_needs_it(again: Shell) -> None:
+def test_damaged_parent_fails_its_children(again: Shell) -> None:
     version = worlds.newest(again.installation, Kind.AUDIENCE_MODEL)
     (folder,) = again.installation.home.artifacts.glob(f"audience_model/*/{version.artifacts['audience_model']}")
     largest = max(
@@ -159,7 +159,7 @@ def test_a_damaged_parent_fails_what_needs_it(again: Shell) -> None:
     assert (failed.status, failed.status_code) == ("CREATE_FAILED", StatusCode.ARTIFACT_DAMAGED)
 
 
-def test_a_failed_resource_gets_another_attempt(new_shell: Callable[[str], Shell], tmp_path: Path) -> None:
+def test_failed_resource_is_retried(new_shell: Callable[[str], Shell], tmp_path: Path) -> None:
     shell, table = new_shell("room"), tmp_path / "events.parquet"
     declaration = worlds.declare(tmp_path / "cleanroom.yaml", interactions=table, seed=None)
     worlds.apply(shell.installation, declaration)
@@ -177,7 +177,7 @@ def test_a_failed_resource_gets_another_attempt(new_shell: Callable[[str], Shell
     assert worlds.newest(shell.installation, Kind.CONFIGURED_AUDIENCE_MODEL).status == "ACTIVE"
 
 
-def test_what_waits_for_its_parent_says_so(trained: Shell) -> None:
+def test_version_waiting_for_its_parent_reports_it(trained: Shell) -> None:
     dataset, model = trained.partition("training_dataset"), trained.partition("audience_model")
     trained.installation.catalog.work.request_manually(Kind.TRAINING_DATASET, dataset)
     result = trained.materialize("audience_model", partition=model)
@@ -186,7 +186,7 @@ def test_what_waits_for_its_parent_says_so(trained: Shell) -> None:
     assert f"waiting for the training dataset {dataset}" in log_of(result, trained)
 
 
-def test_work_that_another_run_holds_is_left_to_it(trained: Shell) -> None:
+def test_work_claimed_by_another_run_is_left_to_it(trained: Shell) -> None:
     catalog, dataset = trained.installation.catalog, trained.partition("training_dataset")
     asked = catalog.work.request_manually(Kind.TRAINING_DATASET, dataset)
     claim = catalog.work.claim(Kind.TRAINING_DATASET, dataset, asked.version.number, "another run")
@@ -199,7 +199,7 @@ def test_work_that_another_run_holds_is_left_to_it(trained: Shell) -> None:
     assert (held.status, held.run_id) == ("CREATE_IN_PROGRESS", "another run")
 
 
-def test_keys_that_are_none_fail_clearly(trained: Shell) -> None:
+def test_invalid_keys_fail_clearly(trained: Shell) -> None:
     before = artifacts_of(trained)
     for asset in ("training_dataset", "audience"):
         kind = worlds.kind_of(asset)
@@ -224,7 +224,7 @@ def start(shell: Shell, **fields: str) -> dg.ExecuteInProcessResult:
     return job.execute_in_process(instance=shell.instance, run_config=config, raise_on_error=False)
 
 
-def test_the_form_starts_a_job(trained: Shell) -> None:
+def test_form_starts_a_job(trained: Shell) -> None:
     result = start(trained, export_size="5%", seed_mode="first")
     assert result.success
     job = worlds.the(trained.installation, Kind.GENERATION_JOB)
@@ -250,14 +250,14 @@ WRONG_FIELDS = [
 ]
 
 
-def test_a_wrong_form_fails_and_starts_nothing(trained: Shell) -> None:
+def test_invalid_form_fails_and_starts_nothing(trained: Shell) -> None:
     for field, value, sentence in WRONG_FIELDS:
         assert sentence in failure_of(start(trained, **{field: value})), (field, value)
         assert list(trained.installation.catalog.resources.iterate(Kind.GENERATION_JOB)) == [], (field, value)
         assert list(trained.installation.home.seeds.iterdir()) == [], "no copy of the seed is left"
 
 
-def test_the_same_name_twice_is_a_conflict(trained: Shell) -> None:
+def test_duplicate_name_is_a_conflict(trained: Shell) -> None:
     assert start(trained).success
     result = start(trained)
     assert not result.success
@@ -326,7 +326,7 @@ def test_cancelling_stops_between_shards(
     assert catalog.get(RECORDS[version.kind], version.resource_id).current_version == 1
 
 
-def test_a_run_stopped_in_the_ui_is_cancelled(
+def test_run_stopped_in_the_ui_is_cancelled(
     trained: Shell, while_training: Callable[[Callable[[work.Work], None]], list[str]]
 ) -> None:
     version, catalog = pending_model(trained), trained.installation.catalog
@@ -347,7 +347,7 @@ def test_a_run_stopped_in_the_ui_is_cancelled(
     assert run.status is dg.DagsterRunStatus.CANCELED
 
 
-def test_a_shutdown_gives_the_work_back(
+def test_shutdown_requeues_the_work(
     trained: Shell, while_training: Callable[[Callable[[work.Work], None]], list[str]]
 ) -> None:
     version, catalog, before = pending_model(trained), trained.installation.catalog, artifacts_of(trained)

@@ -12,7 +12,7 @@ from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines_tests import worlds
 
 
-def test_a_file_per_day_is_counted_once(tmp_path: Path) -> None:
+def test_daily_files_are_counted_once(tmp_path: Path) -> None:
     days = tmp_path / "days"
     days.mkdir()
     rows = worlds.events()
@@ -54,7 +54,7 @@ def test_a_file_per_day_is_counted_once(tmp_path: Path) -> None:
         assert cache.exists()
 
 
-def test_a_single_file_is_not_kept(tmp_path: Path) -> None:
+def test_single_file_is_not_cached(tmp_path: Path) -> None:
     world = worlds.write_world(tmp_path / "files")
     with worlds.installed(tmp_path / "home") as installation:
         worlds.apply(installation, world.declaration)

@@ -53,7 +53,7 @@ def ask(shell: Shell, kind: Kind) -> str:
     return key
 
 
-def test_everything_goes_one_after_the_other(again: Shell) -> None:
+def test_everything_is_deleted_in_order(again: Shell) -> None:
     job, export = again.partition("audience"), again.partition("audience_export")
     (folder,) = (again.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "shop").iterdir()
     assert {"event_logs", "runs", "audience"} <= set(named(again, job)), "the search sees what is there"
@@ -72,7 +72,7 @@ def test_everything_goes_one_after_the_other(again: Shell) -> None:
     assert (folder / "manifest.json").is_file(), "it is the bucket's owner's"
 
 
-def test_the_sensor_asks_for_one_run_that_deletes(again: Shell) -> None:
+def test_sensor_requests_one_deletion_run(again: Shell) -> None:
     job = ask(again, Kind.GENERATION_JOB)
     (request,) = tick(again, "pending_work").run_requests
     assert request.job_name == "carry_out_deletions"
@@ -87,7 +87,7 @@ def test_the_sensor_asks_for_one_run_that_deletes(again: Shell) -> None:
     assert found.skip_message == "No work is pending."
 
 
-def test_the_sensor_waits_for_a_run_at_work(again: Shell) -> None:
+def test_sensor_waits_for_an_active_run(again: Shell) -> None:
     job = again.partition("audience")
     run = as_run(again, "generate_audience", dg.DagsterRunStatus.STARTED, **{"dagster/partition": job})
     again.installation.catalog.work.heartbeat_worker(run)
@@ -97,7 +97,7 @@ def test_the_sensor_waits_for_a_run_at_work(again: Shell) -> None:
     assert [request.job_name for request in tick(again, "pending_work").run_requests] == ["carry_out_deletions"]
 
 
-def test_a_failed_deletion_is_told_and_asks_for_no_run(again: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_deletion_is_reported_and_requests_no_run(again: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     job = ask(again, Kind.GENERATION_JOB)
     with monkeypatch.context() as patched:
         patched.setattr(ArtifactStore, "_delete", lambda *_, **__: 1 / 0)
@@ -109,7 +109,7 @@ def test_a_failed_deletion_is_told_and_asks_for_no_run(again: Shell, monkeypatch
     assert named(again, job) == []
 
 
-def test_the_night_sweeps_what_a_queued_run_left(again: Shell) -> None:
+def test_nightly_cleanup_deletes_leftovers_of_a_queued_run(again: Shell) -> None:
     job = ask(again, Kind.GENERATION_JOB)
     again.run_pending()
     as_run(again, "generate_audience", dg.DagsterRunStatus.CANCELED, **{"dagster/partition": job})
@@ -119,7 +119,7 @@ def test_the_night_sweeps_what_a_queued_run_left(again: Shell) -> None:
     assert named(again, job) == []
 
 
-def test_deleted_and_made_again_under_the_same_name_is_another(again: Shell) -> None:
+def test_resource_recreated_under_the_same_name_is_another(again: Shell) -> None:
     first = ask(again, Kind.GENERATION_JOB)
     again.run_pending()
     worlds.apply(again.installation, again.world.declaration)
@@ -130,7 +130,7 @@ def test_deleted_and_made_again_under_the_same_name_is_another(again: Shell) -> 
     assert worlds.newest(again.installation, Kind.EXPORT_JOB).status == "ACTIVE"
 
 
-def test_a_resource_younger_than_the_last_look_is_run_too(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resource_newer_than_the_last_check_is_run_too(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = trained.installation.catalog
     model = trained.partition("audience_model")
 
@@ -151,7 +151,7 @@ def test_a_resource_younger_than_the_last_look_is_run_too(trained: Shell, monkey
     assert catalog.resources.newest_version(Kind.CONFIGURED_AUDIENCE_MODEL, created[0]).status == "ACTIVE"
 
 
-def test_the_files_of_the_home_that_name_a_deleted_job_are_none(again: Shell) -> None:
+def test_no_file_of_the_home_names_a_deleted_job(again: Shell) -> None:
     job = ask(again, Kind.GENERATION_JOB)
     again.run_pending()
     home = again.folder / "home"

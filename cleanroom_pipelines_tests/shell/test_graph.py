@@ -17,7 +17,7 @@ SNAPSHOT = Path(__file__).with_name("graph.json")
 GRAPH = snapshot.graph()
 
 
-def test_graph_is_the_snapshot() -> None:
+def test_graph_equals_the_snapshot() -> None:
     wanted = json.loads(SNAPSHOT.read_text())
     assert wanted == GRAPH, (
         "If this change is meant: python -m cleanroom_pipelines_tests.shell.graph > "
@@ -25,12 +25,12 @@ def test_graph_is_the_snapshot() -> None:
     )
 
 
-def test_snapshot_is_written_as_the_command_writes_it() -> None:
+def test_snapshot_has_the_commands_format() -> None:
     assert SNAPSHOT.read_text() == snapshot.as_text()
 
 
 @pytest.mark.parametrize("name", sorted(GRAPH["assets"]))
-def test_an_asset_says_what_it_is(name: str) -> None:
+def test_every_asset_has_a_description(name: str) -> None:
     asset = GRAPH["assets"][name]
     assert asset["description"].endswith(".")
     for field in ("group", "owners", "kinds", "partitions", "code_version", "stale_after_days"):
@@ -38,24 +38,24 @@ def test_an_asset_says_what_it_is(name: str) -> None:
     assert asset["automation"] is None, "what follows from what is the catalogue's"
 
 
-def test_code_versions_are_those_that_artifacts_carry() -> None:
+def test_code_versions_match_the_artifacts() -> None:
     assert {name: asset["code_version"] for name, asset in GRAPH["assets"].items()} == {
         name: row.code_version for name, row in ASSETS.items()
     }
 
 
 @pytest.mark.parametrize("what", ["sensors", "schedules"])
-def test_everything_is_on_without_a_click(what: str) -> None:
+def test_sensors_and_schedules_are_on_by_default(what: str) -> None:
     assert GRAPH[what]
     for part in GRAPH[what].values():
         assert part["status"] == "RUNNING"
         assert part["description"]
 
 
-def test_a_run_is_one_process() -> None:
+def test_run_uses_one_process() -> None:
     assert {job["executor"] for job in GRAPH["jobs"].values()} == {"in_process"}
 
 
-def test_an_audience_is_never_made_of_a_seed_that_failed() -> None:
+def test_audience_is_not_built_from_a_failed_seed() -> None:
     assert GRAPH["checks"]["seed_validation_report.seed_is_usable"]["blocking"]
     assert not GRAPH["checks"]["audience.recall_beats_chance"]["blocking"], "a weak audience is a warning"

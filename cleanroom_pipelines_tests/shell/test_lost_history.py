@@ -47,9 +47,7 @@ def lost(world: World, finished_folder: Path, tmp_path: Path) -> Iterator[Shell]
         yield shell
 
 
-def test_a_worker_rebuilds_what_the_ui_shows(
-    finished: Shell, lost: Shell, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_worker_rebuilds_the_ui_history(finished: Shell, lost: Shell, caplog: pytest.LogCaptureFixture) -> None:
     before = homes.listing(lost.installation.home.root)
     assert shown(lost) == {}
     with caplog.at_level(logging.WARNING):
@@ -64,14 +62,14 @@ def test_a_worker_rebuilds_what_the_ui_shows(
     assert homes.listing(lost.installation.home.root) == before
 
 
-def test_it_is_done_once(lost: Shell) -> None:
+def test_history_is_rebuilt_once(lost: Shell) -> None:
     assert rebuild_history(lost.installation, lost.instance) == 6
     assert has_history(lost.installation, lost.instance)
     assert rebuild_history(lost.installation, lost.instance) == 0
     assert len(worlds.materializations(lost.instance, "audience")) == 1
 
 
-def test_the_sensor_asks_for_a_run_that_rebuilds(finished: Shell, lost: Shell) -> None:
+def test_sensor_requests_a_rebuild_run(finished: Shell, lost: Shell) -> None:
     (request,) = tick(lost, "pending_work").run_requests
     assert request.job_name == "rebuild_materializations"
     result = repository().get_job(request.job_name).execute_in_process(instance=lost.instance)
@@ -82,7 +80,7 @@ def test_the_sensor_asks_for_a_run_that_rebuilds(finished: Shell, lost: Shell) -
     assert shown(lost) == shown(finished), "what was rebuilt belongs to no run"
 
 
-def test_a_finished_clean_room_lacks_nothing(again: Shell) -> None:
+def test_complete_installation_needs_no_rebuild(again: Shell) -> None:
     before = shown(again)
     assert has_history(again.installation, again.instance)
     run_pending(again.installation, again.instance)
@@ -90,7 +88,7 @@ def test_a_finished_clean_room_lacks_nothing(again: Shell) -> None:
     assert len(worlds.materializations(again.instance, "audience")) == 1
 
 
-def test_a_restored_backup_brings_the_ui_back(
+def test_restored_backup_gets_its_ui_history_back(
     finished: Shell, world: World, tmp_path: Path, finished_folder: Path
 ) -> None:
     back_up(finished.installation, tmp_path / "backup.tar")
@@ -101,7 +99,7 @@ def test_a_restored_backup_brings_the_ui_back(
         assert shown(restored) == wanted
 
 
-def test_what_was_rebuilt_goes_with_its_resource(lost: Shell) -> None:
+def test_rebuilt_history_is_deleted_with_its_resource(lost: Shell) -> None:
     rebuild_history(lost.installation, lost.instance)
     tick(lost, "pending_work")
     (job,) = lost.installation.catalog.resources.ids(Kind.GENERATION_JOB)
@@ -110,7 +108,7 @@ def test_what_was_rebuilt_goes_with_its_resource(lost: Shell) -> None:
     assert lost.instance.get_materialized_partitions(dg.AssetKey("audience")) == set()
 
 
-def test_an_artifact_that_cannot_be_read_keeps_nothing_else_back(lost: Shell) -> None:
+def test_unreadable_artifact_does_not_block_the_others(lost: Shell) -> None:
     (manifest,) = (lost.installation.home.artifacts / "audience").rglob("manifest.json")
     manifest.write_text("{")
     assert rebuild_history(lost.installation, lost.instance) == 5

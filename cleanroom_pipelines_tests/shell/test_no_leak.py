@@ -134,7 +134,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return Commands(capsys, monkeypatch)
 
 
-def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
+def test_search_finds_planted_canaries(tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_text(f"cell {canary('x')}")
     (tmp_path / f"{CANARY}.txt").write_text("")
     connection = sqlite3.connect(tmp_path / "some.db")

@@ -47,13 +47,13 @@ def add_models(shell: Shell, n: int) -> list[str]:
     return [shell.installation.catalog.resources.create(spec).id for spec in specs]
 
 
-def test_nothing_pending_starts_nothing(trained: Shell) -> None:
+def test_no_pending_work_starts_no_run(trained: Shell) -> None:
     found = tick(trained, "pending_work")
     assert found.run_requests == []
     assert found.skip_message == "No work is pending."
 
 
-def test_one_run_a_version(trained: Shell) -> None:
+def test_each_version_gets_one_run(trained: Shell) -> None:
     first, second = add_models(trained, 2)
     requests = tick(trained, "pending_work").run_requests
     assert {request.partition_key for request in requests} == {first, second}
@@ -66,7 +66,7 @@ def test_one_run_a_version(trained: Shell) -> None:
         assert request.tags["cleanroom/version"] == "1"
 
 
-def test_a_version_whose_run_has_not_claimed_it_yet_gets_no_second(trained: Shell) -> None:
+def test_version_with_an_unclaimed_run_gets_no_second_run(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
     tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
@@ -78,7 +78,7 @@ def test_a_version_whose_run_has_not_claimed_it_yet_gets_no_second(trained: Shel
         assert again.skip_message == "All pending work has a run or waits for other work."
 
 
-def test_a_version_whose_run_ended_before_it_claimed_goes_to_a_worker(trained: Shell) -> None:
+def test_version_whose_run_ended_unclaimed_goes_to_a_worker(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
     tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
@@ -88,7 +88,7 @@ def test_a_version_whose_run_ended_before_it_claimed_goes_to_a_worker(trained: S
     assert worker.job_name == "run_all_pending", "Dagster starts no second run under a key it has seen"
 
 
-def test_many_go_to_at_most_two_workers(trained: Shell) -> None:
+def test_many_versions_go_to_at_most_two_workers(trained: Shell) -> None:
     add_models(trained, 12)
     requests = tick(trained, "pending_work").run_requests
     assert [request.job_name for request in requests] == ["run_all_pending"] * 2
@@ -101,7 +101,7 @@ def test_many_go_to_at_most_two_workers(trained: Shell) -> None:
     assert found.skip_message == "2 workers are processing 12 pending small versions."
 
 
-def test_a_worker_does_all_of_it_in_one_process(trained: Shell) -> None:
+def test_worker_does_all_work_in_one_process(trained: Shell) -> None:
 
     keys = add_models(trained, 4)
     job = repository().get_job("run_all_pending")
@@ -115,9 +115,7 @@ def test_a_worker_does_all_of_it_in_one_process(trained: Shell) -> None:
     assert trained.installation.catalog.resources.live_runs() == frozenset()
 
 
-def test_a_worker_of_heavy_work_does_the_small_work_that_follows_from_it(
-    trained: Shell, world: worlds.World
-) -> None:
+def test_heavy_worker_does_the_small_follow_up_work(trained: Shell, world: worlds.World) -> None:
     worlds.apply(trained.installation, world.declaration)
     (other,) = add_models(trained, 1)
     started: list[Kind] = []
@@ -133,7 +131,7 @@ def test_a_worker_of_heavy_work_does_the_small_work_that_follows_from_it(
     )
 
 
-def test_what_follows_from_a_workers_work_gets_no_run_of_its_own(trained: Shell) -> None:
+def test_follow_up_work_of_a_worker_gets_no_separate_run(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     model = {"dagster/partition": trained.partition("audience_model")}
     run = as_run(trained, "train_audience_model", RUNNING, **model, **{"cleanroom/worker": "a worker"})
@@ -143,7 +141,7 @@ def test_what_follows_from_a_workers_work_gets_no_run_of_its_own(trained: Shell)
     assert request.partition_key == key
 
 
-def test_a_silent_run_is_failed_and_its_work_tried_again_up_to_three_times(trained: Shell) -> None:
+def test_expired_run_is_failed_and_its_work_retried_up_to_three_times(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     catalog, kind = trained.installation.catalog, Kind.CONFIGURED_AUDIENCE_MODEL
     keys = set()
@@ -166,7 +164,7 @@ def test_a_silent_run_is_failed_and_its_work_tried_again_up_to_three_times(train
 
 
 @pytest.mark.parametrize("status", [RUNNING, WAITING])
-def test_a_run_whose_process_never_spoke_is_failed(trained: Shell, status: dg.DagsterRunStatus) -> None:
+def test_run_whose_process_never_started_is_failed(trained: Shell, status: dg.DagsterRunStatus) -> None:
     lost = as_run(trained, "run_all_pending", status)
     alive = as_run(trained, "run_all_pending", RUNNING)
     trained.installation.catalog.work.heartbeat_worker(alive)
@@ -178,7 +176,7 @@ def test_a_run_whose_process_never_spoke_is_failed(trained: Shell, status: dg.Da
     assert status_of(trained, alive) is RUNNING
 
 
-def test_a_run_that_nobody_ever_started_does_not_keep_its_version_waiting(trained: Shell) -> None:
+def test_never_launched_run_does_not_block_its_version(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
     tags = {"dagster/run_key": request.run_key, "dagster/partition": key}
@@ -188,7 +186,7 @@ def test_a_run_that_nobody_ever_started_does_not_keep_its_version_waiting(traine
     assert instead.job_name == "run_all_pending"
 
 
-def test_a_worker_that_went_silent_is_failed_and_forgotten(trained: Shell) -> None:
+def test_worker_without_heartbeats_is_failed_and_removed(trained: Shell) -> None:
     worker = as_run(trained, "run_all_pending", RUNNING)
     trained.installation.catalog.work.heartbeat_worker(worker)
     tick(trained, "pending_work", later=61)
@@ -196,7 +194,7 @@ def test_a_worker_that_went_silent_is_failed_and_forgotten(trained: Shell) -> No
     assert trained.installation.catalog.resources.live_runs() == frozenset()
 
 
-def test_partitions_are_those_of_the_catalogue(trained: Shell) -> None:
+def test_partitions_match_the_catalogue(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     stranger = "nobody-0123456789ab"
     trained.instance.add_dynamic_partitions("configured_audience_models", ["a slip of the pen", stranger])
@@ -207,7 +205,7 @@ def test_partitions_are_those_of_the_catalogue(trained: Shell) -> None:
     assert key in shown
 
 
-def test_several_processes_may_find_new_partitions_at_once(trained: Shell) -> None:
+def test_concurrent_processes_may_add_partitions(trained: Shell) -> None:
     # each worker and the sensor look before every piece of work; Dagster itself looks and then inserts
     keys = add_models(trained, 30)
     n_workers, failures = 8, list[BaseException]()
@@ -236,7 +234,7 @@ def test_several_processes_may_find_new_partitions_at_once(trained: Shell) -> No
     assert set(keys) < set(trained.instance.get_dynamic_partitions("configured_audience_models"))
 
 
-def test_a_job_whose_model_failed_ends_too(
+def test_job_of_a_failed_model_fails_too(
     new_shell: Callable[[str], Shell], world: worlds.World, tmp_path: Path
 ) -> None:
     shell = new_shell("room")
@@ -253,7 +251,7 @@ def test_a_job_whose_model_failed_ends_too(
         assert version.status_message
 
 
-def test_whatever_a_body_raises_its_version_is_closed(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_is_closed_after_any_error(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     from cleanroom_pipelines.uploads import profile
 
     raised: list[Exception] = [

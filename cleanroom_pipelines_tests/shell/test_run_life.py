@@ -41,7 +41,7 @@ def now_of(shell: Shell, version: Version) -> Version:
     return shell.installation.catalog.resources.version(version.kind, version.resource_id, version.number)
 
 
-def test_a_run_that_waits_for_the_pool_holds_its_version(trained: Shell) -> None:
+def test_run_waiting_for_the_pool_holds_its_version(trained: Shell) -> None:
     version, storage = pending_model(trained), trained.instance.event_log_storage
     storage.set_concurrency_slots(POOL, 1)
     assert storage.claim_concurrency_slot(POOL, "another run", "its step").is_claimed
@@ -70,7 +70,7 @@ def test_a_run_that_waits_for_the_pool_holds_its_version(trained: Shell) -> None
     assert now_of(trained, version).status is Status.ACTIVE
 
 
-def test_a_version_is_held_between_the_steps_of_its_run(trained: Shell) -> None:
+def test_run_holds_its_version_between_steps(trained: Shell) -> None:
     version = pending_model(trained)
     run = started(trained, version)
     opened, catalog = trained.installation, trained.installation.catalog
@@ -87,7 +87,7 @@ def test_a_version_is_held_between_the_steps_of_its_run(trained: Shell) -> None:
     assert catalog.resources.live_runs() == frozenset()
 
 
-def test_a_run_that_was_stopped_while_it_waited_is_cancelled(trained: Shell) -> None:
+def test_run_stopped_while_waiting_is_cancelled(trained: Shell) -> None:
     version = pending_model(trained)
     run = started(trained, version)
     with alive(trained.installation, run, trained.instance):
@@ -95,7 +95,7 @@ def test_a_run_that_was_stopped_while_it_waited_is_cancelled(trained: Shell) -> 
     assert now_of(trained, version).status_code == "CANCELLED"
 
 
-def test_heartbeats_outlast_a_database_that_is_away(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeats_survive_a_database_outage(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog, missed, heard = trained.installation.catalog, threading.Event(), threading.Event()
     send: Callable[[str], None] = catalog.work.heartbeat_worker
 

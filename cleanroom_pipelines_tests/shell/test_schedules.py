@@ -115,7 +115,7 @@ def refresh(shell: Shell) -> tuple[list[str | None], list[str], int]:
     return messages, [request.job_name for request in requests], len(requests) + shell.run_pending()
 
 
-def test_a_refresh_remakes_exactly_what_follows_from_its_model(refreshed: Refreshed) -> None:
+def test_refresh_rebuilds_only_dependents_of_its_model(refreshed: Refreshed) -> None:
     shell = refreshed.shell
     none = "No declared refresh is due."
     assert refreshed.messages == [none, "Requested 1 refreshes.", none]
@@ -141,7 +141,7 @@ def test_a_refresh_remakes_exactly_what_follows_from_its_model(refreshed: Refres
     assert len(folders) == 2, "each version of an export has a folder of its own"
 
 
-def test_a_refreshed_export_keeps_its_control_group_out_and_says_who_came_and_went(refreshed: Refreshed) -> None:
+def test_refreshed_export_holds_out_its_control_group_and_lists_changes(refreshed: Refreshed) -> None:
     installation = refreshed.shell.installation
     export = worlds.the(installation, Kind.EXPORT_JOB)
     bucket = installation.home.accounts / "000000000000" / "buckets" / "audiences" / "two"
@@ -165,7 +165,7 @@ def test_a_refreshed_export_keeps_its_control_group_out_and_says_who_came_and_we
         assert not users(folder, "part") & (kept_out[0] | kept_out[1]), "the same users are kept out each time"
 
 
-def test_housekeeping_deletes_what_was_superseded_and_nothing_current(
+def test_housekeeping_deletes_only_superseded_artifacts(
     refreshed: Refreshed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # nothing is old enough, then the superseded versions go and everything current still verifies

@@ -40,12 +40,12 @@ def jobs(shell: Shell) -> list[GenerationJob]:
     return list(shell.installation.catalog.resources.iterate(Kind.GENERATION_JOB))  # type: ignore[arg-type]
 
 
-def test_an_empty_inbox(trained: Shell) -> None:
+def test_empty_inbox(trained: Shell) -> None:
     found = tick(trained, "seed_inbox")
     assert (found.skip_message, json.loads(found.cursor)) == ("The inbox is empty.", {})
 
 
-def test_the_first_tick_looks_and_the_second_takes(trained: Shell) -> None:
+def test_second_tick_ingests_an_unchanged_file(trained: Shell) -> None:
     folder = inbox_of(trained)
     worlds.write_seed(folder / "spring customers.jsonl", trained.world.seed_users)
     first = tick(trained, "seed_inbox")
@@ -60,7 +60,7 @@ def test_the_first_tick_looks_and_the_second_takes(trained: Shell) -> None:
     assert json.loads(second.cursor) == {}, "what is taken needs no memory"
 
 
-def test_a_growing_file_is_left_until_it_rests(trained: Shell) -> None:
+def test_growing_file_is_skipped_until_unchanged(trained: Shell) -> None:
     folder, cursor = inbox_of(trained), None
     path = folder / "seed.csv"
     path.write_text("user_id\n")
@@ -76,7 +76,7 @@ def test_a_growing_file_is_left_until_it_rests(trained: Shell) -> None:
     assert len(jobs(trained)) == 1
 
 
-def test_the_cursor_stays_small(trained: Shell) -> None:
+def test_cursor_stays_small(trained: Shell) -> None:
     folder = inbox_of(trained)
     for number in range(30):
         worlds.write_seed(folder / f"{'long name ' * 15}{number}.jsonl", trained.world.group[number : number + 30])
@@ -87,7 +87,7 @@ def test_the_cursor_stays_small(trained: Shell) -> None:
     assert len(jobs(trained)) == 30
 
 
-def test_a_drop_is_exported_and_receipted(trained: Shell) -> None:
+def test_drop_is_exported_with_a_receipt(trained: Shell) -> None:
     folder = inbox_of(trained)
     worlds.write_seed(folder / "seed.jsonl", trained.world.seed_users)
     cursor = tick(trained, "seed_inbox").cursor
@@ -160,9 +160,7 @@ def test_bad_drops_are_rejected_with_their_reasons(trained: Shell) -> None:
     assert list(trained.installation.catalog.resources.iterate(Kind.EXPORT_JOB)) == []
 
 
-def test_one_drop_that_cannot_be_taken_does_not_stop_the_others(
-    trained: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_drop_does_not_block_the_others(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     from cleanroom_pipelines.errors import StorageFullError
     from cleanroom_pipelines.storage import SeedVault
 

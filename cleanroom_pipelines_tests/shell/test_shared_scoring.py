@@ -104,7 +104,7 @@ def requests_of_the_sensor(dagster: dg.DagsterInstance) -> list[str | None]:
 
 
 @pytest.mark.parametrize("helper_is", ["a run of the daemon", "a worker"])
-def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
+def test_helper_in_its_own_run_changes_no_byte(
     alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch, helper_is: str
 ) -> None:
     installation, dagster = shared
@@ -157,7 +157,7 @@ def test_a_helper_in_a_dagster_run_of_its_own_changes_no_byte(
     assert f"Scored {n_scored[False]:,} users for other runs." in messages
 
 
-def test_whoever_falls_silent_is_taken_over(
+def test_ranges_of_a_dead_helper_are_taken_over(
     alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
@@ -175,7 +175,7 @@ def test_whoever_falls_silent_is_taken_over(
     assert ranking(installation) == alone
 
 
-def test_what_helpers_get_does_not_tell_who_the_seed_is(
+def test_data_for_helpers_does_not_reveal_the_seed(
     world: World, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
@@ -195,14 +195,14 @@ def test_what_helpers_get_does_not_tell_who_the_seed_is(
         assert not any(user.encode() in content for content in files.values())
 
 
-def test_help_for_a_run_that_has_ended_is_none(shared: tuple[Installation, dg.DagsterInstance]) -> None:
+def test_helper_does_nothing_for_an_ended_run(shared: tuple[Installation, dg.DagsterInstance]) -> None:
     installation, _ = shared
     assert (n_helpers_wanted(installation), help_scoring(installation)) == (0, 0)
     (installation.home.scratch_root / "scoring-half-made").mkdir()
     assert (n_helpers_wanted(installation), help_scoring(installation)) == (0, 0)
 
 
-def test_a_cancelled_job_leaves_nothing_open(
+def test_cancelled_job_leaves_no_published_work(
     shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
@@ -221,7 +221,7 @@ def test_a_cancelled_job_leaves_nothing_open(
     assert list(installation.home.scratch_root.glob("scoring-*")) == []
 
 
-def test_what_a_killed_run_left_open_wants_no_helpers(
+def test_work_of_a_killed_run_starts_no_helpers(
     shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared
@@ -239,7 +239,7 @@ def test_what_a_killed_run_left_open_wants_no_helpers(
     assert (n_helpers_wanted(installation), help_scoring(installation)) == (0, 0)
 
 
-def test_a_helper_that_is_told_to_end_gives_back_what_it_took(
+def test_stopped_helper_releases_its_range(
     alone: bytes, shared: tuple[Installation, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation, dagster = shared

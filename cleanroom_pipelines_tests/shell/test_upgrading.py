@@ -38,7 +38,7 @@ def start_job(shell: Shell) -> str:
     return job.id
 
 
-def test_a_job_waits_until_its_stale_model_is_built_again(stale: Shell) -> None:
+def test_job_waits_for_the_rebuild_of_its_outdated_model(stale: Shell) -> None:
     key = start_job(stale)
     stale.run_pending()
     job = stale.installation.catalog.resources.newest_version(Kind.GENERATION_JOB, key)
@@ -48,7 +48,7 @@ def test_a_job_waits_until_its_stale_model_is_built_again(stale: Shell) -> None:
     assert worlds.newest(stale.installation, Kind.EXPORT_JOB).status is Status.ACTIVE
 
 
-def test_a_job_whose_model_cannot_be_built_again_says_so(stale: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_reports_that_its_model_cannot_be_rebuilt(stale: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     key = start_job(stale)
     monkeypatch.setenv("CLEANROOM_SIZE_PROFILE", "aws")  # for which the table is too small
     stale.run_pending()

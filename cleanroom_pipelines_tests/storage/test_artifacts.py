@@ -121,7 +121,7 @@ def drafting(store: ArtifactStore, number: int = 1, **options: object) -> Iterat
         yield draft.path
 
 
-def test_what_was_written_is_read_back(store: ArtifactStore) -> None:
+def test_written_artifact_is_read_back(store: ArtifactStore) -> None:
     parent = Input("training_dataset", "y-ba9876543210", "0001-00000000", "ab")
     with store.drafting(
         reference(1), code_version="7", data_version="d", created_at="2026-03-01", inputs=(parent,)
@@ -144,7 +144,7 @@ def test_what_was_written_is_read_back(store: ArtifactStore) -> None:
         assert (folder / "below" / "rows.csv").read_text() == "a\n1\n"
 
 
-def test_an_attempt_that_fails_leaves_nothing(place: Place) -> None:
+def test_failed_write_leaves_nothing(place: Place) -> None:
     store = place.store
     for number, error in enumerate((ValueError("x"), KeyboardInterrupt(), SystemExit(1), FULL)):
         expected = StorageFullError if error is FULL else type(error)
@@ -160,7 +160,7 @@ def test_an_attempt_that_fails_leaves_nothing(place: Place) -> None:
         store.delete(reference(number))
 
 
-def test_a_published_version_is_never_written_again(store: ArtifactStore) -> None:
+def test_published_version_is_immutable(store: ArtifactStore) -> None:
     write(store, 1)
     before = store.verify(reference(1))
     with pytest.raises(ArtifactError, match="exists"), drafting(store):
@@ -168,7 +168,7 @@ def test_a_published_version_is_never_written_again(store: ArtifactStore) -> Non
     assert store.verify(reference(1)) == before
 
 
-def test_two_writers_of_one_version_make_one(local: ArtifactStore) -> None:
+def test_concurrent_writers_publish_one_version(local: ArtifactStore) -> None:
     with pytest.raises(ArtifactError, match="exists"), drafting(local) as folder:
         (folder / "mine.bin").write_bytes(b"mine")
         write(local, 1)
@@ -203,7 +203,7 @@ def hidden_extra(folder: Path) -> None:
     (folder / "below" / ".planted.json").write_text("{}")
 
 
-def test_damage_is_told(local: ArtifactStore, root: Path) -> None:
+def test_damage_is_reported(local: ArtifactStore, root: Path) -> None:
     def check(number: int, damage: Callable[[Path], None]) -> None:
         write(local, number)
         damage(folder_of(root, number))
@@ -215,7 +215,7 @@ def test_damage_is_told(local: ArtifactStore, root: Path) -> None:
     assert offenders(enumerate(damages, 1), check) == []
 
 
-def test_damage_in_an_object_store_is_told(tmp_path: Path) -> None:
+def test_damage_in_an_object_store_is_reported(tmp_path: Path) -> None:
     place, memory = in_memory(tmp_path)
     write(place.store, 1)
     path = f"{reference(1).path}/file-0.bin"
@@ -228,7 +228,7 @@ def test_damage_in_an_object_store_is_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_object_store_gives_only_what_the_manifest_lists(tmp_path: Path) -> None:
+def test_object_store_returns_only_listed_files(tmp_path: Path) -> None:
     place, memory = in_memory(tmp_path)
     write(place.store, 1)
     obstore.put(memory, f"{reference(1).path}/planted.json", b"{}")
@@ -242,7 +242,7 @@ def change_manifest(root: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_manifest_that_was_altered_is_refused(local: ArtifactStore, root: Path) -> None:
+def test_altered_manifest_is_rejected(local: ArtifactStore, root: Path) -> None:
     alterations: list[dict[str, object]] = [
         {"format_version": FORMAT_VERSION + 1},
         {"format_version": "1"},
@@ -270,9 +270,7 @@ def test_a_manifest_that_was_altered_is_refused(local: ArtifactStore, root: Path
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "below/../../outside.bin"])
-def test_a_manifest_cannot_reach_outside_even_for_a_file_that_fits(
-    local: ArtifactStore, root: Path, name: str
-) -> None:
+def test_manifest_cannot_name_files_outside_the_artifact(local: ArtifactStore, root: Path, name: str) -> None:
     write(local, 1)
     (folder_of(root) / "below").mkdir()
     outside = folder_of(root).parent / "outside.bin"
@@ -284,7 +282,7 @@ def test_a_manifest_cannot_reach_outside_even_for_a_file_that_fits(
         local.verify(reference(1))
 
 
-def test_what_is_no_manifest_is_refused(local: ArtifactStore, root: Path) -> None:
+def test_invalid_manifest_is_rejected(local: ArtifactStore, root: Path) -> None:
     write(local, 1)
 
     def check(content: bytes) -> None:
@@ -295,7 +293,7 @@ def test_what_is_no_manifest_is_refused(local: ArtifactStore, root: Path) -> Non
     assert offenders([b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}"], check) == []
 
 
-def test_a_newer_format_says_what_to_do(local: ArtifactStore, root: Path) -> None:
+def test_newer_format_has_a_remedy(local: ArtifactStore, root: Path) -> None:
     write(local, 1)
     change_manifest(root, format_version=99)
     with pytest.raises(ArtifactError, match="newer") as caught:
@@ -303,7 +301,7 @@ def test_a_newer_format_says_what_to_do(local: ArtifactStore, root: Path) -> Non
     assert "Upgrade" in caught.value.remedy
 
 
-def test_the_manifest_of_another_artifact_is_refused(local: ArtifactStore, root: Path) -> None:
+def test_manifest_of_another_artifact_is_rejected(local: ArtifactStore, root: Path) -> None:
     write(local, 1)
     write(local, 2)
     shutil.copyfile(folder_of(root, 2) / MANIFEST, folder_of(root, 1) / MANIFEST)
@@ -311,12 +309,12 @@ def test_the_manifest_of_another_artifact_is_refused(local: ArtifactStore, root:
         local.verify(reference(1))
 
 
-def test_a_manifest_survives_its_json() -> None:
+def test_manifest_json_round_trip() -> None:
     manifest = Manifest("audience", PARTITION, "0001-00000000", "1", "d", "now", (), (), {"a": [1]})
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
-def test_kept_text() -> None:
+def test_stored_text_is_unchanged() -> None:
     inputs, files = (Input("a", "p", "", "ab"),), (FileEntry("x/y", 3, "cd"), FileEntry("z", 4, "ef", 5))
     manifest = Manifest("audience", PARTITION, "0001-00000000", "1", "d", "now", inputs, files, {"é": [1, 2.0]})
     text = (
@@ -330,7 +328,7 @@ def test_kept_text() -> None:
     assert Manifest.from_json(text) == manifest
 
 
-def test_versions_come_oldest_first_and_only_finished_ones(place: Place) -> None:
+def test_finished_versions_are_listed_oldest_first(place: Place) -> None:
     store = place.store
     assert store.versions("audience", PARTITION) == []
     for number in (2, 10_000, 9_999, 1):
@@ -353,7 +351,7 @@ def test_delete(store: ArtifactStore) -> None:
     store.verify(reference(2))
 
 
-def test_a_deletion_that_was_cut_off_shows_nothing(local: ArtifactStore, root: Path) -> None:
+def test_interrupted_deletion_shows_nothing(local: ArtifactStore, root: Path) -> None:
     write(local, 1)
     with mock.patch.object(shutil, "rmtree", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         local.delete(reference(1))
@@ -365,7 +363,7 @@ def test_a_deletion_that_was_cut_off_shows_nothing(local: ArtifactStore, root: P
     local.verify(reference(1))
 
 
-def test_an_upload_puts_the_manifest_last_and_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
+def test_upload_writes_the_manifest_last_and_cleans_up_on_failure(tmp_path: Path) -> None:
     place, _ = in_memory(tmp_path)
     store = place.store
     uploaded: list[str] = []
@@ -390,7 +388,7 @@ def test_an_upload_puts_the_manifest_last_and_leaves_nothing_when_it_fails(tmp_p
     store.verify(reference(1))
 
 
-def test_a_limit_on_file_size_is_a_full_disk(tmp_path: Path) -> None:
+def test_file_size_limit_counts_as_a_full_disk(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=write_beyond_limit, args=(tmp_path / "store",))
     process.start()
     process.join(60)
@@ -409,7 +407,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_nothing_and_another_attempt_succeeds(small_disk: Path) -> None:
+def test_full_disk_leaves_nothing_and_a_retry_succeeds(small_disk: Path) -> None:
     store = ArtifactStore(str(small_disk / "store"), small_disk)
     with pytest.raises(StorageFullError) as caught:
         write(store, 1)
@@ -421,7 +419,7 @@ def test_a_full_disk_leaves_nothing_and_another_attempt_succeeds(small_disk: Pat
     store.verify(reference(1))
 
 
-def test_a_write_on_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:
+def test_write_on_a_full_disk_keeps_the_old_content(small_disk: Path) -> None:
     write_durably(small_disk / "receipt.json", b"old")
     with pytest.raises(OSError, match="space"):
         write_durably(small_disk / "receipt.json", b"new" * 100_000)
@@ -429,7 +427,7 @@ def test_a_write_on_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:
     assert [path.name for path in small_disk.iterdir()] == ["receipt.json"]
 
 
-def test_killed_writers_show_no_reader_anything_half_done(tmp_path: Path) -> None:
+def test_killed_writers_expose_no_partial_artifact(tmp_path: Path) -> None:
     """25 writers, each killed at a random moment; a reader looks all the while."""
     root = tmp_path / "store"
     root.mkdir()
@@ -471,12 +469,12 @@ def test_killed_writers_show_no_reader_anything_half_done(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("url", ["nosuchkind://bucket/x", "wasb://bucket/x", "az://no-account/x"])
-def test_an_unknown_kind_of_store_is_a_setting_that_is_wrong(tmp_path: Path, url: str) -> None:
+def test_unknown_store_kind_is_a_configuration_error(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigurationError):
         ArtifactStore(url, tmp_path)
 
 
-def test_a_folder_of_any_name_is_a_store(tmp_path: Path) -> None:
+def test_any_folder_name_is_a_valid_store(tmp_path: Path) -> None:
     def check(name: str) -> None:
         store = ArtifactStore(str(tmp_path / name), tmp_path)
         write(store, 1)
@@ -496,13 +494,13 @@ def test_a_folder_of_any_name_is_a_store(tmp_path: Path) -> None:
         ArtifactReference("audience", PARTITION, ".."),
     ],
 )
-def test_only_ids_make_paths(local: ArtifactStore, wrong: ArtifactReference) -> None:
+def test_paths_are_built_from_ids_only(local: ArtifactStore, wrong: ArtifactReference) -> None:
     for use in (local.manifest, local.delete, local.verify):
         with pytest.raises(UsageError):
             use(wrong)
 
 
-def test_an_s3_url_that_cannot_be_read_is_refused_before_anything_is_connected(tmp_path: Path) -> None:
+def test_invalid_s3_url_is_rejected_before_connecting(tmp_path: Path) -> None:
     def check(url: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             ArtifactStore(url, tmp_path)

@@ -64,7 +64,7 @@ def request_ids(log: AuditLog) -> list[str]:
 # ---------------------------------------------------------------- writing and reading
 
 
-def test_what_was_written_is_read_and_right(log: AuditLog, folder: Path) -> None:
+def test_written_entries_are_read_and_verified(log: AuditLog, folder: Path) -> None:
     every_field = {
         **ENTRY,
         "request_id": "7f3b1c9e-0000-4000-8000-0123456789ab",
@@ -94,13 +94,13 @@ def test_what_was_written_is_read_and_right(log: AuditLog, folder: Path) -> None
     )
 
 
-def test_nothing_written_is_whole_and_makes_nothing(log: AuditLog, folder: Path) -> None:
+def test_empty_log_is_intact_and_creates_no_files(log: AuditLog, folder: Path) -> None:
     assert log.verify().ok
     assert list(log.entries()) == []
     assert not folder.exists()
 
 
-def test_the_lines_stay_as_they_are(log: AuditLog, folder: Path) -> None:
+def test_line_format_is_unchanged(log: AuditLog, folder: Path) -> None:
     """A log must stay verifiable by later versions."""
     log.write(ENTRY)
     assert lines_of(folder)[0].decode() == (
@@ -114,7 +114,7 @@ def test_the_lines_stay_as_they_are(log: AuditLog, folder: Path) -> None:
 GOLDEN = "f3dedae683b470ae10bffc8adfd89dc0604ef136f93fcb685764d53b6c282b8c"
 
 
-def test_entries_are_chosen_by_account_and_time(folder: Path) -> None:
+def test_entries_are_filtered_by_account_and_time(folder: Path) -> None:
     times = iter(now() + timedelta(minutes=number) for number in range(4))
     log = AuditLog(folder, KEY, lambda: next(times))
     for number in range(4):
@@ -126,7 +126,7 @@ def test_entries_are_chosen_by_account_and_time(folder: Path) -> None:
     assert [e["request_id"] for e in log.entries(since=elsewhere)] == ["r3"]
 
 
-def test_no_field_takes_data(log: AuditLog, folder: Path) -> None:
+def test_fields_reject_data(log: AuditLog, folder: Path) -> None:
     fields = [
         ("email", "x"),
         ("user_id", "x"),
@@ -173,14 +173,14 @@ def test_no_field_takes_data(log: AuditLog, folder: Path) -> None:
     assert offenders(fields, check) == []
 
 
-def test_what_an_entry_needs(log: AuditLog) -> None:
+def test_required_fields_of_an_entry(log: AuditLog) -> None:
     for field in ("way", "operation"):
         with pytest.raises(ValueError, match=field):
             log.write({name: value for name, value in ENTRY.items() if name != field})
 
 
 @given(st.text(max_size=30))
-def test_whatever_fits_needs_no_escape(text: str) -> None:
+def test_valid_values_need_no_escaping(text: str) -> None:
     for field in ("account", "access_key", "error", "operation", "outcome", "request_id", "resource", "way"):
         if fits(field, text):
             assert json.dumps(text) == f'"{text}"'
@@ -223,7 +223,7 @@ def test_many_processes_write_at_once(folder: Path, log: AuditLog, method: str) 
     assert len(set(request_ids(log))) == log.verify().n_entries == 160
 
 
-def test_a_forked_child_writes_only_its_own(log: AuditLog) -> None:
+def test_forked_child_writes_only_its_own_entries(log: AuditLog) -> None:
     log.write({**ENTRY, "request_id": "parent"})
     log.write_soon({**ENTRY, "request_id": "parent-soon"})
     child = multiprocessing.get_context("fork").Process(target=write_and_close, args=(log, "child"))
@@ -252,7 +252,7 @@ def test_reads_are_written_soon_and_in_order(log: AuditLog) -> None:
     assert log.verify().n_entries == 4
 
 
-def test_closing_writes_what_waits_and_the_log_can_be_used_again(log: AuditLog) -> None:
+def test_close_writes_queued_entries_and_the_log_is_reusable(log: AuditLog) -> None:
     before = threading.enumerate()
     for turn in range(3):
         log.write_soon({**ENTRY, "request_id": f"r{turn}"})
@@ -297,7 +297,7 @@ def program(folder: Path, rest: str) -> subprocess.Popen[str]:
     )
 
 
-def test_the_end_of_the_interpreter_writes_what_waits(log: AuditLog, folder: Path) -> None:
+def test_interpreter_exit_writes_queued_entries(log: AuditLog, folder: Path) -> None:
     process = program(folder, "log.write_soon({'way': 'cli', 'operation': 'status'})")
     assert process.communicate() == ("", "")
     assert [entry["operation"] for entry in log.entries()] == ["status"]
@@ -316,7 +316,7 @@ for name in range(4):
 """
 
 
-def test_a_kill_loses_nothing_that_was_confirmed(log: AuditLog, folder: Path) -> None:
+def test_kill_loses_no_confirmed_entry(log: AuditLog, folder: Path) -> None:
     confirmed = set()
     for turn in range(4):
         process = program(folder, KEEP_WRITING.replace("{name}-{number}", f"{turn}-{{name}}-{{number}}"))
@@ -333,7 +333,7 @@ def test_a_kill_loses_nothing_that_was_confirmed(log: AuditLog, folder: Path) ->
     assert confirmed - written == set()
 
 
-def test_a_full_disk_is_an_error_and_leaves_the_log_whole(log: AuditLog, folder: Path) -> None:
+def test_full_disk_is_an_error_and_keeps_the_log_intact(log: AuditLog, folder: Path) -> None:
     fill(log, 20)
     rest = """
 import resource, signal
@@ -357,9 +357,7 @@ log.write(entry)
 
 
 @pytest.mark.parametrize("left", ["nothing", "a part"])
-def test_heads_that_a_kill_or_a_full_disk_left_behind_are_mended_by_the_next_append(
-    log: AuditLog, folder: Path, left: str
-) -> None:
+def test_outdated_heads_are_updated_by_the_next_append(log: AuditLog, folder: Path, left: str) -> None:
     fill(log, 3)
     heads = (folder / "audit.head").read_bytes()
     fill(log, 1)
@@ -372,9 +370,9 @@ def test_heads_that_a_kill_or_a_full_disk_left_behind_are_mended_by_the_next_app
     assert [line.split(":")[0] for line in lines if len(line) == 66] == [*"12345"]
 
 
-def test_while_the_disk_is_full_reads_wait_and_then_tell(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queued_reads_wait_for_a_full_disk_and_then_fail(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(audit_module, "_newest", refuse)
+        patch.setattr(audit_module, "_newest", fail)
         with pytest.raises(StorageFullError):
             for _ in range(100_000):
                 log.write_soon(ENTRY)
@@ -388,18 +386,18 @@ def test_while_the_disk_is_full_reads_wait_and_then_tell(log: AuditLog, monkeypa
     assert 4000 < verdict.n_entries < 5000
 
 
-def refuse(_connection: object) -> None:
+def fail(_connection: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_write_errors_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="audit log") as caught:
         AuditLog(tmp_path / "file", KEY, now).write(ENTRY)
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_file_that_is_not_a_database_is_told(log: AuditLog, folder: Path) -> None:
+def test_file_that_is_not_a_database_is_reported(log: AuditLog, folder: Path) -> None:
     folder.mkdir()
     (folder / "audit.db").write_bytes(b"no database" * 1000)
     for use in (log.verify, lambda: list(log.entries()), lambda: log.write(ENTRY)):
@@ -407,7 +405,7 @@ def test_a_file_that_is_not_a_database_is_told(log: AuditLog, folder: Path) -> N
             use()
 
 
-def test_a_defect_reaches_the_caller(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_reaches_the_caller(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """And does not leave it waiting for ever."""
 
     def broken(_connection: object) -> None:
@@ -421,12 +419,12 @@ def test_a_defect_reaches_the_caller(log: AuditLog, monkeypatch: pytest.MonkeyPa
     assert log.verify().n_entries == 1
 
 
-def test_what_is_confirmed_is_written_where_others_fail(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_confirmed_entry_is_written_although_others_fail(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     confirmed, refused = set(), set()
     newest, calls = audit_module._newest, itertools.count()
 
     def often_full(connection: object) -> object:
-        return refuse(connection) if next(calls) % 3 == 0 else newest(connection)
+        return fail(connection) if next(calls) % 3 == 0 else newest(connection)
 
     def work(name: int) -> None:
         for number in range(25):
@@ -449,7 +447,7 @@ def test_what_is_confirmed_is_written_where_others_fail(log: AuditLog, monkeypat
     assert log.verify().ok
 
 
-def test_a_copy_is_whole_while_others_write(log: AuditLog, folder: Path, tmp_path: Path) -> None:
+def test_copy_is_consistent_during_writes(log: AuditLog, folder: Path, tmp_path: Path) -> None:
     fill(log, 3)
     (tmp_path / "copy").mkdir()
     log.copy_to(tmp_path / "copy")
@@ -511,7 +509,7 @@ FORGERIES: dict[str, tuple[Callable[[list[bytes]], list[bytes]], int, str]] = {
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-def test_forgeries_are_found(written: tuple[list[bytes], bytes], folder: Path, is_old: bool) -> None:
+def test_forgeries_are_detected(written: tuple[list[bytes], bytes], folder: Path, is_old: bool) -> None:
     lines, heads = written
 
     def check(name: str) -> None:
@@ -526,7 +524,7 @@ def test_forgeries_are_found(written: tuple[list[bytes], bytes], folder: Path, i
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-def test_forgeries_stay_found_when_writing_goes_on(
+def test_forgeries_stay_detectable_after_further_writes(
     written: tuple[list[bytes], bytes], folder: Path, is_old: bool
 ) -> None:
     lines, heads = written
@@ -545,7 +543,7 @@ def test_forgeries_stay_found_when_writing_goes_on(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_changed_byte_is_found(
+def test_any_changed_byte_is_detected(
     written: tuple[list[bytes], bytes], tmp_path: Path, data: st.DataObject
 ) -> None:
     lines, heads = written
@@ -560,7 +558,7 @@ def test_any_changed_byte_is_found(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_other_order_or_choice_of_lines_is_found(
+def test_any_reordering_or_removal_of_lines_is_detected(
     written: tuple[list[bytes], bytes], tmp_path: Path, data: st.DataObject
 ) -> None:
     lines, heads = written
@@ -568,14 +566,14 @@ def test_any_other_order_or_choice_of_lines_is_found(
     assert not put(tmp_path / "audit", [lines[number] for number in chosen], heads).verify().ok
 
 
-def test_another_key_is_told(written: tuple[list[bytes], bytes], folder: Path) -> None:
+def test_wrong_key_is_reported(written: tuple[list[bytes], bytes], folder: Path) -> None:
     put(folder, *written)
     verdict = AuditLog(folder, InstallationKey(bytes(32)), now).verify()
     assert (verdict.ok, verdict.at) == (False, 1)
     assert "another installation's key" in (verdict.problem or "")
 
 
-def test_both_files_cut_back_need_a_head_kept_elsewhere(written: tuple[list[bytes], bytes], folder: Path) -> None:
+def test_truncation_of_both_files_needs_an_external_head(written: tuple[list[bytes], bytes], folder: Path) -> None:
     lines, heads = written
     kept = put(folder, lines, heads).verify().head
     log = put(folder, lines[:5], b"".join(heads.splitlines(keepends=True)[:5]))
@@ -588,7 +586,7 @@ def test_both_files_cut_back_need_a_head_kept_elsewhere(written: tuple[list[byte
     assert (verdict.ok, verdict.at) == (False, N)
 
 
-def test_an_end_that_nobody_can_read_is_told(log: AuditLog, folder: Path) -> None:
+def test_unreadable_end_is_reported(log: AuditLog, folder: Path) -> None:
     fill(log, 5)
     put_lines(folder, [*lines_of(folder), *[b"x"] * 300])
     with pytest.raises(ConfigurationError, match="cannot be read"):
@@ -596,7 +594,7 @@ def test_an_end_that_nobody_can_read_is_told(log: AuditLog, folder: Path) -> Non
     assert log.verify().at == 6
 
 
-def test_a_room_that_an_entry_is_no_longer_found_by_is_missed(log: AuditLog, folder: Path) -> None:
+def test_altered_room_index_is_detected(log: AuditLog, folder: Path) -> None:
     fill_rooms(log, 4)
     with closing(sqlite3.connect(folder / "audit.db")) as connection, connection:
         connection.execute("UPDATE audit_entries SET room = NULL WHERE place = 5")
@@ -604,7 +602,7 @@ def test_a_room_that_an_entry_is_no_longer_found_by_is_missed(log: AuditLog, fol
     assert (verdict.ok, verdict.at) == (False, 5)
 
 
-def test_heads_that_were_removed_are_missed_in_a_long_log(log: AuditLog, folder: Path) -> None:
+def test_removed_heads_of_a_long_log_are_detected(log: AuditLog, folder: Path) -> None:
     for _ in range(1100):
         log.write_soon(ENTRY)
     log.flush()
@@ -613,7 +611,7 @@ def test_heads_that_were_removed_are_missed_in_a_long_log(log: AuditLog, folder:
     assert "was truncated" in (log.verify().problem or "")
 
 
-def test_a_line_without_end_takes_no_memory(folder: Path, written: tuple[list[bytes], bytes]) -> None:
+def test_endless_line_uses_no_memory(folder: Path, written: tuple[list[bytes], bytes]) -> None:
     lines, heads = written
     log = put_old(folder, lines[0], heads[: heads.index(b"\n") + 1])
     with (folder / "audit.jsonl").open("r+b") as stream:
@@ -628,7 +626,7 @@ def test_a_line_without_end_takes_no_memory(folder: Path, written: tuple[list[by
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def test_a_head_is_parsed_strictly() -> None:
+def test_head_is_parsed_strictly() -> None:
     def check(text: str) -> None:
         with pytest.raises(ValueError):
             AuditHead.parse(text)
@@ -637,7 +635,7 @@ def test_a_head_is_parsed_strictly() -> None:
     assert offenders(["", "7", f"0:{zeros}", f"7:{zeros[:63]}", "7:" + "G" * 64, f"7:{zeros}\n1"], check) == []
 
 
-def test_verifying_while_others_write(log: AuditLog) -> None:
+def test_verification_during_writes(log: AuditLog) -> None:
     ended = threading.Event()
 
     def keep_writing() -> None:
@@ -673,7 +671,7 @@ def fill_rooms(log: AuditLog, n_entries: int) -> None:
         log.write({**ENTRY, "request_id": f"n{number}"})
 
 
-def test_the_entries_of_a_room_are_found_as_the_log_grows(log: AuditLog) -> None:
+def test_room_entries_are_found_as_the_log_grows(log: AuditLog) -> None:
     assert entries_of(log, "mine") == []
     for n_found in (2, 4):
         fill_rooms(log, 4)
@@ -682,7 +680,7 @@ def test_the_entries_of_a_room_are_found_as_the_log_grows(log: AuditLog) -> None
     assert log.verify().ok
 
 
-def test_many_entries_of_a_room_are_read_in_parts(log: AuditLog, folder: Path) -> None:
+def test_many_room_entries_are_read_in_batches(log: AuditLog, folder: Path) -> None:
     for number in range(1100):
         log.write_soon({**ENTRY, "request_id": f"r{number}", "room": "mine" if number % 2 else "other"})
     log.flush()
@@ -704,7 +702,7 @@ def old(folder: Path) -> AuditLog:
     return put_old(folder, (OF_BEFORE / "audit.jsonl").read_bytes(), (OF_BEFORE / "audit.head").read_bytes())
 
 
-def test_an_old_log_verifies_and_goes_on(old: AuditLog, folder: Path) -> None:
+def test_old_log_verifies_and_continues(old: AuditLog, folder: Path) -> None:
     (folder / "audit.index").touch()
     kept = AuditHead.parse((OF_BEFORE / "audit.head").read_text().splitlines()[-1])
     verdict = old.verify(expect=kept)
@@ -721,7 +719,7 @@ def test_an_old_log_verifies_and_goes_on(old: AuditLog, folder: Path) -> None:
     assert not (folder / "audit.index").exists()
 
 
-def test_an_old_log_is_imported_once_by_many_processes(old: AuditLog, folder: Path) -> None:
+def test_old_log_is_imported_once_by_concurrent_processes(old: AuditLog, folder: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
     processes = [context.Process(target=write_some, args=(folder, name, 3, barrier)) for name in range(3)]
@@ -732,15 +730,15 @@ def test_an_old_log_is_imported_once_by_many_processes(old: AuditLog, folder: Pa
     assert (old.verify().ok, old.verify().n_entries) == (True, 8 + 18)
 
 
-def test_an_import_that_is_killed_is_made_again(old: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_import_is_repeated(old: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(audit_module, "_row", refuse)
+        patch.setattr(audit_module, "_row", fail)
         with pytest.raises(TypeError):
             old.verify()
     assert (old.verify().ok, old.verify().n_entries) == (True, 8)
 
 
-def test_an_old_append_that_was_cut_off_is_told_as_that(written: tuple[list[bytes], bytes], folder: Path) -> None:
+def test_interrupted_old_append_is_reported(written: tuple[list[bytes], bytes], folder: Path) -> None:
     """As a kill left it: the heads end with the entry before, or are cut off themselves."""
     content, heads = b"".join(written[0][:4]), b"".join(written[1].splitlines(keepends=True)[:3])
 
@@ -758,7 +756,7 @@ def test_an_old_append_that_was_cut_off_is_told_as_that(written: tuple[list[byte
     assert offenders(product([1, 2, 30, 75, 76, 100, 200], [True, False]), check) == []
 
 
-def test_an_old_append_that_a_power_cut_mixed_up_is_told_as_cut_off(old: AuditLog, folder: Path) -> None:
+def test_old_append_scrambled_by_a_power_cut_is_reported_as_interrupted(old: AuditLog, folder: Path) -> None:
     """Blocks of an append that was not yet flushed may reach the disk in any order, others staying empty; the
     release before accounted for them."""
     lines = (OF_BEFORE / "audit.jsonl").read_bytes().splitlines(keepends=True)
@@ -777,7 +775,7 @@ def server(postgresql_server: str) -> Iterator[str]:  # noqa: F811 - the fixture
 
 
 @pytest.mark.postgresql
-def test_a_server_holds_the_table(server: str, folder: Path) -> None:
+def test_server_stores_the_table(server: str, folder: Path) -> None:
     logs = [AuditLog(folder, KEY, now, make_url(server)) for _ in range(2)]
     assert (logs[0].verify().ok, list(logs[0].entries())) == (True, [])
     fill_rooms(logs[0], 2)
@@ -793,7 +791,7 @@ def test_a_server_holds_the_table(server: str, folder: Path) -> None:
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("is_old", [False, True])
-def test_a_log_moves_to_a_server_with_the_catalogue(server: str, folder: Path, is_old: bool) -> None:
+def test_log_moves_to_a_server_with_the_catalogue(server: str, folder: Path, is_old: bool) -> None:
     heads = (OF_BEFORE / "audit.head").read_bytes()
     log = put_old(folder, (OF_BEFORE / "audit.jsonl").read_bytes(), heads)
     if not is_old:

@@ -63,7 +63,7 @@ def fetched(place: ObjectPlace, tmp_path: Path, max_bytes: int = LIMIT) -> bytes
 
 
 @pytest.mark.parametrize("bucket", ["anything", "mine"])
-def test_a_bucket_is_a_folder_of_the_caller(buckets: Buckets, home: Home, tmp_path: Path, bucket: str) -> None:
+def test_bucket_is_a_folder_of_the_caller(buckets: Buckets, home: Home, tmp_path: Path, bucket: str) -> None:
     source = tmp_path / "upload"
     source.write_bytes(b"content")
     place = buckets.locate(MINE, f"s3://{bucket}/a/seed.jsonl")
@@ -78,14 +78,14 @@ def test_a_bucket_is_a_folder_of_the_caller(buckets: Buckets, home: Home, tmp_pa
     assert [entry.key for entry in buckets.locate(MINE, f"s3://{bucket}/a").list()] == ["a/seed.jsonl"]
 
 
-def test_the_same_name_means_another_folder_for_another_account(buckets: Buckets, home: Home) -> None:
+def test_same_name_is_another_folder_for_another_account(buckets: Buckets, home: Home) -> None:
     keep(home, "anything/seed.jsonl")
     assert buckets.locate(MINE, "s3://anything/seed.jsonl").exists()
     assert not buckets.locate(THEIRS, "s3://anything/seed.jsonl").exists()
 
 
 @pytest.mark.parametrize("bucket", ["theirs", "theirs-real"])
-def test_a_bucket_of_another_account_is_forbidden(buckets: Buckets, bucket: str) -> None:
+def test_bucket_of_another_account_is_forbidden(buckets: Buckets, bucket: str) -> None:
     with pytest.raises(BucketForbiddenError) as caught:
         buckets.locate(MINE, f"s3://{bucket}/seed.jsonl")
     assert caught.value.status_code == "SEED_NOT_FOUND"
@@ -96,7 +96,7 @@ def test_a_bucket_of_another_account_is_forbidden(buckets: Buckets, bucket: str)
     assert buckets.locate(THEIRS, f"s3://{bucket}/seed.jsonl").url == f"s3://{bucket}/seed.jsonl"
 
 
-def test_a_registration_that_could_not_be_used_is_refused() -> None:
+def test_unusable_registration_is_rejected() -> None:
     def check(url: str | None, profile: str | None) -> None:
         with pytest.raises(ConfigurationError):
             RegisteredBucket("b", MINE, url, profile)
@@ -111,7 +111,7 @@ def test_a_registration_that_could_not_be_used_is_refused() -> None:
     assert offenders(registrations, check) == []
 
 
-def test_an_account_is_twelve_digits(buckets: Buckets) -> None:
+def test_account_must_be_twelve_digits(buckets: Buckets) -> None:
     def check(account: str) -> None:
         with pytest.raises(UsageError):
             buckets.locate(account, "s3://anything/x")
@@ -152,7 +152,7 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example("up/seed.jsonl", "mybucket")
 @example("a/up", "mybucket")
 @example("link/", "mybucket")
-def test_no_url_leads_out_of_its_bucket(trap: Path, key: str, bucket: str) -> None:
+def test_urls_cannot_leave_their_bucket(trap: Path, key: str, bucket: str) -> None:
     home = Home.open(trap / "home")
     root = folder_of(home, "mybucket")
     url = f"s3://{bucket}/{key}"
@@ -174,7 +174,7 @@ def test_no_url_leads_out_of_its_bucket(trap: Path, key: str, bucket: str) -> No
     assert sorted(trap.rglob("*")) == before
 
 
-def test_a_link_that_comes_after_locating_is_not_followed(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_link_created_after_resolving_is_not_followed(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     keep(home, "anything/a/seed.jsonl")
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -191,7 +191,7 @@ def test_a_link_that_comes_after_locating_is_not_followed(buckets: Buckets, home
     assert (outside / "seed.jsonl").read_text() == "theirs"
 
 
-def test_a_folder_is_no_object(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_folder_is_not_an_object(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     keep(home, "anything/a/seed.jsonl")
 
     def check(url: str) -> None:
@@ -205,7 +205,7 @@ def test_a_folder_is_no_object(buckets: Buckets, home: Home, tmp_path: Path) -> 
     assert offenders(["s3://anything", "s3://anything/", "s3://anything/a/"], check) == []
 
 
-def test_a_seed_that_is_not_there_is_told(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_missing_seed_is_reported(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     keep(home, "anything/seed.jsonl")
     folder_of(home, "anything/empty").mkdir()
 
@@ -219,7 +219,7 @@ def test_a_seed_that_is_not_there_is_told(buckets: Buckets, home: Home, tmp_path
     assert offenders(["nothing", "nothing/", "empty", "seed.jsonl/x"], check) == []
 
 
-def test_a_file_keeps_its_format(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_file_keeps_its_format(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     def check(name: str, suffix: str) -> None:
         keep(home, f"anything/{name}")
         place = buckets.locate(MINE, f"s3://anything/{name}")
@@ -230,13 +230,13 @@ def test_a_file_keeps_its_format(buckets: Buckets, home: Home, tmp_path: Path) -
     assert offenders(suffixes.items(), check) == []
 
 
-def test_a_format_that_is_not_read_is_told(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_unsupported_format_is_reported(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     keep(home, "anything/seed.xlsx")
     with pytest.raises(SeedError, match="Excel workbooks are not read"):
         fetched(buckets.locate(MINE, "s3://anything/seed.xlsx"), tmp_path)
 
 
-def test_a_seed_has_a_limit(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_seed_size_is_limited(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     def check(n_bytes: int, is_taken: bool) -> None:
         keep(home, "anything/seed.jsonl", b"x" * n_bytes)
         keep(home, "anything/parts/1.jsonl", b"x" * (n_bytes // 2))
@@ -253,7 +253,7 @@ def test_a_seed_has_a_limit(buckets: Buckets, home: Home, tmp_path: Path) -> Non
     assert offenders([(99, True), (100, True), (101, False), (3_000_000, False)], check) == []
 
 
-def test_a_file_that_grows_while_it_is_read_is_not_taken(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_file_growing_while_read_is_rejected(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     os.truncate(keep(home, "anything/seed.jsonl"), 0)
     place = buckets.locate(MINE, "s3://anything/seed.jsonl")
     path = folder_of(home, "anything/seed.jsonl")
@@ -286,7 +286,7 @@ def parquet(*users: str, column: str = "user_id") -> bytes:
 BOM = b"\xef\xbb\xbf"
 
 
-def test_the_files_of_a_folder_are_one_seed(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_files_of_a_folder_are_one_seed(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     folders: list[tuple[dict[str, bytes], bytes]] = [
         ({"1.jsonl": lines("a", "b"), "2.jsonl": lines("c")}, lines("a", "b", "c")),
         ({"1.jsonl": lines("a").rstrip(), "2.json": BOM + lines("b")}, lines("a", "b")),
@@ -313,7 +313,7 @@ def test_the_files_of_a_folder_are_one_seed(buckets: Buckets, home: Home, tmp_pa
     assert offenders([(number, *folder) for number, folder in enumerate(folders)], check) == []
 
 
-def test_parquet_files_are_one_seed(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_parquet_files_are_merged_into_one_seed(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     keep(home, "anything/seeds/1.parquet", parquet("a", "b"))
     keep(home, "anything/seeds/2.parquet.gz", gzip.compress(parquet("c")))
     path = buckets.locate(MINE, "s3://anything/seeds").fetch(tmp_path / "seed", max_bytes=LIMIT)
@@ -324,7 +324,7 @@ def test_parquet_files_are_one_seed(buckets: Buckets, home: Home, tmp_path: Path
 CANARY = "canary-7f3a"
 
 
-def test_files_that_make_no_seed_are_told(buckets: Buckets, home: Home, tmp_path: Path) -> None:
+def test_unmergeable_files_are_reported(buckets: Buckets, home: Home, tmp_path: Path) -> None:
     folders: list[tuple[dict[str, bytes], str]] = [
         ({"1.jsonl": lines("a"), "2.csv": b"user_id\na\n"}, "SEED_INVALID"),
         ({"1.csv": f"{CANARY}\na\n".encode(), "2.csv": b"other\na\n"}, "SEED_INVALID"),

@@ -26,7 +26,7 @@ def destination(home: Home, account: str, url: str) -> ObjectPlace:
     return Buckets(home, lambda _: None).destination(account, url)
 
 
-def test_a_plain_url(home: Home) -> None:
+def test_plain_url_is_resolved(home: Home) -> None:
     urls = [
         ("s3://audiences", "audiences"),
         ("s3://audiences/", "audiences"),
@@ -45,7 +45,7 @@ def test_a_plain_url(home: Home) -> None:
     assert offenders(urls, check) == []
 
 
-REFUSED = [
+REJECTED = [
     "s3://audiences/../other",
     "s3://audiences/a/../../../x",
     "s3://audiences/.",
@@ -87,17 +87,17 @@ REFUSED = [
 ]
 
 
-def test_anything_else_is_refused(home: Home) -> None:
+def test_other_urls_are_rejected(home: Home) -> None:
     def check(url: str) -> None:
         with pytest.raises(UsageError) as caught:
             destination(home, ACCOUNT, url)
         assert caught.value.remedy
         assert len(url) < 6 or url not in str(caught.value)
 
-    assert offenders(REFUSED, check) == []
+    assert offenders(REJECTED, check) == []
 
 
-def test_an_account_is_twelve_digits(home: Home) -> None:
+def test_account_must_be_twelve_digits(home: Home) -> None:
     def check(account: str) -> None:
         with pytest.raises(UsageError):
             destination(home, account, "s3://audiences/x")
@@ -108,12 +108,12 @@ def test_an_account_is_twelve_digits(home: Home) -> None:
 
 @given(
     st.one_of(
-        st.text(), st.sampled_from(REFUSED), st.from_regex(r"\As3://[a-z.-]{0,6}(/[a-z.%\\ ~]{0,4}){0,5}\Z")
+        st.text(), st.sampled_from(REJECTED), st.from_regex(r"\As3://[a-z.-]{0,6}(/[a-z.%\\ ~]{0,4}){0,5}\Z")
     ),
     st.one_of(st.just(ACCOUNT), st.text(max_size=14)),
 )
 @example("s3://abc/...", ACCOUNT)
-def test_every_url_is_refused_or_stays_in_its_bucket(shared_home: Home, url: str, account: str) -> None:
+def test_every_url_is_rejected_or_stays_in_its_bucket(shared_home: Home, url: str, account: str) -> None:
     try:
         place = destination(shared_home, account, url)
     except UsageError:
@@ -123,7 +123,7 @@ def test_every_url_is_refused_or_stays_in_its_bucket(shared_home: Home, url: str
     assert place.url == url.removesuffix("/")
 
 
-def test_a_link_does_not_lead_out_of_the_bucket(home: Home, tmp_path: Path) -> None:
+def test_link_cannot_leave_the_bucket(home: Home, tmp_path: Path) -> None:
     buckets = home.accounts / ACCOUNT / "buckets"
     (buckets / "mine").mkdir(parents=True)
     (buckets / "theirs").mkdir()
@@ -139,7 +139,7 @@ def test_a_link_does_not_lead_out_of_the_bucket(home: Home, tmp_path: Path) -> N
             destination(home, ACCOUNT, f"s3://{url}")
 
 
-def test_a_bucket_holds_no_links_at_all(home: Home) -> None:
+def test_bucket_allows_no_links(home: Home) -> None:
     bucket = home.accounts / ACCOUNT / "buckets" / "mine"
     (bucket / "real").mkdir(parents=True)
     (bucket / "inside").symlink_to("real")
@@ -147,13 +147,13 @@ def test_a_bucket_holds_no_links_at_all(home: Home) -> None:
         destination(home, ACCOUNT, "s3://mine/inside/x")
 
 
-def test_the_operator_may_keep_an_account_elsewhere(home: Home, tmp_path: Path) -> None:
+def test_operator_may_link_an_account_folder_elsewhere(home: Home, tmp_path: Path) -> None:
     (home.accounts / ACCOUNT).symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "buckets").mkdir(parents=True)
     assert destination(home, ACCOUNT, "s3://mine/x").url == "s3://mine/x"
 
 
-def test_a_link_to_itself_is_refused(home: Home) -> None:
+def test_link_to_itself_is_rejected(home: Home) -> None:
     bucket = home.accounts / ACCOUNT / "buckets" / "mine"
     bucket.mkdir(parents=True)
     (bucket / "around").symlink_to("around")

@@ -9,7 +9,7 @@ from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.storage import Home
 
 
-def test_it_is_made_with_its_parts(tmp_path: Path) -> None:
+def test_home_is_created_with_its_folders(tmp_path: Path) -> None:
     home = Home.open(tmp_path / "new" / "home")
     parts = (home.accounts, home.inbox_seeds, home.artifacts, home.seeds, home.scratch_root)
     assert all(part.is_dir() and part.is_relative_to(home.root) for part in parts)
@@ -17,7 +17,7 @@ def test_it_is_made_with_its_parts(tmp_path: Path) -> None:
     assert Home.open(home.root) == home
 
 
-def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
+def test_file_instead_of_the_home_is_reported(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
     with pytest.raises(ConfigurationError, match="cannot be written") as caught:
         Home.open(tmp_path / "home")

@@ -21,7 +21,7 @@ def load(path: Path, barrier: object, found: object) -> None:
     found.put(InstallationKey.load_or_create(path).secret)
 
 
-def test_eight_processes_make_one_key(tmp_path: Path) -> None:
+def test_concurrent_processes_create_one_key(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     for attempt in range(3):
         path = tmp_path / str(attempt) / "installation.key"
@@ -36,7 +36,7 @@ def test_eight_processes_make_one_key(tmp_path: Path) -> None:
         assert [entry.name for entry in path.parent.iterdir()] == ["installation.key"]
 
 
-def test_the_file_is_its_owners_only(tmp_path: Path) -> None:
+def test_key_file_is_accessible_to_its_owner_only(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         InstallationKey.load_or_create(tmp_path / "installation.key")
@@ -45,7 +45,7 @@ def test_the_file_is_its_owners_only(tmp_path: Path) -> None:
     assert (tmp_path / "installation.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_it_is_made_once(tmp_path: Path) -> None:
+def test_key_is_created_once(tmp_path: Path) -> None:
     path = tmp_path / "installation.key"
     first = InstallationKey.load_or_create(path)
     assert len(first.secret) == 32
@@ -54,7 +54,7 @@ def test_it_is_made_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"short", bytes(33)])
-def test_a_file_of_another_length_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_of_another_length_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "installation.key"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match="32 bytes"):
@@ -62,12 +62,12 @@ def test_a_file_of_another_length_is_refused(tmp_path: Path, content: bytes) -> 
     assert path.read_bytes() == content
 
 
-def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+def test_folder_instead_of_the_key_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="IsADirectoryError"):
         InstallationKey.load_or_create(tmp_path)
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     def no_randomness(n_bytes: int) -> bytes:
         if n_bytes == 32:
             raise OSError(28, "No space left on device")
@@ -78,12 +78,12 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_never_printed() -> None:
+def test_key_is_never_printed() -> None:
     for text in (repr(KEY), str(KEY), f"{KEY}"):
         assert text == "InstallationKey()"
 
 
-def test_each_purpose_has_a_key_of_its_own() -> None:
+def test_each_purpose_has_its_own_key() -> None:
     derived = [KEY.derive(purpose) for purpose in ("seeds", "seed", "audit", "")]
     assert len({*derived, KEY.secret}) == 5
     assert {len(key) for key in derived} == {32}
@@ -91,19 +91,19 @@ def test_each_purpose_has_a_key_of_its_own() -> None:
     assert InstallationKey(bytes(32)).derive("seeds") != derived[0]
 
 
-def test_derivation_stays_as_it_is() -> None:
+def test_derivation_is_unchanged() -> None:
     """Kept seeds and digests of an older home must stay readable."""
     assert KEY.derive("kept seeds").hex() == "a4dac2e362055adb36cad630fcd8748dff68e72ca7e708b6a275c51f15cb3cb3"
     assert KEY.digest("seed digests", b"x") == "7f19f979ab35c7922d5a45b531770d9241a7589963b6c1deb5dfee4db75e6ea8"
 
 
-def test_a_digest_needs_the_key_and_the_purpose() -> None:
+def test_digest_depends_on_key_and_purpose() -> None:
     assert KEY.digest("a", b"x") != KEY.digest("b", b"x")
     assert KEY.digest("a", b"x") != InstallationKey(bytes(32)).digest("a", b"x")
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=4), st.lists(st.binary(max_size=40), max_size=4))
-def test_files_have_the_same_digest_only_if_their_contents_are_the_same(
+def test_digest_of_files_depends_on_their_contents(
     tmp_path_factory: pytest.TempPathFactory, first: list[bytes], second: list[bytes]
 ) -> None:
     folder = tmp_path_factory.mktemp("digest")
@@ -118,14 +118,14 @@ def test_files_have_the_same_digest_only_if_their_contents_are_the_same(
 
 
 @given(st.binary(max_size=500))
-def test_what_was_sealed_is_unsealed(content: bytes) -> None:
+def test_sealed_bytes_are_unsealed(content: bytes) -> None:
     sealed = KEY.seal("kept seeds", content)
     assert KEY.unseal("kept seeds", sealed) == content
     assert len(content) < 6 or content not in sealed
 
 
 @given(st.binary(min_size=1, max_size=100), st.data())
-def test_what_was_altered_is_refused(content: bytes, data: st.DataObject) -> None:
+def test_altered_bytes_are_rejected(content: bytes, data: st.DataObject) -> None:
     sealed = bytearray(KEY.seal("kept seeds", content))
     place = data.draw(st.integers(0, len(sealed) - 1))
     sealed[place] = (sealed[place] + data.draw(st.integers(1, 255))) % 256

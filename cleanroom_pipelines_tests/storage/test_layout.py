@@ -22,7 +22,7 @@ ANY_TEXT = st.one_of(st.text(), st.sampled_from(HOSTILE), st.from_regex(r"\A[a-z
 @example("x" * 41 + "-0123456789ab")
 @example("x-0123456789AB")
 @example("x-\uff10123456789ab")
-def test_a_partition_gives_twelve_hex_digits_or_is_refused(text: str) -> None:
+def test_partition_segment_is_twelve_hex_digits_or_rejected(text: str) -> None:
     try:
         segment = path_of_partition(text)
     except UsageError as error:
@@ -35,12 +35,12 @@ def test_a_partition_gives_twelve_hex_digits_or_is_refused(text: str) -> None:
 @given(st.text(max_size=80))
 @example("../../etc/passwd")
 @example("🛒 Einkauf\n'; DROP TABLE")
-def test_every_name_makes_a_key_that_makes_a_path(name: str) -> None:
+def test_every_name_gives_a_key_with_a_valid_path(name: str) -> None:
     assert path_of_partition(partition_key(name, lambda n: "ab" * n)) == "ab" * 6
 
 
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
-def test_a_reference_is_refused_or_stays_below_the_store(asset: str, partition: str, version: str) -> None:
+def test_reference_is_rejected_or_stays_below_the_store(asset: str, partition: str, version: str) -> None:
     for parts in (
         (asset, partition, version),
         (asset, "x-0123456789ab", "0001-00000000"),
@@ -55,7 +55,7 @@ def test_a_reference_is_refused_or_stays_below_the_store(asset: str, partition: 
         assert all(re.fullmatch("[a-z0-9_-]+", part) for part in path.parts)
 
 
-def test_no_other_asset() -> None:
+def test_invalid_asset_names_are_rejected() -> None:
     def check(text: str) -> None:
         with pytest.raises(UsageError):
             path_of_asset(text)
@@ -63,7 +63,7 @@ def test_no_other_asset() -> None:
     assert offenders([*HOSTILE, "Audience", "a-b", "a" * 65], check) == []
 
 
-def test_no_other_version() -> None:
+def test_invalid_versions_are_rejected() -> None:
     def check(text: str) -> None:
         assert not is_version(text)
         with pytest.raises(UsageError):
@@ -73,5 +73,5 @@ def test_no_other_version() -> None:
     assert offenders(texts, check) == []
 
 
-def test_versions_go_on_beyond_four_digits() -> None:
+def test_versions_may_exceed_four_digits() -> None:
     assert path_of_version("12345-00000000") == "12345-00000000"

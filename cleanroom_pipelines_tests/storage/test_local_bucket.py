@@ -48,7 +48,7 @@ def everything(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-def test_an_object_comes_back(bucket: LocalBucket) -> None:
+def test_object_round_trip(bucket: LocalBucket) -> None:
     content = os.urandom(3_000_000)
     for each in (b"earlier", content):
         put(bucket, "a/b/c.bin", each)
@@ -58,20 +58,20 @@ def test_an_object_comes_back(bucket: LocalBucket) -> None:
 
 
 @pytest.mark.parametrize("key", ["nothing", "a/nothing", "a/b.txt/c", "a"])
-def test_what_is_not_there_is_told(bucket: LocalBucket, key: str) -> None:
+def test_missing_object_is_reported(bucket: LocalBucket, key: str) -> None:
     put(bucket, "a/b.txt")
     assert bucket.size(key) is None
     with pytest.raises(NotFoundError):
         bucket.open(key)
 
 
-def test_an_empty_bucket_has_nothing(bucket: LocalBucket) -> None:
+def test_empty_bucket_has_no_objects(bucket: LocalBucket) -> None:
     assert bucket.size("a") is None
     assert list(bucket.list("")) == []
 
 
 @pytest.mark.parametrize("key", ["a", "a/b.txt/c"])
-def test_a_file_and_a_folder_of_one_name_do_not_go_together(bucket: LocalBucket, key: str) -> None:
+def test_file_and_folder_cannot_share_a_name(bucket: LocalBucket, key: str) -> None:
     put(bucket, "a/b.txt", b"kept")
     with pytest.raises(BucketError) as caught:
         put(bucket, key)
@@ -80,7 +80,7 @@ def test_a_file_and_a_folder_of_one_name_do_not_go_together(bucket: LocalBucket,
     assert read(bucket, "a/b.txt") == b"kept"
 
 
-def test_an_object_that_is_cut_off_leaves_the_earlier_one(bucket: LocalBucket) -> None:
+def test_interrupted_write_keeps_the_earlier_object(bucket: LocalBucket) -> None:
     class Cut(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             if self.tell():
@@ -94,7 +94,7 @@ def test_an_object_that_is_cut_off_leaves_the_earlier_one(bucket: LocalBucket) -
     assert read(bucket, "a/b") == b"earlier"
 
 
-def test_a_full_disk_is_told(bucket: LocalBucket) -> None:
+def test_full_disk_is_reported(bucket: LocalBucket) -> None:
     with (
         mock.patch.object(os, "fsync", side_effect=OSError(28, os.strerror(28))),
         pytest.raises(StorageFullError),
@@ -102,7 +102,7 @@ def test_a_full_disk_is_told(bucket: LocalBucket) -> None:
         put(bucket, "b")
 
 
-def test_a_refusal_is_told_without_the_path(bucket: LocalBucket) -> None:
+def test_denied_access_is_reported_without_the_path(bucket: LocalBucket) -> None:
     put(bucket, "a/b")
     refusal = PermissionError(13, "Permission denied", str(bucket.path("a")))
     with mock.patch.object(os, "open", side_effect=refusal), pytest.raises(BucketError) as caught:
@@ -126,7 +126,7 @@ def linked(bucket: LocalBucket, outside: Path) -> LocalBucket:
 
 
 @pytest.mark.parametrize("key", LINKED)
-def test_no_link_is_followed(linked: LocalBucket, outside: Path, key: str) -> None:
+def test_links_are_not_followed(linked: LocalBucket, outside: Path, key: str) -> None:
     before = everything(outside)
     with pytest.raises(BucketError, match="link"):
         linked.open(key)
@@ -138,13 +138,13 @@ def test_no_link_is_followed(linked: LocalBucket, outside: Path, key: str) -> No
     assert (outside / "secret").read_text() == "theirs"
 
 
-def test_a_listing_leaves_links_out(linked: LocalBucket) -> None:
+def test_listing_omits_links(linked: LocalBucket) -> None:
     assert [entry.key for entry in linked.list("")] == ["a/plain"]
     with pytest.raises(BucketError):
         list(linked.list("folder"))
 
 
-def test_a_link_in_the_place_of_the_bucket_is_not_followed(tmp_path: Path, outside: Path) -> None:
+def test_bucket_replaced_by_a_link_is_not_followed(tmp_path: Path, outside: Path) -> None:
     (tmp_path / "buckets").mkdir()
     (tmp_path / "buckets" / "mine").symlink_to(outside)
     bucket = LocalBucket(tmp_path / "buckets" / "mine")
@@ -154,7 +154,7 @@ def test_a_link_in_the_place_of_the_bucket_is_not_followed(tmp_path: Path, outsi
 
 
 @pytest.mark.parametrize("nth", range(4))
-def test_a_link_that_comes_between_two_calls_has_no_effect(
+def test_link_created_between_calls_has_no_effect(
     bucket: LocalBucket, outside: Path, tmp_path: Path, nth: int
 ) -> None:
     """The folder is swapped for a link before the nth opening on the way to the object."""
@@ -180,7 +180,7 @@ def test_a_link_that_comes_between_two_calls_has_no_effect(
 
 
 @pytest.mark.parametrize("nth", range(4))
-def test_a_link_that_comes_while_writing_has_no_effect(
+def test_link_created_while_writing_has_no_effect(
     bucket: LocalBucket, outside: Path, tmp_path: Path, nth: int
 ) -> None:
     put(bucket, "sub/secret", b"mine")
@@ -205,7 +205,7 @@ def test_a_link_that_comes_while_writing_has_no_effect(
     assert (outside / "sub" / "secret").read_text() == (outside / "secret").read_text() == "theirs"
 
 
-def test_a_pipe_holds_nobody_up(bucket: LocalBucket) -> None:
+def test_pipe_does_not_block(bucket: LocalBucket) -> None:
     put(bucket, "a/b")
     os.mkfifo(bucket.path("a/pipe"))
     with pytest.raises(NotFoundError):
@@ -213,7 +213,7 @@ def test_a_pipe_holds_nobody_up(bucket: LocalBucket) -> None:
     assert [entry.key for entry in bucket.list("")] == ["a/b"]
 
 
-def test_a_listing_leaves_drafts_and_unspeakable_names_out(bucket: LocalBucket) -> None:
+def test_listing_omits_drafts_and_undecodable_names(bucket: LocalBucket) -> None:
     put(bucket, "a/b", b"12345")
     root = bucket.path("a")
     (root / ".export-0123abcd").mkdir()
@@ -241,7 +241,7 @@ NAMES = st.sampled_from(["a", "b", "a-", "a0", "a!", "B", "a b"])
     st.integers(1, 5),
     st.sampled_from(["", "a", "a/a", "b", "nothing"]),
 )
-def test_a_listing_has_every_object_once_in_the_order_of_its_bytes(
+def test_listing_has_every_object_once_in_byte_order(
     tmp_path_factory: pytest.TempPathFactory, keys: list[str], limit: int, folder: str
 ) -> None:
     bucket = LocalBucket(tmp_path_factory.mktemp("buckets") / "mine")
@@ -259,7 +259,7 @@ def test_a_listing_has_every_object_once_in_the_order_of_its_bytes(
     assert list(all_pages(bucket, folder, limit, deep=False)) == directly
 
 
-def test_descriptors_are_given_back(linked: LocalBucket) -> None:
+def test_descriptors_are_closed(linked: LocalBucket) -> None:
     fds = Path("/proc/self/fd")
     if not fds.exists():
         pytest.skip("this system does not tell its open files")

@@ -52,7 +52,7 @@ def drafts(home: Home) -> list[Path]:
     return list(home.artifacts.rglob(".draft-*"))
 
 
-def test_what_a_killed_process_leaves_is_deleted(home: Home, other: tuple[subprocess.Popen[str], Path]) -> None:
+def test_leftovers_of_a_killed_process_are_deleted(home: Home, other: tuple[subprocess.Popen[str], Path]) -> None:
     process, folder = other
     assert clean_up_after_the_dead(home.scratch_root) == 0, "it lives"
     assert (folder / "spill" / "rows").is_file()
@@ -65,13 +65,13 @@ def test_what_a_killed_process_leaves_is_deleted(home: Home, other: tuple[subpro
     assert clean_up_after_the_dead(home.scratch_root) == 0
 
 
-def test_a_process_that_ends_by_itself_leaves_nothing(home: Home) -> None:
+def test_process_that_exits_leaves_nothing(home: Home) -> None:
     script = "import sys; from cleanroom_pipelines.storage import Home; Home.open(sys.argv[1]).scratch"
     subprocess.run([sys.executable, "-c", script, str(home.root)], check=True)
     assert [path.name for path in home.scratch_root.rglob("*")] == [".alive"]
 
 
-def test_the_folder_of_another_host_is_left(home: Home) -> None:
+def test_folder_of_another_host_is_kept(home: Home) -> None:
     folder = home.scratch_root / "0123456789abcdef"
     folder.mkdir()
     (home.scratch_root / ".alive").mkdir(exist_ok=True)
@@ -80,14 +80,14 @@ def test_the_folder_of_another_host_is_left(home: Home) -> None:
     assert folder.is_dir()
 
 
-def test_a_process_has_one_folder_of_its_own(home: Home) -> None:
+def test_process_has_its_own_folder(home: Home) -> None:
     first = home.scratch
     assert home.scratch == first == folder_of_process(home.scratch_root)
     assert is_process_folder(first)
     assert first.stat().st_mode & 0o077 == 0
 
 
-def test_a_finished_artifact_outlives_its_process(home: Home) -> None:
+def test_finished_artifact_outlives_its_process(home: Home) -> None:
     finishing = _WORK.replace("    sys.stdin.read()\n", "") + "import os; os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", finishing, str(home.root)], stdout=subprocess.DEVNULL, check=False)
     assert clean_up_after_the_dead(home.scratch_root) == 1
@@ -95,7 +95,7 @@ def test_a_finished_artifact_outlives_its_process(home: Home) -> None:
     assert ArtifactStore(str(home.artifacts), home.scratch).verify(reference).files[0].name == "half"
 
 
-def test_a_marker_that_nobody_wrote_into_goes_after_a_while(home: Home) -> None:
+def test_empty_marker_is_deleted_after_a_while(home: Home) -> None:
     folder_of_process(home.scratch_root)
     marker = home.scratch_root / ".alive" / "0123456789abcdef"
     marker.touch()

@@ -52,7 +52,7 @@ def keep(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
-def test_an_object_lies_below_the_prefix(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+def test_object_is_stored_below_the_prefix(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
     place = buckets.locate(ACCOUNT, "s3://advertiser/a b/seed.jsonl")
     assert not place.exists()
     place.store(keep(tmp_path, b"content"))
@@ -64,7 +64,7 @@ def test_an_object_lies_below_the_prefix(buckets: Buckets, store: ObjectStore, t
         assert (opened.n_bytes, b"".join(opened.chunks())) == (7, b"content")
 
 
-def test_a_large_object_comes_back(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+def test_large_object_round_trip(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
     """Large enough to go up in several parts."""
     content = os.urandom(1 << 20) * 17
     place = buckets.locate(ACCOUNT, "s3://advertiser/seed.jsonl")
@@ -73,7 +73,7 @@ def test_a_large_object_comes_back(buckets: Buckets, store: ObjectStore, tmp_pat
     assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == content
 
 
-def test_a_long_key_comes_back(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+def test_long_key_round_trip(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
     key = "/".join(["a" * 200] * 4 + ["b" * 190 + ".jsonl"])
     place = buckets.locate(ACCOUNT, f"s3://advertiser/{key}")
     place.store(keep(tmp_path, b"x"))
@@ -82,7 +82,7 @@ def test_a_long_key_comes_back(buckets: Buckets, store: ObjectStore, tmp_path: P
         buckets.destination(ACCOUNT, f"s3://advertiser/{key}")
 
 
-def test_other_prefixes_are_not_reached(buckets: Buckets, store: ObjectStore) -> None:
+def test_other_prefixes_are_not_accessible(buckets: Buckets, store: ObjectStore) -> None:
     for key in ("shop/in", "shop/in2/seed.jsonl", "shop/out/seed.jsonl", "seed.jsonl"):
         store.put("real", key, b"theirs")
     store.put("real", "shop/in/seed.jsonl", b"mine")
@@ -96,7 +96,7 @@ def test_other_prefixes_are_not_reached(buckets: Buckets, store: ObjectStore) ->
             buckets.locate(ACCOUNT, url)
 
 
-def test_the_files_of_a_folder_are_one_seed(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+def test_files_of_a_folder_are_one_seed(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
     for key, content in {
         "seeds/": b"",
         "seeds/_SUCCESS": b"",
@@ -116,7 +116,7 @@ def test_the_files_of_a_folder_are_one_seed(buckets: Buckets, store: ObjectStore
 
 
 @pytest.mark.parametrize("deep", [True, False])
-def test_a_listing_is_paged_as_a_local_one(buckets: Buckets, home: Home, store: ObjectStore, deep: bool) -> None:
+def test_listing_is_paged_like_a_local_one(buckets: Buckets, home: Home, store: ObjectStore, deep: bool) -> None:
     keys = sorted(["a/b", "a/c/1", "a/c/2", "a/c!", "a/d", "a/c0", "a-b", "a/e/1", "a/f"], key=str.encode)
     local = Buckets(home, lambda _: None).locate(ACCOUNT, "s3://shelf")
     for key in keys:
@@ -139,7 +139,7 @@ def test_a_listing_is_paged_as_a_local_one(buckets: Buckets, home: Home, store: 
     assert len(pages(local, 2)) == (8 if deep else 5)
 
 
-def test_a_seed_has_a_limit(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+def test_seed_size_is_limited(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
     store.put("real", "shop/in/seed.jsonl", b"x" * 101)
     place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
     (tmp_path / "out").mkdir()
@@ -159,7 +159,7 @@ CALLS: dict[str, Callable[[ObjectPlace, Path], object]] = {
 }
 
 
-def test_a_store_that_is_down_is_told(home: Home, store: ObjectStore, tmp_path: Path) -> None:
+def test_unreachable_store_is_reported(home: Home, store: ObjectStore, tmp_path: Path) -> None:
     store.write_profile("down", url="http://127.0.0.1:1")
     place = buckets_at(home, profile="down").locate(ACCOUNT, "s3://shelf/seed.jsonl")
 
@@ -175,7 +175,7 @@ def test_a_store_that_is_down_is_told(home: Home, store: ObjectStore, tmp_path: 
     assert offenders(CALLS, check) == []
 
 
-def test_a_bucket_that_is_not_there_is_told(home: Home, store: ObjectStore, tmp_path: Path) -> None:
+def test_missing_bucket_is_reported(home: Home, store: ObjectStore, tmp_path: Path) -> None:
     buckets = buckets_at(home, "s3://nowhere")
 
     def check(call: str) -> None:
@@ -186,7 +186,7 @@ def test_a_bucket_that_is_not_there_is_told(home: Home, store: ObjectStore, tmp_
     assert offenders(["fetch", "store", "list"], check) == []
 
 
-def test_ambient_credentials_are_not_borrowed(
+def test_ambient_credentials_are_not_used(
     home: Home, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No confused deputy: a profile without credentials opens nothing, though this machine could."""
@@ -208,7 +208,7 @@ def test_ambient_credentials_are_not_borrowed(
     assert offenders([(call, *profile) for call in CALLS for profile in profiles.items()], check) == []
 
 
-def test_variables_of_the_process_do_not_win_over_the_profile(
+def test_profile_takes_precedence_over_environment_variables(
     buckets: Buckets, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
@@ -230,7 +230,7 @@ def test_variables_of_the_process_do_not_win_over_the_profile(
     assert all(re.search(r"Credential=own/\d+/eu-central-1/s3", headers) for headers in seen)
 
 
-def test_a_profile_without_an_endpoint_means_aws(
+def test_profile_without_an_endpoint_uses_aws(
     home: Home, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
@@ -243,14 +243,14 @@ def test_a_profile_without_an_endpoint_means_aws(
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         asked = list[bytes]()
 
-        def refuse() -> None:
+        def close_connections() -> None:
             with suppress(OSError):
                 while True:
                     connection, _ = proxy.accept()
                     with connection:
                         asked.append(connection.recv(65536).splitlines()[0])
 
-        refusing = threading.Thread(target=refuse, daemon=True)
+        refusing = threading.Thread(target=close_connections, daemon=True)
         refusing.start()
         with pytest.raises(BucketError, match="cannot be reached"):
             buckets_at(home, profile="aws").locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
@@ -259,7 +259,7 @@ def test_a_profile_without_an_endpoint_means_aws(
     assert set(asked) == {b"CONNECT real.s3.eu-west-1.amazonaws.com:443 HTTP/1.1"}
 
 
-def test_an_endpoint_of_s3_alone_is_found(home: Home, store: ObjectStore) -> None:
+def test_s3_specific_endpoint_is_used(home: Home, store: ObjectStore) -> None:
     with store.config.open("a") as stream:
         stream.write("[profile shared]\nendpoint_url = http://127.0.0.1:1\nservices = local\n")
         stream.write(f"[services local]\ns3 =\n  endpoint_url = {store.url}\n")
@@ -284,7 +284,7 @@ def guarded(store: ObjectStore) -> ObjectStore:
     return store
 
 
-def test_wrong_credentials_are_told(home: Home, guarded: ObjectStore, tmp_path: Path) -> None:
+def test_wrong_credentials_are_reported(home: Home, guarded: ObjectStore, tmp_path: Path) -> None:
     def check(call: str, profile: str, code: str) -> None:
         place = buckets_at(home, profile=profile).locate(ACCOUNT, "s3://shelf/seed.jsonl")
         with pytest.raises(CleanroomError, match=rf"\(({code}|403)\)") as caught:
@@ -297,7 +297,7 @@ def test_wrong_credentials_are_told(home: Home, guarded: ObjectStore, tmp_path: 
     assert offenders([(call, *refused) for call in calls for refused in codes.items()], check) == []
 
 
-def test_credentials_that_may_read_do_no_more(home: Home, guarded: ObjectStore, tmp_path: Path) -> None:
+def test_read_only_credentials_cannot_write(home: Home, guarded: ObjectStore, tmp_path: Path) -> None:
     place = buckets_at(home, profile="reader").locate(ACCOUNT, "s3://shelf/seed.jsonl")
     assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == b"x"
     with pytest.raises(BucketError, match="AccessDenied"):
@@ -316,7 +316,7 @@ def test_corrected_credentials_are_read_without_a_restart(
     assert place.fetch(tmp_path / "seed", max_bytes=LIMIT).read_bytes() == b"x"
 
 
-def test_an_endpoint_that_is_none_is_told(home: Home, store: ObjectStore, tmp_path: Path) -> None:
+def test_invalid_endpoint_is_reported(home: Home, store: ObjectStore, tmp_path: Path) -> None:
     def check(number: int, url: str) -> None:
         store.write_profile(f"odd{number}", url=url)
         with pytest.raises(BucketError, match="profile cannot be used"):
@@ -343,7 +343,7 @@ def test_without_botocore_the_extra_is_named(home: Home) -> None:
         buckets_at(home).locate(ACCOUNT, "s3://shelf/seed.jsonl").exists()
 
 
-def test_a_connection_that_breaks_is_tried_again(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+def test_broken_connection_is_retried(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
     store.put("real", "shop/in/seed.jsonl", b"x" * 3_000_000)
     place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
     n_opened, n_broken = 0, 2
@@ -370,13 +370,13 @@ def test_a_connection_that_breaks_is_tried_again(buckets: Buckets, store: Object
     assert caught.value.attributes["problem"] == "unreachable"
 
 
-def test_a_key_that_no_path_could_be_is_told(buckets: Buckets, store: ObjectStore) -> None:
+def test_key_invalid_as_a_path_is_reported(buckets: Buckets, store: ObjectStore) -> None:
     store.put("real", "shop/in/a//b", b"x")
     with pytest.raises(BucketError, match="a//b"):
         list(buckets.locate(ACCOUNT, "s3://shelf").list())
 
 
-def test_a_bucket_of_another_region_is_told(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
+def test_bucket_in_another_region_is_reported(buckets: Buckets, store: ObjectStore, tmp_path: Path) -> None:
     redirect: Reply = ([b"<Error><Code>PermanentRedirect</Code></Error>"], "301 Moved Permanently", [])
     place = buckets.locate(ACCOUNT, "s3://shelf/seed.jsonl")
 
@@ -388,6 +388,6 @@ def test_a_bucket_of_another_region_is_told(buckets: Buckets, store: ObjectStore
         assert offenders(CALLS, check) == []
 
 
-def test_a_missing_object_is_told(buckets: Buckets, store: ObjectStore) -> None:
+def test_missing_object_is_reported(buckets: Buckets, store: ObjectStore) -> None:
     with pytest.raises(NotFoundError):
         buckets.locate(ACCOUNT, "s3://shelf/nothing").open()

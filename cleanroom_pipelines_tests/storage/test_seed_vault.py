@@ -42,7 +42,7 @@ def holds_canary(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("move", [False, True])
-def test_a_seed_is_put_opened_and_deleted(home: Home, vault: SeedVault, seed: Path, move: bool) -> None:
+def test_seed_is_stored_opened_and_deleted(home: Home, vault: SeedVault, seed: Path, move: bool) -> None:
     content = seed.read_bytes()
     location = vault.put(SLOT, seed, move=move)
     assert location == vault.find(SLOT) == f"{SLOT}/seed.csv.vault"
@@ -61,7 +61,7 @@ def test_a_seed_is_put_opened_and_deleted(home: Home, vault: SeedVault, seed: Pa
     assert caught.value.status_code == "SEED_NOT_FOUND"
 
 
-def test_the_unsealed_copy_goes_even_when_the_work_fails(home: Home, vault: SeedVault, seed: Path) -> None:
+def test_decrypted_copy_is_deleted_even_on_failure(home: Home, vault: SeedVault, seed: Path) -> None:
     location = vault.put(SLOT, seed)
     for error in (ValueError("x"), KeyboardInterrupt()):
         with pytest.raises(type(error)), vault.opening(location) as path:
@@ -71,13 +71,13 @@ def test_the_unsealed_copy_goes_even_when_the_work_fails(home: Home, vault: Seed
         assert below(home.scratch) == []
 
 
-def test_a_slot_is_its_owners_only(home: Home, vault: SeedVault, seed: Path) -> None:
+def test_slot_is_accessible_to_its_owner_only(home: Home, vault: SeedVault, seed: Path) -> None:
     vault.put(SLOT, seed)
     assert (home.seeds / SLOT).stat().st_mode & 0o077 == 0
     assert home.seeds.stat().st_mode & 0o077 == 0
 
 
-def test_the_name_gives_only_the_format(vault: SeedVault, tmp_path: Path) -> None:
+def test_only_the_format_of_the_name_is_used(vault: SeedVault, tmp_path: Path) -> None:
     def check(suffix: str) -> None:
         path = tmp_path / f"..' ünd\n🛒.csv.x{suffix.upper()}"
         path.write_bytes(b"x")
@@ -89,7 +89,7 @@ def test_the_name_gives_only_the_format(vault: SeedVault, tmp_path: Path) -> Non
     assert offenders(suffixes, check) == []
 
 
-def test_another_format_is_refused(home: Home, vault: SeedVault, tmp_path: Path) -> None:
+def test_unsupported_format_is_rejected(home: Home, vault: SeedVault, tmp_path: Path) -> None:
     def check(name: str) -> None:
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(SeedError) as caught:
@@ -106,7 +106,7 @@ def test_another_format_is_refused(home: Home, vault: SeedVault, tmp_path: Path)
 @example("0123456789abcdef/..")
 @example("0123456789abcdef\n")
 @example("-123456789abcdef")
-def test_a_slot_is_hex_or_refused(text: str) -> None:
+def test_slot_name_must_be_hex(text: str) -> None:
     vault = SeedVault(Home(Path("/nowhere")), KEY)
     try:
         folder = vault.folder_of(text)
@@ -116,7 +116,7 @@ def test_a_slot_is_hex_or_refused(text: str) -> None:
     assert set(folder.name) <= set("0123456789abcdef-")
 
 
-def test_nothing_but_a_seed_is_opened_or_deleted(home: Home, vault: SeedVault, seed: Path) -> None:
+def test_only_seeds_are_opened_or_deleted(home: Home, vault: SeedVault, seed: Path) -> None:
     locations = [
         None,
         "",
@@ -150,7 +150,7 @@ def test_nothing_but_a_seed_is_opened_or_deleted(home: Home, vault: SeedVault, s
     assert offenders(locations, check) == []
 
 
-def test_a_link_in_a_slot_is_not_followed(home: Home, vault: SeedVault, tmp_path: Path, seed: Path) -> None:
+def test_link_in_a_slot_is_not_followed(home: Home, vault: SeedVault, tmp_path: Path, seed: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     shutil.copyfile(seed, other / "seed.csv")
@@ -161,7 +161,7 @@ def test_a_link_in_a_slot_is_not_followed(home: Home, vault: SeedVault, tmp_path
     assert below(other) == ["seed.csv"]
 
 
-def test_a_drop_is_whole_before_it_goes(home: Home, vault: SeedVault, seed: Path) -> None:
+def test_drop_is_stored_completely_before_it_is_deleted(home: Home, vault: SeedVault, seed: Path) -> None:
     content, replace = seed.read_bytes(), os.replace
 
     def watched(source: Path, target: Path) -> None:
@@ -177,9 +177,7 @@ def test_a_drop_is_whole_before_it_goes(home: Home, vault: SeedVault, seed: Path
 
 
 @pytest.mark.parametrize("error", [OSError(28, os.strerror(28)), KeyboardInterrupt()])
-def test_what_is_cut_off_leaves_the_drop_and_nothing_else(
-    home: Home, vault: SeedVault, seed: Path, error: BaseException
-) -> None:
+def test_interruption_keeps_only_the_drop(home: Home, vault: SeedVault, seed: Path, error: BaseException) -> None:
     with (
         mock.patch.object(os, "replace", side_effect=error),
         pytest.raises(StorageFullError if isinstance(error, OSError) else KeyboardInterrupt),
@@ -190,7 +188,7 @@ def test_what_is_cut_off_leaves_the_drop_and_nothing_else(
     assert below(home.seeds) == []
 
 
-def test_a_full_disk_keeps_what_else_is_in_the_slot(home: Home, vault: SeedVault, seed: Path) -> None:
+def test_full_disk_keeps_the_slots_content(home: Home, vault: SeedVault, seed: Path) -> None:
     (home.seeds / SLOT).mkdir()
     (home.seeds / SLOT / "drop.json").write_text("{}")
     full = OSError(28, os.strerror(28))
@@ -207,7 +205,7 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("name", BEFORE)
-def test_a_seed_of_an_earlier_release_opens_and_is_deleted(home: Home, vault: SeedVault, name: str) -> None:
+def test_seed_of_an_earlier_release_opens_and_is_deleted(home: Home, vault: SeedVault, name: str) -> None:
     (home.seeds / SLOT).mkdir()
     (home.seeds / SLOT / name).write_bytes(BEFORE[name])
     location = vault.find(SLOT)
@@ -222,7 +220,7 @@ def test_a_seed_of_an_earlier_release_opens_and_is_deleted(home: Home, vault: Se
     assert below(home.seeds) == []
 
 
-def test_a_sealed_seed_that_was_altered_is_refused(home: Home, vault: SeedVault, seed: Path) -> None:
+def test_altered_sealed_seed_is_rejected(home: Home, vault: SeedVault, seed: Path) -> None:
     location = vault.put(SLOT, seed)
     path = home.seeds / location
     path.write_bytes(path.read_bytes()[:-4])
@@ -231,7 +229,7 @@ def test_a_sealed_seed_that_was_altered_is_refused(home: Home, vault: SeedVault,
     assert below(home.scratch) == []
 
 
-def test_a_digest_is_of_the_content_and_this_installation(home: Home, vault: SeedVault, seed: Path) -> None:
+def test_digest_depends_on_content_and_installation(home: Home, vault: SeedVault, seed: Path) -> None:
     twin = seed.with_name("other name.jsonl")
     shutil.copyfile(seed, twin)
     assert vault.digest(seed) == vault.digest(twin)

@@ -78,7 +78,7 @@ CALLS: dict[str, Callable[[ArtifactStore], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_each_call_ends_with_our_error(store: ArtifactStore, tmp_path: Path, call: str) -> None:
+def test_every_call_times_out_with_our_error(store: ArtifactStore, tmp_path: Path, call: str) -> None:
     with pytest.raises(StoreUnavailableError, match="is unreachable or rejected") as caught:
         CALLS[call](store)
     assert "CLEANROOM_ARTIFACTS_URL" in caught.value.remedy

@@ -24,7 +24,7 @@ def chunks(content: bytes, size: int = 100_000) -> list[bytes]:
     return [content[start : start + size] for start in range(0, len(content), size)]
 
 
-def test_a_file_opens_as_it_came(vault: Vault, tmp_path: Path) -> None:
+def test_file_round_trip(vault: Vault, tmp_path: Path) -> None:
     def check(n_bytes: int) -> None:
         content = os.urandom(n_bytes)
         location = f"{n_bytes:08x}"
@@ -40,7 +40,7 @@ def test_a_file_opens_as_it_came(vault: Vault, tmp_path: Path) -> None:
     assert offenders([0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB + 17], check) == []
 
 
-def test_a_file_of_an_earlier_release_opens(vault: Vault, tmp_path: Path) -> None:
+def test_file_of_an_earlier_release_opens(vault: Vault, tmp_path: Path) -> None:
     """The form stays: nonce, pieces, purpose of the key."""
     (tmp_path / "uploads").mkdir()
     sealed = "000102030405060708090a0b062179567ad0d5da015ba8a720e6bdd7dbabf16280cd40fdb614b8fd96"
@@ -50,7 +50,7 @@ def test_a_file_of_an_earlier_release_opens(vault: Vault, tmp_path: Path) -> Non
         assert path.read_bytes() == b"user_id\nanna\n"
 
 
-def test_the_digest_is_the_contents_and_the_installations(tmp_path: Path, vault: Vault) -> None:
+def test_digest_depends_on_content_and_installation(tmp_path: Path, vault: Vault) -> None:
     once, again = vault.seal("00000001", [b"same"]), vault.seal("00000002", [b"sa", b"me"])
     other = Vault(Home.open(tmp_path / "other"), InstallationKey(b"o" * 32)).seal("00000001", [b"same"])
     assert once.digest == again.digest != other.digest
@@ -71,7 +71,7 @@ def damaged(content: bytes) -> dict[str, bytes]:
     }
 
 
-def test_a_damaged_file_does_not_open(vault: Vault, tmp_path: Path) -> None:
+def test_damaged_file_is_rejected(vault: Vault, tmp_path: Path) -> None:
     vault.seal("00ff00ff", [os.urandom(2 * MIB + 5)])
     file = tmp_path / "uploads" / "00ff00ff"
     damages = damaged(file.read_bytes())
@@ -85,7 +85,7 @@ def test_a_damaged_file_does_not_open(vault: Vault, tmp_path: Path) -> None:
     assert offenders(damages, check) == []
 
 
-def test_a_file_that_breaks_off_leaves_nothing(vault: Vault, tmp_path: Path) -> None:
+def test_interrupted_upload_leaves_nothing(vault: Vault, tmp_path: Path) -> None:
     def breaks_off():  # type: ignore[no-untyped-def]
         yield b"x" * MIB
         raise ConnectionError
@@ -95,7 +95,7 @@ def test_a_file_that_breaks_off_leaves_nothing(vault: Vault, tmp_path: Path) -> 
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
-def test_nothing_else_opens(vault: Vault) -> None:
+def test_only_valid_ids_open(vault: Vault) -> None:
     vault.seal("00ff00ff", [b"x"])
 
     def check(location: str | None) -> None:
@@ -105,7 +105,7 @@ def test_nothing_else_opens(vault: Vault) -> None:
     assert offenders([None, "", "../installation.key", "00ff00fe", "00FF00FE", "/etc/passwd"], check) == []
 
 
-def test_what_is_deleted_is_gone(vault: Vault) -> None:
+def test_deleted_file_cannot_be_opened(vault: Vault) -> None:
     sealed = vault.seal("00ff00ff", [b"x"])
     assert vault.locations() == {"00ff00ff"}
     vault.delete(sealed.location)

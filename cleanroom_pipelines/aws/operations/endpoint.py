@@ -44,7 +44,7 @@ _ABOUT_SEED = frozenset(
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The parts that the operations use; it has no state of its own.
+    """Stateless helpers that the operations share.
 
     Args:
         catalog: The catalogue of resources.

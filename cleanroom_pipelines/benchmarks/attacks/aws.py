@@ -111,7 +111,7 @@ def _start(world: World, seed: Mapping[str, Any]) -> str | None:
 
 def _read(world: World, job: str | None) -> Numbers:
     if job is None:
-        return {"refused": 1.0}
+        return {"rejected": 1.0}
     response = _call(world, PUBLISHER, "GetAudienceGenerationJob", audienceGenerationJobArn=job)
     numbers = {str(response["status"]): 1.0}
     if metrics := response.get("metrics"):

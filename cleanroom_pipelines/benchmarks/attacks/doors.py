@@ -1,7 +1,7 @@
 """Participants' access to a world through both APIs.
 
 Lives here: the interface of an access path, and the in-process one, which calls the request handlers directly.
-Add here when attackers use a further API.
+Add here when attackers use another API.
 Keep out: the attackers' requests (playing, aws).
 """
 
@@ -21,10 +21,10 @@ _MANY = 1_000_000
 
 
 class Doors(Protocol):
-    """API access to one installation."""
+    """Access to the APIs of one installation."""
 
     def media(self, email: str) -> Transport:
-        """The data-room (Media) API for a user."""
+        """Return a transport that calls the data-room (Media) API for a user."""
 
     def lookalikes(self, account_id: str, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Run an operation of the lookalike (AWS) API for an account.
@@ -59,7 +59,7 @@ class InProcess:
         )
 
     def media(self, email: str) -> Transport:
-        """The data-room (Media) API for a user."""
+        """Return a transport that calls the data-room (Media) API for a user."""
         return LocalTransport(self._service, email)
 
     def lookalikes(self, account_id: str, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -67,4 +67,4 @@ class InProcess:
         return OPERATIONS[operation](self._endpoint, Caller(account_id, "-", REGION), parameters) or {}
 
     def close(self) -> None:
-        """Do nothing: this access opens no resources."""
+        """Do nothing, since in-process access opens no resources."""

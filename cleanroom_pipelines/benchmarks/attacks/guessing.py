@@ -34,7 +34,7 @@ Make = Callable[[World], None]
 
 @dataclass(frozen=True)
 class Play:
-    """A sequence of requests that serves one or several attacks.
+    """A sequence of requests from which one or several attacks get their numbers.
 
     Args:
         names: The attacks that use it.
@@ -124,7 +124,7 @@ class AttackResult:
         return self.right <= right_at_most(PAIR_TENTHS) + 3 * self.error
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result as JSON values."""
         return asdict(self) | {"error": round(self.error, 4), "is_within": self.is_within}
 
 
@@ -154,10 +154,10 @@ def run_attacks(
         templates = Templates(Path(folder))
         for number, play in enumerate(plays):
 
-            def tell(share: float, number: int = number, play: Play = play) -> None:
+            def report_progress(share: float, number: int = number, play: Play = play) -> None:
                 progress((number + share) / len(plays), play.names[0])
 
-            found = attack(templates, play, n_worlds, tell)
+            found = attack(templates, play, n_worlds, report_progress)
             results += [each for each in found if only is None or only in each.name]
     return results
 
@@ -173,15 +173,15 @@ def report(results: Sequence[AttackResult]) -> str:
 
 
 def attack(
-    templates: Templates, play: Play, n_worlds: int, tell: Callable[[float], None] = lambda share: None
+    templates: Templates, play: Play, n_worlds: int, report_progress: Callable[[float], None] = lambda share: None
 ) -> list[AttackResult]:
-    """Run one play in the given number of worlds.
+    """Run a play, and the attacks that use it, in the given number of worlds.
 
     Args:
         templates: Creates the worlds.
         play: The play.
         n_worlds: Number of worlds, even.
-        tell: Called with the share done.
+        report_progress: Called with the share done.
     """
 
     def run(is_in: bool, *, is_off: bool) -> playing.Found:
@@ -192,7 +192,7 @@ def attack(
         found = []
         for number in range(n):
             found.append(run(number % 2 == 1, is_off=is_off))
-            tell(number / n)
+            report_progress(number / n)
         return found
 
     for is_in in (False, True):  # build all templates before noise is switched off

@@ -1,7 +1,7 @@
 """Attackers' requests to a world, and the numbers they extract from the results.
 
 Lives here: one function per play, each for one or several attacks.
-Add here when there is a further play.
+Add here when there is another play.
 Keep out: guessing from the numbers (guessing) and building worlds (worlds).
 
 Each function sends requests as a participant, through the request handlers, until it has its numbers or the pair's
@@ -32,12 +32,12 @@ SEED = {"kind": "seed", "audience_type": "s"}
 N_TYPES = 45
 """Number of counts that the pair's 90 units pay for."""
 
-_UNTOLD = 20.0
+_NOT_RELEASED = 20.0
 _KNOWN, _AT_THRESHOLD = 45, 39
 
 
 def rule(without: int, segment: str | None = None, source: Mapping[str, str] = SEED) -> dict[str, Any]:
-    """A definition that the victim meets if in the source; `without` gives equivalent variants."""
+    """Build a rule that the victim meets if in the source; each `without` gives an equivalent variant."""
     return {
         "kind": "rule_based",
         "source": source,
@@ -47,7 +47,7 @@ def rule(without: int, segment: str | None = None, source: Mapping[str, str] = S
 
 
 def lookalike(source: Mapping[str, str], reach: int, *, without_seed: bool = False) -> dict[str, Any]:
-    """A lookalike of a source."""
+    """Build the definition of a lookalike of a source."""
     return {"kind": "lookalike", "source": source, "reach": reach, "exclude_seed_audience": without_seed}
 
 
@@ -223,7 +223,7 @@ def spending(world: World, is_in: bool) -> Found:
 
 
 def re_upload(world: World) -> None:
-    """Upload other lists."""
+    """Upload lists with other content."""
 
 
 def new_room(world: World) -> None:
@@ -283,7 +283,7 @@ def _having(segment: str) -> dict[str, Any]:
 def _statistics(name: str, answer: Mapping[str, Any]) -> Numbers:
     if answer.get("auc") is None:
         return {}
-    numbers = {f"{name} auc": answer["auc"], f"{name} size": float(answer["seed_size"] or _UNTOLD)}
+    numbers = {f"{name} auc": answer["auc"], f"{name} size": float(answer["seed_size"] or _NOT_RELEASED)}
     numbers |= {f"{name} reach {each['reach']}": each["tpr"] or 0.0 for each in answer["reach"]}
     return numbers | {f"{name} tpr at {fpr}": tpr for fpr, tpr in zip(answer["fpr"], answer["tpr"], strict=True)}
 
@@ -295,13 +295,13 @@ def _members(name: str, users: list[str] | None) -> Numbers:
 def _size(name: str, answer: Mapping[str, Any]) -> Numbers:
     if "reason" not in answer:
         return {}
-    return {f"{name} size": float(answer["size"] if answer["size"] is not None else _UNTOLD)}
+    return {f"{name} size": float(answer["size"] if answer["size"] is not None else _NOT_RELEASED)}
 
 
 def _rows(name: str, answer: Mapping[str, Any]) -> Numbers:
     return {
         f"{name} {row['audience_type']}": float(
-            row["overlap_size"] if row["overlap_size"] is not None else _UNTOLD
+            row["overlap_size"] if row["overlap_size"] is not None else _NOT_RELEASED
         )
         for row in answer.get("rows", ())
     }

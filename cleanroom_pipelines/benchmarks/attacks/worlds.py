@@ -1,4 +1,4 @@
-"""Worlds to attack: data rooms in separate homes, called like participants call them.
+"""Worlds to attack: data rooms in separate homes, called the way participants call them.
 
 Lives here: building the base once, copying it for each world, calls through the handlers, and running the work.
 Add here when an attack needs more from a world.
@@ -49,7 +49,7 @@ N_INTERESTS = 50
 N_SEED = 280
 """Small enough that a lookalike uses most of the budget, large enough that the released size allows one."""
 N_ODD = 8
-"""Segments of users in no list: excluding one gives another question with the same users."""
+"""Number of segments whose users are on no list: excluding one gives another question with the same users."""
 
 _MANY = 1_000_000
 _EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE,
@@ -62,7 +62,7 @@ def user(number: int) -> str:
 
 
 def odd(number: int) -> str:
-    """A segment of users who are in no list."""
+    """The name of a segment whose users are on no list."""
     return f"odd {number}"
 
 
@@ -115,7 +115,7 @@ class PublisherUsers:
         return cls(tuple(users), segments, group, rare, tuple(sorted(seed)))
 
     def files(self, *, with_victim: bool = True, n_left_out: int = 0) -> dict[str, str]:
-        """The publisher's files by dataset, optionally without the last users."""
+        """The publisher's files by dataset, with or without the last users."""
         known = self.users[: len(self.users) - n_left_out]
         users = sorted({*known, *([VICTIM] if with_victim else ())})
         dice = random.Random(6)  # noqa: S311 no secret
@@ -259,7 +259,7 @@ class World:
         return answer | {"job": job["id"]}
 
     def users_of(self, who: str, answer: Mapping[str, Any]) -> list[str] | None:
-        """The users of a delivered list; None if no list was delivered."""
+        """Return the users of a delivered list; None if no list was delivered."""
         if "files" not in answer:
             return None
         lines: list[str] = []
@@ -274,7 +274,7 @@ class World:
         return {"kind": "custom", "id": audience["id"]}
 
     def provision_seeds(self, seeds: Mapping[str, tuple[str, ...]], mark: str = "0") -> None:
-        """Provision the advertiser's lists; the mark changes them by adding a stranger."""
+        """Provision the advertiser's lists; `mark` varies the files without changing their known users."""
         lines = [f"{email(each)},{kind}\n" for kind, ids in seeds.items() for each in ids]
         lines += [f"stranger{mark}@nowhere.example,{kind}\n" for kind in seeds]
         upload = self.upload(ADVERTISER, "".join(lines), "seeds.csv")
@@ -292,7 +292,7 @@ class World:
         self.work()
 
     def new_room(self, *purposes: CollaborationType, more: tuple[str, ...] = ()) -> str:
-        """Create another room with the same sides, and switch to it.
+        """Create another room for the same participants, and switch to it.
 
         Args:
             *purposes: Collaboration types in addition to rule-based.
@@ -328,7 +328,7 @@ class World:
 
 
 class Templates:
-    """Homes that are built once and copied for each world.
+    """Homes that are built once and then copied for each world.
 
     Args:
         folder: Folder of the homes.
@@ -374,7 +374,7 @@ class Templates:
 def make_room(
     *purposes: CollaborationType, with_victim: bool = True, n_left_out: int = 0
 ) -> Callable[[World], None]:
-    """Return a builder for the template of a room with the base, optionally without the last users."""
+    """Return a builder for the template of a room with the base, with or without the last users."""
 
     def make(world: World) -> None:
         world.new_room(*purposes)

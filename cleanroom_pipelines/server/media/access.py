@@ -63,7 +63,9 @@ class Call:
         """Return a string parameter; a missing or unstorable one is rejected."""
         value = self.params.get(name, default)
         if not _is_text(value):
-            raise InvalidRequestError(f"The parameter {name} is not a valid string.", remedy="See the protocol.")
+            raise InvalidRequestError(
+                f"The parameter {name} is not a valid string.", remedy="See cleanroom_pipelines.media.protocol."
+            )
         return str(value)
 
     def flag(self, name: str) -> bool:
@@ -154,7 +156,7 @@ class Room:
         """
         if not self.record.allows(collaboration):
             raise PermissionDeniedError(
-                f"The data room does not allow {what}.", remedy="Create another data room."
+                f"The data room does not allow {what}.", remedy="Create a data room that allows it."
             )
 
     def visible(self) -> list[CustomAudience]:

@@ -66,7 +66,9 @@ def estimate(call: Call) -> dict[str, Any]:
     """Estimate the price of a query that the caller may run; the estimate computes and costs nothing."""
     permission = _PERMISSIONS.get(call.text("kind"))
     if permission is None:
-        raise InvalidRequestError("This kind has no price.", remedy=f"Give one of {', '.join(_PERMISSIONS)}.")
+        raise InvalidRequestError(
+            "This kind of query has no price.", remedy=f"Give one of {', '.join(_PERMISSIONS)}."
+        )
     room = call.room(permission)
     budget = of(room)
     cost, is_most = _cost(call, room)

@@ -46,7 +46,9 @@ def start_job(call: Call) -> dict[str, Any]:
     try:
         kind = JobKind(call.text("kind"))
     except ValueError:
-        raise errors.InvalidRequestError("Unknown kind of job.", remedy="See the protocol.") from None
+        raise errors.InvalidRequestError(
+            "Unknown kind of job.", remedy="See cleanroom_pipelines.media.protocol."
+        ) from None
     call.trail["operation"] = f"start_job.{kind.value}"
     if kind in ABOUT_AUDIENCES:
         room = call.room(ABOUT_AUDIENCES[kind])

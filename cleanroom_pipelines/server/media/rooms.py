@@ -123,7 +123,9 @@ def provision_base(call: Call) -> dict[str, Any]:
     """Provision a lab's datasets to a room."""
     room, lab = call.room(Permission.PROVIDE_BASE_AUDIENCE), own_lab(call)
     if lab.status is not Status.ACTIVE:
-        raise NotValidatedError("The data lab has not passed validation.", remedy="See its reports.")
+        raise NotValidatedError(
+            "The data lab has not passed validation.", remedy="See the data lab's validation reports."
+        )
     kinds = {InputName.parse(name).matching_id for name in lab.datasets} - {None}
     if not kinds <= set(room.record.matching_ids):
         raise InvalidRequestError(

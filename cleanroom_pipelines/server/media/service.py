@@ -77,8 +77,8 @@ class MediaService:
         try:
             known = Method(method)
         except ValueError:
-            error = errors.NotFoundError("Unknown method.", remedy="See the protocol.")
-            self.refused("unknown", error, request_id, email)
+            error = errors.NotFoundError("Unknown method.", remedy="See cleanroom_pipelines.media.protocol.")
+            self.audit_rejection("unknown", error, request_id, email)
             raise error from None
         call = Call(self.installation, email, params, {"operation": known.value, "request_id": request_id})
         # a result is paid for, so its audit entry must be written before the result is returned
@@ -146,8 +146,10 @@ class MediaService:
                 path = stack.enter_context(jobs.open_file(call, job_id, name))
             yield path
 
-    def refused(self, operation: str, error: Exception, request_id: str | None = None, email: str = "") -> None:
-        """Audit a request that was rejected before execution; throttled ones are written in batches."""
+    def audit_rejection(
+        self, operation: str, error: Exception, request_id: str | None = None, email: str = ""
+    ) -> None:
+        """Audit a request that was rejected before it was executed; throttled ones are written in batches."""
         call = Call(self.installation, email, {}, {"operation": operation, "request_id": request_id})
         self._write(call, error, soon=isinstance(error, errors.TooManyRequestsError))
 

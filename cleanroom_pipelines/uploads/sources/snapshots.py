@@ -116,7 +116,7 @@ def _wait_for(lock: IO[str], mode: int, runtime: Runtime) -> None:
         try:
             return fcntl.flock(lock, mode | fcntl.LOCK_NB)
         except BlockingIOError:
-            runtime.tell(0.0, "waiting for another reader of the source")
+            runtime.report_progress(0.0, "waiting for another reader of the source")
             time.sleep(_WAIT_SECONDS)
 
 
@@ -151,7 +151,7 @@ def _bring_up_to_date(folder: Path, shown: str, listing: Listing, runtime: Runti
     try:
         missing = [piece for piece in listing.pieces if piece.name not in files]
         for number, piece in enumerate(missing):
-            runtime.tell(number / len(missing), "fetching the source")
+            runtime.report_progress(number / len(missing), "fetching the source")
             files[piece.name] = _fetch(folder, piece, runtime)
         snapshot = listing.snapshot
     finally:

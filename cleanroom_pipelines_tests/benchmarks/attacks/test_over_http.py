@@ -44,7 +44,7 @@ def test_attacks_over_http_are_served_and_paid_for(play: Play, templates: Templa
 
 
 def _answered(found: Mapping[str, Numbers]) -> list[str]:
-    return sorted(name for name, numbers in found.items() if numbers and "refused" not in numbers)
+    return sorted(name for name, numbers in found.items() if numbers and "rejected" not in numbers)
 
 
 def _check_paid(world: World) -> None:

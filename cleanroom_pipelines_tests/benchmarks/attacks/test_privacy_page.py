@@ -90,7 +90,7 @@ def test_what_adds_up() -> None:
     assert f"With 2 ids {right(4)}, with 3 {right(9)}." in PAGE
     assert f"under 2 organisations has {right(2)}, under 5 {right(5)}, under 10 {right(10)}." in PAGE
     assert f"A refill** of 100 units: {right(2)} instead of {right(1)}; to 400 units in all {right(4)}." in PAGE
-    assert f"What twelve full months allow is {right(MONTHS)}" in PAGE
+    assert f"The bound for twelve full months is {right(MONTHS)}" in PAGE
 
 
 def test_the_year() -> None:
@@ -109,9 +109,9 @@ def test_the_year() -> None:
         assert (float(table[name][1]), float(table[name][2])) == (tenths / TENTHS, times * tenths / TENTHS), name
     spent = sum(times * tenths for times, tenths in wanted.values())
     assert float(table["in"][2]) == spent / TENTHS
-    assert f"what this room really spends is {percent(right_at_most(spent))}" in PAGE
+    assert f"for what this room really spends {percent(right_at_most(spent))}" in PAGE
     month = 5 * COUNT.tenths + INSIGHTS.tenths + lookalike
-    assert f"The dearest month (5 weeks) takes {month / TENTHS}." in PAGE
+    assert f"The most expensive month (5 weeks) costs {month / TENTHS}." in PAGE
     fewer = MONTHS * COUNT.tenths + 2 * INSIGHTS.tenths + MONTHS * lookalike + BASE_TENTHS
     assert f"({BASE_TENTHS // TENTHS}) are {fewer / TENTHS} units" in PAGE
     assert fewer <= PAIR_TENTHS

@@ -49,7 +49,7 @@ SHOP, BRAND = "shop.example", "brand.example"
 _IDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|-[0-9a-f]{12}\b")
 
 
-def make_private_road(folder: Path) -> None:
+def build_private_world(folder: Path) -> None:
     """Make `home`, in which a model is trained and configured, and `parties.json`."""
     installation = Installation(Settings.from_environment(worlds.settings(folder / "home")))
     parties = [add_party(installation, name, account) for name, account in _ACCOUNTS.items()]
@@ -58,34 +58,34 @@ def make_private_road(folder: Path) -> None:
     table = installation.home.accounts / PUBLISHER / "warehouse" / DATABASE / TABLE
     table.mkdir(parents=True)
     worlds.write_events(table / "a.parquet", _events())
-    road = Road(installation, Parties(*parties))
-    dataset = road.publisher.create_training_dataset(**dataset_parameters(parties[0]))["trainingDatasetArn"]
-    model = road.publisher.create_audience_model(name="model", trainingDatasetArn=dataset)["audienceModelArn"]
-    road.work()
+    world = PrivateWorld(installation, Parties(*parties))
+    dataset = world.publisher.create_training_dataset(**dataset_parameters(parties[0]))["trainingDatasetArn"]
+    model = world.publisher.create_audience_model(name="model", trainingDatasetArn=dataset)["audienceModelArn"]
+    world.work()
     sizes = {"audienceSizeType": "PERCENTAGE", "audienceSizeBins": SIZES}
-    made = road.publisher.create_configured_audience_model(
+    made = world.publisher.create_configured_audience_model(
         **configured_parameters(parties[0], model, audienceSizeConfig=sizes)
     )
-    road.publisher.put_configured_audience_model_policy(
+    world.publisher.put_configured_audience_model_policy(
         configuredAudienceModelArn=made["configuredAudienceModelArn"],
         configuredAudienceModelPolicy=policy_for(made["configuredAudienceModelArn"], ADVERTISER),
     )
-    road.work()
+    world.work()
     (folder / "parties.json").write_text(json.dumps([vars(party) for party in parties]))
     installation.catalog.database.close()
 
 
 @contextmanager
-def road_at(folder: Path, **more: Any) -> Iterator["Road"]:
-    """The road whose files lie in a copy of what `make_private_road` made."""
+def open_private_world(folder: Path, **more: Any) -> Iterator["PrivateWorld"]:
+    """Open a world whose files are a copy of those that `build_private_world` wrote."""
     installation = Installation(Settings.from_environment(worlds.settings(folder / "home")), **more)
     parties = [add_party(installation, name, account) for name, account in _ACCOUNTS.items()]
-    yield Road(installation, Parties(*parties))
+    yield PrivateWorld(installation, Parties(*parties))
     installation.catalog.database.close()
 
 
 @dataclass(frozen=True)
-class Road:
+class PrivateWorld:
     """Two organisations and the API between them.
 
     Args:

@@ -72,7 +72,7 @@ def fill(disk: Path, *, but: int = 0) -> Path:
     return filler
 
 
-def test_a_full_disk(command: Commands, declared: Installation, disk: Path, tmp_path: Path, world: World) -> None:
+def test_full_disk(command: Commands, declared: Installation, disk: Path, tmp_path: Path, world: World) -> None:
     changed = worlds.declare(
         tmp_path / "d.yaml", interactions=world.interactions, seed=world.seed, dataset={"description": "x" * 200}
     )
@@ -97,9 +97,7 @@ def test_a_full_disk(command: Commands, declared: Installation, disk: Path, tmp_
 
 
 @pytest.mark.parametrize("but", [16, 64, 256])
-def test_a_disk_that_fills_in_the_midst_of_work(
-    command: Commands, declared: Installation, disk: Path, but: int
-) -> None:
+def test_disk_that_fills_up_during_work(command: Commands, declared: Installation, disk: Path, but: int) -> None:
     """With so many KB to go on with, work or its events find no place at some point or other."""
     filler = fill(disk, but=but << 10)
     ended = command("run")
@@ -125,7 +123,7 @@ def few_files(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("n_left", [0, 12])
-def test_a_disk_that_takes_no_more_files(
+def test_disk_without_free_inodes(
     command: Commands, few_files: Path, trained_folder: Path, world: World, n_left: int
 ) -> None:
     shutil.copytree(trained_folder / "home", few_files / "home")
@@ -183,7 +181,7 @@ def read_only(declared: Installation, disk: Path, tmp_path: Path) -> Iterator[In
     [("status",), ("run",), ("apply",), ("user", "create", "somebody@shop.example"), ("backup",), ("delete",)],
     ids=lambda arguments: arguments[0],
 )
-def test_a_read_only_home(
+def test_read_only_home(
     command: Commands, read_only: Installation, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     more = {
@@ -200,7 +198,7 @@ DATABASES = ["history/runs.db", "history/runs/index.db", "schedules/schedules.db
 
 @pytest.mark.parametrize("name", DATABASES)
 @pytest.mark.parametrize("damage", [b"no database at all" * 300, None], ids=["garbage", "a damaged page"])
-def test_a_damaged_database_of_dagsters(
+def test_damaged_dagster_database(
     command: Commands, installation: Installation, tmp_path: Path, name: str, damage: bytes | None
 ) -> None:
     nothing = worlds.write_events(tmp_path / "events.parquet", worlds.events(n_events=1_500))
@@ -217,7 +215,7 @@ def test_a_damaged_database_of_dagsters(
     assert command("run", "--max-seconds", "0").code == 0, "what it says to do helps"
 
 
-def test_a_variable_that_dagsters_settings_name_and_that_is_not_set(
+def test_unset_variable_in_dagster_settings(
     command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DAGSTER_POSTGRES_URL", raising=False)
@@ -233,7 +231,7 @@ def test_a_variable_that_dagsters_settings_name_and_that_is_not_set(
     "settings",
     ["storage: {postgres: 7}", "storage: {}", "no_such_setting: 1", "["],
 )
-def test_wrong_settings_of_dagsters(command: Commands, installation: Installation, settings: str) -> None:
+def test_invalid_dagster_settings(command: Commands, installation: Installation, settings: str) -> None:
     installation.home.dagster_home.mkdir()
     (installation.home.dagster_home / "dagster.yaml").write_text(settings)
     ended = command("run")
@@ -241,7 +239,7 @@ def test_wrong_settings_of_dagsters(command: Commands, installation: Installatio
     assert "dagster.yaml" in ended.err
 
 
-def test_a_folder_of_dagsters_that_is_not_there(
+def test_missing_dagster_folder(
     command: Commands, installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "nowhere"))
@@ -250,20 +248,20 @@ def test_a_folder_of_dagsters_that_is_not_there(
     assert "DAGSTER_HOME" in ended.err
 
 
-def test_more_open_files_than_are_allowed(
+def test_too_many_open_files(
     command: Commands, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(24, "Too many open files", "/somewhere")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    monkeypatch.setattr(Installation, "from_environment", refuse)
+    monkeypatch.setattr(Path, "mkdir", fail)
+    monkeypatch.setattr(Installation, "from_environment", fail)
     ended = command("status")
     assert is_a_sentence(ended), ended
     assert "ulimit" in ended.err
     assert "somewhere" not in ended.err
 
 
-def test_an_instance_still_raises_what_is_not_of_its_databases(installation: Installation) -> None:
+def test_instance_raises_unrelated_errors_unchanged(installation: Installation) -> None:
     with pytest.raises(LookupError), dagster_instance(installation):
         raise LookupError

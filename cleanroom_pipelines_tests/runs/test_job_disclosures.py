@@ -1,4 +1,4 @@
-"""What the two sides of a job are told, and what a list must not tell.
+"""What the two sides of a job see, and what a list must not reveal.
 
 Contract: cleanroomsml 2.5, 2.6, 3.14 and 3.17. A finished job keeps in its summary what the API shows of its
 metrics; its status names no count of matches, no path and no id. Across accounts an export that leaves the seed
@@ -132,7 +132,7 @@ def export(room: Installation, job: GenerationJob, size: str) -> Version:
     return room.catalog.resources.newest_version(Kind.EXPORT_JOB, exported.id)
 
 
-def test_the_summary_holds_what_the_api_shows(ranked: Installation) -> None:
+def test_summary_contains_what_the_api_shows(ranked: Installation) -> None:
     room, job = ranked, only_job(ranked)
     told = newest(room, job).summary["metrics"]
     _, documents = newest_artifact(room, Kind.GENERATION_JOB, job.id, "audience")
@@ -149,7 +149,7 @@ def test_the_summary_holds_what_the_api_shows(ranked: Installation) -> None:
 
 
 @pytest.mark.parametrize(("size", "is_delivered"), [("20%", True), ("43%", True), ("44%", False), ("60%", False)])
-def test_across_accounts_at_most_half_of_the_others_leave(
+def test_cross_account_export_is_at_most_half_of_the_other_users(
     ranked: Installation, size: str, is_delivered: bool
 ) -> None:
     room, job = ranked, only_job(ranked)
@@ -171,14 +171,14 @@ def test_across_accounts_at_most_half_of_the_others_leave(
     ("starter", "mode"),
     [(OWNER, SeedMode.EXCLUDED), (STARTER, SeedMode.FIRST), (STARTER, SeedMode.IN_PLACE)],
 )
-def test_one_s_own_seed_and_a_seed_that_is_in_the_list_are_no_secret(
+def test_own_or_listed_seed_is_exempt_from_the_size_limit(
     room: Installation, world: worlds.World, starter: str, mode: SeedMode
 ) -> None:
     job = rank(room, world, starter=starter, mode=mode)
     assert export(room, job, "60%").status == "ACTIVE"
 
 
-def test_a_job_keeps_what_it_was_started_with(room: Installation, world: worlds.World) -> None:
+def test_job_keeps_its_initial_settings(room: Installation, world: worlds.World) -> None:
     job = start(room, world.seed_users)
     configured = worlds.the(room, Kind.CONFIGURED_AUDIENCE_MODEL)
     room.catalog.resources.update_configured_audience_model(
@@ -190,9 +190,7 @@ def test_a_job_keeps_what_it_was_started_with(room: Installation, world: worlds.
     assert [entry["value"] for entry in version.summary["metrics"]["relevance"]] == [5, 20, 43, 44, 60]
 
 
-def test_a_job_tried_again_after_its_model_was_replaced_and_deleted_says_so(
-    room: Installation, world: worlds.World
-) -> None:
+def test_retry_without_the_original_model_reports_it(room: Installation, world: worlds.World) -> None:
     job = start(room, world.seed_users)
     claim = room.catalog.work.claim(Kind.GENERATION_JOB, job.id, 1, "another run")
     room.catalog.work.fail(claim, StatusCode.STORAGE_FULL, "The disk is full.")
@@ -223,7 +221,7 @@ def seeds(world: worlds.World) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("seed", ["few known", "covers all", "too few"])
-def test_the_status_of_a_failed_job_holds_no_count_of_matches(
+def test_status_of_a_failed_job_contains_no_match_count(
     room: Installation, world: worlds.World, seed: str
 ) -> None:
     job = start(room, seeds(world)[seed])
@@ -238,7 +236,7 @@ def test_the_status_of_a_failed_job_holds_no_count_of_matches(
 
 
 @pytest.mark.parametrize(("seed", "n_matched"), [("few known", 13), ("covers all", 217)])
-def test_the_counts_are_attributes_of_the_error(
+def test_counts_are_attributes_of_the_error(
     room: Installation, world: worlds.World, tmp_path: Path, seed: str, n_matched: int
 ) -> None:
     model = worlds.the(room, Kind.AUDIENCE_MODEL)
