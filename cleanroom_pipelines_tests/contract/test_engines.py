@@ -34,7 +34,8 @@ from cleanroom_pipelines.engine import (
     stable_hash_sql,
 )
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, EngineError, SeedError
-from cleanroom_pipelines.uploads.cells import columns_of, usable_cell_sql, value_sql
+from cleanroom_pipelines.uploads.checks import INTERACTIONS
+from cleanroom_pipelines.uploads.reading import columns_of, read
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.contract.clusters import java_processes_of, standalone_cluster
@@ -433,24 +434,20 @@ def cells_in(engine: Engine, file: Path) -> dict[str, Counter[tuple[bool, str]]]
     """For each role and column that fits it: whether a cell is usable, and its value if it is."""
     tables = find_tables(file)
     engine.scan("cells", tables)
-    columns = [
-        (f"{role}: {column.name} {column.kind}", column)
-        for role in Role
-        for column in columns_of(engine, "cells", tables, [(name, role) for name in tables.columns])
-        if column.fits
-    ]
-    select = [
-        f"{usable_cell_sql(column)} AS is_usable{number}, {value_sql(column)} AS value{number}"
-        for number, (_, column) in enumerate(columns)
-    ]
-    found = rows(engine, f"SELECT {', '.join(select)} FROM cells")
-    return {
-        name: Counter(
-            (row[f"is_usable{number}"], repr(row[f"value{number}"]) if row[f"is_usable{number}"] else "")
-            for row in found
-        )
-        for number, (name, _) in enumerate(columns)
-    }
+    found = {}
+    for number, role in enumerate(Role):
+        declared = [(name, role) for name in tables.columns]
+        fitting = [(column.name, role) for column in columns_of(tables, declared) if column.fits]
+        scratch = file.with_name(f"{file.stem}-{id(engine)}-{number}")
+        scratch.mkdir()
+        checked = read(engine, f"cells{number}", tables, fitting, INTERACTIONS, scratch=scratch)
+        cells = rows(engine, f"SELECT * FROM {checked.name}")
+        for position, column in enumerate(checked.columns):
+            found[f"{role}: {column.name} {column.kind}"] = Counter(
+                (cell[f"e{position}"], repr(cell[f"v{position}"]) if cell[f"e{position}"] is None else "")
+                for cell in cells
+            )
+    return found
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

@@ -18,7 +18,7 @@ from cleanroom_pipelines.catalog import DataRoom, Kind
 from cleanroom_pipelines.engine import tables
 from cleanroom_pipelines.errors import SeedError
 from cleanroom_pipelines.runs import drops
-from cleanroom_pipelines.runs.deleting import delete_pending, sweep_deleted
+from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, Rejected, StillWrittenError
 from cleanroom_pipelines.runs.ingesting import ingest_all
 from cleanroom_pipelines.runs.installation import Installation, Settings
@@ -388,7 +388,7 @@ def test_the_receipts_of_a_deleted_room_are_deleted(inbox: Inbox, room: DataRoom
         ingest(inbox)
         assert receipt_next_to(late)["statusCode"] == "PARENT_NOT_ACTIVE"
         assert folder.is_dir()
-        sweep_deleted(installation, instance, now=installation.clock() + timedelta(days=4_000))
+        clean_up_deleted(installation, instance, now=installation.clock() + timedelta(days=4_000))
     assert not folder.exists()
 
 
