@@ -406,7 +406,7 @@ class _Part:
             judged = replace(judged, changed=judged.changed | (tailed & judged.valid))
         elif tailed.any():
             self.warn(
-                f"Column {column.name!r} holds numbers with a decimal point among other ids; these rows are invalid. "
+                f"Column {column.name!r} holds numbers with a decimal point among other ids; they are invalid. "
                 "Save the column as text."
             )
             errors.append(
