@@ -332,7 +332,7 @@ REJECTED: dict[str, tuple[str, str]] = {
     "twice": (f'{{"Statement": [], "Version": "2012-10-17", "Version": "{SECRET}"}}', "Version: .*twice"),
     "effect twice": (document(ALLOW).replace('"Effect"', '"Effect": "Deny", "Effect"'), "Effect: .*twice"),
     "no statement": ('{"Version": "2012-10-17"}', "Statement: .*missing"),
-    "no statements": (document(), "Statement: .*at least one"),
+    "no statements": (document(), "Statement: .*non-empty list"),
     "version": (document(ALLOW, Version=SECRET), "Version: "),
     "version list": (document(ALLOW, Version=["2012-10-17"]), "Version: "),
     "id": (document(ALLOW, Id=3), "Id: "),

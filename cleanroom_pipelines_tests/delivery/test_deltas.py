@@ -188,7 +188,7 @@ def test_different_kinds_of_ids_are_not_compared(tmp_path: Path) -> None:
     write(tmp_path / "users", users)
     write(tmp_path / "google", users, format_=hashes_of(users))
     for since, format_ in (("users", hashes_of(users)), ("google", "csv"), ("google", meta)):
-        with pytest.raises(UsageError, match="another kind of ids"):
+        with pytest.raises(UsageError, match="different kind of ids"):
             write(tmp_path / "new", users, since=tmp_path / since, format_=format_)
     assert not (tmp_path / "new").exists()
 
