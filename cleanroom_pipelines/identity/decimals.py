@@ -27,10 +27,13 @@ _WITH_TAIL = r"\A\s*-?[0-9]+[.]0+\s*\z"
 
 def with_tail(ids: pa.Array) -> npt.NDArray[np.bool_]:
     """Whether each id is a whole number with a decimal tail; false for nulls."""
-    likely = pc.fill_null(pc.match_substring(ids, ".0"), False)
-    if not pc.any(likely, min_count=0).as_py():
-        return np.zeros(len(ids), np.bool_)
-    return np.asarray(pc.and_(likely, pc.fill_null(pc.match_substring_regex(ids, _WITH_TAIL), False)))
+    # By the last byte first: it is several times faster than searching the texts.
+    likely = pc.or_(pc.ends_with(ids, "0"), pc.or_(pc.ends_with(ids, " "), pc.ends_with(ids, "\t")))
+    found = np.asarray(pc.fill_null(likely, False))
+    if found.any():
+        found = found.copy()
+        found[found] = np.asarray(pc.match_substring_regex(ids.filter(pa.array(found)), _WITH_TAIL))
+    return found
 
 
 def without_tail(ids: pa.Array) -> pa.Array:

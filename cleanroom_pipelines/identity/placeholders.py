@@ -34,14 +34,27 @@ PLACEHOLDERS: Final = frozenset(
         *(_hash(text) for text in ("", *_WORDS)),
     }
 )
+_MAX_BYTES = max(map(len, PLACEHOLDERS))
 
 
 def are_placeholders(trimmed: pa.Array) -> npt.NDArray[np.bool_]:
     """Whether each text is a placeholder; false for nulls."""
-    return np.asarray(pc.is_in(pc.ascii_lower(trimmed), _value_set()))
+    # Few ids are as long as a placeholder, and looking all of them up takes three times as long.
+    lengths = pc.fill_null(pc.binary_length(trimmed), 0).to_numpy()
+    found = _are_lengths()[np.minimum(lengths, _MAX_BYTES + 1)]
+    if found.any():
+        likely = trimmed.filter(pa.array(found))
+        found[found] = np.asarray(pc.is_in(pc.ascii_lower(likely), _value_set()))
+    return found
 
 
 # Made on first use: making an Arrow array loads pandas, which the definitions must not.
 @cache
 def _value_set() -> pa.Array:
     return pa.array(sorted(PLACEHOLDERS))
+
+
+@cache
+def _are_lengths() -> npt.NDArray[np.bool_]:
+    lengths = {len(text) for text in PLACEHOLDERS}
+    return np.array([length in lengths for length in range(_MAX_BYTES + 2)])

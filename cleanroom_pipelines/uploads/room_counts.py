@@ -8,6 +8,9 @@ Keep out: reading files (`room_reading`), and figures of several datasets (`room
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_engine
 from cleanroom_pipelines.uploads.report import (
     MAX_RECORDED_ERRORS,
@@ -110,11 +113,14 @@ def _recorded_duplicates(engine: Engine, key: Key, row_number: Callable[[int], i
 
 def _heavy_ids(engine: Engine, key: Key, n_rows: int) -> tuple[str, ...]:
     """A sentence for each column of ids in which one id holds too many rows: its share, never the id."""
+    names = {column: name for column, name in zip(key.columns, key.names, strict=True) if name.endswith("_id")}
+    step = max(1, n_rows // _HEAVY_SAMPLE_ROWS)
+    if n_rows < _MIN_HEAVY_ROWS:
+        return ()
+    sample = engine.fetch(f"SELECT {', '.join(names)} FROM valid WHERE row_number % ? = 0", [step])
     found = []
-    for column, name in zip(key.columns, key.names, strict=True):
-        if not name.endswith("_id") or n_rows < _MIN_HEAVY_ROWS:
-            continue
-        n_of_one = _rows_of_heaviest(engine, column, n_rows)
+    for column, name in names.items():
+        n_of_one = _rows_of_heaviest(engine, column, sample[column])
         if n_of_one >= max(_MIN_HEAVY_ROWS, _HEAVY_SHARE * n_rows):
             found.append(
                 f"One {name} is on {n_of_one:,} of {n_rows:,} rows ({n_of_one / n_rows:.0%}). "
@@ -123,15 +129,11 @@ def _heavy_ids(engine: Engine, key: Key, n_rows: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _rows_of_heaviest(engine: Engine, column: str, n_rows: int) -> int:
-    step = max(1, n_rows // _HEAVY_SAMPLE_ROWS)
-    heaviest = engine.fetch(
-        # one row: the id on most rows of the sample, and on how many
-        f"SELECT {column} AS id, count(*) AS n FROM valid WHERE row_number % ? = 0 GROUP BY {column} "
-        "ORDER BY n DESC, id LIMIT 1",
-        [step],
-    ).to_pylist()
-    if not heaviest or heaviest[0]["n"] < _HEAVY_SHARE / 2 * n_rows / step:
+def _rows_of_heaviest(engine: Engine, column: str, sample: pa.ChunkedArray) -> int:
+    """On how many rows the id is that is on most of a sample; 0 if even there it is on few."""
+    counts = pc.value_counts(sample).flatten() if len(sample) else None
+    if counts is None or pc.max(counts[1]).as_py() < _HEAVY_SHARE / 2 * len(sample):
         return 0
-    counted = engine.fetch(f"SELECT count(*) AS n FROM valid WHERE {column} = ?", [heaviest[0]["id"]])
+    heaviest = counts[0][int(pc.index(counts[1], pc.max(counts[1])).as_py())]
+    counted = engine.fetch(f"SELECT count(*) AS n FROM valid WHERE {column} = ?", [heaviest.as_py()])
     return int(counted["n"][0].as_py())

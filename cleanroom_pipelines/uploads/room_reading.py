@@ -392,11 +392,12 @@ class _Part:
         """Return the ids of a column without meaningless decimal tails, which are valid, and the errors."""
         from cleanroom_pipelines.uploads import room_schemas, schemas
 
-        tailed = with_tail(ids)
+        is_user = column.cell is room_schemas.Cell.USER_ID or kind is None
+        may_be_number = is_user or kind in (MatchingId.STRING, MatchingId.PHONE_NUMBER)
+        tailed = with_tail(ids) if may_be_number else np.zeros(len(ids), np.bool_)
         removes = bool(tailed.any()) and tails.mean_nothing(position)
         if removes:
             ids = without_tail(ids)
-        is_user = column.cell is room_schemas.Cell.USER_ID or kind is None
         judged = judge_user_ids(ids) if is_user else judge_ids(kind or MatchingId.STRING, ids)
         errors = [
             schemas.CellErrors(position, ErrorCode(problem.value), rows)
