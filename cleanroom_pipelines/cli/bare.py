@@ -101,8 +101,8 @@ def generate_audience(
     runtime = Runtime(engine_settings(memory, threads, engine, out=out), progress)
     with (
         new_folder(out) as folder,
-        _with_match_counts(),
         local_table(seed, SEED, near=folder, runtime=runtime) as table,
+        _with_match_counts(model, table),
     ):
         check_model(model)
         report = generate(
@@ -119,18 +119,20 @@ def generate_audience(
         return report
 
 
-def match_users(*, model: Path, seed: str) -> Any:
-    """Count how many users of a seed a model knows.
+def match_users(*, model: Path, seed: str) -> tuple[Any, str]:
+    """Count how many users of a seed a model knows; if none, say why.
 
     Raises:
         SeedError: The seed cannot be used.
         ArtifactError: The model is damaged.
     """
-    from cleanroom_pipelines.similarity.seeds import match_seed
+    from cleanroom_pipelines.similarity.seeds import match_seed, read_seed, why_no_match
 
     check_model(model)
     with local_table(seed, SEED) as table:
-        return match_seed(model, table)
+        users = read_seed(table)
+    found = match_seed(model, users)
+    return found, "" if found.n_matched else why_no_match(model, users)
 
 
 @contextmanager
@@ -184,16 +186,22 @@ def check_model(model: Path) -> None:
 
 
 @contextmanager
-def _with_match_counts() -> Iterator[None]:
-    """Add match counts to a seed error, which omits them: here one person owns both sides' files."""
+def _with_match_counts(model: Path, seed: Path) -> Iterator[None]:
+    """Add match counts and a likely cause to a seed error, which omits them: here one person owns both files."""
     try:
         yield
     except SeedError as error:
         if "n_matched" not in error.attributes:
             raise
         n_matched, n_unique, n_users = (error.attributes[name] for name in ("n_matched", "n_unique", "n_users"))
+        why = ""
+        if not n_matched:
+            from cleanroom_pipelines.similarity.seeds import read_seed, why_no_match
+
+            why = f" {why_no_match(model, read_seed(seed))}"
         raise SeedError(
-            f"{error.message} {n_matched:,} of {n_unique:,} seed users match; the model knows {n_users:,} users.",
+            f"{error.message} {n_matched:,} of {n_unique:,} seed users match; the model knows {n_users:,} "
+            f"users.{why}",
             remedy=error.remedy,
             status_code=error.status_code,
             **error.attributes,

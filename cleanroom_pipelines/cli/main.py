@@ -362,7 +362,9 @@ def match(model: Path, seed: str, as_json: bool) -> None:
     """Count how many users of a seed a model knows."""
     from cleanroom_pipelines.cli.bare import match_users
 
-    found = match_users(model=model, seed=seed)
+    found, why = match_users(model=model, seed=seed)
+    if why:
+        click.echo(why, err=True)
     if as_json:
         print_json(found.as_dict())
         return

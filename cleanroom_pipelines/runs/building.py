@@ -454,7 +454,7 @@ def _destination(buckets: Buckets, configured: ConfiguredAudienceModel) -> Objec
 
 
 def _build_report(work: Work[GenerationJob]) -> AssetResult:
-    from cleanroom_pipelines.similarity.seeds import SeedUsers, match_seed
+    from cleanroom_pipelines.similarity.seeds import SeedUsers, form_of_seed, match_seed
     from cleanroom_pipelines.uploads.files import check_seed
     from cleanroom_pipelines.uploads.report import report_sentence
 
@@ -482,6 +482,10 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
                     StatusCode.INSUFFICIENT_MATCHING_SEED,
                     "The seed has fewer matched users than the configured model requires. Give a larger seed.",
                 )
+        if failure is not None and user_ids is not None:
+            # Not only for seeds without any match: that would tell them from seeds with few.
+            form = form_of_seed(user_ids, engine=installation.engine_settings)
+            failure = (failure[0], f"{failure[1]} {form}".rstrip())
     with work.drafting("seed_validation_report", (_seed_input(job),), {}) as draft:
         documents["outcome"] = {
             "usable": failure is None,

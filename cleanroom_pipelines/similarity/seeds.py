@@ -17,6 +17,7 @@ from cleanroom_pipelines.engine import EngineSettings, open_configured_engine, o
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.uploads.checks import SEED, find_upload, reading_of
+from cleanroom_pipelines.uploads.likely_causes import form_of, no_match
 from cleanroom_pipelines.uploads.reading import distinct_ids, read, reject_invalid_rows
 from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.roles import Role
@@ -158,6 +159,37 @@ def match_seed(
         n_matched=n_matched,
         match_rate=n_matched / users.n_unique if users.n_unique else 0.0,
     )
+
+
+def why_no_match(
+    model: str | Path,
+    seed: SeedUsers,
+    *,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+) -> str:
+    """Why a model knows none of a seed's users: a sentence of counts, only for who owns both.
+
+    Args:
+        model: The model's folder.
+        seed: The seed.
+        engine: Memory, threads and scratch.
+    """
+    with open_engine(engine) as database:
+        database.register("seed", pa.table({"id": seed.user_ids}))
+        database.register("known", pa.table({"id": Model(model).user_ids()}))
+        mine, known = "SELECT id FROM seed", "SELECT id FROM known"
+        return no_match(database, mine, known, what="seed users", where="are known to the model")
+
+
+def form_of_seed(
+    user_ids: pa.ChunkedArray,
+    *,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
+) -> str:
+    """What most ids of a seed look like, for a message that both sides read; empty if nothing is remarkable."""
+    with open_engine(engine) as database:
+        database.register("seed", pa.table({"id": user_ids}))
+        return form_of(database, "SELECT id FROM seed", what="ids") or ""
 
 
 def matched_seed_users(

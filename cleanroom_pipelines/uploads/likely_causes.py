@@ -64,7 +64,7 @@ def no_match(engine: Engine, ids: str, others: str, *, what: str = "ids", where:
 
 
 def form_of(engine: Engine, ids: str, *, what: str = "ids") -> str | None:
-    """Describe the form of most of one party's own ids; None if nothing about it is remarkable.
+    """Describe the form of most of one party's own ids, without counts; None if nothing about it is remarkable.
 
     Args:
         engine: A session that can run the query.
@@ -80,7 +80,7 @@ def form_of(engine: Engine, ids: str, *, what: str = "ids") -> str | None:
     for number, words in enumerate(_FORMS.values()):
         n_such = counts[f"form_{number}"]
         if n_such and n_such > _MOST * n_ids:
-            return f"{'All' if n_such == n_ids else f'{n_such:,} of the'} {n_ids:,} {what} {words}."
+            return f"{'All' if n_such == n_ids else 'Most'} of the {what} {words}."
     return None
 
 

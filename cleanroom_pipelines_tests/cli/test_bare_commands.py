@@ -154,3 +154,20 @@ def test_seed_mode_in_place_ranks_the_seed_and_json_is_printed(
     assert len(rows) == worlds.N_USERS
     assert all(row["score"] is not None for row in rows)
     assert {row["user_id"] for row in rows[: worlds.N_SEED]} != set(world.seed_users)
+
+
+def test_seed_without_any_match_gets_numbers_and_the_likely_cause(
+    command: Commands, bare: Path, world: worlds.World, tmp_path: Path
+) -> None:
+    seed = tmp_path / "seed.csv"
+    seed.write_text("\n".join(["user_id", *(user.upper() for user in world.seed_users)]))
+    why = (
+        f"None of the {worlds.N_SEED} seed users are known to the model. They would match without regard to letter"
+    )
+    ended = command("match", "--model", bare / "model", "--seed", seed)
+    assert ended.out.startswith(f"0 of {worlds.N_SEED} seed users are known")
+    assert why in ended.err
+    ended = command("generate", "--model", bare / "model", "--seed", seed, "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert why in ended.err
+    assert not any(user in ended.err for user in seed.read_text().split())
