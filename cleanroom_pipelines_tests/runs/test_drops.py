@@ -259,15 +259,16 @@ def parquet() -> bytes:
         ("members.TXT", ".txt", IDS),
         ("members.ndjson", ".ndjson", LINES),
         ("members.Pq", ".pq", parquet()),
-        ("members.CSV.GZ", ".csv.gz", gzip.compress(IDS)),
+        ("members.CSV.GZ", ".csv.gz", gzip.compress(IDS, mtime=0)),
         ("members.csv.zst", ".csv.zst", zstd(IDS)),
         ("members.tsv.ZST", ".tsv.zst", zstd(IDS.replace(b"\n", b"\tx\n"))),
         ("members.jsonl.zst", ".jsonl.zst", zstd(LINES)),
         ("members", ".csv", IDS),
-        ("20261130_members", ".csv.gz", gzip.compress(IDS)),
+        ("20261130_members", ".csv.gz", gzip.compress(IDS, mtime=0)),
         ("part-00000", ".jsonl.zst", zstd(LINES)),
         ("members_0", ".parquet", parquet()),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",
 )
 def test_every_format_of_the_file_layer_is_accepted(
     inbox: Inbox, name: str, kept_suffix: str, content: bytes
