@@ -97,6 +97,16 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     assert len(find_tables(tmp_path).files) == 1
 
 
+def test_folders_may_be_nested_deeply(tmp_path: Path) -> None:
+    folder = tmp_path
+    for number in range(1_100):
+        folder /= f"{number % 10}="
+        folder.mkdir()
+    (folder / "a.csv").write_text("id\n1\n")
+    with pytest.raises(InputError, match="partition folders"):
+        find_tables(tmp_path)
+
+
 def test_links_to_files_have_the_values_of_the_folder_they_are_in(tmp_path: Path) -> None:
     write(tmp_path / "store", "a.parquet", 1)
     for day in (1, 2):
