@@ -112,6 +112,7 @@ def test_quotes_with_a_backslash(tmp_path: Path) -> None:
         assert read(find_tables(tmp_path / "t.csv.gz")) == (expected, [])
 
     assert offenders(BACKSLASHES, check) == []
+    assert rows_of(tmp_path / "t.csv", b'id,t\n1,"5\\" screen",\n2,x,\n') == [("1", '5" screen'), ("2", "x")]
 
 
 def test_a_backslash_that_is_no_escape(tmp_path: Path) -> None:
