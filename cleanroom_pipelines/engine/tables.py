@@ -149,6 +149,23 @@ def check_types(tables: TableFiles) -> None:
                 )
 
 
+def encoding_error(tables: TableFiles, what: str) -> InputError | None:
+    """Explain lines that were rejected for INVALID ENCODING, by reading the text up to the first of them.
+
+    Args:
+        tables: The files.
+        what: Name of the input in messages.
+
+    Returns:
+        An error that names the encoding; None if it is not recognised, or the files are not text.
+    """
+    if tables.format == "parquet":
+        return None
+    found = (text_files.encoding_of(file) for file in tables.files)
+    encoding = next((encoding for encoding in found if encoding), None)
+    return text_files.wrong_encoding(encoding, what) if encoding else None
+
+
 def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int | None = None) -> TableFiles:
     """Find the files of a file path, a folder (with its Hive partitions, but no other subfolders) or a glob.
 
