@@ -48,7 +48,6 @@ class TableFiles:
         columns: Names of the columns that can be read, which all files have: from the header (CSV), the keys in
             the first 1,000 lines (JSON Lines), or the schema (parquet), then the partition columns. A scan has
             these columns. Empty and repeated names are left out.
-        delimiter: Delimiter of the first file, if it is a CSV.
         repeated: Names that occur more than once in a file, or differ by case only; no column of such a name can
             be read.
         partitions: The columns whose values are in the files' paths (`country=CH/p0.parquet`), as text.
@@ -58,7 +57,6 @@ class TableFiles:
     files: tuple[Path, ...]
     format: Format
     columns: tuple[str, ...]
-    delimiter: str = ","
     repeated: frozenset[str] = frozenset()
     partitions: tuple[str, ...] = ()
     facts: dict[Path, CsvShape | pa.Schema] = field(default_factory=dict, compare=False, repr=False)
@@ -304,8 +302,7 @@ def _describe(found: Mapping[Path, tuple[str, ...]], format_: Format, what: str)
         raise ValueError("no common column")
     taken = {name.lower() for name in (*columns, *repeated)}
     keys = tuple(key for key in _partition_keys(found.values(), what) if key.lower() not in taken)
-    delimiter = fact.delimiter if isinstance(fact := facts.get(files[0]), CsvShape) else ","
-    return TableFiles(files, format_, (*columns, *keys), delimiter, repeated, keys, facts)
+    return TableFiles(files, format_, (*columns, *keys), repeated, keys, facts)
 
 
 def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape | pa.Schema]) -> tuple[str, ...]:
