@@ -90,9 +90,17 @@ class TableFiles:
         """Return the types of `columns` in one of the files; text and partition columns are strings."""
         if self.format != "parquet":
             return dict.fromkeys(self.columns, pa.string())
+        schema = self._schema_of(file)
+        return {name: pa.string() if name in self.partitions else schema.field(name).type for name in self.columns}
+
+    def names_of(self, file: Path) -> frozenset[str]:
+        """Return the names of all columns in one of the parquet files, in lower case."""
+        return frozenset(name.lower() for name in self._schema_of(file).names)
+
+    def _schema_of(self, file: Path) -> pa.Schema:
         schema = self._fact(file, parquet_types.read_schema)
         assert isinstance(schema, pa.Schema)
-        return {name: pa.string() if name in self.partitions else schema.field(name).type for name in self.columns}
+        return schema
 
     def _fact(self, file: Path, read: Callable[[Path], CsvShape | pa.Schema]) -> CsvShape | pa.Schema:
         if file in self.facts:
