@@ -28,7 +28,7 @@ class EngineSettings:
         scratch: Existing folder for spill files, which are not encrypted and are deleted when the engine is
             closed. None: the system's temporary folder.
         scratch_bytes: Limit of all spill files together. None: most of the free disk.
-        unpacked_bytes: Maximum size of one gzipped file unpacked in `scratch`. None: no limit.
+        unpacked_bytes: Maximum size of one compressed file unpacked in `scratch`. None: no limit.
         url: Engine that `open_configured_engine` opens: None for DuckDB, `spark://host:port` or `local[n]` for
             Apache Spark, `sc://host:port` for Spark Connect. With Spark, the executors must see `scratch` under
             the same path, and memory and threads apply only to the driver.
@@ -85,7 +85,16 @@ class Engine(Protocol):
         ...
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make files queryable as `name`: parquet with its types, CSV and JSON Lines as VARCHAR cells."""
+        """Make files queryable as `name`: their `columns`, and nothing else in the files matters.
+
+        Args:
+            name: Name of the view.
+            tables: The files. Columns of parquet keep their types, except that UUIDs are VARCHAR, as are cells of
+                CSV and JSON Lines, and partition columns.
+
+        Raises:
+            InputError: A column has different types in the parquet files (see `tables.type_runs`).
+        """
         ...
 
     def rejected_lines(self) -> pa.Table:

@@ -24,7 +24,7 @@ from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPa
 from cleanroom_pipelines.engine.hashing import stable_hash_sql
 from cleanroom_pipelines.engine.packing import Packing, packing_of, unpacked_blocks
 from cleanroom_pipelines.engine.parquet_types import UUID
-from cleanroom_pipelines.engine.partitions import values_of
+from cleanroom_pipelines.engine.partitions import value_of, values_of
 from cleanroom_pipelines.engine.plain_paths import PlainPaths, is_plain
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
 from cleanroom_pipelines.engine.tables import TableFiles, check_types
@@ -36,6 +36,8 @@ _MAX_LINE_BYTES = 10_000_000
 # Number of characters that DuckDB stores of a rejected line.
 _KEPT_CHARACTERS = 10_000
 _MANY_LINES = 10
+# DuckDB's name for the number of a file in a scan; a column of that name in a file hides it.
+_FILE_INDEX = "file_index"
 # A delimiter that does not occur in text lines, so that a line of JSON is read as one cell.
 _NO_DELIMITER = "\x01"
 
@@ -291,6 +293,16 @@ def _file_list(files: Iterable[Path]) -> str:
 
 
 def _parquet_query(files: Sequence[Path], tables: TableFiles) -> str:
+    hides_number = tables.partitions and any(_FILE_INDEX in tables.names_of(file) for file in tables.files)
+    if not hides_number:
+        return _parquet_run_query(files, tables)
+    # The file's number cannot be read, so files of other partitions are read separately.
+    values = {file: tuple(value_of(file, key) for key in tables.partitions) for file in tables.files}
+    runs = _runs(files, tables, values.__getitem__)
+    return " UNION ALL ".join(_parquet_run_query(plain, run) for _, plain, run in runs)
+
+
+def _parquet_run_query(files: Sequence[Path], tables: TableFiles) -> str:
     types = tables.types_of(tables.files[0])
     cells = {name: quote_identifier(name) for name in tables.columns if name not in tables.partitions}
     # As text, since DuckDB converts text to a UUID when it compares them, which fails for other text.
@@ -341,7 +353,7 @@ def _jsonl_run_query(files: Sequence[Path], packing: Packing, tables: TableFiles
         if name not in tables.partitions
         for path in [quote_literal(_json_path(name))]
     }
-    file_index = ", file_index" if tables.partitions else ""
+    file_index = f", {_FILE_INDEX}" if tables.partitions else ""
     return (
         f"SELECT {_select(cells, tables)} FROM "
         f"(SELECT CASE WHEN json_valid(line) THEN line END AS line{file_index} "
@@ -373,7 +385,7 @@ def _partition_sql(values: Sequence[str | None]) -> str:
     literals = ["NULL" if value is None else quote_literal(value) for value in values]
     if len(set(literals)) == 1:
         return f"CAST({literals[0]} AS VARCHAR)"
-    return f"CAST([{', '.join(literals)}] AS VARCHAR[])[CAST(file_index AS BIGINT) + 1]"
+    return f"CAST([{', '.join(literals)}] AS VARCHAR[])[CAST({_FILE_INDEX} AS BIGINT) + 1]"
 
 
 def _json_path(key: str) -> str:

@@ -15,14 +15,17 @@ _MISSING = ("", "__HIVE_DEFAULT_PARTITION__")
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder and of the `key=value` folders below it; hidden and `_` names are skipped."""
-    for child in folder.iterdir():
-        if _is_hidden(child.name):
-            continue
-        if child.is_file():
-            yield child
-        # A link to a folder could lead in a circle.
-        elif _pair(child.name) and child.is_dir() and not child.is_symlink():
-            yield from files_below(child)
+    # Not recursive, since a participant could nest folders deeper than Python's calls may be.
+    folders = [folder]
+    while folders:
+        for child in folders.pop().iterdir():
+            if _is_hidden(child.name):
+                continue
+            if child.is_file():
+                yield child
+            # A link to a folder could lead in a circle.
+            elif _pair(child.name) and child.is_dir() and not child.is_symlink():
+                folders.append(child)
 
 
 def files_of_pattern(pattern: str) -> tuple[Path, list[Path]]:

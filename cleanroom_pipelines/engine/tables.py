@@ -48,7 +48,6 @@ class TableFiles:
         columns: Names of the columns that can be read, which all files have: from the header (CSV), the keys in
             the first 1,000 lines (JSON Lines), or the schema (parquet), then the partition columns. A scan has
             these columns. Empty and repeated names are left out.
-        delimiter: Delimiter of the first file, if it is a CSV.
         repeated: Names that occur more than once in a file, or differ by case only; no column of such a name can
             be read.
         partitions: The columns whose values are in the files' paths (`country=CH/p0.parquet`), as text.
@@ -58,7 +57,6 @@ class TableFiles:
     files: tuple[Path, ...]
     format: Format
     columns: tuple[str, ...]
-    delimiter: str = ","
     repeated: frozenset[str] = frozenset()
     partitions: tuple[str, ...] = ()
     facts: dict[Path, CsvShape | pa.Schema] = field(default_factory=dict, compare=False, repr=False)
@@ -92,9 +90,17 @@ class TableFiles:
         """Return the types of `columns` in one of the files; text and partition columns are strings."""
         if self.format != "parquet":
             return dict.fromkeys(self.columns, pa.string())
+        schema = self._schema_of(file)
+        return {name: pa.string() if name in self.partitions else schema.field(name).type for name in self.columns}
+
+    def names_of(self, file: Path) -> frozenset[str]:
+        """Return the names of all columns in one of the parquet files, in lower case."""
+        return frozenset(name.lower() for name in self._schema_of(file).names)
+
+    def _schema_of(self, file: Path) -> pa.Schema:
         schema = self._fact(file, parquet_types.read_schema)
         assert isinstance(schema, pa.Schema)
-        return {name: pa.string() if name in self.partitions else schema.field(name).type for name in self.columns}
+        return schema
 
     def _fact(self, file: Path, read: Callable[[Path], CsvShape | pa.Schema]) -> CsvShape | pa.Schema:
         if file in self.facts:
@@ -147,6 +153,23 @@ def check_types(tables: TableFiles) -> None:
                     remedy="Write the column with one type in all files.",
                     problem="types",
                 )
+
+
+def encoding_error(tables: TableFiles, what: str) -> InputError | None:
+    """Explain lines that were rejected for INVALID ENCODING, by reading the text up to the first of them.
+
+    Args:
+        tables: The files.
+        what: Name of the input in messages.
+
+    Returns:
+        An error that names the encoding; None if it is not recognised, or the files are not text.
+    """
+    if tables.format == "parquet":
+        return None
+    found = (text_files.encoding_of(file) for file in tables.files)
+    encoding = next((encoding for encoding in found if encoding), None)
+    return text_files.wrong_encoding(encoding, what) if encoding else None
 
 
 def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int | None = None) -> TableFiles:
@@ -288,8 +311,7 @@ def _describe(found: Mapping[Path, tuple[str, ...]], format_: Format, what: str)
         raise ValueError("no common column")
     taken = {name.lower() for name in (*columns, *repeated)}
     keys = tuple(key for key in _partition_keys(found.values(), what) if key.lower() not in taken)
-    delimiter = fact.delimiter if isinstance(fact := facts.get(files[0]), CsvShape) else ","
-    return TableFiles(files, format_, (*columns, *keys), delimiter, repeated, keys, facts)
+    return TableFiles(files, format_, (*columns, *keys), repeated, keys, facts)
 
 
 def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape | pa.Schema]) -> tuple[str, ...]:

@@ -208,7 +208,8 @@ def _n_good(records: Iterator[list[str]], n_cells: int) -> int:
     n_good = 0
     try:
         for record in records:
-            if record and len(record) != n_cells:
+            has_comma_at_end = len(record) == n_cells + 1 and not record[-1]
+            if record and len(record) != n_cells and not has_comma_at_end:
                 break
             n_good += 1
     except csv.Error:

@@ -146,8 +146,10 @@ def _run(task: Mapping[str, Any], give_up: Callable[..., object]) -> int:
 
 
 def _check_links(folder: Path) -> None:
-    """Check that a folder's symbolic links stay inside it."""
-    for file in folder.iterdir():
+    """Check that the symbolic links of a folder and of its partitions stay inside it."""
+    from cleanroom_pipelines.engine.partitions import files_below
+
+    for file in (*folder.iterdir(), *files_below(folder)):
         if file.is_symlink() and folder not in file.resolve().parents:
             raise ProblemError("link")
 

@@ -59,7 +59,8 @@ def reject_links(home: Home, account_id: str, folder: Path) -> None:
     real = Path(os.path.realpath(folder))
     is_moved = real != Path(os.path.realpath(home.accounts / account_id / "warehouse")).joinpath(*names)
     try:
-        links = [file for file in folder.iterdir() if file.is_symlink()] if folder.is_dir() else []
+        # At any depth, since a table's partitions are in folders of their own.
+        links = [file for file in folder.rglob("*") if file.is_symlink()]
     except OSError:
         links = []  # reading the table reports the error
     if is_moved or any(real not in Path(os.path.realpath(link)).parents for link in links):

@@ -5,6 +5,7 @@ single file of the table has; a path means itself, whatever its characters.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,22 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     assert len(find_tables(tmp_path).files) == 1
 
 
+def test_folders_may_be_nested_deeply(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    folder = tmp_path
+    for number in range(1_100):
+        folder /= f"{number % 10}="
+        folder.mkdir()
+    (folder / "a.csv").write_text("id\n1\n")
+    try:
+        with pytest.raises(InputError, match="partition folders"):
+            find_tables(tmp_path)
+    finally:
+        # Too deep for pytest to remove.
+        (folder / "a.csv").unlink()
+        os.removedirs(folder)
+
+
 def test_links_to_files_have_the_values_of_the_folder_they_are_in(tmp_path: Path) -> None:
     write(tmp_path / "store", "a.parquet", 1)
     for day in (1, 2):
@@ -131,6 +148,24 @@ def test_many_partitions_are_one_read(tmp_path: Path, monkeypatch: pytest.Monkey
     query = duckdb_engine._parquet_query(tables.files, tables)
     assert query.count("read_parquet") == 1
     assert [(int(row["id"]), int(row["day"])) for row in rows(tables)] == [(n, n) for n in range(100)]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_columns_named_as_the_engine_names_its_own(tmp_path: Path, suffix: str) -> None:
+    names = ["file_index", "filename", "line", "c0", "file_row_number"]
+    for day in (1, 2):
+        folder = tmp_path / f"day={day}"
+        folder.mkdir()
+        if suffix == "parquet":
+            pq.write_table(pa.table({name: [day % 2] for name in names}), folder / "a.parquet")
+        elif suffix == "csv":
+            (folder / "a.csv").write_text(f"{','.join(names)}\n{','.join(['7'] * 5)}\n")
+        else:
+            (folder / "a.jsonl").write_text(json.dumps(dict.fromkeys(names, 7)) + "\n")
+    tables = find_tables(tmp_path)
+    assert tables.columns == (*names, "day")
+    assert rows(tables, "day") == [{"day": "1"}, {"day": "2"}]
+    assert rows(tables.select(["day"])) == [{"day": "1"}, {"day": "2"}]
 
 
 def test_a_column_of_the_file_comes_first(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cleanroom_pipelines.engine import EngineSettings, TableFiles, find_tables, open_engine
+from cleanroom_pipelines.engine import EngineSettings, TableFiles, encoding_error, find_tables, open_engine
 from cleanroom_pipelines.engine.text_files import csv_shape, encoding_of
 from cleanroom_pipelines.errors import InputError
 
@@ -112,6 +112,7 @@ def test_quotes_with_a_backslash(tmp_path: Path) -> None:
         assert read(find_tables(tmp_path / "t.csv.gz")) == (expected, [])
 
     assert offenders(BACKSLASHES, check) == []
+    assert rows_of(tmp_path / "t.csv", b'id,t\n1,"5\\" screen",\n2,x,\n') == [("1", '5" screen'), ("2", "x")]
 
 
 def test_a_backslash_that_is_no_escape(tmp_path: Path) -> None:
@@ -193,6 +194,9 @@ def test_encodings_of_rows(tmp_path: Path) -> None:
     assert offenders(files, check) == []
     # A column that is not needed may be in any encoding.
     (tmp_path / "t.csv").write_bytes("id,city\n1,Zürich\n".encode("cp1252"))
+    error = encoding_error(find_tables(tmp_path), "seed")
+    assert error is not None
+    assert str(error) == "The seed looks like Windows-1252 (Excel's 'CSV'). Save it as 'CSV UTF-8'."
     assert read(find_tables(tmp_path / "t.csv").select(["id"])) == ([("1",)], [])
 
 

@@ -248,11 +248,13 @@ def test_links_that_lead_out(run: Run, run_apart: Run, warehouse: Path, tmp_path
     (warehouse / "linked").symlink_to(tmp_path / "other")
     (warehouse / "file").mkdir()
     (warehouse / "file" / "a.csv").symlink_to(tmp_path / "other" / "a.csv")
+    (warehouse / "partition" / "day=1" / "hour=2").mkdir(parents=True)
+    (warehouse / "partition" / "day=1" / "hour=2" / "a.csv").symlink_to(tmp_path / "other" / "a.csv")
     (warehouse / "loop").mkdir()
     (warehouse / "loop" / "a.csv").symlink_to("a.csv")
     around = {("shop", "orders"): warehouse / "orders" / ".." / "orders"}
     relative = {("shop", "orders"): Path(os.path.relpath(warehouse / "orders"))}
-    for name in ("linked", "file"):
+    for name in ("linked", "file", "partition"):
         assert failure(run, f"SELECT user_id FROM shop.{name}") == "link"
     assert failure(run_apart, "SELECT user_id FROM shop.loop") in {"link", "failed", "table"}
     for tables in (around, relative):
@@ -264,6 +266,13 @@ def test_a_link_within_the_folder(run_apart: Run, warehouse: Path) -> None:
     (warehouse / "inside" / "versions" / "1.csv").write_text("user_id\na\n")
     (warehouse / "inside" / "now.csv").symlink_to("versions/1.csv")
     assert run_apart("SELECT user_id FROM shop.inside") == ["a"]
+
+
+def test_partitions_are_columns(run_apart: Run, warehouse: Path) -> None:
+    for country in ("CH", "DE"):
+        (warehouse / "parts" / f"country={country}").mkdir(parents=True)
+        (warehouse / "parts" / f"country={country}" / "a.csv").write_text(f"user_id\n{country}1\n")
+    assert run_apart("SELECT user_id FROM shop.parts WHERE country = 'DE'") == ["DE1"]
 
 
 FORGED = [
