@@ -138,7 +138,7 @@ class Home:
 
     @property
     def day_caches(self) -> Path:
-        """Copies of remote tables and cached counts per file, by training dataset; may be emptied when nothing runs."""
+        """Copies of remote tables and counts per file, by training dataset; may be emptied when nothing runs."""
         return self.root / "cache"
 
     @property
