@@ -138,7 +138,7 @@ class Home:
 
     @property
     def day_caches(self) -> Path:
-        """Cached interaction counts per source file, one folder per training dataset; may be emptied anytime."""
+        """Copies of remote tables and counts per file, by training dataset; may be emptied when nothing runs."""
         return self.root / "cache"
 
     @property

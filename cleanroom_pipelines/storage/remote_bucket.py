@@ -5,7 +5,8 @@ Add here when remote buckets get a new operation, or an error code needs its own
 Keep out: registration and ownership of buckets (buckets).
 
 Tested on S3 as emulated by moto, and for sources of tables on Azure as emulated by Azurite. Google and Azure use
-obstore's clients and only store artifacts and sources.
+obstore's clients and only store artifacts and sources. Google is not tested: the emulator in the
+registries, gcp-storage-emulator, lacks the XML listing that obstore requests.
 
 Limits of obstore 0.12: a key with an empty segment (`a//b`) and its siblings cannot be listed. Its threads do not
 survive a fork: after using a store, a process must not fork another one that uses it. Signals wait until a call

@@ -119,7 +119,7 @@ def _regex(pattern: str) -> str:
 
 
 def _check_names(names: Sequence[str]) -> None:
-    """Reject keys that cannot be paths below a folder; writers of the store choose them."""
+    """Reject keys that cannot be paths below a folder, since anyone who may write to the store chooses them."""
     folders = {name.rpartition("/")[0] for name in names}
     parts = {part for name in names for part in name.split("/")}
     if folders & set(names) or any(

@@ -82,7 +82,8 @@ class Sources:
         if location is None:
             yield Path(source)
             return
-        copy = folder / hashlib.sha256(source.encode()).hexdigest()[:16]
+        # Each kind has its own copy: two readers of one copy in one run would wait for each other.
+        copy = folder / hashlib.sha256(f"{upload.what} {source}".encode()).hexdigest()[:16]
         with ExitStack() as stack:
             with errors_of(upload):
                 opening = snapshot_of(copy, location.shown, lambda: self._list(location), runtime)

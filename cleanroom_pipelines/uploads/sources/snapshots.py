@@ -101,7 +101,7 @@ def snapshot_of(folder: Path, shown: str, take_listing: Callable[[], Listing], r
         yield (Path(glob.escape(str(data))) if "*" in listing.pattern else data) / listing.pattern
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of a copy; empty if there is none."""
     try:
         found: dict[str, Any] = json.loads((folder / _MANIFEST).read_text("utf-8"))
@@ -122,7 +122,7 @@ def _wait_for(lock: IO[str], mode: int, runtime: Runtime) -> None:
 
 def _fetched(folder: Path) -> dict[str, FetchedFile]:
     """The intact files of a copy by name."""
-    entries = (FetchedFile(**entry) for entry in read_manifest(folder).get("files", ()))
+    entries = (FetchedFile(**entry) for entry in _read_manifest(folder).get("files", ()))
     return {entry.name: entry for entry in entries if _size_of(folder / _DATA / entry.name) == entry.n_bytes}
 
 
@@ -136,7 +136,7 @@ def _size_of(path: Path) -> int | None:
 def _is_stale(folder: Path, listing: Listing) -> bool:
     wanted = {(piece.name, piece.identity) for piece in listing.pieces}
     there = {(entry.name, entry.identity) for entry in _fetched(folder).values()}
-    return not listing.is_fixed or wanted != there or read_manifest(folder).get("snapshot") != listing.snapshot
+    return not listing.is_fixed or wanted != there or _read_manifest(folder).get("snapshot") != listing.snapshot
 
 
 def _bring_up_to_date(folder: Path, shown: str, listing: Listing, runtime: Runtime) -> None:
@@ -148,6 +148,7 @@ def _bring_up_to_date(folder: Path, shown: str, listing: Listing, runtime: Runti
         if path.is_file() and path.relative_to(folder / _DATA).as_posix() not in files:
             path.unlink()
     snapshot = ""
+    _write_manifest(folder, shown, snapshot, [files[name] for name in sorted(files)])  # in case this is killed
     try:
         missing = [piece for piece in listing.pieces if piece.name not in files]
         for number, piece in enumerate(missing):

@@ -5,8 +5,9 @@ Add here when tables of another format or system can be read.
 Keep out: parsing sources (locations), local copies (snapshots), object stores (objects).
 
 The libraries are optional and imported on use. Their errors may quote cells, queries and URLs with passwords, so
-only the names of their classes are kept. PostgreSQL is tested. Other ADBC drivers, such as those of Snowflake and
-BigQuery, are reached by their names through the same code; they are not tested.
+only the names of their classes are kept. Batches are written as they arrive, except that pyiceberg reads each data
+file completely; 6 million rows from PostgreSQL took 70 MB more than 1,000 rows. PostgreSQL is tested. Other ADBC
+drivers, such as those of Snowflake and BigQuery, are loaded by name and are not tested.
 """
 
 import errno

@@ -12,8 +12,8 @@ import pytest
 from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import CancelledError, SeedError, StatusCode, TrainingDataError
 from cleanroom_pipelines.storage.remote_bucket import RemoteBucket, open_url
-from cleanroom_pipelines.uploads.checks import INTERACTIONS, SEED
-from cleanroom_pipelines.uploads.sources import Sources
+from cleanroom_pipelines.uploads.checks import INTERACTIONS, SEED, USERS
+from cleanroom_pipelines.uploads.sources import Sources, snapshots
 from cleanroom_pipelines_tests import worlds
 from cleanroom_pipelines_tests.object_stores import ObjectStore, Reply, Request
 
@@ -134,6 +134,42 @@ def test_a_reader_keeps_its_files_until_it_ends(store: ObjectStore, tmp_path: Pa
         ):
             pass
         assert (path / "a.csv").read_bytes() == b"one"
+
+
+def test_two_tables_of_one_source_do_not_wait_for_each_other(store: ObjectStore, tmp_path: Path) -> None:
+    sources, url = Sources(tmp_path), url_of(store, "events")
+    store.put("shop", "events/a.csv", b"one")
+    until = time.monotonic() + 5
+    runtime = Runtime(should_cancel=lambda: time.monotonic() > until)
+    with sources.opening(url, INTERACTIONS, folder=tmp_path / "copies", runtime=runtime) as path:
+        store.put("shop", "events/a.csv", b"two")
+        with sources.opening(url, USERS, folder=tmp_path / "copies", runtime=runtime) as other:
+            assert (path / "a.csv").read_bytes() == b"one"
+            assert (other / "a.csv").read_bytes() == b"two"
+
+
+def test_a_killed_update_is_not_taken_for_the_state_before(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, url = Sources(tmp_path), url_of(store, "events")
+
+    def opened() -> bytes:
+        with sources.opening(url, INTERACTIONS, folder=tmp_path / "copies") as path:
+            return (path / "a.csv").read_bytes()
+
+    store.put("shop", "events/a.csv", b"one")
+    assert opened() == b"one"
+    store.put("shop", "events/a.csv", b"two")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def killed(_: Path) -> str:
+            patch.setattr(snapshots, "_write_manifest", lambda *_: None)
+            raise KeyboardInterrupt
+
+        patch.setattr(snapshots, "_digest", killed)  # the file was replaced, the manifest was not
+        opened()
+    store.put("shop", "events/a.csv", b"one")
+    assert opened() == b"one"
 
 
 def test_an_object_that_is_replaced_meanwhile_is_not_mixed_with_others(store: ObjectStore, tmp_path: Path) -> None:
