@@ -27,10 +27,8 @@ from cleanroom_pipelines.engine import (
 from cleanroom_pipelines.errors import InputError, StorageFullError, UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
-from cleanroom_pipelines.uploads.reading import read, reject_invalid_rows
+from cleanroom_pipelines.uploads.reading import read, reject_ambiguous_ids
 from cleanroom_pipelines.uploads.roles import Role
-
-_MAX_INVALID_SHARE = 0.05
 
 
 def evaluate(
@@ -147,24 +145,16 @@ def _open_ids(engine: Engine, relation: str, table: TableFiles, column: str, scr
     """Create the view of a file's ids, and return its number of rows.
 
     Raises:
-        InputError: The column cannot hold ids, or too many ids are unusable: an exclusion without them would
-            deliver the people it should exclude.
+        InputError: The column cannot hold ids, or holds decimals among other ids.
     """
     with reading_of(IDS):
         checked = read(engine, f"{relation}_rows", table, ((column, Role.USER_ID),), IDS, scratch=scratch)
-        # one row; nulls are no ids, and left out as always
-        found = engine.fetch(
-            f"SELECT count(*) AS n, count(e0) - count(*) FILTER (v0 IS NULL) AS n_invalid FROM {checked.name}"
-        ).to_pylist()[0]
-    n_rows = found["n"] + checked.n_rejected
-    reject_invalid_rows(
-        engine, checked, IDS, (found["n_invalid"] + checked.n_rejected, n_rows), _MAX_INVALID_SHARE
-    )
+        n_rows = reject_ambiguous_ids(engine, checked, IDS)
     engine.execute(
         f"CREATE OR REPLACE TEMP VIEW {quote_identifier(relation)} AS "
         f"SELECT CAST(v0 AS VARCHAR) AS user_id FROM {checked.name} WHERE {checked.usable}"
     )
-    return int(n_rows)
+    return n_rows
 
 
 @contextmanager

@@ -6,7 +6,8 @@ Keep out: which rows are delivered and how (delivery.writing).
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +28,6 @@ _FILE = click.Path(path_type=Path)
 _RANKED = "ranked.parquet"
 # Users that are kept in memory, to say why none of them is in the ids file.
 _MAX_USERS_COMPARED = 1_000_000
-_INTEGER_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
-_ID_TYPES = {"VARCHAR", "UUID", *_INTEGER_TYPES, *(f"U{name}" for name in _INTEGER_TYPES)}
-_DECIMAL_TYPES = {"FLOAT", "DOUBLE", "DECIMAL"}
-_SPACES_SQL = "' ' || chr(9) || chr(10) || chr(13)"
 
 
 @click.command()
@@ -192,8 +189,10 @@ class _Users:
 @contextmanager
 def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> Iterator[_Users]:
     from cleanroom_pipelines.audiences.sizes import SeedMode
-    from cleanroom_pipelines.engine import find_tables, open_engine, quote_identifier
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
+    from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
+    from cleanroom_pipelines.uploads.reading import read, reject_ambiguous_ids
+    from cleanroom_pipelines.uploads.roles import Role
 
     if (ranking / RANKING_FILE).exists():
         audience = select_audience(ranking / RANKING_FILE, size, SeedMode(seed_mode or SeedMode.EXCLUDED))
@@ -205,22 +204,37 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
             remedy="Give --seed-mode to `generate` instead.",
         )
     source = ranking / _RANKED if (ranking / _RANKED).is_file() else ranking
-    tables = find_tables(source, what="ranking")
-    user_id = _user_id_column(tables, "ranking")
+    upload = replace(IDS, what="ranking")
+    tables = find_upload(source, upload)
     rank = next((column for column in tables.columns if column.lower() == "rank"), None)
-    with open_engine(settings, paths=tables.files) as engine:
-        engine.scan("ranking", tables)
-        place = f"TRY_CAST({quote_identifier(rank)} AS BIGINT)" if rank else "row_number() OVER ()"
+    columns = [(_user_id_column(tables, "ranking"), Role.USER_ID)]
+    if rank:
+        columns.append((rank, Role.NUMERICAL_FEATURE))
+    with _opened(tables, settings) as (engine, scratch), reading_of(upload):
+        checked = read(engine, "ranking", tables, columns, upload, scratch=scratch)
+        reject_ambiguous_ids(engine, checked, upload)
         engine.execute(
             # one row per user
-            "CREATE TEMP TABLE users AS SELECT user_id, min(place) AS place FROM "
-            f"(SELECT {_user_id_sql(engine, 'ranking', user_id)} AS user_id, {place} AS place FROM ranking) "
-            "WHERE user_id IS NOT NULL GROUP BY user_id"
+            "CREATE TEMP TABLE users AS SELECT user_id, min(place) AS place FROM (SELECT CAST(v0 AS VARCHAR) AS "
+            f"user_id, {'v1' if rank else 'row_number() OVER ()'} AS place, e0 FROM ranking) WHERE e0 IS NULL "
+            "GROUP BY user_id"
         )
         available = int(engine.fetch("SELECT count(*) FROM users").column(0)[0].as_py())
         requested = size.n_users(_population(ranking) or available)
         batches = engine.batches("SELECT user_id FROM users ORDER BY place, user_id LIMIT ?", [requested], 100_000)
         yield _Users((batch.column(0) for batch in batches), requested, available)
+
+
+@contextmanager
+def _opened(tables: "TableFiles", settings: Any) -> "Iterator[tuple[Engine, Path]]":
+    """An engine that can read the files, and a folder for it to write to."""
+    from cleanroom_pipelines.engine import open_engine
+
+    with (
+        tempfile.TemporaryDirectory(prefix="export-", dir=settings.scratch if settings else None) as folder,
+        open_engine(settings, paths=[*tables.files, Path(folder)]) as engine,
+    ):
+        yield engine, Path(folder)
 
 
 def _population(ranking: Path) -> int | None:
@@ -244,8 +258,10 @@ def _activation(
     """The format of a list of users, the activation of a destination, warnings of ids left out, and the ids."""
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
     from cleanroom_pipelines.delivery.writing import Activation
-    from cleanroom_pipelines.engine import find_tables, open_engine
     from cleanroom_pipelines.terms import MatchingId
+    from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
+    from cleanroom_pipelines.uploads.reading import read, reject_ambiguous_ids
+    from cleanroom_pipelines.uploads.roles import Role
 
     if destination in (None, AdDestination.PLAIN):
         if ids:
@@ -261,7 +277,8 @@ def _activation(
         require_served(where, MatchingId.STRING)
         yield "plain", Activation(where, (MatchingId.STRING,)), [], None
         return
-    tables = find_tables(ids, what="ids file")
+    upload = replace(IDS, what="ids file")
+    tables = find_upload(ids, upload)
     if tables.format == "csv":
         tables = tables.numbered()
     user_id = _user_id_column(tables, "ids file")
@@ -274,9 +291,13 @@ def _activation(
         for kind in columns
         if kind not in served
     ]
-    with open_engine(settings, paths=tables.files) as engine:
-        engine.scan("ids", tables.select([user_id, *(name for names in served.values() for name in names)]))
-        given = _IdsOfUsers(engine, user_id, served)
+    kinds = [kind for kind, names in served.items() for _ in names]
+    # Ids of people are read like ids of users; `hash_ids` judges e-mail addresses and phone numbers.
+    declared = [(name, Role.USER_ID) for name in (user_id, *(name for names in served.values() for name in names))]
+    with _opened(tables, settings) as (engine, scratch), reading_of(upload):
+        checked = read(engine, "ids", tables, declared, upload, scratch=scratch)
+        reject_ambiguous_ids(engine, checked, upload)
+        given = _IdsOfUsers(engine, kinds)
         yield "plain", Activation(where, tuple(served), given.hashes(where)), left_out, given
 
 
@@ -284,23 +305,21 @@ class _IdsOfUsers:
     """The ids file: for each user any number of ids of each kind.
 
     Args:
-        engine: A session with the file as the view `ids`.
-        user_id: The column of user ids.
-        served: The columns of ids by kind.
+        engine: A session with the checked file as the view `ids`: users first, then ids.
+        kinds: The kind of each column of ids.
     """
 
-    def __init__(self, engine: "Engine", user_id: str, served: "Mapping[MatchingId, Sequence[str]]") -> None:
+    def __init__(self, engine: "Engine", kinds: "Sequence[MatchingId]") -> None:
         self._engine = engine
-        self._user = _user_id_sql(engine, "ids file", user_id)
-        self._kinds = [kind for kind, names in served.items() for _ in names]
-        self._ids = [_id_sql(engine, kind, name) for kind, names in served.items() for name in names]
+        self._kinds = kinds
         self._wanted: list[pa.Array] = []
 
     def hashes(self, where: Any) -> "Iterator[pa.RecordBatch]":
         """Hash the valid ids for a destination."""
         from cleanroom_pipelines.delivery.writing import hash_ids
 
-        for batch in self._engine.batches(f"SELECT {', '.join([self._user, *self._ids])} FROM ids", rows=100_000):
+        ids = ", ".join(f"{_usable(place)} AS id{place}" for place in range(1 + len(self._kinds)))
+        for batch in self._engine.batches(f"SELECT {ids} FROM ids", rows=100_000):
             for place, kind in enumerate(self._kinds, start=1):
                 yield hash_ids(where, kind, batch.column(0), batch.column(place))
 
@@ -323,7 +342,7 @@ class _IdsOfUsers:
             return []
         users = pa.concat_arrays([batch.cast(pa.string()) for batch in self._wanted])
         self._engine.register("wanted", pa.table({"id": users}))
-        mine, theirs = "SELECT id FROM wanted", f"SELECT {self._user} AS id FROM ids"
+        mine, theirs = "SELECT id FROM wanted", f"SELECT {_usable(0)} AS id FROM ids"
         if self._engine.fetch(f"SELECT 1 FROM ({mine}) SEMI JOIN ({theirs}) USING (id) LIMIT 1").num_rows:
             return ["The users of the list have no valid ids in the ids file."]
         return [no_match(self._engine, mine, theirs, what="users of the list", where="are in the ids file")]
@@ -355,66 +374,5 @@ def _user_id_column(tables: "TableFiles", what: str) -> str:
     return found
 
 
-# --- Ids as SQL: one rule for both files ---
-
-
-def _user_id_sql(engine: "Engine", what: str, column: str) -> str:
-    """SQL of the user ids of a view: trimmed, whole numbers without a decimal tail; NULL where one is missing."""
-    from cleanroom_pipelines.engine import quote_identifier
-
-    view = what.split(maxsplit=1)[0]
-    type_ = engine.fetch(f"SELECT typeof({quote_identifier(column)}) AS type FROM {view} LIMIT 1")[
-        "type"
-    ].to_pylist()
-    kind = type_[0].split("(")[0] if type_ else "VARCHAR"
-    if kind not in _ID_TYPES | _DECIMAL_TYPES:
-        raise InputError(
-            f"The user ids of the {what} have a type that ids cannot have.",
-            remedy="Save the column as text or as whole numbers.",
-        )
-    text = _given_sql(column)
-    is_whole, has_tails = _wholeness(engine, view, text)
-    if not is_whole and (has_tails or kind in _DECIMAL_TYPES):
-        raise InputError(
-            f"The user ids of the {what} hold fractions, or whole numbers with a decimal point among other ids.",
-            remedy="Save the column as text.",
-        )
-    return _without_tail_sql(text) if has_tails else text
-
-
-def _id_sql(engine: "Engine", kind: "MatchingId", column: str) -> str:
-    """SQL of the ids of a kind; the decimal tail of a phone number means nothing where all numbers are whole."""
-    from cleanroom_pipelines.terms import MatchingId
-
-    text = _given_sql(column)
-    if kind is not MatchingId.PHONE_NUMBER:
-        return text
-    is_whole, has_tails = _wholeness(engine, "ids", text)
-    return _without_tail_sql(text) if is_whole and has_tails else text
-
-
-def _given_sql(column: str) -> str:
-    from cleanroom_pipelines.engine import quote_identifier, quote_literal
-    from cleanroom_pipelines.identity import PLACEHOLDERS
-
-    text = f"trim(CAST({quote_identifier(column)} AS VARCHAR), {_SPACES_SQL})"
-    missing = ", ".join(quote_literal(each) for each in ("", *sorted(PLACEHOLDERS)))
-    return f"CASE WHEN lower({text}) NOT IN ({missing}) THEN {text} END"
-
-
-def _wholeness(engine: "Engine", view: str, text: str) -> tuple[bool, bool]:
-    """Whether all ids of a view are whole numbers, and whether some have a decimal tail."""
-    from cleanroom_pipelines.identity.decimals import DECIMAL_TAIL, WHOLE_NUMBER
-
-    row = engine.fetch(
-        f"SELECT coalesce(bool_and(regexp_full_match(id, '{WHOLE_NUMBER}')), true) AS is_whole, "
-        f"coalesce(bool_or(regexp_full_match(id, '-?[0-9]+{DECIMAL_TAIL}')), false) AS has_tails "
-        f"FROM (SELECT {text} AS id FROM {view})"
-    ).to_pylist()[0]
-    return row["is_whole"], row["has_tails"]
-
-
-def _without_tail_sql(text: str) -> str:
-    from cleanroom_pipelines.identity.decimals import DECIMAL_TAIL
-
-    return f"regexp_replace({text}, '{DECIMAL_TAIL}', '')"
+def _usable(place: int) -> str:
+    return f"CASE WHEN e{place} IS NULL THEN CAST(v{place} AS VARCHAR) END"

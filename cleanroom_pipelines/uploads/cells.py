@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from cleanroom_pipelines.engine import Engine, TableFiles, quote_identifier, quote_literal
 from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.identity.decimals import DECIMAL_TAIL, WHOLE_NUMBER
 from cleanroom_pipelines.identity.placeholders import PLACEHOLDERS
 from cleanroom_pipelines.uploads.report import ErrorCode
 from cleanroom_pipelines.uploads.roles import Role
@@ -84,8 +85,6 @@ NUMBER_PATTERN = r" *-?([0-9]{1,100}(\.[0-9]*)?|\.[0-9]+)([eE](-[0-9]{1,3}|\+?[0
 _BLANKS = " \t\r\n\v\f\u00a0\u200b\u200c\u200d\u2060\ufeff"
 _WITH_POINT = r"-?[0-9]+[.]0+"
 _DECIMAL = r"-?[0-9]+[.][0-9]+"
-_WHOLE = r"-?[0-9]+([.]0+)?"
-_POINT = r"[.]0+$"
 # Larger integers have no exact double.
 _MAX_EXACT = 1 << 53
 _HASH_SIZES = (20, 32, 48, 64)
@@ -286,7 +285,7 @@ def id_facts_sql(cell: str, *, is_number: bool, is_trimmed: bool) -> str:
     return (
         f"coalesce(bool_or({ends}), false), coalesce(bool_or({_is_placeholder(id_)}), false), "
         f"coalesce(bool_or({points.format(id_=id_)}), false), "
-        f"coalesce(bool_or(NOT regexp_full_match({id_}, '{_WHOLE}') AND {id_} <> '' "
+        f"coalesce(bool_or(NOT regexp_full_match({id_}, '{WHOLE_NUMBER}') AND {id_} <> '' "
         f"AND NOT ({_is_placeholder(id_)})), false)"
     )
 
@@ -307,11 +306,12 @@ def id_sql(cell: str, facts: IdFacts, *, is_number: bool) -> tuple[str, list[Rul
         condition = "true" if is_number else f"regexp_full_match({id_}, '{_DECIMAL}')"
         rules.append(Rule(ErrorCode.INVALID_INTEGER_FORMAT, condition, DECIMAL_IDS))
     elif facts.points:
-        id_ = f"regexp_replace({id_}, '{_POINT}', '')"
+        id_ = f"regexp_replace({id_}, '{DECIMAL_TAIL}', '')"
     return id_, rules
 
 
 DECIMAL_IDS = "ids with a decimal point"
+AMBIGUOUS_ID = Rule(ErrorCode.INVALID_INTEGER_FORMAT, "", DECIMAL_IDS).key
 
 
 def _is_placeholder(id_: str) -> str:

@@ -166,7 +166,9 @@ def check_types(columns: Sequence[Column], upload: UploadKind) -> None:
         raise upload.refusal(
             f"Column {misfit.name!r} of the {upload.what} has type {misfit.type}, but its role {misfit.role} "
             f"requires {TYPES_IN_WORDS[misfit.role]}.",
-            remedy="Convert the column in all files to one such type, or declare another role.",
+            remedy="Save the column as text in all files."
+            if misfit.role.is_id
+            else "Convert the column in all files to one such type, or declare another role.",
             problem="type",
         )
 

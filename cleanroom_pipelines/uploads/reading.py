@@ -305,13 +305,13 @@ def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, 
 
 # --- Facts about the rows ---
 
-_HEAVY_SHARE = 0.2
-_HEAVY_ROWS = 25
+HEAVY_SHARE, HEAVY_ROWS = 0.2, 25
+"""One id on this share of the rows, and on this many, is hardly one person."""
 
 
 def heavy_id_warnings(n_most: int, n_rows: int) -> tuple[str, ...]:
     """A warning if one id holds at least a fifth of the valid rows: it may stand for unknown users."""
-    if n_most < _HEAVY_ROWS or n_most < _HEAVY_SHARE * n_rows:
+    if n_most < HEAVY_ROWS or n_most < HEAVY_SHARE * n_rows:
         return ()
     return (
         f"One id holds {n_most / n_rows:.0%} of the valid rows. If it stands for unknown users, remove its rows.",
@@ -348,6 +348,42 @@ def reject_invalid_rows(
         common = common_error(engine, checked)
         message, remedy = checks.invalid_rows_reason(upload, n_invalid, n_rows, max_invalid_share, common)
         raise upload.refusal(message, remedy=remedy, problem="rows")
+
+
+def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -> int:
+    """Reject a list of ids that cannot be read to the letter; missing ids and placeholders are left out.
+
+    Left out without a word, such ids of an exclusion would deliver the people whom it should exclude.
+
+    Args:
+        engine: Engine with the table.
+        checked: The table; its first column has the ids.
+        upload: Kind of upload.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        InputError: Some ids are decimals among other ids, or a line could not be parsed.
+    """
+    # one row
+    found = engine.fetch(
+        f"SELECT count(*) AS n, count(*) FILTER (e0 = {quote_literal(cells.AMBIGUOUS_ID)}) AS n_ambiguous "
+        f"FROM {checked.name}"
+    ).to_pylist()[0]
+    if found["n_ambiguous"]:
+        raise upload.refusal(
+            f"The ids of the {upload.what} hold fractions, or whole numbers with a decimal point among other ids.",
+            remedy="Save the column as text.",
+            problem="rows",
+        )
+    if checked.n_rejected:
+        raise upload.refusal(
+            f"{checked.n_rejected:,} lines of the {upload.what} could not be split into columns.",
+            remedy="Quote cells that contain the separator.",
+            problem="rows",
+        )
+    return int(found["n"])
 
 
 def common_error(engine: Engine, checked: Checked) -> CommonError | None:

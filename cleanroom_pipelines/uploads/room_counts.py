@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cleanroom_pipelines.engine import Engine, EngineSettings, TableFiles, open_engine
+from cleanroom_pipelines.uploads.reading import HEAVY_ROWS, HEAVY_SHARE
 from cleanroom_pipelines.uploads.report import (
     MAX_RECORDED_ERRORS,
     MESSAGES,
@@ -21,9 +22,6 @@ from cleanroom_pipelines.uploads.report import (
     ValidationReport,
 )
 
-# One id on this share of the rows, and on this many, is hardly one person.
-_HEAVY_SHARE = 0.2
-_MIN_HEAVY_ROWS = 25
 # An id on a fifth of all rows is on a tenth of a sample of this size, unless it is distributed like the sample.
 _HEAVY_SAMPLE_ROWS = 20_000
 
@@ -115,13 +113,13 @@ def _heavy_ids(engine: Engine, key: Key, n_rows: int) -> tuple[str, ...]:
     """A sentence for each column of ids in which one id holds too many rows: its share, never the id."""
     names = {column: name for column, name in zip(key.columns, key.names, strict=True) if name.endswith("_id")}
     step = max(1, n_rows // _HEAVY_SAMPLE_ROWS)
-    if n_rows < _MIN_HEAVY_ROWS:
+    if n_rows < HEAVY_ROWS:
         return ()
     sample = engine.fetch(f"SELECT {', '.join(names)} FROM valid WHERE row_number % ? = 0", [step])
     found = []
     for column, name in names.items():
         n_of_one = _rows_of_heaviest(engine, column, sample[column])
-        if n_of_one >= max(_MIN_HEAVY_ROWS, _HEAVY_SHARE * n_rows):
+        if n_of_one >= max(HEAVY_ROWS, HEAVY_SHARE * n_rows):
             found.append(
                 f"One {name} is on {n_of_one:,} of {n_rows:,} rows ({n_of_one / n_rows:.0%}). "
                 "It may stand for a missing value."
@@ -132,7 +130,7 @@ def _heavy_ids(engine: Engine, key: Key, n_rows: int) -> tuple[str, ...]:
 def _rows_of_heaviest(engine: Engine, column: str, sample: pa.ChunkedArray) -> int:
     """On how many rows the id is that is on most of a sample; 0 if even there it is on few."""
     counts = pc.value_counts(sample).flatten() if len(sample) else None
-    if counts is None or pc.max(counts[1]).as_py() < _HEAVY_SHARE / 2 * len(sample):
+    if counts is None or pc.max(counts[1]).as_py() < HEAVY_SHARE / 2 * len(sample):
         return 0
     heaviest = counts[0][int(pc.index(counts[1], pc.max(counts[1])).as_py())]
     counted = engine.fetch(f"SELECT count(*) AS n FROM valid WHERE {column} = ?", [heaviest.as_py()])

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     two = {"id": pa.array([1, 2, 9], pa.int64()), "other": pa.array(["x"] * 3)}
     pq.write_table(pa.table(two), tmp_path / "two columns.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
-    (tmp_path / "placeholders.csv").write_text("user_id\nNULL\nN/A\n1\n")
+    (tmp_path / "mixed.csv").write_text("user_id\n1.0\nx\n")
     return tmp_path
 
 
@@ -100,7 +100,7 @@ WRONG = [
     ("\ufeff\udcff", "not valid JSON"),
     (rule(file("missing.parquet")), "not found"),
     (rule(file("broken.parquet")), "cannot be read"),
-    (rule(file("placeholders.csv")), "invalid"),
+    (rule(file("mixed.csv")), "decimal point"),
     (rule(file("two columns.parquet")), "several columns"),
     (rule(file("a.parquet", column=SECRET)), "not in its files"),
     (rule(BASE), "definition.source"),
