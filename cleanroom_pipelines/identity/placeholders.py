@@ -41,7 +41,7 @@ def are_placeholders(trimmed: pa.Array) -> npt.NDArray[np.bool_]:
     """Whether each text is a placeholder; false for nulls."""
     # Few ids are as long as a placeholder, and looking all of them up takes three times as long.
     lengths = pc.fill_null(pc.binary_length(trimmed), 0).to_numpy()
-    found = _are_lengths()[np.minimum(lengths, _MAX_BYTES + 1)]
+    found: npt.NDArray[np.bool_] = _are_lengths()[np.minimum(lengths, _MAX_BYTES + 1)]
     if found.any():
         likely = trimmed.filter(pa.array(found))
         found[found] = np.asarray(pc.is_in(pc.ascii_lower(likely), _value_set()))
