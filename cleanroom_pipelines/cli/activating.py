@@ -372,7 +372,7 @@ def _user_id_sql(engine: "Engine", what: str, column: str) -> str:
     is_whole, has_tails = _wholeness(engine, view, text)
     if not is_whole and (has_tails or kind in _DECIMAL_TYPES):
         raise InputError(
-            f"The user ids of the {what} hold decimal numbers that are not whole, or stand beside other ids.",
+            f"The user ids of the {what} hold decimal numbers that are not whole, or mixed with other ids.",
             remedy="Save the column as text.",
         )
     return _without_tail_sql(text) if has_tails else text

@@ -407,7 +407,7 @@ class _Part:
             judged = replace(judged, changed=judged.changed | (tailed & judged.valid))
         elif tailed.any():
             self.warn(
-                f"Column {column.name!r} holds decimal numbers beside other ids; these rows are invalid. "
+                f"Column {column.name!r} holds decimal numbers mixed with other ids; these rows are invalid. "
                 "Save the column as text."
             )
             errors.append(

@@ -370,7 +370,7 @@ def _write_base(
 def _warnings_of_strangers(
     engine: Engine, has: Mapping[Dataset, bool], read: Collection[Dataset]
 ) -> dict[Dataset, str]:
-    """A sentence for each dataset of which no user is in the matching table, so that nobody can be matched."""
+    """A sentence for each dataset of which no user is in the matching table, so that none can be matched."""
     found = {}
     for dataset in (Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS):
         table = f"new_{dataset.key}" if dataset in read else dataset.key
