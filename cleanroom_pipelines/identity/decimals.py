@@ -5,7 +5,7 @@ Add here when software writes whole numbers in another way.
 Keep out: reading the columns (`uploads`, `cli.activating`).
 
 A column of whole numbers becomes decimal in pandas and in spreadsheets as soon as one cell is missing. Where every
-id of a column is a whole number, the tail means nothing. Beside other ids it could be a part of the id, so an id
+id of a column is a whole number, the tail means nothing. Next to other ids it could be a part of the id, so an id
 with a tail is invalid there.
 """
 

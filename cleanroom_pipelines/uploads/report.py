@@ -66,7 +66,6 @@ MESSAGES: Mapping[ErrorCode, str] = {
     ErrorCode.INVALID_NUMERIC_RANGE: "The number, or the length of the text, is outside its range.",
     ErrorCode.NOT_ENOUGH_COLUMNS: "The line could not be split into its columns, or has too few.",
     ErrorCode.TOO_MANY_COLUMNS: "The line has too many columns.",
-    ErrorCode.INVALID_FILE_TYPE: "The row contains column names; this file must not have a header.",
     ErrorCode.DUPLICATE_VALUES: "An earlier row has the same key.",
 }
 

@@ -1,4 +1,4 @@
-"""Reading files uploaded for a data room, which have no header and are read by column position.
+"""Reading files uploaded for a data room, which should have no header and are read by column position.
 
 Lives here: detecting an upload's format, unpacking it, and reading its raw cells.
 Add here when uploads may have another format.

@@ -407,7 +407,7 @@ class _Part:
             judged = replace(judged, changed=judged.changed | (tailed & judged.valid))
         elif tailed.any():
             self.warn(
-                f"Column {column.name!r} holds numbers with a decimal point among other ids; they are invalid. "
+                f"Column {column.name!r} holds decimal numbers mixed with other ids; these rows are invalid. "
                 "Save the column as text."
             )
             errors.append(
@@ -508,7 +508,10 @@ def _sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
 
 
 def _typed(engine: Engine, column: "RoomColumn", name: str) -> "RoomColumn":
-    """Note whether a column of ids in a type with decimals holds whole numbers only."""
+    """Note whether a column of ids in a type with decimals holds whole numbers only; UUIDs are read as text."""
+    if column.is_id and column.kind == cells.OTHER:
+        types = engine.fetch(f"SELECT typeof({name}) AS type FROM upload LIMIT 1")["type"].to_pylist()
+        return replace(column, kind=cells.TEXT) if types == ["UUID"] else column
     if not column.may_be_whole:
         return column
     whole = engine.fetch(f"SELECT {column.are_whole_sql.format(name)} AS whole FROM upload")

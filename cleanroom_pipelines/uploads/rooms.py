@@ -55,6 +55,7 @@ __all__ = [
 _SHARE_OF_READING = 0.8
 # Validation alone keeps no digest; they only have to tell ids apart until it ends.
 _NO_ROOM = bytes(32)
+_N_FIRST_USERS = 1_000
 # Marks the warnings about two datasets.
 _IN_MATCHING = "are in the matching table"
 USERS_COLUMNS = ("user_id", "stable_hash", "age", "gender", "is_relevant", "is_matchable")
@@ -369,19 +370,25 @@ def _write_base(
 def _warnings_of_strangers(
     engine: Engine, has: Mapping[Dataset, bool], read: Collection[Dataset]
 ) -> dict[Dataset, str]:
-    """A sentence for each dataset of which no user is in the matching table, so that no user can be matched."""
+    """A sentence for each dataset of which no user is in the matching table, so that none can be matched."""
     found = {}
     for dataset in (Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS):
         table = f"new_{dataset.key}" if dataset in read else dataset.key
-        if (
-            not has[dataset]
-            or engine.fetch(f"SELECT 1 FROM {table} SEMI JOIN matching USING (user_id) LIMIT 1").num_rows
-        ):
+        if not has[dataset] or _has_matching_users(engine, table):
             continue
         users, others = (f"SELECT user_id AS id FROM {name}" for name in (table, "matching"))
         what = f"users of the {dataset.key} table"
         found[dataset] = no_match(engine, users, others, what=what, where=_IN_MATCHING)
     return found
+
+
+def _has_matching_users(engine: Engine, table: str) -> bool:
+    # The first users are looked up alone before all are, since almost always one of them is found.
+    queries = (
+        f"SELECT 1 FROM matching WHERE user_id IN (SELECT user_id FROM {users}) LIMIT 1"
+        for users in (f"{table} LIMIT {_N_FIRST_USERS}", table)
+    )
+    return any(engine.fetch(query).num_rows for query in queries)
 
 
 def _columns(dataset: Dataset, n_embeddings: int) -> tuple[str, ...]:

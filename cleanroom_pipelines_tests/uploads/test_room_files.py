@@ -354,6 +354,13 @@ def test_ids_in_types_with_decimals(tmp_path: Path, type_: pa.DataType) -> None:
             assert not report.passed
 
 
+def test_ids_of_type_uuid(tmp_path: Path) -> None:
+    ids = pa.array([bytes([number]) * 16 for number in range(3)], pa.uuid())
+    report = validate(parquet(tmp_path / "p", u=ids, m=ids), kind=MatchingId.STRING)
+    assert (report.passed, report.table.n_users) == (True, 2), report.reason
+    assert report.n_invalid_rows_by_code == {ErrorCode.PLACEHOLDER: 1}
+
+
 def test_equal_users_whatever_the_type(tmp_path: Path) -> None:
     forms = {
         "text": ["100454", "7"],
