@@ -29,9 +29,9 @@ from cleanroom_pipelines.uploads.checks import UploadKind
 from cleanroom_pipelines.uploads.reading import (
     Checked,
     columns_of,
-    common_error,
     distinct_ids,
     heavy_id_warnings,
+    invalid_rows_reason,
     read,
 )
 from cleanroom_pipelines.uploads.report import (
@@ -425,10 +425,8 @@ def _too_many_invalid(engine: Engine, checked: Checked, tally: Tally, task: _Tas
     if not checks.exceeds(tally.n_invalid_rows, tally.n_rows, task.max_invalid_share):
         return None
     upload = task.rules.upload
-    common = common_error(engine, checked)
-    message, remedy = checks.invalid_rows_reason(
-        upload, tally.n_invalid_rows, tally.n_rows, task.max_invalid_share, common
-    )
+    counts = (tally.n_invalid_rows, tally.n_rows)
+    message, remedy = invalid_rows_reason(engine, checked, upload, counts, task.max_invalid_share)
     return _Verdict(None, upload.invalid, f"{message} {remedy}")
 
 

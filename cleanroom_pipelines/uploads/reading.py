@@ -16,7 +16,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, TableFiles, find_tables, quote_identifier, quote_literal, type_runs
+from cleanroom_pipelines.engine import (
+    Engine,
+    TableFiles,
+    encoding_error,
+    find_tables,
+    quote_identifier,
+    quote_literal,
+    type_runs,
+)
 from cleanroom_pipelines.uploads import cells, checks
 from cleanroom_pipelines.uploads.cells import Column, IdFacts, Rule
 from cleanroom_pipelines.uploads.checks import CommonError, UploadKind
@@ -49,6 +57,7 @@ class Checked:
 
     Args:
         name: Name of the view.
+        tables: The files.
         columns: The declared columns with their types.
         facts: What each column of ids contains; None for other columns and for integers.
         rules: The rules of each column, as they were applied.
@@ -57,6 +66,7 @@ class Checked:
     """
 
     name: str
+    tables: TableFiles
     columns: tuple[Column, ...]
     facts: tuple[IdFacts | None, ...]
     rules: tuple[tuple[Rule, ...], ...]
@@ -119,7 +129,7 @@ def read(
     judged = [_judged(position, column, facts[position]) for position, column in enumerate(columns)]
     select = ", ".join(sql for sql, _ in judged)
     engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {select} FROM {raw}")
-    return Checked(name, columns, facts, tuple(rules for _, rules in judged), n_rejected, rejected)
+    return Checked(name, tables, columns, facts, tuple(rules for _, rules in judged), n_rejected, rejected)
 
 
 def columns_of(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> tuple[Column, ...]:
@@ -345,9 +355,19 @@ def reject_invalid_rows(
     """
     n_invalid, n_rows = counts
     if n_rows and checks.exceeds(n_invalid, n_rows, max_invalid_share):
-        common = common_error(engine, checked)
-        message, remedy = checks.invalid_rows_reason(upload, n_invalid, n_rows, max_invalid_share, common)
+        message, remedy = invalid_rows_reason(engine, checked, upload, counts, max_invalid_share)
         raise upload.refusal(message, remedy=remedy, problem="rows")
+
+
+def invalid_rows_reason(
+    engine: Engine, checked: Checked, upload: UploadKind, counts: tuple[int, int], max_invalid_share: float
+) -> tuple[str, str]:
+    """Message and remedy for a table with too many invalid rows; arguments as in `reject_invalid_rows`."""
+    common = common_error(engine, checked)
+    encoding = encoding_error(checked.tables, upload.what) if common is None else None
+    if encoding is not None:
+        return encoding.message, encoding.remedy
+    return checks.invalid_rows_reason(upload, *counts, max_invalid_share, common)
 
 
 def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -> int:
