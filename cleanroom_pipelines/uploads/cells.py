@@ -118,13 +118,18 @@ class IdFacts:
         blanks: Whether white space or invisible characters surround some ids.
         placeholders: Whether some ids may be placeholders.
         points: Whether some whole numbers have a decimal point.
-        others: Whether some ids are not whole numbers.
+        others: Whether some ids are not whole numbers; known only if there are points.
     """
 
     blanks: bool = True
     placeholders: bool = True
     points: bool = False
     others: bool = False
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether all ids are whole numbers, some with a decimal point."""
+        return self.points and not self.others
 
 
 @dataclass(frozen=True)
@@ -268,26 +273,28 @@ def _bytes_sql(name: str) -> str:
     )
 
 
-def id_facts_sql(cell: str, *, is_number: bool, is_trimmed: bool) -> str:
+def id_facts_sql(cell: str, *, is_number: bool, is_complete: bool) -> str:
     """SQL aggregates, in the order of the fields of `IdFacts`, over one column of raw ids as text.
 
     Args:
         cell: Expression for the raw id.
         is_number: Whether the column has a type of fractions in some file.
-        is_trimmed: Whether to look at the ids without surrounding blanks, which is slower.
+        is_complete: Whether to look at the ids without surrounding blanks, and for others. This is slower, and
+            needed only if there are blanks or points.
     """
-    points = f"contains({{id_}}, '.0') AND regexp_full_match({{id_}}, '{_WITH_POINT}')"
-    if is_number:
-        points = "{id_} IS NOT NULL"
-    id_ = f"trim({cell}, {quote_literal(_BLANKS)})" if is_trimmed else cell
+    id_ = _trimmed(cell) if is_complete else cell
     # Only the first and last character, so that ordinary ids cost little.
-    ends = " OR ".join(f"ascii({end}) <= 32 OR ascii({end}) >= 128" for end in (cell, f"right({cell}, 1)"))
-    return (
-        f"coalesce(bool_or({ends}), false), coalesce(bool_or({_is_placeholder(id_)}), false), "
-        f"coalesce(bool_or({points.format(id_=id_)}), false), "
-        f"coalesce(bool_or(NOT regexp_full_match({id_}, '{WHOLE_NUMBER}') AND {id_} <> '' "
-        f"AND NOT ({_is_placeholder(id_)})), false)"
-    )
+    blanks = " OR ".join(f"ascii({end}) <= 32 OR ascii({end}) >= 128" for end in (cell, f"right({cell}, 1)"))
+    points = f"contains({id_}, '.0') AND regexp_full_match({id_}, '{_WITH_POINT}')"
+    if is_number:
+        points = f"{id_} IS NOT NULL"
+    others = f"NOT regexp_full_match({id_}, '{WHOLE_NUMBER}') AND {id_} <> '' AND NOT ({_is_placeholder(id_)})"
+    tests = (blanks, _is_placeholder(id_), points, others if is_complete else "false")
+    return ", ".join(f"coalesce(bool_or({test}), false)" for test in tests)
+
+
+def _trimmed(cell: str) -> str:
+    return f"trim({cell}, {quote_literal(_BLANKS)})"
 
 
 def id_sql(cell: str, facts: IdFacts, *, is_number: bool) -> tuple[str, list[Rule]]:
@@ -298,14 +305,14 @@ def id_sql(cell: str, facts: IdFacts, *, is_number: bool) -> tuple[str, list[Rul
         facts: What the column contains.
         is_number: Whether the column has a type of fractions in some file.
     """
-    id_ = f"trim({cell}, {quote_literal(_BLANKS)})" if facts.blanks else cell
+    id_ = _trimmed(cell) if facts.blanks else cell
     rules = [Rule(ErrorCode.EMPTY_CELL, f"coalesce({id_} = '', true)")]
     if facts.placeholders:
         rules.append(Rule(ErrorCode.PLACEHOLDER, _is_placeholder(id_)))
     if facts.points and facts.others:
         condition = "true" if is_number else f"regexp_full_match({id_}, '{_DECIMAL}')"
         rules.append(Rule(ErrorCode.INVALID_INTEGER_FORMAT, condition, DECIMAL_IDS))
-    elif facts.points:
+    elif facts.are_whole:
         id_ = f"regexp_replace({id_}, '{DECIMAL_TAIL}', '')"
     return id_, rules
 

@@ -125,7 +125,7 @@ def read(
         n_rejected, rejected = _parse(
             engine, raw, runs[0][0], columns, upload, scratch=scratch, by_file=keeps_rejected
         )
-    facts = _facts(engine, raw, columns)
+    facts = _facts(engine, raw, columns, repeats=upload is checks.INTERACTIONS)
     judged = [_judged(position, column, facts[position]) for position, column in enumerate(columns)]
     select = ", ".join(sql for sql, _ in judged)
     engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {select} FROM {raw}")
@@ -257,31 +257,26 @@ def _nothing(position: int, column: Column, *, is_text: bool) -> str:
 # --- Second layer: ids ---
 
 
-def _facts(engine: Engine, raw: str, columns: Sequence[Column]) -> tuple[IdFacts | None, ...]:
-    facts: dict[int, IdFacts] = {
-        position: IdFacts(blanks=False)
-        for position, column in enumerate(columns)
-        if column.role.is_id and not _is_integer(column) and not _is_exact(column)
-    }
-    todo = list(facts)
-    while todo:
-        aggregates = [
-            cells.id_facts_sql(
-                f"c{position}", is_number=_is_number(columns[position]), is_trimmed=facts[position].blanks
-            )
-            for position in todo
-        ]
-        row = engine.fetch(
-            f"-- one row: what the columns of ids contain\nSELECT {', '.join(aggregates)} FROM {raw}"
-        )
-        found = [column[0].as_py() for column in row.columns]
-        again = []
-        for number, position in enumerate(todo):
-            new = IdFacts(*found[4 * number : 4 * number + 4])
-            if new.blanks and not facts[position].blanks:
-                again.append(position)
-            facts[position] = new
-        todo = again
+def _facts(engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool) -> tuple[IdFacts | None, ...]:
+    """Find what the columns of ids contain.
+
+    Args:
+        engine: Engine with the first layer.
+        raw: Its name.
+        columns: The declared columns.
+        repeats: Whether ids repeat, so that looking at the distinct ones costs less.
+    """
+    facts = dict[int, IdFacts]()
+    for position, column in enumerate(columns):
+        if not column.role.is_id or _is_integer(column) or _is_exact(column):
+            continue
+        ids = f"(SELECT DISTINCT c{position} FROM {raw})" if repeats and not engine.is_cluster else raw
+        for is_complete in (False, True):
+            aggregates = cells.id_facts_sql(f"c{position}", is_number=_is_number(column), is_complete=is_complete)
+            row = engine.fetch(f"-- one row: what a column of ids contains\nSELECT {aggregates} FROM {ids}")
+            facts[position] = IdFacts(*(value[0].as_py() for value in row.columns))
+            if not facts[position].blanks and not facts[position].points:
+                break
     return tuple(facts.get(position) for position in range(len(columns)))
 
 
@@ -306,7 +301,7 @@ def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, 
     value = f"c{position}"
     if _is_integer(column):
         rules = [Rule(ErrorCode.EMPTY_CELL, f"{value} IS NULL")]
-    elif facts is None or (column.role is Role.ITEM_ID and facts.others and not _is_number(column)):
+    elif facts is None or (column.role is Role.ITEM_ID and not _is_number(column) and not facts.are_whole):
         rules = [Rule(ErrorCode.EMPTY_CELL, f"coalesce({value} = '', true)")]
     else:
         value, rules = cells.id_sql(value, facts, is_number=_is_number(column))

@@ -121,11 +121,11 @@ def plain_ids(ids: pd.Series) -> pd.Series:
 
 
 def plain_items(items: pd.Series) -> pd.Series:
-    """Items as they are, unless all are whole numbers."""
+    """Items as they are, unless all are whole numbers and some have a point."""
     plain = plain_ids(items)
-    if all(
-        re.fullmatch(r"-?[0-9]+", str(item)) for item in plain if isinstance(item, str) and item and is_id(item)
-    ):
+    texts = [item for item in plain if isinstance(item, str) and item and is_id(item)]
+    has_points = any(re.search(r"[0-9][.]0+\W*$", item) for item in items if isinstance(item, str))
+    if has_points and all(re.fullmatch(r"-?[0-9]+", item) for item in texts):
         return plain
     return items.map(lambda item: f"={item}" if isinstance(item, str) and item else item)
 
