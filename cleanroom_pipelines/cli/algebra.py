@@ -1,4 +1,4 @@
-"""`cleanroom algebra`: set algebra over parquet files of ids.
+"""`cleanroom algebra`: set algebra over files of ids.
 
 Lives here: reading the definition file and printing the result.
 Keep out: the meaning of definitions and their evaluation (audiences).

@@ -98,7 +98,7 @@ def test_unsupported_format_is_rejected(home: Home, vault: SeedVault, tmp_path: 
         assert (tmp_path / name).exists()
         assert below(home.seeds) == []
 
-    assert offenders(["seed.txt", "seed", "seed.csv.zip", "csv", ".gz", "seed.csv "], check) == []
+    assert offenders(["seed.xlsx", "seed", "seed.csv.zip", "csv", ".gz", "seed.csv "], check) == []
 
 
 @given(st.one_of(st.text(max_size=30), st.from_regex(r"\A[0-9a-f./-]{1,30}\Z")))

@@ -138,6 +138,41 @@ def test_undeclared_columns_of_a_seed_are_not_named(tmp_path: Path) -> None:
     assert_silent(report)
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pa.array([{CANARY: 1}]),
+        pa.array([[{CANARY: "x"}]]),
+        pa.array([{"a": {CANARY: 1}}]),
+        pa.array([[(CANARY, 1)]], pa.map_(pa.string(), pa.int64())),
+    ],
+    ids=["struct", "list of structs", "struct in a struct", "map"],
+)
+@pytest.mark.parametrize("role", ["USER_ID", "NUMERICAL_FEATURE", None])
+def test_names_in_nested_types_are_not_shown(tmp_path: Path, cells: pa.Array, role: str | None) -> None:
+    columns = [("user_id", "USER_ID"), ("item", "ITEM_ID"), ("more", "NUMERICAL_FEATURE")]
+    table = {"user_id": pa.array([1]), "item": pa.array([1]), "more": pa.array([1.0]), "other": pa.array([1])}
+    place = next((name for name, declared in columns if declared == role), "other")
+    pq.write_table(pa.table(table | {place: cells}), tmp_path / "t.parquet")
+    for report in (
+        validate_interactions(tmp_path, columns, min_users=0, min_rows=0, runtime=Runtime(ENGINE)),
+        validate_seed(tmp_path, min_unique=0, runtime=Runtime(ENGINE)),
+    ):
+        assert_silent(report)
+    try:
+        profile_interactions(tmp_path, columns, engine_settings=ENGINE)
+    except CleanroomError as error:
+        assert_silent_error(error)
+
+
+def test_names_and_values_of_partitions_and_repeated_headers(tmp_path: Path) -> None:
+    (tmp_path / f"{CANARY}={CANARY}").mkdir()
+    (tmp_path / f"{CANARY}={CANARY}" / "t.csv").write_text(f"user_id,{CANARY},{CANARY.upper()},\nu,1,2,3\n")
+    report = validate_seed(tmp_path, min_unique=0, runtime=Runtime(ENGINE))
+    assert report.passed
+    assert_silent(report)
+
+
 @pytest.mark.parametrize("cut", [20, 200])
 def test_errors_of_damaged_files(tmp_path: Path, cut: int) -> None:
     file = tmp_path / "t.csv"
