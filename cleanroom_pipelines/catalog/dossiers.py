@@ -280,7 +280,7 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Return whether an artifact proves a later state than an older catalogue's record of a version.
+    """Return whether an artifact shows that a version progressed after a restored, older catalogue recorded it.
 
     Args:
         status: The status in the catalogue.

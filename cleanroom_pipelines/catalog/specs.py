@@ -425,7 +425,7 @@ class GenerationJobSpec(Spec):
         if self.requested_seed is not None:
             self.requested_seed.validate()
         elif self.seed_digest is None:
-            raise UsageError("The job has no seed.", remedy="Give the digest of a seed, or request a seed.")
+            raise UsageError("The job has no seed.", remedy="Give `seed_digest` or `requested_seed`.")
         check_seed_digest(self.seed_digest)
         if isinstance(self.export_size, AudienceSize):
             _check_size(self.export_size)

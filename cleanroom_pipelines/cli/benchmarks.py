@@ -32,7 +32,10 @@ def benchmark() -> None:
 
 @benchmark.command()
 @click.option("--interactions", help="File, folder or glob; default: the demo's grocery data.")
-@click.option("--schema", help="user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP[,col=CATEGORICAL_FEATURE…]")
+@click.option(
+    "--schema",
+    help="Columns and their roles: column=ROLE,…, such as user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP.",
+)
 @click.option("--users", type=_FILE, help="Table with one row per user.")
 @click.option("--users-schema", help="Roles of the users table's columns.")
 @click.option(
@@ -137,7 +140,8 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     "--sizes",
     default="50000x1000000,200000x4000000",
     show_default=True,
-    help="USERSxINTERACTIONS, separated by commas; the cost per million is computed between neighbouring sizes.",
+    help="Sizes as USERSxINTERACTIONS, separated by commas. The cost of a further million interactions is measured "
+    "from one size to the next.",
 )
 @click.option(
     "--seed-sizes", default="10000", show_default=True, help="Seed sizes to generate audiences for, at each size."

@@ -286,7 +286,9 @@ def cancel(partition: str) -> None:
 )
 @click.option("--users", help="Table with one row per user, for additional features.")
 @click.option(
-    "--schema", required=True, help="user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP[,col=CATEGORICAL_FEATURE…]"
+    "--schema",
+    required=True,
+    help="Columns and their roles: column=ROLE,…, such as user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP.",
 )
 @click.option("--users-schema", help="Roles of the users table's columns, as in --schema.")
 @click.option("--out", "out", type=_FILE, required=True, help="Folder to create.")

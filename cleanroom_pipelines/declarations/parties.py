@@ -96,8 +96,8 @@ class ApplyingParties:
                 existing
             ):
                 raise ConflictError(
-                    "The account with this name belongs to another organisation, which cannot change.",
-                    remedy="Give its organisation, or omit it.",
+                    "An account with this name belongs to another organisation, and accounts cannot change it.",
+                    remedy="Give the account's organisation, or omit `organization`.",
                 )
             self._note(PartyKind.ACCOUNT, form.name, existing, False)
             return

@@ -61,8 +61,8 @@ def recall_beats_chance(
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "size": main["size"],
-            "lower bound": main["recall_interval"][0],
-            "random": main["recall_random"],
+            "recall, lower confidence bound": main["recall_interval"][0],
+            "recall of a random ranking": main["recall_random"],
         },
     )
 

@@ -241,7 +241,10 @@ def rate(value: float) -> float:
         UsageError: The rate is not finite.
     """
     if not math.isfinite(value):
-        raise UsageError("A rate is not a finite number.", remedy="Check that there are users of both classes.")
+        raise UsageError(
+            "A quality figure could not be computed.",
+            remedy="Check that the held-out users include both seed users and others.",
+        )
     return round(min(1.0, max(0.0, value)), 3)
 
 

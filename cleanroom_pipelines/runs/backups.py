@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cleanroom_pipelines.catalog import Catalog
 from cleanroom_pipelines.errors import (
@@ -122,7 +123,9 @@ def restore(source: Path, root: Path) -> None:
         draft = Path(tempfile.mkdtemp(prefix=".restore-", dir=root if is_there else root.parent))
     try:
         with full_disk_is_an_error(), _damage_is_an_error(), tarfile.open(source, "r:") as archive:
-            archive.extractall(draft, filter="data")
+            # Python before 3.11.4 has no filters; `_check` has rejected everything but plain files with plain names.
+            filters: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            archive.extractall(draft, **filters)
         _check_restored(draft)
         (draft / _KEY).chmod(0o600)
         for name in (_FORMAT_FILE, _END_FILE):

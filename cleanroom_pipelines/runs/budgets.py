@@ -161,7 +161,7 @@ class Budget:
 
 
 def bound_of(ledger: Ledger) -> dict[str, Any]:
-    """The privacy bound of a pair's total budget; if it renews each period, also the bound over twelve months."""
+    """The privacy bound of two organisations' total budget, and over twelve months if the budget is monthly."""
     bound = bound_as_dict(ledger.total)
     if ledger.period:
         bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)

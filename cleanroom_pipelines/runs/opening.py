@@ -154,7 +154,7 @@ def digest_of(key: InstallationKey) -> str:
 
 
 def load_key(file: Path) -> InstallationKey:
-    """Read the key of a used home; never create one.
+    """Read the installation key of a home that already holds data; never create a new key.
 
     Raises:
         IdentityError: The key is missing.

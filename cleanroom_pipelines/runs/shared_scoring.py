@@ -109,7 +109,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
 
 
 def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
-    """Publish the fit for helpers, without its seed, and then the plan, which signals that it is ready.
+    """Write the fitted ensemble for the helper runs, without its seed users, then the plan that starts them.
 
     Args:
         folder: Folder below the scratch folder, visible to all hosts.

@@ -33,7 +33,7 @@ _OF_ROOMS = ("room_model", "data_attributes", "overlap_statistics", "insights")
 
 
 def wait_for_rebuild(installation: Installation, record: Resource, version: Version) -> str | None:
-    """Queue a rebuild of the model that a version needs, if an earlier release built it.
+    """Queue a rebuild if the model that a version needs was built by an earlier release.
 
     Args:
         installation: The installation to work on.

@@ -134,7 +134,7 @@ class PrivateRepresentation:
         )
 
     def covariance(self, d: int) -> Float64:
-        """(d, d) mean product of two coordinates of the vectors, before rounding."""
+        """(d, d) second moments: the mean over users of the product of each pair of coordinates."""
         return np.asarray(self.grams[d] / (float(self.n_users) * GRID * GRID))
 
     def coordinates(self, rows: sp.csr_matrix, dense: npt.NDArray[np.float32]) -> Float64:

@@ -279,7 +279,7 @@ def _of_population(engine: Engine, population: TableFiles | None, scratch: Path)
 def make_dictionaries(
     engine: Engine, schema: InteractionsSchema, found: Interactions, settings: TrainingSettings
 ) -> tuple[int, list[Feature], list[str]]:
-    """Create the tables `users` and `items` on one machine; rowid numbers both.
+    """Create the tables `users` and `items` on one machine; the rowid is the number of a user or item.
 
     Returns:
         The number of users, the features aggregated over a user's interactions, and their columns in `users`.
@@ -459,7 +459,7 @@ def read_users_table(
     max_invalid_share: float,
     scratch: Path,
 ) -> UsersTable:
-    """Create `user_features`: one row per user of `users` who is in the users table.
+    """Create `user_features`: one row per user with interactions who is also in the uploaded users table.
 
     Its column `number` is the user's number, or on a cluster the user's name.
 

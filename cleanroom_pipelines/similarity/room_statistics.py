@@ -97,7 +97,7 @@ def room_statistics(folder: Path) -> RoomStatistics:
 
 
 def released_statistics(statistics: RoomStatistics, seed: Released, addressable: Released) -> dict[str, Any]:
-    """The publishable statistics of an ensemble ranking that both providers approved, for JSON.
+    """Return the released statistics of an ensemble ranking, in a room whose providers approved such rankings.
 
     Args:
         statistics: The exact statistics.

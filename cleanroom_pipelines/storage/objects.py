@@ -146,7 +146,7 @@ class FolderDraft(Protocol):
         """Return the name in the folder of a file other than the marker."""
 
     def creating(self, name: str) -> AbstractContextManager[Sink]:
-        """Write one new file under a name from `named`; write the folder's marker last."""
+        """Open a new file for writing, with a name that `named` returned; write the completion marker last."""
 
 
 class Bucket(Protocol):

@@ -141,7 +141,7 @@ def list_database(location: DatabaseLocation, connection: Connection) -> Listing
 
 
 def columns_of_database(location: DatabaseLocation, connection: Connection) -> tuple[str, ...]:
-    """Read the column names of a table or query; the database runs it for no row.
+    """Read the column names of a table or query; the query fetches no rows.
 
     Raises:
         InputError: The database cannot be reached, or has no such table.

@@ -20,6 +20,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove it, and the shares that mean nothing without it."""
+    """Drop the column `organization`, and delete the share proposals, which need it."""
     op.execute("DELETE FROM proposals WHERE kind = 'share'")
     op.drop_column("proposals", "organization")
