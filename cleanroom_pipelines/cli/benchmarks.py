@@ -140,8 +140,8 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     "--sizes",
     default="50000x1000000,200000x4000000",
     show_default=True,
-    help="Sizes as USERSxINTERACTIONS, separated by commas. The cost of a further million interactions is measured "
-    "from one size to the next.",
+    help="Sizes as USERSxINTERACTIONS, separated by commas. The cost of a further million interactions is "
+    "measured from one size to the next.",
 )
 @click.option(
     "--seed-sizes", default="10000", show_default=True, help="Seed sizes to generate audiences for, at each size."

@@ -123,9 +123,9 @@ def restore(source: Path, root: Path) -> None:
         draft = Path(tempfile.mkdtemp(prefix=".restore-", dir=root if is_there else root.parent))
     try:
         with full_disk_is_an_error(), _damage_is_an_error(), tarfile.open(source, "r:") as archive:
-            # Python before 3.11.4 has no filters; `_check` has rejected everything but plain files with plain names.
+            # Python before 3.11.4 has no filters; `_check` has rejected all but plain files with plain names.
             filters: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-            archive.extractall(draft, **filters)
+            archive.extractall(draft, **filters)  # noqa: S202
         _check_restored(draft)
         (draft / _KEY).chmod(0o600)
         for name in (_FORMAT_FILE, _END_FILE):
