@@ -83,12 +83,22 @@ def ending_on_signals() -> Iterator[Ending]:
 
 @contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Tolerate closed pipes on the standard streams by dropping further output."""
+    """Tolerate closed pipes on the standard streams by dropping further output.
+
+    Output that cannot be written, such as to a full disk, is an error of the body, which flushes the streams. What
+    is left in the buffers is dropped: at its end Python would try to write it again, and exit with 120.
+    """
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _WhileRead(stream) for stream in before)
+    streams = [stream and _WhileRead(stream) for stream in before]
+    sys.stdout, sys.stderr = streams
     try:
         yield
     finally:
+        for stream in filter(None, streams):
+            try:
+                stream.flush()
+            except OSError:
+                stream.drop()
         sys.stdout, sys.stderr = before
 
 
@@ -105,17 +115,18 @@ class _WhileRead:
         try:
             return self._stream.write(text)
         except BrokenPipeError:
-            self._drop()
+            self.drop()
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            self._drop()
+            self.drop()
             self._stream.flush()  # discards what was buffered
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Send what is buffered, and all further output, nowhere."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

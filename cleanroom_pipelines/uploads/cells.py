@@ -308,7 +308,7 @@ def id_sql(cell: str, facts: IdFacts, *, is_number: bool) -> tuple[str, list[Rul
     id_ = _trimmed(cell) if facts.blanks else cell
     rules = [Rule(ErrorCode.EMPTY_CELL, f"coalesce({id_} = '', true)")]
     if facts.placeholders:
-        rules.append(Rule(ErrorCode.PLACEHOLDER, _is_placeholder(id_)))
+        rules.append(Rule(ErrorCode.PLACEHOLDER, _is_placeholder(id_), PLACEHOLDER_IDS))
     if facts.points and facts.others:
         condition = "true" if is_number else f"regexp_full_match({id_}, '{_DECIMAL}')"
         rules.append(Rule(ErrorCode.INVALID_INTEGER_FORMAT, condition, DECIMAL_IDS))
@@ -318,6 +318,7 @@ def id_sql(cell: str, facts: IdFacts, *, is_number: bool) -> tuple[str, list[Rul
 
 
 DECIMAL_IDS = "ids with a decimal point"
+PLACEHOLDER_IDS = "no real ids"
 AMBIGUOUS_ID = Rule(ErrorCode.INVALID_INTEGER_FORMAT, "", DECIMAL_IDS).key
 
 
@@ -368,6 +369,7 @@ REMEDIES = {
     "whole seconds since 1970.",
     "a fraction of a second": "Round times to whole seconds, or write them as ISO 8601.",
     DECIMAL_IDS: "Save the column of ids as text.",
+    PLACEHOLDER_IDS: "Remove the rows whose id is a word such as NULL, or the hash of an empty text.",
 }
 """What to do about cells of a kind (`Rule.seen`)."""
 

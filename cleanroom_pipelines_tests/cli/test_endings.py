@@ -135,14 +135,15 @@ def test_work_continues_after_the_output_pipe_closes(tmp_path: Path) -> None:
         assert worlds.newest(installation, Kind.CONFIGURED_AUDIENCE_MODEL).status == "ACTIVE"
 
 
-def test_unwritable_output_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_unwritable_output_is_reported(tmp_path: Path, unbuffered: str) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         ended = subprocess.run(
             [*PROGRAM, "status", "--json"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(tmp_path / "home"),
+            env=environment(tmp_path / "home") | {"PYTHONUNBUFFERED": unbuffered},
             timeout=120,
             check=False,
         )

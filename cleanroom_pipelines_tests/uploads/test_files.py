@@ -239,7 +239,7 @@ def test_the_sentence_says_what_was_seen_and_what_to_do(tmp_path: Path) -> None:
         'u,i,5,"1,5"': ("'spend'", "decimal comma", "1234.5"),
         "u,i,5,$15": ("'spend'", "currency", "number alone"),
         "u,i,5,15 EUR": ("'spend'", "currency", "number alone"),
-        "nan,i,5,1": ("'user'", "PLACEHOLDER", "Correct"),
+        "nan,i,5,1": ("'user'", "PLACEHOLDER", "Remove the rows"),
     }
 
     def check(row: str) -> None:
