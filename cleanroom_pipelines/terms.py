@@ -58,7 +58,7 @@ class MatchingId(StrEnum):
 
     @property
     def family(self) -> Family:
-        """The family this kind matches in: a hashed seed matches a raw base, and vice versa."""
+        """The family within which ids of this kind match: a hashed seed matches a raw base, and vice versa."""
         return _FAMILIES[self]
 
     @property

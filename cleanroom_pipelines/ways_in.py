@@ -15,13 +15,13 @@ _way: ContextVar[str] = ContextVar("way", default="worker")
 
 
 def way_in() -> str:
-    """Return the entry point of the current changes."""
+    """Return the entry point that the audit log records for changes made now."""
     return _way.get()
 
 
 @contextmanager
 def acting_for(way: str) -> Iterator[None]:
-    """Set the entry point of changes made in the body: cli, inbox, ui, schedule, worker or REQUEST."""
+    """Set the entry point recorded for changes made in the body: cli, inbox, ui, schedule, worker or REQUEST."""
     before = _way.set(way)
     try:
         yield

@@ -125,12 +125,12 @@ class Claims(Part):
             return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, queue_generation)
 
     def reserve(self, version: Version, seconds: float = RESERVED_SECONDS) -> bool:
-        """Reserve a pending version for a run that is about to start, so that no other process starts one.
+        """Reserve a pending version for a run that is about to start, so that no other process starts another run.
 
         The run itself claims the version as usual; if it never does, the reservation expires.
 
         Returns:
-            Whether this caller got it; False if another one reserved or claimed it first.
+            Whether this caller got the reservation; False if another caller reserved or claimed the version first.
         """
         with self._database.write() as session:
             now = self._database.lease_time(session)
@@ -205,7 +205,7 @@ class Claims(Part):
 
     @noted
     def request_cancel(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version:
-        """Cancel the newest version: at once if it is pending, or else when its run next checks.
+        """Cancel a resource's newest version: immediately if it is pending, or else when its run next checks.
 
         Raises:
             NotFoundError: The resource does not exist.
@@ -223,7 +223,7 @@ class Claims(Part):
             return version_record(newest)
 
     def check_wanted(self, claim: Claim) -> None:
-        """Stop work that was cancelled or whose claim is lost.
+        """Raise an error if the work was cancelled or its claim is lost, so that the run stops.
 
         Raises:
             ClaimLostError: This run no longer holds the claim.

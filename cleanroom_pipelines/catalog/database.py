@@ -196,7 +196,7 @@ class Database:
             yield connection
 
     def had_outage(self, seconds: float) -> bool:
-        """Return whether the database failed to respond to this process within the last seconds.
+        """Return whether the database failed to respond to this process within the last `seconds` seconds.
 
         During an outage no process can renew a lease or send a heartbeat, so a missing one proves nothing.
         """
@@ -214,7 +214,7 @@ class Database:
             raise
 
     def at(self, now: datetime | None) -> datetime:
-        """Return the given time, or the current time."""
+        """Return `now` if it is given, or else the current time."""
         return now if now is not None else self.now()
 
     def lease_time(self, session: Session, now: datetime | None = None) -> datetime:
@@ -239,7 +239,7 @@ class Database:
 
 
 class Part:
-    """A part of the catalogue: methods about one noun, on the catalogue's database.
+    """Base class of the catalogue's parts, each with the methods for one kind of record.
 
     Args:
         database: The catalogue's database.
@@ -316,7 +316,7 @@ def damaged() -> ConfigurationError:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Translate the database's errors into our own."""
+    """Translate the database's errors into this package's errors."""
     try:
         yield
     except OperationalError as error:

@@ -71,7 +71,7 @@ class ProvenVersion:
 
 @dataclass(frozen=True)
 class ProvenResource:
-    """A resource with versions that stored artifacts prove and the catalogue lacks.
+    """A resource whose stored artifacts prove versions that the catalogue lacks.
 
     Attributes:
         kind: Its kind.
@@ -175,7 +175,7 @@ def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
 
 
 def _resolve_conflicts(session: Session, row: ResourceRow) -> None:
-    """Resolve conflicts with an older catalogue, in which another resource may have the row's name or seed."""
+    """Resolve conflicts with another resource of an older catalogue that has the same name or the same seed."""
     place = select(ResourceRow.id).where(
         ResourceRow.account_id == row.account_id,
         ResourceRow.region == row.region,
@@ -280,7 +280,7 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Return whether an artifact shows that a version progressed after a restored, older catalogue recorded it.
+    """Return whether an artifact proves that a version progressed after an older, restored catalogue was saved.
 
     Args:
         status: The status in the catalogue.

@@ -1,4 +1,4 @@
-"""The catalogue's identity: its installation, and the generation that counts published and deleted versions.
+"""The catalogue's identity: the installation it belongs to, and a counter of published and deleted versions.
 
 Lives here: reading it without changing the database, writing it once, raising the generation.
 Add here when home and catalogue must agree on something more.
@@ -21,10 +21,10 @@ _TABLES_IN_USE = ("resources", "tokens", "access_keys", "uploads")
 
 
 class Ownership(Part):
-    """The part of the catalogue that stores its identity."""
+    """The part of the catalogue that stores the catalogue's identity."""
 
     def identity(self) -> Identity | None:
-        """Return the identity; None if the database is missing, empty, from an older release or unclaimed.
+        """Return the identity; None if the database is missing, empty, from an older release or not yet assigned.
 
         Changes nothing: it neither creates a file nor migrates the schema.
 
@@ -43,7 +43,7 @@ class Ownership(Part):
         return None if row is None else Identity(*row)
 
     def is_blank(self) -> bool:
-        """Return whether this catalogue was never used; like `identity`, it changes nothing."""
+        """Return whether this catalogue was never used; does not change the database."""
         if not self.exists():
             return True
         with self._database.look() as connection:
@@ -72,7 +72,7 @@ class Ownership(Part):
 
 
 def raise_generation(session: Session, at_least: int = 0) -> int:
-    """Raise the generation in a transaction that publishes or deletes a version, as its last lock.
+    """Raise the generation, as the last lock of a transaction that publishes or deletes a version.
 
     Args:
         session: The transaction.

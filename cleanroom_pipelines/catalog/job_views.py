@@ -43,7 +43,7 @@ _OTHERS_SEED: Mapping[str, Any] = {
 
 
 class JobViews(Deletion):
-    """The part of the catalogue that shows a job to its two accounts."""
+    """The part of the catalogue that shows a cross-account job to each of its two accounts."""
 
     def job_view(self, job_id: str, account_id: str, region: str | None = None) -> JobView:
         """Return a generation job as an account sees it, without the seed if the other account provided it.
@@ -73,7 +73,7 @@ class JobViews(Deletion):
         limit: int = 100,
         after: str | None = None,
     ) -> JobViewPage:
-        """Return a page of an account's generation jobs, its own and those started elsewhere, oldest first.
+        """Return a page of an account's generation jobs, on its own and on other accounts' models, oldest first.
 
         Args:
             account_id: The caller.
@@ -118,7 +118,7 @@ class JobViews(Deletion):
 
     @noted
     def delete_job_view(self, job_id: str, account_id: str, region: str | None = None) -> None:
-        """Delete a job for one of its accounts; neither account can prevent the other from deleting.
+        """Delete a job for its owner or for its starter; neither account can prevent the other from deleting.
 
         The starter's copy is deleted when this returns; the owner keeps the audience and all its exports. The
         owner's deletion works as in `request_delete`: the starter sees DELETE_PENDING too, and loses its copy when
@@ -175,10 +175,11 @@ class JobViews(Deletion):
         limit: int = 100,
         after: str | None = None,
     ) -> Page:
-        """Return a page of export jobs, of the account's own jobs and of those started elsewhere, oldest first.
+        """Return a page of the export jobs that an account can see, oldest first.
 
-        For a job started elsewhere, an account sees the exports that it started itself, until it deletes its copy
-        of the job. They show its own account id and no location, because the location belongs to the owner.
+        These are all exports of jobs on its own models. Of a job on another account's model, they are the exports
+        that the account started itself, until it deletes its copy of the job; they show its own account id and no
+        location, because the location belongs to the owner.
 
         Args:
             account_id: The caller.
@@ -233,7 +234,7 @@ def has_view(session: Session, job_id: str, account_id: str) -> bool:
 
 
 def view_named(session: Session, name: str, account_id: str, region: str) -> str | None:
-    """Return the id of the job of which the account has a copy with this name, or None."""
+    """Return the id of the job whose copy in this account has this name, or None."""
     return session.scalar(
         select(JobViewRow.job_id).where(
             JobViewRow.account_id == account_id, JobViewRow.region == region, JobViewRow.name == name
@@ -258,7 +259,7 @@ def lock_job_names(session: Session, region: str, *account_ids: str) -> None:
 def _merged(
     session: Session, *sides: Select[datetime, str], limit: int, after: str | None
 ) -> tuple[list[str], str | None]:
-    """Merge several listings into one page: the ids in order, and the token if more follow.
+    """Merge several listings into one page; return its ids in order, and the next page's token if more follow.
 
     Each listing is limited to one page, read from an index; a query over their union would sort everything.
     """

@@ -256,7 +256,7 @@ def note_delivery(version: VersionRow, *, is_begun: bool) -> None:
 
 
 def is_being_delivered(version: VersionRow, queue_generation: int | None = None) -> bool:
-    """Return whether the given attempt at an open version, or any, has begun to deliver its output."""
+    """Return whether delivery of a version's output was begun, by the given attempt or by any if none is given."""
     begun = version.params.get(_DELIVERY)
     return begun is not None and queue_generation in (None, begun)
 

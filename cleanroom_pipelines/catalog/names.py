@@ -65,7 +65,7 @@ class Kind(StrEnum):
 
     @property
     def words(self) -> str:
-        """The kind as written in a sentence."""
+        """The kind's name as written in a sentence."""
         return self.value.replace("_", " ")
 
 

@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Change:
-    """One change, applied or rejected.
+    """One change to the catalogue, applied or rejected.
 
     Attributes:
         operation: The name of the catalogue's method.

@@ -37,14 +37,14 @@ class Overview(Part):
     """The part of the catalogue used by supervision."""
 
     def ids(self, kind: Kind) -> tuple[str, ...]:
-        """Return the partition keys of a kind, in order of creation."""
+        """Return the partition keys of all resources of a kind, in order of creation."""
         row_type = ROWS[kind]
         with self._database.read() as session:
             query = select(row_type.id).where(row_type.kind == kind)
             return tuple(session.scalars(query.order_by(row_type.created_at, row_type.id)))
 
     def ids_by_kind(self) -> dict[Kind, tuple[str, ...]]:
-        """Return the partition keys of every kind, each in order of creation."""
+        """Return the partition keys of all resources by kind, each kind in order of creation."""
         found: dict[Kind, list[str]] = {kind: [] for kind in Kind}
         query = select(ResourceRow.kind, ResourceRow.id).order_by(ResourceRow.created_at, ResourceRow.id)
         with self._database.read() as session:
@@ -76,7 +76,7 @@ class Overview(Part):
             )
 
     def mark_of_change(self) -> str:
-        """Return a text that changes when a resource is created or deleted, at constant cost."""
+        """Return, at constant cost, a text that changes whenever a resource is created or deleted."""
         newest = (select(func.max(ResourceRow.created_at)).where(ResourceRow.kind == kind) for kind in Kind)
         generation = select(InstallationRow.generation).scalar_subquery()
         with self._database.read() as session:
@@ -84,7 +84,7 @@ class Overview(Part):
         return " ".join(map(str, row))
 
     def find(self, resource_id: str) -> Resource | None:
-        """Return the resource of any kind with a partition key, or None."""
+        """Return the resource with the given partition key, whatever its kind, or None."""
         with self._database.read() as session:
             kind = session.scalar(select(ResourceRow.kind).where(ResourceRow.id == resource_id))
             return None if kind is None else resource_record(find_resource(session, kind, resource_id))
@@ -129,7 +129,7 @@ class Overview(Part):
             return version_record(find_version(session, find_resource(session, kind, resource_id), number))
 
     def live_runs(self) -> frozenset[str]:
-        """Return the runs that hold a claim, and the workers that are not removed as dead."""
+        """Return the ids of the runs that hold a claim, and of the workers that are not removed as dead."""
         with self._database.read() as session:
             claimed = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
             runs = {run_id for run_id in session.scalars(claimed) if run_id}

@@ -47,7 +47,7 @@ def organization_of_address(email: str) -> str:
 
 
 def pair_id_of(a: str, b: str) -> str:
-    """Return the id of a pair; the order does not matter."""
+    """Return the id of the pair of two organisations; their order does not matter."""
     return "pair-" + hashlib.sha256(json.dumps(sorted((a, b))).encode()).hexdigest()[:24]
 
 
@@ -85,7 +85,7 @@ class Pairs(Part):
             row.organization = organization.lower()
 
     def pair(self, a: str, b: str) -> Pair:
-        """Return the pair of two organisations, or of one with itself; create it if it does not exist."""
+        """Return the pair of two organisations, which may be the same one; create it if it does not exist."""
         with self._database.read() as session:
             row = session.get(PairRow, pair_id_of(a, b))
             if row is not None and row.organizations:
@@ -94,37 +94,37 @@ class Pairs(Part):
             return _pair(_ensure(session, sorted((a, b)), self._database.now()))
 
     def period_of(self, members: Iterable[str]) -> str:
-        """Return the budget period of the pairs of these accounts' organisations: `month`, or empty for life."""
+        """Return `month` if all pairs of the accounts' organisations have monthly budgets, or else empty text."""
         organizations = {self.organization_of_account(member) for member in members}
         with self._database.read() as session:
             rows = [session.get(PairRow, pair_id_of(a, b)) for a, b in combinations(sorted(organizations), 2)]
             return "month" if rows and all(row is not None and row.period == "month" for row in rows) else ""
 
     def all(self) -> tuple[Pair, ...]:
-        """Return all pairs, by their organisations."""
+        """Return all pairs, sorted by their organisations."""
         with self._database.read() as session:
             found = [_pair(row) for row in session.scalars(select(PairRow))]
         return tuple(sorted(found, key=lambda pair: pair.organizations))
 
     def ledger(self, pair_id: str, organization: str | None = None) -> Ledger:
-        """Return the ledger of a pair, in tenths of a unit.
+        """Return the privacy ledger of a pair of organisations, with amounts in tenths of a unit.
 
         Args:
             pair_id: The pair.
-            organization: The requesting organisation, which its share limits if both providers set one.
+            organization: The requesting organisation, which is limited to its share if both providers set one.
         """
         with self._database.read() as session:
             return self._ledger(session, _find(session, pair_id), organization)
 
     def ledger_lines(self, pair_id: str) -> tuple[LedgerLine, ...]:
-        """Return every line of a pair's ledger, in order."""
+        """Return every line of a pair's ledger, oldest first."""
         with self._database.read() as session:
             query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair_id)
             rows = session.scalars(query.order_by(LedgerLineRow.created_at, LedgerLineRow.key)).all()
             return tuple(record_of(LedgerLine, row) for row in rows)
 
     def is_paid(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
-        """Return which of these questions have been paid for."""
+        """Return those of the given question keys that the pair has already paid for."""
         wanted = list(keys)
         with self._database.read() as session:
             query = select(LedgerLineRow.key).where(
@@ -233,7 +233,8 @@ class Pairs(Part):
         Args:
             pair_id: The pair.
             kind: `refill`, `period`, `share` or `full_lookalike`.
-            organization: The proposer. One outside the pair may propose, but its approval does not count.
+            organization: The proposer. An organisation outside the pair may propose, but its approval does not
+                count.
             tenths: For a refill or a share, tenths of a unit.
             data_room_id: The room, if it concerns one.
             share_of: The organisation that gets the share; the newest share approved by both applies.
@@ -299,7 +300,7 @@ class Pairs(Part):
             return self._approve(session, row, organization)
 
     def proposals(self, pair_id: str) -> tuple[Proposal, ...]:
-        """Return the proposals to a pair, in order."""
+        """Return all proposals of changes to a pair, oldest first."""
         with self._database.read() as session:
             query = select(ProposalRow).where(ProposalRow.pair_id == pair_id)
             rows = session.scalars(query.order_by(ProposalRow.created_at, ProposalRow.id)).all()
@@ -398,7 +399,7 @@ def check_both_approve(pair: Pair, organizations: Collection[str]) -> None:
 
 
 def make_monthly(session: Session, organizations: Sequence[str], now: datetime) -> None:
-    """Make the budget of each pair of some organisations monthly, in the caller's transaction."""
+    """Make the budget of every pair of the given organisations monthly, in the caller's transaction."""
     for a, b in combinations(sorted(set(organizations)), 2):
         _ensure(session, [a, b], now).period = "month"
 

@@ -101,7 +101,7 @@ class Parties(Part):
         raise ClashError("The account could not be stored because of concurrent changes.", remedy="Try again.")
 
     def account(self, account_id: str) -> Account:
-        """Return an account that was created.
+        """Return an account that `create_account` created.
 
         Raises:
             NotFoundError: The account does not exist.
@@ -116,7 +116,7 @@ class Parties(Part):
             return tuple(record_of(Account, row) for row in rows)
 
     def account_named(self, name_or_id: str) -> str:
-        """Return the id of the account with a name or id.
+        """Return the id of the account with the given name or id.
 
         Raises:
             NotFoundError: The account does not exist; the operator's own account always does.
@@ -174,7 +174,7 @@ class Parties(Part):
             raise _taken("An access key", reason="id") from None
 
     def access_key(self, key_id: str) -> AccessKey | None:
-        """Return an access key, or None; it counts as disabled if its account is."""
+        """Return an access key, or None; it counts as disabled if its account is disabled."""
         query = select(AccessKeyRow, AccountRow).join(AccountRow, AccountRow.id == AccessKeyRow.account_id)
         with self._database.read() as session:
             found = session.execute(query.where(AccessKeyRow.id == key_id)).first()
@@ -264,7 +264,7 @@ class Parties(Part):
             return None if row is None else _collaboration(session, row)
 
     def collaborations(self, account_id: str | None = None) -> tuple[Collaboration, ...]:
-        """Return all collaborations, or those an account is or was in, in order of creation."""
+        """Return all collaborations, or only those that an account is or was a member of, in order of creation."""
         query = select(CollaborationRow)
         if account_id is not None:
             its = select(MemberRow.collaboration_id).where(MemberRow.account_id == account_id)
@@ -300,7 +300,7 @@ class Parties(Part):
         collaboration_id: str | None = None,
         region: str = LOCAL_REGION,
     ) -> AnalysisTemplate:
-        """Store an analysis template: SQL of an account that selects the users of a seed.
+        """Store an analysis template: an account's SQL that selects the users of a seed from its tables.
 
         Args:
             name: 1 to 63 characters, unique in the account and region.

@@ -64,7 +64,7 @@ def follow(
 
 
 def followers(session: Session, resource: ResourceRow) -> list[ResourceRow]:
-    """Return the declared children that can be rebuilt, and so get a new version with each of the resource's."""
+    """Return the declared, rebuildable children, which get a new version with each new version of the resource."""
     query = (
         select(ResourceRow)
         .where(ResourceRow.parent_id == resource.id, ResourceRow.declared, ResourceRow.status.not_in(DELETING))
@@ -94,7 +94,7 @@ def _follow_parent(session: Session, child: ResourceRow, now: datetime) -> None:
 
 
 def _is_stale(session: Session, resource: ResourceRow, version: VersionRow) -> bool:
-    """Return whether the parent got a newer version while this one was being built."""
+    """Return whether the parent got a newer version while this version was being built."""
     built_with = _version_of(resource.parent_id, version.parents)
     if resource.parent_id is None or built_with is None or not _can_be_rebuilt(resource):
         return False

@@ -74,7 +74,7 @@ def lane_of(kind: Kind, definition: Any) -> Lane:
 
 
 def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
-    """Add the owner of each resource's work to a query: who requested it, or else the resource's account.
+    """Add to a query the owner of each resource's work: its requester, or else the resource's account.
 
     Args:
         query: A query that selects from `resource`.
@@ -101,7 +101,7 @@ def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
 
 
 def started_since(since: datetime) -> Select[Any]:
-    """Build the query for the owner, kind, definition and start of every version started since a time."""
+    """Build the query for the owner, kind, definition and start time of every version started since a time."""
     query = select(VersionRow.started_at, VersionRow.kind).join(
         ResourceRow, ResourceRow.id == VersionRow.resource_id
     )
@@ -129,5 +129,5 @@ def in_turns(ready: Iterable[Queued], started: Iterable[tuple[str, Lane, datetim
 
 
 def _age(each: Queued) -> tuple[datetime, int, str]:
-    """Sort key: oldest first, and parents before children of the same time."""
+    """Return the sort key of a ready version: oldest first, and parents before children of the same time."""
     return each.version.created_at, _KINDS.index(each.version.kind), each.version.resource_id

@@ -117,7 +117,7 @@ class Version:
 
     @property
     def run_key(self) -> str:
-        """A key that is new each time this version is queued, so that a sensor starts exactly one run for it.
+        """A run key that changes each time this version is queued, so that a sensor starts one run per queueing.
 
         It does not use the attempt, which a released claim or a manual retry lowers: Dagster never starts a second
         run under a known key.
@@ -156,7 +156,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceRecord(Spec):
-    """The fields of every resource in addition to its spec.
+    """The fields that every resource has in addition to those of its spec.
 
     Attributes:
         id: The partition key, `<slug>-<12 hex>`.
@@ -313,7 +313,7 @@ class Page:
 
 @dataclass(frozen=True)
 class JobView:
-    """A generation job as one of its two accounts sees it.
+    """A generation job as seen by the owner of its configured model or by the account that started it.
 
     Attributes:
         job: With this account's id, name, description, tags and ARN.
@@ -514,7 +514,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The privacy budget of a pair, in tenths of a unit.
+    """The privacy budget of a pair of organisations, in tenths of a unit.
 
     Attributes:
         spent: Spent in the current period.

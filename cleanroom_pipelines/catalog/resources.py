@@ -250,7 +250,7 @@ class Resources(Part):
     def place_seed(
         self, job_id: str, location: str, *, digest: str | None = None, n_bytes: int | None = None
     ) -> None:
-        """Set the location of a job's seed: fetched, kept, or uploaded again after a failure.
+        """Set the location of a job's seed, which was fetched, kept, or uploaded again after a failure.
 
         Args:
             job_id: The generation job.
@@ -278,7 +278,7 @@ class Resources(Part):
         self._set_seed_location(job_id, None)
 
     def jobs_owed_a_receipt(self) -> tuple[GenerationJob, ...]:
-        """Return the jobs of inbox seeds whose receipt is outdated, except those being deleted."""
+        """Return the jobs from the inbox whose receipts are outdated, except jobs that are being deleted."""
         query = (
             select(GenerationJobRow)
             .where(GenerationJobRow.receipt_due.is_(True), GenerationJobRow.status.not_in(DELETING))
@@ -288,7 +288,7 @@ class Resources(Part):
             return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def settle_receipt(self, job_id: str, reported: Iterable[Version]) -> None:
-        """Record that the receipt of an inbox seed was written; it stays due if new work was requested meanwhile.
+        """Mark an inbox seed's receipt as up to date, unless its job or an export has open work or a new version.
 
         Args:
             job_id: The generation job.
@@ -327,7 +327,7 @@ class Resources(Part):
 def find_named(
     session: Session, kind: Kind, name: str, *, account_id: str, region: str, scope: str
 ) -> ResourceRow | None:
-    """Return the row with a name, or None."""
+    """Return the row of the resource with the given name in the given scope, or None."""
     return session.scalar(
         select(ResourceRow).where(
             ResourceRow.account_id == account_id,
@@ -356,7 +356,7 @@ def make_token(created_at: datetime, resource_id: str) -> str:
 
 
 def read_token(token: str) -> tuple[datetime, str]:
-    """Parse a token into the creation time and id of its resource.
+    """Parse a page token into the creation time and id of the resource after which the listing continues.
 
     Raises:
         UsageError: The token is invalid.

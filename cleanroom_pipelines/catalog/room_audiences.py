@@ -48,7 +48,7 @@ class RoomAudiences(Part):
 
     @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:
-        """Share the audiences with exactly these groups, besides their owners: all of them, or none.
+        """Share each audience with exactly these groups, in addition to its owner; on an error, none is changed.
 
         Raises:
             NotFoundError: An audience does not exist.
@@ -63,21 +63,22 @@ class RoomAudiences(Part):
     def request_delete_audiences(
         self, audience_ids: Sequence[str], *, with_dependents: bool = False
     ) -> tuple[str, ...]:
-        """Request the deletion of audiences, all or none.
+        """Request the deletion of several audiences at once; on an error, none is deleted.
 
         An audience with a delivered list is hidden permanently instead: later lists are compared with that list,
         so deleting must not make the room forget what it has released.
 
         Args:
             audience_ids: The audiences.
-            with_dependents: Whether to delete audiences too whose definitions refer to them, directly or not.
+            with_dependents: Whether to also delete audiences whose definitions refer to these, directly or not.
 
         Returns:
             The ids of all audiences deleted or hidden.
 
         Raises:
             NotFoundError: An audience does not exist.
-            ConflictError: Others depend on them (`attributes["dependents"]`: their ids) and would not be deleted.
+            ConflictError: Other audiences, which would not be deleted, depend on these (their ids are in
+                `attributes["dependents"]`).
         """
         with self._database.write() as session:
             wanted = set(audience_ids)
@@ -102,7 +103,7 @@ class RoomAudiences(Part):
 
 
 def add_references(session: Session, row: ResourceRow, spec: CustomAudienceSpec) -> None:
-    """Store the references of a new audience, locking the referenced ones against deletion.
+    """Store the references of a new audience, and lock the referenced audiences against deletion.
 
     Raises:
         NotFoundError: The room has no such audience.
@@ -127,7 +128,7 @@ def _hide(row: CustomAudienceRow, now: datetime) -> None:
 
 
 def _dependents(session: Session, audience_ids: set[str]) -> dict[str, bool]:
-    """The audiences that refer to these, directly or not, and whether each is hidden."""
+    """Return the audiences that refer to the given ones, directly or not, and whether each of them is hidden."""
     found: dict[str, bool] = {}
     frontier = set(audience_ids)
     while frontier:

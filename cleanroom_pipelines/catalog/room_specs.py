@@ -53,7 +53,7 @@ class ParticipantSpec(Document):
         return permission in self.permissions
 
     def without(self, email: str) -> Self:
-        """Return the group after a member declined to take part; unchanged for other addresses."""
+        """Return the group with a member moved to `declined`; unchanged if the address is not a member's."""
         if email not in self.emails:
             return self
         emails = tuple(each for each in self.emails if each != email)

@@ -75,7 +75,7 @@ class Rooms(Part):
 
     @noted
     def decline_room(self, data_room_id: str, email: str) -> None:
-        """Remove a user who declines to take part; with a group's last user, its datasets are removed too.
+        """Remove a user who declines to take part in a room; a group that loses its last user loses its datasets.
 
         Args:
             data_room_id: The room.
@@ -102,7 +102,7 @@ class Rooms(Part):
 
     @noted
     def restore_inputs(self, data_room_id: str, failed: Mapping[str, str], before: Mapping[str, str]) -> None:
-        """Restore a room's previous datasets after unusable uploads, unless newer uploads replaced them.
+        """Replace a room's unusable uploads with the previous ones, except in datasets that have a newer upload.
 
         Args:
             data_room_id: The room.
@@ -173,7 +173,7 @@ class Rooms(Part):
             return session.scalar(select(func.count()).select_from(UploadRow).where(*mine)) or 0
 
     def count_owned(self, kind: Literal[Kind.DATA_LAB, Kind.DATA_ROOM], email: str) -> int:
-        """Count the labs or rooms a user owns that are not being deleted."""
+        """Count the labs or rooms that a user owns, except those being deleted."""
         row = DataLabRow if kind is Kind.DATA_LAB else DataRoomRow
         query = select(func.count()).select_from(row).where(row.owner_email == email, row.status.not_in(DELETING))
         with self._database.read() as session:
@@ -195,7 +195,7 @@ class Rooms(Part):
                 add_tombstone(session, UPLOAD, [upload_id], self._database.now())
 
     def uploads_in_use(self, *, but_of: str | None = None) -> frozenset[str]:
-        """Return the uploads used by any lab or room, except by one room."""
+        """Return the ids of the uploads used by any lab, or by any room other than `but_of`."""
         query = select(DataRoomRow.inputs)
         if but_of is not None:
             query = query.where(DataRoomRow.id != but_of)

@@ -44,7 +44,7 @@ SPECS: Mapping[Kind, type[Spec]] = {
 
 
 def spec_values(spec: Spec) -> dict[str, object]:
-    """Return the fields that the creator set, by name, of a spec or of a record built from it."""
+    """Return the values of a spec's fields by name, also from a record that has further fields."""
     return {part.name: getattr(spec, part.name) for part in fields(SPECS[spec.kind])}
 
 

@@ -46,7 +46,7 @@ LARGEST: Literal["largest"] = "largest"
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The fields of every resource that its creator sets.
+    """Base of all specs: the fields that the creator of a resource sets, whatever its kind.
 
     Attributes:
         name: 1 to 63 characters on one line.
@@ -67,7 +67,7 @@ class Spec:
 
     @property
     def parent_id(self) -> str | None:
-        """The id of the resource this one is built from."""
+        """The id of the parent, from which this resource is built; None without a parent."""
         return None
 
     def validate(self) -> None:
@@ -272,7 +272,7 @@ class ConfiguredAudienceModelSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class RequestedSeed(Document):
-    """A seed requested by a client, to be fetched by the run.
+    """A seed that a client requested by location or SQL, and that the job's run fetches.
 
     Exactly one of `s3_uri`, `query` and `template_arn` is given. Messages contain none of them.
 

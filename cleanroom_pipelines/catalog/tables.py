@@ -173,7 +173,7 @@ class ResourceRow(Base):
 
 
 class _OwnTable:
-    """The link from a kind's own table to `resources`."""
+    """Mixin with the foreign key from a kind's own table to `resources`."""
 
     @declared_attr
     def id(cls) -> Mapped[str]:  # noqa: N805 - SQLAlchemy calls it on the class
@@ -505,7 +505,7 @@ def is_newest() -> ColumnElement[bool]:
 
 
 def kept_audience_model_id(version: type[VersionRow]) -> ColumnElement[str | None]:
-    """Return the audience model a job was started with (`ConfiguredAtStart`); NULL for a declared job."""
+    """Return the SQL expression for the audience model a job was started with; NULL for declared jobs."""
     kept: ColumnElement[str | None] = version.params["configured"]["audience_model_id"].as_string()
     return kept
 
@@ -522,7 +522,7 @@ class InstallationRow(Base):
 
 
 class TombstoneRow(Base):
-    """One row per deleted thing, or stored file that no record owns yet."""
+    """One row per deleted object, or per stored file that no record owns yet."""
 
     __tablename__ = "tombstones"
 

@@ -1,4 +1,4 @@
-"""Tombstones: marks of deleted things, and of stored files that no record owns yet.
+"""Tombstones: marks of deleted objects, and of stored files that no record owns yet.
 
 Lives here: writing a tombstone in the transaction that deletes a record or a version, and looking them up.
 Add here when another kind of thing can be deleted.
@@ -98,7 +98,7 @@ def own(session: Session, kind: str, key: str) -> None:
 
 
 def move_seed(session: Session, before: str | None, after: str | None, now: datetime) -> None:
-    """Update the tombstones when a job's seed changes: write the old slot's, remove the new slot's."""
+    """When a job's seed moves to another slot, write the old slot's tombstone and remove the new slot's."""
     old, new = (location.partition("/")[0] if location else None for location in (before, after))
     if old and old != new:
         add_tombstone(session, SEED, [old], now)

@@ -109,7 +109,7 @@ class Scheduling(Claims):
         return stages
 
     def _places(self) -> dict[tuple[str, int], int]:
-        """The position of each ready version in its lane, from 1."""
+        """Return each ready version's position in the queue of its lane, from 1."""
         lanes = Counter[Lane]()
         places = {}
         for each in self._queue(_LONGEST_QUEUE):
@@ -118,7 +118,7 @@ class Scheduling(Claims):
         return places
 
     def _queue(self, per_owner: int, parent_id: str | None = None) -> list[Queued]:
-        """All ready versions in order, limited to the oldest `per_owner` of each owner and kind."""
+        """Return the ready versions in queue order, at most the `per_owner` oldest of each owner and kind."""
         with self._database.read() as session:
             query = _pending_versions().where(_READINESS.in_(["ready"]), ~_IS_AT_WORK)
             if parent_id is not None:
@@ -148,7 +148,7 @@ class Scheduling(Claims):
         return in_turns(queued, started)
 
     def settle_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
-        """Fail the pending versions whose parent failed, with the data's status code or PARENT_NOT_ACTIVE.
+        """Fail pending versions whose parent failed, with the training data's status code or PARENT_NOT_ACTIVE.
 
         Args:
             now: UTC; the catalogue's clock if not given.
@@ -216,7 +216,7 @@ class Scheduling(Claims):
     def request_manually(
         self, kind: Kind, resource_id: str, run_id: str | None = None, now: datetime | None = None
     ) -> ManualRequest:
-        """Decide what "Materialize" on this partition should do now, and queue a version if it should work.
+        """Decide what a manual "Materialize" on a partition should do now; queue a version if there is work to do.
 
         Args:
             kind: The resource's kind.
@@ -267,7 +267,7 @@ class Scheduling(Claims):
             return ManualRequest("work", version_record(version), None, message)
 
     def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
-        """Return the declared children, which get a new version with each new version of this resource.
+        """Return the declared children that get a new version with each new version of this resource.
 
         Raises:
             NotFoundError: The resource does not exist.
@@ -362,7 +362,7 @@ _REPORTED_BY_THE_MODEL = (
 
 
 def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
-    """Return the next refresh after now, in whole intervals from the due one; missed refreshes are skipped."""
+    """Return the next refresh time: `due` plus the fewest whole intervals, at least one, that end after `now`."""
     every = timedelta(seconds=every_seconds)
     missed = max(0, (now - due) // every)
     return due + (missed + 1) * every

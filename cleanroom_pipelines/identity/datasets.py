@@ -67,5 +67,5 @@ class InputName(NamedTuple):
 
 
 def inputs_of(inputs: Mapping[str, str], *datasets: Dataset) -> dict[str, str]:
-    """Return those inputs of a room or lab that belong to some datasets."""
+    """Return the inputs of a room or lab that belong to the given datasets."""
     return {name: upload for name, upload in inputs.items() if InputName.parse(name).dataset in datasets}

@@ -36,7 +36,7 @@ def sha256_hex(judged: JudgedIds) -> pa.Array:
 
 
 def room_digests(room_key: bytes, family: Family, hashes: pa.Array) -> pa.Array:
-    """Return the keyed digests of a room: HMAC-SHA256(room key, "<family>:<sha256 hex>").
+    """Return the keyed digests under which a room stores ids: HMAC-SHA256(room key, "<family>:<sha256 hex>").
 
     Without a secret key, a digest of a phone number could be reversed by trying all numbers.
 

@@ -177,7 +177,7 @@ def _trimmed(texts: pa.Array, one_other: Callable[[str], str]) -> pa.Array:
 
 
 def _missing(trimmed: pa.Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which ids are empty, and which are placeholders."""
+    """Return, for each id, whether it is empty and whether it is a placeholder."""
     return _mask(pc.equal(trimmed, "")), are_placeholders(trimmed)
 
 

@@ -53,7 +53,7 @@ def e164(numbers: pa.Array) -> pa.Array:
 
 
 def _digits(numbers: pa.Array) -> pa.Array:
-    """Calling code and national number, in ASCII digits; null if the text does not look like a number."""
+    """Return calling code and national number in ASCII digits; null for texts that do not look like a number."""
     is_clean = pc.match_substring_regex(numbers, _E164)
     if not pc.all(is_clean, min_count=0).as_py():
         others = pc.invert(is_clean)
@@ -151,7 +151,7 @@ def _numbers_of(plan: _Plan, digits: pa.Array) -> pa.Array:
 
 
 def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """Remove the national prefix, as `phonenumberutil.parse` does, and return which numbers it would rewrite."""
+    """Remove the national prefix like `phonenumberutil.parse`; return also which numbers the library rewrites."""
     nothing = np.zeros(len(numbers), np.bool_)
     if plan.prefix is None:
         return numbers, nothing
@@ -170,7 +170,7 @@ def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArr
 
 
 def _are_valid(plan: _Plan, numbers: pa.Array) -> npt.NDArray[np.bool_]:
-    """Validate each number by the first region it belongs to, by its leading digits or else by its type."""
+    """Return whether each number is valid in the first region that its leading digits, or else its type, match."""
     valid = np.zeros(len(numbers), np.bool_)
     open_rows = np.arange(len(numbers))
     for region in plan.regions:
@@ -224,7 +224,7 @@ def _library_digits(digits: str) -> str | None:
 
 @cache
 def _calling_codes() -> npt.NDArray[np.int64]:
-    """Calling codes, indexed by a number's first three digits; 0 where no code matches."""
+    """Return the calling code for each possible first three digits of a number; 0 where no code matches."""
     from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
 
     codes = np.zeros(10**_N_CALLING_DIGITS, np.int64)

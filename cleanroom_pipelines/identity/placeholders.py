@@ -38,7 +38,7 @@ _MAX_BYTES = max(map(len, PLACEHOLDERS))
 
 
 def are_placeholders(trimmed: pa.Array) -> npt.NDArray[np.bool_]:
-    """Whether each text is a placeholder; false for nulls."""
+    """Return, for each text, whether it is a placeholder; false for nulls."""
     # Few ids are as long as a placeholder, and looking all of them up takes three times as long.
     lengths = pc.fill_null(pc.binary_length(trimmed), 0).to_numpy()
     found: npt.NDArray[np.bool_] = _are_lengths()[np.minimum(lengths, _MAX_BYTES + 1)]

@@ -1,4 +1,4 @@
-"""Privacy accounting: a bound on what all answers about a pair reveal together, computed from their prices.
+"""Privacy accounting: a bound on what all answers about a pair of organisations reveal, from the answers' prices.
 
 Lives here: the unit; ρ, μ and ε of the budget spent; and the success rate of the best attacker.
 Add here when the bound is stated as another figure.
@@ -69,12 +69,12 @@ def rho_of(tenths: int) -> float:
 
 
 def right_at_most(tenths: int) -> float:
-    """Return the best attacker's success rate by Gaussian differential privacy; guessing gives 0.5."""
+    """Return the best attacker's success rate (guessing: 0.5) for a price, by Gaussian differential privacy."""
     return NormalDist().cdf(math.sqrt(2 * rho_of(tenths)) / 2) if tenths else 0.5
 
 
 def epsilon_of(tenths: int, delta: float = DELTA) -> float:
-    """Return ε of (ε, δ) differential privacy, by Gaussian differential privacy."""
+    """Return ε of (ε, δ) differential privacy for a total price, by Gaussian differential privacy."""
     mu = math.sqrt(2 * rho_of(tenths))
     if not mu:
         return 0.0
@@ -87,7 +87,7 @@ def epsilon_of(tenths: int, delta: float = DELTA) -> float:
 
 
 def bound_as_dict(tenths: int) -> dict[str, Any]:
-    """Return the privacy bound in plain words and figures, for JSON.
+    """Return the privacy bound of a budget in words and figures, as JSON values.
 
     Args:
         tenths: The budget, in tenths of a unit.
@@ -122,7 +122,7 @@ def attacker_success(spent: Iterable[Spent]) -> float:
 
 
 def composed_epsilon(spent: Iterable[Spent], delta: float = DELTA) -> float:
-    """Return ε at δ, computed like `attacker_success`."""
+    """Return ε of (ε, δ) differential privacy for all releases, from exact losses like `attacker_success`."""
     return _smallest(_Losses.of(spent).delta, delta)
 
 
@@ -171,7 +171,7 @@ class _Losses:
 
 
 def _one(variance: float, is_discrete: bool, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Losses of one draw whose value moves by 1 (discrete), or of a Gaussian with this σ² for Δ = 1."""
+    """Return the loss distribution of one draw of discrete or continuous Gaussian noise, for Δ = 1."""
     sigma = math.sqrt(variance)
     if is_discrete:
         values = np.arange(-math.ceil(12 * sigma) - 2, math.ceil(12 * sigma) + 3, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The ledger key of a question, and the error for a pair whose budget is spent.
+"""The ledger key of a question, and the errors for a spent budget or share.
 
 Lives here: pure functions of the privacy budget.
 Add here when paying for questions gets another rule.
@@ -35,7 +35,7 @@ class BudgetSpentError(CleanroomError, RuntimeError):
 
 
 def question_key(content: str, canonical_question: str, tenths: int) -> str:
-    """Return the key under which a pair pays once: 64 hex digits, equal for equal canonical questions.
+    """Return the key under which a pair of organisations pays for a question once: 64 hex digits.
 
     Args:
         content: Keyed digest of the data behind the answer.
@@ -46,7 +46,7 @@ def question_key(content: str, canonical_question: str, tenths: int) -> str:
 
 
 def budget_spent(*, total: int, spent: int, cost: int) -> BudgetSpentError:
-    """Return the error for a question that costs more than the pair has left.
+    """Return the error for a question that costs more than the pair's remaining budget.
 
     Args:
         total: The pair's budget, in tenths of a unit.
@@ -64,7 +64,7 @@ def budget_spent(*, total: int, spent: int, cost: int) -> BudgetSpentError:
 
 
 def share_spent(*, share: int, spent: int, cost: int) -> BudgetSpentError:
-    """Return the error for a question that costs more than the requesting organisation's share has left.
+    """Return the error for a question that costs more than the rest of the requesting organisation's share.
 
     Args:
         share: The organisation's share, in tenths of a unit.

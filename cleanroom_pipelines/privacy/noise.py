@@ -71,14 +71,14 @@ def noise_within(variance: Fraction, confidence: float) -> int:
 
 @lru_cache(maxsize=256)
 def _normalizer(variance: Fraction) -> float:
-    """Σ exp(-k² / 2σ²) over all whole numbers."""
+    """Return Σ exp(-k² / 2σ²) over all whole numbers k."""
     reach = math.ceil(40 * math.sqrt(variance)) + 2
     return 1 + 2 * math.fsum(math.exp(-k * k / (2 * float(variance))) for k in range(1, reach))
 
 
 @lru_cache(maxsize=64)
 def _tails(variance: Fraction) -> tuple[int, ...]:
-    """P(|noise| ≥ m) · 2^255 for m = …, 2, 1, ascending from the first that is not 0."""
+    """Return P(|noise| ≥ m) · 2^255 for m = …, 2, 1, in ascending order, without the entries that are 0."""
     exact = Context(prec=_DIGITS)
     half = exact.divide(Decimal(variance.denominator), Decimal(2 * variance.numerator))
     step = exact.exp(exact.multiply(half, Decimal(-2)))  # a weight's ratio to the one before falls by this factor

@@ -42,7 +42,7 @@ class ReleasePolicy:
             )
 
     def noise(self, variance: Fraction) -> dict[str, Any]:
-        """Return the noise statement that accompanies an answer, for JSON.
+        """Return the noise statement that accompanies an answer, as JSON values.
 
         Args:
             variance: σ² of the noise of each of its counts, in users.

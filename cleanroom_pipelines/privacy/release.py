@@ -89,14 +89,14 @@ class Released:
         return self._rounded is not None and (threshold is None or self._rounded >= threshold)
 
     def scaled(self, part: "Released", whole: "Released") -> "Released":
-        """Return this count times part over whole; TOO_FEW if any of the three is."""
+        """Return this count times `part` divided by `whole`; TOO_FEW if any of the three counts is TOO_FEW."""
         if self._rounded is None or part._rounded is None or not whole._rounded:
             return Released._of(0, self._policy, self._variance, is_hidden=self._is_hidden)
         value = round(self._rounded * part._rounded / whole._rounded)
         return Released._of(value, self._policy, self._variance, is_hidden=self._is_hidden)
 
     def kept(self) -> int | None:
-        """Return the noised count for an artifact, even if it is hidden; `released` turns it back into a count."""
+        """Return the noised count, even if hidden, for storage in an artifact; `released` restores it."""
         return self._rounded
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Released:
 
 @dataclass(frozen=True)
 class Releaser:
-    """Releases numbers about one state of a pair's data.
+    """Releases numbers about one state of the data of a pair of organisations.
 
     Args:
         key: The pair's key for noise, secret, at least 16 bytes.
@@ -183,7 +183,7 @@ class Releaser:
         return value + draw_noise(self.key, price.variance, parts)
 
     def noise_of(self, price: Price) -> dict[str, Any]:
-        """Return the noise statement of an answer at a price, for JSON."""
+        """Return, as JSON values, the noise statement of an answer with a price."""
         return self.policy.noise(price.variance)
 
 
@@ -217,7 +217,7 @@ def ratio(part: Released, whole: Released | int) -> float | None:
 def affinity_ratio(
     overlap_cell: Released, overlap: Released, matchable_cell: Released, matchable: Released
 ) -> float | None:
-    """Return how much more common a cell is in the overlap than among all matchable users.
+    """Return a cell's affinity: its share of the overlap divided by its share of all matchable users.
 
     Args:
         overlap_cell: Users of the overlap in the cell.

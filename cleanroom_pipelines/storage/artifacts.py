@@ -52,7 +52,7 @@ _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 
 @dataclass(frozen=True)
 class ArtifactReference:
-    """One version of one asset's partition."""
+    """Reference to one artifact: one version of one partition of an asset."""
 
     asset: str
     partition: str
@@ -155,7 +155,7 @@ class Draft:
 
 
 class _Folder:
-    """A local folder; unlike in buckets, symbolic links are followed, since only the operator can create them."""
+    """Files in a local folder; unlike buckets, it follows symbolic links, which only the operator can create."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -361,7 +361,7 @@ class ArtifactStore:
         return Input(reference.asset, reference.partition, reference.version, digest)
 
     def manifests(self, asset: str) -> Iterator[Manifest | None]:
-        """Read the manifests of all finished versions of an asset; None for an unreadable one."""
+        """Read the manifests of all finished versions of an asset; yield None for each unreadable manifest."""
         root = path_of_asset(asset)
         for partition in self._names(root):
             for version in filter(is_version, self._names(f"{root}/{partition}")):
@@ -493,7 +493,7 @@ def full_disk_is_an_error() -> Iterator[None]:
 
 
 def of_the_machine(error: OSError) -> CleanroomError | None:
-    """Convert an operating-system error with a known cause into our own error; None for any other."""
+    """Convert an operating-system error with a known cause into a `CleanroomError`; None for any other error."""
     if isinstance(error, CleanroomError):
         return error
     # numpy reports a short write only in its message, without an errno
@@ -526,7 +526,7 @@ def write_durably(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Provide a temporary file next to a path; if the body succeeds, it is flushed and renamed to the path.
 
-    Each writer gets another name, so that writers of the same file do not collide. The mode is 0600.
+    Each writer gets its own temporary name, so that writers of the same file do not collide. The mode is 0600.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".draft", dir=path.parent)
     draft = Path(name)

@@ -110,7 +110,7 @@ _NUMBERS = ("n_unknown_members", "n_bytes", "tenths")
 
 @dataclass(frozen=True)
 class AuditHead:
-    """The newest entry at some time; kept elsewhere, it can later prove that the log was not truncated before it.
+    """The newest log entry at some time; a copy stored elsewhere reveals whether that entry was later cut off.
 
     Args:
         sequence: Number of the entry, from 1; 0 for an empty log.
@@ -349,11 +349,11 @@ class AuditLog:
         return waiting
 
     def _write_up_to(self, last: dict[str, Any], *, is_awaited: bool) -> None:
-        """Write queued entries up to `last`, completing its batch, unless another thread has written them.
+        """Write the queued batches up to the one with `last`, unless another thread has already written it.
 
         Args:
             last: The entry.
-            is_awaited: If writing fails, remove the entry from the queue, since its writer gets the error.
+            is_awaited: Whether to remove `last` from the queue if writing fails, since its writer gets the error.
         """
         with self._write_lock:
             while any(each is last for each in self._queue):
@@ -376,7 +376,7 @@ class AuditLog:
             self.close()
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
-        """Append a batch to the table atomically, then its last entry to the heads."""
+        """Append a batch of entries to the table atomically, then record the last one in `audit.head`."""
         with self._locked(creates=True) as engine, _private(self._folder / HEADS, "ab+") as heads:
             assert engine is not None
             with engine.execution_options(**WRITES).begin() as connection:
@@ -462,7 +462,7 @@ class AuditLog:
             connection.execute(insert(_ENTRIES), rows)
 
     def _end(self) -> tuple[int, int]:
-        """Return the last place in the table and the length of the heads, consistently."""
+        """Return the last place in the table and the length of `audit.head` in bytes, both read under the lock."""
         heads = self._folder / HEADS
         with self._locked() as engine:
             n_bytes = heads.stat().st_size if heads.exists() else 0
@@ -478,7 +478,7 @@ class AuditLog:
 
 
 class _Broken(Exception):  # noqa: N818
-    """The chain is broken; arguments are the problem and the entry's number."""
+    """The chain is broken; the exception's arguments are the problem and the entry's number."""
 
 
 class _Pass:
@@ -525,7 +525,7 @@ class _Pass:
             self._next_head = next(self._heads, None)
 
     def end(self) -> None:
-        """Compare the end with the recorded heads and the expected head."""
+        """Compare the end of the chain with the recorded heads and with the expected head."""
         n = self.last.sequence
         if any(_head(_LINE, line) for line in self.cut):
             raise self._unaccounted()
@@ -595,7 +595,7 @@ def _iso(moment: datetime) -> str:
 
 
 def _head(form: re.Pattern[bytes], line: bytes) -> AuditHead | None:
-    """Parse the head from a line of the log or of the heads; None for any other line."""
+    """Parse a head from a line of the log or of `audit.head`; None for any other line."""
     match = form.fullmatch(line)
     return AuditHead(int(match.group(1)), match.group(2).decode()) if match else None
 
@@ -642,7 +642,7 @@ def _pages(engine: Engine, until: int | None, room: str | None) -> Iterator[Row[
 
 
 def _newest(connection: Connection) -> tuple[int, AuditHead]:
-    """Return the last place in the table and the newest entry; `verify` detects forged lines."""
+    """Return the last place in the table and the newest entry's head, unverified; `verify` finds forged lines."""
     query = select(_ENTRIES.c.place, _ENTRIES.c.line).order_by(_ENTRIES.c.place.desc())
     for limit in (1, _PAGE):
         rows = connection.execute(query.limit(limit)).all()
@@ -657,7 +657,7 @@ def _newest(connection: Connection) -> tuple[int, AuditHead]:
 
 
 def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
-    """Read the lines of a file's first bytes; the last may be incomplete, and long lines are split."""
+    """Read the lines in the first `n_bytes` of a file; the last may be incomplete, and long lines are split."""
     if not n_bytes:
         return
     with _translated_errors(), file.open("rb") as stream:
@@ -667,7 +667,7 @@ def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
 
 
 def _record(heads: IO[bytes], before: AuditHead, last: AuditHead) -> None:
-    """Append the newest head, and the previous one if a kill prevented that."""
+    """Append the newest head, after the previous one if a kill prevented that from being written."""
     heads.seek(-min(heads.seek(0, os.SEEK_END), _PAGE), os.SEEK_END)
     *whole, rest = heads.read().split(b"\n")
     recorded = next((head for line in reversed(whole) if (head := _head(_HEAD, line))), _NOTHING)
@@ -676,7 +676,7 @@ def _record(heads: IO[bytes], before: AuditHead, last: AuditHead) -> None:
 
 
 def _private(file: Path, mode: str) -> IO[bytes]:
-    """Open a file, created with access for the owner only, whatever the umask."""
+    """Open a file; if it is created, only its owner has access, whatever the umask."""
     return open(file, mode, buffering=0, opener=partial(os.open, mode=0o600))
 
 
@@ -686,7 +686,7 @@ def _url(file: Path) -> URL:
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Convert errors of the operating system and the database into ours."""
+    """Convert errors of the operating system and the database into this package's errors."""
     try:
         with full_disk_is_an_error():
             yield

@@ -245,7 +245,7 @@ class ObjectPlace:
             self.bucket.put(self.key, stream)
 
     def fetch(self, target: Path, *, max_bytes: int) -> Path:
-        """Fetch a seed to a local file: one object, or the files of a folder merged.
+        """Fetch a seed into one local file, from one object or by merging the files of a folder.
 
         In a folder, the .jsonl, .csv or .parquet files directly in it are read (optionally with .gz). They must
         have one format and the same columns. Names that start with a dot or an underscore are skipped. An object

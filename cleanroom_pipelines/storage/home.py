@@ -138,12 +138,12 @@ class Home:
 
     @property
     def day_caches(self) -> Path:
-        """Copies of remote tables and counts per file, by training dataset; may be emptied when nothing runs."""
+        """Caches by training dataset: copied remote tables, counts per file; may be emptied when nothing runs."""
         return self.root / "cache"
 
     @property
     def audit(self) -> Path:
-        """Audit log, unless it is in a server database, and the record of its newest entries."""
+        """Folder of the audit log, unless a server database holds it, and of the record of its newest entries."""
         return self.root / "audit"
 
     @property

@@ -143,10 +143,10 @@ class FolderDraft(Protocol):
     """A folder being written, which readers ignore until it is complete."""
 
     def named(self, name: str) -> str:
-        """Return the name in the folder of a file other than the marker."""
+        """Return the name under which the folder stores a file; not for the completion marker."""
 
     def creating(self, name: str) -> AbstractContextManager[Sink]:
-        """Open a new file for writing, with a name that `named` returned; write the completion marker last."""
+        """Open a new file for writing, under a name that `named` returned; the completion marker comes last."""
 
 
 class Bucket(Protocol):

@@ -40,7 +40,7 @@ def folder_of_process(root: Path) -> Path:
 
 
 def clean_up_after_the_dead(root: Path) -> int:
-    """Delete the scratch folders and registered drafts of this host's processes that have ended.
+    """Delete the scratch folders and registered drafts of this host's ended processes.
 
     Args:
         root: Folder with the scratch folders.
@@ -63,7 +63,7 @@ def clean_up_after_the_dead(root: Path) -> int:
 
 
 def is_process_folder(path: Path) -> bool:
-    """Whether this is the scratch folder of a process that is alive, or not cleaned up yet."""
+    """Whether this is the scratch folder of a live process, or of an ended one that is not cleaned up yet."""
     return (path.parent / _ALIVE / path.name).is_file()
 
 
@@ -102,7 +102,7 @@ def locked_if_free(path: Path, *, waits: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def remembered(scratch: Path, path: Path) -> Iterator[None]:
-    """Register a draft outside the scratch folder for deletion if this process dies in the body."""
+    """Register a draft outside the scratch folder, to be deleted if this process dies in the body."""
     note = scratch / f"{_REMEMBERED}{secrets.token_hex(8)}"
     note.write_text(str(path))
     try:

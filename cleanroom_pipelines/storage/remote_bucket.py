@@ -113,7 +113,7 @@ def _open_s3_url(url: str, patience: Patience) -> S3Store:
 
 
 def open_bucket(profile: str, bucket: str, prefix: str) -> S3Store:
-    """Open a bucket with only a profile of the AWS configuration files, without connecting.
+    """Open a bucket with the settings of one profile of the AWS configuration files only, without connecting.
 
     Raises:
         ConfigurationError: botocore is not installed.
@@ -244,7 +244,7 @@ class RemoteBucket:
         return None if head is None else int(head.meta["size"])
 
     def open(self, key: str, *, e_tag: str = "") -> OpenedObject:
-        """See Bucket.open; with an ETag, an object that was replaced since is an error."""
+        """See Bucket.open; with `e_tag`, raises an error if the object was replaced since it had that ETag."""
         with self._store() as store:
             found = obstore.get(store, key, options={"if_match": e_tag} if e_tag else {})
             return OpenedObject(found.meta["size"], found.stream(CHUNK_BYTES), self._store)
@@ -259,7 +259,7 @@ class RemoteBucket:
         return None if head is None else _entry(head.meta)
 
     def list_all(self, folder: str) -> Iterator[ObjectEntry]:
-        """List as `list` does, including keys that are not safe file names on every disk.
+        """List the same objects as `list`, and also those whose keys are not safe file names on every disk.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -340,7 +340,7 @@ class RemoteBucket:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _reject_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
-        """Return the keys in a folder from earlier attempts of the same owner.
+        """Return the keys that earlier attempts of the same owner left in a folder; reject any other object.
 
         Raises:
             BucketError: The folder has other objects.
@@ -388,7 +388,7 @@ class RemoteBucket:
             yield from (_entry(each) for each in page if each["path"] != folder)
 
     def _is_by(self, labels: dict[str, str], key: str) -> bool:
-        """Whether the object at a key was written by the writer that the labels name."""
+        """Whether the object at a key was written by the writer named in `labels`."""
         head = self._head(key)
         return head is not None and head.attributes.get(_WRITER) == labels[_WRITER]
 
@@ -460,7 +460,7 @@ class RemoteBucket:
 
     @contextmanager
     def _store(self) -> Iterator[Any]:
-        """Yield the store, and convert its errors into ours, which keep only a code or class name."""
+        """Yield the store, and convert its errors into this package's, which keep only a code or class name."""
         try:
             if self._opened is None:
                 self._opened = self._opening()
@@ -520,10 +520,10 @@ class _RemoteDraft:
         path.unlink()
 
     def discard(self) -> None:
-        """Delete the files of this attempt, unless a marker has made them visible.
+        """Delete the files that this attempt wrote, unless a marker has made them visible.
 
-        That is this attempt's marker. Without an attempt number it is any marker, since other writers may have
-        written the same keys.
+        Only this attempt's marker counts. Without an attempt number, any marker counts, since other writers may
+        have written the same keys.
         """
         marker = self._bucket._head(f"{self._folder}/{self._marker}")
         if marker is not None and self._fence.attempt in (0, _attempt_of(marker)):

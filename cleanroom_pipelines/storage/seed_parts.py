@@ -70,7 +70,7 @@ def format_of_part(name: str) -> Format | None:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Split a file's suffixes, in lower case, into that of its format and that of its compression."""
+    """Return the suffix of a file's format and the suffix of its compression, in lower case."""
     lower = name.lower()
     packed = max((end for end in _PACKED if lower.endswith(end)), key=len)
     return Path(lower.removesuffix(packed)).suffix, packed

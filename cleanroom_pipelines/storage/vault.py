@@ -255,7 +255,7 @@ class SeedVault(Vault):
         return home.seeds
 
     def _checked(self, file: Path, digest: str | None) -> Iterator[bytes]:
-        """Yield the content of a file; raise at its end if its digest is not the expected one."""
+        """Yield the content of a file; at its end, raise an error if its digest is not the expected one."""
         mac = hmac.new(self._key.derive(self._DIGESTS), digestmod=hashlib.sha256)
         mac.update(file.stat().st_size.to_bytes(8, "big"))
         with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Migrations: how an older catalogue becomes a newer one.
+"""Migrations: the steps that bring the schema of an older catalogue up to date.
 
 Lives here: Alembic's environment and, in `versions/`, one module per change of the tables.
 Add here when `tables.py` changes; then move `HEAD_REVISION` in `database.py`.

@@ -2,7 +2,7 @@
 
 Lives here: running the migrations inside the transaction that `Database.migrate` opened.
 Add here when Alembic needs another setting.
-Keep out: URLs and connections; they come in.
+Keep out: URLs and connections; the caller passes them in.
 """
 
 from alembic import context

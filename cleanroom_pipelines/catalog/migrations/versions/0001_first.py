@@ -2,7 +2,7 @@
 
 Lives here: one step of the catalogue's schema, nothing to 0001.
 Add here: nothing once released; write the next step.
-Keep out: our own classes; they move on, this must not.
+Keep out: our own classes; they change later, this must not.
 """
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make all tables."""
+    """Create all tables."""
     op.create_table(
         "resources",
         sa.Column("id", sa.String(60), nullable=False),

@@ -1,8 +1,8 @@
-"""Several parties: accounts and what is theirs, jobs across accounts, seeds that are fetched later.
+"""Several parties: accounts and their property, cross-account jobs, seeds that are fetched later.
 
 Lives here: one step of the catalogue's schema, 0001 to 0002.
 Add here: nothing once released; write the next step.
-Keep out: our own classes; they move on, this must not.
+Keep out: our own classes; they change later, this must not.
 """
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the tables of the parties, and what jobs and exports hold of them."""
+    """Create the tables of the parties, and add the columns of jobs and exports that refer to them."""
     op.create_table(
         "accounts",
         sa.Column("id", sa.String(12), nullable=False),
@@ -111,7 +111,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them; jobs whose seed was not fetched yet must be gone."""
+    """Drop the tables and columns of the parties; jobs whose seed was not fetched yet must be deleted before."""
     op.drop_column("export_jobs", "started_by")
     with op.batch_alter_table("generation_jobs") as jobs:
         jobs.alter_column("seed_digest", existing_type=sa.String(128), nullable=False)

@@ -2,7 +2,7 @@
 
 Lives here: one step of the catalogue's schema, 0002 to 0003.
 Add here: nothing once released; write the next step.
-Keep out: our own classes; they move on, this must not.
+Keep out: our own classes; they change later, this must not.
 """
 
 import sqlalchemy as sa
@@ -39,7 +39,7 @@ def _create_kind(table: str, *columns: sa.Column) -> None:  # type: ignore[type-
 
 
 def upgrade() -> None:
-    """Add the tables of the data rooms, and how exports of the other road are delivered."""
+    """Create the tables of the data rooms, and add the delivery options of the lookalike (AWS) API's exports."""
     op.add_column("configured_audience_models", sa.Column("delivery", sa.JSON(), nullable=True))
     _create_kind(
         "data_labs",
@@ -151,7 +151,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them, with the resources that the earlier code does not know."""
+    """Drop the tables of the data rooms and the column `delivery`; delete resources of kinds that 0002 lacks."""
     kinds = "('audience_list', 'custom_audience', 'data_room', 'data_lab')"
     for table in _TABLES:
         op.drop_table(table)

@@ -1,8 +1,8 @@
-"""The installation's identity and generation, and what was deleted.
+"""The installation's identity and generation, and tombstones of deleted objects.
 
 Lives here: one step of the catalogue's schema, 0003 to 0004.
 Add here: nothing once released; write the next step.
-Keep out: our own classes; they move on, this must not.
+Keep out: our own classes; they change later, this must not.
 """
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Add the two tables; the row of the installation is written when its home is next opened."""
+    """Create both tables; the installation's row is written when its home is next opened."""
     op.create_table(
         "installation",
         sa.Column("number", sa.Integer(), nullable=False, autoincrement=False),
@@ -38,6 +38,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them."""
+    """Drop both tables."""
     op.drop_table("tombstones")
     op.drop_table("installation")

@@ -1,8 +1,8 @@
-"""What keeps costs from growing with history: receipts due, indexes.
+"""Receipts marked as due, and indexes, so that costs do not grow with history.
 
 Lives here: one step of the catalogue's schema, 0004 to 0005.
 Add here: nothing once released; write the next step.
-Keep out: our own classes; they move on, this must not.
+Keep out: our own classes; they change later, this must not.
 """
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add them; every job from the inbox is looked at once more."""
+    """Add the column and the indexes; the receipt of every job from the inbox is checked once more."""
     op.add_column("generation_jobs", sa.Column("receipt_due", sa.Boolean()))
     op.execute(
         sa.text("UPDATE generation_jobs SET receipt_due = :due WHERE origin = 'inbox'").bindparams(due=True)
@@ -29,7 +29,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them."""
+    """Drop the column and the indexes."""
     op.drop_index("ix_versions_started_at", "versions")
     op.drop_index("ix_resources_status", "resources")
     op.drop_index("ix_generation_jobs_keep_seed_seed_location", "generation_jobs")

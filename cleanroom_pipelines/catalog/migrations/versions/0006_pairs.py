@@ -2,7 +2,7 @@
 
 Lives here: one step of the catalogue's schema, 0005 to 0006.
 Add here: nothing once released; write the next step.
-Keep out: our own classes; they move on, this must not.
+Keep out: our own classes; they change later, this must not.
 
 What was spent counts. A unit of the ledger before bought a count with discrete Laplace noise of scale 10, which is
 0.1-differentially private and so ρ = 0.1² / 2 = 0.005 (Bun and Steinke 2016, proposition 1.4): 3.9 units of today,
@@ -36,7 +36,7 @@ _PUBLIC_MAIL = frozenset(
 
 
 def upgrade() -> None:
-    """Add the tables, and take over what was spent."""
+    """Create the tables of pairs, and convert the budgets that were spent."""
     for table in ("users", "accounts"):
         op.add_column(table, sa.Column("organization", sa.String(255), nullable=True))
     op.add_column("collaborations", sa.Column("seed_removed", sa.Boolean(), nullable=False, server_default="0"))
@@ -84,7 +84,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them; what was spent is forgotten, so a participant's ledger of before is empty."""
+    """Drop the tables of pairs; recreate the earlier ledger, empty because spent budgets are not converted."""
     op.create_table(
         "privacy_ledger",
         sa.Column("data_room_id", sa.String(60), nullable=False),

@@ -1,4 +1,4 @@
-"""Whose share of a pair's budget a proposal sets.
+"""The organisation whose share of a pair's budget a proposal sets.
 
 Lives here: one step of the catalogue's schema, 0006 to 0007.
 Add here: nothing once released; write the next step.
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column."""
+    """Add the column `organization` to the proposals."""
     op.add_column("proposals", sa.Column("organization", sa.String(320), nullable=True))
 
 
