@@ -213,7 +213,7 @@ def _is_of_attributes(formula: _Formula) -> bool:
 
 
 class _Questions:
-    """Translate definitions into formulas and texts, each referenced audience once."""
+    """Translates definitions into formulas and texts; each referenced audience is translated once."""
 
     def __init__(self, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> None:
         self._resolve = resolve
@@ -287,7 +287,7 @@ class _TooLargeError(Exception):
 
 
 class _Diagram:
-    """A reduced ordered binary decision diagram: equivalent formulas have the same one.
+    """A reduced ordered binary decision diagram: equivalent formulas have the same diagram.
 
     Nodes are numbers: 0 is the leaf "no", 1 the leaf "yes", others branch on a fact. Facts are sorted by text.
     """

@@ -372,7 +372,7 @@ class DefinitionPath:
     ids: tuple[str, ...] = ()
 
     def enter(self, id_: str) -> "tuple[Definition, DefinitionPath]":
-        """Follow a reference to a custom audience and return its definition with the longer chain.
+        """Follow a reference to a custom audience; return its definition, and the chain extended by it.
 
         Raises:
             UsageError: The reference closes a cycle, or the chain is too long.

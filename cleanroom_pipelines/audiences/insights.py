@@ -83,7 +83,7 @@ class ReleasedInsightsRow:
 
     @property
     def is_indicative(self) -> bool:
-        """Whether the row counts so few users that noise is a noticeable part of it."""
+        """Whether the row counts so few users that noise is noticeable in its count."""
         return self.overlap.is_indicative
 
     def as_dict(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class ReleasedInsights:
     Args:
         audiences: One table per type of seed audience, sorted by type.
         questions: The canonical question of each table.
-        noise: The error bounds of the underlying counts, for JSON.
+        noise: The error bounds of the underlying counts, as a JSON object.
     """
 
     audiences: tuple[ReleasedAudienceInsights, ...]
@@ -245,7 +245,7 @@ def insights(
 
 
 def _matchable_cells(relations: Relations, salt: str) -> Mapping[_Cell, int]:
-    """Matchable users of every listed value and every pair of these, including zero counts."""
+    """Count the matchable users of each listed value and of each pair of these values, including zero counts."""
     _choose_interests(relations, salt)
     found: dict[_Cell, int] = {}
     # All segments with enough relevant users, not only those that are among some user's five: the number of users

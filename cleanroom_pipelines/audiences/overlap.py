@@ -77,7 +77,7 @@ class ReleasedOverlap:
         rows: One row per type of seed audience, sorted by type.
         questions: The canonical question of each row.
         price: The price of one row.
-        noise: The error bounds of the numbers, for JSON.
+        noise: The error bounds of the numbers, as a JSON object.
     """
 
     rows: tuple[ReleasedOverlapRow, ...]
@@ -125,7 +125,7 @@ def overlap_statistics(
 def question_about(
     audience_type: str | None, values: Mapping[str, str] = _NO_VALUES, *, seeds: Mapping[str, str] = NAMES
 ) -> str:
-    """The canonical question for the number of users of a source with given attribute values.
+    """Return the canonical question about how many users of a source have given attribute values.
 
     It equals the size question of the audience with those filters, so that both get the same released count.
     Without values it is the question of the remarketing audience, or of the whole base.

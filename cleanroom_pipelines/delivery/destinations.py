@@ -69,7 +69,7 @@ class AdDestination(StrEnum):
 
     @property
     def words(self) -> str:
-        """Its display name."""
+        """The destination's display name."""
         return _RULES[self].words
 
 

@@ -421,7 +421,7 @@ class _Files:
 
 
 class _Rows:
-    """Re-chunks batches into pieces of any size."""
+    """Splits a stream of row batches into pieces of any requested length."""
 
     def __init__(self, batches: Iterable[Sequence[str]]) -> None:
         self._batches = iter(batches)
@@ -446,7 +446,7 @@ class _Rows:
 
 @contextmanager
 def _telling() -> Iterator[None]:
-    """Report any failure to read an export as one of two errors."""
+    """Convert failures to read an export into a DestinationError or an ArtifactError."""
     try:
         yield
     except BucketError as error:

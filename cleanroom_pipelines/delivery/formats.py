@@ -97,13 +97,13 @@ def list_format(name: str) -> FileFormat:
 
 @contextmanager
 def gzipped(sink: Any) -> Iterator[Any]:
-    """Compress the output; without name and time in the header, so that the same rows give the same bytes."""
+    """Compress the output with gzip, without name and time in the header: the same rows give the same bytes."""
     with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=sink, mtime=0) as stream:
         yield stream
 
 
 def csv_cell(text: str) -> str:
-    """A cell in CSV form, quoted only where needed."""
+    """Return a text as a CSV cell, quoted only where needed."""
     # Not csv.writer: before Python 3.13 it leaves a bare carriage return unquoted, and readers end the line there.
     if text and not _NEEDS_QUOTES.search(text):
         return text

@@ -67,7 +67,7 @@ class Holdout:
         return stable_hash(self._prefix + user_id) < self._threshold
 
     def condition(self, expression: str) -> tuple[str, list[str | int]]:
-        """The condition of `holds_out` as SQL.
+        """Return the condition that `holds_out` checks, as SQL.
 
         Args:
             expression: A VARCHAR expression that gives the user id.

@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 100_000
 
 
 def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
-    """Return the functions that compute the hashes to keep, by the key that identifies each in the table.
+    """Return the functions that compute the hashes to keep, by the key that the table stores with each hash.
 
     Args:
         destinations: The destinations that the base's provider has enabled.

@@ -49,7 +49,7 @@ class StagedPart:
 def stage_parts(
     engine: Engine, slices: Sequence[UserSlice], format_: FileFormat, folder: Path, *, gzip: bool
 ) -> Iterator[StagedPart]:
-    """Write a file per slice, several at a time.
+    """Write one file per slice of users, several files at a time.
 
     Args:
         engine: The engine whose tasks write the files.

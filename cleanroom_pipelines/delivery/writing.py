@@ -326,7 +326,7 @@ def _numbered(texts: Iterable[pa.Array], schema: pa.Schema) -> Iterator[pa.Recor
 
 
 def _lines(activation: Activation, format_: FileFormat) -> Iterator[pa.RecordBatch]:
-    """The line of each hash, by the family of its kind."""
+    """Yield the file line of each hash, with the hash in the column for its kind of id."""
     families = {kind.family for kind in activation.kinds}
     around = {family: line_around(activation.destination, format_, family) for family in families}
     for batch in activation.hashes:

@@ -85,7 +85,7 @@ class Engine(Protocol):
         ...
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make files queryable as `name`: their `columns`, and nothing else in the files matters.
+        """Make the `columns` of files queryable as `name`; nothing else in the files matters.
 
         Args:
             name: Name of the view.

@@ -126,7 +126,7 @@ _TEXT_OF_A_FLOAT = sqlglot.parse_one(_TEXT, read="spark")
 
 
 def _as_text(value: exp.Expr) -> exp.Expr:
-    """Expression for the text of a value of unknown type."""
+    """Return an expression for a value of unknown type as text."""
     text = exp.cast(value.copy(), exp.DataType.build("VARCHAR"))
     parts = {"x": value, "text": text}
     return exp.paren(

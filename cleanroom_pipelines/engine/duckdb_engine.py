@@ -367,7 +367,7 @@ def _jsonl_run_query(files: Sequence[Path], packing: Packing, tables: TableFiles
 def _runs(
     files: Sequence[Path], tables: TableFiles, kind_of: Callable[[Path], T]
 ) -> Iterator[tuple[T, list[Path], TableFiles]]:
-    """Yield runs of files of the same kind: the kind, their plain paths, and their part of the table."""
+    """Yield runs of consecutive files of one kind: the kind, the plain paths, and the run's part of the table."""
     pairs = zip(tables.files, files, strict=True)
     for kind, run in groupby(pairs, key=lambda pair: kind_of(pair[0])):
         own, plain = zip(*run, strict=True)
@@ -375,7 +375,7 @@ def _runs(
 
 
 def _select(cells: dict[str, str], tables: TableFiles) -> str:
-    """SQL list of a table's columns: cells of the files, and the values of partitions by the file's number."""
+    """Return a table's SQL select list: cells of the files, and partition values by the file's number."""
     values = {name: _partition_sql(values_of(tables.files, name)) for name in tables.partitions}
     columns = [f"{(values | cells)[name]} AS {quote_identifier(name)}" for name in tables.columns]
     return ", ".join(columns) or "NULL AS no_column"

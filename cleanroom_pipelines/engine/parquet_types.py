@@ -33,7 +33,7 @@ _LIKE = {
 
 
 def read_schema(file: Path) -> pa.Schema:
-    """Read a file's column names and types, the types as `plain_type`.
+    """Read a parquet file's column names and types, each type simplified by `plain_type`.
 
     Raises:
         ValueError: The file is not parquet.
@@ -51,13 +51,13 @@ def read_schema(file: Path) -> pa.Schema:
 
 
 def renamed(names: Sequence[str], repeated: Collection[str]) -> frozenset[str]:
-    """Return the names that DuckDB may give to repeated columns: of `m, m, m_1`, the second is m_1 to it."""
+    """Return the names that DuckDB may give to repeated columns: the second of `m, m, m_1` becomes m_1."""
     bases = {name.lower() for name in repeated}
     return frozenset(name for name in names if _NUMBERED.sub("", name.lower()) in bases)
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """Return a type without what a scan does not see: encodings, offsets, names of list items, extensions."""
+    """Simplify a type to what a scan sees, without encodings, offsets, names of list items and extensions."""
     is_kind = pa.types
     if isinstance(type_, pa.BaseExtensionType):
         return UUID if type_ == UUID else plain_type(type_.storage_type)
@@ -71,7 +71,7 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 
 
 def type_in_words(type_: pa.DataType) -> str:
-    """Name a type; of a nested one only the kind, since its fields have names of their own."""
+    """Return the name of a type; of a nested type only its kind, because its fields have names of their own."""
     if pa.types.is_nested(type_):
         return str(type_).partition("<")[0]
     return "uuid" if type_ == UUID else str(type_)

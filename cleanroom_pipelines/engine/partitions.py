@@ -44,7 +44,7 @@ def files_of_pattern(pattern: str) -> tuple[Path, list[Path]]:
 
 
 def absolute(file: Path, root: Path) -> Path:
-    """Return a file's path without links, except that partition folders keep their names."""
+    """Resolve the links in a file's path, except that partition folders keep their names."""
     inside = file.relative_to(root)
     return root.resolve() / inside if keys_of(inside) else file.resolve()
 

@@ -291,7 +291,7 @@ class SparkEngine:
         return self._call(lambda: frame.selectExpr(*columns))
 
     def _plain(self, file: Path) -> str:
-        """Return a path without special characters for Spark, to an unpacked file."""
+        """Return a path for Spark without special characters, to the file or to its unpacked copy."""
         unpack = packing_of(file) != "none"
         if not unpack and not any(character in str(file) for character in _SPECIAL_CHARACTERS):
             return str(file)
@@ -300,7 +300,7 @@ class SparkEngine:
         return str(target)
 
     def _numbered_paths(self, files: Sequence[Path]) -> list[str]:
-        """Return paths of unpacked files whose names are the files' numbers."""
+        """Return paths to files, unpacked if necessary, that are named by the files' numbers."""
         folder = self._new_folder()
         folder.mkdir()
         paths = [folder / f"{number}.parquet" for number in range(len(files))]
@@ -352,7 +352,7 @@ def quote_for_spark(name: str) -> str:
 
 
 def _partition_sql(values: Sequence[str | None]) -> str:
-    """SQL value of a partition column, for files whose names are their numbers."""
+    """Return SQL for the value of a partition column in files that are named by their numbers."""
     # Bytes in hexadecimal need no escapes.
     literals = ["CAST(NULL AS STRING)" if v is None else f"CAST(X'{v.encode().hex()}' AS STRING)" for v in values]
     if len(set(literals)) == 1:

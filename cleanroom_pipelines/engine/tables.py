@@ -2,7 +2,7 @@
 
 Lives here: resolving a path, folder or glob to files, their format and column names, and runs of equal types.
 Add here when tables may have another file format.
-Keep out: the meaning of columns (`uploads.roles`), and what stands in a file (`text_files`, `parquet_types`).
+Keep out: the meaning of columns (`uploads.roles`), and the form of single files (`text_files`, `parquet_types`).
 """
 
 import csv
@@ -67,7 +67,7 @@ class TableFiles:
         return sum(file.stat().st_size for file in self.files)
 
     def one(self, file: Path) -> "TableFiles":
-        """Return the table of one of the files, with the same columns."""
+        """Return the table of only one of the files, with the same columns."""
         return replace(self, files=(file,))
 
     def select(self, names: Sequence[str]) -> "TableFiles":
@@ -75,13 +75,13 @@ class TableFiles:
         return replace(self, columns=tuple(names))
 
     def numbered(self) -> "TableFiles":
-        """Return the CSV table with its repeated columns as well, numbered by position: `Email 1`, `Email 2`."""
+        """Return the CSV table with its repeated columns too, numbered by position: `Email 1`, `Email 2`."""
         shapes = [self.shape_of(file).positions for file in self.files]
         added = [name for name in shapes[0] if name not in self.columns and all(name in shape for shape in shapes)]
         return replace(self, columns=(*self.columns, *added))
 
     def shape_of(self, file: Path) -> CsvShape:
-        """Return how one of the CSV files is written."""
+        """Return the shape of one of the CSV files."""
         shape = self._fact(file, text_files.csv_shape)
         assert isinstance(shape, CsvShape)
         return shape
@@ -115,7 +115,7 @@ class TableFiles:
 def type_runs(
     tables: TableFiles, names: Sequence[str]
 ) -> tuple[tuple[TableFiles, Mapping[str, pa.DataType]], ...]:
-    """Split a table into runs of files, in their order, in which the named columns have the same types.
+    """Split a table into runs of consecutive files in which the named columns have the same types.
 
     A scan of the whole table is an error if there is more than one run.
 
@@ -136,7 +136,7 @@ def type_runs(
 
 
 def check_types(tables: TableFiles) -> None:
-    """Reject a table whose files have different types in a column, of which the first would win in silence.
+    """Reject a table in which the files have different types in a column; the first would silently apply to all.
 
     Raises:
         InputError: The attribute `problem` is "types".
@@ -156,7 +156,9 @@ def check_types(tables: TableFiles) -> None:
 
 
 def encoding_error(tables: TableFiles, what: str) -> InputError | None:
-    """Explain lines that were rejected for INVALID ENCODING, by reading the text up to the first of them.
+    """Return an error that names the encoding of text with lines that were rejected for INVALID ENCODING.
+
+    The text is read up to the first of these lines.
 
     Args:
         tables: The files.
@@ -246,7 +248,7 @@ def _most_telling(files: Sequence[Path]) -> list[Path]:
 
 
 def _suffix_of(file: Path) -> str:
-    """Return a file's suffix in lower case, without that of its compression."""
+    """Return a file's suffix in lower case, ignoring a compression suffix."""
     return Path(file.stem if packing.is_packed_name(file) else file.name).suffix.lower()
 
 
@@ -315,7 +317,7 @@ def _describe(found: Mapping[Path, tuple[str, ...]], format_: Format, what: str)
 
 
 def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape | pa.Schema]) -> tuple[str, ...]:
-    """Return the names in a file's header, and add what was read to the facts; equal facts are one object."""
+    """Return a file's column names, and add its shape or schema to the facts; equal facts are one object."""
     fact: CsvShape | pa.Schema
     if format_ == "parquet":
         fact = parquet_types.read_schema(file)
@@ -328,7 +330,7 @@ def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape |
 
 
 def _partition_keys(keys: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
-    """Return the keys of all files, which must be the same and differ by more than case."""
+    """Return the partition keys of all files, which must be the same and must not differ by case only."""
     first, *others = {tuple(sorted(of_file)): of_file for of_file in keys}.values()
     if others or len({key.lower() for key in first}) != len(first):
         raise InputError(

@@ -32,7 +32,7 @@ _ENCODINGS = {
 
 @dataclass(frozen=True)
 class CsvShape:
-    r"""How a CSV is written.
+    r"""The shape of a CSV file: its header, delimiter, line ending, escape and compression.
 
     Args:
         header: All names in its header by position, including empty and repeated ones.
@@ -180,7 +180,7 @@ def _read_lines(text: IO[str], seen: list[str]) -> Iterator[str]:
 
 
 def _escape_of(file: Path, delimiter: str, n_cells: int) -> str:
-    r"""Return `\` if that splits more of the first records into the header's cells than a doubled quote does."""
+    r"""Return the escape, `\` or `"`, by which more of the first records have as many cells as the header."""
     sample = _sample_of(file)
     if b'\\"' not in sample:
         return '"'
@@ -204,7 +204,7 @@ def _lines_of(text: str) -> Iterator[str]:
 
 
 def _n_good(records: Iterator[list[str]], n_cells: int) -> int:
-    """Count the records up to the first that cannot be split into the header's cells."""
+    """Count the records before the first one that does not have as many cells as the header."""
     n_good = 0
     try:
         for record in records:

@@ -179,7 +179,7 @@ def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _add_end(draft: Path) -> None:
-    """End the archive with a digest of everything before it; otherwise a truncated tar file looks complete."""
+    """Append a digest of the archive to itself; without it a truncated archive would look complete."""
     with tarfile.open(draft, "a") as archive:
         _add_bytes(archive, _END_FILE, _digest(draft, archive.offset).encode())
 
@@ -198,7 +198,7 @@ def _check(source: Path) -> None:
 
 
 def _reject_foreign(members: Sequence[tarfile.TarInfo]) -> None:
-    """Reject unexpected content: unknown parts, links, devices, duplicate names."""
+    """Reject a backup with unexpected members: unknown parts, links, devices or duplicate names."""
     names = [member.name for member in members]
     for member in members:
         path = PurePosixPath(member.name)
@@ -210,7 +210,7 @@ def _reject_foreign(members: Sequence[tarfile.TarInfo]) -> None:
 
 
 def _check_restored(home: Path) -> None:
-    """Reject a damaged catalogue, and parts that do not belong together."""
+    """Reject a restored home whose catalogue is damaged, or whose key does not match its catalogue."""
     try:
         identity = _identity_of(home)
         if identity is not None:
@@ -223,7 +223,7 @@ def _check_restored(home: Path) -> None:
 
 
 def _identity_of(folder: Path) -> Identity | None:
-    """Check a folder's catalogue for damage and read its identity; None for releases that stored none."""
+    """Check a home's catalogue for damage and return its identity; None if an earlier release stored none."""
     url = Home(folder).catalog_url
     opened = Catalog(url, clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)
     try:

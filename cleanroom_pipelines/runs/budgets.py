@@ -1,4 +1,4 @@
-"""The privacy budget of a pair of organisations: paying for answers and adding their noise.
+"""Privacy budgets of pairs of organisations: paying for answers and adding noise to them.
 
 Lives here: finding a room's or job's two organisations, paying for answers, and the noise of those answers.
 Add here when questions about two organisations' data come from another kind of place.
@@ -45,7 +45,7 @@ class Question(Document):
     """A question that is charged to a privacy budget.
 
     Args:
-        kind: One word for people: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
+        kind: One word, for display: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
         key: Its key in the ledger.
         tenths: Its price, in tenths of a unit.
         sensitivity: Squared L2 distance by which one person can change the answer's values.
@@ -61,7 +61,7 @@ class Question(Document):
         """Create a question from its text. The text may hold data, so only its digest is kept.
 
         Args:
-            kind: One word for people.
+            kind: One word, for display.
             content: Keyed digest of the data that the answer reads.
             text: The canonical text of the question.
             price: The question's price.
@@ -76,7 +76,7 @@ class Question(Document):
 
 @dataclass(frozen=True)
 class Budget:
-    """A pair's budget, used by one room or job.
+    """The privacy budget of two organisations, as used by one room or job.
 
     Args:
         installation: The installation that holds the budget.
@@ -90,11 +90,11 @@ class Budget:
 
     @property
     def ledger(self) -> Ledger:
-        """The pair's current ledger."""
+        """The current ledger of the two organisations."""
         return self.ledger_for(None)
 
     def ledger_for(self, organization: str | None) -> Ledger:
-        """The pair's current ledger, limited to the share of the asking organisation."""
+        """Return the current ledger of the two organisations, limited to the share of one of them."""
         return self.installation.catalog.pairs.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
@@ -142,9 +142,9 @@ class Budget:
         return ledger
 
     def as_dict(self, organization: str | None = None) -> dict[str, Any]:
-        """The pair's budget in units, in the form that every response and page shows, for JSON.
+        """Return the budget as a JSON object, in units, in the form that every response and page shows.
 
-        It does not name the pair: for a user with a public mail address, the organisation is that address.
+        The object names no organisation: that of a user with a public mail address is the address itself.
 
         Args:
             organization: The requesting organisation; the remaining budget is then limited to its share.
@@ -161,7 +161,7 @@ class Budget:
 
 
 def bound_of(ledger: Ledger) -> dict[str, Any]:
-    """The privacy bound of two organisations' total budget, and over twelve months if the budget is monthly."""
+    """Return the privacy bound of two organisations' total budget, and that of a year if the budget is monthly."""
     bound = bound_as_dict(ledger.total)
     if ledger.period:
         bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)
@@ -169,14 +169,14 @@ def bound_of(ledger: Ledger) -> dict[str, Any]:
 
 
 def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
-    """The pair's ledger as it will be once a proposal takes effect."""
+    """Return the ledger of two organisations as it will be once a proposal takes effect."""
     if kind == REFILL:
         return replace(ledger, total=ledger.total + tenths)
     return replace(ledger, period="month") if kind == PERIOD else ledger
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
-    """Organisations that provide a room's two sides: those whose data it holds, or else those allowed to upload.
+    """Return the two organisations that provide a room's data, or else those that are allowed to upload it.
 
     Returns:
         None if no organisation may upload one of the sides.
@@ -245,9 +245,9 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
 
 
 def _queried_in_earlier_release(installation: Installation) -> set[str]:
-    """Ids of pairs that got answers before their first recorded payment; earlier releases recorded none.
+    """Return the ids of pairs of organisations that got answers before their first recorded payment.
 
-    Pairs whose ledger was carried over by an upgrade are excluded.
+    Earlier releases recorded no payments. Pairs whose ledger was carried over by an upgrade are excluded.
     """
     catalog, charged, found = installation.catalog, set[str](), set[str]()
     pair_of = {room.id: room_pair(installation, room) for room in catalog.rooms.data_rooms()}
@@ -262,7 +262,7 @@ def _queried_in_earlier_release(installation: Installation) -> set[str]:
 
 
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
-    """All pairs of organisations whose data may have been joined: of users, of accounts, and of each room."""
+    """Return the pairs of organisations that may have joined data: all of users, all of accounts, each room's."""
     catalog = installation.catalog
     users, accounts = _organizations_of_users(installation), _organizations_of_accounts(installation)
     rooms = [room_pair(installation, room) for room in catalog.rooms.data_rooms()]
@@ -325,7 +325,7 @@ def write_down_reveals(
 
 
 def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:
-    """The bound that ledger lines guarantee together, recomputed from the noise of each line.
+    """Return the privacy bound that several ledger lines guarantee together, from the noise of each line.
 
     A line with unknown noise counts as one Gaussian of its price.
     """

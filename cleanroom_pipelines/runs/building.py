@@ -298,7 +298,7 @@ def _build_private_audience(
     inputs: tuple[Input, ...],
     settings: Mapping[str, Any],
 ) -> AssetResult:
-    """Rank with one noised vector and measure quality with released numbers."""
+    """Build a private job's audience: ranked by one noised vector and measured by released numbers."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE
     from cleanroom_pipelines.similarity.seeds import matched_seed_users
 
@@ -362,7 +362,7 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
             documents: dict[str, Any] = {}
 
             def note(written: ExportManifest) -> None:
-                """Finish the artifact before the export appears, so that only closing the version remains."""
+                """Finish the artifact before the export is published; only the version is left to close."""
                 warnings = list(selection.warnings)
                 documents["export"] = {
                     **written.as_dict(),
@@ -420,7 +420,7 @@ def _mode_of(
     configured: ConfiguredAudienceModel,
     ranked: Mapping[str, Any],
 ) -> tuple[SeedMode, list[str]]:
-    """Position of the seed in a list, and what the list reveals; a private job's ranking decides both."""
+    """Return where a list places the seed, and what the list reveals; a private ranking determines both."""
     if "private_mode" in ranked:
         return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
     mode = export.seed_mode or job.seed_mode
@@ -428,7 +428,7 @@ def _mode_of(
 
 
 def _holdout_of(key: InstallationKey, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
-    """Holdout group by the audience's own salt: stable across refreshes, different between audiences."""
+    """Return an audience's control group, from a salt of its own that refreshes keep; None without a holdout."""
     share = options.get("holdout")
     return Holdout.parse(str(share), holdout_salt(key.derive("holdouts"), job.id)) if share else None
 
@@ -503,7 +503,7 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
 
 
 def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics that both sides of a job may see; stored with the job, so that showing them opens no file.
+    """Return the metrics that both sides of a job may see; the job stores them, so showing them opens no file.
 
     They hold no counts of the seed. The summary sentence does, and only the operator sees it.
     """
@@ -561,7 +561,7 @@ def _nothing_to_do(installation: Installation, asset: str, partition: str, idle:
 
 
 def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
-    """Write small JSON documents into an artifact; names come without `.json`."""
+    """Write documents into an artifact as small JSON files; their names are given without `.json`."""
     for name, document in documents.items():
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
 
@@ -593,7 +593,7 @@ def _usable_dataset(installation: Installation, partition: str) -> tuple[Trainin
 
 
 def _family(catalog: Catalog, work: Work[GenerationJob]) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
-    """The job, its configured model and the model's version: as at its start, unless it follows a declaration."""
+    """Return a job, its configured model (as at the job's start or as declared now), and the model's version."""
     job = work.record
     configured = catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     if started := configured_at_start(work.version):
@@ -657,7 +657,7 @@ def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
-    """The declared window, or for a refresh with a length of its own, that length up to the end of the data."""
+    """Return the declared window or, for a refresh with its own length, that length before the data's end."""
     if seconds := version.params.get("window_seconds"):
         return {"start": None, "end": None, "seconds": seconds}
     return {"start": model.window_start, "end": model.window_end, "seconds": None}

@@ -60,7 +60,7 @@ _ROWS_AT_ONCE = 100_000
 
 
 def build_custom_audience(installation: Installation, partition: str, run: Run, *, asset: str) -> AssetResult:
-    """Find the users of an audience, and measure the quality of a lookalike.
+    """Build a custom audience: find its users and, for a lookalike, measure the quality of its ranking.
 
     Args:
         installation: The installation to work on.
@@ -118,12 +118,12 @@ class _Question:
 
     @property
     def resolve(self) -> Resolve:
-        """Looks up the definitions it refers to."""
+        """Function that looks up the definitions to which the audience refers."""
         return resolver(self.installation.catalog)
 
     @cached_property
     def budget(self) -> RoomBudget:
-        """The pair's budget for the room's data."""
+        """The privacy budget of the room's two organisations for the room's data."""
         found = RoomBudget.of(self.installation, self.room, self.room_version.artifacts)
         if found is None:
             raise _not_provisioned("provider of one of its sides")
@@ -131,7 +131,7 @@ class _Question:
 
     @cached_property
     def releaser(self) -> Releaser:
-        """Releases its counts."""
+        """The releaser of the audience's counts."""
         return self.budget.releaser()
 
     @property
@@ -140,7 +140,7 @@ class _Question:
         return self.installation.catalog.pairs.organization_of_user(self.work.record.created_by_email)
 
     def text(self, definition: Definition) -> str:
-        """The canonical text of a definition, seed audiences by their ids."""
+        """Return a definition's canonical text, which identifies seed audiences by digests of their ids."""
         return canonical(definition, self.resolve, self.budget.seeds)
 
     @cached_property
@@ -191,7 +191,7 @@ class _Question:
 
     @contextmanager
     def opening(self) -> Iterator[tuple[Mapping[str, Path], Engine]]:
-        """The room's folders by asset, and an engine with its relations loaded and write access to scratch."""
+        """Yield the room's folders by asset, and an engine that has its relations and may write to scratch."""
         store = self.installation.store
         assets = ("base_audience", "seed_audiences", "room_model")
         with ExitStack() as stack:
@@ -216,15 +216,15 @@ class _Question:
             yield {**folders, "scratch": scratch, **named}, engine
 
     def find(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the users of a definition, for a list."""
+        """Write all users of a definition, for delivery as a list, and return their number."""
         return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the users of a definition, for counts and sums: one id per user."""
+        """Write the users of a definition for counts and sums, one user per matching id; return their number."""
         return evaluate_counted(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def _lookalikes(self) -> dict[str, ArtifactReference]:
-        """Artifacts of the lookalikes this audience builds on, by their canonical text."""
+        """Return the artifacts of the lookalikes that the audience refers to, by their canonical text."""
         source = self.definition
         if isinstance(source, Lookalike):
             source = RuleBased(source.source)
@@ -408,7 +408,7 @@ def resolver(catalog: Catalog) -> Resolve:
 
 
 def _current_audience(catalog: Catalog, audience: CustomAudience) -> tuple[Version, Version]:
-    """The audience's version built on the room's current data, and that version of the room."""
+    """Return the audience's version that was built on the room's current version, and that room version."""
     room_version = catalog.resources.current_version(Kind.DATA_ROOM, audience.data_room_id)
     version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
     if room_version is None or version is None or room_version.ref not in version.parents:
@@ -456,7 +456,7 @@ def _delta_from(
 
 
 def _published(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
-    """Facts the group may see about its list: its files, but no count of users missing from it."""
+    """Return what a group may see about its list: files and format, but no count of users left out of it."""
     files = [
         {
             "name": part["name"],

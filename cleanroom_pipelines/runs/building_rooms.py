@@ -113,12 +113,12 @@ class _State:
 
     @property
     def base_inputs(self) -> dict[str, str]:
-        """Upload ids by dataset of the base."""
+        """Upload ids of the base audience, by dataset."""
         return inputs_of(self.room.inputs, *BASE_DATASETS)
 
     @property
     def seed_inputs(self) -> dict[str, str]:
-        """Upload ids by dataset of the seeds."""
+        """Upload ids of the seed audiences, by dataset."""
         return inputs_of(self.room.inputs, Dataset.SEED_AUDIENCES)
 
     @property
@@ -129,21 +129,21 @@ class _State:
         return f"The room holds {' and '.join(held)}." if held else "The room holds no data."
 
     def reference(self, asset: str) -> ArtifactReference:
-        """An artifact of this version."""
+        """Return the reference to this version's artifact of an asset."""
         return ArtifactReference(asset, self.room.id, self.artifacts[asset])
 
     def earlier(self, asset: str) -> ArtifactReference | None:
-        """The previous version's artifact, if it has one."""
+        """Return the reference to the previous version's artifact of an asset; None if it has none."""
         return self.before.artifact(asset) if self.before and asset in self.before.artifacts else None
 
     @contextmanager
     def opening(self, *assets: str) -> Iterator[list[Path]]:
-        """The folders of artifacts of this version."""
+        """Open artifacts of this version and yield their folders."""
         with ExitStack() as stack:
             yield [stack.enter_context(self.installation.store.opening(self.reference(asset))) for asset in assets]
 
     def input_of(self, asset: str) -> Input:
-        """An artifact of this version, as the input of another one."""
+        """Return this version's artifact of an asset, as an input of another artifact."""
         return self.installation.store.as_input(self.reference(asset))
 
     def reuse(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
@@ -324,10 +324,10 @@ def _build_attributes(state: _State) -> None:
 
 
 def _earlier_figures(state: _State, room: RoomBudget) -> dict[str, Any] | None:
-    """Previously released figures of the base: dated, valid until the base is removed or new figures are paid.
+    """Return the base's released figures, which are valid until the base is removed or new ones are paid for.
 
     Returns:
-        The document; without `figures` where they must be computed again.
+        The document; without `figures` if they must be computed again. None if there are none to reuse.
     """
     earlier = state.earlier("data_attributes")
     if earlier is None:
@@ -471,7 +471,7 @@ def _fail_validation(state: _State, failed: Mapping[str, str], code: StatusCode,
 def _changed_inputs(
     state: _State, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
-    """Uploads to ingest, datasets that stay unchanged, and the artifacts that hold those."""
+    """Return the uploads to ingest, the unchanged datasets, and the artifact that holds the unchanged ones."""
     earlier = state.earlier("base_audience")
     if earlier is None:
         return dict(inputs), [], None
@@ -485,7 +485,7 @@ def _changed_inputs(
 def _opening_uploads(
     installation: Installation, datasets: Mapping[str, str], n_embeddings: int
 ) -> Iterator[list[Any]]:
-    """Readable copies of uploads, in the form that a room ingests."""
+    """Yield readable copies of uploads as `RoomUpload` objects, which a room ingests."""
     from cleanroom_pipelines.uploads.rooms import RoomUpload
 
     with ExitStack() as stack:
@@ -512,7 +512,7 @@ def _upload_inputs(catalog: Catalog, datasets: Mapping[str, str]) -> tuple[Input
 
 
 def _already_built(installation: Installation, partition: str, run: Run, asset: str) -> AssetResult | None:
-    """Result for an asset that this run already built on the way to the asset that closed the version."""
+    """Return the result of an asset if this run has already closed the version; otherwise None."""
     newest: Version = installation.catalog.resources.newest_version(Kind.DATA_ROOM, partition)
     if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:
         return None

@@ -50,7 +50,7 @@ class DagsterStorageError(CleanroomError):
 
 @contextmanager
 def dagster_instance(installation: Installation) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance of this home, the one that `cleanroom dev` shows; DAGSTER_HOME takes precedence."""
+    """Open this home's Dagster instance, which `cleanroom dev` shows; DAGSTER_HOME takes precedence."""
     installation.check()
     home = os.environ.get("DAGSTER_HOME")
     with _opened(Path(home) if home else _write_settings(installation)) as instance:
@@ -105,7 +105,10 @@ def _failures_explained(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _without_quotes() -> Iterator[None]:
-    """Suppress Dagster's message about an event it could not store: it quotes the event. The error is kept."""
+    """Suppress Dagster's message about an event that could not be stored, because it quotes the event.
+
+    The error is kept.
+    """
     before = sys.stderr
     sys.stderr = cast("TextIO", _WithoutQuotes(before)) if before is not None else before
     try:

@@ -260,7 +260,7 @@ def _deleted(installation: Installation, instance: dg.DagsterInstance) -> list[P
 
 
 def _log_unknown_partitions(installation: Installation, named: set[str]) -> None:
-    """Log how many partitions in the home have no resource: they may be all that remains of one."""
+    """Log how many of the home's partitions have no resource; each may be all that remains of a resource."""
     known = {hex_of(partition) for kind in Kind for partition in installation.catalog.resources.ids(kind)}
     if n_strangers := len({name for name in named if _HEX.fullmatch(name)} - known):
         _LOG.warning(
@@ -320,7 +320,7 @@ def _delete_parts(installation: Installation, instance: dg.DagsterInstance, pend
 
 
 def _delete_files(installation: Installation, record: Resource) -> None:
-    """Delete data outside of the store that a model's or job's record refers to."""
+    """Delete the data that a resource's record refers to and that is not in the artifact store."""
     if isinstance(record, GenerationJob):
         if record.seed_location:
             installation.vault.delete(record.seed_location)
@@ -340,7 +340,7 @@ def _delete_files(installation: Installation, record: Resource) -> None:
 
 
 def _delete_leftovers(installation: Installation, pending: PendingDeletion) -> None:
-    """Delete data that a deleted resource had outside of the store."""
+    """Delete the day cache or inbox folder of a deleted resource."""
     if pending.kind is Kind.TRAINING_DATASET:
         shutil.rmtree(installation.home.day_caches / path_of_partition(pending.id), ignore_errors=True)
     if pending.kind is Kind.CONFIGURED_AUDIENCE_MODEL:

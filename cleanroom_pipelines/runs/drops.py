@@ -78,7 +78,7 @@ class RestingDrop:
     clock: Callable[[], datetime]
 
     def check(self) -> None:
-        """Reject content read from a file that has since changed, been replaced, or is being written.
+        """Check that the file is unchanged since its state was recorded, and that no process is writing it.
 
         Raises:
             StillWrittenError: The file has changed or is being written.
@@ -168,7 +168,7 @@ def reject(
         resting: The drop.
         error: The reason.
         entry: Facts for the audit log; folder names that are not partition keys are left out.
-        what: What the file should have been, the key of its size and digest in the receipt.
+        what: What the file should have been; the receipt has its size and digest under this key.
         facts: More facts for the receipt.
 
     Returns:
@@ -228,7 +228,7 @@ def write_rejection(
 
 
 def write_receipt(path: Path, receipt: Mapping[str, Any]) -> None:
-    """Write a receipt; one with the same content is left as it is."""
+    """Write a receipt, unless the file already has the same content."""
     content = json.dumps(receipt, indent=1, default=str).encode()
     if path.parent.is_file():
         path.parent.unlink()  # a file in the place of the receipts folder

@@ -145,7 +145,7 @@ def recover_drops(installation: Installation) -> None:
 
 
 def is_accepted_drop(slot: Path) -> bool:
-    """Whether a slot of the vault holds a drop without a job yet; `recover_drops` handles it."""
+    """Whether a slot of the vault holds a drop without a job, which `recover_drops` will register."""
     return (slot / _NOTE).is_file() and any(slot.glob("seed.*"))
 
 
@@ -226,7 +226,10 @@ def _note_of(installation: Installation, job: GenerationJob) -> dict[str, Any]:
 
 
 def _file_in(receipt: Path) -> str | None:
-    """The file's name in a receipt that an interrupted process wrote before it deleted the seed and its note."""
+    """Return the name of the dropped file from its receipt; None if the receipt cannot be read.
+
+    An interrupted process may have written the receipt before it deleted the seed and its note.
+    """
     with suppress(OSError, ValueError):
         return str(json.loads(receipt.read_text())["file"])
     return None
@@ -241,7 +244,7 @@ def _configured(installation: Installation, drop: Drop) -> str:
 
 
 def _suffix_of(path: Path) -> str:
-    """The suffix of a seed's copy; a file without a suffix gets the one that its content calls for."""
+    """Return the suffix for a seed's copy: the file's own or, if it has none, that of its content's format."""
     with _reading_errors_explained():
         if path.suffix or (format_ := format_of(path)) is None:
             return seed_suffix(path)
@@ -269,7 +272,7 @@ def _copying(installation: Installation, resting: RestingDrop, suffix: str) -> I
 def _identify(
     installation: Installation, drop: Drop, configured_id: str, copy: Path
 ) -> tuple[str, dict[str, Any]]:
-    """The slot of a drop, and the note to store with it."""
+    """Return the vault slot of a drop, and the note to store with the drop."""
     with _reading_errors_explained():
         digest = installation.vault.digest(copy)
     suffix = copy.name.removeprefix("seed")
@@ -307,7 +310,7 @@ def _exports_of(installation: Installation, job_id: str) -> list[ExportJob]:
 
 
 def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str, Any]) -> None:
-    """Move the copy of a drop into its slot, after its note, so that a slot with a seed always has a note."""
+    """Store a drop's note in its slot, and then move its copy there: a slot with a seed always has a note."""
     folder = installation.vault.folder_of(slot)
     installation.catalog.deletion.announce(SEED, slot)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -318,7 +321,7 @@ def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str,
 
 
 def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | Rejected | None:
-    """Create the job of a seed in its slot, or write a receipt."""
+    """Create the generation job of the seed in a slot, or reject the seed with a receipt."""
     location = installation.vault.find(slot)
     # The same content may be dropped for two models, and names must be unique: the slot depends on both.
     mark = installation.key.digest("names of drops", slot.encode())

@@ -20,7 +20,7 @@ _PAUSE_SECONDS = 1.0
 
 @dataclass
 class Ingestion:
-    """The outcome for each of several drops.
+    """Counts and failures of ingesting several dropped files.
 
     Args:
         n_accepted: Number of files that became a job or provisioned a room.

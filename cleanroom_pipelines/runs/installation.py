@@ -240,7 +240,7 @@ class Installation:
         return Vault(self.home, self.key)
 
     def room_key(self, data_room_id: str) -> bytes:
-        """Key of one data room, so that its matching ids and noise are useless in any other room."""
+        """Return the key of one data room, which makes its matching ids and noise useless in any other room."""
         return self.key.derive(f"data room {data_room_id}")
 
     @cached_property
@@ -249,11 +249,11 @@ class Installation:
         return Buckets(self.home, self._registered_bucket)
 
     def sources_of(self, account_id: str) -> Sources:
-        """Places that the operator can read tables from, for a dataset or seed of an account.
+        """Return the places from which tables for a dataset or seed of an account may be read.
 
-        The account is empty while a dry run has no id for it.
-        Only the operator may name a source: it is read with the operator's credentials, or for a bucket that is
-        registered for this account with those of the bucket.
+        The id is empty in a dry run, which has none for the account yet.
+        Only the operator may name a source: it is read with the operator's credentials, or if it is in a bucket
+        registered for this account, with those of the bucket.
         """
 
         def registered(name: str) -> "RemoteBucket | None":

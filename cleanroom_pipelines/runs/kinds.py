@@ -13,7 +13,7 @@ from cleanroom_pipelines.catalog import Kind
 
 @dataclass(frozen=True)
 class KindRow:
-    """Dagster's names for a kind of resource.
+    """Names that Dagster uses for a kind of resource.
 
     Args:
         partition_set: Name of its partition set, with one partition per resource.

@@ -90,7 +90,7 @@ class Parts:
         return kept, found
 
     def _claim(self) -> Opened:
-        """Complete `open` when home or catalogue has no identity; one process of the home at a time."""
+        """Open the parts when home or catalogue has no identity yet, in one process of the home at a time."""
         home = HomeIdentity(self.home.root)
         kept, found = self._compare()
         if found is not None:
@@ -132,7 +132,7 @@ class Parts:
 
 
 def _reject_other(known: Identity, found: Identity | None) -> None:
-    """Reject a catalogue that is not the known one, or is older."""
+    """Reject a catalogue that belongs to another installation than the home, or is older than the home."""
     if found is None:
         raise IdentityError(
             "The catalogue of this home is missing, empty or older than the home.", remedy=WAY_BACK

@@ -61,7 +61,7 @@ class PrivateJob:
     """A generation job between two organisations.
 
     Args:
-        installation: Where.
+        installation: The installation to work on.
         job: The job.
         budget: The pair's budget.
         model: The model's version.
@@ -80,7 +80,7 @@ class PrivateJob:
     def of(
         cls, installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, model: Version
     ) -> Self | None:
-        """Create the private job for a generation job, if it is private.
+        """Return the `PrivateJob` of a generation job; None if the job is not private.
 
         Returns:
             None if both sides belong to one organisation, or their collaboration uses the full ensemble.
@@ -108,12 +108,12 @@ class PrivateJob:
 
     @property
     def disclosures(self) -> tuple[str, ...]:
-        """The statements to show about what a list of the job reveals, by their keys."""
+        """Keys of the statements to show about what a list of the job reveals."""
         return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
 
     @cached_property
     def size_question(self) -> Question:
-        """The question for the number of matched seed users, as charged to the budget."""
+        """The question about the number of matched seed users, as charged to the budget."""
         return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
@@ -191,7 +191,7 @@ class PrivateJob:
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
     def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
-        """Check the seed by its released number of matched users, unless a paid vector fits the refreshed model.
+        """Check the released number of matched seed users, unless a paid vector can rank the refreshed model.
 
         Args:
             model: Folder of the model.
@@ -206,7 +206,7 @@ class PrivateJob:
             self.seed_size(n_matched, minimum)
 
     def _paid_vector(self, model: Path) -> PaidVector | None:
-        """The previous version's vector, if the seed and the model's representation are unchanged."""
+        """Return the previous version's vector if the seed and the model's representation are unchanged."""
         version = self.installation.catalog.resources.current_version(Kind.GENERATION_JOB, self.job.id)
         if version is None or "audience" not in version.artifacts:
             return None
@@ -282,7 +282,7 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
-    """Return the ledger of a pair that can no longer pay for any job; None if it may still be able to.
+    """Return the ledger of two organisations that cannot pay for any job; None if they may still be able to.
 
     A job first pays for its seed's size. If a size was paid for before, the same seed may be used again for free.
     """
@@ -296,7 +296,7 @@ def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
 def reveals_by_ensemble(
     installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
-    """What a list ranked by the full ensemble reveals by design; nothing within one organisation."""
+    """Return codes for what a list ranked by the full ensemble reveals; empty within one organisation."""
     of = installation.catalog.pairs.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
@@ -304,7 +304,7 @@ def reveals_by_ensemble(
 
 
 def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
-    """Statements of what a job ranked by the full ensemble reveals; none within one organisation."""
+    """Return a statement of what a list ranked by the full ensemble reveals; empty if it reveals nothing."""
     statements = [_REVEALS["ensemble"], *([_REVEALS[mode.value]] if "seed" in reveals else [])]
     return {"privacy": " ".join(statements)} if reveals else {}
 

@@ -140,7 +140,7 @@ class PrivateRanking:
         return {"figures": found, "explanation": kept.explanation(self.model), "vector": kept.as_dict()}
 
     def _with_noise(self, histogram: "HeldOutCounts", releaser: Releaser) -> tuple[list[int], int, float]:
-        """Noised counts, the noised sum, and the noise's standard deviation."""
+        """Return a histogram's counts and sum, both with noise, and the standard deviation of the noise."""
         from cleanroom_pipelines.similarity.private_lookalikes import SUM_GRID
 
         finer = replace(self.figures, sensitivity=self.figures.sensitivity * SUM_GRID**2)  # in steps of the sum
@@ -198,7 +198,7 @@ class PaidVector(Document):
     figures: Mapping[str, Any]
 
     def fits(self, pair_id: str, source: str, model: Path) -> bool:
-        """Whether this pair has paid for the vector of this seed in this model's representation."""
+        """Whether these organisations paid for this vector, for this seed and this model's representation."""
         from cleanroom_pipelines.similarity.kept_representations import representation_digest
 
         return self.source == digest_of(pair_id, source) and self.representation == representation_digest(model)
@@ -237,5 +237,5 @@ class PaidVector(Document):
 
 
 def digest_of(pair_id: str, source: str) -> str:
-    """Digest of the paying pair and a seed's canonical text, which may hold data."""
+    """Return a digest of the paying organisations' pair id and a seed's canonical text, which may hold data."""
     return hashlib.sha256(f"{pair_id} {source}".encode()).hexdigest()

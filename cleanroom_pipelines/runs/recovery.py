@@ -119,7 +119,7 @@ class Recovery:
     copy: Path | None
 
     def write(self) -> Rebuilt:
-        """Rebuild the catalogue as planned and match its identity with the home's.
+        """Rebuild the catalogue as planned, and give home and catalogue the same identity.
 
         Returns:
             The records that were added.
@@ -272,7 +272,7 @@ class _Stored:
                 self.artifacts.add((asset, manifest.partition, manifest.version))
 
     def dossier(self, manifests: Sequence[Manifest]) -> Dossier | None:
-        """Dossier in the newest of the manifests; None if this key opens none of them."""
+        """Return the dossier of the newest manifest that the installation key can open; None if it opens none."""
         for manifest in sorted(manifests, key=_built_at, reverse=True):
             if manifest.record:
                 with suppress(ConfigurationError, ValueError):
@@ -328,7 +328,7 @@ def _incomplete(
     proven: Sequence[ProvenResource],
     stored: _Stored,
 ) -> Iterator[Resource]:
-    """Known resources whose current version lacks an artifact."""
+    """Yield catalogued resources whose current version lacks an artifact in the store."""
     renewed = {resource.id for resource in proven}
     for record in records:
         current = next((each for each in versions[record.id] if each.number == record.current_version), None)
@@ -399,7 +399,7 @@ class _Builder:
         )
 
     def _with_reused(self, partition: str, artifacts: Mapping[str, str]) -> dict[str, str]:
-        """Add artifacts of earlier versions that this version reused because they depend on its artifacts."""
+        """Add the artifacts that a room version reused from earlier ones: those built from its own artifacts."""
         found = dict(artifacts)
         earlier = sorted(self.stored.by_resource[Kind.DATA_ROOM, partition], key=_built_at)
         for asset in ASSETS_OF[Kind.DATA_ROOM]:
@@ -444,7 +444,7 @@ class _Builder:
         return None
 
     def _with_files(self, dossier: Dossier) -> Dossier:
-        """The dossier, with locations only of uploads whose files still exist."""
+        """Return the dossier with the locations of only those uploads whose files still exist."""
         there = Vault(self.installation.home, self.key).locations()
         uploads = [
             upload if upload["location"] in there else {**upload, "location": None}
@@ -484,7 +484,7 @@ def _is_usable(asset: str, manifest: Manifest, artifacts: Mapping[str, str]) -> 
 
 
 def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Assets that every finished version has."""
+    """Return the assets that a version of a kind of resource has once it is finished."""
     if kind is Kind.GENERATION_JOB:
         return {"audience"}
     if kind is Kind.CUSTOM_AUDIENCE:
@@ -493,7 +493,7 @@ def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | No
 
 
 def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Assets of a finished room version with these inputs."""
+    """Return the further assets that a finished room version with these artifacts has."""
     wanted = {"data_attributes"} if "base_audience" in artifacts else set[str]()
     if {"base_audience", "seed_audiences"} <= set(artifacts):
         wanted.add("overlap_statistics")
@@ -503,7 +503,7 @@ def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> 
 
 
 def _parents_of(partition: str, manifests: Iterable[Manifest], dossier: Dossier | None) -> tuple[ParentRef, ...]:
-    """Versions of a resource's inputs: its parent's version at the start, and those of its input artifacts."""
+    """Return a resource's parent versions: those of its input artifacts, and the one that its dossier records."""
     found = dict[str, ParentRef]()
     for manifest in manifests:
         for each in manifest.inputs:

@@ -19,7 +19,7 @@ from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 
 
 def fetch_requested_seed(installation: Installation, job: GenerationJob) -> GenerationJob:
-    """Fetch the seed that a job requested into the vault, unless it is there already.
+    """Fetch a job's requested seed into the vault, unless it is already there.
 
     Args:
         installation: The installation to work on.
@@ -63,7 +63,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
 
 
 def _query(installation: Installation, account: str, requested: RequestedSeed, out: Path) -> None:
-    """Write the rows of a query on the account's own tables, or of a template on its owner's tables."""
+    """Run a query on the account's own tables, or a template on its owner's tables, and write the rows."""
     text = requested.query
     if requested.template_arn is not None:
         template = installation.catalog.parties.template(requested.template_arn)

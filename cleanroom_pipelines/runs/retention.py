@@ -150,7 +150,7 @@ def _is_decided(number: int, family: tuple[Version, ...]) -> bool:
 
 
 def _superseded_at(version: Version, family: tuple[Version, ...]) -> datetime | None:
-    """When a later version superseded it: an ACTIVE one, or any later version if it failed."""
+    """Return when a version was superseded: by a later ACTIVE version or, if it failed, by any later one."""
     later = (
         other.finished_at
         for other in family
@@ -199,7 +199,7 @@ def _delete_leftovers(
 
 
 def _in_scratch(home: Home) -> Iterator[Path]:
-    """Contents of live processes' scratch folders, and other entries of the scratch folder."""
+    """Yield the contents of live processes' scratch folders, and all other entries of the scratch folder."""
     for path in home.scratch_root.iterdir():
         if path.name.startswith("."):
             continue
@@ -207,7 +207,7 @@ def _in_scratch(home: Home) -> Iterator[Path]:
 
 
 def _with_tombstone(installation: Installation, kind: str, paths: Iterable[Path]) -> list[Path]:
-    """The files and folders whose names have a tombstone."""
+    """Return those files and folders whose names are ids of deleted resources, which have tombstones."""
     listed = list(paths)
     deleted = installation.catalog.deletion.deleted((path.name for path in listed), kind)
     return [path for path in listed if path.name in deleted]

@@ -1,4 +1,4 @@
-"""The pair's budget for one data room: the data, prices and noise of its questions.
+"""The privacy budget of a data room's two organisations: data, prices and noise of the room's questions.
 
 Lives here: `RoomBudget`, and the keyed digest of each type of seed audience.
 Add here when a room's questions read more data.
@@ -25,7 +25,7 @@ _NO_SEEDS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class RoomBudget:
-    """The pair's budget for the data in one version of a room.
+    """The privacy budget of two organisations for the data in one version of a room.
 
     Args:
         room: The room.
@@ -62,7 +62,7 @@ class RoomBudget:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Fields that, besides its inputs, determine the digest of an artifact with released numbers."""
+        """Fields that, in addition to the inputs, enter the digest of an artifact with released numbers."""
         return {"pair": self.budget.pair.id}
 
     @property
@@ -79,14 +79,14 @@ class RoomBudget:
         return Question.of(kind, self.content, text, price)
 
     def question_of_base(self) -> Question:
-        """Return the question that the released figures of the base alone are charged as."""
+        """Return the question under which the released figures of the base alone are charged."""
         from cleanroom_pipelines.audiences.insights import BASE_QUESTION
 
         return self.question("base", BASE_QUESTION, Price(BASE_TENTHS))
 
 
 def seed_digests(folder: Path) -> dict[str, str]:
-    """Digest of each type's ids, independent of their order; the ids are keyed digests themselves.
+    """Return one digest per type of seed audience, over its ids in any order; the ids are keyed digests too.
 
     Args:
         folder: Folder of the seed audiences' artifact.

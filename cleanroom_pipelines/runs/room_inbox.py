@@ -86,7 +86,7 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejecte
 def _sealed_upload(
     installation: Installation, room: DataRoom, resting: RestingDrop, matching_id: MatchingId | None
 ) -> Upload:
-    """Seal a drop as an upload, or find the upload by its id, which is derived from the file."""
+    """Return the sealed upload of a drop; create it unless an upload with the file's id already exists."""
     folder = resting.drop.path.parent.name
     for number in count():
         mark = f"{room.id}/{folder}/{resting.state}/{number}"
@@ -164,7 +164,7 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
 
 
 def _n_embeddings(path: Path) -> int:
-    """Dimensions per embedding: the columns of the first row, minus user and scope."""
+    """Return the dimensions per embedding: the number of columns of the first row, minus user and scope."""
     import pyarrow.parquet as pq
 
     try:

@@ -1,4 +1,4 @@
-"""Lookalikes of a data room: ranking a source audience, paid from the pair's budget.
+"""Lookalikes of a data room: ranking users by a source audience, paid from the room's privacy budget.
 
 Lives here: `LookalikeRun`: both kinds of ranking, the users of a reach, and the released statistics.
 Add here when a room's lookalike can be ranked in another way.
@@ -48,7 +48,7 @@ class LookalikeRun:
         named: Attribute values that the room publishes.
         model: Folder of the room's model.
         scratch: Folder for the ranking and its users.
-        seed_file: The source's users, one id per user, in column user_id.
+        seed_file: The source's users, one user per matching id, in column user_id.
         n_seed: Exact number of the source's users.
         source: Canonical text of the source.
         organization: The requesting organisation.
@@ -125,7 +125,7 @@ class LookalikeRun:
         return {"statistics": {"result": statistics}, "vector": made["vector"]}
 
     def _paid_vector(self) -> PaidVector | None:
-        """A vector paid for any lookalike of the room with the same seed and representation."""
+        """Return the vector paid for any lookalike of the room with the same seed and representation, or None."""
         catalog, room = self.installation.catalog, self.room.room
         for audience in catalog.rooms.custom_audiences(room.id):
             version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
@@ -141,7 +141,7 @@ class LookalikeRun:
         return None
 
     def _published(self, found: Mapping[str, Any], seed: Released, price: Price) -> dict[str, Any]:
-        """The published statistics: released sizes next to the rates."""
+        """Return the statistics to publish: the rates, together with released sizes."""
         from cleanroom_pipelines.similarity.room_statistics import others_of, reach_size_of
 
         addressable = self.figures.addressable
@@ -239,7 +239,7 @@ def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) ->
 
 
 def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str) -> tuple[int, bool]:
-    """Price in tenths of a lookalike whose source size is paid, and whether the price is an upper limit.
+    """Return a lookalike's price (in tenths of a unit, source size already paid) and whether it is a maximum.
 
     The size is known if the source is a seed audience whose overlap was released.
     """

@@ -236,7 +236,7 @@ def run_request(version: Version, lane: Lane) -> dg.RunRequest:
 
 @cache
 def load_repository() -> dg.RepositoryDefinition:
-    """Load all Dagster definitions by name, as a daemon does: this layer is below the assets."""
+    """Load all Dagster definitions by name, as a daemon does, because this layer is below the assets."""
     repository: dg.RepositoryDefinition = import_module(CODE_LOCATION).defs().get_repository_def()
     return repository
 

@@ -141,7 +141,7 @@ class Rounds:
 
 @contextmanager
 def _stop_signals() -> Iterator[StopRequest]:
-    """Report stop signals instead of dying from them; only in the main thread."""
+    """Record stop signals instead of ending the process; works only in the main thread."""
     with handle_signals() as stop_signal:
         if threading.current_thread() is not threading.main_thread():
             yield stop_signal
@@ -157,7 +157,7 @@ def _stop_signals() -> Iterator[StopRequest]:
 
 
 def _end_of_parent() -> threading.Event:
-    """Event set when standard input is a pipe and its other end closes, however the parent ended."""
+    """Return an event that is set when a pipe at standard input closes, as it does however the parent ends."""
     ended = threading.Event()
 
     def watch() -> None:

@@ -75,7 +75,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
 
 
 def n_helpers_wanted(installation: Installation) -> int:
-    """Number of further runs that would find ranges to score."""
+    """Return how many further runs would find unclaimed ranges of shards to score."""
     wanted = 0
     for folder in _open_folders(installation):
         left = sum(not (folder / f"{k}.claim").exists() for k in range(len(_plan_of(folder)["ranges"])))
@@ -109,7 +109,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
 
 
 def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
-    """Write the fitted ensemble for the helper runs, without its seed users, then the plan that starts them.
+    """Write the fitted ensemble, without its seed users, and then the plan, which makes helper runs start.
 
     Args:
         folder: Folder below the scratch folder, visible to all hosts.
@@ -134,7 +134,7 @@ def score_together(
     ranges: list[tuple[int, int]],
     report_progress: Callable[[float], None],
 ) -> Float64:
-    """Score unclaimed ranges, take over ranges of dead helpers, and wait for the others.
+    """Score unclaimed ranges of shards and those of dead helpers, and wait for the scores of live helpers.
 
     Args:
         engine: The engine that scores.
@@ -214,7 +214,7 @@ def _chained(first: int, others: Iterator[int]) -> Iterator[int]:
 
 
 def _open_folders(installation: Installation) -> list[Path]:
-    """Folders published by live runs; a killed run leaves its folder behind, but its scores are not needed."""
+    """Return the scoring folders of live runs; the scores in a killed run's folder are not needed."""
     folders = sorted(path.parent for path in installation.home.scratch_root.glob(f"{_PREFIX}*/{_PLAN}"))
     return [folder for folder in folders if not _is_dead(folder, _PLAN)]
 
@@ -248,7 +248,7 @@ def _is_dead(folder: Path, name: str) -> bool:
 
 
 def _write_scores(folder: Path, number: int, scores: Float64) -> None:
-    """Write scores atomically; a late writer writes the same bytes."""
+    """Write a range's scores atomically; a late writer replaces them by the same bytes."""
     target = _scores_file(folder, number)
     handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
     with os.fdopen(handle, "wb") as stream:

@@ -21,7 +21,7 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class StopRequest:
-    """Records whether the process was asked to stop; without a socket, never."""
+    """Records whether the process was asked to stop; without a socket, it records nothing."""
 
     def __init__(self, reader: socket.socket | None = None) -> None:
         self._reader = reader

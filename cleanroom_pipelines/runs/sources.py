@@ -81,7 +81,7 @@ def table_inputs(installation: Installation, dataset: TrainingDataset) -> tuple[
 
 
 def day_cache(installation: Installation, dataset: TrainingDataset) -> Path | None:
-    """Folder that caches counts per file for a table of many files, such as one partitioned by day."""
+    """Return the cache folder of a dataset whose table has several files, such as one per day; else None."""
     if len(find_tables(dataset.source, what="interactions table").files) < 2:
         return None
     folder = _cache_of(installation, dataset)

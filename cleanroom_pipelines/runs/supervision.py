@@ -60,7 +60,7 @@ def fail_runs_that_never_appeared(installation: Installation, instance: dg.Dagst
 
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Add missing partitions and hide those of deleted resources that never ran; deletion handles the others."""
+    """Add missing partitions, and remove those of deleted resources that never ran; deletion removes others."""
     comparison = Comparison(installation, instance, "partitions")
     if comparison.is_made:
         return

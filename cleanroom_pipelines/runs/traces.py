@@ -1,6 +1,6 @@
 """Dagster's records of a resource: its partition, its runs and their events.
 
-Lives here: partition sets and jobs by name, adding partitions, finding and deleting Dagster's records of one.
+Lives here: partition sets and jobs by name, adding partitions, finding and deleting a partition's records.
 Add here when Dagster stores something else about a partition.
 Keep out: which partitions to delete (deleting.py) and which runs are dead (supervision.py).
 
@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def is_made(self) -> bool:
-        """Whether nothing has changed since the last comparison."""
+        """Whether the comparison was already made and nothing has changed since."""
         return self._storage.get_cursor_values({self._key}).get(self._key) == self._mark
 
     def note(self) -> None:

@@ -69,7 +69,7 @@ def wait_for_rebuild(installation: Installation, record: Resource, version: Vers
 
 
 def queue_room_rebuild(installation: Installation, data_room_id: str) -> None:
-    """Queue a rebuild of a room's results from an earlier release before a user requests them.
+    """Queue a rebuild of room results that an earlier release built, before a user requests them.
 
     Args:
         installation: The installation to work on.

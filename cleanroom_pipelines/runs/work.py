@@ -150,18 +150,18 @@ class Work(Generic[_R]):
 
     @property
     def fence(self) -> Fence:
-        """Check before publishing a result that stays provisional until the version closes."""
+        """The check to run before publishing a result that is provisional until the version closes."""
         check = partial(self.installation.catalog.work.check_wanted, self.claim)
         return Fence(self.claim.queue_generation + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
-        """Check before publishing outside the installation; afterwards the version can no longer be cancelled."""
+        """The check to run before publishing outside the installation; from then on, it cannot be cancelled."""
         return replace(self.fence, commit=partial(self.installation.catalog.work.begin_delivery, self.claim))
 
     @contextmanager
     def withdrawing(self, asset: str) -> Iterator[None]:
-        """Delete the asset's artifact if the delivery it describes fails, because it lists users."""
+        """Delete an asset's artifact, which lists users, if the delivery that it describes fails."""
         try:
             yield
         except BaseException:
@@ -345,7 +345,7 @@ _held_by_runs: dict[str, Holding] = {}
 
 @dataclass
 class _Opened:
-    """Artifacts that a run has opened and verified, by reference, until it ends."""
+    """Artifacts that a run has opened and verified, by reference; they stay open until the run ends."""
 
     stack: ExitStack
     folders: dict[ArtifactReference, Path] = field(default_factory=dict)
@@ -465,7 +465,7 @@ def without_data() -> Iterator[None]:
 
 
 def without_data_of(error: Exception) -> CleanroomError:
-    """Safe description of a foreign error: the machine's problem, or else the error's class and location."""
+    """Describe a third-party error without data: the machine's problem, or else the error's class and location."""
     if isinstance(error, OSError) and (known := of_the_machine(error)) is not None:
         return known
     frames = traceback.extract_tb(error.__traceback__)

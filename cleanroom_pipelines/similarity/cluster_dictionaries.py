@@ -75,7 +75,7 @@ def make_dictionaries_on_cluster(
 
 
 def unpack_pairs(column: pa.ChunkedArray) -> tuple[Int64, ShardPairs]:
-    """Unpack the column `pairs`: where each user's pairs start, and all pairs; users are numbered from 0."""
+    """Unpack the column `pairs` into each user's first position and all pairs; users are numbered from 0."""
     values = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
     offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset :][: len(values) + 1]
     data = values.buffers()[2]
@@ -107,7 +107,7 @@ def _rows_sql(n_features: int, *, has_population: bool) -> str:
 
 @dataclass(frozen=True)
 class _MakeParcel:
-    """Write the users and items of a parcel."""
+    """Write the users and items of a parcel, which has all interactions of a group of users."""
 
     folder: Path
     aggregates: reading.Aggregates
@@ -148,7 +148,7 @@ class _MakeParcel:
 
 
 def _packed_pairs(pairs: ShardPairs, n_items: Int64) -> pa.Array:
-    """Each user's pairs as bytes."""
+    """Return each user's pairs, packed into bytes."""
     packed = pairs.items * _ITEM_UNIT + pairs.counts.astype(np.int64) * _COUNT_UNIT + pairs.days
     offsets = np.concatenate([[0], np.cumsum(n_items)]) * packed.itemsize
     return pa.LargeBinaryArray.from_buffers(

@@ -217,7 +217,7 @@ class _WriteShard:
 
 
 def _in_vocabulary(starts: Int64, pairs: ShardPairs, chosen: Int64) -> tuple[Int64, ShardPairs]:
-    """Filter pairs to the vocabulary and renumber their items; also return each user's new start."""
+    """Keep the pairs with vocabulary items, renumber these items, and return each user's first position too."""
     item_of = np.full(max(chosen.max(initial=-1), pairs.items.max(initial=-1)) + 1, -1)
     item_of[chosen] = np.arange(len(chosen))
     items = item_of[pairs.items]

@@ -118,7 +118,7 @@ class Scale:
     logits: Float64
 
     def apply(self, signal: Float64) -> Float64:
-        """Logit-ranks, extrapolated beyond the ends with the outer slope so that the best keep their order."""
+        """Map a signal to logit-ranks; beyond the ends, the outer slope continues: the best keep their order."""
         if len(self.values) < 2:
             return np.zeros(len(signal))
         result = np.interp(signal, self.values, self.logits)
@@ -169,13 +169,13 @@ class Ensemble:
 
 
 def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
-    """Scramble hashes into an order that is independent of the users' own order, which is by hash."""
+    """Scramble stable hashes, so that sorting by the result is independent of the users' own order."""
     state = hashes.astype(np.uint64) * _MIX
     return (state ^ (state >> np.uint64(32))) * _MIX
 
 
 def arrange(candidates: Candidates, settings: GenerationSettings) -> Population:
-    """Choose folds, the sample and the reference from the hashes alone."""
+    """Choose folds, sample and reference users for a seed, from the users' hashes alone."""
     seed, others = candidates.seed, candidates.others
     n_others = candidates.n_users - len(seed)
     n_folds = min(settings.folds, len(seed), n_others)

@@ -70,7 +70,7 @@ class Scaling:
 
     @classmethod
     def of(cls, column: Float64) -> "Scaling":
-        """Compute the scaling of a whole column, NaN for missing."""
+        """Compute the scaling of a whole column, in which NaN means missing."""
         values = column[np.isfinite(column)]
         if len(values) == 0 or values.min() == values.max():
             return cls(0.0, 0.0)
@@ -98,7 +98,7 @@ def is_heavy_tailed(smallest: float, largest: float, mean: float, deviation: flo
 
 
 def standardised(column: Float64) -> npt.NDArray[np.float32]:
-    """Standardise a whole column by scaling computed from it."""
+    """Standardise a whole column by the scaling computed from that column."""
     return Scaling.of(column).apply(column)
 
 
@@ -109,7 +109,7 @@ def standardised_zero(column: Float64, result: npt.NDArray[np.float32]) -> float
 
 
 def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) -> npt.NDArray[np.bool_]:
-    """(n,) whether each user has a category, from its standardised feature.
+    """(n,) whether each user has a category, judged by the category's standardised feature.
 
     Args:
         standardised_column: (n,) the feature.

@@ -41,7 +41,7 @@ class HeldOut:
 def held_out_ranks(
     scores: Float64, fold: npt.NDArray[np.int64], reference: Sequence[Float64], n_users: int
 ) -> HeldOut:
-    """Rank held-out seed users among held-out and non-seed users, fold by fold.
+    """Rank the held-out seed users of each fold among each other and among non-seed users.
 
     Each fold has a sample of both groups. Its users are weighted so that the m held-out users and the N - m others
     add up to the population. For a random seed, expected recall at n users is then exactly n / N, whatever the
@@ -109,12 +109,13 @@ def roc(held_out: HeldOut) -> list[dict[str, float]]:
 
 @dataclass(frozen=True)
 class Others:
-    """Sums over the ranked non-seed users for the metrics.
+    """Sums over the ranked non-seed users, from which metrics are computed.
 
     Args:
         n_users: Number of non-seed users.
-        standings: By size n, the sum over the first n of twice the seed users below each, ties count half: 2 m F
-            of their percentiles, where F is the mid-distribution of the held-out users' percentiles.
+        standings: By size n, the sum over the first n non-seed users of twice the number of held-out seed users
+            below each of them; ties count half. That number is 2 m F of the user's percentile, where F is the
+            mid-distribution of the held-out users' percentiles.
         histogram: Users in 20 equal bins of the score from 0 to 1.
     """
 
@@ -154,13 +155,13 @@ def relevance(held_out: HeldOut, others: Others, n: int) -> float:
 
 
 def histogram(percentiles: Float64) -> list[int]:
-    """Users in 20 equal bins of the score from 0 to 1."""
+    """Count the users in each of 20 equal bins of the score from 0 to 1."""
     counts: list[int] = np.histogram(np.clip(percentiles, 0, 1), bins=_BINS, range=(0.0, 1.0))[0].tolist()
     return counts
 
 
 def numbers_of(sizes: Sequence[AudienceSize], n_users: int) -> list[int]:
-    """Number of users of each size, at most the whole population."""
+    """Return the number of users of each audience size, at most the whole population."""
     return [min(size.n_users(n_users), n_users) for size in sizes]
 
 

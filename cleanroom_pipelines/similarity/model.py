@@ -108,7 +108,7 @@ class Model:
 
     @property
     def n_users(self) -> int:
-        """Scored users N."""
+        """Number of scored users N."""
         return int(self.description["n_users"])
 
     @property
@@ -155,7 +155,7 @@ class Model:
         return ids
 
     def item_users(self) -> Int64:
-        """(M,) users of each item, in vocabulary order."""
+        """(M,) number of users of each item, in vocabulary order."""
         return np.asarray(self._item_column("n_users"), dtype=np.int64)
 
     def shard(self, number: int) -> Shard:
@@ -173,7 +173,7 @@ class Model:
         return int(self.description["n_blocks"]) // self.n_shards
 
     def block(self, shard: Shard, number: int) -> Block:
-        """One of a shard's blocks."""
+        """Return a shard's block by its number."""
         width = (1 << STABLE_HASH_BITS) // int(self.description["n_blocks"])
         first = (shard.number * self.blocks_per_shard + number) * width
         first_place, last_place = np.searchsorted(shard.hashes, [first, first + width]).tolist()
@@ -270,7 +270,7 @@ class Model:
 
     @cached_property
     def _half_life_days(self) -> float:
-        """A quarter of the time the model was trained on."""
+        """Half-life in days of an interaction's weight: a quarter of the time span of the training data."""
         first, last = self.description["first_time"], self.description["last_time"]
         return max(1.0, (last - first) / 86_400 / 4) if first is not None else 1.0
 

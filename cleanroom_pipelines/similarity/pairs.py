@@ -130,7 +130,7 @@ def shard_boundaries(n_users: int, users_per_shard: int) -> list[int]:
 def choose_vocabulary(
     spill: PairSpill, n_candidates: int, max_items: int, min_users: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Choose the candidates with most users; ties go to the one with more interactions.
+    """Choose the vocabulary: the candidate items with most users; ties go to the item with more interactions.
 
     Returns:
         Candidate numbers of the vocabulary in its order, and the users of each.

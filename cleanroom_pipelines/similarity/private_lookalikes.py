@@ -89,7 +89,7 @@ class Choice(NamedTuple):
 
 
 def sigma_of(units: float, sensitivity_squared: float = 1.0) -> float:
-    """Standard deviation of the noise for a price in units (of rho = 0.00128): √(Δ² / 2 rho)."""
+    """Return the noise's standard deviation for a price in units of rho = 0.00128: √(Δ² / 2 rho)."""
     return math.sqrt(sensitivity_squared / (2 * _UNIT * units))
 
 
@@ -386,7 +386,7 @@ def explanation(
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Integer scoring of user vectors by a released vector.
+    """Scores user vectors by a released vector, in whole numbers.
 
     Args:
         representation: Builds the users' vectors.
@@ -495,7 +495,7 @@ def _rank_on_cluster(engine: Engine, n_users: int, scored: Path, ordered: Path, 
 
 @dataclass(frozen=True)
 class _FinishPart:
-    """Write one part of the ranking, and return the scores of the scale in it."""
+    """Write one part of the ranking, and return its scores at the positions of `_scale_places`."""
 
     n_users: int
     out: Path
@@ -554,7 +554,7 @@ def _user_ids(path: Path) -> pa.ChunkedArray:
 
 
 def _recall_error(found: Float64, n: float, sigma: float) -> Float64:
-    """90 % error bounds of shares of cumulated counts; the total is noised too."""
+    """Return 90 % error bounds for shares of cumulated counts whose total has noise too."""
     bins = np.arange(len(found))
     noise = sigma**2 * (bins * (1 - found) ** 2 + (bins[-1] - bins) * found**2) / n**2
     sample = found * (1 - found) / n

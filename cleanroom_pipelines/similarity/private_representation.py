@@ -229,7 +229,7 @@ def _declared(model: Model) -> Int64:
 def _mapped(
     plain: PrivateRepresentation, variances: Float64, moments: Float64, declared: Int64
 ) -> tuple[PrivateRepresentation, Int64]:
-    """The D candidate coordinates with the largest variance, and their numbers."""
+    """Return a representation of the D candidate coordinates with the largest variance, and their numbers."""
     typical = float(variances[variances > 0].mean()) if (variances > 0).any() else 1.0
     n_features = len(plain.dense_map)
     maps = [np.eye(n_features)[:, _DISTINCT_ITEMS : _DISTINCT_ITEMS + 1] * np.sqrt(typical)]
@@ -345,7 +345,7 @@ def _total(tables: Iterable[pa.Table]) -> Float64:
 
 
 def _steps(values: npt.NDArray[Any], steps: int) -> Float64:
-    """Whole numbers as floats, whose sums are exact below 2^53."""
+    """Return values in steps of 1 / `steps`: whole numbers as floats, whose sums are exact below 2^53."""
     return np.rint(np.asarray(values, dtype=np.float64) * steps)
 
 

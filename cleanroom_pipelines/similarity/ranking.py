@@ -313,7 +313,13 @@ def _rank(
 
 
 def _rank_in_memory(model: Model, fit: Fit, scores: Float64, path: Path, wanted: Sequence[int]) -> metrics.Others:
-    """Rank users, best first, by percentile among the non-seed users under the model that scored each."""
+    """Rank all users by percentile among the non-seed users, and write the ranking.
+
+    A user's percentile is that under the model that scored the user.
+
+    Returns:
+        Sums over the non-seed users for the metrics.
+    """
     is_seed = np.zeros(len(scores), dtype=bool)
     is_seed[fit.seed] = True
     others = np.flatnonzero(~is_seed)
@@ -398,7 +404,7 @@ def _metrics(fit: Fit, others: metrics.Others, sizes: Sequence[AudienceSize], mi
 def _main_sizes(
     fit: Fit, others: metrics.Others, by_size: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The size of AWS's recallMetric (the largest percentage up to 50, else 20 %), and that of the headline."""
+    """Return metrics for AWS's recallMetric (largest percentage up to 50, else 20 %) and for the headline."""
     percentages = [entry for entry in by_size if entry["type"] == "PERCENTAGE" and entry["value"] <= 50]
     if percentages:
         main = max(percentages, key=lambda entry: entry["value"])

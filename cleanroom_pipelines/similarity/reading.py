@@ -93,7 +93,7 @@ class Interactions:
 def open_cells(
     engine: Engine, name: str, tables: TableFiles, schema: InteractionsSchema, scratch: Path
 ) -> Checked:
-    """Create the view `name`: user_id, item_id, ts (epoch seconds or NULL), f0, f1, … and is_usable.
+    """Create the view `name` with user_id, item_id, ts (epoch seconds or NULL), f0, f1, … and is_usable.
 
     Raises:
         TrainingDataError: A column is missing or has the wrong type, or a quote is not closed.
@@ -112,7 +112,7 @@ def open_cells(
 
 
 def profile_cells(engine: Engine, schema: InteractionsSchema, checked: Checked) -> dict[str, Any]:
-    """Profile of `cells` as one row: rows with unreadable lines, problems, and the time span of usable rows."""
+    """Profile the rows of `cells` and unreadable lines: counts, problems, and the time span of usable rows."""
     # A timestamp type has a known unit; only plain numbers can be milliseconds.
     too_large = "false" if any(TIME in column.kind for column in checked.columns) else f"ts >= {MAX_SECONDS}"
     found = _one(
@@ -191,7 +191,7 @@ def count_events(engine: Engine) -> tuple[int, int | None, int | None]:
 
 
 def check_usable(n_usable: int) -> None:
-    """Reject an empty window.
+    """Reject a training window without interactions.
 
     Raises:
         TrainingDataError: The window contains no interactions.
@@ -402,7 +402,7 @@ def stream_pairs(engine: Engine, last_time: int | None, *, counted: bool) -> Ite
 
 
 def stream_user_counts(engine: Engine, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Stream number, events, first and last second and the feature columns, one row per user in any order."""
+    """Stream one row per user, in any order: number, events, first and last second, and feature columns."""
     extra = "".join(f", CAST({column} AS DOUBLE) AS {column}" for column in columns)
     return engine.batches(f"SELECT rowid AS number, n_events, first_ts, last_ts{extra} FROM users", rows=100_000)
 
@@ -549,7 +549,7 @@ def _scale(largest: float | None) -> float:
 
 
 def resolved_window(window: Window, seconds: int | None, last: int | None, *, has_time: bool) -> Window:
-    """The window with both ends resolved, if only its length was given.
+    """Return the training window, with both ends computed if only its length was given.
 
     Raises:
         TrainingDataError: A window was given, but the schema has no time column.
@@ -587,7 +587,7 @@ class Aggregates:
 def find_aggregates(
     engine: Engine, schema: InteractionsSchema, found: Interactions, settings: TrainingSettings
 ) -> Aggregates:
-    """Aggregates per feature of the interactions: means of numbers, shares of the most frequent categories."""
+    """Define how to aggregate interaction features: means of numbers, shares of the most frequent categories."""
     columns: list[str] = []
     features: list[Feature] = []
     select: list[str] = []

@@ -131,7 +131,7 @@ def _subspace(sample: sp.csr_matrix, hashes: npt.NDArray[np.int64], dimensions: 
 
 
 def _signs(hashes: npt.NDArray[np.int64], width: int) -> Float32:
-    """(n, width) of ±1, a function of each user's hash alone."""
+    """(n, width) signs ±1, pseudo-random but determined by each user's hash alone."""
     state = hashes.astype(np.uint64)[:, None] + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(
         0x9E3779B97F4A7C15
     )

@@ -74,7 +74,7 @@ def learn_representation(
 def _sample(
     engine: Engine, model: Model, n_users: int, check: Callable[[], None]
 ) -> tuple[Int64, Int64, npt.NDArray[np.uint16]]:
-    """Hashes, starts and items of a sample of at most `n_users` users, in order of their numbers."""
+    """Return hashes, starts of items, and items of a sample of at most `n_users` users, by user number."""
     below = 1 << _SAMPLE_BITS
     if model.n_users > _MANY * n_users:
         below = below // model.n_users * n_users * 2
@@ -97,7 +97,7 @@ def _low(hashes: Int64) -> Int64:
 
 @dataclass(frozen=True)
 class _SampleShard:
-    """Hashes and items of the shard's users with low hash bits below a limit."""
+    """Return hashes and items of a shard's users whose low hash bits are below a limit."""
 
     model: Model
     below: int

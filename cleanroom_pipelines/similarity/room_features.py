@@ -133,7 +133,7 @@ def _write_segments(engine: Engine, base: Path, out: Path) -> None:
 
 
 def _embedding_columns(engine: Engine, base: Path) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """Column expressions with names, the joins they need, and the scopes bound in the joins."""
+    """Return the embedding columns (SQL, name), the joins that they need, and the joins' bound scopes."""
     tables = _tables(base, "embeddings")
     engine.scan("base_embeddings", tables)
     cells = [column for column in tables.columns if column not in ("user_id", "scope")]

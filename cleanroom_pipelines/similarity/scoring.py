@@ -47,7 +47,7 @@ class Piece:
 
 
 def pieces_of(model: Model, *, is_cluster: bool, shards: Iterable[int] | None = None) -> list[Piece]:
-    """Split all shards, or the given ones, into tasks: whole shards on a cluster."""
+    """Split all shards, or the given ones, into tasks: one per shard on a cluster, otherwise a few blocks each."""
     n_blocks = model.blocks_per_shard
     step = n_blocks if is_cluster else _BLOCKS_PER_PIECE
     return [
@@ -95,7 +95,7 @@ def match_users(
 
 @dataclass(frozen=True)
 class _MatchShard:
-    """The seed users of a shard with ids, and other users with mixed hash below a limit, without ids."""
+    """Find a shard's seed users, with ids, and its others whose mixed hash is below a limit, without ids."""
 
     model: Model
     seed: pa.Array
@@ -317,7 +317,7 @@ class _WriteScores:
 
 
 def by_shard(model: Model, users: Int64) -> tuple[list[int], list[Int64]]:
-    """The shard of each user, given by ascending number, and the users' positions in their shards."""
+    """Group users, given by ascending number, by shard: return the shards, and the users' positions in each."""
     cuts = np.searchsorted(users, model.first_users)
     shards = [number for number in range(model.n_shards) if cuts[number + 1] > cuts[number]]
     return shards, [users[cuts[number] : cuts[number + 1]] - model.first_users[number] for number in shards]

@@ -167,7 +167,7 @@ def why_no_match(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> str:
-    """Why a model knows none of a seed's users: a sentence of counts, only for who owns both.
+    """Explain by counts why a model knows none of a seed's users; only for a reader who owns both.
 
     Args:
         model: The model's folder.
@@ -186,7 +186,7 @@ def form_of_seed(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> str:
-    """What most ids of a seed look like, for a message that both sides read; empty if nothing is remarkable."""
+    """Describe the form of most ids of a seed, for a message that both sides read; empty if it is ordinary."""
     with open_engine(engine) as database:
         database.register("seed", pa.table({"id": user_ids}))
         return form_of(database, "SELECT id FROM seed", what="ids") or ""

@@ -144,7 +144,7 @@ class _FinishPart:
 
 
 def percentiles_of(scores: Float64, above: int, n_others: int) -> Float64:
-    """Share of all non-seed users below each user of a file with descending scores; ties count half."""
+    """(n,) share of all non-seed users who are below each user of a descending file; ties count half."""
     is_first = np.empty(len(scores), dtype=bool)
     is_first[:1] = True
     np.not_equal(scores[1:], scores[:-1], out=is_first[1:])

@@ -56,7 +56,7 @@ class _Schema:
         return ",".join(f"{name}={role}" for name, role in self.columns)
 
     def column(self, role: Role) -> str | None:
-        """The column of a role that at most one column may have, or None."""
+        """Return the column with a role that at most one column may have; None if no column has the role."""
         return next((name for name, its_role in self.columns if its_role is role), None)
 
     @property

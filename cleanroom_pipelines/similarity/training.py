@@ -254,7 +254,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 class _Writing:
-    """Write the model's users on one machine, one method per step, in order.
+    """Writes the model's users on one machine; each method is one step, called in order.
 
     Arrays that span all users are memory-mapped files in the scratch folder.
     """
@@ -394,7 +394,7 @@ class _Writing:
     def _raw_columns(
         self, columns: list[str], table: reading.UsersTable | None
     ) -> Iterator[npt.NDArray[np.float64]]:
-        """The columns before standardising, a few in memory at a time because embeddings can have hundreds."""
+        """Yield the feature columns before standardising, a few at a time: embeddings can have hundreds."""
         names = ["n_events", "first_ts", "last_ts"]
         counted = dense_features.scatter(
             reading.stream_user_counts(self._database, []), names, self._n_users, np.nan
@@ -421,7 +421,7 @@ class _Writing:
 
 
 class _Pieces:
-    """Re-chunk a stream of batches of one column."""
+    """Splits a stream of one-column batches into arrays of any requested length."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self._batches = batches

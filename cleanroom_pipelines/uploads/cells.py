@@ -261,7 +261,7 @@ def raw_id_sql(column: Column) -> str:
 
 
 def _bytes_sql(name: str) -> str:
-    """Text of bytes: UTF-8 without control characters; otherwise a UUID or a hash, in hex."""
+    """SQL expression for bytes as text: UTF-8 if it has no control characters, else a UUID or a hash in hex."""
     text, code = f"TRY(decode({name}))", f"lower(hex({name}))"
     groups = ", ".join(
         f"substr({code}, {start}, {n})" for start, n in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
@@ -274,13 +274,13 @@ def _bytes_sql(name: str) -> str:
 
 
 def id_facts_sql(cell: str, *, is_number: bool, is_complete: bool) -> str:
-    """SQL aggregates, in the order of the fields of `IdFacts`, over one column of raw ids as text.
+    """SQL aggregates over a column of raw ids as text, one per field of `IdFacts`, in the same order.
 
     Args:
         cell: Expression for the raw id.
         is_number: Whether the column has a type of fractions in some file.
-        is_complete: Whether to look at the ids without surrounding blanks, and for others. This is slower, and
-            needed only if there are blanks or points.
+        is_complete: Whether to ignore blanks around the ids, and to look for ids that are not whole numbers. This
+            is slower, and needed only if there are blanks or points.
     """
     id_ = _trimmed(cell) if is_complete else cell
     # Only the first and last character, so that ordinary ids cost little.
@@ -298,7 +298,7 @@ def _trimmed(cell: str) -> str:
 
 
 def id_sql(cell: str, facts: IdFacts, *, is_number: bool) -> tuple[str, list[Rule]]:
-    """SQL expression for the id in a text cell, and the rules for unusable ones.
+    """SQL expression for the id in a text cell, and the rules for unusable cells.
 
     Args:
         cell: Expression for the raw id as text.
@@ -333,7 +333,7 @@ def _is_placeholder(id_: str) -> str:
 
 
 def rules_of(column: Column) -> tuple[str, list[Rule]]:
-    """SQL condition that lets usable cells of a column without ids skip its rules, and the rules.
+    """SQL condition under which cells of a column without ids skip the column's rules, and the rules.
 
     A rule applies to cells for which neither the condition nor an earlier rule does.
     """
@@ -375,7 +375,7 @@ REMEDIES = {
 
 
 def _seen(role: Role, name: str) -> list[Rule]:
-    """Rules by what unreadable cells look like, the last one for anything else."""
+    """Return rules for unreadable cells, one per recognised form; the last one applies to all other cells."""
     comma = ("a decimal comma", f"regexp_full_match({name}, '[-+ 0-9.]*,[0-9]+ *')")
     if role is Role.TIMESTAMP:
         code = ErrorCode.INVALID_INTEGER_FORMAT
@@ -390,7 +390,7 @@ def _seen(role: Role, name: str) -> list[Rule]:
 
 
 def value_sql(column: Column) -> str:
-    """SQL expression for the value of a usable cell without an id; on other cells a value or NULL, never an error.
+    """SQL for the value of a usable cell in a column without ids; on other cells some value or NULL, no error.
 
     Types: BIGINT epoch seconds for times, DOUBLE for numbers, VARCHAR or VARCHAR[] for categories. Missing values
     are NULL.

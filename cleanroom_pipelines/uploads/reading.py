@@ -79,7 +79,7 @@ class Checked:
         return " AND ".join(f"e{position} IS NULL" for position in range(len(self.columns)))
 
     def value(self, role: Role) -> str | None:
-        """Name of the value of the column with a role, if there is one."""
+        """Return the name of the view's value column for a role; None if no column has the role."""
         return next((f"v{i}" for i, column in enumerate(self.columns) if column.role is role), None)
 
     @property
@@ -133,7 +133,7 @@ def read(
 
 
 def columns_of(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> tuple[Column, ...]:
-    """The declared columns of a table with their types, whether or not they suit; all must exist."""
+    """Return a table's declared columns with their types, whether or not the types suit; all must exist."""
     return _merged(_typed_runs(tables, declared))
 
 
@@ -164,7 +164,7 @@ def _typed_runs(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> _Ru
 
 
 def _merged(runs: _Runs) -> tuple[Column, ...]:
-    """One column for each column of all files; the same for every order of the files."""
+    """Merge the types of each column in all files into one `Column`, whatever the order of the files."""
     merged = []
     for columns in zip(*(typed for _, typed in runs), strict=True):
         known = [column for column in columns if column.kind != cells.NULL] or columns
@@ -235,7 +235,7 @@ def _n_rows(path: Path) -> int:
 
 
 def _raw(position: int, column: Column, *, is_text: bool) -> str:
-    """The cells of a column in the first layer: `c0` for ids, otherwise value and error."""
+    """Return SQL for a column's cells in the first layer: `c0` for ids, otherwise value `v0` and error `e0`."""
     if not column.role.is_id:
         usable, rules = cells.rules_of(column)
         return f"{cells.value_sql(column)} AS v{position}, {cells.error_sql(rules, usable)} AS e{position}"
@@ -246,7 +246,7 @@ def _raw(position: int, column: Column, *, is_text: bool) -> str:
 
 
 def _nothing(position: int, column: Column, *, is_text: bool) -> str:
-    """The cells of a column that has a type in other files only."""
+    """Return SQL for the NULL cells of a column that has a type only in other files."""
     if column.role.is_id:
         return f"CAST(NULL AS {'VARCHAR' if is_text else 'BIGINT'}) AS c{position}"
     type_ = {Role.TIMESTAMP: "BIGINT", Role.NUMERICAL_FEATURE: "DOUBLE"}.get(column.role, "VARCHAR")
@@ -258,7 +258,7 @@ def _nothing(position: int, column: Column, *, is_text: bool) -> str:
 
 
 def _facts(engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool) -> tuple[IdFacts | None, ...]:
-    """Find what the columns of ids contain.
+    """Return the facts about each column of ids that needs them; None for all other columns.
 
     Args:
         engine: Engine with the first layer.
@@ -281,7 +281,7 @@ def _facts(engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool
 
 
 def _is_exact(column: Column) -> bool:
-    """Whether the column holds names of items as text, which are not changed."""
+    """Whether the column holds item ids as text, which are read unchanged."""
     return column.role is Role.ITEM_ID and column.kind == cells.TEXT
 
 
@@ -295,7 +295,7 @@ def _is_number(column: Column) -> bool:
 
 
 def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, tuple[Rule, ...]]:
-    """Value and error of a column in the second layer, and its rules."""
+    """Return SQL for a column's value and error in the second layer, and the column's rules."""
     if not column.role.is_id:
         return f"v{position}, e{position}", tuple(cells.rules_of(column)[1])
     value = f"c{position}"
@@ -366,9 +366,9 @@ def invalid_rows_reason(
 
 
 def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -> int:
-    """Reject a list of ids that cannot be read to the letter; missing ids and placeholders are left out.
+    """Reject a list in which some ids or lines cannot be read exactly; missing ids and placeholders are allowed.
 
-    Left out without a word, such ids of an exclusion would deliver the people whom it should exclude.
+    If such ids were silently left out of an exclusion, the people whom it should exclude would be delivered.
 
     Args:
         engine: Engine with the table.

@@ -222,12 +222,12 @@ class ValidationReport(Document):
         return self.n_rows - self.n_invalid_rows
 
     def with_warnings(self, *sentences: str, drop: str | None = None) -> Self:
-        """Return the report with warnings before its others, and without those that contain a text."""
+        """Return the report with new warnings first, and without earlier ones that contain a given text."""
         kept = [each for each in self.table.warnings if drop is None or drop not in each]
         return replace(self, table=replace(self.table, warnings=(*sentences, *kept)))
 
     def as_dict(self) -> dict[str, Any]:
-        """The contract's JSON shape."""
+        """Return the report in the contract's JSON shape."""
         report = super().as_dict()
         if not report["table"]["warnings"]:
             # as reports were written before there were warnings

@@ -46,14 +46,14 @@ def with_counts(
     row_number: Callable[[int], int],
     settings: EngineSettings,
 ) -> ValidationReport:
-    """Add the figures of all valid rows to a report.
+    """Add figures of all valid rows to a report: duplicates, users, and warnings about ids on too many rows.
 
     Args:
         report: The report on the rows.
         rows: The valid rows, with `row_number` among the readable rows.
         key: The unique key; later rows with an equal key are duplicates.
-        row_number: From a row number among readable rows to one among all rows.
-        settings: The engine's.
+        row_number: Converts a row number among readable rows into one among all rows.
+        settings: Settings of the engine.
 
     Returns:
         The report with duplicates, users, and warnings of ids that hold at least a fifth of the rows.
@@ -110,7 +110,7 @@ def _recorded_duplicates(engine: Engine, key: Key, row_number: Callable[[int], i
 
 
 def _heavy_ids(engine: Engine, key: Key, n_rows: int) -> tuple[str, ...]:
-    """A sentence for each column of ids in which one id holds too many rows: its share, never the id."""
+    """Return a warning for each column in which one id is on too many rows: it shows the share, never the id."""
     names = {column: name for column, name in zip(key.columns, key.names, strict=True) if name.endswith("_id")}
     step = max(1, n_rows // _HEAVY_SAMPLE_ROWS)
     if n_rows < HEAVY_ROWS:
@@ -128,7 +128,7 @@ def _heavy_ids(engine: Engine, key: Key, n_rows: int) -> tuple[str, ...]:
 
 
 def _rows_of_heaviest(engine: Engine, column: str, sample: pa.ChunkedArray) -> int:
-    """On how many rows the id is that is on most of a sample; 0 if even there it is on few."""
+    """Return the number of rows with the id that is most frequent in a sample; 0 if it is rare even there."""
     counts = pc.value_counts(sample).flatten() if len(sample) else None
     if counts is None or pc.max(counts[1]).as_py() < HEAVY_SHARE / 2 * len(sample):
         return 0

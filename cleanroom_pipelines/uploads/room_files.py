@@ -62,7 +62,7 @@ class _Shape:
     last_cells: frozenset[str] = field(repr=False)
 
     def fits(self, sizes: Sequence[int]) -> bool:
-        """Whether it splits the records into one of several numbers of columns, above 1."""
+        """Whether one of the expected numbers of columns, above 1, is the most common one."""
         return any(
             size > 1 and size in self.record_sizes and _is_most_common(self.record_sizes, size) for size in sizes
         )
@@ -183,9 +183,9 @@ def scan_sql(file: RoomFile, n_columns: int) -> str:
 
 
 class DecimalTails:
-    """Whether the decimal tails of a file's ids mean nothing: where all ids of a column are whole numbers.
+    """Finds columns in which the decimal tails of ids mean nothing, because all ids are whole numbers.
 
-    Few files have such ids, so a column is read for this only when the first one has been seen.
+    Few files have such ids, so a column is read for this only after its first id with a decimal tail.
 
     Args:
         engine: Settings of the engine.

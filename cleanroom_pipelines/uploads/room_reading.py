@@ -389,7 +389,7 @@ class _Part:
     def _judge(
         self, column: "RoomColumn", position: int, ids: pa.Array, kind: MatchingId | None, tails: DecimalTails
     ) -> "tuple[pa.Array, JudgedIds, list[CellErrors]]":
-        """Return the ids of a column without meaningless decimal tails, which are valid, and the errors."""
+        """Return a column's ids without meaningless decimal tails, which of them are valid, and the errors."""
         from cleanroom_pipelines.uploads import room_schemas, schemas
 
         is_user = column.cell is room_schemas.Cell.USER_ID or kind is None
@@ -508,7 +508,7 @@ def _sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
 
 
 def _typed(engine: Engine, column: "RoomColumn", name: str) -> "RoomColumn":
-    """Note whether a column of ids in a type with decimals holds whole numbers only; UUIDs are read as text."""
+    """Return a column of ids, marked as whole if its decimals all are, and as text if its type is UUID."""
     if column.is_id and column.kind == cells.OTHER:
         types = engine.fetch(f"SELECT typeof({name}) AS type FROM upload LIMIT 1")["type"].to_pylist()
         return replace(column, kind=cells.TEXT) if types == ["UUID"] else column
@@ -573,7 +573,7 @@ def _hashes_of(destination: str, hasher: ActivationHasher, kind: MatchingId, ids
 
 
 def _share_done(engine: Engine, file: RoomFile) -> Callable[[pa.RecordBatch], float]:
-    """Progress by rows for Parquet, and roughly by bytes for text, since a batch and its text differ in size."""
+    """Return a function that estimates the share of a file read so far: by rows (Parquet) or bytes (text)."""
     if file.format == "parquet":
         total = float(engine.fetch("SELECT count(*) AS n FROM upload")["n"][0].as_py())
     else:

@@ -77,7 +77,7 @@ class RoomColumn:
 
     @property
     def may_be_whole(self) -> bool:
-        """Whether its cells are ids in a type with decimals, as a column of whole numbers with gaps gets it."""
+        """Whether the ids have a type with decimals, as columns of whole numbers with missing cells often do."""
         return self.is_id and self.kind in (cells.FLOAT, cells.DECIMAL)
 
     @property

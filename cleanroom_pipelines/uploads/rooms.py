@@ -309,7 +309,7 @@ def _reports_of(
     kept: Mapping[str, ValidationReport] = MappingProxyType({}),
     warnings: Mapping[Dataset, str] = MappingProxyType({}),
 ) -> dict[str, ValidationReport]:
-    """The reports of kept and new datasets; a kept one may have warned of a table that is now another one."""
+    """Return the reports of kept and new datasets, with outdated warnings about the matching table replaced."""
     old = {name: report.with_warnings(drop=_IN_MATCHING) for name, report in kept.items()}
     reports = old | {dataset.key: part.report for dataset, part in read.items()}
     return reports | {
@@ -329,7 +329,7 @@ def _write_base(
     out: Path,
     reading: Reading,
 ) -> tuple[dict[str, Any], dict[Dataset, str]]:
-    """Write the Parquet files of a base audience, count their rows, and warn of tables without common users."""
+    """Write a base audience's Parquet files; return their counts, and warnings of tables that share no users."""
     has = {dataset: dataset in read or dataset in keep for dataset in BASE_DATASETS}
     n_embeddings = kept.counts["n_embeddings"] if kept and Dataset.EMBEDDINGS in keep else 0
     if Dataset.EMBEDDINGS in read:
@@ -370,7 +370,7 @@ def _write_base(
 def _warnings_of_strangers(
     engine: Engine, has: Mapping[Dataset, bool], read: Collection[Dataset]
 ) -> dict[Dataset, str]:
-    """A sentence for each dataset of which no user is in the matching table, so that none can be matched."""
+    """Return a warning for each dataset of which no user is in the matching table."""
     found = {}
     for dataset in (Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS):
         table = f"new_{dataset.key}" if dataset in read else dataset.key

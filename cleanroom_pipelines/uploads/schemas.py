@@ -53,7 +53,7 @@ def table_schemas(rules: Sequence[Sequence[Rule]]) -> list[pandera.DataFrameSche
 
 
 def batch_errors(parts: Sequence[pandera.DataFrameSchema], batch: pa.RecordBatch) -> list[CellErrors]:
-    """Validate one batch lazily.
+    """Validate one batch with pandera, collecting all errors.
 
     Args:
         parts: Schemas from `table_schemas`.

@@ -95,7 +95,7 @@ class Tally:
         return ColumnReport(name, recorder.n_total, tuple(recorded))
 
     def with_lines(self, table: TableReport) -> TableReport:
-        """Add the lines that could not be parsed to a table's report."""
+        """Return a table's report with the lines that could not be parsed."""
         found = list(zip(self.rejected_after, self.rejected_codes, strict=True))[:MAX_RECORDED_ERRORS]
         recorded = (RecordedError(code, MESSAGES[code], after + i) for i, (after, code) in enumerate(found, 1))
         return replace(table, n_errors=len(self.rejected_after), recorded=tuple(recorded))

@@ -47,7 +47,7 @@ def list_objects(bucket: "RemoteBucket", key: str) -> Listing:
 
 
 def columns_of_objects(bucket: "RemoteBucket", key: str, scratch: Path, what: str) -> tuple[str, ...]:
-    """Read the column names of a source: of parquet only the footer, else the smallest file.
+    """Read a source's column names from its smallest file; of a parquet file, only the footer is read.
 
     Raises:
         InputError: As for `list_objects`, or the header cannot be read.
@@ -68,7 +68,7 @@ def columns_of_objects(bucket: "RemoteBucket", key: str, scratch: Path, what: st
 
 
 def _find(bucket: "RemoteBucket", key: str) -> tuple[Sequence[tuple[ObjectEntry, str]], str]:
-    """The objects of a source with their relative paths, and the path or glob below their folder."""
+    """Return a source's objects with their relative paths, and the path or glob to read in their folder."""
     root, pattern = _root_of(key)
     if key and not pattern and (single := bucket.find(key)) is not None and single.n_bytes:
         name = key.rpartition("/")[2]
@@ -157,7 +157,7 @@ def _copy(bucket: "RemoteBucket", entry: ObjectEntry, target: Path, check: Calla
 
 
 def _parquet_columns(bucket: "RemoteBucket", entry: ObjectEntry, what: str) -> tuple[str, ...]:
-    """Read a parquet file's footer: the metadata, their length in 4 bytes, and the format's 4 letters."""
+    """Read a parquet file's column names from its footer (metadata, their length in 4 bytes, 4 letters)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

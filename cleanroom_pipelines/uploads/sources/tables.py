@@ -124,7 +124,7 @@ def columns_of_delta(location: DeltaLocation) -> tuple[str, ...]:
 
 
 def list_database(location: DatabaseLocation, connection: Connection) -> Listing:
-    """Describe the rows of a table or query; each reading fetches them anew, in one statement.
+    """Return a listing for a database table or query; each reading fetches all rows anew, in one statement.
 
     Raises:
         ConfigurationError: The driver is not installed.
@@ -204,7 +204,7 @@ def _querying(
 
 
 def _driver_of(connection: Connection) -> str:
-    """Path of an installed driver's library, else its name, which the driver manager looks up."""
+    """Return the path of an installed driver's library, or else the driver's name, for the driver manager."""
     if not _DRIVER.fullmatch(connection.driver):
         raise ConfigurationError(
             "The name of the ADBC driver is invalid.",
@@ -219,7 +219,7 @@ def _driver_of(connection: Connection) -> str:
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
-    """The type that parquet stores; drivers report types that Arrow lacks as extensions of others."""
+    """Return the type to store in parquet: drivers report types that Arrow lacks as extension types."""
     return type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
 
 
