@@ -1,7 +1,7 @@
 """Callers of the lookalike (AWS) API, and the API's errors.
 
 Lives here: the closed table of the API's errors, and the mapping of core errors to them.
-Add here when AWS adds an error, or the core one that can reach clients.
+Add here when AWS adds an error, or the core adds an error that can reach clients.
 Keep out: writing responses as HTTP (`wire.py`).
 """
 

@@ -154,7 +154,7 @@ def parse_timestamp(value: Any) -> datetime:
 
 
 def from_text(shape: Shape, text: str) -> Any:
-    """Convert a query parameter or header to its shape's type; return the text itself if it does not fit."""
+    """Convert the text of a query parameter or header to its shape's type; return the text if this fails."""
     if shape.kind in _BITS and _INTEGER.fullmatch(text):
         return int(text)
     if shape.kind == "boolean":
@@ -163,7 +163,7 @@ def from_text(shape: Shape, text: str) -> Any:
 
 
 def _typed(kind: str, value: Any) -> Any:
-    """Return the value as the kind's Python type; None if it has another type."""
+    """Return a JSON value as the Python type for a kind of shape; None if the value has another type."""
     match kind, value:
         case ("boolean", bool()) | ("string", str()):
             return value
@@ -185,7 +185,7 @@ def _finite(value: float) -> float | None:
 
 
 def _violations(shape: Shape, value: Any) -> Iterator[str]:
-    """Yield the constraints that a plain value violates."""
+    """Yield a message for each constraint of a shape that a string, number or boolean violates."""
     if isinstance(value, str):
         if _UNSTORABLE.search(value):
             yield "Member must be text without U+0000 and unpaired surrogates"

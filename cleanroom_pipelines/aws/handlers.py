@@ -1,4 +1,4 @@
-"""The handlers of the operations.
+"""The handler of each operation of the lookalike (AWS) API.
 
 Lives here: all handlers by operation name.
 Add here when AWS adds an operation.

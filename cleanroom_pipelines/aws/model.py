@@ -177,7 +177,7 @@ def _too_old(what: str) -> ConfigurationError:
 
 
 class _Builder:
-    """Converts the model's JSON into shapes, each built once."""
+    """Converts the service model's JSON into operations and shapes; builds each shape once."""
 
     def __init__(self, shapes: Mapping[str, Mapping[str, Any]]) -> None:
         self._shapes = shapes

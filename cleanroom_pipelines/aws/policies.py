@@ -106,7 +106,7 @@ class Policy:
     statements: tuple[PolicyStatement, ...]
 
     def speaks_to(self, account: str) -> bool:
-        """Check whether any statement could allow an account some action if its conditions held.
+        """Check whether any statement could allow an account some action if the statement's conditions held.
 
         Args:
             account: 12 digits.
@@ -166,7 +166,7 @@ def allows(
     resource_arn: str,
     context: Mapping[str, str | Sequence[str]],
 ) -> bool:
-    """Check whether a policy allows an account an action on a resource: one statement allows, none denies.
+    """Check whether a policy allows an account to act on a resource: a statement allows it, and none denies it.
 
     Args:
         policy: The policy.
@@ -261,7 +261,7 @@ def matches_wildcards(pattern: str, text: str) -> bool:
 
 
 def _can_begin(pattern: str, beginning: str) -> bool:
-    """Check whether a pattern matches any text with this beginning."""
+    """Check whether a pattern matches at least one text that starts with `beginning`."""
     return _reached(_with_single_stars(pattern), beginning) != 0
 
 
@@ -270,7 +270,7 @@ def _with_single_stars(pattern: str) -> str:
 
 
 def _reached(pattern: str, text: str) -> int:
-    """Return which prefixes of a pattern match a text: bit k stands for its first k characters.
+    """Return which prefixes of a pattern match a text: bit k stands for the pattern's first k characters.
 
     All alternatives are followed at once, as the bits of one integer, so that there is no backtracking.
     """
@@ -303,7 +303,7 @@ def _like(values: tuple[str, ...], given: str) -> bool:
 
 @dataclass(frozen=True)
 class _Operator:
-    """How a condition operator compares a key.
+    """How a condition operator compares a request's values with those of the policy.
 
     Args:
         compares: Checks whether a given value is one of the policy's values.
@@ -348,7 +348,7 @@ def _applies(
 
 
 def _means(pattern: str, arn: str) -> bool:
-    """Check whether a pattern matches an ARN; both have six parts, so wildcards cannot cross a colon."""
+    """Check whether a pattern matches an ARN; no wildcard matches a colon, because both have exactly six parts."""
     return pattern == "*" or matches_wildcards(pattern, arn)
 
 
@@ -378,7 +378,7 @@ def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: s
 
 
 def _lower(text: str) -> str:
-    """Convert ASCII letters to lower case; some other letters would become ASCII ones."""
+    """Convert only ASCII letters to lower case, because some other letters would turn into ASCII letters."""
     return "".join(each.lower() if each.isascii() else each for each in text)
 
 
@@ -392,7 +392,7 @@ class _RejectedError(Exception):
 
 
 class _Reader:
-    """Parses a document that belongs to one resource."""
+    """Parser of the policy document of one resource."""
 
     def __init__(self, resource_arn: str) -> None:
         self._arn = resource_arn
@@ -532,7 +532,7 @@ def _condition_key(where: str, name: str, operator: _Operator) -> str:
 
 
 def _strings(where: str, value: Any) -> list[tuple[str, str]]:
-    """Return a string or each of a list of strings, with its path."""
+    """Return the strings of a value that is one string or a list of strings, each as (path, string)."""
     if isinstance(value, str):
         return [(where, _plain(where, value))]
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
@@ -564,12 +564,12 @@ def _check_elements(where: str, value: Any, known: frozenset[str], *, required: 
 
 
 def _shown(name: str) -> str:
-    """Return an element's name if it looks like one, since it may be data instead."""
+    """Return the name of an element for a message; `(unknown)` if it may be data instead of a name."""
     return name if _NAME.fullmatch(name) else "(unknown)"
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Reject repeated keys, of which most parsers keep the last and some the first."""
+    """Build a JSON object from its pairs; reject repeated keys, because parsers differ in which one they keep."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

@@ -262,7 +262,7 @@ def _json(value: Any) -> bytes:
 
 
 def _plain(shape: Shape, value: Any, is_strict: bool) -> Any:
-    """Convert a value for JSON: wire names, no None, timestamps as text."""
+    """Convert an output value for JSON: use wire names, omit members that are None, write timestamps as text."""
     match shape.kind:
         case "structure":
             there = {name: each for name, each in value.items() if each is not None}

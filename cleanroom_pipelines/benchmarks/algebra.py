@@ -178,7 +178,7 @@ def _seconds(runs: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _ratio(measured: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, float]:
-    """Ours as a multiple of the best of the others, separately for each measure."""
+    """Return our time as a multiple of the best time of the others, by measure."""
     found = {}
     for measure in ("seconds", "cpu_seconds"):
         best = min((measured[way][measure] for way in others if measure in measured[way]), default=None)
@@ -223,7 +223,7 @@ def _run(way: str, question: str, folder: Path, out: Path, settings: AlgebraSett
 
 
 def _digest(out: Path) -> tuple[int, int]:
-    """The number of rows and the sum of their hashes: equal for equal ids in any order."""
+    """Return the number of rows and the sum of their hashes, which do not depend on the order of the rows."""
     with open_engine(paths=[out]) as engine:
         engine.scan("found", find_tables(out))
         sums = engine.fetch(
@@ -251,7 +251,7 @@ def write_lists(folder: Path, settings: AlgebraSettings) -> None:
 
 
 def write_room(folder: Path, settings: AlgebraSettings) -> None:
-    """Write a room's base audience and a hashed seed of a tenth of its rows, half of which match."""
+    """Write a room's base audience, and a hashed seed a tenth of its size; half of the seed's rows match."""
     n_seed = round(settings.n_ids * _SEED_SHARE)
     users = "SELECT md5(CAST(number AS VARCHAR)) AS user_id FROM range(?) AS ids(number)"
     with open_engine(EngineSettings(threads=settings.threads), paths=[folder]) as engine:

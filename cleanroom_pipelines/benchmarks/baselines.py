@@ -72,7 +72,7 @@ def random(table: UserFeatures, seed: Int64) -> Float64:
 
 
 def activity(table: UserFeatures, seed: Int64) -> Float64:
-    """Score users by their activity, whatever the seed."""
+    """Score users by their activity, regardless of the seed."""
     return np.asarray(table.counts.sum(axis=1), dtype=np.float64).ravel()
 
 
@@ -82,7 +82,7 @@ def als_centroid(table: UserFeatures, seed: Int64) -> Float64:
 
 
 def lightgbm_raw(table: UserFeatures, seed: Int64) -> Float64:
-    """LightGBM with its defaults on raw counts and the 100 most frequent items."""
+    """Score users by LightGBM with its defaults, on the raw counts in `table.raw`."""
     import lightgbm
 
     parameters = {"objective": "binary", "verbose": -1, "num_threads": 2, "seed": table.random_seed}
@@ -91,7 +91,7 @@ def lightgbm_raw(table: UserFeatures, seed: Int64) -> Float64:
 
 
 def logistic_tfidf(table: UserFeatures, seed: Int64) -> Float64:
-    """Balanced logistic regression on TF-IDF rows with scikit-learn's defaults."""
+    """Score users by balanced logistic regression on TF-IDF rows, with scikit-learn's defaults."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(class_weight="balanced", max_iter=300)
@@ -99,7 +99,7 @@ def logistic_tfidf(table: UserFeatures, seed: Int64) -> Float64:
 
 
 def nearest_neighbours(table: UserFeatures, seed: Int64) -> Float64:
-    """Mean of the 10 best TF-IDF cosines to seed users."""
+    """Score users by the mean of their 10 largest TF-IDF cosines to seed users."""
     seed_rows = table.tfidf[seed].T.tocsc()
     best = np.zeros(table.counts.shape[0])
     k = min(10, len(seed))

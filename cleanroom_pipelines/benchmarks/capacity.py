@@ -21,7 +21,7 @@ SIZES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 
 @dataclass(frozen=True)
 class Line:
-    """A linear cost.
+    """A cost that grows linearly with the number of interactions or users.
 
     Args:
         fixed: Cost at size 0; at least 0.
@@ -78,7 +78,7 @@ _KEPT = {
 
 
 def costs_of(result: Mapping[str, Any]) -> dict[str, Costs]:
-    """The costs of each step on each engine, by `engine: step`.
+    """Return the costs of each step on each engine; the keys have the form `engine: step`.
 
     Args:
         result: The result of `scale.run_scale` for two or more sizes; the first and the last are used.

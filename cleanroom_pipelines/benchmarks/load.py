@@ -128,7 +128,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class _Timed:
-    """Timing of one call: due, sent and answered, in seconds of one clock."""
+    """When one call was due, was sent and was answered, in seconds of the same clock."""
 
     operation: str
     due: float
@@ -200,7 +200,7 @@ class Connection:
 
 
 def _written(name: str, parameters: Mapping[str, Any]) -> tuple[str, str, bytes]:
-    """Method, target and body of a call, without validation."""
+    """Return the method, target and body of a call, without validating its parameters."""
     operation = operations()[name]
     members = {member.wire_name: member for member in operation.input.members.values()}
     path = "".join(
@@ -741,7 +741,7 @@ def check(catalog: Catalog, accounts: Sequence[LoadAccount], clients: Sequence[L
 
 
 def _listed(connection: Connection) -> Iterator[tuple[str, str, str]]:
-    """All resources that an account can list, page by page."""
+    """Yield all resources that an account can list, page by page."""
     for noun, (_, member) in _LISTS.items():
         page: dict[str, Any] = {}
         while page is not None:
@@ -763,7 +763,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _fsync_milliseconds(folder: Path) -> float:
-    """Median milliseconds to write 4 KiB to disk with fsync."""
+    """Measure the median time to write 4 KiB to disk with fsync, in milliseconds."""
     took = []
     with (folder / "fsync").open("wb") as stream:
         for _ in range(21):

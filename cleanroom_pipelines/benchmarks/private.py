@@ -86,7 +86,7 @@ def run_private(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Rank for the same seeds privately, with the ensemble and with logistic regression.
+    """Compare private lookalikes, the ensemble and logistic regression on the same seeds.
 
     Args:
         data: Data set; None for a population of 50,000 with ten planted groups.
@@ -159,7 +159,7 @@ def private_table(result: Mapping[str, Any]) -> str:
 def _private(
     model: Model, seed: Int64, members: Int64, rng: np.random.Generator, folder: Callable[[], Path]
 ) -> dict[str, Any]:
-    """Recall of a private ranking, averaged over a few draws, and the error of its released figure."""
+    """Return a private ranking's recall, averaged over noise draws, and the errors of its released recall."""
     choice = choose(len(seed))
     ids = model.user_ids().take(pa.array(seed))
     exact = seed_sum(model.folder, ids, choice.d)

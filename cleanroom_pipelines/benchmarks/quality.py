@@ -288,7 +288,7 @@ def _run_kind(
 
 
 def table_of(model: Model, random_seed: int) -> UserFeatures:
-    """The baselines' input data for a model's users."""
+    """Return the baselines' input data for a model's users."""
     shards = [model.shard(shard) for shard in range(model.n_shards)]
     counts = sp.vstack(
         [
@@ -338,7 +338,7 @@ def _users_schema(source: Source) -> UsersSchema:
 
 
 def our_scores(model: Model, seed: Int64, settings: GenerationSettings) -> Float64:
-    """(N,) the ensemble's scores of all users."""
+    """Return the ensemble's scores of all users, shape (N,)."""
     with open_engine() as engine, one_blas_thread():
         population = arrange(_candidates(model, seed), settings)
         rows = gather_rows(engine, model, population.sample)
@@ -354,7 +354,7 @@ def _candidates(model: Model, seed: Int64) -> Candidates:
 
 
 def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) -> dict[str, float]:
-    """Our estimated recall for a random seed, and whether its interval covers the expected share."""
+    """Return our estimated recall for a random seed, and whether its interval covers the expected recall."""
     with open_engine() as engine, one_blas_thread():
         fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(Runtime()))
         held_out = fit.held_out
@@ -368,7 +368,7 @@ def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) ->
 
 
 def measure_ranking(scores: Float64, members: Int64, seed: Int64) -> dict[str, float]:
-    """Recall among the non-seed users (ties ordered by the users' hashes), and AUC.
+    """Return a ranking's recall and AUC among the non-seed users; the users' hashes break ties.
 
     Args:
         scores: (n,) score of every user, in order of the users' hashes.
@@ -549,7 +549,7 @@ def _null_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Ite
 
 
 def complete_journey(scratch: Path) -> Data:
-    """The Complete Journey package data: a year of grocery transactions, demographics, campaign responders.
+    """Return the Complete Journey package data: a year of grocery transactions, demographics, campaign responders.
 
     Args:
         scratch: Existing directory for the converted tables.

@@ -205,7 +205,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, rep
 
 
 def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Spark's time as a multiple of DuckDB's, by step."""
+    """Return Spark's time as a multiple of DuckDB's time, by step."""
     seconds = {step["step"]: step["seconds"] for step in steps if "seconds" in step}
     return {
         label.removeprefix("spark: "): value / seconds[label.replace("spark: ", "duckdb: ")]
@@ -215,7 +215,7 @@ def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _seed(data: SyntheticSettings, n: int) -> list[str]:
-    """Seed users of one interest, and of the next ones if it has too few."""
+    """Return n seed users of one interest, and of the next interests if the first has too few users."""
     ids: list[str] = []
     for interest in range(_SEED_INTEREST, _SEED_INTEREST + data.n_interests):
         if len(ids) >= n:
@@ -289,7 +289,7 @@ def _spark_settings(folder: Path, log: Path) -> Path:
 
 
 def _spark_metrics(log: Path) -> dict[str, int]:
-    """Shuffled, spilled and peak execution bytes of one step's tasks, from Spark's event log."""
+    """Read the shuffled, spilled and peak execution bytes of one step's tasks from Spark's event log."""
     shuffled, spilled, held = 0, 0, 0
     for file in log.iterdir():
         with file.open(encoding="utf-8") as lines:
@@ -314,7 +314,7 @@ def _sizes(folder: Path) -> Iterable[int]:
 
 
 def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Cost of training per additional million interactions, or users if the interactions are about equal.
+    """Return the cost of training per million more interactions, or users if interactions are about equal.
 
     Args:
         rows: The sizes of a result, smallest first.

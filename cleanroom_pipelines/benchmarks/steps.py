@@ -113,7 +113,7 @@ def _export(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The table (user number, item number, interactions) that every peer starts from."""
+    """Write the table (user number, item number, interactions) from which every peer starts."""
     from cleanroom_pipelines.engine import find_tables, open_engine
 
     tables = find_tables(arguments["interactions"])

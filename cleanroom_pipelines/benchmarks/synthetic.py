@@ -39,7 +39,7 @@ class SyntheticSettings:
 
 
 def interest_of(settings: SyntheticSettings, users: Int64) -> Int64:
-    """The planted interest of each user, by the user's number."""
+    """Return the planted interest of each user, given the users' numbers."""
     return ((users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)).astype(
         np.int64
     ) % settings.n_interests
@@ -86,7 +86,7 @@ def write_interactions(settings: SyntheticSettings, folder: Path) -> int:
 
 
 def seed_ids(settings: SyntheticSettings, interest: int, n: int) -> list[str]:
-    """Up to n user ids of one interest."""
+    """Return up to n user ids of one interest."""
     users = np.arange(settings.n_users)
     members = users[interest_of(settings, users) == interest]
     chosen = np.random.default_rng([settings.random_seed, interest]).permutation(members)[:n]

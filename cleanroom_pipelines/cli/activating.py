@@ -178,7 +178,7 @@ def _removed_on_failure(folder: Path | None) -> Iterator[None]:
 
 
 class _Users:
-    """The users of one size, best first, and the requested number."""
+    """The users to deliver, best first, with their requested number and warnings."""
 
     def __init__(self, user_ids: "Iterator[pa.Array]", requested: int, available: int) -> None:
         self.user_ids = user_ids
@@ -227,7 +227,7 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
 
 @contextmanager
 def _opened(tables: "TableFiles", settings: Any) -> "Iterator[tuple[Engine, Path]]":
-    """An engine that can read the files, and a folder for it to write to."""
+    """Yield an engine that can read the tables, and a temporary folder to which the engine can write."""
     from cleanroom_pipelines.engine import open_engine
 
     with (
@@ -238,7 +238,7 @@ def _opened(tables: "TableFiles", settings: Any) -> "Iterator[tuple[Engine, Path
 
 
 def _population(ranking: Path) -> int | None:
-    """The number of scored users, including the seed, that percentages refer to; None if unknown."""
+    """Return the number of scored users, seed included, to which percentages refer; None if unknown."""
     import json
 
     try:
@@ -255,7 +255,7 @@ def _population(ranking: Path) -> int | None:
 def _activation(
     destination: str | None, format_: str | None, ids: Path | None, settings: Any
 ) -> "Iterator[tuple[str, Any, list[str], _IdsOfUsers | None]]":
-    """The format of a list of users, the activation of a destination, warnings of ids left out, and the ids."""
+    """Yield the list's format, the destination's activation, warnings about omitted ids, and the ids of users."""
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
     from cleanroom_pipelines.delivery.writing import Activation
     from cleanroom_pipelines.terms import MatchingId
@@ -324,7 +324,7 @@ class _IdsOfUsers:
                 yield hash_ids(where, kind, batch.column(0), batch.column(place))
 
     def noting(self, users: "Iterator[pa.Array]") -> "Iterator[pa.Array]":
-        """Pass users on, and keep the first million of them."""
+        """Yield batches of users unchanged, and keep the first million users for `why_none`."""
         n_users = 0
         for batch in users:
             if n_users < _MAX_USERS_COMPARED:
@@ -333,7 +333,7 @@ class _IdsOfUsers:
             yield batch
 
     def why_none(self) -> list[str]:
-        """Why no user of the list has a valid id: a sentence if there are users."""
+        """Return a sentence on why no user of the list has a valid id; nothing if the list is empty."""
         import pyarrow as pa
 
         from cleanroom_pipelines.uploads.likely_causes import no_match

@@ -120,7 +120,7 @@ def generate_audience(
 
 
 def match_users(*, model: Path, seed: str) -> tuple[Any, str]:
-    """Count how many users of a seed a model knows; if none, say why.
+    """Count how many users of a seed a model knows; if none, also return a likely cause.
 
     Raises:
         SeedError: The seed cannot be used.
@@ -187,7 +187,7 @@ def check_model(model: Path) -> None:
 
 @contextmanager
 def _with_match_counts(model: Path, seed: Path) -> Iterator[None]:
-    """Add match counts and a likely cause to a seed error, which omits them: here one person owns both files."""
+    """Add match counts and a likely cause to a seed error, since one person owns both model and seed here."""
     try:
         yield
     except SeedError as error:

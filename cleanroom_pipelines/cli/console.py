@@ -26,7 +26,7 @@ USAGE, DEFECT = 2, 1
 
 
 def open_installation() -> "Installation":
-    """Open the installation that the environment names; imports its modules here, to keep `--help` fast."""
+    """Open the installation that the environment names; imports are local to keep `--help` fast."""
     from cleanroom_pipelines.runs.installation import Installation
 
     return Installation.from_environment()

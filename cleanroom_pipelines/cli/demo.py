@@ -36,7 +36,7 @@ _JOB = "First redeemers of campaign 18"
 
 @dataclass(frozen=True)
 class Catch:
-    """Number of later redeemers in the audience at one size.
+    """Numbers of later redeemers in the audience and in comparison lists of the same size.
 
     Args:
         among: `all households` or `mailed households`.
@@ -143,7 +143,7 @@ def prepare_tables(folder: Path) -> None:
 
 
 def count_catches(installation: Installation, job_id: str, folder: Path) -> list[Catch]:
-    """Count later redeemers at each audience size, compared with random and with the most active households."""
+    """Count later redeemers in the audience, among the most active households and in a random list, by size."""
     version = installation.catalog.resources.current_version(Kind.GENERATION_JOB, job_id)
     if version is None:
         raise CleanroomError("The demo's audience was not built.", remedy="See `cleanroom status`.")

@@ -81,7 +81,7 @@ def _named(installation: Any, name: str) -> Any:
 
 
 def _change(refill: int | None, share: str | None) -> tuple[str, int, str | None]:
-    """The kind of the change, its tenths of a unit, and the organisation that a share limits."""
+    """Return a change's kind, its amount in tenths of a unit, and the organisation that a share limits."""
     from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL, SHARE
     from cleanroom_pipelines.privacy.accounting import TENTHS
 
@@ -124,7 +124,7 @@ def _agree(
 
 
 def _effect(now: Any, kind: str, tenths: int) -> str:
-    """Describe the effect of a change on a pair's budget and bound."""
+    """Describe how a change affects the budget and privacy bound of a pair of organisations."""
     from cleanroom_pipelines.catalog.pairs import SHARE
     from cleanroom_pipelines.privacy import in_units
     from cleanroom_pipelines.runs.budgets import bound_of, ledger_after

@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run the command as click's main does, except that click turns signals and broken pipes into exit code 1."""
+    """Run the command like click's main, except that signals and broken pipes do not become exit code 1."""
     if "_CLEANROOM_COMPLETE" in os.environ:
         cleanroom.main(arguments)  # shell completion; exits the process
     try:

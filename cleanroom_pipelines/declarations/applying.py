@@ -55,7 +55,7 @@ _NEW = "new"
 
 @dataclass(frozen=True)
 class DeclaredChange:
-    """A change to one resource or party object that applying makes, or would make in a dry run.
+    """A change to one resource or party object: made by applying a declaration, or planned in a dry run.
 
     Args:
         action: `create`, `update` (a new version if the content changes) or `keep`.
@@ -79,7 +79,7 @@ def apply_declaration(
     sources_of: Callable[[str], Sources] | None = None,
     dry_run: bool = False,
 ) -> list[DeclaredChange]:
-    """Create missing resources and update changed ones, parents first; never deletes.
+    """Create missing resources and update changed ones, parents first; delete nothing.
 
     A dry run checks the whole declaration first, so an invalid declaration changes nothing.
 
@@ -112,7 +112,7 @@ def apply_declaration(
 
 
 class _Seeds:
-    """The seeds of a declaration; each remote one is fetched once."""
+    """The seeds of a declaration; each remote seed is fetched only once."""
 
     def __init__(self, sources_of: Callable[[str], Sources] | None, stack: ExitStack) -> None:
         self.sources_of = sources_of
@@ -167,7 +167,7 @@ class _Applying:
         return self._changes
 
     def check_tables(self) -> None:
-        """Read the headers of all tables, after a dry run has found the account."""
+        """Read the headers of all tables and seeds; requires that a dry run has found the account."""
         if self._seeds.sources_of is None:
             return
         sources, folder = self._seeds.sources_of(self._account_id), self._declaration.folder
@@ -301,7 +301,7 @@ class _Applying:
         return self._note("update", spec, existing.id)
 
     def _place_seed(self, before: GenerationJob, location: str) -> None:
-        """Store the seed of an updated job if it is still needed, and delete any other copy."""
+        """Record the new seed of an updated job if the job needs it, and delete the copies that are not used."""
         job = self._catalog.get(GenerationJob, before.id)
         newest = self._catalog.resources.newest_version(Kind.GENERATION_JOB, before.id)
         if job.keep_seed or newest.status in OPEN:
@@ -376,7 +376,7 @@ class _Applying:
         return resource_id
 
     def _id_of(self, kind: Kind, name: str) -> str:
-        """The id of a parent, from the same file or the catalogue."""
+        """Return the id of a parent resource, from the same declaration or the catalogue."""
         if (kind, name) in self._ids:
             return self._ids[kind, name]
         try:
@@ -403,7 +403,7 @@ class _Applying:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Add the place in the declaration to errors."""
+    """Add a place in the declaration to the errors raised in the `with` block."""
     try:
         yield
     except CleanroomError as error:

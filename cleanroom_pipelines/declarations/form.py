@@ -125,7 +125,7 @@ class WindowForm(_Form):
 
 
 class Refresh(_Form):
-    """The refresh of a model: interval, moving window, and whether seeds are kept to be ranked again."""
+    """A model's refresh: its interval, its moving training window, and whether its jobs keep their seeds."""
 
     every: Duration
     window: Duration | None = None
@@ -198,7 +198,7 @@ class AccountForm(_Form):
 
 
 class CollaborationForm(_Form):
-    """Accounts, by name or id, that may start jobs on each other's models if the policies allow it."""
+    """Accounts, by name or id, that may start jobs on each other's models if the models' policies allow it."""
 
     name: Text
     members: list[AccountText] = Field(min_length=1)

@@ -190,13 +190,13 @@ class ApplyingParties:
         self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
 
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
-        """Compare the actual terms with the declared ones; a monthly period may have been approved since."""
+        """Check whether a collaboration has the declared terms; a monthly period approved later is accepted."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
 
     def _collaboration_of(self, name: str | None, account: str) -> Collaboration | None:
-        """Find the collaboration of a template; None without one, or if a dry run would create it."""
+        """Find the collaboration of a template; None if it has no collaboration, or a dry run would create it."""
         if name is None:
             return None
         existing = self._collaborations.get(name)

@@ -21,7 +21,7 @@ from cleanroom_pipelines.uploads.sources import Sources, is_remote, parse_source
 
 
 def source_of(folder: Path, text: str) -> str:
-    """Resolve a declared source: a remote one as it is, a path or glob relative to the declaration's folder.
+    """Resolve a path or glob relative to the declaration's folder; return a remote source as it is.
 
     Raises:
         UsageError: It is remote and has an unknown form, or contains credentials.
@@ -36,7 +36,7 @@ def source_of(folder: Path, text: str) -> str:
 
 
 def check_dataset(form: TrainingDatasetForm, folder: Path, sources: Sources) -> None:
-    """Read the headers of a dataset's tables, and reject names that they lack.
+    """Read the headers of a dataset's tables, and reject declared columns that the tables lack.
 
     Raises:
         TrainingDataError: A table is missing, cannot be read, or lacks a declared column.
@@ -62,14 +62,14 @@ def _check_table(
 
 
 def _suggestion(name: str, there: Iterable[str]) -> str:
-    """The most similar column. Only the operator, who declares the table, sees it."""
+    """Suggest the column most similar to a name; only the operator, who declares the table, sees it."""
     by_lower = {column.lower(): column for column in there}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f"Did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def check_seed(seed: Path) -> None:
-    """Read the header of a seed, and reject one without ids.
+    """Read the header of a seed, and reject a seed without a column of ids.
 
     Raises:
         SeedError: It cannot be read, or has no column of ids.

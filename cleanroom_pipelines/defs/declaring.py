@@ -61,7 +61,7 @@ def asset(
 
 
 def dependencies(asset_name: str, inputs: Sequence[str]) -> list[dg.AssetDep]:
-    """Upstream assets, as the graph shows them.
+    """Return an asset's dependencies on its upstream assets, for Dagster's graph.
 
     The metadata names the partitions and versions used: a partition mapping between two kinds can only say "all".
     """

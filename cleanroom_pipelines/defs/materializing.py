@@ -24,7 +24,7 @@ def materialize(
 ) -> Results:
     """Build one partition and yield its materialisation.
 
-    Yields nothing when another run holds the work: the run then succeeds and says so in its log.
+    Yields nothing when another run has claimed the work: the run then succeeds and says so in its log.
 
     Args:
         context: The run.

@@ -184,7 +184,7 @@ def _page_at(place: str) -> Callable[[Resource, Mapping[str, Any]], Metadata]:
 
 
 def _partition_markdown(installation: Installation, record: Resource) -> str:
-    """Name, description, dates, status and linked parents of the partition."""
+    """Describe a resource: its name, description, dates, status and links to its parents."""
     lines = [f"**{_escaped(record.name)}** ({record.kind.words} `{record.id}`)", ""]
     if record.description:
         lines += [_escaped(record.description), ""]
@@ -236,7 +236,7 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def _bars_markdown(metrics: Mapping[str, Any]) -> str:
-    """Recall next to random as text bars: Dagster shows markdown below 1,000 characters without a click."""
+    """Draw recall next to random as text bars; up to 1,000 characters, Dagster shows markdown without a click."""
     sizes = metrics["sizes"][:5]
     lines = ["| size | this audience | random |", "|---|---|---|"]
     for row in sizes:
@@ -247,7 +247,7 @@ def _bars_markdown(metrics: Mapping[str, Any]) -> str:
 
 
 def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Items and feature values that distinguish the seed, one name each, strongest first."""
+    """Return feature values, then items, that distinguish the seed, with their names, each strongest first."""
     items = [{"name": f"item {entry['item_id']}", **entry} for entry in explanation["items"]]
     features = [{**entry, "name": f"{entry['column']} {entry['value']}"} for entry in explanation["features"]]
     return features + items
@@ -291,5 +291,5 @@ def _list_markdown(lines: list[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """User-supplied text, escaped for markdown."""
+    """Escape user-supplied text for markdown."""
     return "".join(f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~" else character for character in text)

@@ -17,7 +17,7 @@ _MAX_BYTES = 70_000  # base64 turns three bytes into four
 
 
 def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
-    """Chart recall next to random, ROC, relevance and lift by size, and score distributions."""
+    """Chart recall with a random ranking's, the ROC curve, relevance and lift by size, and score distributions."""
     figure, axes = _figure(2, 2, 10.5, 7.2)
     _draw_recall(axes[0][0], metrics)
     _draw_roc(axes[0][1], metrics)
@@ -59,7 +59,7 @@ def months(profile: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def overlap(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
-    """Chart the released overlap of each seed audience with the base, or its match rate where sizes are hidden."""
+    """Chart each seed audience's released overlap with the base, or its match rate where sizes are hidden."""
     is_hidden = all(row["overlap_size"] is None for row in rows)
     key, label = ("match_rate", "match rate") if is_hidden else ("overlap_size", "users in both, with noise")
     shown = list(reversed(rows[:20]))
@@ -87,7 +87,7 @@ def affinity(audience_type: str, rows: list[Mapping[str, Any]]) -> dg.MetadataVa
 
 
 def reach(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
-    """Chart the share of held-out source users found at each reach, next to random."""
+    """Chart the share of held-out source users found at each reach, next to a random ranking."""
     figure, axes = _figure(1, 1, 7, 3.6)
     axis = axes[0][0]
     reaches = [row["reach"] for row in rows]

@@ -103,7 +103,7 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 
 
 def room_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """No metadata: the model's numbers belong to the publisher."""
+    """Return no metadata, because the model's numbers belong to the publisher."""
     return {}
 
 
@@ -145,7 +145,7 @@ def _share(value: float | None) -> str:
 
 
 def _budget(document: Mapping[str, Any]) -> Metadata:
-    """The pair's remaining budget and its privacy bound, as of when the asset was built."""
+    """Return the remaining budget and privacy bound of the two data providers when the asset was built."""
     privacy = document.get("privacy")
     if privacy is None:
         return {}

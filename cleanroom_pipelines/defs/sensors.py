@@ -106,7 +106,7 @@ def _ingest_unchanged(
     drops: Iterable[Drop],
     take: Callable[[Installation, Drop], object],
 ) -> dg.SensorResult:
-    """Ingest the files that have not changed since the last tick; the cursor remembers the others."""
+    """Ingest the files that have not changed since the last tick; record the others in the cursor."""
     before: dict[str, list[int]] = json.loads(context.cursor or "{}")
     keys = {drop: opened.key.digest("inbox cursor", os.fsencode(drop.path))[:16] for drop in drops}
     changed = [drop for drop, key in keys.items() if before.get(key) != list(drop.signature)]
@@ -122,7 +122,7 @@ def _ingest_unchanged(
 def _work_requests(
     opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
 ) -> tuple[list[dg.RunRequest], str]:
-    """Run requests for pending versions, or the reason that there are none."""
+    """Return run requests for pending versions, and the reason to report if there are none."""
     by_lane = [_requests_of_lane(opened, instance, unfinished, lane) for lane in Lane]
     reasons = [reason for _, reason in by_lane if reason]
     if not reasons:
@@ -159,7 +159,7 @@ def _requests_of_lane(
 
 
 def _helper_requests(opened: Installation, unfinished: Sequence[dg.DagsterRun]) -> list[dg.RunRequest]:
-    """Run requests for helpers, as many as would find shards to score."""
+    """Return run requests for as many additional helpers as would find shards to score."""
     n_running = sum(run.job_name == score_shards.name for run in unfinished)
     return [dg.RunRequest(job_name=score_shards.name) for _ in range(n_helpers_wanted(opened) - n_running)]
 
@@ -167,7 +167,10 @@ def _helper_requests(opened: Installation, unfinished: Sequence[dg.DagsterRun]) 
 def _deletion_requests(
     opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
 ) -> list[dg.RunRequest]:
-    """One deletion run, unless one is running or nothing can be deleted; stores may be too slow for a tick."""
+    """Request a deletion run, unless one is unfinished or nothing can be deleted.
+
+    Stores may be too slow to delete from them within a tick.
+    """
     is_under_way = any(run.job_name == carry_out_deletions.name for run in unfinished)
     if is_under_way or not find_pending_deletions(opened, instance):
         return []
@@ -177,7 +180,7 @@ def _deletion_requests(
 def _rebuilding_requests(
     opened: Installation, instance: dg.DagsterInstance, unfinished: Sequence[dg.DagsterRun]
 ) -> list[dg.RunRequest]:
-    """One rebuild run, unless one is running or Dagster's storage is complete."""
+    """Request a rebuild run, unless one is unfinished or Dagster's storage is complete."""
     is_under_way = any(run.job_name == rebuild_materializations.name for run in unfinished)
     if is_under_way or has_history(opened, instance):
         return []
@@ -185,5 +188,5 @@ def _rebuilding_requests(
 
 
 def _was_tried(instance: dg.DagsterInstance, run_key: str) -> bool:
-    """Whether a run with this key ended before claiming its version; Dagster would not start another."""
+    """Check whether Dagster has a run with this key, in which case it would not start another one."""
     return bool(instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1))

@@ -157,7 +157,7 @@ class ValidationReport:
         return {"version": self.version, "report": dict(self.report)}
 
     def model_dump(self) -> dict[str, Any]:
-        """Return the same as `as_dict`."""
+        """Return the report in the contract's JSON format, like `as_dict`."""
         return self.as_dict()
 
     def model_dump_json(self, indent: int | None = None) -> str:

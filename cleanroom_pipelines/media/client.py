@@ -301,7 +301,7 @@ class Client:
         return hash_
 
     def call(self, method: Method, **params: Any) -> Any:
-        """Call a method of the protocol; for the classes of this package.
+        """Call a method of the protocol; only the classes of this package use this.
 
         Raises:
             MediaError: The call was rejected or failed.

@@ -67,7 +67,7 @@ class DataLab:
 
     @property
     def id(self) -> str:
-        """Its id, for provisioning it to a data room.
+        """The data lab's id, which is needed to provision the lab to a data room.
 
         Raises:
             NotProvisionedError: Its datasets have not been uploaded yet.
@@ -85,7 +85,7 @@ class DataLab:
         demographics_data_path: Any = None,
         embeddings_data_path: Any = None,
     ) -> None:
-        """Upload the datasets, each in any form that `Client.upload_dataset` accepts, such as a path.
+        """Upload the datasets; each may be a path or any other form that `Client.upload_dataset` accepts.
 
         Args:
             matching_data_path: User ids with their matching ids; for several kinds, one dataset per kind:
@@ -214,27 +214,27 @@ class DataLabBuilder:
         self._activation: list[str] = []
 
     def with_name(self, name: str) -> Self:
-        """Set its name."""
+        """Set the data lab's name."""
         self._name = name
         return self
 
     def with_matching_id_format(self, *matching_id_formats: MatchingId) -> Self:
-        """Set the kinds of matching ids that it contains."""
+        """Set the kinds of matching ids that the data lab contains."""
         self._matching_ids = [_matching_id(each) for each in matching_id_formats]
         return self
 
     def with_demographics(self) -> Self:
-        """Declare that it contains ages and genders."""
+        """Declare that the data lab contains ages and genders."""
         self._has_demographics = True
         return self
 
     def with_segments(self) -> Self:
-        """Declare that it contains segments."""
+        """Declare that the data lab contains segments."""
         self._has_segments = True
         return self
 
     def with_embeddings(self, num_embeddings: int) -> Self:
-        """Declare that it contains embeddings of a given length.
+        """Declare that the data lab contains embeddings of a given length.
 
         Raises:
             InvalidRequestError: The length is not a whole number of at least 1.

@@ -19,7 +19,7 @@ _Member = TypeVar("_Member", bound=StrEnum)
 
 
 class AudienceDefinition(ABC):
-    """An audience definition, with the audience's name and the participants to share it with.
+    """The definition of an audience, its name, and the participants to share the audience with.
 
     Args:
         name: Name of the audience, unique in the group that creates it.
@@ -116,7 +116,7 @@ def checked_name(name: str) -> str:
 
 
 def member(kind: type[_Member], value: Any) -> _Member:
-    """Return the enum member for a member or its wire value.
+    """Convert a wire value into its enum member; return an enum member unchanged.
 
     Raises:
         InvalidDefinitionError: The value is not a member.

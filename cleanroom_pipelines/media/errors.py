@@ -51,7 +51,7 @@ class NotValidatedError(ConflictError):
 
 
 class AudienceHasDependentsError(ConflictError):
-    """Other audiences depend on the one to delete; nothing was deleted.
+    """Other audiences depend on an audience to be deleted; nothing was deleted.
 
     Keys in `attributes`: `names` of the visible dependents, and `n_others`, the number of hidden ones.
     """

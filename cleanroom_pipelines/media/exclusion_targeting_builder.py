@@ -1,4 +1,4 @@
-"""Exclusion audiences: the publisher's users who are not yet the advertiser's.
+"""Exclusion audiences: the publisher's users who are not among the advertiser's users.
 
 Lives here: the definition and its builder.
 Keep out: the opposite, remarketing audiences (`remarketing_audience_builder.py`).
@@ -8,7 +8,7 @@ from cleanroom_pipelines.media.definition import AudienceBuilder, SeedAudienceDe
 
 
 class ExclusionTargetingAudienceDefinition(SeedAudienceDefinition):
-    """Definition of an exclusion audience: all relevant users except one seed type's matched users.
+    """Definition of an exclusion audience: all relevant users except the matched users of one seed type.
 
     Args:
         name: Name of the audience.

@@ -150,7 +150,7 @@ class MediaDcr:
 
     @property
     def id(self) -> str:
-        """Its id."""
+        """The data room's id."""
         return str(self._room["id"])
 
     # configuration, audit log and budget
@@ -247,7 +247,7 @@ class MediaDcr:
         return self._propose("full_lookalike")
 
     def get_proposals(self) -> list[BudgetProposal]:
-        """Return the proposals to the two organisations, with the privacy bound before and after."""
+        """Return the proposals to the room's two data providers, with the privacy bound before and after each."""
         found = self._client.call(Method.LIST_PROPOSALS, room_id=self.id)["proposals"]
         return [BudgetProposal.from_dict(each) for each in found]
 
@@ -375,7 +375,7 @@ class MediaDcr:
         return self._create(definition, RemarketingAudienceDefinition)
 
     def create_exclusion_audience(self, definition: ExclusionTargetingAudienceDefinition) -> CustomAudience:
-        """Create an exclusion audience: all users but the matched ones.
+        """Create an exclusion audience: all users except the matched ones.
 
         Args:
             definition: The definition, built with `ExclusionTargetingAudienceBuilder`.
@@ -383,7 +383,7 @@ class MediaDcr:
         return self._create(definition, ExclusionTargetingAudienceDefinition)
 
     def share_audiences(self, audiences: list[CustomAudience], participants: list[Participant]) -> None:
-        """Share audiences with exactly these participants; earlier sharing is replaced.
+        """Share audiences with exactly the given participants; this replaces earlier sharing.
 
         Args:
             audiences: The audiences.
@@ -496,7 +496,7 @@ class MediaDcr:
         return CustomAudience.from_dict(self.request_audience(definition))
 
     def _participant_ids(self, participants: Iterable[Participant]) -> list[str]:
-        """Return their ids in this room; a participant built locally is found by its e-mail addresses."""
+        """Return the participants' ids in this room; those built locally are found by their e-mail addresses."""
         known = self.get_participants()
         ids = []
         for participant in participants:

@@ -124,9 +124,10 @@ _OF_CORE: tuple[tuple[type[core.CleanroomError], type[MediaError]], ...] = (
 
 
 def as_media_error(error: Exception) -> MediaError:
-    """Convert any error into a Media API error; a foreign one becomes a `ServerError` without its text.
+    """Convert any error into a Media API error; an unexpected error becomes a `ServerError` without its text.
 
-    A core error becomes the Media API error with the same name, if there is one; others are mapped by class.
+    A core error becomes the Media API error with the same name, if there is one; for other core errors,
+    the class of the error decides.
     """
     if isinstance(error, MediaError):
         return error
@@ -205,7 +206,7 @@ def _wire_type(error: MediaError) -> type[MediaError]:
 
 
 def _is_of_a_definition(error: core.CleanroomError) -> bool:
-    """Check whether the error is from `audiences.definitions`: it has a place, or the problem is a cycle."""
+    """Check whether an error is about an audience definition: it names a place in one, or reports a cycle."""
     place, problem = (error.attributes.get(name) for name in ("place", "problem"))
     return isinstance(error, core.UsageError) and (str(place).startswith("definition") or problem == "cycle")
 

@@ -1,4 +1,4 @@
-"""Remarketing audiences: the advertiser's users who are also the publisher's.
+"""Remarketing audiences: the advertiser's users who are also among the publisher's users.
 
 Lives here: the definition and its builder.
 Keep out: the opposite, exclusion audiences (`exclusion_targeting_builder.py`).

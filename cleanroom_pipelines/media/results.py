@@ -58,7 +58,7 @@ class OverlapStatistics(Result):
     noise: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, audience_type: str) -> OverlapRow | None:
-        """Return the row of one type; None if the type does not exist."""
+        """Return the row of one type of seed audience; None if the type does not exist."""
         return next((row for row in self.rows if row.audience_type == audience_type), None)
 
 
@@ -111,7 +111,7 @@ class Insights(Result):
     noise: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, audience_type: str) -> AudienceInsights | None:
-        """Return the insights on one type; None if the type does not exist."""
+        """Return the insights on one type of seed audience; None if the type does not exist."""
         return next((each for each in self.audiences if each.audience_type == audience_type), None)
 
 
@@ -214,7 +214,7 @@ class PrivacyBudget(Result):
 
     @property
     def remaining(self) -> float:
-        """Units remaining."""
+        """The budget units that remain."""
         if self.left is not None:
             return self.left
         return max(0, round(self.total - self.spent, 1))

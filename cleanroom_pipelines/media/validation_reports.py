@@ -42,7 +42,7 @@ class ValidationReports:
         return from_json(cls, {"matching": None, "segments": None, "demographics": None, **value})
 
     def model_dump(self) -> dict[str, Any]:
-        """Return the reports by dataset; None if not provided, and `embeddings` only if provided."""
+        """Return the reports by dataset: None for a dataset not provided, and `embeddings` only if provided."""
         reports = {"matching": self.matching, "segments": self.segments, "demographics": self.demographics}
         if self.embeddings is not None:
             reports["embeddings"] = self.embeddings

@@ -93,7 +93,7 @@ class CheckedQuery:
 
 
 def view_name(number: int) -> str:
-    """Name of the view for the table with this number, counted from 0, in a checked query."""
+    """Return the name of the view that stands for table `number`, counted from 0, of a checked query."""
     return f"table_{number + 1}"
 
 
@@ -383,7 +383,7 @@ def _check_value(node: exp.Expr) -> None:
 
 
 def _is_column_list_star(star: exp.Star) -> bool:
-    """Whether a star is in count(*), or in a SELECT list with or without a table."""
+    """Check whether a star is in count(*), or in a SELECT list as `*` or `table.*`."""
     if isinstance(star.parent, exp.Count):
         return True
     whole = star.parent if isinstance(star.parent, exp.Column) else star
@@ -457,7 +457,7 @@ def _rename(tables: Sequence[exp.Table]) -> tuple[tuple[str, str], ...]:
 
 
 def _name(table: exp.Table, name: str) -> None:
-    """Rename a table, and keep its old name as an alias for its columns."""
+    """Rename a table, and keep its old name as its alias, so that column references still work."""
     if not table.alias:
         table.set("alias", exp.TableAlias(this=table.this.copy()))
     table.set("this", exp.to_identifier(name, quoted=True))
@@ -485,7 +485,7 @@ def _cte_of(table: exp.Table) -> exp.CTE:
 
 
 def _scopes(node: exp.Expr) -> Iterator[list[exp.CTE]]:
-    """List the CTEs visible at a node, nearest first; inside a WITH only the preceding ones are visible."""
+    """Yield the CTEs visible at a node, nearest WITH first; inside a WITH, only preceding CTEs are visible."""
     child, parent = node, node.parent
     while parent is not None:
         with_ = parent.args.get("with_")
@@ -502,7 +502,7 @@ def _scopes(node: exp.Expr) -> Iterator[list[exp.CTE]]:
 
 
 def _ctes(tables: Sequence[exp.Table]) -> list[exp.CTE]:
-    """List all CTEs of the tables' tree."""
+    """List all CTEs of the query that contains the tables; reject two with the same name in one WITH."""
     root = tables[0].root()
     found: list[exp.CTE] = []
     for with_ in root.find_all(exp.With):
@@ -514,7 +514,7 @@ def _ctes(tables: Sequence[exp.Table]) -> list[exp.CTE]:
 
 
 def _folded(name: str) -> str:
-    """Fold a name as DuckDB compares names: ASCII case is ignored."""
+    """Convert ASCII letters of a name to lower case, because DuckDB ignores their case."""
     return "".join(character.lower() if character.isascii() else character for character in name)
 
 

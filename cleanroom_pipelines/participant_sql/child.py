@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _read_line() -> bytes:
-    """Read the first line of standard input, unbuffered, since a thread waits for the end of the rest."""
+    """Read the first line of standard input, unbuffered, because a thread waits for the end of the input."""
     line = b""
     while not line.endswith(b"\n"):
         part = os.read(0, 1 << 20)
@@ -155,7 +155,7 @@ def _check_links(folder: Path) -> None:
 
 
 def _check_sources(engine: "Engine", sql: str, views: set[str]) -> None:
-    """Check, before the query runs, that DuckDB's own parse reads only the allowed sources."""
+    """Check, before the query runs, that the query as DuckDB parses it reads only the allowed sources."""
     rows = engine.fetch("SELECT CAST(json_serialize_sql(CAST(? AS VARCHAR)) AS VARCHAR) AS tree", [sql])
     tree = json.loads(rows["tree"][0].as_py())
     if tree.get("error") or len(tree["statements"]) != 1:
@@ -205,7 +205,7 @@ def _write(engine: "Engine", sql: str, parameters: Sequence[str], out: Path, lim
 
 
 def _is_id_type(type_: "pa.DataType") -> bool:
-    """Whether the seed reader accepts the type: text or whole numbers (`uploads.cells`)."""
+    """Check whether the seed reader accepts a column type: text or whole numbers (`uploads.cells`)."""
     import pyarrow as pa
 
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)

@@ -79,7 +79,7 @@ def confine(*, readable: Sequence[Path], writable: Sequence[Path]) -> bool:
 
 
 def _python_paths() -> set[Path]:
-    """Paths of modules and libraries that may be loaded later, and of files with the machine's size."""
+    """Return the paths of modules and libraries that may be loaded later, and of the system files they need."""
     places = {Path(place) for place in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix)}
     # the package, not its parent folder, which may be a checkout with a home in it
     places.add(Path(__file__).resolve().parents[1])

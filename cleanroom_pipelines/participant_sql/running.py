@@ -111,7 +111,7 @@ def _real_folder(folder: Path | None) -> Path:
 
 
 def ask_process(task: Mapping[str, Any], own: Path, limits: QueryLimits) -> dict[str, Any]:
-    """Run a task in a new process, which is killed on timeout and when this raises.
+    """Run a task in a new process and return its result; on a timeout or an error, kill the process.
 
     Args:
         task: Input of the process.
@@ -185,7 +185,7 @@ def _answer_in(output: bytes) -> dict[str, Any]:
 
 
 def _kill(process: subprocess.Popen[bytes], late: threading.Event | None = None) -> None:
-    """Kill the process and its children if they still run; set `late` if they did."""
+    """Kill the process and its children if they still run; in that case also set `late`."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
         if late is not None:

@@ -193,11 +193,11 @@ class FileUpload:
         return self._audited(lambda: _raise(error))
 
     def finish(self) -> Reply:
-        """Store the object, if its body has the signed SHA-256."""
+        """Store the received body as the object if it has the signed SHA-256; return the response."""
         return self._audited(self._finish)
 
     def discard(self) -> None:
-        """Delete the draft."""
+        """Delete the draft file of the upload."""
         os.close(self.handle)
         self.path.unlink(missing_ok=True)
 

@@ -35,7 +35,7 @@ class AuditTrail:
     is_read: bool = False
 
     def about(self, arn: object) -> None:
-        """Record the resource if the value is a valid ARN; other values from clients are never logged."""
+        """Record the request's resource if `arn` is a valid ARN; other values from clients are never logged."""
         if isinstance(arn, str) and parse_arn(arn) is not None:
             self.entry["resource"] = arn
 
@@ -57,7 +57,7 @@ class Doorkeeper:
     rate: RateLimit
 
     def admit(self, request: Request, body_sha256: str, trail: AuditTrail) -> Caller:
-        """Return the caller who signed a request.
+        """Verify a request's signature and the caller's rate limit, and return the caller.
 
         Raises:
             ApiError: AccessDeniedException or ThrottlingException.
@@ -77,7 +77,7 @@ class Doorkeeper:
         return caller
 
     def note(self, trail: AuditTrail, error: ApiError | None) -> None:
-        """Audit a request before its response is sent; reads and throttled requests are written in batches."""
+        """Audit a request before its response is sent; entries of reads and throttled requests are batched."""
         outcome = "ok" if error is None else "refused" if error.status < 500 else "failed"
         entry = {"request_id": trail.request_id, "way": "api", "operation": "unknown", **trail.entry}
         entry["outcome"] = outcome

@@ -13,7 +13,7 @@ _BURST_SECONDS = 2.0
 
 
 class RateLimit:
-    """Token bucket per account: a steady request rate, with bursts of two seconds' worth.
+    """Token bucket per account: a steady request rate, with bursts of up to two seconds' worth of requests.
 
     Args:
         per_second: Requests per second and account.
@@ -28,7 +28,10 @@ class RateLimit:
         self._lock = Lock()
 
     def allows(self, account_id: str) -> bool:
-        """Check whether an account may send another request now; all accounts are kept, since they are few."""
+        """Check whether an account may send a request now, and count the request if so.
+
+        All accounts are kept, because they are few.
+        """
         with self._lock:
             now = self._clock()
             left, at = self._left.get(account_id, (self._most, now))

@@ -79,7 +79,7 @@ class LookalikeApi:
 
 
 def as_api_error(raised: Exception) -> ApiError:
-    """Convert an exception into an API error; for server errors only the class is logged."""
+    """Convert an exception into an API error; only the class of a server error is logged."""
     if isinstance(raised, ApiError):
         return raised
     if isinstance(raised, CleanroomError):

@@ -89,7 +89,7 @@ class MediaApi:
 
     @contextmanager
     def _audited_rejections(self, request: Request, email: str) -> Iterator[None]:
-        """Audit errors raised in the `with` block; the service audits only requests that reach it."""
+        """Audit errors raised in the `with` block; the service itself audits only requests that reach it."""
         try:
             yield
         except errors.MediaError as error:
@@ -113,7 +113,7 @@ class MediaApi:
         return Reply(200, headers, chunks=chunks_of(stream), n_bytes=n_bytes, close=stack.close)
 
     def error_reply(self, request: Request, error: Exception) -> Reply:
-        """Return the error response to a request; for server errors only the class is logged."""
+        """Return the error response to a request; only the class of a server error is logged."""
         status = status_of(error)
         if status >= 500:
             _LOG.error("A request failed: %s.", type(error).__name__)

@@ -1,4 +1,4 @@
-"""Requests and replies, as the parts of the server exchange them.
+"""The requests and replies that the parts of the server exchange.
 
 Lives here: `Request` and `Reply`.
 Keep out: the web server itself (`gateway.py`).

@@ -31,7 +31,7 @@ _LAST_SECOND: Final = 253_402_300_799
 
 
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """CreateAudienceModel: it is CREATE_PENDING until a run trains it."""
+    """CreateAudienceModel: the new model is CREATE_PENDING until a run trains it."""
     check_quota(endpoint, caller.account_id, _KIND)
     if parameters.get("kmsKeyArn") and not endpoint.is_encrypted:
         # Reject a promise that would not be kept; see FROM_AWS.md.
@@ -78,14 +78,14 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteAudienceModel: it is DELETE_PENDING until a run deletes its data."""
+    """DeleteAudienceModel: the model is DELETE_PENDING until a run deletes its data."""
     key = own_arn(caller, parameters["audienceModelArn"], _KIND)
     endpoint.catalog.deletion.request_delete(_KIND, key, caller.account_id, caller.region)
     return None
 
 
 def _retry_failed_validation(endpoint: Endpoint, caller: Caller, dataset: str) -> None:
-    """Validate a failed dataset again, because its owner may have fixed the table since."""
+    """Queue a failed dataset's validation again, because the owner may have fixed the table meanwhile."""
     newest = endpoint.catalog.resources.newest_version(Kind.TRAINING_DATASET, dataset, caller.account_id)
     if newest.status is Status.CREATE_FAILED:
         with suppress(ConflictError):  # another process already retried it
@@ -105,7 +105,7 @@ def _summary(record: AudienceModel) -> dict[str, object]:
 
 
 def _seconds(parameters: Parameters, member: str) -> int | None:
-    """Return epoch seconds, rounded up, since the window includes its start and excludes its end."""
+    """Return a time parameter in epoch seconds, rounded up: a window includes its start and excludes its end."""
     moment = parameters.get(member)
     seconds = None if moment is None else -int(-moment.timestamp() // 1)
     if seconds is not None and seconds > _LAST_SECOND:

@@ -36,7 +36,7 @@ _BINS = "audienceSizeConfig.audienceSizeBins"
 
 
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """CreateConfiguredAudienceModel: its model must be ACTIVE."""
+    """CreateConfiguredAudienceModel: the audience model that it uses must be ACTIVE."""
     check_quota(endpoint, caller.account_id, _KIND)
     model = own_arn(caller, parameters["audienceModelArn"], Kind.AUDIENCE_MODEL)
     spec = ConfiguredAudienceModelSpec(
@@ -101,13 +101,13 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteConfiguredAudienceModel: its policy is deleted too."""
+    """DeleteConfiguredAudienceModel: the configured model's policy is deleted too."""
     endpoint.catalog.deletion.request_delete(_KIND, _key(caller, parameters), caller.account_id, caller.region)
     return None
 
 
 def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """PutConfiguredAudienceModelPolicy: a document that cannot be evaluated faithfully is rejected."""
+    """PutConfiguredAudienceModelPolicy: a policy document that cannot be evaluated exactly is rejected."""
     key = _key(caller, parameters)
     text = parameters["configuredAudienceModelPolicy"]
     endpoint.catalog.get(ConfiguredAudienceModel, key, caller.account_id, caller.region)

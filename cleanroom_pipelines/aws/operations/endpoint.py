@@ -69,7 +69,7 @@ Operation = Callable[[Endpoint, Caller, Parameters], Answer]
 
 
 def own_arn(caller: Caller, arn: str, kind: Kind) -> str:
-    """Return the partition key in an ARN of the caller's account and Region.
+    """Return the partition key from an ARN, which must be of the caller's account and Region.
 
     Raises:
         ApiError: ResourceNotFoundException: the ARN is invalid, or of another kind, account or Region.
@@ -86,7 +86,7 @@ def is_own(caller: Caller, parts: ArnParts) -> bool:
 
 
 def not_found(kind: Kind) -> ApiError:
-    """Return the same error for a resource that never existed, was deleted, or is another account's."""
+    """Return the error for a resource that never existed, was deleted, or belongs to another account."""
     return ApiError("ResourceNotFoundException", f"There is no such {kind.words} in this account and Region.")
 
 

@@ -49,7 +49,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListAudienceExportJobs: owners see all exports of their jobs, guests those that they started."""
+    """ListAudienceExportJobs: owners see all exports from jobs on their models, guests only those they started."""
     arn = parameters.get("audienceGenerationJobArn")
     key = own_arn(caller, arn, Kind.GENERATION_JOB) if arn is not None else None
     if key is not None:

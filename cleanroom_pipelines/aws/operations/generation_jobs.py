@@ -1,4 +1,4 @@
-"""Audience generation jobs: rank a seed with a configured audience model, possibly another account's.
+"""Audience generation jobs: rank users by similarity to a seed, with the caller's or another account's model.
 
 Lives here: the four operations on them, and who may start and see which jobs.
 Keep out: fetching the seed and ranking, which a run does.
@@ -51,7 +51,7 @@ _BUDGET: Final = "privacy budget of the two organisations, in units"
 
 
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """StartAudienceGenerationJob: on the caller's own model, or on another account's if its policy allows."""
+    """StartAudienceGenerationJob: on the caller's model, or on another account's whose policy allows it."""
     _check_collaboration(endpoint, caller.account_id, parameters.get("collaborationId"))
     seed = _requested_seed(endpoint, caller, parameters)
     parts = parse_arn(parameters["configuredAudienceModelArn"])
@@ -89,7 +89,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetAudienceGenerationJob: the starter sees the seed; the model's owner decides who sees the metrics."""
+    """GetAudienceGenerationJob: only the starter sees the seed; the model's owner may share the metrics."""
     seen = _find(endpoint, caller, parameters)
     job = seen.job
     return {
@@ -112,7 +112,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListAudienceGenerationJobs: jobs on the caller's models, and jobs that it started on others'."""
+    """ListAudienceGenerationJobs: jobs on the caller's models, and its own jobs on models of other accounts."""
     configured = parameters.get("configuredAudienceModelArn")
     parts = parse_arn(configured) if configured is not None else None
     if configured is not None and (parts is None or parts.kind is not Kind.CONFIGURED_AUDIENCE_MODEL):
@@ -130,7 +130,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteAudienceGenerationJob: an owner deletes the whole job, a guest only its own view."""
+    """DeleteAudienceGenerationJob: the model's owner deletes the whole job, a guest only its own view of it."""
     endpoint.catalog.job_views.delete_job_view(
         own_arn(caller, parameters["audienceGenerationJobArn"], _KIND), caller.account_id, caller.region
     )
@@ -212,7 +212,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
 
 
 def _check_budget(endpoint: Endpoint, caller: Caller, parameters: Parameters, parts: ArnParts) -> None:
-    """Reject a job that the privacy budget of the two organisations certainly cannot pay."""
+    """Reject a job if the remaining privacy budget of the two organisations is certainly too small for it."""
     collaboration_id = parameters.get("collaborationId")
     agreed = endpoint.catalog.parties.collaboration(collaboration_id) if collaboration_id else None
     pair = paying_pair(endpoint.catalog, caller.account_id, parts.account_id, agreed)
@@ -291,7 +291,7 @@ def _shown_seed(seed: RequestedSeed | None) -> dict[str, object] | None:
 
 
 def _metrics(endpoint: Endpoint, seen: JobView) -> dict[str, object] | None:
-    """Return recall, and relevance per size; an unknown relevance is an entry without a score."""
+    """Return the audience's recall, and its relevance by size, without a score where relevance is unknown."""
     job = seen.job
     if job.status is not Status.ACTIVE or not (seen.is_owner or _is_shared(endpoint, job)):
         return None

@@ -33,7 +33,7 @@ _SCHEMA = "trainingData.1.member.inputConfig.schema"
 
 
 def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """CreateTrainingDataset: it is ACTIVE at once; an invalid table later fails the model that needs it."""
+    """CreateTrainingDataset: the dataset is ACTIVE at once; if its table is invalid, models that use it fail."""
     check_role(caller, parameters["roleArn"])
     check_quota(endpoint, caller.account_id, _KIND)
     [data] = parameters["trainingData"]
@@ -101,7 +101,7 @@ def _summary(record: TrainingDataset) -> dict[str, object]:
 
 
 def _shown_table(home: Home, record: TrainingDataset) -> tuple[str, str]:
-    """Return database and table; a source outside the warehouse gets names that clients can display.
+    """Return a dataset's database and table names, or display names for a source outside the warehouse.
 
     A remote source is the operator's own, so its names are not shown.
     """

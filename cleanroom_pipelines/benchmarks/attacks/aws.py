@@ -1,4 +1,4 @@
-"""Attacks on the lookalike (AWS) API: the publisher learns about the advertiser's seed from jobs on its model.
+"""Attacks on the lookalike (AWS) API: from jobs on its model, the publisher learns about the advertiser's seed.
 
 Lives here: the two accounts, their resources, running jobs through the API's handlers, and reading their results.
 Add here when an attack uses the lookalike API only.
@@ -69,13 +69,13 @@ def make_model(world: World) -> None:
 
 
 def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
-    """The publisher reads metrics and an export of the advertiser's job, which uses most of the budget."""
+    """The publisher reads metrics and an export of the advertiser's job; the job uses most of the budget."""
     job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, _with_victim(POPULATION.seed, is_in))}})
     return {"AWS metrics": _read(world, job), "exports of jobs": _export(world, job)}
 
 
 def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
-    """The publisher reads the result of SQL over two of the advertiser's tables; the victim may be in one."""
+    """The publisher reads the result of SQL over two advertiser tables; the victim may be in just one of them."""
     _put_table(world, "members", (*POPULATION.seed, VICTIM))
     _put_table(world, "visits", _with_victim(POPULATION.seed, is_in))
     job = _start(world, {"sqlParameters": {"queryString": _JOIN}})

@@ -115,12 +115,12 @@ class AttackResult:
 
     @property
     def error(self) -> float:
-        """Standard error of a share of 0.5."""
+        """Standard error of the share of right guesses, if half of the guesses are right."""
         return 0.5 / math.sqrt(self.n_worlds)
 
     @property
     def is_within(self) -> bool:
-        """Whether the share of right guesses is within the bound plus three standard errors."""
+        """Whether the share of right guesses is at most the privacy bound plus three standard errors."""
         return self.right <= right_at_most(PAIR_TENTHS) + 3 * self.error
 
     def as_dict(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def report(results: Sequence[AttackResult]) -> str:
 def attack(
     templates: Templates, play: Play, n_worlds: int, report_progress: Callable[[float], None] = lambda share: None
 ) -> list[AttackResult]:
-    """Run a play, and the attacks that use it, in the given number of worlds.
+    """Run a play in the given number of worlds, and return the results of the attacks that use it.
 
     Args:
         templates: Creates the worlds.
@@ -217,7 +217,7 @@ def _of(found: Sequence[playing.Found], name: str) -> list[playing.Numbers]:
 
 
 def _share_right(worlds: Sequence[Mapping[str, float]], exact: Sequence[Mapping[str, float]]) -> float:
-    """Share of right guesses; the victim is a member in every second world."""
+    """Return the share of right guesses in worlds of which every second one has the victim as a member."""
     names = sorted({name for each in (*worlds, *exact) for name in each})
     if not names:
         return 0.5

@@ -37,7 +37,7 @@ _KNOWN, _AT_THRESHOLD = 45, 39
 
 
 def rule(without: int, segment: str | None = None, source: Mapping[str, str] = SEED) -> dict[str, Any]:
-    """Build a rule that the victim meets if in the source; each `without` gives an equivalent variant."""
+    """Build a rule that the victim meets if it is in the source; each `without` gives an equivalent rule."""
     return {
         "kind": "rule_based",
         "source": source,
@@ -52,7 +52,7 @@ def lookalike(source: Mapping[str, str], reach: int, *, without_seed: bool = Fal
 
 
 def lookalikes(world: World, is_in: bool) -> Found:
-    """The agency requests statistics and lists of the smallest seed with a lookalike, which costs the most."""
+    """The agency requests the costliest results: statistics and lists of lookalikes of the smallest seed."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     statistics: Numbers = {}
     lists: Numbers = {}
@@ -78,7 +78,7 @@ def lookalikes(world: World, is_in: bool) -> Found:
 
 
 def insights(world: World, is_in: bool) -> Found:
-    """The agency reads the tables of four lists; the victim has 50 interests."""
+    """The agency reads the insights of four seed audiences; the victim has 50 interests."""
     lists = {f"s{number}": _with_victim(POPULATION.seed[: 200 + number], is_in) for number in range(4)}
     world.provision_seeds(lists)
     cells: Numbers = {}
@@ -90,7 +90,7 @@ def insights(world: World, is_in: bool) -> Found:
 
 
 def targets(world: World, is_in: bool) -> Found:
-    """The agency requests the size of definitions that only a few known users and possibly the victim meet."""
+    """The agency requests sizes of audiences that can contain only a few known users and the victim."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     saved: Numbers = {}
     drafts: Numbers = {}
@@ -107,7 +107,7 @@ def targets(world: World, is_in: bool) -> Found:
 
 
 def duplicated(world: World, is_in: bool) -> Found:
-    """The agency compares an in-place lookalike with one that excludes the seed type or its duplicate."""
+    """The agency compares a lookalike that keeps the seed with lookalikes that exclude it or its duplicate."""
     seed = _with_victim(POPULATION.seed, is_in)
     world.provision_seeds({"s": seed, "t": seed})
     in_place = world.ask(AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(SEED, 30)))
@@ -159,7 +159,7 @@ def oracles(world: World, is_in: bool) -> Found:
 
 
 def planted(world: World, is_in: bool) -> Found:
-    """The publisher provisions bases of known customers, the victim and planted users only."""
+    """The publisher provisions bases that contain only known customers, the victim and planted users."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     sizes: Numbers = {}
     known = POPULATION.seed[:_KNOWN]
@@ -177,7 +177,7 @@ def planted(world: World, is_in: bool) -> Found:
 
 
 def retrained(world: World, is_in: bool) -> Found:
-    """The advertiser, whose list has the victim, queries a base provisioned again with or without the victim.
+    """The advertiser, whose list has the victim, queries a newly provisioned base, which may lack the victim.
 
     The base's model is trained again in the kept representation. The victim's place on the list is not secret, and
     neither is the number of users, which a list's length reveals. The base therefore lacks one more user, so that
@@ -232,7 +232,7 @@ def new_room(world: World) -> None:
 
 
 def new_version(world: World) -> None:
-    """Deprovision the base, so that it is provisioned again."""
+    """Deprovision the base, so that a new version is provisioned."""
     world.call(PUBLISHER, "deprovision_base")
     world.work()
 
@@ -308,6 +308,6 @@ def _rows(name: str, answer: Mapping[str, Any]) -> Numbers:
 
 
 def _in_figures(message: str) -> float:
-    """Return a message's length plus the sum of its numbers, which differs for most different messages."""
+    """Return a number that identifies most messages: the message's length plus the sum of its numbers."""
     figures = [int(each) for each in re.findall(r"\d+", message)]
     return float(len(message) + sum(figures))

@@ -1,4 +1,4 @@
-"""Worlds to attack: data rooms in separate homes, called the way participants call them.
+"""Worlds to attack: data rooms in separate homes, accessed as their participants access them.
 
 Lives here: building the base once, copying it for each world, calls through the handlers, and running the work.
 Add here when an attack needs more from a world.
@@ -67,7 +67,7 @@ def odd(number: int) -> str:
 
 
 def email(name: str) -> str:
-    """A user's matching id."""
+    """Return a user's matching id, an e-mail address."""
     return f"{name}@mail.example"
 
 
@@ -115,7 +115,7 @@ class PublisherUsers:
         return cls(tuple(users), segments, group, rare, tuple(sorted(seed)))
 
     def files(self, *, with_victim: bool = True, n_left_out: int = 0) -> dict[str, str]:
-        """The publisher's files by dataset, with or without the last users."""
+        """Return the publisher's files by dataset, optionally without the victim and the last users."""
         known = self.users[: len(self.users) - n_left_out]
         users = sorted({*known, *([VICTIM] if with_victim else ())})
         dice = random.Random(6)  # noqa: S311 no secret
@@ -135,7 +135,7 @@ POPULATION = PublisherUsers.make()
 
 @dataclass(frozen=True)
 class _WorldKey(InstallationKey):
-    """The installation key with separate noise per world."""
+    """An installation key that gives each world different noise."""
 
     world: str = ""
 
@@ -191,7 +191,7 @@ class World:
 
     @classmethod
     def open(cls, home: Path, *, mark: str = "", room: str = "", open_doors: OpenDoors = InProcess) -> Self:
-        """Open the world in a home.
+        """Open the world that is stored in a home.
 
         Args:
             home: The home's folder.
@@ -323,7 +323,7 @@ class World:
         return self.room
 
     def left(self) -> float:
-        """Units left in the pair's budget, as every participant sees them."""
+        """Return the units left in the providers' privacy budget, as every participant sees them."""
         return float(self.call(AGENCY, "get_room")["ledger"]["left"])
 
 
@@ -374,7 +374,7 @@ class Templates:
 def make_room(
     *purposes: CollaborationType, with_victim: bool = True, n_left_out: int = 0
 ) -> Callable[[World], None]:
-    """Return a builder for the template of a room with the base, with or without the last users."""
+    """Return a function that builds a room with the base, optionally without the victim and the last users."""
 
     def make(world: World) -> None:
         world.new_room(*purposes)

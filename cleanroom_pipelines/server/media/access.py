@@ -60,7 +60,7 @@ class Call:
         return self.installation.catalog.pairs.organization_of_user(self.email)
 
     def text(self, name: str, default: Any = _MISSING) -> str:
-        """Return a string parameter; a missing or unstorable one is rejected."""
+        """Return a string parameter; reject a value that is missing or that a database cannot store."""
         value = self.params.get(name, default)
         if not _is_text(value):
             raise InvalidRequestError(
@@ -69,7 +69,7 @@ class Call:
         return str(value)
 
     def flag(self, name: str) -> bool:
-        """Return a boolean parameter; False if it is missing."""
+        """Return a boolean parameter; False if the parameter is missing."""
         value = self.params.get(name, False)
         if not isinstance(value, bool):
             raise InvalidRequestError(f"The parameter {name} is not a boolean.", remedy="Give true or false.")
@@ -83,7 +83,7 @@ class Call:
         return value
 
     def texts(self, name: str) -> list[str]:
-        """Return a list of strings; empty if it is missing."""
+        """Return a parameter that is a list of strings; an empty list if the parameter is missing."""
         value = self.params.get(name)
         if value is None:
             return []
@@ -92,21 +92,21 @@ class Call:
         return value
 
     def objects(self, name: str) -> list[dict[str, Any]]:
-        """Return a list of JSON objects."""
+        """Return a parameter that is a list of JSON objects."""
         value = self.params.get(name)
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value) or len(value) > 1000:
             raise InvalidRequestError(f"The parameter {name} is not a list of objects.", remedy="Give a list.")
         return value
 
     def mapping(self, name: str) -> dict[str, Any] | None:
-        """Return a JSON object; None if it is missing."""
+        """Return a parameter that is a JSON object; None if the parameter is missing."""
         value = self.params.get(name)
         if value is not None and not isinstance(value, dict):
             raise InvalidRequestError(f"The parameter {name} is not an object.", remedy="Give a JSON object.")
         return value
 
     def room(self, *permissions: Permission) -> "Room":
-        """Return the room that the call names, if the caller has all these permissions in it.
+        """Return the room that the call names, if the caller has all required permissions in it.
 
         Raises:
             PermissionDeniedError: It does not exist, the caller is not in it, or lacks a permission.
@@ -114,7 +114,7 @@ class Call:
         return self.room_of(self.text("room_id"), *permissions)
 
     def room_of(self, room_id: str, *permissions: Permission) -> "Room":
-        """Return a room by its id, if the caller has all these permissions in it."""
+        """Return the room with an id, if the caller has all required permissions in it."""
         try:
             record = self.installation.catalog.get(DataRoom, room_id)
         except CleanroomError:
@@ -129,7 +129,7 @@ class Call:
 
 
 def _is_text(value: object) -> bool:
-    """Check for a string that a database can store: JSON strings can contain unpaired surrogates."""
+    """Check whether a value is a string that a database can store, without unpaired surrogates."""
     if not isinstance(value, str) or len(value) > _MOST_CHARACTERS or "\0" in value:
         return False
     return not any("\ud800" <= character <= "\udfff" for character in value)
@@ -160,12 +160,12 @@ class Room:
             )
 
     def visible(self) -> list[CustomAudience]:
-        """Return the audiences that the group can see."""
+        """Return the audiences in the room that the caller's group can see."""
         audiences = self.installation.catalog.rooms.custom_audiences(self.id)
         return [audience for audience in audiences if audience.is_seen_by(self.group.id)]
 
     def audience(self, audience_id: str) -> CustomAudience:
-        """Return an audience that the group can see.
+        """Return the audience with an id, if the caller's group can see it.
 
         Raises:
             PermissionDeniedError: The group can see no audience with this id.
@@ -176,7 +176,7 @@ class Room:
         return found
 
     def participants(self, ids: Sequence[str]) -> tuple[str, ...]:
-        """Return the ids of participants of the room, without duplicates.
+        """Check that ids belong to participants of the room, and return them without duplicates.
 
         Raises:
             InvalidRequestError: An id is not that of a participant.

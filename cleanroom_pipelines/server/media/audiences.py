@@ -52,7 +52,7 @@ def create_audience(call: Call) -> dict[str, Any]:
 
 
 def share_audiences(call: Call) -> dict[str, Any]:
-    """Share audiences of the caller's group with exactly these groups."""
+    """Share audiences of the caller's group with exactly the given groups."""
     room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
     audiences = [_own(room, each) for each in call.texts("audience_ids")]
     groups = room.participants(call.texts("participant_ids"))
@@ -149,12 +149,12 @@ def check_export(room: Room, audience: CustomAudience) -> None:
 
 
 def seed_digests(room: Room) -> Mapping[str, str]:
-    """Return the keyed digest of the ids of each of the room's types of seed audience."""
+    """Return the keyed digest of each seed audience's ids, by seed type."""
     return dict(_documents(room, "seed_audiences").get("digests", {}))
 
 
 def _is_from_seed_to_base(room: Room, audience: CustomAudience) -> bool:
-    """Check whether the seed's provider created an audience and the base's provider receives it."""
+    """Check whether the seed's provider created the audience and the base's provider would receive its users."""
     base, seed = room_organizations(room.installation, room.record)
     of_user = room.installation.catalog.pairs.organization_of_user
     return of_user(audience.created_by_email) == seed and all(of_user(each) == base for each in room.group.emails)
@@ -186,7 +186,7 @@ class Present:
 
 
 def shown_audience(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
-    """Return an audience as JSON, as all groups that can see it do."""
+    """Return an audience as JSON, the same for all groups that can see it."""
     return {
         "id": audience.id,
         "name": audience.name,
@@ -200,7 +200,7 @@ def shown_audience(room: Room, audience: CustomAudience, present: Present) -> di
 
 
 def _documents(room: Room, asset: str) -> dict[str, Any]:
-    """Return an asset's documents for the room's current version; empty if it has none."""
+    """Return an asset's documents from the room's current version; empty if the asset has not been built."""
     version = room.installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id)
     if version is None or asset not in version.artifacts:
         return {}
@@ -209,7 +209,7 @@ def _documents(room: Room, asset: str) -> dict[str, Any]:
 
 
 def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[str]:
-    """Return warnings about data that a definition refers to and the room no longer has."""
+    """Return warnings about data that an audience's definition refers to but the room no longer has."""
     warnings = []
     refs = reachable(parse_definition(audience.definition), resolver(room.installation.catalog))
     wanted = {ref.audience_type for ref in refs if isinstance(ref, SeedRef)}

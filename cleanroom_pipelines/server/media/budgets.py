@@ -63,7 +63,7 @@ def of(room: Room) -> Budget:
 
 
 def estimate(call: Call) -> dict[str, Any]:
-    """Estimate the price of a query that the caller may run; the estimate computes and costs nothing."""
+    """Estimate the price of a query that the caller may run; the estimate is free and runs no query."""
     permission = _PERMISSIONS.get(call.text("kind"))
     if permission is None:
         raise InvalidRequestError(
@@ -82,7 +82,7 @@ def estimate(call: Call) -> dict[str, Any]:
 
 
 def renew_base_figures(call: Call) -> dict[str, Any]:
-    """Pay for figures of the current base audience, and rebuild the results that depend on earlier ones.
+    """Pay for figures of the current base audience, and rebuild the results that depend on earlier figures.
 
     Raises:
         NotProvisionedError: The room has no base audience.
@@ -147,7 +147,7 @@ def approve(call: Call) -> dict[str, Any]:
 
 
 def list_proposals(call: Call) -> dict[str, Any]:
-    """Return the proposals to the room's two data providers, with the bound that each would give."""
+    """Return the proposals to the room's two data providers, with the privacy bound after each."""
     room = call.room()
     budget = of(room)
     found = call.installation.catalog.pairs.proposals(budget.pair.id)
@@ -156,7 +156,10 @@ def list_proposals(call: Call) -> dict[str, Any]:
 
 
 def _is_shown(call: Call, room: Room, proposal: Proposal) -> bool:
-    """Hide the shares of others from participants: an organisation of another room may be a person's address."""
+    """Check whether the caller may see a proposal: only data providers see the shares of other organisations.
+
+    The name of an organisation from another room may be a person's e-mail address.
+    """
     return proposal.organization in (None, call.organization) or _is_provider(room)
 
 
@@ -203,7 +206,7 @@ def _as_dict(budget: Budget, proposal: Proposal) -> dict[str, Any]:
 
 
 def _cost(call: Call, room: Room) -> tuple[int, bool]:
-    """Return the price in tenths of a unit, and whether it is an upper bound."""
+    """Return the price of the query in a call, in tenths of a unit, and whether the price is an upper bound."""
     kind, state = call.text("kind"), _state(room)
     if kind == _BASE_FIGURES:
         return state.budget.cost([state.question_of_base()]), False

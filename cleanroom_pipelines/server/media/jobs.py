@@ -72,7 +72,7 @@ def start_job(call: Call) -> dict[str, Any]:
 
 
 def start_lab(call: Call) -> dict[str, Any]:
-    """Start a job that follows the validation of a lab."""
+    """Start a job that waits for the validation of a lab."""
     lab = own_lab(call)
     version = call.installation.catalog.resources.newest_version(Kind.DATA_LAB, lab.id)
     job = call.installation.catalog.rooms.add_room_job(
@@ -95,7 +95,7 @@ def cancel_job(call: Call) -> dict[str, Any]:
 
 
 def get_job_result(call: Call) -> Any:
-    """Return a job's result, paid from the privacy budget if it depends on both sides.
+    """Return a job's result; pay for it from the privacy budget if it depends on the data of both sides.
 
     Raises:
         JobFailedError: The job failed; the error gives the reason.
@@ -201,7 +201,7 @@ def _answering(call: Call, job: RoomJob) -> Version:
 
 
 def _is_before(version: Version, room: Version) -> bool:
-    """Check whether a version was built from data older than the room's version."""
+    """Check whether a version was built from an earlier version of the room than the given one."""
     built_from = [parent.version for parent in version.parents if parent.id == room.resource_id]
     return version.status is Status.ACTIVE and bool(built_from) and max(built_from) < room.number
 
@@ -262,7 +262,7 @@ def _note(
 
 
 def _room_version(call: Call, room: Room) -> Version:
-    """Return the room's version being built, if any, else the current one."""
+    """Return the room version that is queued or being built; otherwise, the current version."""
     queue_room_rebuild(call.installation, room.id)
     newest = call.installation.catalog.resources.newest_version(Kind.DATA_ROOM, room.id)
     if newest.status in _OPEN:
@@ -367,7 +367,7 @@ def _list_options(call: Call, room: Room) -> dict[str, Any]:
 
 
 def _documents(call: Call, job: RoomJob, asset: str) -> dict[str, Any]:
-    """Return an asset's documents for the job's version."""
+    """Return an asset's documents from the version that answers a job."""
     version = _answering(call, job)
     if asset not in version.artifacts:
         raise errors.NotProvisionedError("The room lacks the data for this job.", remedy="Provision both sides.")

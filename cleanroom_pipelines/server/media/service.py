@@ -149,7 +149,7 @@ class MediaService:
     def audit_rejection(
         self, operation: str, error: Exception, request_id: str | None = None, email: str = ""
     ) -> None:
-        """Audit a request that was rejected before it was executed; throttled ones are written in batches."""
+        """Audit a request that was rejected before execution; entries of throttled requests are batched."""
         call = Call(self.installation, email, {}, {"operation": operation, "request_id": request_id})
         self._write(call, error, soon=isinstance(error, errors.TooManyRequestsError))
 
