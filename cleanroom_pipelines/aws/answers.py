@@ -1,4 +1,4 @@
-"""Callers of the lookalike (AWS) API, and the API's errors.
+"""The errors of the lookalike (AWS) API, and the authenticated caller of a request.
 
 Lives here: the closed table of the API's errors, and the mapping of core errors to them.
 Add here when AWS adds an error, or the core adds an error that can reach clients.

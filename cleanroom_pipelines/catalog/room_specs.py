@@ -96,7 +96,8 @@ class DataLabSpec(_MarkedSpec):
         check_email(self.owner_email)
         if not inputs_of(self.datasets, Dataset.MATCHING):
             raise UsageError(
-                "The data lab has no matching dataset.", remedy="Add the file with user ids and matching ids."
+                "The data lab has no dataset of matching ids.",
+                remedy="Add the file with user ids and matching ids.",
             )
         if (
             bool(inputs_of(self.datasets, Dataset.EMBEDDINGS)) != (self.n_embeddings > 0)

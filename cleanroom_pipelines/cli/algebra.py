@@ -37,7 +37,7 @@ def algebra(  # noqa: PLR0917 - click passes options by name
     engine: str | None,
     as_json: bool,
 ) -> None:
-    """Combine lists of ids in parquet files.
+    """Combine lists of ids in files.
 
     Union, intersection and difference are applied strictly from left to right.
 
@@ -45,7 +45,7 @@ def algebra(  # noqa: PLR0917 - click passes options by name
     Definitions are written as for a data room, with files as sources:
       {"kind": "rule_based", "source": {"kind": "file", "path": "a.parquet"}, "combinators": [
         {"operator": "DIFF", "source": {"kind": "file", "path": "b.parquet", "column": "id"}}]}
-    With audiences that can be referenced as {"kind": "custom", "id": "x"}:
+    To reference other audiences as {"kind": "custom", "id": "x"}, put them into one object with the definition:
       {"definition": {...}, "audiences": {"x": {...}}}
 
     Relative paths start at the folder of the definition file.

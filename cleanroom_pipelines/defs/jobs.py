@@ -61,7 +61,7 @@ def run_all_pending() -> None:
 
 @dg.op
 def score_published_shards(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Score shards of large audiences whose runs have published them to share the work."""
+    """Score shards that other runs have offered, to share the work on large audiences."""
     opened = installation.open()
     with without_data(), handle_signals() as interruption:
         n_users = help_scoring(opened, interruption.is_set)

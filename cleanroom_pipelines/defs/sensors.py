@@ -64,13 +64,13 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
 
 
 @dg.sensor(
-    description="Provisions data rooms with complete files from inbox/rooms/<data room>/<dataset>/.",
+    description="Provisions a data room with each complete file in inbox/rooms/<data room>/<dataset>/.",
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     job=run_all_pending,
 )
 def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
-    """Provisions data rooms with complete files from inbox/rooms/<data room>/<dataset>/.
+    """Provisions a data room with each complete file in inbox/rooms/<data room>/<dataset>/.
 
     A file is complete when its size and modification time have not changed since the last tick and no process
     writes to it.

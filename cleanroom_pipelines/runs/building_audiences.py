@@ -241,7 +241,7 @@ class _Question:
                 found[text] = version.artifact("custom_audience")
         if len(found) < len(wanted):
             raise CleanroomError(
-                "A lookalike audience that this audience builds on failed.",
+                "This audience uses a lookalike audience that failed.",
                 remedy="Check its status.",
                 status_code=StatusCode.PARENT_NOT_ACTIVE,
             )
@@ -324,7 +324,7 @@ def _sentence(released: Released) -> str:
 
 
 def build_audience_list(installation: Installation, partition: str, run: Run) -> AssetResult:
-    """Deliver an audience's users to a group."""
+    """Deliver the list of an audience's users to a group of the room's participants."""
     from cleanroom_pipelines.delivery.destinations import AdDestination
     from cleanroom_pipelines.delivery.exports import ExportHooks, ExportOptions
     from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt

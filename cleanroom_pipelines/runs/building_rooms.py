@@ -1,4 +1,4 @@
-"""Building the assets of data labs and data rooms: record → core call → artifact → closed version.
+"""Build the assets of data labs and data rooms: read the record, compute, store the artifact, close the version.
 
 Lives here: validating a lab, and building the six assets of a room; unchanged assets are reused.
 Add here when a room gets another asset.

@@ -166,7 +166,7 @@ def close_all_drops(installation: Installation) -> None:
 
 
 def forget_receipts(installation: Installation, job: GenerationJob) -> None:
-    """Delete the receipts of a dropped seed whose job is deleted; do nothing for other jobs."""
+    """Delete the receipt files of an inbox seed when its job is deleted; do nothing for other jobs."""
     with one_at_a_time(installation):
         for receipt in _receipt_paths(installation, job):
             receipt.unlink(missing_ok=True)

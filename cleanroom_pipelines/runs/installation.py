@@ -184,7 +184,7 @@ class Installation:
 
     @cached_property
     def opened(self) -> Opened:
-        """The key and the identity, after checking that home, catalogue and key belong together.
+        """The installation's key and identity; checks first that home, catalogue and key belong together.
 
         Raises:
             IdentityError: They do not belong together.
@@ -240,7 +240,7 @@ class Installation:
         return Vault(self.home, self.key)
 
     def room_key(self, data_room_id: str) -> bytes:
-        """Return the key of one data room, which makes its matching ids and noise useless in any other room."""
+        """Return the key of one data room, so that hashed ids and noise of two rooms cannot be compared."""
         return self.key.derive(f"data room {data_room_id}")
 
     @cached_property

@@ -28,7 +28,7 @@ _OLD = 0.25
 
 @dataclass(frozen=True)
 class ItemRepresentation:
-    """The representation of the M items.
+    """Weights, embedding and most similar items of all items.
 
     Args:
         idf: (M,) weights ln((1 + N) / (1 + users of the item)) + 1.

@@ -30,7 +30,7 @@ _MAX_EMBEDDING_COLUMNS = 512
 
 @dataclass(frozen=True)
 class RoomFeatures:
-    """The tables training reads.
+    """The tables that training reads.
 
     Args:
         population: user_id of every relevant user.

@@ -374,7 +374,7 @@ class Templates:
 def make_room(
     *purposes: CollaborationType, with_victim: bool = True, n_left_out: int = 0
 ) -> Callable[[World], None]:
-    """Return a function that builds a room with the base, optionally without the victim and the last users."""
+    """Return a function that creates a room with a base audience; the victim or the last users may be missing."""
 
     def make(world: World) -> None:
         world.new_room(*purposes)

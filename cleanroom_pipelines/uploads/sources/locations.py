@@ -125,7 +125,8 @@ def parse_source(source: str) -> Location | None:
     if _has_password(source) or scheme.startswith(("postgres", "snowflake", "mysql", "grpc")):
         raise UsageError(
             "A database's URL cannot be a source, since it may contain a password.",
-            remedy="Set CLEANROOM_SOURCE_NAME_URL to the URL and use adbc:NAME?table=schema.table.",
+            remedy="Choose a name such as SALES, set CLEANROOM_SOURCE_SALES_URL to the URL, and use "
+            "adbc:SALES?table=schema.table.",
         )
     raise UsageError("The kind of this source is unknown.", remedy=f"Use a path, or {_KINDS}.")
 

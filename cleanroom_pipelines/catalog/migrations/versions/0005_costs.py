@@ -1,4 +1,4 @@
-"""Receipts marked as due, and indexes, so that costs do not grow with history.
+"""Mark inbox receipts that must still be written, and add indexes, so that queries stay fast as history grows.
 
 Lives here: one step of the catalogue's schema, 0004 to 0005.
 Add here: nothing once released; write the next step.
