@@ -15,6 +15,7 @@ such cells costs nothing extra. Items are names: they are taken exactly as they 
 numbers is read as such.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,6 +88,8 @@ _WITH_POINT = r"-?[0-9]+[.]0+"
 _DECIMAL = r"-?[0-9]+[.][0-9]+"
 # Larger integers have no exact double.
 _MAX_EXACT = 1 << 53
+# Placeholders up to this length are words; longer ones are UUIDs, of digits only, and hashes.
+_MAX_WORD, _HASH_LENGTH = 4, 64
 _HASH_SIZES = (20, 32, 48, 64)
 
 
@@ -323,10 +326,30 @@ AMBIGUOUS_ID = Rule(ErrorCode.INVALID_INTEGER_FORMAT, "", DECIMAL_IDS).key
 
 
 def _is_placeholder(id_: str) -> str:
-    # By length first: ordinary ids are not converted to lower case.
-    lengths = ", ".join(str(length) for length in sorted({len(text) for text in PLACEHOLDERS}))
-    texts = ", ".join(quote_literal(text) for text in sorted(PLACEHOLDERS))
-    return f"(strlen({id_}) IN ({lengths}) AND lower({id_}) IN ({texts}))"
+    """SQL condition: true for placeholders, in any letter case; ordinary ids are not converted to lower case."""
+    by_length = defaultdict[int, list[str]](list)
+    for text in sorted(PLACEHOLDERS):
+        by_length[len(text)].append(text)
+    conditions = []
+    for length, texts in sorted(by_length.items()):
+        listed = ", ".join(quote_literal(text) for text in texts)
+        starts = ", ".join(quote_literal(start) for start in sorted({text[:2] for text in texts}))
+        start = f" AND lower(left({id_}, 2)) IN ({starts})" if length > _MAX_WORD else ""
+        conditions.append(f"strlen({id_}) = {length}{start} AND lower({id_}) IN ({listed})")
+    return f"({' OR '.join(conditions)})"
+
+
+def may_be_odd_sql(cell: str) -> str:
+    """SQL condition that is cheap, and true for all ids that need `IdFacts`, and for some others."""
+    long = sorted(text for text in PLACEHOLDERS if len(text) > _MAX_WORD)
+    uuids = ", ".join(quote_literal(text) for text in long if len(text) < _HASH_LENGTH)
+    starts = ", ".join(sorted({quote_literal(text[:2]) for text in long if len(text) == _HASH_LENGTH}))
+    return (
+        f"strlen({cell}) <= {_MAX_WORD} OR {cell} IN ({uuids}) "
+        f"OR strlen({cell}) = {_HASH_LENGTH} AND lower(left({cell}, 2)) IN ({starts}) "
+        # Blanks sort before all visible characters.
+        f"OR contains({cell}, '.0') OR length({cell}) <> strlen({cell}) OR {cell} < '!' OR right({cell}, 1) < '!'"
+    )
 
 
 # --- Other cells ---
