@@ -272,9 +272,9 @@ def _facts(engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool
             continue
         ids = f"(SELECT DISTINCT c{position} FROM {raw})" if repeats and not engine.is_cluster else raw
         if not _is_number(column):
-            # one row
-            odd = engine.fetch(f"SELECT count(*) AS n FROM {ids} WHERE {cells.may_be_odd_sql(f'c{position}')}")
-            if not odd["n"][0].as_py():
+            # one row; not WHERE, which would be evaluated for every row before they are made distinct
+            odd = cells.may_be_odd_sql(f"c{position}")
+            if not engine.fetch(f"SELECT count(*) FILTER ({odd}) AS n FROM {ids}")["n"][0].as_py():
                 facts[position] = IdFacts(blanks=False, placeholders=False)
                 continue
         for is_complete in (False, True):
