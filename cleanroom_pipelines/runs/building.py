@@ -57,7 +57,7 @@ from cleanroom_pipelines.runs.private_jobs import (
     mark_seed,
     reveals_by_ensemble,
 )
-from cleanroom_pipelines.runs.requested_seeds import fetch_requested_seed
+from cleanroom_pipelines.runs.requested_seeds import fetch_requested_seed, form_of_ids
 from cleanroom_pipelines.runs.seeds import forget_seed
 from cleanroom_pipelines.runs.shared_scoring import shared_scoring
 from cleanroom_pipelines.runs.sources import day_cache, opened_tables, table_inputs
@@ -454,7 +454,7 @@ def _destination(buckets: Buckets, configured: ConfiguredAudienceModel) -> Objec
 
 
 def _build_report(work: Work[GenerationJob]) -> AssetResult:
-    from cleanroom_pipelines.similarity.seeds import SeedUsers, form_of_seed, match_seed
+    from cleanroom_pipelines.similarity.seeds import SeedUsers, match_seed
     from cleanroom_pipelines.uploads.files import check_seed
     from cleanroom_pipelines.uploads.report import report_sentence
 
@@ -484,7 +484,7 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
                 )
         if failure is not None and user_ids is not None:
             # Not only for seeds without any match: that would tell them from seeds with few.
-            form = form_of_seed(user_ids, engine=installation.engine_settings)
+            form = form_of_ids(job.requested_seed, user_ids, installation)
             failure = (failure[0], f"{failure[1]} {form}".rstrip())
     with work.drafting("seed_validation_report", (_seed_input(job),), {}) as draft:
         documents["outcome"] = {

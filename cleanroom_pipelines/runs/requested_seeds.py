@@ -1,12 +1,13 @@
 """Seeds requested over HTTP: fetched from a bucket or with a query when the job runs.
 
-Lives here: fetching a job's requested seed into the vault.
+Lives here: fetching a job's requested seed into the vault, and what its owner may learn of its ids.
 Add here when a seed can be requested in another way.
 Keep out: access rights (the APIs), reading buckets (storage), running queries (participant_sql).
 """
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.catalog import SEED, GenerationJob, RequestedSeed
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
@@ -16,6 +17,9 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
 from cleanroom_pipelines.storage.warehouse import warehouse_table
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def fetch_requested_seed(installation: Installation, job: GenerationJob) -> GenerationJob:
@@ -60,6 +64,19 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
         installation.vault.delete(location)
         raise
     return installation.catalog.get(GenerationJob, job.id)
+
+
+def form_of_ids(requested: RequestedSeed | None, user_ids: "pa.ChunkedArray", installation: Installation) -> str:
+    """Describe what most ids of a seed look like, for the job's status; empty for the result of a query.
+
+    A template selects from its owner's tables: the account that chooses the parameters must not learn from the form
+    of the ids which rows there are.
+    """
+    from cleanroom_pipelines.similarity.seeds import form_of_seed
+
+    if requested is not None and requested.is_sql:
+        return ""
+    return form_of_seed(user_ids, engine=installation.engine_settings)
 
 
 def _query(installation: Installation, account: str, requested: RequestedSeed, out: Path) -> None:

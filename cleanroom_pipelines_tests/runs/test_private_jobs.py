@@ -6,21 +6,24 @@ order that reveals nothing, unless an authorised party requested another; then i
 one ledger.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from botocore.exceptions import ClientError
 
-from cleanroom_pipelines.catalog import Kind, LedgerLine
+from cleanroom_pipelines.catalog import Kind, LedgerLine, RequestedSeed
 from cleanroom_pipelines.defs.pages import metadata_of
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.privacy import Price, Releaser
 from cleanroom_pipelines.runs.building import AssetResult, newest_artifact
 from cleanroom_pipelines.runs.private_jobs import cannot_pay, paying_pair
+from cleanroom_pipelines.runs.requested_seeds import form_of_ids
 from cleanroom_pipelines.similarity.private_lookalikes import choose
 from cleanroom_pipelines_tests.server.server import ADVERTISER, PUBLISHER, STRANGER
 
@@ -269,6 +272,24 @@ def test_too_small_seed_reports_the_required_size(world: PrivateWorld) -> None:
     assert re.findall(r"\d+", starter["statusDetails"]["message"]) == [str(smallest.value.attributes["needed"])]
     assert owner["statusDetails"] == starter["statusDetails"]
     assert world.spent == 20, "its size, and nothing else"
+
+
+def test_too_small_seed_reports_the_form_of_its_ids_without_counts(world: PrivateWorld) -> None:
+    arn = world.job("hashed", [hashlib.sha256(user.encode()).hexdigest() for user in GROUP[:120]])
+    starter, owner = world.told(arn)
+    message = starter["statusDetails"]["message"]
+    assert message.endswith("All of the ids look like SHA-256 hashes (64 hex digits).")
+    assert "120" not in message
+    assert owner["statusDetails"] == starter["statusDetails"]
+
+
+@pytest.mark.parametrize("source", [{"query": "SELECT 1"}, {"template_arn": "arn"}])
+def test_the_form_of_a_querys_result_is_not_reported(world: PrivateWorld, source: dict[str, str]) -> None:
+    """A template reads its owner's tables, and its user chooses the parameters."""
+    hashes = pa.chunked_array([[f"{number:064x}" for number in range(30)]])
+    requested = RequestedSeed(role_arn="arn", **source)  # type: ignore[arg-type]
+    assert form_of_ids(requested, hashes, world.installation) == ""
+    assert form_of_ids(None, hashes, world.installation) != ""
 
 
 def test_minimum_seed_size_check_uses_the_released_count(
