@@ -69,8 +69,8 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
 def form_of_ids(requested: RequestedSeed | None, user_ids: "pa.ChunkedArray", installation: Installation) -> str:
     """Describe what most ids of a seed look like, for the job's status; empty for the result of a query.
 
-    A template selects from its owner's tables: the account that chooses the parameters must not learn from the form
-    of the ids which rows there are.
+    A template selects from its owner's tables. The account that chooses the parameters must not learn from the
+    form of the ids which rows there are.
     """
     from cleanroom_pipelines.similarity.seeds import form_of_seed
 
