@@ -115,9 +115,9 @@ def _read(world: World, job: str | None) -> Numbers:
     response = _call(world, PUBLISHER, "GetAudienceGenerationJob", audienceGenerationJobArn=job)
     numbers = {str(response["status"]): 1.0}
     if metrics := response.get("metrics"):
-        numbers["recall"] = metrics["recallMetric"]
+        numbers["recall"] = metrics.get("recallMetric") or 0.0
         for each in metrics["relevanceMetrics"]:
-            numbers[f"relevance {each['audienceSize']['value']}"] = each["score"] or 0.0
+            numbers[f"relevance {each['audienceSize']['value']}"] = each.get("score") or 0.0
     return numbers
 
 
