@@ -122,6 +122,7 @@ def answer(task: Mapping[str, Any], *, give_up: Callable[..., object] = confine)
 
 def _run(task: Mapping[str, Any], give_up: Callable[..., object]) -> int:
     from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine
+    from cleanroom_pipelines.participant_sql.macros import create_macros
     from cleanroom_pipelines.uploads.checks import check_quotes
 
     limits, folder = task["limits"], Path(task["folder"])
@@ -139,6 +140,7 @@ def _run(task: Mapping[str, Any], give_up: Callable[..., object]) -> int:
     with open_engine(settings, paths=paths) as engine:
         for view, tables in found.items():
             engine.scan(view, tables)
+        create_macros(engine)
         _check_sources(engine, task["sql"], set(found))
         n_rows = _write(engine, task["sql"], task["parameters"], folder / "rows.jsonl", limits)
         check_quotes(engine.rejected_lines())
