@@ -181,6 +181,9 @@ def _parse(text: str) -> tuple[exp.Expr, tuple[str, ...]]:
         )
     if _UNREADABLE.search(text):
         raise _rejected("The query contains control characters.", remedy="Remove them.")
+    if any("--" in line and line.rstrip("\r").endswith("\\") for line in text.split("\n")):
+        # in Spark, the comment goes on in the next line
+        raise _rejected("A comment line of the query ends with a backslash.", remedy="Remove the backslash.")
     try:
         tokens = _Dialect().tokenize(text)
     except SqlglotError:
@@ -201,6 +204,8 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
         )
     if any(token.token_type is TokenType.SEMICOLON for token in tokens):
         raise _rejected("The query contains more than one statement.")
+    if any(token.token_type is TokenType.PIPE_GT for token in tokens):
+        raise _rejected("The query uses the pipe syntax.", remedy="Write SELECT … FROM … WHERE ….")
     if tokens[0].token_type not in _STARTS:
         raise _rejected("The query is not a SELECT.")
     nesting = 0
@@ -356,19 +361,19 @@ def _not_allowed(node: exp.Expr, is_authors: bool = False) -> SeedError:
 
 
 def _unavailable(name: str, is_authors: bool, kind: str = "Anonymous") -> SeedError:
-    """Reject a function; a name from the query is shown to its author only."""
-    functions, similar = FUNCTIONS.get(name.lower(), ()), similar_names(name)
-    if functions:
-        forms = ", ".join(sorted({f"{name.lower()}({', '.join(function.kinds)})" for function in functions}))
-        return _rejected(
-            f"The query calls {name.lower()} with arguments that are not available.",
-            remedy=f"Available: {forms}. Write patterns, formats and sizes as constants, with elements that all "
-            "engines read alike.",
-            kind=kind,
-        )
+    """Reject a function; only the author sees its name."""
+    functions = FUNCTIONS.get(name.lower(), ())
     shown = f"`{name}`" if is_authors and _FUNCTION_NAME.fullmatch(name) else "A function in the query"
-    remedy = f"Similar: {', '.join(similar)}." if similar and is_authors else "Use another function."
-    return _rejected(f"{shown} is not available.", remedy=remedy, kind=kind)
+    if not functions:
+        similar = similar_names(name) if is_authors else []
+        remedy = f"Similar: {', '.join(similar)}." if similar else "Use another function."
+        return _rejected(f"{shown} is not available.", remedy=remedy, kind=kind)
+    forms = ", ".join(sorted({f"{name.lower()}({', '.join(function.kinds)})" for function in functions}))
+    return _rejected(
+        f"{shown} is not available with these arguments.",
+        remedy=f"{f'Available: {forms}. ' if is_authors else ''}Write patterns, formats and sizes as constants.",
+        kind=kind,
+    )
 
 
 def _rejected_argument(node: exp.Expr, name: str) -> SeedError:
@@ -478,9 +483,9 @@ def _check_output(tree: exp.Expr) -> None:
                 f"The query returns {len(query.expressions)} columns; it must return one.",
                 remedy="Return only the column with the user ids.",
             )
-        elif isinstance(query.expressions[0].unalias(), exp.Literal):
+        elif query.expressions[0].unalias().is_string:
             raise _rejected(
-                "The query returns a constant.",
+                "The query returns a constant text.",
                 remedy="Name the column with the user ids; double quotes make a text, `backticks` quote a name.",
             )
 

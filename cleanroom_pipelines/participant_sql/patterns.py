@@ -13,10 +13,11 @@ _LINE_END = r"\n\r\x{0085}\x{2028}\x{2029}"
 _SPACES = r" \t\n\x0B\f\r"
 _PLAIN = r"[^\\\[\](){}.*+?^$|]"
 _ESCAPED = r"\\[^A-Za-z0-9\s]|\\[dDwWtnr]"
+_TIMES = r"(?P<times>(?:[*+?]|\{\d{1,3}(?:,\d{0,3})?\})\??)?"
 _ELEMENT = re.compile(
-    rf"(?P<same>{_ESCAPED}|{_PLAIN}|\((?:\?:)?|\)|\||(?<![*+?}}])(?:[*+?]|\{{\d{{1,3}}(?:,\d{{0,3}})?\}})\??)"
-    r"|(?P<any>\.)|(?P<space>\\s)|(?P<other>\\S)|(?P<start>\^)|(?P<end>\$\Z)"
-    rf"|(?P<set>\[\^?(?:\\s|{_ESCAPED}|[^\\\[\]&^])+\])"
+    rf"(?:(?P<same>{_ESCAPED}|{_PLAIN}|\))|(?P<any>\.)|(?P<space>\\s)|(?P<other>\\S)"
+    rf"|(?P<set>\[\^?(?:\\s|{_ESCAPED}|[^\\\[\]&^])+\])){_TIMES}"
+    r"|(?P<open>\((?:\?:)?(?!\?)|\|)|(?P<start>\^)|(?P<end>\$\Z)"
 )
 _GROUP = re.compile(r"(?<!\\)(?:\\\\)*\((?!\?)")
 _SETS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
@@ -42,7 +43,7 @@ def translated_pattern(pattern: str, *, is_search: bool) -> str | None:
     translated, position = "", 0
     while position < len(pattern):
         found = _ELEMENT.match(pattern, position)
-        if found is None or (found.lastgroup == "end" and not is_search):
+        if found is None or (found["end"] is not None and not is_search):
             return None
         translated += _element(found)
         position = found.end()
@@ -50,9 +51,6 @@ def translated_pattern(pattern: str, *, is_search: bool) -> str | None:
 
 
 def _element(found: re.Match[str]) -> str:
-    text = found.group()
-    if found.lastgroup == "set":
-        return text.replace("\\s", _SPACES)
     others = {
         "any": f"[^{_LINE_END}]",
         "space": f"[{_SPACES}]",
@@ -60,7 +58,10 @@ def _element(found: re.Match[str]) -> str:
         "start": r"\A",
         "end": rf"(?:\r\n|[{_LINE_END}])?\z",
     }
-    return others.get(found.lastgroup or "", text)
+    for name, translated in others.items():
+        if found[name] is not None:
+            return translated + (found["times"] or "")
+    return found.group().replace("\\s", _SPACES) if found["set"] is not None else found.group()
 
 
 def n_groups(pattern: str) -> int:

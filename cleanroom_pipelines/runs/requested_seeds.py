@@ -15,7 +15,7 @@ from cleanroom_pipelines.participant_sql.checking import check_query
 from cleanroom_pipelines.participant_sql.running import run_query
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
-from cleanroom_pipelines.storage.warehouse import warehouse_table
+from cleanroom_pipelines.storage.warehouse import warehouse_databases, warehouse_table
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def _query(installation: Installation, account: str, requested: RequestedSeed, o
         if template is None:
             raise SeedError("The analysis template was deleted.", remedy="Give another one.")
         account, text = template.account_id, template.sql
-    checked = check_query(text or "", parameters=requested.parameters)
+    databases = warehouse_databases(installation.home, account)
+    checked = check_query(text or "", parameters=requested.parameters, databases=databases)
     tables = {names: warehouse_table(installation.home, account, *names) for names in checked.tables}
     run_query(checked, tables, out, scratch=installation.home.scratch)

@@ -1,6 +1,6 @@
 """Warehouses: folders of an account's databases and tables.
 
-Lives here: mapping database and table names to the table's folder, and rejecting links that leave it.
+Lives here: an account's databases, mapping names to a table's folder, and rejecting links that leave it.
 Keep out: reading tables.
 """
 
@@ -40,6 +40,16 @@ def warehouse_table(home: Home, account_id: str, database: str, table: str) -> P
             "The table is not stored in the account's warehouse.", remedy="Put it there without links."
         )
     return warehouse / database / table
+
+
+def warehouse_databases(home: Home, account_id: str) -> list[str]:
+    """Return the names of an account's databases: the folders of its warehouse, in order."""
+    warehouse = home.accounts / account_id / "warehouse"
+    try:
+        entries = sorted(entry.name for entry in os.scandir(warehouse) if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+    return [name for name in entries if _NAME.fullmatch(name)]
 
 
 def reject_links(home: Home, account_id: str, folder: Path) -> None:

@@ -42,9 +42,11 @@ from cleanroom_pipelines.catalog import (
     parse_arn,
     slug,
 )
-from cleanroom_pipelines.errors import NotFoundError
+from cleanroom_pipelines.errors import NotFoundError, SeedError, UsageError
+from cleanroom_pipelines.participant_sql.checking import check_query
 from cleanroom_pipelines.privacy import COUNT, in_units
 from cleanroom_pipelines.runs.private_jobs import cannot_pay, paying_pair
+from cleanroom_pipelines.storage.warehouse import warehouse_databases, warehouse_table
 
 _KIND: Final = Kind.GENERATION_JOB
 _BUDGET: Final = "privacy budget of the two organisations, in units"
@@ -64,6 +66,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
         raise quota_exceeded("unfinished audience generation jobs per account", endpoint.max_unfinished_jobs)
     check_quota(endpoint, parts.account_id, _KIND)
     _check_budget(endpoint, caller, parameters, parts)
+    _check_query(endpoint, caller, seed)
     name, description, tags = parameters["name"], parameters.get("description"), parameters.get("tags", {})
     record = endpoint.catalog.resources.create(
         GenerationJobSpec(
@@ -160,6 +163,31 @@ def _requested_seed(endpoint: Endpoint, caller: Caller, parameters: Parameters) 
         parameters=sql.get("parameters", {}),
         protected_query_id=endpoint.new_uuid(),
     )
+
+
+def _check_query(endpoint: Endpoint, caller: Caller, seed: RequestedSeed) -> None:
+    """Check an SQL seed as far as it is certain now: the SQL, and that the caller's own tables exist.
+
+    The message quotes the caller's own query only, and shows nothing of another account's template or tables.
+    """
+    template = endpoint.catalog.parties.template(seed.template_arn) if seed.template_arn else None
+    text = template.sql if template is not None else seed.query
+    if text is None:
+        return
+    owner = template.account_id if template is not None else caller.account_id
+    is_own_text = owner == caller.account_id
+    member = "seedAudience.sqlParameters"
+    databases = warehouse_databases(endpoint.home, owner)
+    try:
+        checked = check_query(text, parameters=seed.parameters, databases=databases, is_authors=is_own_text)
+        folders = [warehouse_table(endpoint.home, owner, *names) for names in checked.tables]
+    except SeedError as error:
+        raise invalid(member, f"Query must be allowed. {error}") from None
+    except UsageError as error:
+        raise invalid(member, f"Tables must be valid. {error}") from None
+    missing = [".".join(names) for names, folder in zip(checked.tables, folders, strict=True) if not folder.is_dir()]
+    if is_own_text and missing:
+        raise invalid(member, f"Tables must be in the account's warehouse. Missing: {', '.join(missing[:3])}")
 
 
 def _check_template(endpoint: Endpoint, caller: Caller, arn: str, collaboration_id: str | None) -> None:
