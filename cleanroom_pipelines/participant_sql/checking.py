@@ -17,7 +17,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlglot import Token, TokenType, exp
 from sqlglot.dialects.duckdb import DuckDB
@@ -104,9 +104,9 @@ def check_query(
         text: One SELECT with one output column over tables `database.table`, in Spark's dialect; CTEs, joins,
             subqueries, set operations, aggregates and windows are allowed, and `:name` in place of any value.
         parameters: A value for each `:name`; bound as text, which DuckDB also compares with numbers and dates.
-        databases: The databases of the account that owns the tables; a table without a database is in the only one.
-        is_authors: Whether the message is shown to the author of the query alone, and may name a function as it is
-            written there, and the author's databases.
+        databases: The databases of the tables' owner; a table without a database is in the only one.
+        is_authors: Whether only the author of the query is shown the message: it may then name a function as it
+            is written there, and the databases.
 
     Raises:
         SeedError: The query is not allowed (`SQL_NOT_ALLOWED`). The message quotes the query only where
@@ -134,7 +134,9 @@ class _Dialect(Spark):
     class Tokenizer(Spark.Tokenizer):
         """Spark's tokenizer without hints."""
 
-        KEYWORDS = {word: kind for word, kind in Spark.Tokenizer.KEYWORDS.items() if kind is not TokenType.HINT}
+        KEYWORDS: ClassVar = {
+            word: kind for word, kind in Spark.Tokenizer.KEYWORDS.items() if kind is not TokenType.HINT
+        }
 
 
 class _Parser(SparkParser):
@@ -143,18 +145,16 @@ class _Parser(SparkParser):
     It has a step limit, since some texts take time exponential in their length.
     """
 
-    FUNCTIONS: dict[str, Callable[..., exp.Expr]] = {}
-    FUNCTION_PARSERS = {
+    FUNCTIONS: ClassVar[dict[str, Callable[..., exp.Expr]]] = {}
+    FUNCTION_PARSERS: ClassVar = {
         name: parser
         for name, parser in SparkParser.FUNCTION_PARSERS.items()
         if name in {"CAST", "EXTRACT", "POSITION", "SUBSTR", "SUBSTRING", "TRIM", "TRY_CAST"}
     }
-    NO_PAREN_FUNCTION_PARSERS = {
-        name: parser
-        for name, parser in SparkParser.NO_PAREN_FUNCTION_PARSERS.items()
-        if name in {"CASE", "IF"}
+    NO_PAREN_FUNCTION_PARSERS: ClassVar = {
+        name: parser for name, parser in SparkParser.NO_PAREN_FUNCTION_PARSERS.items() if name in {"CASE", "IF"}
     }
-    PLACEHOLDER_PARSERS = {TokenType.PARAMETER: lambda self: self._parse_number_of_parameter()}
+    PLACEHOLDER_PARSERS: ClassVar = {TokenType.PARAMETER: lambda self: self._parse_number_of_parameter()}
     STRICT_CAST = True
 
     steps_left = 0
@@ -440,9 +440,8 @@ def _check_value(node: exp.Expr) -> None:
             raise _invalid_parameter()
     elif isinstance(node, exp.SimilarTo):
         _check_literal(node, "expression", MAX_PATTERN_CHARACTERS)
-    elif isinstance(node, exp.Any | exp.All):
-        if not isinstance(node.this, exp.Query):
-            raise _not_allowed(node)
+    elif isinstance(node, exp.Any | exp.All) and not isinstance(node.this, exp.Query):
+        raise _not_allowed(node)
 
 
 def _is_column_list_star(star: exp.Star) -> bool:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
@@ -330,37 +331,34 @@ def fitting(name: str, arguments: list[exp.Expr]) -> tuple[Function, list[exp.Ex
 
 
 def _translated(kind: str, node: exp.Expr, arguments: list[exp.Expr]) -> exp.Expr | None:
-    if kind.startswith("value"):
-        return None if isinstance(node, exp.Star | exp.Interval) else node
-    if kind == "star":
-        return node if isinstance(node, exp.Star) else None
-    if kind == "interval":
-        return node if isinstance(node, exp.Interval) else None
-    if kind == "false":
-        return node if isinstance(node, exp.Boolean) and not node.this else None
-    if kind == "unit":
-        is_word = isinstance(node, exp.Column) and not node.table and not node.this.args.get("quoted")
-        return exp.Literal.string(node.name.lower()) if is_word and node.name.upper() in _SPANS else None
+    if kind in _NODES:
+        return _NODES[kind](node)
     if not isinstance(node, exp.Literal) or len(node.name) > MAX_PATTERN_CHARACTERS:
         return None
     if kind in _NUMBERS:
         return node if not node.is_string and _NUMBERS[kind](node.name) else None
-    if not node.is_string:
-        return None
-    if kind == "grouped" and len(arguments) == 2 and n_groups(node.name) == 0:
-        return None
-    text = _TEXTS[kind](node.name)
+    has_no_group = kind == "grouped" and len(arguments) == 2 and n_groups(node.name) == 0
+    text = _TEXTS[kind](node.name) if node.is_string and not has_no_group else None
     return None if text is None else exp.Literal.string(text)
 
 
-def _is_group(text: str) -> bool:
-    return text.isdecimal() and len(text) == 1
+def _span(node: exp.Expr) -> exp.Expr | None:
+    is_word = isinstance(node, exp.Column) and not node.table and not node.this.args.get("quoted")
+    return exp.Literal.string(node.name.lower()) if is_word and node.name.upper() in _SPANS else None
 
 
+_NODES: Mapping[str, Callable[[exp.Expr], exp.Expr | None]] = {
+    "value": lambda node: None if isinstance(node, exp.Star | exp.Interval) else node,
+    "value...": lambda node: None if isinstance(node, exp.Star | exp.Interval) else node,
+    "star": lambda node: node if isinstance(node, exp.Star) else None,
+    "interval": lambda node: node if isinstance(node, exp.Interval) else None,
+    "false": lambda node: node if isinstance(node, exp.Boolean) and not node.this else None,
+    "unit": _span,
+}
 _NUMBERS: Mapping[str, Callable[[str], bool]] = {
     "size": lambda text: text.isdecimal() and len(text) <= 4 and int(text) <= MAX_PADDED_CHARACTERS,
     "digits": lambda text: text.isdecimal() and len(text) == 1 and int(text) <= MAX_DIGITS,
-    "group": _is_group,
+    "group": lambda text: text.isdecimal() and len(text) == 1,
     "position": lambda text: text.isdecimal() and 0 < len(text) <= 6 and int(text) > 0,
     "sha256": lambda text: text in {"0", "256"},
     "fraction": lambda text: re.fullmatch(r"0?\.[0-9]{1,15}|[01](\.0{0,15})?", text) is not None,
@@ -383,8 +381,8 @@ _TEXTS: Mapping[str, Callable[[str], str | None]] = {
 class _TemplateParser(DuckDBParser):
     """Parser that keeps functions as they are written."""
 
-    FUNCTIONS: dict[str, Callable[..., exp.Expr]] = {}
-    FUNCTION_PARSERS = {"CAST": DuckDBParser.FUNCTION_PARSERS["CAST"]}
+    FUNCTIONS: ClassVar[dict[str, Callable[..., exp.Expr]]] = {}
+    FUNCTION_PARSERS: ClassVar = {"CAST": DuckDBParser.FUNCTION_PARSERS["CAST"]}
 
 
 @cache

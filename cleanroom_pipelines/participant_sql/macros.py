@@ -31,14 +31,13 @@ _UPPER_ODD = (
     r"[\x{0149}\x{019B}\x{01F0}\x{0264}\x{0390}\x{03B0}\x{0587}\x{1C8A}\x{1E96}-\x{1E9A}\x{1F50}-\x{1FFC}"
     r"\x{A7CD}-\x{A7DB}\x{FB00}-\x{FB17}\x{10D70}-\x{10D85}\x{16EBB}-\x{16ED3}]"
 )
-_LOWER_ODD = (
-    r"\x{03A3}(\PL|\z)|[\x{0130}\x{1C89}\x{A7CB}-\x{A7DC}\x{10D50}-\x{10D65}\x{16EA0}-\x{16EB8}]"
-)
+_LOWER_ODD = r"\x{03A3}(\PL|\z)|[\x{0130}\x{1C89}\x{A7CB}-\x{A7DC}\x{10D50}-\x{10D65}\x{16EA0}-\x{16EB8}]"
 
 # Bodies over `v`, the macro's only argument. Each also exists as `…_or_null`, which is NULL instead of an error.
 _CASTS = {
     "text": f"CASE WHEN {_IS_FLOAT} AND NOT regexp_full_match({_TEXT}, '{_ALIKE}') THEN {_FAIL_AS_TEXT} "
-    f"WHEN {_IS_TIME} THEN CAST({_TIME} AS VARCHAR) WHEN {_IS_TEXT} OR {_IS_FLOAT} OR {_IS_DECIMAL} OR {_IS_WHOLE} "
+    f"WHEN {_IS_TIME} THEN CAST({_TIME} AS VARCHAR) "
+    f"WHEN {_IS_TEXT} OR {_IS_FLOAT} OR {_IS_DECIMAL} OR {_IS_WHOLE} "
     f"OR typeof(v) IN ('BOOLEAN', 'DATE', '\"NULL\"') THEN {_TEXT} ELSE {_FAIL_AS_TEXT} END",
     "whole": f"CASE WHEN {_IS_TEXT} THEN CAST(regexp_replace(trim({_TEXT}), '[^0-9+-]', 'x', 'g') AS BIGINT) "
     f"WHEN {_IS_FLOAT} THEN CAST(trunc(CAST(v AS DOUBLE)) AS BIGINT) "
@@ -73,8 +72,8 @@ _ONE = {
     "magnitude": "abs(v)",
 }
 _SEVERAL = {
-    "contains(l, e)": "list_transform([{'l': l, 'e': e}], lambda v: CASE WHEN v.l IS NULL OR v.e IS NULL THEN NULL "
-    "WHEN list_contains(v.l, v.e) THEN true WHEN list_count(v.l) < len(v.l) THEN NULL ELSE false END)[1]",
+    "contains(l, e)": "list_transform([{'l': l, 'e': e}], lambda v: CASE WHEN v.l IS NULL OR v.e IS NULL "
+    "THEN NULL WHEN list_contains(v.l, v.e) THEN true WHEN list_count(v.l) < len(v.l) THEN NULL ELSE false END)[1]",
     "months(a, b)": "list_transform([{'a': CAST(a AS TIMESTAMP), 'b': CAST(b AS TIMESTAMP)}], lambda v: "
     "(year(v.a) - year(v.b)) * 12 + month(v.a) - month(v.b) + CASE WHEN day(v.a) = day(v.b) OR "
     "(last_day(v.a) = CAST(v.a AS DATE) AND last_day(v.b) = CAST(v.b AS DATE)) THEN CAST(0 AS DOUBLE) "
@@ -114,6 +113,8 @@ def _rounding(digits: int) -> Iterator[str]:
     """Round half up, as the number is written: floating-point numbers through their text."""
     exact = f"CAST(CAST(CAST(v AS VARCHAR) AS DECIMAL(38, {digits})) AS DOUBLE)"
     name = f"rounded_{digits}"
-    yield _macro(f"{name}_by_type", f"(k DOUBLE, v) AS {exact}, (k BIGINT, v) AS v, (k HUGEINT, v) AS v, "
-                 f"(k DECIMAL, v) AS round(v, {digits})")
+    yield _macro(
+        f"{name}_by_type",
+        f"(k DOUBLE, v) AS {exact}, (k BIGINT, v) AS v, (k HUGEINT, v) AS v, (k DECIMAL, v) AS round(v, {digits})",
+    )
     yield _macro(f"{name}(x)", f"list_transform([x], lambda v: spark_{name}_by_type(v, v))[1]")

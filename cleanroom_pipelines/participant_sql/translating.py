@@ -73,7 +73,9 @@ def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
 
 def _function(node: exp.Expr) -> exp.Expr:
     name, arguments = node.name, list(node.expressions)
-    mark = arguments[0] if len(arguments) > 0 and isinstance(arguments[0], exp.Distinct | exp.IgnoreNulls) else None
+    mark = (
+        arguments[0] if len(arguments) > 0 and isinstance(arguments[0], exp.Distinct | exp.IgnoreNulls) else None
+    )
     if isinstance(mark, exp.Distinct):
         arguments[0:1] = mark.expressions
     elif mark is not None:

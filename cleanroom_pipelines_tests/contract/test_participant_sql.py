@@ -7,7 +7,7 @@ texts and letters of several bytes. Where Spark stops with an error, ours may to
 
 import math
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from ..cases import assert_each
 
 pytestmark = pytest.mark.spark
 
-# n and m whole numbers, f and g numbers, x a decimal, s and w texts, c text of numbers, d and e dates, t an instant,
-# u a time without zone, b yes or no, l a list
+# n and m whole numbers, f and f_ numbers, x a decimal, s and w texts, c text of numbers, d and e dates,
+# t an instant, u a time without zone, b yes or no, l a list
 EXPRESSIONS = r"""
 n + m
 n - m * 2
@@ -567,20 +567,63 @@ SELECT CASE WHEN grouped.total > 5 THEN 'many' ELSE 'few' END FROM (SELECT sum(n
 """.strip().splitlines()
 
 _ROWS: list[dict[str, Any]] = [
-    {"n": 1, "m": 3, "f": 1.5, "f_": 0.5, "x": "1.50", "s": "Ann", "w": "Straße", "c": "7", "b": True, "l": [1, 2]},
-    {"n": 2, "m": -4, "f": -2.25, "f_": 2.0, "x": "-2.25", "s": "bob", "w": "a,b", "c": "-12", "b": False, "l": []},
-    {"n": 3, "m": 0, "f": 0.0, "f_": -1.25, "x": "0.00", "s": "", "w": "é🙂s x", "c": "0", "b": None, "l": [1, None]},
+    {
+        "n": 1,
+        "m": 3,
+        "f": 1.5,
+        "f_": 0.5,
+        "x": "1.50",
+        "s": "Ann",
+        "w": "Straße",
+        "c": "7",
+        "b": True,
+        "l": [1, 2],
+    },
+    {
+        "n": 2,
+        "m": -4,
+        "f": -2.25,
+        "f_": 2.0,
+        "x": "-2.25",
+        "s": "bob",
+        "w": "a,b",
+        "c": "-12",
+        "b": False,
+        "l": [],
+    },
+    {
+        "n": 3,
+        "m": 0,
+        "f": 0.0,
+        "f_": -1.25,
+        "x": "0.00",
+        "s": "",
+        "w": "é🙂s x",
+        "c": "0",
+        "b": None,
+        "l": [1, None],
+    },
     {"n": 4, "m": None, "f": None, "f_": 1.0, "x": None, "s": None, "w": None, "c": None, "b": True, "l": None},
-    {"n": 5, "m": 7, "f": 1e10, "f_": 3.5, "x": "12345678.99", "s": "Anna%_", "w": " A\ta ", "c": "999", "b": False},
+    {
+        "n": 5,
+        "m": 7,
+        "f": 1e10,
+        "f_": 3.5,
+        "x": "12345678.99",
+        "s": "Anna%_",
+        "w": " A\ta ",
+        "c": "999",
+        "b": False,
+    },
     {"n": 6, "m": -1, "f": 2.5, "f_": 4.0, "x": "0.35", "s": "nan", "w": "ANN", "c": "+5", "b": True, "l": [2, 2]},
 ]
 _DATES = [
-    (date(2024, 1, 31), date(2024, 2, 29), datetime(2024, 1, 31, 10, 20, 30), datetime(2024, 2, 29)),
-    (date(2024, 2, 29), date(2023, 2, 28), datetime(2024, 2, 29), datetime(2024, 3, 31, 23, 59, 59)),
-    (date(2023, 12, 31), date(2024, 1, 1), datetime(1999, 5, 6, 7, 8, 9, 500_000), datetime(2000, 2, 29, 12)),
+    ("2024-01-31", "2024-02-29", "2024-01-31 10:20:30", "2024-02-29 00:00:00"),
+    ("2024-02-29", "2023-02-28", "2024-02-29 00:00:00", "2024-03-31 23:59:59"),
+    ("2023-12-31", "2024-01-01", "1999-05-06 07:08:09.500", "2000-02-29 12:00:00"),
     (None, None, None, None),
-    (date(1969, 7, 20), date(2024, 6, 15), datetime(2024, 6, 15, 12), datetime(2024, 5, 15, 13, 1)),
-    (date(2100, 2, 28), date(2096, 2, 29), datetime(2024, 12, 30, 0, 0, 1), datetime(2025, 1, 1)),
+    ("1969-07-20", "2024-06-15", "2024-06-15 12:00:00", "2024-05-15 13:01:00"),
+    ("2100-02-28", "2096-02-29", "2024-12-30 00:00:01", "2025-01-01 00:00:00"),
 ]
 _TYPES = pa.schema(
     [
@@ -597,12 +640,15 @@ _NOT_SPARKS |= {"strptime", "strpos", "week"}
 
 
 def _tables() -> dict[str, pa.Table]:
+    kinds = {"d": date, "e": date, "t": datetime, "u": datetime}
     rows = [
         {
             **row,
             "x": None if row["x"] is None else Decimal(row["x"]),
-            **dict(zip("detu", dates, strict=True)),
-            "t": dates[2] and dates[2].replace(tzinfo=UTC),
+            **{
+                name: None if text is None else kinds[name].fromisoformat(text)
+                for name, text in zip(kinds, dates, strict=True)
+            },
         }
         for row, dates in zip(_ROWS, _DATES, strict=True)
     ]

@@ -112,7 +112,9 @@ def queries(draw: Callable[[st.SearchStrategy[str]], str]) -> str:
     # in brackets, since a text alone is rejected: it may be meant as a name
     column = f"({draw(expressions(kind))})"
     where = draw(expressions("truth"))
-    return draw(st.sampled_from(_QUERIES)).format(column=column, where=where, other=f"({draw(expressions(kind, 1))})")
+    return draw(st.sampled_from(_QUERIES)).format(
+        column=column, where=where, other=f"({draw(expressions(kind, 1))})"
+    )
 
 
 _QUERIES = [

@@ -185,7 +185,9 @@ def _check_query(endpoint: Endpoint, caller: Caller, seed: RequestedSeed) -> Non
         raise invalid(member, f"Query must be allowed. {error}") from None
     except UsageError as error:
         raise invalid(member, f"Tables must be valid. {error}") from None
-    missing = [".".join(names) for names, folder in zip(checked.tables, folders, strict=True) if not folder.is_dir()]
+    missing = [
+        ".".join(names) for names, folder in zip(checked.tables, folders, strict=True) if not folder.is_dir()
+    ]
     if is_own_text and missing:
         raise invalid(member, f"Tables must be in the account's warehouse. Missing: {', '.join(missing[:3])}")
 
