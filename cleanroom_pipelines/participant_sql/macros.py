@@ -73,7 +73,8 @@ _ONE = {
 }
 _SEVERAL = {
     "contains(l, e)": "list_transform([{'l': l, 'e': e}], lambda v: CASE WHEN v.l IS NULL OR v.e IS NULL "
-    "THEN NULL WHEN list_contains(v.l, v.e) THEN true WHEN list_count(v.l) < len(v.l) THEN NULL ELSE false END)[1]",
+    "THEN NULL WHEN list_contains(v.l, v.e) THEN true WHEN list_count(v.l) < len(v.l) THEN NULL "
+    "ELSE false END)[1]",
     "months(a, b)": "list_transform([{'a': CAST(a AS TIMESTAMP), 'b': CAST(b AS TIMESTAMP)}], lambda v: "
     "(year(v.a) - year(v.b)) * 12 + month(v.a) - month(v.b) + CASE WHEN day(v.a) = day(v.b) OR "
     "(last_day(v.a) = CAST(v.a AS DATE) AND last_day(v.b) = CAST(v.b AS DATE)) THEN CAST(0 AS DOUBLE) "

@@ -221,8 +221,9 @@ def _failed(problem: str, limits: QueryLimits) -> SeedError:
             "Check the column names; CAST the columns of CSV and JSON Lines, which are text.",
         ),
         "values": (
-            "The query converts a value that cannot be converted, or computes one that is out of range.",
-            "Use TRY_CAST, or filter such rows out.",
+            "The query converts a value that cannot be converted, divides by zero or a DECIMAL, or computes a "
+            "value that is out of range.",
+            "Use TRY_CAST, CAST a DECIMAL AS DOUBLE before dividing, or filter such rows out.",
         ),
     }
     message, remedy = sentences.get(
