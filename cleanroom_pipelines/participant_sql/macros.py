@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 _IS_TEXT = "typeof(v) = 'VARCHAR'"
 _IS_FLOAT = "typeof(v) IN ('DOUBLE', 'FLOAT')"
 _IS_DECIMAL = "starts_with(typeof(v), 'DECIMAL')"
-_IS_WHOLE = "typeof(v) IN ('TINYINT', 'SMALLINT', 'INTEGER', 'BIGINT', 'HUGEINT')"
+_IS_WHOLE = (
+    "typeof(v) IN ('TINYINT', 'SMALLINT', 'INTEGER', 'BIGINT', 'HUGEINT', "
+    "'UTINYINT', 'USMALLINT', 'UINTEGER', 'UBIGINT')"
+)
 _IS_TIME = "starts_with(typeof(v), 'TIMESTAMP')"
 _FAIL = "CAST('impossible ' || CAST(v AS VARCHAR) AS INTEGER)"
 _FAIL_AS_TEXT = f"CAST({_FAIL} AS VARCHAR)"

@@ -130,6 +130,13 @@ def failure(run: Callable[..., object], text: object, **options: object) -> str:
 # --- What it writes ---
 
 
+def test_functions_of_spark_run_in_the_process(run_apart: Run) -> None:
+    query = (
+        "SELECT concat('u', `big`) FROM shop.users WHERE date_add(day, 1) > '1970-01-03' AND length(name) >= :n"
+    )
+    assert run_apart(f"{query} OR id div 2 = 0", n="0") == ["u9223372036854775808", "u1"]
+
+
 def test_text_is_written_as_it_is(run_apart: Run) -> None:
     names = ['Ä "q" \\ \n', "😀", ""]
     assert run_apart("SELECT name FROM shop.users WHERE name IS NOT NULL ORDER BY length(name) DESC") == names
