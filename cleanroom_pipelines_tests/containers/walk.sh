@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 work=$(mktemp -d)
-export POSTGRES_PASSWORD=walk CLEANROOM_IMAGE=cleanroom-walk CLEANROOM_MEMORY=3GB CLEANROOM_FOLDER=$work/shared
+export POSTGRES_PASSWORD=walk IMAGE=cleanroom-walk CLEANROOM_MEMORY=3GB SHARED_FOLDER=$work/shared
 export DAGSTER_PORT=${DAGSTER_PORT:-33000} SERVE_PORT=${SERVE_PORT:-38723} COMPOSE_PROJECT_NAME=walk
 export DAGSTER_YAML=$work/dagster.yaml
 base=${BASE:-docker.io/library/python:3.12-slim}
@@ -29,10 +29,10 @@ if [ "$base" = debootstrap ]; then
   export POSTGRES_IMAGE=cleanroom-walk-postgres
   docker build -q --build-arg BASE=$base -t $POSTGRES_IMAGE cleanroom_pipelines_tests/containers/postgres
 fi
-install -d -o 10001 -m 700 "$CLEANROOM_FOLDER"
+install -d -o 10001 -m 700 "$SHARED_FOLDER"
 cp data/example/hosts/dagster.yaml "$DAGSTER_YAML"
-docker build -q --build-arg BASE="$base" -f data/example/hosts/Dockerfile -t $CLEANROOM_IMAGE .
-mb=$(($(docker image inspect -f '{{.Size}}' $CLEANROOM_IMAGE) / 1000000))
+docker build -q --build-arg BASE="$base" -f data/example/hosts/Dockerfile -t $IMAGE .
+mb=$(($(docker image inspect -f '{{.Size}}' $IMAGE) / 1000000))
 echo "== the image has $mb MB"
 [ "$mb" -le 1200 ]
 
@@ -72,23 +72,23 @@ run_launcher:
   module: dagster_docker
   class: DockerRunLauncher
   config:
-    image: $CLEANROOM_IMAGE
+    image: $IMAGE
     network: cleanroom
     env_vars: [DAGSTER_POSTGRES_URL, CLEANROOM_HOME, CLEANROOM_CATALOG_URL, CLEANROOM_MEMORY]
     container_kwargs:
       read_only: true
       tmpfs: {/tmp: ""}
       cap_drop: [ALL]
-      volumes: ["$CLEANROOM_FOLDER:/srv/cleanroom"]
+      volumes: ["$SHARED_FOLDER:/srv/cleanroom"]
 END
 docker stop walk_worker_2 >/dev/null
 socket=$(docker context inspect -f '{{.Endpoints.docker.Host}}' 2>/dev/null || echo unix:///var/run/docker.sock)
 docker stop walk_daemon_1 >/dev/null
 docker run -d --name walk_launcher --network cleanroom --user "10001:$(stat -c %g "${socket#unix://}")" \
-  -v "${socket#unix://}:/var/run/docker.sock" -v "$CLEANROOM_FOLDER:/srv/cleanroom" \
+  -v "${socket#unix://}:/var/run/docker.sock" -v "$SHARED_FOLDER:/srv/cleanroom" \
   -v "$DAGSTER_YAML:/opt/cleanroom/dagster.yaml:ro" \
   $(docker inspect -f '{{range .Config.Env}}-e {{.}} {{end}}' walk_daemon_1) \
-  $CLEANROOM_IMAGE dagster-daemon run -m cleanroom_pipelines.definitions >/dev/null
+  $IMAGE dagster-daemon run -m cleanroom_pipelines.definitions >/dev/null
 trap 'docker rm -f walk_launcher >/dev/null 2>&1; $compose down --volumes >/dev/null 2>&1; rm -rf "$work"' EXIT
 in_serve sh -c 'cd /srv/cleanroom/demo && sed "s/exports: \\[10%, 20%\\]/exports: [5%, 10%, 20%]/" cleanroom.yaml > more.yaml && cleanroom apply more.yaml'
 until_true sh -c 'docker ps -a --format "{{.Image}} {{.Command}}" --no-trunc | grep -q "dagster api execute_run"'
