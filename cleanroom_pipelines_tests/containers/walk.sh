@@ -45,7 +45,7 @@ $compose up -d
 for service in serve webserver daemon; do until_true is_healthy $service; done
 
 echo "== the root file system is read-only and the user has no privileges"
-! in_serve sh -c 'touch /opt/cleanroom/x' 2>/dev/null
+! in_serve sh -c 'touch /venv/x' 2>/dev/null
 [ "$(in_serve sh -c 'id -u; grep CapEff /proc/self/status | cut -f2' | xargs)" = "10001 0000000000000000" ]
 
 echo "== the demo, shared with the daemon and the workers"
@@ -86,7 +86,7 @@ socket=$(docker context inspect -f '{{.Endpoints.docker.Host}}' 2>/dev/null || e
 docker stop walk_daemon_1 >/dev/null
 docker run -d --name walk_launcher --network cleanroom --user "10001:$(stat -c %g "${socket#unix://}")" \
   -v "${socket#unix://}:/var/run/docker.sock" -v "$SHARED_FOLDER:/srv/cleanroom" \
-  -v "$DAGSTER_YAML:/opt/cleanroom/dagster.yaml:ro" \
+  -v "$DAGSTER_YAML:/venv/dagster.yaml:ro" \
   $(docker inspect -f '{{range .Config.Env}}-e {{.}} {{end}}' walk_daemon_1) \
   $IMAGE dagster-daemon run -m cleanroom_pipelines.definitions >/dev/null
 trap 'docker rm -f walk_launcher >/dev/null 2>&1; $compose down --volumes >/dev/null 2>&1; rm -rf "$work"' EXIT

@@ -1,4 +1,5 @@
 set -eu
+PATH=$(echo /usr/lib/postgresql/*/bin):$PATH
 data=/var/lib/postgresql/data
 if [ ! -e $data/PG_VERSION ]; then
   echo "$POSTGRES_PASSWORD" > /tmp/password
