@@ -48,7 +48,7 @@ class Family(StrEnum):
 
 
 class MatchingId(StrEnum):
-    """The kind of identifier by which both sides match the same person."""
+    """A kind of identifier by which two parties match the same person."""
 
     STRING = "STRING"
     EMAIL = "EMAIL"
@@ -58,7 +58,7 @@ class MatchingId(StrEnum):
 
     @property
     def family(self) -> Family:
-        """The family within which ids of this kind match: a hashed seed matches a raw base, and vice versa."""
+        """The family of this kind: ids match within a family, so hashed ids match unhashed ones."""
         return _FAMILIES[self]
 
     @property

@@ -215,7 +215,7 @@ def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _seed(data: SyntheticSettings, n: int) -> list[str]:
-    """Return n seed users of one interest, and of the next interests if the first has too few users."""
+    """Choose n seed users of one interest; if it has too few users, also of the next interests."""
     ids: list[str] = []
     for interest in range(_SEED_INTEREST, _SEED_INTEREST + data.n_interests):
         if len(ids) >= n:
@@ -314,7 +314,7 @@ def _sizes(folder: Path) -> Iterable[int]:
 
 
 def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the cost of training per million more interactions, or users if interactions are about equal.
+    """Return the cost of training per further million interactions (or users, if those are about equal).
 
     Args:
         rows: The sizes of a result, smallest first.

@@ -55,7 +55,9 @@ class Deletion(Part):
         """
         if kind in DELETED_WITH.values():
             parent = next(each for each, child in DELETED_WITH.items() if child is kind)
-            raise UsageError(f"An {kind.words} cannot be deleted alone.", remedy=f"Delete its {parent.words}.")
+            raise UsageError(
+                f"A resource of kind {kind.words} cannot be deleted alone.", remedy=f"Delete its {parent.words}."
+            )
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id, region)
             if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
@@ -124,7 +126,7 @@ class Deletion(Part):
             return tuple(resource_record(each) for each in deleted)
 
     def finish_delete(self, kind: Kind, resource_id: str) -> None:
-        """Remove a resource whose artifacts are deleted; idempotent.
+        """Remove the records of a resource whose artifacts have been deleted; may be repeated.
 
         Raises:
             ConflictError: Its deletion was not started.

@@ -88,8 +88,8 @@ class RoomAudiences(Part):
             visible = {key for key, is_hidden in dependents.items() if not is_hidden}
             if visible and not with_dependents:
                 raise ConflictError(
-                    "Other audiences are built on these.",
-                    remedy="Delete the others first, or delete them together.",
+                    "Other audiences use these.",
+                    remedy="Delete those first, or delete all of them together.",
                     dependents=tuple(sorted(visible)),
                 )
             deleted = sorted(wanted | set(dependents))
@@ -128,7 +128,7 @@ def _hide(row: CustomAudienceRow, now: datetime) -> None:
 
 
 def _dependents(session: Session, audience_ids: set[str]) -> dict[str, bool]:
-    """Return the audiences that refer to the given ones, directly or not, and whether each of them is hidden."""
+    """Return the audiences that refer, directly or indirectly, to the given ones, and whether each is hidden."""
     found: dict[str, bool] = {}
     frontier = set(audience_ids)
     while frontier:

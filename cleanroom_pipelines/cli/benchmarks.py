@@ -122,9 +122,9 @@ def _require(module: str) -> None:
     "n_worlds",
     default=200,
     show_default=True,
-    help="Worlds per attack; the victim is in half of them.",
+    help="Simulated installations per attack; the victim's data is in half of them.",
 )
-@click.option("--only", help="Run only attacks whose name contains this text.")
+@click.option("--only", help="Only attacks whose names contain this text.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     """Run privacy attacks on data rooms and jobs as a participant, with the privacy policy on and off."""
@@ -140,8 +140,8 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     "--sizes",
     default="50000x1000000,200000x4000000",
     show_default=True,
-    help="Sizes as USERSxINTERACTIONS, separated by commas. The cost of a further million interactions is "
-    "measured from one size to the next.",
+    help="Sizes as USERSxINTERACTIONS, separated by commas. The cost per further million "
+    "interactions is computed from each size to the next.",
 )
 @click.option(
     "--seed-sizes", default="10000", show_default=True, help="Seed sizes to generate audiences for, at each size."
@@ -154,8 +154,13 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     "--steps", default="train,generate,export,match,combine", show_default=True, help="Steps to measure."
 )
 @click.option("--spark-url", help="Address of Spark; default: local[THREADS] on this machine.")
-@click.option("--peers", default="als,pandas", show_default=True, help="Any of als,pandas; empty for none.")
-@click.option("--scratch", type=_FILE, help="Folder for data, models and spill.")
+@click.option(
+    "--peers",
+    default="als,pandas",
+    show_default=True,
+    help="Libraries to compare with: als,pandas; empty for none.",
+)
+@click.option("--scratch", type=_FILE, help="Folder for data, models and spill files.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def scale(  # noqa: PLR0917 - click passes options by name
     sizes: str,
@@ -267,9 +272,12 @@ def api(  # noqa: PLR0917 - click passes options by name
 
 @benchmark.command()
 @click.option(
-    "--rows", default=10_000_000, show_default=True, help="Number of ids in the largest list and in the base."
+    "--rows",
+    default=10_000_000,
+    show_default=True,
+    help="Number of ids in the longest list and in the base audience.",
 )
-@click.option("--repetitions", default=3, show_default=True, help="Measurements of each method, interleaved.")
+@click.option("--repetitions", default=3, show_default=True, help="Number of measurements of each method.")
 @click.option("--threads", default=2, show_default=True, help="Threads of engines and peers.")
 @click.option(
     "--questions", default="", help="Any of intersections,differences,unions,mixed,matching; default: all."

@@ -28,9 +28,7 @@ from cleanroom_pipelines.errors import NotFoundError, UsageError
     "--approved-by", multiple=True, metavar="ACCOUNT", help="Account that approved the change, by id or name."
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the ledger file: every entry with its noise, for auditors."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print all entries with their noise as JSON, for auditors.")
 def ledger(  # noqa: PLR0917 click passes them by name
     pair: str | None,
     refill: int | None,
@@ -55,7 +53,7 @@ def ledger(  # noqa: PLR0917 click passes them by name
     if changes or approved_by:
         if pair is None or len(changes) != 1:
             raise UsageError(
-                "A change needs a PAIR and exactly one of --refill, --period and --share.",
+                "To change a budget, name the pair and exactly one change.",
                 remedy="Give all of these.",
             )
         _agree(installation, pairs[0], _change(refill, share), approved_by, yes=yes)
@@ -77,7 +75,7 @@ def _named(installation: Any, name: str) -> Any:
     for each in installation.catalog.pairs.all():
         if each.id == pair_id:
             return each
-    raise NotFoundError("This pair of organisations was not found.", remedy="List all pairs: cleanroom ledger.")
+    raise NotFoundError("There is no such pair of organisations.", remedy="List all pairs: cleanroom ledger.")
 
 
 def _change(refill: int | None, share: str | None) -> tuple[str, int, str | None]:

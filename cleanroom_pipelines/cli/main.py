@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run the command like click's main, except that signals and broken pipes do not become exit code 1."""
+    """Run the command like click's main, but leave the exit codes of signals and broken pipes to the caller."""
     if "_CLEANROOM_COMPLETE" in os.environ:
         cleanroom.main(arguments)  # shell completion; exits the process
     try:
@@ -199,7 +199,7 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
 
 
 @cleanroom.command()
-@click.option("--max-seconds", type=float, help="Stop starting runs after this time.")
+@click.option("--max-seconds", type=float, help="Do not start runs after this time.")
 @click.option(
     "--wait",
     is_flag=True,
@@ -299,7 +299,10 @@ def cancel(partition: str) -> None:
 @_ENGINE
 @click.option("--day-cache", type=_FILE, help="Folder that caches remote files, and the counts of each file.")
 @click.option(
-    "--max-invalid", default="5%", show_default=True, help="Largest share of rows that may be dropped as invalid."
+    "--max-invalid",
+    default="5%",
+    show_default=True,
+    help="Largest share of invalid rows (which are ignored) before training fails.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def train(as_json: bool, **options: Any) -> None:
@@ -396,7 +399,7 @@ def backup(file: Path) -> None:
 @click.option(
     "--nothing-asked-since",
     is_flag=True,
-    help="Confirm that nothing was spent from any privacy budget after the backup.",
+    help="Confirm that no question was answered after the backup, so privacy budgets need not count as spent.",
 )
 def restore(file: Path, nothing_asked_since: bool) -> None:
     """Restore a backup into CLEANROOM_HOME, which must be empty.

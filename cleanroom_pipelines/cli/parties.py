@@ -31,7 +31,8 @@ def account() -> None:
 @click.argument("name")
 @click.option("--id", "account_id", help="12 digits; default: random.")
 @click.option(
-    "--organization", help="Organisation whose privacy budget its data count against; default: the account itself."
+    "--organization",
+    help="Organisation whose privacy budget pays for answers about its data; default: the account itself.",
 )
 @_JSON
 def create_account(name: str, account_id: str | None, organization: str | None, as_json: bool) -> None:
@@ -123,7 +124,7 @@ def collaboration() -> None:
     type=click.Choice(["in-place", "removed"]),
     default="in-place",
     show_default=True,
-    help="Keep seed users in lists where they rank, or remove them as AWS does, which reveals who is in the seed.",
+    help="Keep seed users in lists at their rank, or remove them as AWS does, which reveals who is in the seed.",
 )
 @click.option(
     "--privacy",
@@ -137,7 +138,7 @@ def collaboration() -> None:
     type=click.Choice(["life", "month"]),
     default="life",
     show_default=True,
-    help="How long the privacy budget of each pair of members lasts; `month` renews it every month.",
+    help="Whether the privacy budget of each pair of members is for all time, or renewed every month.",
 )
 @_JSON
 def create_collaboration(  # noqa: PLR0917 click passes them by name
@@ -184,7 +185,7 @@ def list_collaborations(as_json: bool) -> None:
 @_ACCOUNT
 @_JSON
 def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
-    """Remove an account from COLLABORATION (id or name): no new jobs start for it or on its models."""
+    """Remove an account from COLLABORATION (id or name): it cannot start new jobs, nor others on its models."""
     catalog = open_installation().catalog
     named = [one.id for one in catalog.parties.collaborations() if name_or_id in (one.id, one.name)]
     left = catalog.parties.set_membership(

@@ -203,7 +203,7 @@ def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> File
 
 
 def line_around(destination: AdDestination, format_: FileFormat, family: Family) -> tuple[str, str]:
-    """The parts of a CSV line before and after its hash: one comma for each empty column."""
+    """Return the parts of a CSV line before and after the hash, with a comma for each empty column."""
     assert format_.header is not None
     place = format_.header.index(_RULES[destination].columns[family])
     return "," * place, "," * (len(format_.header) - 1 - place)

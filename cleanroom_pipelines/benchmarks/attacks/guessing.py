@@ -27,14 +27,14 @@ from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, right_at_most
 from cleanroom_pipelines.terms import CollaborationType
 
 N_OFF = 2
-"""Number of worlds with the policy off; they are deterministic."""
+"""Number of simulated installations without the policy; their results are deterministic."""
 
 Make = Callable[[World], None]
 
 
 @dataclass(frozen=True)
 class Play:
-    """A sequence of requests from which one or several attacks get their numbers.
+    """A sequence of requests whose results one or several attacks evaluate.
 
     Args:
         names: The attacks that use it.
@@ -143,7 +143,7 @@ def run_attacks(
     """
     if n_worlds < 2 or n_worlds % 2:
         raise UsageError(
-            "The number of worlds must be even, because the victim is a member in half of them.",
+            "The number of worlds is odd; the victim's data is in exactly half of them.",
             remedy="Give an even number of worlds.",
         )
     plays = [play for play in PLAYS if any(only is None or only in name for name in play.names)]
@@ -175,7 +175,7 @@ def report(results: Sequence[AttackResult]) -> str:
 def attack(
     templates: Templates, play: Play, n_worlds: int, report_progress: Callable[[float], None] = lambda share: None
 ) -> list[AttackResult]:
-    """Run a play in the given number of worlds, and return the results of the attacks that use it.
+    """Send a play's requests in simulated installations ("worlds"), and return the results of its attacks.
 
     Args:
         templates: Creates the worlds.
@@ -217,7 +217,7 @@ def _of(found: Sequence[playing.Found], name: str) -> list[playing.Numbers]:
 
 
 def _share_right(worlds: Sequence[Mapping[str, float]], exact: Sequence[Mapping[str, float]]) -> float:
-    """Return the share of right guesses in worlds of which every second one has the victim as a member."""
+    """Return the share of right guesses; the victim's data is in every second world."""
     names = sorted({name for each in (*worlds, *exact) for name in each})
     if not names:
         return 0.5

@@ -1,6 +1,6 @@
 """The data-room assets: the data of both sides, its released statistics, and the audiences built from it.
 
-Lives here: the ten assets of group `data_room`. A body only translates: run → core call → metadata.
+Lives here: the ten assets of group `data_room`. An asset only calls its builder and returns metadata.
 Add here when a room gets another asset.
 Keep out: building (runs.building_rooms, runs.building_audiences) and metadata (defs.pages).
 """
@@ -30,7 +30,7 @@ _BOTH_SIDES = ("base_audience", "seed_audiences")
 
 @asset(_GROUP, PUBLISHER, {"duckdb", "pandera"})
 def data_lab(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """A publisher's uploads, validated before a data room ingests them."""
+    """A publisher's uploads, validated before they are used in a data room."""
     yield from materialize(context, installation.open(), building_rooms.build_data_lab)
 
 
