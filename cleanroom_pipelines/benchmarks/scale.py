@@ -181,7 +181,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, rep
             seed.write_text("\n".join(["user_id", *_seed(data, n_seed)]), "utf-8")
             last = str(folder / f"out-{engine}-{n_seed}")
             step("generate", f"{engine}: generate from {n_seed:,} seed users", **model, seed=str(seed), out=last)
-        for name, label in (("export", "export everybody"), ("match", "match"), ("combine", "combine five lists")):
+        for name, label in (("export", "export all users"), ("match", "match"), ("combine", "combine five lists")):
             if name in settings.steps and (name != "export" or last):
                 where = str(folder / f"{name}-{engine}")
                 step(name, f"{engine}: {label}", engine=url, out=where, audience=last)

@@ -48,9 +48,7 @@ def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
             verdict.problem, remedy="Compare the log with a backup, and find out who had access to the disk."
         )
     for number in verdict.cut_off:
-        click.echo(
-            f"A kill or power cut interrupted the entry before entry {number}; its request got no response."
-        )
+        click.echo(f"A kill or power cut interrupted a write before entry {number}; its request got no response.")
     click.echo(f"The audit log is intact: {verdict.n_entries:,} entries.")
     if verdict.n_entries:
         click.echo(f"Save this newest digest (head) elsewhere, and give it to a later `--expect`: {verdict.head}")

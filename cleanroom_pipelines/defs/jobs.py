@@ -74,7 +74,7 @@ def score_shards() -> None:
     score_published_shards()
 
 
-class GenerationJobForm(dg.Config):
+class GenerationJobForm(dg.Config, use_attribute_docstrings=True):
     """Form that starts a generation job."""
 
     configured_audience_model: str

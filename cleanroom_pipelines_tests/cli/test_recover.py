@@ -325,7 +325,7 @@ def test_data_room_is_restored_with_the_spending_of_its_pair(
     homes.no_catalogue(home, tmp_path)
     shown = command("recover", "--yes")
     assert shown.code == 0, shown.err
-    assert "hold all 2 payments of the audit log" in shown.out
+    assert "contain all 2 payments in the audit log" in shown.out
     assert "@" not in shown.out
     rebuilt = Installation.from_environment()
     assert described(rebuilt) == wanted
@@ -376,7 +376,7 @@ def test_room_of_an_earlier_release_counts_as_spent(
     )
     homes.no_catalogue(home, tmp_path)
     told = command("recover", "--yes").out
-    assert ("1 pairs were queried in an earlier release" in told) is not is_paid
+    assert ("1 pairs had answers in an earlier release" in told) is not is_paid
     rebuilt = Installation.from_environment()
     if is_paid:
         assert pay(rebuilt, "b").spent == 40

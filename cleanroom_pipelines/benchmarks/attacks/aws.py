@@ -71,7 +71,10 @@ def make_model(world: World) -> None:
 def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
     """Attack: the publisher reads metrics and an export of the advertiser's job, which uses most of the budget."""
     job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, _with_victim(POPULATION.seed, is_in))}})
-    return {"AWS metrics": _read(world, job), "exports of jobs": _export(world, job)}
+    return {
+        "comparing metrics of AWS jobs": _read(world, job),
+        "comparing exports of AWS jobs": _export(world, job),
+    }
 
 
 def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
@@ -85,7 +88,11 @@ def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
 def threshold(world: World, is_in: bool) -> dict[str, Numbers]:
     """Attack: the publisher tests whether a seed of 245 known users, and possibly the victim, is large enough."""
     seed = _with_victim(POPULATION.seed[:245], is_in)
-    return {"thresholds of jobs": _read(world, _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed)}}))}
+    return {
+        "testing thresholds of AWS jobs": _read(
+            world, _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed)}})
+        )
+    }
 
 
 def _with_victim(users: tuple[str, ...], is_in: bool) -> tuple[str, ...]:

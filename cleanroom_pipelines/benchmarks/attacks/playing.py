@@ -71,9 +71,9 @@ def lookalikes(world: World, is_in: bool) -> Found:
                 "kept", world.users_of(AGENCY, second)
             )
     return {
-        "statistics compared": statistics,
-        "lists compared": lists,
-        "control groups, changes and refreshed lists compared": kept,
+        "comparing statistics": statistics,
+        "comparing lists": lists,
+        "comparing control groups, changes and refreshed lists": kept,
     }
 
 
@@ -86,7 +86,7 @@ def insights(world: World, is_in: bool) -> Found:
         for row in table["rows"]:
             key = f"{table['audience_type']} {row['interest']} {row['age']} {row['gender']}"
             cells[key] = row["share_in_overlap"] or 0.0
-    return {"insights with 50 interests": cells}
+    return {"insights about a user with 50 interests": cells}
 
 
 def targets(world: World, is_in: bool) -> Found:
@@ -103,7 +103,7 @@ def targets(world: World, is_in: bool) -> Found:
             saved |= _size(f"{number}", world.ask(AGENCY, "audience_size", audience=about))
             listed = world.ask(AGENCY, "user_list", audience=about)
             saved |= _members(f"{number}", world.users_of(AGENCY, listed))
-    return {"definitions that only a target meets": saved, "drafts": drafts}
+    return {"audiences that only the victim fits": saved, "drafts of such audiences": drafts}
 
 
 def duplicated(world: World, is_in: bool) -> Found:
@@ -112,7 +112,7 @@ def duplicated(world: World, is_in: bool) -> Found:
     world.provision_seeds({"s": seed, "t": seed})
     in_place = world.ask(AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(SEED, 30)))
     found: Found = {}
-    for name, kind in (("seed types duplicated", "t"), ("seed modes crossed", "s")):
+    for name, kind in (("duplicating a seed type", "t"), ("combining seed modes", "s")):
         source = {"kind": "seed", "audience_type": kind}
         without = world.ask(
             AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(source, 30, without_seed=True))
@@ -155,7 +155,7 @@ def oracles(world: World, is_in: bool) -> Found:
     entries = world.call(AGENCY, "get_audit_log")["entries"]
     audit = {"entries": float(len(entries)), "left": world.left()}
     audit |= {f"{each['action']} {each['outcome']}": 1.0 for each in entries}
-    return {"estimates, prices and errors as oracles": prices, "the audit view": audit}
+    return {"reading estimates, prices and errors": prices, "reading the audit log": audit}
 
 
 def planted(world: World, is_in: bool) -> Found:
@@ -173,7 +173,7 @@ def planted(world: World, is_in: bool) -> Found:
             }
         )
         sizes |= _rows(f"{number}", world.ask(PUBLISHER, "overlap_statistics"))
-    return {"planted users of the publisher's": sizes}
+    return {"users planted by the publisher": sizes}
 
 
 def retrained(world: World, is_in: bool) -> Found:
@@ -191,7 +191,10 @@ def retrained(world: World, is_in: bool) -> Found:
     numbers |= _statistics("s", answer)
     numbers |= {f"apart {each['value']}": each["strength"] or 0.0 for each in answer.get("explanation", ())}
     listed = world.users_of(ADVERTISER, world.ask(ADVERTISER, "user_list", audience=about))
-    return {"base trained anew": numbers | _members("listed", [each for each in listed or () if each != VICTIM])}
+    return {
+        "retraining on a new base audience": numbers
+        | _members("listed", [each for each in listed or () if each != VICTIM])
+    }
 
 
 def thresholds(world: World, is_in: bool) -> Found:
@@ -200,7 +203,7 @@ def thresholds(world: World, is_in: bool) -> Found:
     world.provision_seeds(_types(N_TYPES, _AT_THRESHOLD))
     answer = world.ask(ADVERTISER, "overlap_statistics")
     empty = {row["audience_type"]: float(row["is_empty"]) for row in answer.get("rows", ())}
-    return {"thresholds of rooms": empty}
+    return {"testing thresholds of rooms": empty}
 
 
 def spending(world: World, is_in: bool) -> Found:
