@@ -21,7 +21,7 @@ def way_in() -> str:
 
 @contextmanager
 def acting_for(way: str) -> Iterator[None]:
-    """Set the entry point recorded for changes made in the body: cli, inbox, ui, schedule, worker or REQUEST."""
+    """Set the entry point recorded for changes in the `with` body: cli, inbox, ui, schedule, worker or REQUEST."""
     before = _way.set(way)
     try:
         yield

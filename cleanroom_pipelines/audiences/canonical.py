@@ -303,7 +303,7 @@ class _Diagram:
         self._root = self._built(formula)
 
     def as_json(self) -> dict[str, object]:
-        """The diagram as JSON, with only the facts it uses and nodes numbered in traversal order."""
+        """Return the diagram as JSON, with the facts that it uses, and nodes numbered in traversal order."""
         order: dict[int, int] = {0: 0, 1: 1}
         pending = [self._root]
         while pending:

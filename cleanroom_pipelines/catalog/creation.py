@@ -386,7 +386,7 @@ def _completed(
     is_new: bool = True,
     starter: Starter | None = None,
 ) -> Spec:
-    """Return the spec with its tags and starter filled in; reject values that the parent does not allow."""
+    """Return the spec with tags and starting account filled in; reject values that the parent does not allow."""
     if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
         _reject_size(spec.export_size, parent)
         if is_new and spec.origin is Origin.INBOX:

@@ -241,5 +241,5 @@ def _reject_running(session: Session, rows: tuple[ResourceRow, ...]) -> None:
         if any(version.status is Status.CREATE_IN_PROGRESS for version in _open_versions(session, row)):
             raise ConflictError(
                 f"A run is still working on the {row.kind.words} {row.id}.",
-                remedy="It was asked to stop. Wait until it stops or its lease expires.",
+                remedy="The run was asked to stop. Wait until it has stopped, or until its claim expires.",
             )

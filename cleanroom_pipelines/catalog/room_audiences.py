@@ -48,7 +48,7 @@ class RoomAudiences(Part):
 
     @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:
-        """Share each audience with exactly these groups, in addition to its owner; on an error, none is changed.
+        """Set the groups with which audiences are shared; on an error, no audience is changed.
 
         Raises:
             NotFoundError: An audience does not exist.
@@ -152,7 +152,7 @@ def _lock_audience(session: Session, audience_id: str) -> CustomAudienceRow:
         raise _no_such_audience() from None
     assert isinstance(row, CustomAudienceRow)
     if row.status in DELETING:
-        raise ConflictError("An audience is being deleted.", remedy="List the audiences.")
+        raise ConflictError("One of the audiences is being deleted.", remedy="List the audiences.")
     return row
 
 

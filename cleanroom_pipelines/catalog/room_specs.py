@@ -240,7 +240,7 @@ class CustomAudienceSpec(_MarkedSpec):
 
     @property
     def parent_id(self) -> str:
-        """The data room."""
+        """The id of the data room."""
         return self.data_room_id
 
     def is_seen_by(self, participant_id: str) -> bool:
@@ -268,7 +268,7 @@ class AudienceListSpec(_MarkedSpec):
 
     @property
     def parent_id(self) -> str:
-        """The custom audience."""
+        """The id of the custom audience."""
         return self.custom_audience_id
 
 

@@ -187,7 +187,7 @@ class AudienceModelSpec(Spec):
 
     @property
     def parent_id(self) -> str:
-        """The training dataset."""
+        """The id of the training dataset."""
         return self.training_dataset_id
 
     def validate(self) -> None:
@@ -253,7 +253,7 @@ class ConfiguredAudienceModelSpec(Spec):
 
     @property
     def parent_id(self) -> str:
-        """The audience model."""
+        """The id of the audience model."""
         return self.audience_model_id
 
     def validate(self) -> None:
@@ -411,7 +411,7 @@ class GenerationJobSpec(Spec):
 
     @property
     def parent_id(self) -> str:
-        """The configured audience model."""
+        """The id of the configured audience model."""
         return self.configured_audience_model_id
 
     def validate(self) -> None:
@@ -464,7 +464,7 @@ class ExportJobSpec(Spec):
 
     @property
     def parent_id(self) -> str:
-        """The generation job."""
+        """The id of the generation job."""
         return self.generation_job_id
 
     def validate(self) -> None:

@@ -48,8 +48,8 @@ _MAX_USERS_COMPARED = 1_000_000
 @click.option(
     "--ids",
     type=_FILE,
-    help="Table of user_id with email, phone_number, hashed_email or hashed_phone_number, each once or several "
-    "times (email, email_2), such as Google's template with a user_id; any rows per user.",
+    help="Table with the columns user_id and email, phone_number, hashed_email or hashed_phone_number, such as "
+    "Google's template. Columns may repeat (email, email_2), and a user may have several rows.",
 )
 @click.option("--gzip", is_flag=True, help="Compress each file.")
 @click.option(

@@ -210,7 +210,7 @@ def _with_match_counts(model: Path, seed: Path) -> Iterator[None]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder next to `target`, renamed to it if the body succeeds.
+    """Yield a temporary folder next to `target`, renamed to it if the `with` body succeeds.
 
     Raises:
         ConflictError: The target exists.

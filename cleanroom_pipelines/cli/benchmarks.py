@@ -241,7 +241,7 @@ def capacity(file: Path, cores: int, cluster_cores: int) -> None:
 @benchmark.command()
 @click.option("--clients", default=32, show_default=True, help="Number of clients, each with its own connection.")
 @click.option("--seconds", default=60.0, show_default=True, help="Duration of the load.")
-@click.option("--accounts", default=4, show_default=True, help="Accounts that the clients are distributed over.")
+@click.option("--accounts", default=4, show_default=True, help="Number of accounts that the clients share.")
 @click.option("--pace", default=4.0, show_default=True, help="Calls per client and second, with jitter.")
 @click.option("--seed", default=0, show_default=True, help="Random seed for the order and timing of calls.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
@@ -282,7 +282,7 @@ def api(  # noqa: PLR0917 - click passes options by name
 @click.option(
     "--questions", default="", help="Any of intersections,differences,unions,mixed,matching; default: all."
 )
-@click.option("--scratch", type=_FILE, help="Folder for lists, results and spill.")
+@click.option("--scratch", type=_FILE, help="Folder for lists, results and spill files.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def algebra(  # noqa: PLR0917 - click passes options by name
     rows: int, repetitions: int, threads: int, questions: str, scratch: Path | None, json_file: Path | None

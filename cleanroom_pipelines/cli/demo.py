@@ -240,5 +240,5 @@ def _print_results(
         click.echo(f"  {export.size}: {installation.home.accounts / export.account_id / 'buckets' / bucket}")
     click.echo("\nOpen the UI:  cleanroom dev     (then http://127.0.0.1:3000)")
     configured = installation.home.inbox_seeds / job.configured_audience_model_id
-    click.echo(f"Drop a seed:  {configured}/")
+    click.echo(f"Put a seed into:  {configured}/")
     click.echo(f"Took {seconds:.0f} s.")

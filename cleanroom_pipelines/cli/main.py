@@ -199,7 +199,7 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
 
 
 @cleanroom.command()
-@click.option("--max-seconds", type=float, help="Do not start runs after this time.")
+@click.option("--max-seconds", type=float, help="Do not start runs after this many seconds.")
 @click.option(
     "--wait",
     is_flag=True,
@@ -271,7 +271,7 @@ def _status_of(row: dict[str, Any]) -> str:
 @cleanroom.command()
 @click.argument("partition")
 def cancel(partition: str) -> None:
-    """Cancel the work on a resource, by partition key."""
+    """Cancel the work on the resource with this partition key."""
     catalog = open_installation().catalog
     record = resource_of(catalog, partition)
     version = catalog.work.request_cancel(record.kind, record.id)

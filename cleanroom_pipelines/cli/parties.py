@@ -260,12 +260,12 @@ def create_bucket(name: str, account: str, as_json: bool) -> None:
 @bucket.command("register")
 @click.argument("name")
 @_ACCOUNT
-@click.option("--url", required=True, help="The real bucket: s3://bucket or s3://bucket/prefix.")
+@click.option("--url", required=True, help="URL in the object store: s3://bucket or s3://bucket/prefix.")
 @click.option(
     "--credentials-profile",
     "profile",
     required=True,
-    help="Profile in the AWS configuration files with credentials for it.",
+    help="Profile in the AWS configuration files with the bucket's credentials.",
 )
 @_JSON
 def register_bucket(name: str, *, account: str, url: str, profile: str, as_json: bool) -> None:

@@ -113,5 +113,6 @@ def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     # Outside the handler: Arrow's message may quote a cell, and __context__ would keep it.
     if cause:
         raise ArtifactError(
-            f"The stored hashes for ad destinations cannot be read ({cause}).", remedy="Provision the base again."
+            f"The stored hashes for ad destinations cannot be read ({cause}).",
+            remedy="Provision the base audience again.",
         )

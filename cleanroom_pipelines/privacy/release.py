@@ -68,7 +68,7 @@ class Released:
 
     @property
     def reason(self) -> Reason | None:
-        """The reason there is no value; None if there is one. A hidden count never also reports TOO_FEW."""
+        """The reason there is no value, or None; if counts are hidden, it does not show which are too small."""
         if self._is_hidden:
             return Reason.HIDDEN
         return Reason.TOO_FEW if self._rounded is None else None

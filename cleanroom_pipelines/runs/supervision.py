@@ -51,7 +51,7 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
 
 
 def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Fail Dagster runs whose process died before claiming work; Dagster's default launcher does not."""
+    """Mark Dagster runs as failed if their process died before it claimed work, which Dagster does not notice."""
     live = installation.catalog.resources.live_runs()
     deadline = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):

@@ -417,7 +417,7 @@ class _Scorer:
         return cls(representation, d, metric, np.rint(weights * factor), factor)
 
     def vectors(self, model: Model, piece: Piece) -> Sequence[Float64]:
-        """The vectors of the users in a piece."""
+        """Return the vectors of the users in a piece (a range of blocks of a shard)."""
         shard = model.shard(piece.shard)
         blocks = (model.block(shard, number) for number in range(piece.first, piece.last))
         return [
@@ -429,7 +429,7 @@ class _Scorer:
         ]
 
     def score(self, model: Model, piece: Piece) -> Float64:
-        """The scores of the users in a piece."""
+        """Return the scores of the users in a piece (a range of blocks of a shard)."""
         return np.concatenate([np.zeros(0), *(vectors @ self.weights for vectors in self.vectors(model, piece))])
 
     def without_themselves(self, vectors: Float64) -> Float64:

@@ -291,7 +291,7 @@ class _SumMoments:
 
 @dataclass(frozen=True)
 class _SumProducts:
-    """Task that sums the products of the vectors of a shard's users, for each d."""
+    """Task that sums the products of the vectors of a shard's users, for each number d of coordinates."""
 
     model: Model
     representation: PrivateRepresentation
@@ -307,7 +307,7 @@ class _SumProducts:
 
 @dataclass(frozen=True)
 class _CountLengths:
-    """Task that counts a shard's users by the length of their vectors before clipping, for each d."""
+    """Task that counts a shard's users by vector length before clipping, for each number d of coordinates."""
 
     model: Model
     representation: PrivateRepresentation

@@ -429,7 +429,7 @@ class UsersTable:
 
 
 def infer_users_schema(tables: TableFiles, user_column: str) -> UsersSchema:
-    """Infer roles of an undeclared users table: the id by name, numbers numerical, all others categorical.
+    """Infer the roles of a users table's columns: the id by its name, numbers as numerical, others as categorical.
 
     Columns of types that features do not support, such as dates, get no role.
 

@@ -215,7 +215,7 @@ class ArtifactStore:
         fence: Fence = UNFENCED,
         record: str = "",
     ) -> Iterator[Draft]:
-        """Write an artifact: it becomes visible if the body succeeds, and is deleted if the body fails.
+        """Write an artifact: it becomes visible if the `with` body succeeds, and is deleted if it fails.
 
         Args:
             reference: The version to write.
@@ -528,7 +528,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Open a temporary file next to a path; if the body succeeds, the file is flushed and renamed to the path.
+    """Open a temporary file next to a path; if the `with` body succeeds, it is renamed to the path.
 
     Each writer gets its own temporary name, so that writers of the same file do not collide. The mode is 0600.
     """

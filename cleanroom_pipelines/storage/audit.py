@@ -312,7 +312,7 @@ class AuditLog:
         return AuditVerdict(problem is None, last.sequence, problem, at, tuple(reading.cut_off), last)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy a consistent state of database and heads to an existing folder, while other processes write.
+        """Copy a consistent state of the log to an existing folder, while other processes write.
 
         Missing files are skipped.
         """
@@ -397,7 +397,7 @@ class AuditLog:
                     self._n_unsynced = 0
 
     def _link(self, last: AuditHead, entry: Mapping[str, Any]) -> tuple[AuditHead, bytes]:
-        """Chain an entry to the last one; return the new head and the entry's line."""
+        """Chain an entry to the previous one; return its digest (the new head) and its line in the log."""
         fields = json.dumps(entry, sort_keys=True, separators=(",", ":"))[1:-1]
         body = f'{{"sequence":{last.sequence + 1},{fields}'.encode()
         mac = _mac(self._secret, last, body)

@@ -97,7 +97,7 @@ class HomeIdentity:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the file against other writers until the body ends."""
+        """Lock the file against other writers until the `with` body ends."""
         with locked(self.root / _LOCK):
             yield
 

@@ -193,7 +193,7 @@ class Bucket(Protocol):
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> AbstractContextManager[FolderDraft]:
-        """Write a folder that readers see only once the body has succeeded.
+        """Write a folder that readers see only once the `with` body has succeeded.
 
         Args:
             folder: Its key.

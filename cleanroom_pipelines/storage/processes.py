@@ -69,7 +69,7 @@ def is_process_folder(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock a file until the body ends, waiting for other processes.
+    """Lock a file until the `with` body ends, waiting for other processes.
 
     The lock is released whenever this process ends.
     """
@@ -79,7 +79,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_if_free(path: Path, *, waits: bool = False) -> Iterator[bool]:
-    """Lock a file until the body ends, and yield whether the lock was acquired.
+    """Try to lock a file until the `with` body ends; yield whether the lock was acquired.
 
     Args:
         path: Lock file; created if missing.

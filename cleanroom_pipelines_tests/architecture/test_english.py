@@ -77,12 +77,12 @@ def test_names_do_not_use_the_dialect() -> None:
     assert [each for path in sorted(PACKAGE.rglob("*.py")) for each in names_in_dialect(path)] == []
 
 
-def test_the_words_of_the_dialect_do_not_come_back() -> None:
+def test_texts_do_not_use_the_dialect() -> None:
     pages = [ROOT / "README.md", *PACKAGE.rglob("*.md")]
     assert [each for path in (*sorted(PACKAGE.rglob("*.py")), *pages) for each in in_dialect(path)] == []
 
 
-def test_the_search_finds_them() -> None:
+def test_the_patterns_find_the_dialect() -> None:
     found = [word for word in DIALECT if re.search(word, SPOKEN)]
     assert found == list(DIALECT)
 

@@ -26,20 +26,20 @@ def imported_by(path: Path) -> set[str]:
     return names
 
 
-def test_layers_hold() -> None:
+def test_imports_follow_the_layers() -> None:
     from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
 
 
-def test_every_package_stands_in_the_layers() -> None:
+def test_every_package_has_a_layer() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     unnamed = {name for name in packages if not re.search(rf"cleanroom_pipelines\.{name}\b", text)}
     assert unnamed <= {"declarations"}, "the direction of declarations is held by the next test"
 
 
-def test_nothing_but_commands_imports_declarations() -> None:
+def test_only_commands_import_declarations() -> None:
     importers = {
         path.relative_to(PACKAGE).parts[0]
         for path in modules()

@@ -131,7 +131,7 @@ def test_remedies_are_found() -> None:
     assert any(is_shown(remedy) for remedy in remedies())
 
 
-def test_a_command_that_is_named_exists_with_its_options() -> None:
+def test_commands_in_remedies_exist_with_their_options() -> None:
     def exists(remedy: Remedy) -> None:
         named = [match[0] or match[1] for match in COMMAND.findall(remedy.text)]
         for text in named:
@@ -142,7 +142,7 @@ def test_a_command_that_is_named_exists_with_its_options() -> None:
     assert offenders(remedies(), exists) == []
 
 
-def test_an_option_that_is_named_is_one_of_a_command_there() -> None:
+def test_options_in_remedies_belong_to_a_command_of_the_module() -> None:
     def exists(remedy: Remedy) -> None:
         module = f"cleanroom_pipelines.{remedy.module.removesuffix('.py').replace('/', '.')}"
         there = [
@@ -156,13 +156,13 @@ def test_an_option_that_is_named_is_one_of_a_command_there() -> None:
     assert offenders(remedies(), exists) == []
 
 
-def test_a_client_is_told_of_no_command() -> None:
-    def is_told_of_none(remedy: Remedy) -> None:
+def test_remedies_for_clients_name_no_command() -> None:
+    def names_no_command(remedy: Remedy) -> None:
         assert not COMMAND.search(remedy.text)
         assert not OPTION.search(remedy.text)
         assert "CLEANROOM_" not in remedy.text
 
-    assert offenders([remedy for remedy in remedies() if is_shown(remedy)], is_told_of_none) == []
+    assert offenders([remedy for remedy in remedies() if is_shown(remedy)], names_no_command) == []
 
 
 def callables() -> Iterator[Callable[..., object]]:
@@ -171,7 +171,7 @@ def callables() -> Iterator[Callable[..., object]]:
             yield from (each for _, each in inspect.getmembers(thing, inspect.isfunction))
 
 
-def test_what_the_media_client_names_is_its_own() -> None:
+def test_remedies_of_the_media_client_name_its_own_methods() -> None:
     public = {name for thing in vars(media).values() if inspect.isclass(thing) for name in dir(thing)}
     public |= set(dir(media)) | {name for call in callables() for name in inspect.signature(call).parameters}
 

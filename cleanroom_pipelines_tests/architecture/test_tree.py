@@ -50,7 +50,7 @@ def test_no_machine_path_in_the_tree() -> None:
     assert found == []
 
 
-def test_every_module_opens_by_saying_what_lives_in_it() -> None:
+def test_every_module_starts_with_its_header() -> None:
     trees = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in modules()}
     assert [name for name, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
 

@@ -77,7 +77,7 @@ def found_in(world: RoomWorld) -> tuple[dict[str, list[str]], dict[str, Any], se
     return users, told["statistics"]["result"], set(world.users_of(delivered))
 
 
-def test_a_room_on_a_cluster_finds_what_one_on_one_machine_finds(
+def test_a_room_on_a_cluster_finds_the_same_as_on_one_machine(
     spark_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cleanroom_pipelines.engine import spark_engine

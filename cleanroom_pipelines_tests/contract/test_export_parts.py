@@ -65,7 +65,7 @@ def exported(
 
 @pytest.mark.parametrize("mode", list(SeedMode))
 @pytest.mark.parametrize("sizes", [(100, 30), (1, 30), (260, 1_000), (N_USERS, 1), (43, 43)])
-def test_the_same_bytes_in_files_of_any_length(
+def test_files_of_any_length_contain_the_same_bytes(
     ranking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: SeedMode, sizes: tuple[int, int]
 ) -> None:
     n_users, max_rows = sizes
@@ -79,7 +79,7 @@ def test_the_same_bytes_in_files_of_any_length(
 @pytest.mark.parametrize(
     ("format_", "gzip"), [("jsonl", True), ("csv", True), ("parquet", False), ("plain", False)]
 )
-def test_the_same_bytes_in_every_format(
+def test_every_format_is_reproducible_to_the_byte(
     ranking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str, gzip: bool
 ) -> None:
     cluster = use_cluster_like(monkeypatch)
@@ -100,7 +100,7 @@ def test_spark_writes_the_same_bytes(spark_here: str, ranking: Path, tmp_path: P
     assert list(scratch.iterdir()) == []
 
 
-def test_an_altered_staged_file_is_no_export(tmp_path: Path) -> None:
+def test_an_altered_staged_file_is_rejected(tmp_path: Path) -> None:
     staged = tmp_path / "00000.staged"
     staged.write_text("user_id\nx\n")
     part = StagedPart(staged, 1, staged.stat().st_size, "0" * 64)

@@ -173,7 +173,7 @@ def test_spark_trains_the_same_model(
 
 
 @pytest.mark.spark
-def test_models_and_audiences_go_from_one_engine_to_the_other(spark_here: str, tmp_path: Path) -> None:
+def test_models_and_audiences_are_portable_between_engines(spark_here: str, tmp_path: Path) -> None:
     spark = EngineSettings(url=spark_here, scratch=tmp_path)
     tables = make_tables(tmp_path, 9_000)
     common = {"schema": SCHEMA, "users": tables.users, "users_schema": USERS, "settings": SETTINGS}

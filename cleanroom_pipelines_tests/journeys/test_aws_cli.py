@@ -82,7 +82,7 @@ class Aws:
         printed = self.text(*words)
         return json.loads(printed) if printed else None
 
-    def refused(self, *words: str) -> str:
+    def rejected(self, *words: str) -> str:
         """What it says when the service refuses."""
         done = self.run(*words)
         assert done.returncode == REFUSED, (done.returncode, done.stderr)
@@ -215,7 +215,9 @@ def test_the_whole_journey(desk: Desk) -> None:
     )
     assert json.loads(manifest.body)["delivered"] == worlds.N_USERS // 5
 
-    assert "(ConflictException)" in publisher.refused("delete-training-dataset", "--training-dataset-arn", dataset)
+    assert "(ConflictException)" in publisher.rejected(
+        "delete-training-dataset", "--training-dataset-arn", dataset
+    )
     publisher.text("delete-audience-generation-job", "--audience-generation-job-arn", theirs)
     gone(advertiser, "get-audience-generation-job", "--audience-generation-job-arn", job)
     publisher.text("delete-configured-audience-model-policy", "--configured-audience-model-arn", configured)
@@ -244,15 +246,15 @@ def configuration(role: str, model: str) -> dict[str, Any]:
 
 
 def gone(aws: Aws, *words: str) -> None:
-    def is_gone() -> bool:
+    def is_deleted() -> bool:
         done = aws.run(*words)
         assert done.returncode == 0 or "(ResourceNotFoundException)" in done.stderr, done.stderr
         return done.returncode == REFUSED
 
-    worlds.wait_until(is_gone, seconds=300, what="a deletion", every=_EVERY_SECONDS)
+    worlds.wait_until(is_deleted, seconds=300, what="a deletion", every=_EVERY_SECONDS)
 
 
-def test_lists_are_paged_as_the_cli_pages(desk: Desk) -> None:
+def test_lists_are_paged_by_the_cli(desk: Desk) -> None:
     advertiser = desk.advertiser
     data = advertiser.write("data.json", training_data({"user_id": "USER_ID", "b": "ITEM_ID", "c": "TIMESTAMP"}))
     names = [f"paged {number}" for number in range(4)]
@@ -277,32 +279,32 @@ def test_lists_are_paged_as_the_cli_pages(desk: Desk) -> None:
         advertiser.text("delete-training-dataset", "--training-dataset-arn", arn)
 
 
-def test_what_is_refused_is_told_as_the_cli_tells_it(desk: Desk) -> None:
+def test_the_cli_shows_rejections(desk: Desk) -> None:
     advertiser, publisher = desk.advertiser, desk.publisher
     data = advertiser.write("data.json", training_data({"user_id": "USER_ID", "b": "ITEM_ID", "c": "TIMESTAMP"}))
 
     def create(name: str, role: str) -> tuple[str, ...]:
         return ("create-training-dataset", "--name", name, "--role-arn", role, "--training-data", data)
 
-    told = advertiser.refused(*create("x" * 64, advertiser.party.role))
+    told = advertiser.rejected(*create("x" * 64, advertiser.party.role))
     assert "An error occurred (ValidationException) when calling the CreateTrainingDataset operation: " in told
     assert "'name'" in told
     assert "x" * 64 not in told
-    told = advertiser.refused(*create("foreign", publisher.party.role))
+    told = advertiser.rejected(*create("foreign", publisher.party.role))
     assert "(AccessDeniedException)" in told
     arn = advertiser.json(*create("taken", advertiser.party.role))["trainingDatasetArn"]
-    assert "(ConflictException)" in advertiser.refused(*create("taken", advertiser.party.role))
-    assert "(ResourceNotFoundException)" in publisher.refused(
+    assert "(ConflictException)" in advertiser.rejected(*create("taken", advertiser.party.role))
+    assert "(ResourceNotFoundException)" in publisher.rejected(
         "get-training-dataset", "--training-dataset-arn", arn
     )
     stranger = endpoint.Party(advertiser.party.account_id, advertiser.party.key_id, "not the secret")
-    told = Aws(advertiser.program, stranger, advertiser.url, advertiser.folder).refused("list-audience-models")
+    told = Aws(advertiser.program, stranger, advertiser.url, advertiser.folder).rejected("list-audience-models")
     assert "(AccessDeniedException)" in told
     advertiser.text("delete-training-dataset", "--training-dataset-arn", arn)
 
 
 @pytest.mark.parametrize("words", [("get-training-dataset",), ("create-training-datasets",)])
-def test_what_the_cli_itself_refuses_never_reaches_us(desk: Desk, words: tuple[str, ...]) -> None:
+def test_requests_that_the_cli_rejects_are_not_sent(desk: Desk, words: tuple[str, ...]) -> None:
     done = desk.advertiser.run(*words)
     assert done.returncode == 2
     assert "aws: error:" in done.stderr

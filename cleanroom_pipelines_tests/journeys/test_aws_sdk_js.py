@@ -48,7 +48,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[endpoint
 
 
 @pytest.mark.parametrize("script", ["v3.mjs", "v2.mjs"])
-def test_the_whole_life_of_two_parties(
+def test_two_parties_from_first_to_last_call(
     script: str, scripts: Path, running: tuple[endpoint.Server, endpoint.Parties]
 ) -> None:
     server, parties = running

@@ -78,7 +78,7 @@ def body(browser: Any) -> str:
     return str(browser.find_element("tag name", "body").text)
 
 
-def test_a_person_watches_a_seed_become_an_export(tmp_path: Path, browser: Any) -> None:
+def test_the_ui_shows_a_seed_become_an_export(tmp_path: Path, browser: Any) -> None:
     home = tmp_path / "home"
     world = write_world(tmp_path / "files")
     with installed(home) as installation, dagster_dev(home, settings(home), tmp_path / "dev.log") as url:

@@ -15,7 +15,7 @@ from .commands import Demo, run
 pytestmark = pytest.mark.slow
 
 
-def test_the_demo_tells_its_story(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_prints_its_steps(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     told = demo.told
     recall = told["metrics"]["recall_at"]
     assert recall["recall_interval"][0] > recall["recall_random"]

@@ -178,7 +178,7 @@ def release_commands() -> str:
     return re.sub(r"^\$ ", "", block, flags=re.MULTILINE)
 
 
-def test_a_release_holds_the_package_and_the_example(release: Path) -> None:
+def test_a_release_contains_the_package_and_the_example(release: Path) -> None:
     with zipfile.ZipFile(next(release.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     kept = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
@@ -189,7 +189,7 @@ def test_a_release_holds_the_package_and_the_example(release: Path) -> None:
     assert names == wanted
 
 
-def test_the_demo_runs_where_there_is_no_clone(installed: Installed) -> None:
+def test_the_demo_runs_without_a_clone(installed: Installed) -> None:
     assert "Took" in installed.said
     assert "Quality of the ranking" in installed.said
     where = run(installed.programs / "python", "-c", "import cleanroom_pipelines as c; print(c.__file__)")
@@ -200,7 +200,7 @@ def test_the_demo_runs_where_there_is_no_clone(installed: Installed) -> None:
     run(installed.programs / "python", "-m", "pip", "check")
 
 
-def test_the_example_is_there_to_start_from(installed: Installed, tmp_path: Path) -> None:
+def test_the_example_is_installed(installed: Installed, tmp_path: Path) -> None:
     names = {path.name for path in (installed.folder / "example").iterdir()}
     assert names == {path.name for path in (ROOT / "data" / "example").iterdir()} - {"__pycache__"}
     shutil.copytree(installed.home / "demo", tmp_path / "tables")
@@ -265,7 +265,7 @@ def test_serve_does_jobs_over_http_and_a_whole_data_room(installed: Installed, t
     assert walked.endswith("done\n")
 
 
-def test_every_promised_python_of_this_machine_loads_the_definitions(
+def test_every_supported_python_on_this_machine_loads_the_definitions(
     release: Path, tools: Tools, tmp_path: Path
 ) -> None:
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in PROMISED

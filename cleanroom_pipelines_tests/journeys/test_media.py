@@ -32,9 +32,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Server, list[str], Installation]]:
         yield server, tokens, installation
 
 
-def test_the_script_walks_through_the_whole_api(
-    served: tuple[Server, list[str], Installation], tmp_path: Path
-) -> None:
+def test_the_script_uses_the_whole_api(served: tuple[Server, list[str], Installation], tmp_path: Path) -> None:
     server, tokens, installation = served
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLEANROOM", "DAGSTER"))}
     walked = subprocess.run(
@@ -73,5 +71,5 @@ def test_the_script_walks_through_the_whole_api(
         )
 
 
-def test_the_script_stands_in_the_readme() -> None:
+def test_the_readme_names_the_script() -> None:
     assert "data/example/data_room.py" in (ROOT / "README.md").read_text()

@@ -185,15 +185,15 @@ def test_a_folder_of_the_store_is_a_seed(world: World) -> None:
         ("s3://advertiser-store/2026/nobody.jsonl", "was not found"),
     ],
 )
-def test_a_seed_that_cannot_be_fetched_is_told(world: World, url: str, told: str) -> None:
+def test_a_seed_that_cannot_be_fetched_is_reported(world: World, url: str, told: str) -> None:
     job = world.run_job(url.removeprefix("s3://").replace("/", " "), seedAudience=world.seed_at(url))
     assert job["status"] == "CREATE_FAILED"
     assert job["statusDetails"]["statusCode"] == "SEED_NOT_FOUND"
     assert told in job["statusDetails"]["message"]
-    tells_nothing_of_the_store(world, job["statusDetails"]["message"])
+    reveals_nothing_about_the_store(world, job["statusDetails"]["message"])
 
 
-def test_a_destination_that_cannot_be_written_is_told(world: World) -> None:
+def test_a_destination_that_cannot_be_written_is_reported(world: World) -> None:
     world.publisher.update_configured_audience_model(
         configuredAudienceModelArn=world.configured_arn,
         outputConfig=output(world.parties, "s3://publisher-wrong/x"),
@@ -204,7 +204,7 @@ def test_a_destination_that_cannot_be_written_is_told(world: World) -> None:
     assert export["status"] == "CREATE_FAILED"
     assert export["statusDetails"]["statusCode"] == "DESTINATION_NOT_WRITABLE"
     assert "rejected the bucket's credentials" in export["statusDetails"]["message"]
-    tells_nothing_of_the_store(world, export["statusDetails"]["message"])
+    reveals_nothing_about_the_store(world, export["statusDetails"]["message"])
     assert "outputLocation" not in export
 
 
@@ -218,7 +218,7 @@ def test_each_account_has_its_own_buckets_of_the_store(world: World) -> None:
     assert not [key for key in objects(world, "") if key.endswith("/x.jsonl")]
 
 
-def tells_nothing_of_the_store(world: World, message: str) -> None:
+def reveals_nothing_about_the_store(world: World, message: str) -> None:
     host = world.store.url.removeprefix("http://")
     secrets = [
         host,

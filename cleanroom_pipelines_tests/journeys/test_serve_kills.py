@@ -394,7 +394,7 @@ def kill_one_after_another(
     assert len(set(arns)) == len(made)
 
 
-def test_every_job_ends_once_whoever_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_job_ends_once_whatever_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dice, enough = random.Random(7), threading.Event()
     with site_at(tmp_path) as (site, parties), ThreadPoolExecutor(1) as threads:
         seeds = site.installation.home.accounts / parties.publisher.account_id / "buckets" / "publisher-seeds"

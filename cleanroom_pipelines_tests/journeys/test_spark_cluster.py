@@ -73,7 +73,7 @@ def test_the_demo_on_a_cluster_agrees_with_the_demo_on_one_machine(
     assert worlds.statuses(Installation(Settings(on_cluster.home))) == statuses
 
 
-def test_a_cluster_that_does_not_answer_is_said_in_one_sentence(tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_reported_in_one_sentence(tmp_path: Path) -> None:
     home = tmp_path / "home"
     ended = typed(home, "demo", "--json", engine="spark://127.0.0.1:9")
     assert ended.returncode != 0

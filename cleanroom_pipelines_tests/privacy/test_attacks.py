@@ -80,7 +80,7 @@ def guess_once(n_known: int, n_rounds: int, policy: ReleasePolicy = POLICY, pric
     return share_right(guesses)
 
 
-def test_the_threshold_is_no_oracle() -> None:
+def test_thresholds_do_not_reveal_membership() -> None:
     def check(n_known: int) -> None:
         exactly = success_of_one_answer(n_known + 1, n_known)
         assert exactly <= right_at_most(COUNT.tenths) + 1e-4
@@ -89,12 +89,12 @@ def test_the_threshold_is_no_oracle() -> None:
     assert offenders([24, 39, 44], check) == []
 
 
-def test_the_threshold_attack_works_where_there_is_hardly_any_noise() -> None:
+def test_the_threshold_attack_works_with_negligible_noise() -> None:
     assert guess_once(24, 200, ORACLE, HARDLY_ANY_NOISE) > 0.8
     assert success_of_one_answer(25, 24, ORACLE, HARDLY_ANY_NOISE) > 0.8
 
 
-def test_no_single_answer_tells_more_than_its_price() -> None:
+def test_no_single_answer_reveals_more_than_its_price() -> None:
     def check(tenths: int, n_known: int) -> None:
         price = Price(tenths)
         # Noise on whole numbers tells a little more than a Gaussian where σ is small: 2.0 for all 100 units.
@@ -104,7 +104,7 @@ def test_no_single_answer_tells_more_than_its_price() -> None:
     assert offenders([(tenths, n) for tenths in (1, 10, 20, 200, PAIR_TENTHS) for n in sizes], check) == []
 
 
-def test_the_formula_of_the_attacker_is_what_the_releaser_does() -> None:
+def test_the_attacker_s_formula_matches_the_releaser() -> None:
     n_draws = 20_000
     for n in (38, 200):
         releaser = Releaser(key_of(n), "v", False)
@@ -178,13 +178,13 @@ def guess_with_the_whole_budget(
 
 
 @pytest.mark.parametrize("tenths", [1, 10, 20, 200, PAIR_TENTHS])
-def test_the_whole_budget_tells_no_more_than_the_bound_exactly(tenths: int) -> None:
+def test_the_whole_budget_reveals_at_most_the_exact_bound(tenths: int) -> None:
     assert 0.595 < success_of_answers(PAIR_TENTHS // tenths, Price(tenths)) <= BOUND
     assert success_of_answers(2 * PAIR_TENTHS // tenths, Price(tenths)) > 0.63, "twice as much is found"
 
 
 @pytest.mark.parametrize(("guess", "share_with_x"), [(by_pairs, 0.5), (by_mean, 1.0), (by_likelihood, 1.0)])
-def test_near_identical_sets_do_not_average_the_noise_away(guess: Guess, share_with_x: float) -> None:
+def test_near_identical_sets_do_not_average_out_the_noise(guess: Guess, share_with_x: float) -> None:
     # At 205 users rounding costs the attacker nothing. 2,000 guesses are right to ± 3.3 %.
     found = guess_with_the_whole_budget(guess, share_with_x, 205, 1_000)
     assert found <= within_chance(BOUND, 2_000)
@@ -192,16 +192,16 @@ def test_near_identical_sets_do_not_average_the_noise_away(guess: Guess, share_w
 
 
 @pytest.mark.parametrize(("guess", "share_with_x"), [(by_pairs, 0.5), (by_mean, 1.0), (by_likelihood, 1.0)])
-def test_averaging_works_where_there_is_hardly_any_noise(guess: Guess, share_with_x: float) -> None:
+def test_averaging_works_with_negligible_noise(guess: Guess, share_with_x: float) -> None:
     weak = guess_with_the_whole_budget(guess, share_with_x, 204, 40, policy=BARE, price=HARDLY_ANY_NOISE)
     assert weak > 0.95
 
 
-def test_more_budget_would_tell_more() -> None:
+def test_more_budget_would_reveal_more() -> None:
     assert guess_with_the_whole_budget(by_mean, 1.0, 205, 25, total=20 * PAIR_TENTHS) > 0.75
 
 
-def test_answers_that_are_asked_for_again_average_away_nothing() -> None:
+def test_repeated_questions_do_not_average_out_the_noise() -> None:
     room = Room(Releaser(key_of(1), "v", False))
     assert len({room.size(205, "the same").value for _ in range(1_000)}) == 1
     assert room.spent == COUNT.tenths
@@ -255,7 +255,7 @@ def guess_from_rows(relations: Relations, n_known: int, policy: ReleasePolicy, p
     return share_right((value, x_matches == "1") for (_, x_matches), value in speaks.items())
 
 
-def test_the_whole_budget_spent_on_overlap_rows_tells_little(
+def test_spending_the_whole_budget_on_overlaps_reveals_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_sets = PAIR_TENTHS // COUNT.tenths
@@ -265,7 +265,7 @@ def test_the_whole_budget_spent_on_overlap_rows_tells_little(
         assert guess_from_rows(relations, 60, BARE, HARDLY_ANY_NOISE) > 0.95
 
 
-def test_24_known_ids_and_x_in_a_seed_audience_tell_little_of_x(
+def test_24_known_ids_and_x_in_a_seed_audience_reveal_little_about_x(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Junk so that the match rate is not cut off at 1.
@@ -364,14 +364,16 @@ def guess_from_tables(folder: Path, monkeypatch: pytest.MonkeyPatch, policy: Rel
         return share_right(guesses)
 
 
-def test_tables_tell_little_of_a_person_with_50_interests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_reveal_little_about_a_person_with_50_interests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tenths = N_TABLES * (INSIGHTS.tenths + COUNT.tenths)
     assert tenths == 880, "a fifth table cannot be paid"
     found = guess_from_tables(tmp_path, monkeypatch, POLICY, INSIGHTS)
     assert found <= within_chance(right_at_most(tenths), 2 * N_WORLDS)
 
 
-def test_tables_tell_all_where_there_is_hardly_any_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_reveal_everything_with_negligible_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weak = dataclasses.replace(INSIGHTS, tenths=500 * INSIGHTS.tenths)
     monkeypatch.setitem(globals(), "N_WORLDS", 30)
     assert guess_from_tables(tmp_path, monkeypatch, BARE, weak) > 0.95
@@ -427,13 +429,13 @@ def guess_from_base(folder: Path, monkeypatch: pytest.MonkeyPatch, factor: int, 
         return share_right(guesses)
 
 
-def test_figures_of_the_base_tell_little_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_figures_reveal_little_about_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_worlds = 200
     found = guess_from_base(tmp_path, monkeypatch, 1, n_worlds)
     assert found <= within_chance(right_at_most(BASE_TENTHS), 2 * n_worlds)
 
 
-def test_figures_of_the_base_tell_all_where_there_is_hardly_any_noise(
+def test_base_figures_reveal_everything_with_negligible_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert guess_from_base(tmp_path, monkeypatch, 500, 30) > 0.95
@@ -478,7 +480,7 @@ def _shuffled(random_: random.Random, values: list) -> tuple:  # type: ignore[ty
     return tuple(random_.sample(values, len(values)))
 
 
-def test_a_hundred_phrasings_are_one_answer_and_one_payment() -> None:
+def test_a_hundred_equivalent_definitions_get_one_answer_for_one_payment() -> None:
     definitions, audiences = phrasings(100)
     room = Room(Releaser(key_of(3), "v", False))
     answers = [room.size(205, canonical(each, audiences.__getitem__)) for each in definitions]

@@ -88,7 +88,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_ledgers_compose_to_what_dp_accounting_computes(judge: Path) -> None:
+def test_composed_bounds_match_dp_accounting(judge: Path) -> None:
     asked = json.dumps([DELTA, [draws_of(spent) for spent in LEDGERS.values()]])
     run = subprocess.run(
         [str(judge), "-c", JUDGE], input=asked, capture_output=True, text=True, check=True, timeout=300

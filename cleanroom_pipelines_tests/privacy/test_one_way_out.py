@@ -241,13 +241,13 @@ def makers() -> list[Path]:
     return sorted({path for place in PLACES for path in PACKAGE.glob(place)})
 
 
-def test_no_document_holds_a_both_sided_number_that_is_not_released() -> None:
+def test_documents_contain_only_released_numbers_about_both_parties() -> None:
     assert len(makers()) > 2
     found = {str(path.relative_to(PACKAGE)): unreleased(path.read_text()) for path in makers()}
     assert {path: keys for path, keys in found.items() if keys} == {}
 
 
-def test_whoever_counts_exactly_releases() -> None:
+def test_modules_that_count_exactly_also_release() -> None:
     silent = {
         str(path.relative_to(PACKAGE))
         for path in modules()
@@ -256,7 +256,7 @@ def test_whoever_counts_exactly_releases() -> None:
     assert silent == set(COUNTS_WITHOUT_TELLING)
 
 
-def test_exact_numbers_go_into_a_release_and_nowhere_else() -> None:
+def test_exact_numbers_are_only_passed_to_releases() -> None:
     counting = [path for path in modules() if counts_exactly(path.read_text())]
     paths = [path for path in counting if str(path.relative_to(PACKAGE)) not in COUNTS_WITHOUT_TELLING]
     assert {"room_lookalikes.py", "building_audiences.py"} <= {path.name for path in paths}
@@ -294,14 +294,14 @@ def test_the_third_rule_finds_exact_numbers_that_escape() -> None:
     assert [source for source in released if escaping(source)] == []
 
 
-def test_what_makes_sizes_of_released_counts_takes_nothing_else() -> None:
+def test_sizes_are_computed_from_released_counts_alone() -> None:
     for function in (reach_size_of, others_of):
         types = [each for name, each in get_type_hints(function).items() if name not in ("return", "reach")]
         assert types
         assert set(types) == {Released}
 
 
-def test_only_a_releaser_makes_released_counts() -> None:
+def test_only_a_releaser_creates_released_counts() -> None:
     inside = [path for path in modules() if "Released._" in path.read_text() or "._rounded" in path.read_text()]
     assert [path.relative_to(PACKAGE).as_posix() for path in inside] == ["privacy/release.py"]
 
@@ -332,7 +332,7 @@ def test_the_first_rule_finds_exact_numbers() -> None:
     assert [source for source in exact if not unreleased(source)] == []
 
 
-def test_the_first_rule_lets_released_numbers_pass() -> None:
+def test_the_first_rule_accepts_released_numbers() -> None:
     released = [
         'def f(x): return {"size": x.value, "is_empty": not x.is_enough(), "n_files": 3}',
         'def f(a, b): return {"match_rate": ratio(a, b), "auc": privacy.rate(a), "tpr": list(curve(b))}',
@@ -345,7 +345,7 @@ def test_the_first_rule_lets_released_numbers_pass() -> None:
     assert [source for source in released if unreleased(source)] == []
 
 
-def test_the_second_rule_finds_who_counts() -> None:
+def test_the_second_rule_finds_modules_that_count() -> None:
     counting = "from cleanroom_pipelines.audiences.evaluating import count\n"
     assert counts_exactly(counting)
     assert not releases(counting)

@@ -196,7 +196,7 @@ def test_a_refreshed_base_is_ranked_with_the_paid_vector(world: World, expected:
     assert (same / RANKING_FILE).read_bytes() == (expected.ranked / RANKING_FILE).read_bytes()
 
 
-def test_the_same_bytes_for_every_layout(world: World, expected: Expected, tmp_path: Path) -> None:
+def test_every_layout_gives_the_same_bytes(world: World, expected: Expected, tmp_path: Path) -> None:
     shuffled = world.interactions.sample(frac=1, random_state=1)
     threads = EngineSettings(memory_bytes=1 << 30, threads=2)
     settings = TrainingSettings(embedding_dimensions=32, neighbours=5, users_per_shard=10_000)

@@ -78,7 +78,7 @@ def test_auc_of_random_seeds_is_a_half(find: Callable[[int], Found]) -> None:
 
 
 @pytest.mark.slow
-def test_the_bar_itself(find: Callable[[int], Found]) -> None:
+def test_means_over_many_random_seeds_meet_the_target(find: Callable[[int], Found]) -> None:
     found = find(N_SEEDS_OF_THE_BAR)
     assert found["covers"].mean(axis=0).min() >= 0.92
     assert np.abs(found["recall"].mean(axis=0) - _SHARES).max() < 0.01

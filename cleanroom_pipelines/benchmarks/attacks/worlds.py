@@ -274,7 +274,7 @@ class World:
         return {"kind": "custom", "id": audience["id"]}
 
     def provision_seeds(self, seeds: Mapping[str, tuple[str, ...]], mark: str = "0") -> None:
-        """Provision the advertiser's lists; `mark` varies the files without changing their known users."""
+        """Provision the advertiser's lists; `mark` changes the files, but not the known users in them."""
         lines = [f"{email(each)},{kind}\n" for kind, ids in seeds.items() for each in ids]
         lines += [f"stranger{mark}@nowhere.example,{kind}\n" for kind in seeds]
         upload = self.upload(ADVERTISER, "".join(lines), "seeds.csv")

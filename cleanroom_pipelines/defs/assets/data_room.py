@@ -119,7 +119,7 @@ def custom_audience(context: dg.AssetExecutionContext, installation: Installatio
 
 @asset(_GROUP, ADVERTISER, {"lightgbm"}, deps=["custom_audience"])
 def lookalike_statistics(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """Quality of a lookalike audience on held-out source users, and its reach table."""
+    """Quality of a lookalike audience for each reach, measured on held-out users of its source audience."""
     yield from materialize(
         context, installation.open(), building_audiences.build_custom_audience, asset="lookalike_statistics"
     )
