@@ -3,8 +3,6 @@
 Lives here: permissions, collaboration types and kinds of matching ids, with their values in the Media API.
 Add here when clients and the server need to share another such list.
 Keep out: all other imports, because scripts of the Media client load this; logic belongs in the core.
-
-Source: contracts/media.md, sections 1 and 2.
 """
 
 from enum import StrEnum

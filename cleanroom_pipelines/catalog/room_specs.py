@@ -4,7 +4,7 @@ Lives here: one frozen spec per kind, and the rules that can be checked without 
 Add here when one of these kinds gets a field that its creator sets.
 Keep out: specs of the lookalike API (`specs.py`) and the meaning of definitions (`audiences.definitions`).
 
-A room's rules are those of the Media API .
+A room's rules are those of the Media API.
 """
 
 import re

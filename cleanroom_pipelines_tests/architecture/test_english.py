@@ -1,5 +1,6 @@
-"""Contract: what a person reads is plain English. Words of the project's former dialect do not come back in
-docstrings, comments, messages and pages; their plain forms stand in the table."""
+"""Contract: texts for people are in plain English. Words of the project's former dialect do not come back in
+docstrings, comments, messages and pages; the table lists their plain forms.
+"""
 
 import ast
 import io
@@ -38,7 +39,7 @@ NAME_EXCEPTIONS = {("storage/objects.py", "tell"), ("uploads/checks.py", "refusa
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """What a person reads in a file, with its line."""
+    """Yield the texts for people in a file, with their lines."""
     source = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         yield from enumerate(source.splitlines(), start=1)

@@ -1,7 +1,7 @@
-"""Imports point one way, one module owns DuckDB, and what is heavy is loaded when it is needed.
+"""Contract: imports follow one direction, one module owns DuckDB, and heavy libraries are loaded when needed.
 
-Contract: DESIGN section 3. The core never imports Dagster; only the engine's module imports duckdb; neither
-loading the shell nor asking the command for help brings a learner, a validator, a plotter or a cluster.
+The core never imports Dagster; only the engine's module imports duckdb; neither loading the definitions nor
+showing a command's help loads libraries for learning, validating, plotting or clusters.
 """
 
 import ast
@@ -54,7 +54,7 @@ def test_one_module_imports_duckdb() -> None:
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has loaded after a statement."""
+    """Return the top-level modules that a fresh interpreter has loaded after a statement."""
     script = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     return {name.split(".")[0] for name in json.loads(run.stdout.splitlines()[-1])}

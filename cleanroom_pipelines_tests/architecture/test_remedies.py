@@ -1,7 +1,7 @@
-"""Contract: each remedy names an action that exists in the way in where it is read.
+"""Contract: each remedy names an action that its reader can take.
 
-A command that a remedy names is one of the program's, and an option one that it takes; what a client over HTTP may
-read tells nobody to run an operator's command; what the Media client names in backticks is one of its own.
+A command in a remedy exists, with its options; messages to HTTP clients do not refer to an operator's command;
+names that the Media client quotes in backticks are its own.
 """
 
 import ast
@@ -43,13 +43,13 @@ OPERATORS = (
 
 @dataclass(frozen=True)
 class Remedy:
-    """A remedy as it stands in the source; what is put in at run time is a ….
+    """A remedy as it is in the source, with … for the parts inserted at run time.
 
     Attributes:
         module: File below the package.
-        line: Where.
+        line: Its line.
         text: The sentence.
-        raised: The class or function that is given it.
+        raised: The class or function that it is passed to.
     """
 
     module: str
@@ -81,7 +81,7 @@ def remedies() -> tuple[Remedy, ...]:
 
 
 def texts_of(node: ast.expr, constants: dict[str, str]) -> list[str]:
-    """The texts that an expression may give: either side of a choice is one."""
+    """Return the texts that an expression may have, with both branches of a conditional expression."""
     if isinstance(node, ast.IfExp):
         return [*texts_of(node.body, constants), *texts_of(node.orelse, constants)]
     if isinstance(node, ast.JoinedStr):
@@ -110,13 +110,13 @@ def options_of(command: click.Command) -> set[str]:
 
 
 def named_command(text: str) -> str:
-    """The longest command that begins a text; empty if none does."""
+    """Return the longest command that begins a text; empty if there is none."""
     words = text.split()
     return next((name for n in range(len(words), 0, -1) if (name := " ".join(words[:n])) in COMMANDS), "")
 
 
 def is_shown(remedy: Remedy) -> bool:
-    """Whether a client over HTTP may read it; a function that makes errors is taken for one that makes such."""
+    """Whether an HTTP client may see it; a function that creates errors counts as those errors."""
     if remedy.module.startswith(OPERATORS):
         return False
     kind = getattr(media, remedy.raised, None) or getattr(errors, remedy.raised, None)

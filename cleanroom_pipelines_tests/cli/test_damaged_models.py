@@ -1,6 +1,6 @@
 """Damaged model folders are rejected.
 
-Contract: issue 12, "What is taken in is what was named". If one byte of any file of a model was flipped, or a file
+Contract: if one byte of any file of a model was flipped, or a file
 is missing, commands that open the model fail with one sentence and write nothing. The check reads each file once.
 A model without digests, from an earlier release, works with a warning.
 """

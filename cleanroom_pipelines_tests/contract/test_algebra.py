@@ -1,6 +1,6 @@
-"""Contract: matching, set algebra and the cut at a reach find the same users on Spark as on DuckDB.
+"""Contract: matching, set algebra and selecting a reach find the same users on Spark as on DuckDB.
 
-The plain evaluator of the algebra's own tests is the judge of both.
+Both are compared with the plain evaluator of the algebra's own tests.
 """
 
 import tempfile

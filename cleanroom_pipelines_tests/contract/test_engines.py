@@ -1,7 +1,8 @@
-"""Contract: every engine gives the same rows, of the same types, for everything the protocol says.
+"""Contract: every engine returns the same rows, with the same types, for everything in the protocol.
 
-The same holds on DuckDB and on Spark in this process; what depends on where an engine runs also on Spark Connect
-and on a standalone cluster (conftest.py says why). What an engine raises holds no cell; nothing stays in scratch.
+All of this is tested on DuckDB and on Spark in this process; what depends on where an engine runs is also tested
+on Spark Connect and on a standalone cluster (conftest.py explains why). Errors quote no cell; scratch is left
+empty.
 """
 
 import gzip
@@ -410,7 +411,7 @@ PARQUET_COLUMNS = {
 
 
 def write_cells(folder: Path, kind: str) -> Path:
-    """All cells, those of each type in a column of their own; shorter columns are filled with NULL."""
+    """Write all cells, those of each type in one column; shorter columns are filled with NULL."""
     if kind == "jsonl":
         file = folder / "t.jsonl"
         file.write_text("".join(json.dumps({"cell": text}) + "\n" for text in TEXT_CELLS))
@@ -420,7 +421,7 @@ def write_cells(folder: Path, kind: str) -> Path:
 
 
 def side_by_side(columns: Mapping[str, pa.Array]) -> pa.Table:
-    """Columns of different lengths as one table."""
+    """Return columns of different lengths as one table."""
     n_rows = max(map(len, columns.values()))
     return pa.table(
         {
@@ -431,7 +432,7 @@ def side_by_side(columns: Mapping[str, pa.Array]) -> pa.Table:
 
 
 def cells_in(engine: Engine, file: Path) -> dict[str, Counter[tuple[bool, str]]]:
-    """For each role and column that fits it: whether a cell is usable, and its value if it is."""
+    """Return, for each role and column that fits it, whether each cell is usable, and its value if it is."""
     tables = find_tables(file)
     engine.scan("cells", tables)
     found = {}
@@ -589,7 +590,7 @@ def test_text_files(engine: Engine, tmp_path: Path, kind: str) -> None:
 
 
 def text_in(engine: Engine, file: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """The rows of a file of text, and the lines that are none."""
+    """Return the rows of a text file, and its invalid lines."""
     engine.scan("t", find_tables(file))
     table = engine.fetch("SELECT * FROM t")
     assert all(field.type == pa.string() for field in table.schema), file.name
@@ -947,7 +948,7 @@ print(os.listdir())
 
 
 def opening(folder: Path, url: str, seconds: int = 120, **environment: str) -> list[str]:
-    """What opening an engine says, with other variables of the environment."""
+    """Return the error of opening an engine with other environment variables."""
     folder.mkdir()
     kept = {name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "PYSPARK_PYTHON")}
     done = subprocess.run(

@@ -1,7 +1,7 @@
-"""Contract: an export whose files a cluster writes is the export that one machine writes, byte for byte.
+"""Contract: an export written by a cluster equals one written by one machine, byte for byte.
 
-For every seed mode, format, size of file and layout of the ranking; on a DuckDB that behaves like a cluster, and
-on Spark. What is staged goes away, and an altered staged file is no export.
+This holds for every seed mode, format, file size and layout of the ranking, on a DuckDB that behaves like a
+cluster and on Spark. Staged files are deleted, and an altered staged file is rejected.
 """
 
 import json
@@ -27,7 +27,7 @@ N_USERS = 300
 
 @pytest.fixture(params=[(N_USERS,), (1, 120, 0, 79, 100)], ids=["one part", "several parts"])
 def ranking(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A ranking of users with all kinds of ids, in parts of these lengths."""
+    """Return a ranking of users with all kinds of ids, in parts of these lengths."""
     ids = [f"{'é,“' if number % 11 == 0 else 'u'}{number}" for number in range(N_USERS)]
     seed = [number % 7 == 3 for number in range(N_USERS)]
     folder = tmp_path / "ranking.parquet"

@@ -1,6 +1,6 @@
-"""Contract: every engine reads the same tables: partitions, types, names and ways of writing text.
+"""Contract: every engine reads the same tables: partitions, types, names and forms of text.
 
-`test_engines` says what a query of them means.
+`test_engines` tests queries of them.
 """
 
 import gzip

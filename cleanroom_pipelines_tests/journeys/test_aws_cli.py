@@ -1,8 +1,8 @@
-"""The AWS CLI, installed from PyPI into an environment of its own, against a real `cleanroom serve`.
+"""The AWS CLI, installed from PyPI into its own environment, against a real `cleanroom serve`.
 
-Contract: a person types the whole journey of two accounts: parameters from options and from files, `--query`,
-`--output text`, pages, dates; and reads what was refused, with the CLI's exit codes: 255 and the service's error,
-or 2 and the CLI's own.
+Contract: all calls of two accounts work from the command line: parameters from options and from files, `--query`,
+`--output text`, pages, dates. Rejections are shown with the CLI's exit codes: 255 with the service's error, or 2
+with the CLI's own.
 """
 
 import json
@@ -31,14 +31,14 @@ REFUSED = 255  # of version 1, which PyPI has; version 2 says 254
 
 @dataclass(frozen=True)
 class Aws:
-    """`aws` as one party types it.
+    """The program `aws`, run by one party.
 
     Attributes:
         program: The CLI.
-        party: Whose key it has.
+        party: The party whose key it uses.
         url: The endpoint.
-        folder: Where it stands; has the party's files.
-        by_option: Whether the endpoint is told by `--endpoint-url`, not by the environment.
+        folder: Its working directory, with the party's files.
+        by_option: Whether the endpoint is given by `--endpoint-url` instead of the environment.
     """
 
     program: Path
@@ -48,7 +48,7 @@ class Aws:
     by_option: bool = False
 
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Type `aws cleanroomsml …`."""
+        """Run `aws cleanroomsml …`."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
             "AWS_ACCESS_KEY_ID": self.party.key_id,
             "AWS_SECRET_ACCESS_KEY": self.party.secret,
@@ -72,32 +72,32 @@ class Aws:
         )
 
     def text(self, *words: str) -> str:
-        """What it prints when it succeeds."""
+        """Return what a successful command prints."""
         done = self.run(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def json(self, *words: str) -> Any:
-        """The same, read as JSON; None when it prints nothing."""
+        """Return what a successful command prints, parsed as JSON; None if it prints nothing."""
         printed = self.text(*words)
         return json.loads(printed) if printed else None
 
     def rejected(self, *words: str) -> str:
-        """What it says when the service refuses."""
+        """Return what a command prints when the service rejects it."""
         done = self.run(*words)
         assert done.returncode == REFUSED, (done.returncode, done.stderr)
         assert not done.stdout
         return done.stderr.strip()
 
     def write(self, name: str, content: Any) -> str:
-        """Put a JSON file beside the person, and say how the CLI is told of it."""
+        """Write a JSON file into the working directory, and return the CLI argument that refers to it."""
         (self.folder / name).write_text(json.dumps(content))
         return f"file://{name}"
 
 
 @dataclass(frozen=True)
 class Desk:
-    """The two who type."""
+    """The two parties that use the CLI."""
 
     publisher: Aws
     advertiser: Aws
@@ -105,7 +105,7 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def program(pytestconfig: pytest.Config) -> Path:
-    """The CLI; installed once and kept in pytest's cache."""
+    """The CLI, installed once and kept in pytest's cache."""
     folder = pytestconfig.cache.mkdir(VERSION.replace("==", "-")) / f"py{sys.version_info[0]}{sys.version_info[1]}"
     ready = folder / "ready"
     if not ready.exists():
@@ -229,7 +229,7 @@ def test_the_whole_journey(desk: Desk) -> None:
 
 
 def training_data_shown(publisher: Aws) -> list[dict[str, Any]]:
-    """What was given, and the catalogue that was meant."""
+    """Return the training data that was given, and the expected catalogue."""
     [data] = training_data(worlds.ROLES)
     data["inputConfig"]["dataSource"]["glueDataSource"]["catalogId"] = publisher.party.account_id
     return [data]

@@ -1,8 +1,8 @@
-"""The whole life of an audience, with an unmodified boto3 against a real `cleanroom serve` and its worker.
+"""An audience from creation to deletion, with an unmodified boto3 against a real `cleanroom serve` and its worker.
 
-Contract: two accounts register, train, configure, share, start, watch, export and delete over HTTP alone; what one
-may not know never reaches it; every documented error arrives as boto3's own class; the paginators end; the audit
-log is whole and holds every change and every refusal.
+Contract: two accounts register, train, configure, share, start, watch, export and delete over HTTP alone; neither
+sees what it may not know; every documented error has its boto3 class; paginators end; the audit log is intact and
+contains every change and every rejection.
 """
 
 import json
@@ -47,7 +47,7 @@ Answer = tuple[OperationModel, dict[str, Any]]
 
 @dataclass
 class Journey:
-    """A running server, who meets there, a client for each, and all that they were answered."""
+    """A running server, its two parties, a client for each, and all responses that they got."""
 
     server: Server
     installation: Installation
@@ -78,7 +78,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
 
 @dataclass
 class AssetResult:
-    """What the publisher has made."""
+    """The resources that the publisher has created."""
 
     dataset: str
     model: str
@@ -87,7 +87,7 @@ class AssetResult:
 
 @pytest.fixture(scope="module")
 def made(journey: Journey) -> AssetResult:
-    """A trained and shared model of the publisher's."""
+    """A trained and shared model of the publisher."""
     publisher, me = journey.publisher, journey.parties.publisher
     dataset = publisher.create_training_dataset(**dataset_parameters(me))["trainingDatasetArn"]
     model = publisher.create_audience_model(name="model", trainingDatasetArn=dataset)["audienceModelArn"]

@@ -1,7 +1,7 @@
-"""`cleanroom demo`, as a stranger runs it.
+"""`cleanroom demo`, run as in the README.
 
-Contract: issue "The demo's story". On real grocery data the audience finds the held-out seed better than chance,
-and the households that redeem later better than a random list and than the most active ones, also among those that
+Contract: on real grocery data the audience finds the held-out seed better than chance. It finds the households
+that redeem later better than a random list and than a list of the most active households, also among those that
 were mailed. A second run changes nothing.
 """
 

@@ -1,5 +1,7 @@
-"""Contract: issue 5. The script in data/example walks the Media API from top to bottom, over HTTP, on Complete
-Journey data, from a process that knows nothing of the home; the server's worker does the work through Dagster."""
+"""Contract: the script in data/example uses the whole Media API over HTTP, on Complete Journey data.
+
+The script runs in a process without access to the home; the server's worker does the work through Dagster.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md sections 1 and 4: what prices buy in noise, and what they prove together."""
+"""Contract: the noise that prices buy, and the privacy bound of all answers together."""
 
 import json
 import math
@@ -79,7 +79,7 @@ def test_gaussian_privacy_is_exact_for_one_gaussian() -> None:
 
 
 def exact_success(price: Price, n: int) -> float:
-    """How often the best attacker is right from n counts: their sum decides, and is added up value by value."""
+    """Return how often the best attacker is right given n counts, from the distribution of their sum."""
     variance = float(price.variance)
     reach = math.ceil(10 * math.sqrt(variance * n)) + n
     one = np.exp(-(np.arange(-reach, reach + 1.0) ** 2) / (2 * variance))

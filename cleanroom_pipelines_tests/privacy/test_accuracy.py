@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 2, "accuracy no worse": measured errors agree with the formula."""
+"""Contract: measured errors of published numbers agree with the formula."""
 
 import math
 

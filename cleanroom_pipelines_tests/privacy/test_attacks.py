@@ -1,7 +1,7 @@
-"""Contract: contracts/privacy.md sections 1, 2 and 8: attacks on mechanisms, by whoever knows all but one person.
+"""Contract: attacks on the mechanisms, by an attacker who knows all data except one person's.
 
-Every attack is also shown to work where there is hardly any noise. Whether x is in the data is so in half of the
-rounds, so 50 % is a coin. What the best attacker reaches is added up exactly where it can be, and measured.
+Every attack is also shown to work with negligible noise. x is in the data in half of the rounds, so guessing is
+right in 50 %. The success of the best attacker is computed exactly where possible, and measured.
 """
 
 import dataclasses
@@ -119,19 +119,19 @@ Guess = Callable[[list[int | None], list[int | None], int, ReleasePolicy, Price]
 
 
 def by_pairs(with_x: list[int | None], without_x: list[int | None], n: int, *_: object) -> float:
-    """Compare sets that hold x with sets that do not."""
+    """Guess by comparing sets that contain x with sets that do not."""
     return mean(with_x) - mean(without_x) - 0.5
 
 
 def by_mean(with_x: list[int | None], without_x: list[int | None], n: int, *_: object) -> float:
-    """Average sets that hold x, knowing all others' matches."""
+    """Guess by averaging sets that contain x, knowing all others' matches."""
     return mean(with_x) - n - 0.5
 
 
 def by_likelihood(
     with_x: list[int | None], _: list[int | None], n: int, policy: ReleasePolicy, price: Price
 ) -> float:
-    """Weigh every answer, knowing all others' matches."""
+    """Guess by weighing every answer, knowing all others' matches."""
     return sum(evidence(answer, n + 1, n, policy, price) for answer in with_x)
 
 
@@ -146,7 +146,7 @@ Answers = tuple[list[int | None], list[int | None]]
 def answers_for_the_whole_budget(  # noqa: PLR0917 they are the key of a cache
     share_with_x: float, n_known: int, n_rounds: int, total: int, policy: ReleasePolicy, price: Price
 ) -> list[tuple[Answers, bool]]:
-    """Per round, the answers for sets that hold x and for those that do not, and whether x matches."""
+    """Return, for each round, the answers for sets with and without x, and whether x matches."""
     found = []
     n_questions = total // COUNT.tenths
     for number in range(n_rounds):
@@ -213,7 +213,7 @@ N_ROUNDS = 100
 
 
 def attacked_room(n_known: int, n_rounds: int, n_sets: int, n_junk: int) -> PlainRoom:
-    """Seed audiences of n known ids and x, who matches in half of the rounds; and junk.
+    """Create seed audiences of n known ids and x, who matches in half of the rounds; and junk.
 
     Types are named "round, x matches, number of the set".
     """
@@ -239,7 +239,7 @@ def attacked_room(n_known: int, n_rounds: int, n_sets: int, n_junk: int) -> Plai
 
 
 def guess_from_rows(relations: Relations, n_known: int, policy: ReleasePolicy, price: Price) -> float:
-    """By all that an advertiser's agency reads in the rows: size, whether it is empty, and the match rate."""
+    """Guess from all that an advertiser's agency reads in the rows: size, whether it is empty, and match rate."""
     speaks: dict[tuple[str, str], float] = {}
     rates: dict[object, set[object]] = {}
     for row in overlap_statistics(relations, Releaser(key_of(7), "v", False, policy)).rows:
@@ -284,7 +284,7 @@ SALT = "known to the attacker, which helps it"
 
 @dataclasses.dataclass(frozen=True)
 class Remembering:
-    """An engine that asks its engine each question once: rooms are the same, only the noise differs."""
+    """An engine that runs each query once: all rooms are the same, only the noise differs."""
 
     engine: Any
     known: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -300,7 +300,7 @@ class Remembering:
 
 
 def busy_room(*, with_x: bool = True, in_seed: bool = True) -> PlainRoom:
-    """400 users who have five of 20 interests, and x, who has 50; half are in the seed, x too or not."""
+    """Create 400 users with five of 20 interests, and x with 50; half are in the seed, and perhaps x."""
     random_ = random.Random(3)
     users = [f"u{number}" for number in range(400)]
     segments = [(user, f"i{n}") for user in users for n in random_.sample(range(20), 5)]
@@ -324,7 +324,7 @@ def answers_of(table: ReleasedInsights) -> Cells:
 
 
 def guess_from_tables(folder: Path, monkeypatch: pytest.MonkeyPatch, policy: ReleasePolicy, price: Price) -> float:
-    """By every count behind a table's cells, and by its overlap; readers see only ratios of them."""
+    """Guess from every count behind a table's cells, and from its overlap; readers see only ratios of these."""
     with (
         busy_room().opened(folder / "with") as one,
         busy_room(in_seed=False).opened(folder / "without") as other,
@@ -383,7 +383,7 @@ def test_tables_reveal_everything_with_negligible_noise(tmp_path: Path, monkeypa
 
 
 def guess_from_base(folder: Path, monkeypatch: pytest.MonkeyPatch, factor: int, n_worlds: int) -> float:
-    """Whether x, who has 50 interests, is among the publisher's users, by all figures of the base."""
+    """Guess from all figures of the base audience whether x, who has 50 interests, is in it."""
     policy = POLICY if factor == 1 else BARE
     prices = {
         name: dataclasses.replace(price, tenths=factor * price.tenths)
@@ -445,7 +445,7 @@ def test_base_figures_reveal_everything_with_negligible_noise(
 
 
 def phrasings(n: int) -> tuple[list[Definition], dict[str, Definition]]:
-    """Ways to say: of T, those in Sport or it's, aged 18-24, who are not also in U."""
+    """Return equivalent definitions of: users of T in Sport or it's, aged 18-24, who are not also in U."""
     random_ = random.Random(5)
     audiences: dict[str, Definition] = {}
     found: list[Definition] = []

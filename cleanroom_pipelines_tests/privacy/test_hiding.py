@@ -1,6 +1,6 @@
-"""Contract: contracts/privacy.md section 4: `hide_absolute_values` nulls every both-sided count everywhere.
+"""Contract: `hide_absolute_values` removes every count about both parties from all outputs.
 
-The counts of the room are large and odd, so that they are found as text wherever they stand.
+The counts of the room are large and unusual numbers, so that they are found as text anywhere.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ Outputs = tuple[ReleasedOverlap, ReleasedInsights, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Outputs]:
-    """All that leaves, hidden or told, as objects and as documents for those who see no own counts."""
+    """Return all outputs, with hidden or shown counts, as objects and as documents."""
     found = {}
     with room().opened(tmp_path_factory.mktemp("room")) as relations:
         for hide in (True, False):

@@ -1,6 +1,6 @@
-"""Contract: contracts/privacy.md section 7: what a ledger's lines compose to is what `dp-accounting` computes.
+"""Contract: the composed bound of a ledger equals what `dp-accounting` computes.
 
-It is installed from its own lock file into an environment of its own: its pins disagree with ours.
+dp-accounting is installed from its own lock file into its own environment, because its pins conflict with ours.
 """
 
 import json
@@ -63,7 +63,7 @@ LEDGERS: dict[str, list[Spent]] = {
 
 
 def draws_of(spent: Iterable[Spent]) -> list[tuple[bool, float, int]]:
-    """Discrete draws that one person moves by 1 each, or a Gaussian of σ / Δ, with how many there are."""
+    """Return discrete draws that one person moves by 1 each, or a Gaussian of σ / Δ, with their number."""
     found: Counter[tuple[bool, float]] = Counter()
     for each in spent:
         if each.sensitivity in (1, 18):

@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 4: one ledger per pair, what is paid twice, and the typed error."""
+"""Contract: one ledger per pair of organisations, repeated questions, and the typed error."""
 
 import pickle
 import tempfile

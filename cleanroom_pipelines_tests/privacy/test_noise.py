@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 2: discrete Gaussian noise of an exact variance, keyed."""
+"""Contract: discrete Gaussian noise of an exact variance, drawn from a key."""
 
 import hmac
 import math
@@ -27,7 +27,7 @@ def draws(variance: Fraction) -> tuple[int, ...]:
 
 @cache
 def exact(variance: Fraction) -> dict[int, float]:
-    """P(k) by its formula, worked out anew."""
+    """Return P(k) by its formula, computed independently."""
     reach = math.ceil(20 * math.sqrt(variance)) + 3
     weights = {k: math.exp(-k * k / (2 * float(variance))) for k in range(-reach, reach + 1)}
     total = math.fsum(weights.values())
@@ -76,7 +76,7 @@ def test_probabilities_match_the_formula() -> None:
 
 
 def draw_from(uniform: int, variance: Fraction, *, is_negative: bool) -> int:
-    """The noise where the keyed digest comes out as these bits."""
+    """Return the noise if the keyed digest has these bits."""
     bits = (is_negative << 255) | uniform
     with mock.patch.object(hmac, "new") as new:
         new.return_value.digest.return_value = bits.to_bytes(32, "big")
@@ -85,7 +85,7 @@ def draw_from(uniform: int, variance: Fraction, *, is_negative: bool) -> int:
 
 @cache
 def exact_tails(variance: Fraction) -> list[int]:
-    """P(|noise| ≥ m) · 2^255 for m = 0, 1, …, rounded down: one sum of powers, with three times the digits."""
+    """Return P(|noise| ≥ m) · 2^255 for m = 0, 1, …, rounded down: sums of powers with three times the digits."""
     with localcontext(Context(prec=360)):
         half = Decimal(variance.denominator) / Decimal(2 * variance.numerator)
         weights = [(-k * k * half).exp() for k in range(math.ceil(30 * math.sqrt(variance)) + 3)]

@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 2: noise, then threshold, then rounding; then all else."""
+"""Contract: noise, then threshold, then rounding; then everything else."""
 
 import copy
 import dataclasses
@@ -43,7 +43,7 @@ prices = st.sampled_from(PRICES)
 
 
 def large(value: int) -> Released:
-    """A released count of a certain value."""
+    """Return a released count with a certain value."""
     return OPEN.count(value, question="", price=HARDLY_ANY_NOISE)
 
 
@@ -106,7 +106,7 @@ def test_released_objects_do_not_contain_the_true_count() -> None:
 
 
 def _below(released: Released) -> list[object]:
-    """All numbers that an object refers to, directly or not, but not through its class."""
+    """Return all numbers that an object refers to, directly or indirectly, except through its class."""
     found: list[object] = []
     pending = [getattr(released, name) for name in Released.__slots__]
     while pending:

@@ -1,8 +1,8 @@
-"""The whole road through Dagster, from a table to an export.
+"""All lookalike assets through Dagster, from a table to an export.
 
-Contract: DESIGN sections 2, 4 and 6. Each asset is materialised once, its checks pass, its page says first in one
-sentence what came out and names the exact versions it was made from; the data version is a function of the inputs;
-every artifact is what its manifest says; an export is the top of the ranking and carries no score.
+Contract: each asset is materialised once and its checks pass; its page starts with a one-sentence result and names
+the exact versions it was built from; the data version is a function of the inputs; every artifact matches its
+manifest; an export is the top of the ranking and contains no score.
 """
 
 import json

@@ -14,7 +14,7 @@ Scores = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=12)
 
 
 def _slow_recall(seed: list[float], others: list[float], n: int) -> float:
-    """Every tie broken in every order at once: a user's chance to stand among the first n."""
+    """Return the expected recall over all orders of tied users."""
     everybody = seed + others
     found = 0.0
     for score in seed:

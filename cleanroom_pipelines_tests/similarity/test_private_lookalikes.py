@@ -69,7 +69,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of several shards of several blocks."""
+    """A model with several shards of several blocks."""
     return train_on(world.interactions, tmp_path_factory.mktemp("model"), settings=SETTINGS)
 
 
@@ -92,7 +92,7 @@ def ranked(model: Path, b: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @dataclass(frozen=True)
 class Expected:
-    """What this machine's engine gave with several shards and one thread."""
+    """What this machine's engine returns with several shards and one thread."""
 
     model: Path
     b: Any
@@ -120,7 +120,7 @@ def _rows(ranked: Path) -> pd.DataFrame:
 
 
 def _vectors(model: Model, representation: PrivateRepresentation, d: int) -> Any:
-    """Of all users."""
+    """Return the vectors of all users."""
     all_shards = [model.shard(number) for number in range(model.n_shards)]
     coordinates = [coordinates_of(shard, slice(None), representation) for shard in all_shards]
     return np.vstack([representation.vectors(some, d) for some in coordinates])

@@ -1,4 +1,4 @@
-"""Contract: one honest in-place ranking per seed, its projections, and the same bytes for every layout."""
+"""Contract: one in-place ranking per seed with honest metrics, its seed modes, and reproducible bytes."""
 
 import json
 from pathlib import Path

@@ -67,9 +67,9 @@ def make_room(
     n_users: int = N_USERS,
     random_seed: int = 5,
 ) -> Room:
-    """A quarter of the users share rare segments, an age bracket and a direction of the embedding.
+    """Create a base audience, a quarter of whose users share segments, age and direction of the embedding.
 
-    One user in nine has no segment; twenty more users are not relevant, though they have segments.
+    One user in nine has no segment; twenty more users have segments but are not relevant.
     """
     rng = np.random.default_rng(random_seed)
     base.mkdir(parents=True)
@@ -145,7 +145,7 @@ def rank(model: Path, seed: list[str], out: Path, **changes: Any) -> Path:
 
 
 def seed_of(ranked: Path, out: Path) -> Path:
-    """A file of the users that a ranking was made for."""
+    """Write a file of the users that a ranking was built for."""
     table = pd.read_parquet(ranked / RANKING_FILE)
     table[table.is_seed][["user_id"]].to_parquet(out / "seed.parquet", index=False)
     return out / "seed.parquet"
@@ -388,7 +388,7 @@ def test_rates_do_not_reveal_the_number_of_held_out_users(room: Room, model: Pat
     assert len(rates) > 50
 
     def fit(n: int) -> float:
-        """Share of the rates that are multiples of 1 / n but for rounding, over what chance gives."""
+        """Return the share of rates that are multiples of 1 / n except for rounding, compared with chance."""
         return float((np.abs(rates * n - np.round(rates * n)) <= 0.0005 * n).mean()) - 0.001 * n
 
     assert fit(n_seed) < 0.3

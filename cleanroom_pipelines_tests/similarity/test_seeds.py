@@ -1,4 +1,4 @@
-"""Contract: every reason to reject a seed, and the counts of dropped rows (contracts/similarity.md)."""
+"""Contract: every reason to reject a seed, and the counts of dropped rows."""
 
 import json
 from pathlib import Path

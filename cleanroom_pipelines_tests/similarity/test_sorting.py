@@ -43,7 +43,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster_like() -> Iterator[EngineSettings]:
-    """Settings of an engine that is like a cluster; and blocks so small that there are several."""
+    """Settings of an engine that behaves like a cluster, with blocks so small that there are several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "USERS_PER_BLOCK", 30)
         yield use_cluster_like(patch)
@@ -51,7 +51,7 @@ def cluster_like() -> Iterator[EngineSettings]:
 
 @pytest.fixture(scope="module")
 def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of several shards of several blocks."""
+    """A model with several shards of several blocks."""
     settings = TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=150)
     return train_on(world.interactions, tmp_path_factory.mktemp("model"), settings=settings)
 
@@ -60,7 +60,7 @@ def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranked(
     world: World, model: Path, cluster_like: EngineSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The same 60 seed users ranked in `memory` and in `parts`; to look at only."""
+    """The same 60 seed users ranked in `memory` and in `parts`; read-only."""
     folder = tmp_path_factory.mktemp("ranked")
     rank(model, world.group[:60], folder / "memory")
     rank(model, world.group[:60], folder / "parts", runtime=Runtime(cluster_like))

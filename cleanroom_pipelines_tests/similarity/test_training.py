@@ -1,4 +1,4 @@
-"""Contract: valid contents of a training table, counts and errors (contracts/similarity.md)."""
+"""Contract: valid contents of a training table, counts and errors."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def plain(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingReport, Model]:
-    """The world, trained on as it is; to look at only."""
+    """A model trained on the unchanged world; read-only."""
     return _train(world.interactions, tmp_path_factory.mktemp("plain"))
 
 
@@ -251,7 +251,7 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def _days(world: World, folder: Path) -> Path:
-    """The world in 8 days instead of 116, as one CSV file per day."""
+    """Write the world, compressed from 116 days to 8, as one CSV file per day."""
     days = folder / "days"
     days.mkdir()
     frame = world.interactions.assign(ts=FIRST_SECOND + (world.interactions.ts - FIRST_SECOND) // 16)
