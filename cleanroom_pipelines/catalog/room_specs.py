@@ -118,7 +118,7 @@ class DataRoomSpec(_MarkedSpec):
         participants: The groups.
         collaboration_types: Its purposes, at least one.
         matching_ids: The kinds of matching ids, at least one, without duplicates.
-        hide_absolute_values: Whether all counts that depend on both sides are hidden.
+        hide_absolute_values: Whether all counts that depend on both parties' data are hidden.
         activation: Ad destinations whose hashes are kept for the base.
     """
 

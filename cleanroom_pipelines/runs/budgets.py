@@ -352,7 +352,7 @@ def _provider(
     for name, upload_id in sorted(room.inputs.items()):
         owner = catalog.rooms.upload(upload_id).owner_email
         group = room.group_of(owner)
-        # files that the operator drops for a side belong to that side, even in another's room
+        # files that the operator puts into the inbox for a party belong to that party, even in another's room
         if name.startswith(prefix) is seeds and group is not None and group.may(permission):
             return catalog.pairs.organization_of_user(owner)
     emails = [email for group in room.participants if group.may(permission) for email in group.emails]

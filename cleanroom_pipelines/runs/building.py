@@ -497,7 +497,9 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
     made = _result(work, "seed_validation_report", sentence, documents)
     if failure:
         work.fail(*failure)
-        if not job.keep_seed and job.origin is not Origin.INBOX:  # a dropped seed is deleted with its receipt
+        if (
+            not job.keep_seed and job.origin is not Origin.INBOX
+        ):  # an inbox seed is deleted when its receipt is written
             forget_seed(installation, job)
     return made
 

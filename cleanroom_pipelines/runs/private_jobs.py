@@ -83,7 +83,7 @@ class PrivateJob:
         """Return the `PrivateJob` of a generation job; None if the job concerns one organisation only.
 
         Returns:
-            None if both sides belong to one organisation, or their collaboration uses the full ensemble.
+            None if both accounts belong to one organisation, or their collaboration uses the full ensemble.
         """
         catalog = installation.catalog
         starter = job.started_by or job.account_id
@@ -273,7 +273,7 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
         agreed: The collaboration in which the job is started.
 
     Returns:
-        None if both sides belong to one organisation, or their collaboration uses the full ensemble.
+        None if both accounts belong to one organisation, or their collaboration uses the full ensemble.
     """
     mine, theirs = catalog.pairs.organization_of_account(starter), catalog.pairs.organization_of_account(owner)
     if mine == theirs or (agreed is not None and agreed.full_ensemble):

@@ -91,7 +91,7 @@ class PrivateRanking:
         Args:
             seed_users: Exact seed users, one id per user.
             out: Existing directory for ranking.parquet.
-            n_users: Number of all users, as released or as both sides may know it.
+            n_users: Number of all users, as released or as both parties may know it.
             releaser: Adds the noise.
             organization: The requesting organisation.
             runtime: Engine, progress and cancellation.

@@ -26,6 +26,11 @@ DIALECT = {
     r"\bmend(?:s|ed|ing)?\b|\brefus\w+": "fix, reject",
     r"\bmakers?\b": "builder",
     r"\bthe (?:other )?road\b": "lookalike (AWS) API, data-room (Media) API",
+    r"\bboth-sided\b": "that depends on both parties' data",
+    r"\bholds no\b": "has no, contains no",
+    r"\bstands? (?:in|on)\b": "is in, is listed in",
+    r"\bhardly any\b": "negligible, few",
+    r"\bactivation for\b": "hashes for an ad destination",
 }
 # What was released stays.
 EXCEPTIONS = ("catalog/migrations/",)
@@ -90,5 +95,6 @@ def test_the_patterns_find_the_dialect() -> None:
 
 SPOKEN = (
     "It is no file, that one is none, it lies in a home; what is told to whoever asks is gone; a drop is taken "
-    "in, a claim let go by hand, held against others; mend what a maker of the other road made."
+    "in, a claim let go by hand, held against others; mend what a maker of the other road made. A both-sided "
+    "number stands in a page that holds no noise, or hardly any; an activation for a destination."
 )

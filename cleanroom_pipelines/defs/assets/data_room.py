@@ -1,4 +1,4 @@
-"""The data-room assets: the data of both sides, its released statistics, and the audiences built from it.
+"""The data-room assets: the data of both parties, statistics with noise, and the audiences built from the data.
 
 Lives here: the ten assets of group `data_room`. An asset only calls its builder and returns metadata.
 Add here when a room gets another asset.
