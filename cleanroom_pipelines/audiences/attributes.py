@@ -75,7 +75,7 @@ class DataAttributes(Document):
 
 
 def data_attributes(relations: Relations) -> DataAttributes:
-    """List the attributes of the base audience; independent of the seed audiences.
+    """List the attributes of the base audience, computed without the seed audiences.
 
     Args:
         relations: The room's relations.

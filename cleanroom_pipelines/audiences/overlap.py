@@ -147,4 +147,4 @@ def question_about(
 
 
 def _no_audiences(_: str) -> Definition:
-    raise NotFoundError("The audience does not exist.", remedy="Request statistics for seed audiences only.")
+    raise NotFoundError("Only seed audiences have statistics.", remedy="Give a type of seed audience.")

@@ -331,7 +331,7 @@ def _reject_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) ->
 
 
 def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], starter: Starter | None) -> Spec:
-    """Return the spec with a name that is free in the owner's account; reject names that the creator uses."""
+    """Give the spec a name that is free in the owner's account; reject a name that its creator already uses."""
     account_id, region = place
     if spec.kind is Kind.GENERATION_JOB:
         lock_job_names(session, region, account_id, *([starter.account_id] if starter else []))

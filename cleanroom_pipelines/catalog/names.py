@@ -48,7 +48,7 @@ _MAX_PREFIX = 1024  # S3's limit for a key
 
 
 class Kind(StrEnum):
-    """The kinds of resource, parents before children; the values are their names everywhere.
+    """The kinds of resource, parents before children; the values are the names that all packages use.
 
     The first five belong to the lookalike (AWS) API, the last four to the data-room (Media) API.
     """

@@ -66,7 +66,7 @@ class Queued:
 
 
 def lane_of(kind: Kind, definition: Any) -> Lane:
-    """Return the lane for a kind of work; a custom audience is heavy if its own definition is a lookalike."""
+    """Return the lane for a kind of work; a custom audience is in the heavy lane if it is a lookalike."""
     if kind in _HEAVY:
         return Lane.HEAVY
     is_lookalike = isinstance(definition, dict) and definition.get("kind") == "lookalike"

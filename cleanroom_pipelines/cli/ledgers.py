@@ -53,8 +53,8 @@ def ledger(  # noqa: PLR0917 click passes them by name
     if changes or approved_by:
         if pair is None or len(changes) != 1:
             raise UsageError(
-                "To change a budget, name the pair and exactly one change.",
-                remedy="Give all of these.",
+                "A change to a budget needs a pair, and exactly one change.",
+                remedy="Give PAIR, and one of --refill, --period and --share.",
             )
         _agree(installation, pairs[0], _change(refill, share), approved_by, yes=yes)
     summaries = [_summary_of(installation, each) for each in pairs]

@@ -55,7 +55,7 @@ _NEW = "new"
 
 @dataclass(frozen=True)
 class DeclaredChange:
-    """One change that applying a declaration makes, or that a dry run shows: to a resource, account or the like.
+    """One change to a resource, account or other object, made by applying a declaration or shown by a dry run.
 
     Args:
         action: `create`, `update` (a new version if the content changes) or `keep`.

@@ -61,7 +61,7 @@ def run_all_pending() -> None:
 
 @dg.op
 def score_published_shards(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Score shards that other runs have offered, to share the work on large audiences."""
+    """Score users for other runs that have offered to share the work on a large audience."""
     opened = installation.open()
     with without_data(), handle_signals() as interruption:
         n_users = help_scoring(opened, interruption.is_set)

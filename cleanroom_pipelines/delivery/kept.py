@@ -75,8 +75,8 @@ def kept_activation(file: Path, destination: AdDestination) -> Activation:
         return Activation(destination, (MatchingId.STRING,))
     raise DestinationRuleError(
         f"The base audience has no hashes for {destination.words}.",
-        remedy="The base's provider must enable the destination, upload e-mail addresses or phone numbers that "
-        "it accepts, and provision the base again.",
+        remedy="Ask the publisher to enable the destination and to provision the base audience again, with e-mail "
+        "addresses or phone numbers that the destination accepts.",
         destination=destination.value,
     )
 

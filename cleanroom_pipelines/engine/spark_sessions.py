@@ -243,7 +243,7 @@ def _open_connect(url: str) -> Any:
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Run an action that may hang with a timeout, and convert its errors to ours."""
+    """Run an action with a timeout, because it may hang, and convert its errors to ours."""
     try:
         return _result_within(seconds, action)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Prices of questions.
+"""Prices of questions, in units of the privacy budget.
 
 Lives here: the price of each kind of answer, and the noise that follows from it.
 Add here when a new kind of question has a price.

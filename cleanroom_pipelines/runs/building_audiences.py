@@ -140,7 +140,7 @@ class _Question:
         return self.installation.catalog.pairs.organization_of_user(self.work.record.created_by_email)
 
     def text(self, definition: Definition) -> str:
-        """Return a definition's canonical text, in which digests of their ids stand for seed audiences."""
+        """Return a definition's canonical text, in which seed audiences appear as digests of their ids."""
         return canonical(definition, self.resolve, self.budget.seeds)
 
     @cached_property

@@ -355,7 +355,7 @@ class _Builder:
         dossier: Dossier | None,
         known: Sequence[Version] | None,
     ) -> ProvenResource | None:
-        """Return what the manifests show about a resource and the catalogue lacks; None if there is nothing."""
+        """Return what the catalogue lacks about a resource, derived from manifests; None if it lacks nothing."""
         deleted = self.catalog.deletion.deleted_artifacts(kind, hex_of(partition))
         by_number: dict[int, list[Manifest]] = defaultdict(list)
         for manifest in manifests:

@@ -104,7 +104,7 @@ def _choose_items(engine: Engine, settings: TrainingSettings, n_users: int, out:
 
 
 def _activity_sql(newest: int | None) -> list[str]:
-    """SQL for the raw columns of `features.activity_columns`, for a user `u`."""
+    """Return SQL for the raw columns of `features.activity_columns`, for a user `u`."""
     columns = ["ln(1.0 + u.n_events)", "ln(1.0 + u.n_items)"]
     if newest is not None:
         columns.append(f"ln(1.0 + ({int(newest)} - u.last_ts) / 86400.0)")

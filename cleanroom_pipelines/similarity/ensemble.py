@@ -65,7 +65,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Population:
-    """Folds, fitting sample and reference users for one seed.
+    """The users to fit for one seed, their folds, and the reference users that ranks are measured among.
 
     Args:
         n_users: Users of the model N.

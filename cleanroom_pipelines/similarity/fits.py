@@ -81,7 +81,7 @@ def save_fit(fit: Fit, folder: Path) -> None:
 
 
 def load_fit(folder: Path) -> Fit:
-    """Read a fit.
+    """Read a fit that `save_fit` wrote.
 
     Raises:
         ArtifactError: The fit cannot be read.

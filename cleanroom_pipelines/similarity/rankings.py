@@ -215,7 +215,7 @@ def ranking_parts(ranking: Path) -> tuple[Path, ...]:
 
 
 def n_ranked(ranking: Path) -> int:
-    """The number of users in a ranking, from its footers.
+    """The number of users in a ranking, from the footers of its files.
 
     Raises:
         ArtifactError: The ranking cannot be read.

@@ -520,9 +520,7 @@ class _Pass:
             self.cut, self._n_cut = [], 0
         self.last = head
         if self._expect is not None and self._expect.sequence == n and self._expect != self.last:
-            raise _Broken(
-                f"Entry {n} is not the entry given as expected: the log was truncated, then continued.", n
-            )
+            raise _Broken(f"Entry {n} differs from the expected entry: the log was truncated, then continued.", n)
         while self._next_head is not None and self._next_head.sequence <= n:
             if self._next_head != self.last:
                 raise _Broken(

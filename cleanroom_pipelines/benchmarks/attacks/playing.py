@@ -241,7 +241,7 @@ def new_version(world: World) -> None:
 
 
 def colluding_agency(world: World) -> None:
-    """Trick: let the agency send the request too."""
+    """Trick: let the agency ask the same questions, too."""
     world.ask(AGENCY, "overlap_statistics")
 
 
