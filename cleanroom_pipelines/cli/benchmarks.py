@@ -144,7 +144,7 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     "interactions is computed from each size to the next.",
 )
 @click.option(
-    "--seed-sizes", default="10000", show_default=True, help="Seed sizes to generate audiences for, at each size."
+    "--seed-sizes", default="10000", show_default=True, help="Seed sizes to rank for, at each data size."
 )
 @click.option("--items", default=20_000, show_default=True, help="Number of items in the synthetic data.")
 @click.option("--memory", default="8GB", show_default=True, help="Memory limit of the engine.")

@@ -328,7 +328,7 @@ def train(as_json: bool, **options: Any) -> None:
     "--seed", required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz, or a source such as s3://…"
 )
 @click.option("--out", type=_FILE, required=True, help="Folder to create.")
-@click.option("--sizes", default="1%,5%,10%,20%", show_default=True, help="Audience sizes.")
+@click.option("--sizes", default="1%,5%,10%,20%", show_default=True, help="Audience sizes to report on.")
 @click.option(
     "--seed-mode", type=click.Choice(["excluded", "first", "in_place"]), default="excluded", show_default=True
 )

@@ -29,7 +29,7 @@ def account() -> None:
 
 @account.command("create")
 @click.argument("name")
-@click.option("--id", "account_id", help="12 digits; default: random.")
+@click.option("--id", "account_id", help="Account id of 12 digits; default: random.")
 @click.option(
     "--organization",
     help="Organisation whose privacy budget pays for answers about its data; default: the account itself.",
@@ -131,14 +131,14 @@ def collaboration() -> None:
     type=click.Choice(["private", "full"]),
     default="private",
     show_default=True,
-    help="Rank by one noised vector, or by the full ensemble, whose lists and metrics reveal individuals.",
+    help="Rank by one vector with noise, or without noise (full), so that lists and metrics reveal individuals.",
 )
 @click.option(
     "--period",
     type=click.Choice(["life", "month"]),
     default="life",
     show_default=True,
-    help="Whether the privacy budget of each pair of members is for all time, or renewed every month.",
+    help="Renew the privacy budget of each pair of members every month, or never (life).",
 )
 @_JSON
 def create_collaboration(  # noqa: PLR0917 click passes them by name
@@ -215,7 +215,7 @@ def template() -> None:
 def add_template(
     name: str, *, account: str, file: Path, collaboration: str | None, region: str, as_json: bool
 ) -> None:
-    """Store the SQL in a file as the template NAME of an account."""
+    """Add the template NAME to an account, with the SQL of a file."""
     catalog = open_installation().catalog
     try:
         sql = file.read_text(encoding="utf-8")
@@ -269,7 +269,7 @@ def create_bucket(name: str, account: str, as_json: bool) -> None:
 )
 @_JSON
 def register_bucket(name: str, *, account: str, url: str, profile: str, as_json: bool) -> None:
-    """Register the bucket NAME of an account, stored in a real object store."""
+    """Register a bucket of an object store for an account, as the bucket NAME."""
     _register(name, account, url, profile, as_json=as_json)
 
 

@@ -146,10 +146,10 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         "seed match": dg.MetadataValue.json(metrics["match"]),
     }
     if privacy := metrics.get("privacy"):
-        page["privacy bound"] = privacy["statement"]
+        page["privacy statement"] = privacy["statement"]
         page["privacy budget of the two organisations"] = dg.MetadataValue.json(privacy)
     else:
-        page["signal weights"] = dg.MetadataValue.json(explanation["signals"])
+        page["signal contributions"] = dg.MetadataValue.json(explanation["signals"])
     if apart := _apart(explanation):
         page["picture: distinguishing features"] = pictures.explanation(apart)
         page["distinguishing features"] = _apart_table(apart)
@@ -256,12 +256,16 @@ def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     if "strength" in apart[0]:
         strengths = [
-            {"": entry["name"], "standard deviations above chance": f"{entry['strength']:.1f}"} for entry in apart
+            {
+                "item or feature value": entry["name"],
+                "standard deviations above chance": f"{entry['strength']:.1f}",
+            }
+            for entry in apart
         ]
         return dg.MetadataValue.table([dg.TableRecord(row) for row in strengths], schema=_schema(*strengths[0]))
     rows = [
         {
-            "": entry["name"],
+            "item or feature value": entry["name"],
             "share of seed": f"{entry['share_of_seed']:.1%}",
             "share of all users": f"{entry['share_of_users']:.1%}",
             "lift": f"{entry['lift']:.2f}",
