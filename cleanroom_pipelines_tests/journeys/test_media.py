@@ -49,7 +49,7 @@ def test_the_script_uses_the_whole_api(served: tuple[Server, list[str], Installa
     assert walked.returncode == 0, walked.stdout + walked.stderr
     told = dict(line.split(": ", 1) for line in walked.stdout.splitlines() if ": " in line)
     assert walked.stdout.endswith("done\n")
-    assert told["matching"] == told["seeds"] == "PASSED"
+    assert told["validation of matching ids"] == told["validation of seeds"] == "PASSED"
     assert float(told["area under the ROC curve"]) > 0.6
     assert 0 < float(told["privacy budget"].split()[0]) <= 100, "all of it within what a pair may spend"
     assert told["price of the overlap"] == "2 units of 90 left"
@@ -59,7 +59,7 @@ def test_the_script_uses_the_whole_api(served: tuple[Server, list[str], Installa
     assert told["proposed"].endswith("right in 61% instead of 60%")
     assert told["approved by"] == "advertiser.example, publisher.example"
     assert told["privacy budget after"] == "120 units"
-    assert told["refused"].startswith("Other audiences depend on these.")
+    assert told["rejected"].startswith("Other audiences depend on these.")
     assert installation.audit.verify().ok
     written = b"".join(lines_of(installation.home.audit))
     for secret in (*tokens, *PEOPLE, "household-"):
