@@ -185,7 +185,7 @@ def list_collaborations(as_json: bool) -> None:
 @_ACCOUNT
 @_JSON
 def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
-    """Remove an account from COLLABORATION (id or name): it cannot start new jobs, nor others on its models."""
+    """Remove an account from COLLABORATION (id or name); no new jobs start between it and other members."""
     catalog = open_installation().catalog
     named = [one.id for one in catalog.parties.collaborations() if name_or_id in (one.id, one.name)]
     left = catalog.parties.set_membership(

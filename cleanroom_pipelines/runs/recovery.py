@@ -454,7 +454,7 @@ class _Builder:
 
 
 def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
-    """Whether the artifacts show more about a version than an older catalogue knows."""
+    """Whether the artifacts show that a version is further than an older catalogue knows."""
     if known is None:
         return True
     return proven.failure is None and is_proof(known.status, known.finished_at, proven.made_at)

@@ -21,7 +21,7 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class StopRequest:
-    """Records whether the process was asked to stop; records nothing if it has no socket."""
+    """Records whether the process was asked to stop, as reported through a socket."""
 
     def __init__(self, reader: socket.socket | None = None) -> None:
         self._reader = reader

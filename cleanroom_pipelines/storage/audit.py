@@ -302,7 +302,7 @@ class AuditLog:
                 reading.read(row.line)
                 if row.room != _room_of(row.line):
                     raise _Broken(
-                        "The index of entries by room was altered: an entry has another room.",
+                        "The room that is stored with an entry was altered.",
                         reading.last.sequence,
                     )
             reading.end()
@@ -587,9 +587,7 @@ def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     given = {field: value for field, value in entry.items() if value is not None}
     for field, value in given.items():
         if field not in {*_TEXTS, *_NUMBERS, "resource"}:
-            raise ValueError(
-                "The audit log has no such field; its fields are fixed, so that entries contain no data."
-            )
+            raise ValueError("The audit log has no such field; entries must not contain data.")
         if not fits(field, value):
             raise ValueError(f"The value of {field} does not match the pattern that the audit log allows.")
     for field in ("way", "operation"):
