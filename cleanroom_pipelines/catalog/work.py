@@ -189,7 +189,7 @@ class Scheduling(Claims):
 
     @noted
     def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
-        """Retry a failed newest version from the beginning.
+        """Retry a resource's newest version, which must have failed, from the beginning.
 
         Raises:
             NotFoundError: The resource does not exist.

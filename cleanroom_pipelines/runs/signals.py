@@ -21,7 +21,7 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class StopRequest:
-    """Records whether the process was asked to stop, as reported through a socket."""
+    """Records whether a signal has asked the process to stop."""
 
     def __init__(self, reader: socket.socket | None = None) -> None:
         self._reader = reader
