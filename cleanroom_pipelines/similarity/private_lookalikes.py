@@ -251,7 +251,7 @@ def held_out_histogram(
         scale = np.load(ranking / SCALE_FILE, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtifactError(
-            f"The ranking's score scale cannot be read ({type(error).__name__}).",
+            f"The ranking's score percentiles cannot be read ({type(error).__name__}).",
             remedy="Build the ranking again.",
         ) from None
     scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
