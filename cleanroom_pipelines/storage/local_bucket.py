@@ -140,9 +140,15 @@ class LocalBucket:
             return OpenedObject(n_bytes, _chunks(stream, stop), _translated_errors, stream.close)
 
     def put(
-        self, key: str, source: IO[bytes], *, attributes: Mapping[str, str] | None = None, e_tag: str = ""
+        self,
+        key: str,
+        source: IO[bytes],
+        *,
+        attributes: Mapping[str, str] | None = None,
+        e_tag: str = "",
+        is_new: bool = False,
     ) -> None:
-        """See Bucket.put."""
+        """See Bucket.put; `is_new` rejects a key that exists, with the problem `changed`."""
         *folders, name = _segments(key)
         with _translated_errors(is_writing=True), ExitStack() as stack:
             folder, draft, descriptor = self._open_draft(stack, folders)
@@ -153,7 +159,10 @@ class LocalBucket:
                     md5 = _copy(source, stream)
                     _describe(descriptor, e_tag or f'"{md5}"', attributes or {})
                     os.fsync(descriptor)
-                os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+                if is_new:
+                    _link_new(draft, name, folder)
+                else:
+                    os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(draft, dir_fd=folder)
@@ -268,6 +277,15 @@ class _LocalDraft:
 def _segments(key: str) -> list[str]:
     """Return the file names of a key's segments."""
     return [*map(name_of_segment, key.split("/"))] if key else []
+
+
+def _link_new(draft: str, name: str, folder: int) -> None:
+    """Give a draft its name, unless there is a file of that name."""
+    try:
+        os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except FileExistsError:
+        raise BucketError("The object exists already.", remedy="Use another key.", problem="changed") from None
+    os.unlink(draft, dir_fd=folder)
 
 
 def _chunks(stream: IO[bytes], stop: int) -> Iterator[bytes]:
