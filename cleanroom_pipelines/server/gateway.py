@@ -75,24 +75,27 @@ class Gateway:
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
             is_private=_is_private(scope),
         )
-        is_s3 = is_for_s3(request.header("authorization") or "", request.raw_query)
-        if request.raw_path == HEALTH and not is_s3:
-            return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
-        if request.header("transfer-encoding") and request.header("content-length"):
-            # request smuggling: a proxy in front may use the other length, and see the request end elsewhere
-            message = "The request has both Transfer-Encoding and Content-Length headers."
-            if is_s3:
-                return await anyio.to_thread.run_sync(self.s3.reject, request, message)
-            return await self._reject(request, message, ends=True)
-        if is_s3:
+        if is_for_s3(request.header("authorization") or "", request.raw_query):
             return await self._upload(self.s3.begin, request, receive)
+        if request.raw_path == HEALTH:
+            return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
+        if request.has_two_lengths:
+            return await self._reject(
+                request, "The request has both Transfer-Encoding and Content-Length headers.", ends=True
+            )
+        return await self._route(request, receive)
+
+    async def _route(self, request: Request, receive: Receive) -> Reply:
         if request.raw_path.startswith(f"{MEDIA_PREFIX}/"):
             if request.method == "PUT":
                 return await self._upload(self.media.begin, request, receive)
             return await self._call_media(request, receive)
         if request.raw_path.startswith(_FORMER_BUCKETS):
             return await self._reject(
-                request, "Objects are served by S3 now: use any S3 client with this endpoint.", status=410, ends=True
+                request,
+                "Objects are served by S3 now: use any S3 client with this endpoint.",
+                status=410,
+                ends=True,
             )
         return await self._call(request, receive)
 

@@ -163,7 +163,7 @@ def copy_into(stream: Any, bucket: Bucket, source: ObjectEntry, part: tuple[int,
 
 def delete_object(context: Context) -> Output:
     """DeleteObject: a key that does not exist is no error."""
-    context.bucket.delete(context.call.key)
+    context.bucket.delete_object(context.call.key)
     return {}
 
 
@@ -181,7 +181,7 @@ def delete_objects(context: Context) -> Output:
             deleted.append({"Key": each["Key"]})
         else:
             errors.append({"Key": each["Key"], "Code": error.name, "Message": error.message})
-    context.entry |= {"n_deleted": len(deleted), "n_kept": len(errors)}
+    context.entry["n_objects"] = len(deleted)
     return {"Deleted": [] if context.document.get("Quiet") else deleted, "Errors": errors}
 
 
@@ -192,7 +192,7 @@ def _deleted(name: str, bucket: LocalBucket | RemoteBucket, each: dict[str, Any]
         if each.keys() & {"ETag", "LastModifiedTime", "Size"}:
             raise S3Error("NotImplemented", "Conditional deletes are not available here.")
         check_key(name, bucket, each["Key"], is_write=False)
-        bucket.delete(each["Key"])
+        bucket.delete_object(each["Key"])
     except S3Error as error:
         return error
     except CleanroomError:
