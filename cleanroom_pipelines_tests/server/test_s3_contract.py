@@ -1,7 +1,8 @@
 """The S3 API as boto3 uses it, with botocore's own model, against a real `cleanroom serve`.
 
-Contract: every served operation answers an unmodified client with what the model describes; listings and parts have
-pages; both address styles, ranges, conditions, metadata, checksums, presigned URLs and managed transfers work.
+Contract: every served operation answers an unmodified client with what the model describes; listings and parts
+have pages; both address styles, ranges, conditions, metadata, checksums, presigned URLs and managed transfers
+work.
 """
 
 import io
@@ -155,7 +156,7 @@ def test_conditions(door: Door) -> None:
         with pytest.raises(ClientError, match="304"):
             s3.get_object(**named, **condition)
     for condition in ({"IfMatch": '"other"'}, {"IfUnmodifiedSince": modified.replace(year=2020)}):
-        with pytest.raises(ClientError, match="PreconditionFailed|412"):
+        with pytest.raises(ClientError, match=r"PreconditionFailed|412"):
             s3.get_object(**named, **condition)
     with pytest.raises(ClientError, match="PreconditionFailed"):
         s3.put_object(**named, Body=b"y", IfNoneMatch="*")

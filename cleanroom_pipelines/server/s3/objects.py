@@ -162,7 +162,7 @@ def copy_into(stream: Any, bucket: Bucket, source: ObjectEntry, part: tuple[int,
 
 
 def delete_object(context: Context) -> Output:
-    """DeleteObject: a key that does not exist is no error."""
+    """DeleteObject; a key that does not exist counts as deleted."""
     context.bucket.delete_object(context.call.key)
     return {}
 
