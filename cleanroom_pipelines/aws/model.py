@@ -144,29 +144,34 @@ def operations() -> Mapping[str, Operation]:
     Raises:
         ConfigurationError: botocore is not installed, or this code does not support its model.
     """
-    model = _load()
+    model = load_service("cleanroomsml")
+    missing = [name for name in OPERATION_NAMES if name not in model["operations"]]
+    if missing:
+        raise _too_old(f"lacks {missing[0]}")
     build = _Builder(model["shapes"])
     return MappingProxyType({name: build.operation(model["operations"][name]) for name in OPERATION_NAMES})
 
 
-def _load() -> Mapping[str, Any]:
+def load_service(name: str) -> Mapping[str, Any]:
+    """Return botocore's own model of a service.
+
+    Raises:
+        ConfigurationError: botocore is not installed, or lacks the service.
+    """
     try:
         from botocore.exceptions import BotoCoreError
         from botocore.loaders import Loader
     except ImportError as error:
         raise ConfigurationError(
-            "The lookalike (AWS) API needs botocore, which is not installed.",
+            "The AWS APIs need botocore, which is not installed.",
             remedy="Install cleanroom-pipelines[api].",
         ) from error
     # The default search paths include the user's own folder, where a file could change the checks.
     loader = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
     try:
-        model: Mapping[str, Any] = loader.load_service_model("cleanroomsml", "service-2")
+        model: Mapping[str, Any] = loader.load_service_model(name, "service-2")
     except BotoCoreError as error:
-        raise _too_old("lacks the service cleanroomsml") from error
-    missing = [name for name in OPERATION_NAMES if name not in model["operations"]]
-    if missing:
-        raise _too_old(f"lacks {missing[0]}")
+        raise _too_old(f"lacks the service {name}") from error
     return model
 
 

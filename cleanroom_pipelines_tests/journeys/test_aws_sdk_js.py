@@ -77,6 +77,26 @@ def test_two_parties_from_first_to_last_call(
     assert json.loads(answer.body)["delivered"] == N_USERS // 5
 
 
+def test_objects_of_both_parties(scripts: Path, running: tuple[endpoint.Server, endpoint.Parties]) -> None:
+    server, parties = running
+    world = {
+        "endpoint": server.url,
+        "region": endpoint.REGION,
+        "publisher": vars(parties.publisher),
+        "advertiser": vars(parties.advertiser),
+    }
+    done = subprocess.run(
+        ["node", "--no-warnings", "s3.mjs"],
+        input=json.dumps(world),
+        cwd=scripts,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def write_model(path: Path) -> Path:
     """Write botocore's model of the API, reduced to the operations that are served."""
     model: dict[str, Any] = dict(Loader().load_service_model("cleanroomsml", "service-2"))
