@@ -29,10 +29,16 @@ _TERMINATOR = "aws4_request"
 _CREDENTIAL = re.compile(
     "(?P<key_id>[A-Za-z0-9_]{1,128})/(?P<date>[0-9]{8})/(?P<region>[a-z0-9-]{1,40})/(?P<service>[^/]*)/aws4_request"
 )
+_SERVICE = re.compile("[a-z][a-z0-9-]{0,39}")
 _SIGNATURE = re.compile("[0-9a-f]{64}")
 _BASIC_TIMESTAMP = re.compile("[0-9]{8}T[0-9]{6}Z")
 # Repeating one of these headers would make the request ambiguous.
 _ONLY_ONCE = ("authorization", "host", "x-amz-date", "date", "x-amz-content-sha256", "content-type")
+# Headers that clients and proxies add after signing, and that nothing here reads.
+_UNREAD = frozenset(
+    f"x-amz-{name}"
+    for name in ("user-agent", "api-version", "sdk-request", "sdk-invocation-id", "trace-id", "cf-id")
+)
 _QUERY_AUTHENTICATION = ("x-amz-signature", "x-amz-credential", "x-amz-algorithm", "x-amz-security-token")
 # Used if the key is unknown, so that unknown and known keys take the same time to reject.
 _NO_SECRET = "0" * 40
@@ -138,6 +144,18 @@ def verify(
     return Caller(key.account_id, key.id, claim.region)
 
 
+def service_named(headers: Sequence[tuple[str, str]]) -> str:
+    """Return the service in the scope of a request's signature; SERVICE if there is none. Nothing is verified.
+
+    Args:
+        headers: The headers as received.
+    """
+    for name, value in headers:
+        if name.lower() == "authorization" and (credential := _CREDENTIAL.search(value)):
+            return credential["service"] if _SERVICE.fullmatch(credential["service"]) else SERVICE
+    return SERVICE
+
+
 def _denied(message: str, reason: str) -> ApiError:
     return ApiError("AccessDeniedException", message, reason=reason)
 
@@ -179,14 +197,14 @@ def _read_claim(found: dict[str, list[str]], raw_query: str) -> _Claim:
 def _check_signed_headers(found: dict[str, list[str]], signed: tuple[str, ...]) -> None:
     """Reject a signature that does not cover all headers that affect the request.
 
-    AWS requires host, the date and every x-amz-* header. The content type may be unsigned (as in version 2 of the
-    JavaScript SDK), and has no effect here: every body is JSON.
+    AWS requires host, the date and every x-amz-* header; here those that nothing reads may be unsigned. The
+    content type may be unsigned too (as in version 2 of the JavaScript SDK): it selects only the form of errors.
     """
     if list(signed) != sorted(set(signed)) or not set(signed) <= found.keys():
         raise _denied(
             "SignedHeaders must name headers of the request, sorted and in lower case.", "signed headers"
         )
-    required = {name for name in found if name.startswith("x-amz-")} | {"host"}
+    required = {name for name in found if name.startswith("x-amz-") and name not in _UNREAD} | {"host"}
     if "x-amz-date" not in found:
         required.add("date")
     if not required <= set(signed):

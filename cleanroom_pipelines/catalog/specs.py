@@ -6,10 +6,11 @@ Keep out: state (status, versions, claims: `records.py`), data rooms (`room_spec
 database.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType, check_sizes
 from cleanroom_pipelines.catalog.names import (
@@ -283,6 +284,7 @@ class RequestedSeed(Document):
         template_arn: The template whose SQL selects it.
         parameters: The values of the SQL's `:name` parameters, by name.
         protected_query_id: The UUID that the AWS API shows for an SQL seed.
+        compute: The compute configuration that a client gave; it is shown again and has no effect.
     """
 
     role_arn: str = field(repr=False)
@@ -291,6 +293,7 @@ class RequestedSeed(Document):
     template_arn: str | None = field(default=None, repr=False)
     parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
     protected_query_id: str | None = None
+    compute: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def is_sql(self) -> bool:
@@ -313,6 +316,9 @@ class RequestedSeed(Document):
             )
         if self.protected_query_id is not None and not is_uuid(self.protected_query_id):
             raise UsageError("The id of the seed's query is not a UUID.", remedy="Give a lower-case UUID.")
+        compute = json.dumps(self.compute, ensure_ascii=False)
+        if "\\u0000" in compute or not is_storable(compute):
+            raise UsageError("The seed's compute configuration is invalid.", remedy="Give text in its properties.")
         if len(self.parameters) > MAX_PARAMETERS:
             raise UsageError("The seed has too many parameters.", remedy=f"Give at most {MAX_PARAMETERS}.")
         for name, value in self.parameters.items():

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from cleanroom_pipelines.aws.answers import ApiError, Caller
+from cleanroom_pipelines.aws.model import SERVICE
 from cleanroom_pipelines.aws.signing import Key, verify
 from cleanroom_pipelines.catalog import parse_arn
 from cleanroom_pipelines.server.limits import RateLimit
@@ -56,8 +57,14 @@ class Doorkeeper:
     clock: Callable[[], datetime]
     rate: RateLimit
 
-    def admit(self, request: Request, body_sha256: str, trail: AuditTrail) -> Caller:
+    def admit(self, request: Request, body_sha256: str, trail: AuditTrail, *, service: str = SERVICE) -> Caller:
         """Verify a request's signature and the caller's rate limit, and return the caller.
+
+        Args:
+            request: The request.
+            body_sha256: SHA-256 of its body, in hex.
+            trail: Gets the caller.
+            service: The service that the signature must be for.
 
         Raises:
             ApiError: AccessDeniedException or ThrottlingException.
@@ -70,6 +77,7 @@ class Doorkeeper:
             body_sha256,
             find_key=self.find_key,
             now=self.clock(),
+            service=service,
         )
         trail.entry |= {"account": caller.account_id, "access_key": caller.access_key_id}
         if not self.rate.allows(caller.account_id):
