@@ -6,12 +6,14 @@ Keep out: access rights (the APIs), reading buckets (storage), running queries (
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cleanroom_pipelines.catalog import SEED, GenerationJob, RequestedSeed
+from cleanroom_pipelines.catalog import SEED, GenerationJob, Kind, RequestedSeed, TrainingDataset
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.participant_sql.checking import check_query
+from cleanroom_pipelines.participant_sql.column_types import declared_types
 from cleanroom_pipelines.participant_sql.running import run_query
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
@@ -89,4 +91,22 @@ def _query(installation: Installation, account: str, requested: RequestedSeed, o
         account, text = template.account_id, template.sql
     checked = check_query(text or "", parameters=requested.parameters)
     tables = {names: warehouse_table(installation.home, account, *names) for names in checked.tables}
-    run_query(checked, tables, out, scratch=installation.home.scratch)
+    types = _declared_types(installation, account, tables)
+    run_query(checked, tables, out, types=types, scratch=installation.home.scratch)
+
+
+def _declared_types(
+    installation: Installation, account: str, tables: Mapping[tuple[str, str], Path]
+) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the types that an account's training datasets declare for its tables; the newest dataset counts."""
+    names_of = {str(folder): names for names, folder in tables.items()}
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    after: str | None = None
+    while True:
+        page = installation.catalog.resources.list(Kind.TRAINING_DATASET, account, limit=1000, after=after)
+        for dataset in page.items:
+            if isinstance(dataset, TrainingDataset) and dataset.source in names_of:
+                found[names_of[dataset.source]] = declared_types(dataset.columns)
+        after = page.after
+        if after is None:
+            return found

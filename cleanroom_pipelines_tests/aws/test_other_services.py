@@ -210,7 +210,8 @@ def test_collaborations_are_paged(room: Room) -> None:
 
 def test_an_operation_that_is_not_available_is_named(room: Room) -> None:
     me = room.parties.publisher
-    algorithm = {"configuredModelAlgorithmArn": f"arn:aws:cleanrooms-ml:{REGION}:{me.account_id}:x/canary"}
+    algorithm_arn = f"arn:aws:cleanrooms-ml:{REGION}:{me.account_id}:configured-model-algorithm/canary"
+    algorithm = {"configuredModelAlgorithmArn": algorithm_arn}
 
     def is_named(service: str, method: str, parameters: dict[str, Any], code: str) -> None:
         client = other_client(room, me, service)
@@ -250,7 +251,7 @@ def test_an_operation_that_is_not_available_is_named(room: Room) -> None:
             (
                 "cleanroomsml",
                 "delete_configured_model_algorithm",
-                {"configuredModelAlgorithmArn": f"{arn}:x"},
+                algorithm,
                 unknown,
             ),
         ],
@@ -375,9 +376,8 @@ def test_a_token_continues_only_its_own_listing(room: Room) -> None:
 def test_the_compute_configuration_of_a_seed_is_shown_again(room: Room) -> None:
     me = room.parties.advertiser
     parameters = job_parameters(me, room.shared())
-    compute = {
-        "worker": {"type": "CR.1X", "number": 4, "properties": {"spark": {"spark.sql.ansi.enabled": "true"}}}
-    }
+    properties = {"spark": {"spark.sql.ansi.enabled": "true"}}
+    compute = {"worker": {"type": "CR.1X", "number": 4, "properties": properties}}
     parameters["seedAudience"] = {
         "roleArn": me.role,
         "sqlParameters": {"queryString": "SELECT user_id FROM shop.customers"},
