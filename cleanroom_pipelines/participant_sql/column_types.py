@@ -95,9 +95,8 @@ def _converted(name: str, type_: str) -> str:
         return column
     converted, pattern = _TYPES[type_] if type_ in _TYPES else (_decimal(type_), _NUMBER)
     cell = f"trim({column})"
-    return (
-        f"CASE WHEN regexp_full_match({cell}, {quote_literal(pattern)}) THEN TRY_CAST({cell} AS {converted}) END"
-    )
+    fits = f"regexp_full_match({cell}, {quote_literal(pattern)})"
+    return f"CASE WHEN {fits} THEN TRY_CAST({cell} AS {converted}) END"
 
 
 def _decimal(type_: str) -> str:

@@ -6,7 +6,7 @@ Keep out: permissions of callers.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -82,7 +82,7 @@ class Doorkeeper:
         trail.entry |= {"account": caller.account_id, "access_key": caller.access_key_id}
         if not self.rate.allows(caller.account_id):
             raise ApiError("ThrottlingException")
-        return caller
+        return replace(caller, is_secure=request.is_secure)
 
     def note(self, trail: AuditTrail, error: ApiError | None) -> None:
         """Audit a request before its response is sent; entries of reads and throttled requests are batched."""

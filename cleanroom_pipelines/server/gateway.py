@@ -69,6 +69,7 @@ class Gateway:
             raw_path=scope["raw_path"].decode("latin-1"),
             raw_query=scope["query_string"].decode("latin-1"),
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
+            is_secure=scope.get("scheme") == "https",
         )
         if request.raw_path == HEALTH:
             return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')

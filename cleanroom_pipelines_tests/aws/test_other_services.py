@@ -12,7 +12,7 @@ import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import botocore.session
 import pytest
@@ -27,6 +27,7 @@ from cleanroom_pipelines_tests.server.server import (
     ask,
     client_of,
     job_parameters,
+    policy_for,
     signed,
 )
 
@@ -391,3 +392,38 @@ def test_the_compute_configuration_of_a_seed_is_shown_again(room: Room) -> None:
     properties["spark"]["x"] = "a\0b"
     with raised(room.advertiser, "ValidationException"):
         room.advertiser.start_audience_generation_job(**parameters | {"name": "other"})
+
+
+# policies
+
+
+def put_policy(room: Room, arn: str, **statement: Any) -> None:
+    room.publisher.put_configured_audience_model_policy(
+        configuredAudienceModelArn=arn,
+        configuredAudienceModelPolicy=policy_for(arn, room.parties.advertiser.account_id, **statement),
+    )
+
+
+def test_a_role_of_an_account_that_exists_stands_for_the_account(room: Room) -> None:
+    arn = room.configured()
+    with raised(room.publisher, "ValidationException") as told:
+        put_policy(room, arn, Principal={"AWS": "arn:aws:iam::999999999999:role/reader"})
+    assert "Principal.AWS" in told["Error"]["Message"]
+    put_policy(room, arn, Principal={"AWS": room.parties.advertiser.role})
+    room.job(arn)
+    with raised(client_of(room.gateway, room.parties.stranger), "ResourceNotFoundException"):
+        stranger = room.parties.stranger
+        client_of(room.gateway, stranger).start_audience_generation_job(**job_parameters(stranger, arn))
+
+
+def test_a_policy_can_require_tls(room: Room) -> None:
+    arn = room.configured()
+    put_policy(room, arn, Condition={"Bool": {"aws:SecureTransport": True}})
+    me = room.parties.advertiser
+
+    async def over_tls(scope: Any, receive: Any, send: Any) -> None:
+        await room.gateway({**scope, "scheme": "https"}, receive, send)
+
+    with raised(room.advertiser, "AccessDeniedException"):
+        room.job(arn)
+    client_of(cast(Any, over_tls), me).start_audience_generation_job(**job_parameters(me, arn))

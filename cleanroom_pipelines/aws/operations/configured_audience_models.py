@@ -111,7 +111,11 @@ def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
     key = _key(caller, parameters)
     text = parameters["configuredAudienceModelPolicy"]
     endpoint.catalog.get(ConfiguredAudienceModel, key, caller.account_id, caller.region)
-    read_policy(text, parameters["configuredAudienceModelArn"])
+    read_policy(
+        text,
+        parameters["configuredAudienceModelArn"],
+        is_known=lambda account: any(each.id == account for each in endpoint.catalog.parties.accounts()),
+    )
     condition = parameters.get("policyExistenceCondition")
     policy_hash = endpoint.catalog.parties.put_policy(
         key,

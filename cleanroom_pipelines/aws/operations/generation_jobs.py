@@ -207,6 +207,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
         collaboration_id=parameters.get("collaborationId"),
         request_tags=parameters.get("tags", {}),
         model_tags=configured.tags,
+        is_secure=caller.is_secure,
     ):
         raise ApiError("AccessDeniedException", "The policy of the configured audience model does not allow this.")
     _check_collaboration(endpoint, configured.account_id, parameters.get("collaborationId"))
