@@ -12,7 +12,8 @@ from typing import Any
 
 from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.model import SERVICE
-from cleanroom_pipelines.aws.signing import Key, verify
+from cleanroom_pipelines.aws.s3.errors import S3Error
+from cleanroom_pipelines.aws.signing import Key, S3Signature, verify, verify_s3
 from cleanroom_pipelines.catalog import parse_arn
 from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.requests import Request
@@ -79,12 +80,32 @@ class Doorkeeper:
             now=self.clock(),
             service=service,
         )
+        self._count(caller, trail)
+        return replace(caller, is_secure=request.is_secure)
+
+    def admit_s3(self, request: Request, trail: AuditTrail) -> S3Signature:
+        """Verify an S3 request's signature and the caller's rate limit; its body is not verified yet.
+
+        Raises:
+            ApiError: AccessDeniedException or ThrottlingException.
+        """
+        signature = verify_s3(
+            request.method,
+            request.raw_path,
+            request.raw_query,
+            request.headers,
+            find_key=self.find_key,
+            now=self.clock(),
+        )
+        self._count(signature.caller, trail)
+        return signature
+
+    def _count(self, caller: Caller, trail: AuditTrail) -> None:
         trail.entry |= {"account": caller.account_id, "access_key": caller.access_key_id}
         if not self.rate.allows(caller.account_id):
             raise ApiError("ThrottlingException")
-        return replace(caller, is_secure=request.is_secure)
 
-    def note(self, trail: AuditTrail, error: ApiError | None) -> None:
+    def note(self, trail: AuditTrail, error: ApiError | S3Error | None) -> None:
         """Audit a request before its response is sent; entries of reads and throttled requests are batched."""
         outcome = "ok" if error is None else "refused" if error.status < 500 else "failed"
         entry = {"request_id": trail.request_id, "way": "api", "operation": "unknown", **trail.entry}
@@ -93,5 +114,5 @@ class Doorkeeper:
             # the reason for rejecting a signature is for this log only, not for the client
             entry["error"] = f"{error.name}:{error.reason.replace(' ', '-')}" if error.reason else error.name
         is_write = error is None and not trail.is_read
-        is_rejection = error is not None and error.name != "ThrottlingException"
+        is_rejection = error is not None and error.name not in ("ThrottlingException", "SlowDown", "NotModified")
         (self.audit.write if is_write or is_rejection else self.audit.write_soon)(entry)

@@ -78,3 +78,9 @@ def table_of(home: Home, account_id: str, folder: Path) -> tuple[str, str] | Non
         return None
     parts = folder.relative_to(warehouse).parts
     return (parts[0], parts[1]) if len(parts) == 2 else None
+
+
+def is_key_of_table(key: str) -> bool:
+    """Whether a key in a warehouse's bucket is that of a file of a table: `<database>/<table>/…`."""
+    parts = key.split("/")
+    return len(parts) > 2 and all(map(_NAME.fullmatch, parts[:2]))  # noqa: PLR2004
