@@ -7,11 +7,11 @@ Keep out: creating and changing (`creation.py`), the work (`work.py`, `claims.py
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import JSON, select, tuple_, type_coerce
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Part
@@ -276,6 +276,17 @@ class Resources(Part):
             NotFoundError: The job does not exist.
         """
         self._set_seed_location(job_id, None)
+
+    def jobs_with_seed_at(self, account_id: str, locations: Sequence[str]) -> tuple[GenerationJob, ...]:
+        """Return the jobs that an account started with a seed at one of these locations, in order of creation."""
+        location = type_coerce(GenerationJobRow.requested_seed, JSON)["s3_uri"].as_string()
+        query = (
+            select(GenerationJobRow)
+            .where(GenerationJobRow.started_by == account_id, location.in_(locations))
+            .order_by(*PLACE)
+        )
+        with self._database.read() as session:
+            return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def jobs_owed_a_receipt(self) -> tuple[GenerationJob, ...]:
         """Return the jobs from the inbox whose receipts are outdated, except jobs that are being deleted."""

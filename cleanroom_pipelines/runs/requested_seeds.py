@@ -1,6 +1,6 @@
 """Seeds requested over HTTP: fetched from a bucket or with a query when the job runs.
 
-Lives here: fetching a job's requested seed into the vault, and what its owner may learn of its ids.
+Lives here: fetching a job's requested seed into the vault, taking it back, and what its owner may learn of its ids.
 Add here when a seed can be requested in another way.
 Keep out: access rights (the APIs), reading buckets (storage), running queries (participant_sql).
 """
@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cleanroom_pipelines.catalog import SEED, GenerationJob, Kind, RequestedSeed, TrainingDataset
+from cleanroom_pipelines.catalog import SEED, GenerationJob, Kind, RequestedSeed, Status, TrainingDataset
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.participant_sql.checking import check_query
 from cleanroom_pipelines.participant_sql.column_types import declared_types
 from cleanroom_pipelines.participant_sql.running import run_query
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.seeds import forget_seed
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
 from cleanroom_pipelines.storage.warehouse import warehouse_table
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
@@ -66,6 +67,29 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
         installation.vault.delete(location)
         raise
     return installation.catalog.get(GenerationJob, job.id)
+
+
+def take_back_seed(installation: Installation, account_id: str, s3_uri: str) -> tuple[GenerationJob, ...]:
+    """Delete the copies of a deleted object that jobs keep for another attempt; return the jobs that it was used for.
+
+    A job that runs deletes its copy when it ends. What was built of the seed stays until its job is deleted.
+
+    Args:
+        installation: The installation to work on.
+        account_id: The account that owns the object.
+        s3_uri: The object; seeds that are folders with this object in them count too.
+
+    Returns:
+        The jobs, in order of creation.
+    """
+    parts = s3_uri.removeprefix("s3://").split("/")
+    folders = [f"s3://{'/'.join(parts[:n])}" for n in range(1, len(parts))]
+    locations = [s3_uri, *folders, *(f"{folder}/" for folder in folders)]
+    jobs = installation.catalog.resources.jobs_with_seed_at(account_id, locations)
+    for job in jobs:
+        if job.seed_location is not None and job.status is Status.CREATE_FAILED and not job.keep_seed:
+            forget_seed(installation, job)
+    return jobs
 
 
 def form_of_ids(requested: RequestedSeed | None, user_ids: "pa.ChunkedArray", installation: Installation) -> str:

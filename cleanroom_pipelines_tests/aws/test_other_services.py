@@ -20,8 +20,11 @@ from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
 
 from cleanroom_pipelines.aws.model import COLLABORATION_OPERATION_NAMES
+from cleanroom_pipelines.catalog import GenerationJob
+from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines_tests.server.server import (
     REGION,
+    SEED,
     Party,
     Room,
     ask,
@@ -427,3 +430,43 @@ def test_a_policy_can_require_tls(room: Room) -> None:
     with raised(room.advertiser, "AccessDeniedException"):
         room.job(arn)
     client_of(cast(Any, over_tls), me).start_audience_generation_job(**job_parameters(me, arn))
+
+
+# taking a list back
+
+
+def test_a_deleted_list_is_taken_back_and_its_jobs_are_stated(room: Room) -> None:
+    configured, me = room.shared(), room.parties.advertiser
+    s3 = other_client(room, me, "s3")
+    s3.put_object(Bucket="lists", Key="spring/a b.jsonl", Body=b"")
+    seeds = ("s3://lists/spring/a b.jsonl", "s3://lists/spring/", "s3://lists", "s3://lists/spring/a")
+    arns = []
+    for number, uri in enumerate(seeds):
+        seed = {"roleArn": me.role, "dataSource": {"s3Uri": uri}}
+        arns.append(room.job(configured, f"job {number}", seedAudience=seed))
+    room.finish()
+    theirs = other_client(room, room.parties.publisher, "s3")
+    theirs.put_object(Bucket="others", Key="x", Body=b"")
+    assert (
+        "x-cleanroom-jobs" not in theirs.delete_object(Bucket="others", Key="x")["ResponseMetadata"]["HTTPHeaders"]
+    )
+    answer = s3.delete_object(Bucket="lists", Key="spring/a b.jsonl")["ResponseMetadata"]
+    assert answer["HTTPStatusCode"] == 204
+    assert answer["HTTPHeaders"]["x-cleanroom-jobs"] == ", ".join(f"{arn}=ACTIVE" for arn in arns[:3])
+    assert "Contents" not in s3.list_objects_v2(Bucket="lists")
+
+
+def test_a_copy_kept_for_another_attempt_is_deleted_with_the_list(room: Room, tmp_path: Path) -> None:
+    arn = room.job(room.shared())
+    installation, job_id = room.installation, arn.rpartition("/")[2]
+    (tmp_path / "copy").write_bytes(b"{}")
+    location = installation.vault.put("0123456789abcdef01234567", tmp_path / "copy")
+    installation.catalog.resources.place_seed(job_id, location, digest="0" * 64, n_bytes=2)
+    (version,) = (each for each in installation.catalog.work.ready() if each.resource_id == job_id)
+    claim = installation.catalog.work.claim(version.kind, version.resource_id, version.number, "run")
+    assert claim is not None
+    installation.catalog.work.fail(claim, StatusCode.INTERNAL, "A lost worker.")
+    bucket, _, key = SEED.removeprefix("s3://").partition("/")
+    other_client(room, room.parties.advertiser, "s3").delete_object(Bucket=bucket, Key=key)
+    assert installation.catalog.get(GenerationJob, job_id).seed_location is None
+    assert not installation.vault.folder_of(location.partition("/")[0]).exists()
