@@ -1,6 +1,7 @@
 """Seeds requested over HTTP: fetched from a bucket or with a query when the job runs.
 
-Lives here: fetching a job's requested seed into the vault, taking it back, and what its owner may learn of its ids.
+Lives here: fetching a job's requested seed into the vault, deleting it again, and what its owner may learn of its
+ids.
 Add here when a seed can be requested in another way.
 Keep out: access rights (the APIs), reading buckets (storage), running queries (participant_sql).
 """
@@ -70,7 +71,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
 
 
 def take_back_seed(installation: Installation, account_id: str, s3_uri: str) -> tuple[GenerationJob, ...]:
-    """Delete the copies of a deleted object that jobs keep for another attempt; return the jobs that it was used for.
+    """Delete the copies of a deleted object that jobs keep for another attempt, and return the jobs that used it.
 
     A job that runs deletes its copy when it ends. What was built of the seed stays until its job is deleted.
 
