@@ -459,8 +459,8 @@ def test_a_deleted_list_is_taken_back_and_its_jobs_are_stated(room: Room) -> Non
 def test_a_copy_kept_for_another_attempt_is_deleted_with_the_list(room: Room, tmp_path: Path) -> None:
     arn = room.job(room.shared())
     installation, job_id = room.installation, arn.rpartition("/")[2]
-    (tmp_path / "copy").write_bytes(b"{}")
-    location = installation.vault.put("0123456789abcdef01234567", tmp_path / "copy")
+    (tmp_path / "copy.jsonl").write_bytes(b"{}")
+    location = installation.vault.put("0123456789abcdef01234567", tmp_path / "copy.jsonl")
     installation.catalog.resources.place_seed(job_id, location, digest="0" * 64, n_bytes=2)
     (version,) = (each for each in installation.catalog.work.ready() if each.resource_id == job_id)
     claim = installation.catalog.work.claim(version.kind, version.resource_id, version.number, "run")
