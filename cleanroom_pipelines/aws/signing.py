@@ -5,7 +5,8 @@ Add here when another AWS signing method is supported.
 Keep out: storing and encrypting keys (`catalog`), permissions of callers (the operations).
 
 Source: "Signing AWS API requests" in the IAM user guide, and "Authenticating Requests" in the S3 API reference.
-Rejected on purpose: session tokens (none are issued here), SigV4A; presigned queries and unsigned payloads outside S3.
+Rejected on purpose: session tokens (none are issued here), SigV4A; except for S3 also presigned queries and
+unsigned payloads.
 """
 
 import hashlib
@@ -118,7 +119,7 @@ class S3Signature:
 
 
 def is_for_s3(authorization: str, raw_query: str) -> bool:
-    """Whether the credential scope of a request, in its header or its query, is that of S3; nothing is verified."""
+    """Whether the credential scope of a request, in header or query, is that of S3; nothing is verified."""
     scoped = f"/{S3}/{_TERMINATOR}"
     query = dict(_pairs(raw_query)) if "x-amz-credential" in raw_query.lower() else {}
     return f"{scoped}," in f"{authorization}," or query.get("X-Amz-Credential", "").endswith(scoped)

@@ -19,6 +19,7 @@ from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.requests import Request
 from cleanroom_pipelines.storage.audit import AuditLog
 
+_NO_FAILURES = ("NotImplemented", "SlowDown")  # of S3, with statuses from 500
 FindKey = Callable[[str], Key | None]
 
 
@@ -107,7 +108,8 @@ class Doorkeeper:
 
     def note(self, trail: AuditTrail, error: ApiError | S3Error | None) -> None:
         """Audit a request before its response is sent; entries of reads and throttled requests are batched."""
-        outcome = "ok" if error is None else "refused" if error.status < 500 else "failed"
+        is_rejected = error is not None and (error.status < 500 or error.name in _NO_FAILURES)
+        outcome = "ok" if error is None else "refused" if is_rejected else "failed"
         entry = {"request_id": trail.request_id, "way": "api", "operation": "unknown", **trail.entry}
         entry["outcome"] = outcome
         if error is not None:

@@ -76,17 +76,17 @@ class Gateway:
             is_secure=scope.get("scheme") == "https",
             is_private=_is_private(scope),
         )
-        is_s3 = is_for_s3(request.header("authorization") or "", request.raw_query)
-        if request.raw_path == HEALTH and not is_s3:
-            return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
-        if request.header("transfer-encoding") and request.header("content-length"):
-            # request smuggling: a proxy in front may use the other length, and see the request end elsewhere
-            message = "The request has both Transfer-Encoding and Content-Length headers."
-            if is_s3:
-                return await anyio.to_thread.run_sync(self.s3.reject, request, message)
-            return await self._reject(request, message, ends=True)
-        if is_s3:
+        if is_for_s3(request.header("authorization") or "", request.raw_query):
             return await self._upload(self.s3.begin, request, receive)
+        if request.raw_path == HEALTH:
+            return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
+        if request.has_two_lengths:
+            return await self._reject(
+                request, "The request has both Transfer-Encoding and Content-Length headers.", ends=True
+            )
+        return await self._route(request, receive)
+
+    async def _route(self, request: Request, receive: Receive) -> Reply:
         if request.raw_path.startswith(f"{MEDIA_PREFIX}/"):
             if request.method == "PUT":
                 return await self._upload(self.media.begin, request, receive)

@@ -36,6 +36,11 @@ class Request:
         """Return the first header with a name, ignoring case; None if it is missing."""
         return next((value for key, value in self.headers if key.lower() == name), None)
 
+    @property
+    def has_two_lengths(self) -> bool:
+        """Whether a proxy in front may see the request end elsewhere, and so another request begin (smuggling)."""
+        return bool(self.header("transfer-encoding") and self.header("content-length"))
+
 
 @dataclass(frozen=True)
 class Reply:

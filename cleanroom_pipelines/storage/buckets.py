@@ -107,7 +107,9 @@ class Buckets:
         if isinstance(bucket, LocalBucket):
             _reject_links(bucket, "/".join(segments[:-1]))
         elif key and not bucket.has_key(key):
-            raise UsageError("A registered bucket cannot have this key.", remedy="Use a key without empty segments.")
+            raise UsageError(
+                "A registered bucket cannot have this key.", remedy="Use a key without empty segments."
+            )
         is_folder = not segments or s3_uri.endswith("/")
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder)
 
@@ -141,11 +143,13 @@ class Buckets:
             BucketForbiddenError: The bucket belongs to another account.
         """
         if not is_bucket_name(name):
-            raise UsageError("The name of the bucket is invalid.", remedy="Use lower-case letters, digits, - and .")
+            raise UsageError(
+                "The name of the bucket is invalid.", remedy="Use lower-case letters, digits, - and ."
+            )
         return self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
 
     def created_by(self, account_id: str) -> "Mapping[str, LocalBucket]":
-        """Return an account's warehouse and its buckets in the home, except those that are registered and empty."""
+        """Return an account's warehouse and the buckets that it has in the home, by name."""
         names = {f"{WAREHOUSE}{account_id}"}
         with suppress(FileNotFoundError), os.scandir(self._home.accounts / account_id / "buckets") as entries:
             names |= {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}

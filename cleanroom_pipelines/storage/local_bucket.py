@@ -4,9 +4,10 @@ Lives here: reading, writing and listing files below one folder, without ever le
 Add here when local buckets get a new operation.
 Keep out: ownership of buckets (buckets); the content of objects.
 
-A file is named as its key, segment by segment, with unsafe segments escaped (`s3_urls.name_of_segment`). ETag, headers
-and user metadata are in an extended attribute of the file. It counts only while the file has the size and time that
-it names; other files, and disks without such attributes, have an ETag made from size and time, and no metadata.
+A file is named as its key, segment by segment, with unsafe segments escaped (`s3_urls.name_of_segment`). ETag,
+headers and user metadata are in an extended attribute of the file, which counts only while the file has the size
+and time that it states. Other files, and disks without such attributes, have no metadata and an ETag made from size
+and time.
 
 Every folder of a path is opened relative to its parent and links are not followed, so a link has no effect even if
 it is created between two calls.
@@ -169,8 +170,8 @@ class LocalBucket:
                 raise
             os.fsync(folder)
 
-    def delete(self, key: str) -> None:
-        """See Bucket.delete; folders that are empty then are removed too."""
+    def delete_object(self, key: str) -> None:
+        """See Bucket.delete_object; folders that are empty then are removed too."""
         *folders, name = _segments(key)
         with suppress(NotFoundError), _translated_errors():
             with self._at(folders) as folder:

@@ -4,8 +4,8 @@ Lives here: storing parts and joining them into an object.
 Add here when unfinished uploads get another operation.
 Keep out: the API's errors and limits (`server.s3`), ownership of buckets (buckets).
 
-An upload is a local bucket in `accounts/<account>/multipart/<id>`: its parts are objects named by their numbers, and
-a further object says what it becomes.
+An upload is a local bucket in `accounts/<account>/multipart/<id>`: its parts are objects named by their numbers,
+and a further object says what it becomes.
 """
 
 import hashlib

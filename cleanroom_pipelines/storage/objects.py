@@ -205,7 +205,7 @@ class Bucket(Protocol):
             StorageFullError: The disk is full.
         """
 
-    def delete(self, key: str) -> None:
+    def delete_object(self, key: str) -> None:
         """Delete an object, if it exists.
 
         Raises:

@@ -273,7 +273,7 @@ class RemoteBucket:
     def has_key(key: str) -> bool:
         """Whether obstore can use a key as it is."""
         segments = key.split("/")
-        return not {"", ".", ".."} & set(segments) and not any(ord(each) < 32 or ord(each) == 127 for each in key)  # noqa: PLR2004
+        return not {"", ".", ".."} & set(segments) and not any(ord(each) < 32 or ord(each) == 127 for each in key)
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """Read a part of an object, from byte `start` to before byte `end`.
@@ -291,8 +291,8 @@ class RemoteBucket:
         """See Bucket.put."""
         self._put(key, source, attributes)
 
-    def delete(self, key: str) -> None:
-        """See Bucket.delete."""
+    def delete_object(self, key: str) -> None:
+        """See Bucket.delete_object."""
         self._delete(key)
 
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:

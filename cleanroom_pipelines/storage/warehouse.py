@@ -83,4 +83,4 @@ def table_of(home: Home, account_id: str, folder: Path) -> tuple[str, str] | Non
 def is_key_of_table(key: str) -> bool:
     """Whether a key in a warehouse's bucket is that of a file of a table: `<database>/<table>/…`."""
     parts = key.split("/")
-    return len(parts) > 2 and all(map(_NAME.fullmatch, parts[:2]))  # noqa: PLR2004
+    return len(parts) > 2 and all(map(_NAME.fullmatch, parts[:2]))

@@ -3,7 +3,7 @@
 Lives here: decoding `aws-chunked` bodies piece by piece, and comparing a body with all that was declared about it.
 Keep out: where the content is kept, and verifying requests (`aws.signing`).
 
-Source: "Authenticating Requests" in the S3 API reference. Nothing may use the content before `finish` has returned.
+Source: "Authenticating Requests" in the S3 API reference. The content may be used once `finish` has returned.
 """
 
 import hashlib

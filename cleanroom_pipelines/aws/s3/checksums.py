@@ -3,8 +3,8 @@
 Lives here: the algorithms, under the names of their headers.
 Add here when the model gets an algorithm that can be computed with what is installed.
 
-zlib has CRC32, hashlib has MD5 and SHA. No locked package has CRC32C and CRC64NVME, so numpy computes them here, in
-many lanes at once: one step for the next byte of each lane, then the lanes are joined pairwise. XXHash is rejected.
+zlib has CRC32, hashlib has MD5 and SHA. No locked package has CRC32C and CRC64NVME, so numpy computes them here,
+in many lanes at once: one step for the next byte of each lane, then the lanes are joined pairwise.
 """
 
 import base64
@@ -44,7 +44,9 @@ def checksum_of(header: str) -> Checksum:
     if name in _ALGORITHMS:
         return _ALGORITHMS[name]()
     if name.startswith("xxhash"):
-        raise S3Error("NotImplemented", "Checksums by XXHash are not verified here. Use CRC32, CRC64NVME or SHA256.")
+        raise S3Error(
+            "NotImplemented", "Checksums by XXHash are not verified here. Use CRC32, CRC64NVME or SHA256."
+        )
     raise S3Error("InvalidRequest", "The checksum's algorithm is unknown. Use CRC32, CRC64NVME or SHA256.")
 
 
@@ -123,7 +125,9 @@ _Numbers = np.ndarray[Any, np.dtype[np.uint64]]
 def _table(polynomial: int) -> _Numbers:
     values = np.arange(256, dtype=np.uint64)
     for _ in range(8):
-        values = np.where(values & np.uint64(1), values >> np.uint64(1) ^ np.uint64(polynomial), values >> np.uint64(1))
+        values = np.where(
+            values & np.uint64(1), values >> np.uint64(1) ^ np.uint64(polynomial), values >> np.uint64(1)
+        )
     return values
 
 
@@ -145,7 +149,8 @@ def _zeros(polynomial: int, power: int) -> _Numbers:
         half = _zeros(polynomial, power - 1)
         return _applied(half, half.reshape(-1)).reshape(8, 256)
     states = np.arange(256, dtype=np.uint64)[None, :] << (np.arange(8, dtype=np.uint64) * np.uint64(8))[:, None]
-    return _table(polynomial)[states & np.uint64(0xFF)] ^ states >> np.uint64(8)
+    found: _Numbers = _table(polynomial)[states & np.uint64(0xFF)] ^ states >> np.uint64(8)
+    return found
 
 
 def _applied(tables: _Numbers, values: _Numbers) -> _Numbers:

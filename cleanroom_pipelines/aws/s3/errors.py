@@ -27,7 +27,10 @@ _TABLE: Final[Mapping[str, tuple[int, str]]] = {
     "InvalidRequest": (400, "The request is invalid."),
     "InvalidToken": (400, "The security token is invalid: this server issues none."),
     "InvalidURI": (400, "The path or the query is not percent-encoded UTF-8."),
-    "KeyTooLongError": (400, "The key is longer than 1,024 bytes, one of its segments than 255, or it has over 64."),
+    "KeyTooLongError": (
+        400,
+        "The key is longer than 1,024 bytes, one of its segments than 255, or it has over 64.",
+    ),
     "MalformedXML": (400, "The body is not the XML that this operation expects."),
     "MethodNotAllowed": (405, "No operation has this method on this path."),
     "MissingContentLength": (411, "The request needs the length of its body."),
@@ -37,7 +40,10 @@ _TABLE: Final[Mapping[str, tuple[int, str]]] = {
     "NotImplemented": (501, "This server does not have this part of S3."),
     "NotModified": (304, ""),
     "PreconditionFailed": (412, "A condition of the request is not met."),
-    "RequestTimeTooSkewed": (403, "The request's date is more than 15 minutes from this server's. Check the clock."),
+    "RequestTimeTooSkewed": (
+        403,
+        "The request's date is more than 15 minutes from this server's. Check the clock.",
+    ),
     "RequestTimeout": (400, "The body took too long to arrive."),
     "ServiceUnavailable": (503, "The service is not available for the moment. Try again."),
     "SignatureDoesNotMatch": (

@@ -70,7 +70,9 @@ class _Rule:
     fixed: frozenset[tuple[str, str]]
     required: frozenset[tuple[str, str]]
 
-    def fits(self, method: str, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
+    def fits(
+        self, method: str, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> bool:
         there = {"querystring": query, "header": headers}
         return (
             (self.method, self.has_bucket, self.has_key) == (method, bool(bucket), bool(key))
@@ -130,9 +132,7 @@ def _known_in_queries() -> frozenset[str]:
     return frozenset(each["name"] for each in members if each.get("location") == "querystring") | fixed
 
 
-def read_call(
-    method: str, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]
-) -> S3Call:
+def read_call(method: str, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> S3Call:
     """Find the operation that a request calls, and read its parameters.
 
     Args:
@@ -303,7 +303,7 @@ def write_error(error: S3Error, request_id: str, *, has_body: bool = True) -> tu
 
 
 def _document(root: ET.Element) -> bytes:
-    return ET.tostring(root, encoding="UTF-8", xml_declaration=True)
+    return bytes(ET.tostring(root, encoding="UTF-8", xml_declaration=True))
 
 
 def _fill(element: ET.Element, shape: "Shape", value: Mapping[str, Any]) -> None:

@@ -117,11 +117,6 @@ class S3Api:
             exchange.discard()
         return error_reply or exchange
 
-    def reject(self, request: Request, message: str) -> Reply:
-        """Reject and audit a request whose body cannot be delimited."""
-        exchange = S3Exchange(self, request, AuditTrail(request.id, {"operation": "S3"}))
-        return exchange.fail(S3Error("InvalidRequest", message, headers={"Connection": "close"}))
-
 
 @dataclass
 class S3Exchange:
@@ -149,6 +144,9 @@ class S3Exchange:
         Raises:
             S3Error: It is rejected.
         """
+        if self.request.has_two_lengths:
+            message = "The request has both Transfer-Encoding and Content-Length headers."
+            raise S3Error("InvalidRequest", message, headers={"Connection": "close"})
         self._signature = signature = self.api.door.admit_s3(self.request, self.trail)
         self._headers = headers = _headers_of(self.request)
         bucket, key = _address(headers.get("host", ""), self.request.raw_path, self.api.hosts)
@@ -169,7 +167,7 @@ class S3Exchange:
         self._body = Body(
             signature, headers, most_bytes=most, is_private=self.request.is_private, is_content=is_content
         )
-        self._content = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="upload-", dir=self.api.scratch)  # noqa: SIM115 - closed by discard
+        self._content = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="upload-", dir=str(self.api.scratch))  # noqa: SIM115 - closed by discard
 
     def take(self, chunk: bytes) -> Reply | None:
         """Keep a piece of the body; an error response ends the request."""
@@ -240,7 +238,9 @@ class S3Exchange:
             document = wire.read_xml(call.operation, self._content.read())
         elif call.operation == "DeleteObjects":
             raise S3Error("MalformedXML")
-        checksums = self._body.checksums or {name: self._headers[name] for name in filter(is_checksum, self._headers)}
+        checksums = self._body.checksums or {
+            name: self._headers[name] for name in filter(is_checksum, self._headers)
+        }
         entry = self.trail.entry
         context = Context(self.api.parts, signature.caller, call, self._content, document, entry, checksums)
         output = operation.handle(context)
@@ -262,7 +262,7 @@ def _headers_of(request: Request) -> dict[str, str]:
 
 
 def _plain(name: str) -> str:
-    return name if len(name) < 64 else "of a long name"  # noqa: PLR2004
+    return name if len(name) < 64 else "of a long name"
 
 
 def _query_of(request: Request) -> dict[str, str]:
@@ -328,25 +328,30 @@ _BY_PROBLEM: Final[Mapping[str, str]] = {
 
 def as_s3_error(raised: Exception) -> S3Error:
     """Convert an exception into an S3 error; only the class of a server error is logged."""
-    if isinstance(raised, S3Error):
-        return raised
-    if isinstance(raised, BucketForbiddenError):
-        return S3Error("AccessDenied", reason="another account's bucket")
-    if isinstance(raised, NotFoundError):
-        return S3Error("NoSuchKey")
-    if isinstance(raised, BucketError):
-        status = 409 if raised.problem == "in the way" else None
-        return S3Error(_BY_PROBLEM.get(raised.problem, "ServiceUnavailable"), str(raised), status=status)
-    if isinstance(raised, CleanroomError):
-        raised = from_cleanroom_error(raised)
-    if isinstance(raised, ApiError) and raised.name == "AccessDeniedException":
-        return S3Error(
-            _BY_REASON.get(raised.reason, "AuthorizationHeaderMalformed"), raised.message, reason=raised.reason
-        )
-    name = _BY_NAME.get(raised.name, "InternalError") if isinstance(raised, ApiError) else "InternalError"
-    reason = raised.reason if isinstance(raised, ApiError) else type(raised).__name__
-    if name == "InternalError":
-        _LOG.error("An S3 request failed: %s.", reason)
-        return S3Error(name, reason=reason)
-    assert isinstance(raised, ApiError)
-    return S3Error(name, raised.message, reason=reason)
+    match raised:
+        case S3Error():
+            error = raised
+        case BucketForbiddenError():
+            error = S3Error("AccessDenied", reason="not an own bucket")
+        case NotFoundError():
+            error = S3Error("NoSuchKey")
+        case BucketError():
+            status = 409 if raised.problem == "in the way" else None
+            error = S3Error(_BY_PROBLEM.get(raised.problem, "ServiceUnavailable"), str(raised), status=status)
+        case CleanroomError():
+            error = _from_api_error(from_cleanroom_error(raised))
+        case ApiError():
+            error = _from_api_error(raised)
+        case _:
+            error = S3Error("InternalError", reason=type(raised).__name__)
+    if error.name == "InternalError":
+        _LOG.error("An S3 request failed: %s.", error.reason)
+    return error
+
+
+def _from_api_error(error: ApiError) -> S3Error:
+    if error.name == "AccessDeniedException":
+        name = _BY_REASON.get(error.reason, "AuthorizationHeaderMalformed")
+    else:
+        name = _BY_NAME.get(error.name, "InternalError")
+    return S3Error(name, "" if name == "InternalError" else error.message, reason=error.reason)

@@ -5,7 +5,7 @@ Keep out: single objects (`objects.py`).
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -121,7 +121,7 @@ class _Page:
     is_truncated: bool = False
 
 
-def _shown(context: Context, page: _Page) -> Mapping[str, Any]:
+def _shown(context: Context, page: _Page) -> dict[str, Any]:
     has_owner = context.call.operation == "ListObjects" or context.get("FetchOwner")
     owner = {"ID": context.caller.account_id} if has_owner else None
     return {
@@ -199,7 +199,9 @@ def _common(key: str, prefix: str, delimiter: str) -> str:
 
 def _listed(bucket: Bucket, prefix: str, after: str) -> Iterator[ObjectEntry]:
     folder = prefix.rpartition("/")[0]
-    if folder and not (is_storable_key(folder) and (isinstance(bucket, LocalBucket) or RemoteBucket.has_key(folder))):
+    if folder and not (
+        is_storable_key(folder) and (isinstance(bucket, LocalBucket) or RemoteBucket.has_key(folder))
+    ):
         return
     if isinstance(bucket, RemoteBucket):
         entries = bucket.list_all(folder, after=after)
@@ -215,7 +217,7 @@ def _listed(bucket: Bucket, prefix: str, after: str) -> Iterator[ObjectEntry]:
 def _before(prefix: str) -> str:
     """Return a text that sorts before all keys with a prefix, and after most others."""
     last = ord(prefix[-1]) if prefix else 0
-    return prefix[:-1] + chr(last - 1) + _LAST if 0 < last < 0xD800 else ""  # noqa: PLR2004 - no surrogates
+    return prefix[:-1] + chr(last - 1) + _LAST if 0 < last < 0xD800 else ""
 
 
 def _token(key: str) -> str:

@@ -6,6 +6,7 @@ Keep out: storing the parts (`storage.multipart`).
 import re
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import IO, Any, Final
 from urllib.parse import quote
 
@@ -103,7 +104,7 @@ def _chosen(upload: MultipartUpload, listed: Sequence[dict[str, Any]]) -> tuple[
     numbers = [each.get("PartNumber", 0) for each in listed]
     if not 0 < len(numbers) <= _LAST_PART:
         raise S3Error("MalformedXML", "Give 1 to 10,000 parts.")
-    if any(second <= first for first, second in zip(numbers, numbers[1:], strict=False)):
+    if any(second <= first for first, second in pairwise(numbers)):
         raise S3Error("InvalidPartOrder")
     parts = []
     for number, each in zip(numbers, listed, strict=True):
@@ -117,7 +118,7 @@ def _chosen(upload: MultipartUpload, listed: Sequence[dict[str, Any]]) -> tuple[
 
 
 def _check_whole(context: Context, stream: IO[bytes]) -> None:
-    """Compare the object with its declared checksums; one with a dash is that of checksums of parts, each verified."""
+    """Compare the object with its declared checksums, except those of the parts' checksums, which have a dash."""
     for header, value in context.checksums.items():
         if is_checksum(header) and value and "-" not in value:
             checksum = checksum_of(header)

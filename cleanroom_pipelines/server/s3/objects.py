@@ -167,7 +167,7 @@ def copy_into(stream: Any, bucket: Bucket, source: ObjectEntry, part: tuple[int,
 def delete_object(context: Context) -> Output:
     """DeleteObject: a key that does not exist is not an error. A header states the jobs that used the object."""
     call = context.call
-    context.bucket.delete(call.key)
+    context.bucket.delete_object(call.key)
     jobs = context.parts.take_back(context.caller.account_id, f"s3://{call.bucket}/{call.key}")
     if not jobs:
         return {}
@@ -190,7 +190,7 @@ def delete_objects(context: Context) -> Output:
             deleted.append({"Key": each["Key"]})
         else:
             errors.append({"Key": each["Key"], "Code": error.name, "Message": error.message})
-    context.entry |= {"n_deleted": len(deleted), "n_kept": len(errors)}
+    context.entry["n_objects"] = len(deleted)
     return {"Deleted": [] if context.document.get("Quiet") else deleted, "Errors": errors}
 
 
@@ -201,7 +201,7 @@ def _deleted(name: str, bucket: LocalBucket | RemoteBucket, each: dict[str, Any]
         if each.keys() & {"ETag", "LastModifiedTime", "Size"}:
             raise S3Error("NotImplemented", "Conditional deletes are not available here.")
         check_key(name, bucket, each["Key"], is_write=False)
-        bucket.delete(each["Key"])
+        bucket.delete_object(each["Key"])
     except S3Error as error:
         return error
     except CleanroomError:

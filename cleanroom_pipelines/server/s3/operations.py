@@ -174,10 +174,14 @@ def check_key(name: str, bucket: LocalBucket | RemoteBucket, key: str, *, is_wri
     if not is_storable_key(key):
         raise S3Error("KeyTooLongError")
     if isinstance(bucket, RemoteBucket) and not bucket.has_key(key):
-        message = "A registered bucket cannot have keys with empty segments, dots as segments or control characters."
+        message = (
+            "A registered bucket cannot have keys with empty segments, dots as segments or control characters."
+        )
         raise S3Error("NotImplemented", message)
     if is_write and is_warehouse_name(name) and not is_key_of_table(key):
-        raise S3Error("InvalidRequest", "A key in a warehouse is <database>/<table>/<file>, with partitions between.")
+        raise S3Error(
+            "InvalidRequest", "A key in a warehouse is <database>/<table>/<file>, with partitions between."
+        )
 
 
 def attributes_of(context: Context) -> dict[str, str]:
@@ -192,14 +196,19 @@ def attributes_of(context: Context) -> dict[str, str]:
         raise S3Error("NotImplemented", "There is only the storage class STANDARD here.")
     encryption = context.get("ServerSideEncryption")
     if encryption is not None and not (encryption == "AES256" and context.parts.is_encrypted):
-        message = "Encryption is that of the disk: the operator sets CLEANROOM_ENCRYPTION=volume, which allows AES256."
+        message = (
+            "Encryption is that of the disk: the operator sets CLEANROOM_ENCRYPTION=volume, which allows AES256."
+        )
         raise S3Error("NotImplemented", message)
     found = {header: context.get(name) for name, header in HEADERS.items() if context.get(name) is not None}
     encodings = [each.strip() for each in found.pop("Content-Encoding", "").split(",")]
     if kept := [each for each in encodings if each not in ("", "aws-chunked")]:
         found["Content-Encoding"] = ", ".join(kept)
     metadata = context.get("Metadata", {})
-    if sum(map(len, (*metadata, *metadata.values()))) > _MOST_METADATA or sum(map(len, found.values())) > _MOST_METADATA:
+    if (
+        sum(map(len, (*metadata, *metadata.values()))) > _MOST_METADATA
+        or sum(map(len, found.values())) > _MOST_METADATA
+    ):
         raise S3Error("InvalidArgument", "The metadata is larger than 2 KB.")
     check_headers(metadata.values())
     return found | {name: value for name, value in metadata.items() if name not in found}
@@ -240,7 +249,9 @@ def check_conditions(context: Context, entry: ObjectEntry, *, prefix: str = "") 
 
 
 def _names(condition: str, e_tag: str) -> bool:
-    return any(each.strip().removeprefix("W/").strip('"') in ("*", e_tag.strip('"')) for each in condition.split(","))
+    return any(
+        each.strip().removeprefix("W/").strip('"') in ("*", e_tag.strip('"')) for each in condition.split(",")
+    )
 
 
 def source_of(context: Context) -> tuple[Bucket, ObjectEntry]:
