@@ -588,6 +588,10 @@ def listed(value: Any) -> list[Any]:
 
 
 def slow_condition(operator: str, values: list[str], given_values: list[str]) -> bool:
+    if operator == "Null":
+        return ("true" if not given_values else "false") in [str(value).lower() for value in values]
+    if operator.startswith("Bool"):
+        values = [str(value).lower() for value in values]
     name = operator.removeprefix("ForAnyValue:").removesuffix("IfExists")
     if not given_values:
         return operator.endswith("IfExists") or "Not" in name
@@ -607,7 +611,10 @@ def slow_decision(policy: Any, caller: str, resource: str, context: Mapping[str,
         principals = listed(
             statement["Principal"] if statement["Principal"] == "*" else statement["Principal"]["AWS"]
         )
-        applies = any(each in ("*", caller, f"arn:aws:iam::{caller}:root") for each in principals)
+        applies = any(
+            each in ("*", caller, f"arn:aws:iam::{caller}:root", f"arn:aws:iam::{caller}:role/x")
+            for each in principals
+        )
         applies &= any(slow_match(each.lower(), START.lower()) for each in listed(statement["Action"]))
         applies &= any(slow_match(each, resource) for each in listed(statement["Resource"]))
         for operator, tests in statement.get("Condition", {}).items():
@@ -624,12 +631,22 @@ def one_or_more(*choices: str) -> st.SearchStrategy[Any]:
 
 VALUES = one_or_more("ads", "shop", "a*", "*", "?ds", ROOM, A)
 SINGLE = [f"String{word}{end}" for word in ("Equals", "NotEquals", "Like", "NotLike") for end in ("", "IfExists")]
-KEYS = [KEY, KEY.lower(), "aws:PrincipalAccount", "aws:RequestTag/team", "aws:resourcetag/Team"]
+KEYS = [
+    KEY,
+    KEY.lower(),
+    "aws:PrincipalAccount",
+    "aws:RequestTag/team",
+    "aws:resourcetag/Team",
+    "aws:SourceAccount",
+]
+TRUTHS = st.sampled_from(["true", "false", "True", True, False, ["true", "false"], [True]])
 STATEMENTS = st.fixed_dictionaries(
     {
         "Effect": st.sampled_from(["Allow", "Allow", "Deny"]),
         "Principal": st.just("*")
-        | st.fixed_dictionaries({"AWS": one_or_more("*", A, C, f"arn:aws:iam::{A}:root")}),
+        | st.fixed_dictionaries(
+            {"AWS": one_or_more("*", A, C, f"arn:aws:iam::{A}:root", f"arn:aws:iam::{C}:role/x")}
+        ),
         "Action": one_or_more(
             "*", START, START.upper(), "cleanrooms-ml:Get*", "cleanrooms-ml:*job", "cleanrooms-ml:S*"
         ),
@@ -641,6 +658,16 @@ STATEMENTS = st.fixed_dictionaries(
             st.dictionaries(st.sampled_from(KEYS[1:]), VALUES, min_size=1, max_size=2),
             min_size=1,
             max_size=2,
+        )
+        | st.dictionaries(
+            st.just("Null"),
+            st.dictionaries(st.sampled_from([*KEYS[1:], "aws:TagKeys", SECURE]), TRUTHS, min_size=1, max_size=2),
+            min_size=1,
+        )
+        | st.dictionaries(
+            st.sampled_from(["Bool", "BoolIfExists"]),
+            st.fixed_dictionaries({SECURE.lower(): TRUTHS}),
+            min_size=1,
         )
         | st.fixed_dictionaries(
             {"ForAnyValue:StringLike": st.fixed_dictionaries({"aws:TagKeys": one_or_more("team", "o*", "x")})}
@@ -660,6 +687,7 @@ STATEMENTS = st.fixed_dictionaries(
                 st.sampled_from(["team", "owner"]), st.sampled_from(["ads", "shop", ""])
             ),
             "resource_tags": st.dictionaries(st.just("team"), st.sampled_from(["ads", "shop"])),
+            "is_secure": st.booleans(),
         }
     ),
 )

@@ -231,6 +231,13 @@ DENIALS: dict[str, Callable[[str], dict[str, Any]]] = {
     "this account": lambda arn: {"Condition": {"StringEquals": {"aws:PrincipalAccount": "111111111111"}}},
     "outside": lambda arn: {"Condition": {"StringNotEquals": {"cleanrooms-ml:CollaborationId": "x"}}},
     "this tag": lambda arn: {"Condition": {"StringLike": {"aws:RequestTag/team": "gr?w*"}}},
+    "a role of this account": lambda arn: {"Principal": {"AWS": "arn:aws:iam::111111111111:role/any"}},
+    "without a collaboration": lambda arn: {"Condition": {"Null": {"cleanrooms-ml:CollaborationId": "true"}}},
+    "with any such tag": lambda arn: {"Condition": {"Null": {"aws:RequestTag/TEAM": False}}},
+    "with any tags": lambda arn: {"Condition": {"Null": {"aws:TagKeys": "false"}}},
+    "without TLS": lambda arn: {"Condition": {"Bool": {"aws:SecureTransport": "false"}}},
+    "not from a service": lambda arn: {"Condition": {"Null": {"aws:SourceAccount": "true"}}},
+    "not for this account": lambda arn: {"Condition": {"StringNotEquals": {"aws:SourceAccount": "111111111111"}}},
     "jobs with a tag": lambda arn: {
         "Resource": jobs_of(arn) + "*",
         "Condition": {"StringLike": {"aws:RequestTag/team": "*"}},
