@@ -57,6 +57,7 @@ from cleanroom_pipelines.catalog.tombstones import move_seed
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 R = TypeVar("R", bound=Resource)
+_MOST_LOCATIONS = 5000  # databases limit the values of one query
 _MAX_PAGE = 1000
 
 
@@ -280,13 +281,13 @@ class Resources(Part):
     def jobs_with_seed_at(self, account_id: str, locations: Sequence[str]) -> tuple[GenerationJob, ...]:
         """Return the jobs that an account started with a seed at one of these locations, in order of creation."""
         location = type_coerce(GenerationJobRow.requested_seed, JSON)["s3_uri"].as_string()
-        query = (
-            select(GenerationJobRow)
-            .where(GenerationJobRow.started_by == account_id, location.in_(locations))
-            .order_by(*PLACE)
-        )
+        started = select(GenerationJobRow).where(GenerationJobRow.started_by == account_id)
+        found: dict[str, GenerationJob] = {}
         with self._database.read() as session:
-            return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
+            for start in range(0, len(locations), _MOST_LOCATIONS):
+                query = started.where(location.in_(locations[start : start + _MOST_LOCATIONS]))
+                found |= {row.id: record_of(GenerationJob, row) for row in session.scalars(query)}
+        return tuple(sorted(found.values(), key=lambda job: (job.created_at, job.id)))
 
     def jobs_owed_a_receipt(self) -> tuple[GenerationJob, ...]:
         """Return the jobs from the inbox whose receipts are outdated, except jobs that are being deleted."""

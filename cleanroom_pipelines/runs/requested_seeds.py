@@ -7,7 +7,7 @@ Keep out: access rights (the APIs), reading buckets (storage), running queries (
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,27 +70,34 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
     return installation.catalog.get(GenerationJob, job.id)
 
 
-def take_back_seed(installation: Installation, account_id: str, s3_uri: str) -> tuple[GenerationJob, ...]:
-    """Delete the copies of a deleted object that jobs keep for another attempt, and return the jobs that used it.
+def take_back_seeds(
+    installation: Installation, account_id: str, s3_uris: Sequence[str]
+) -> tuple[GenerationJob, ...]:
+    """Delete the copies of deleted objects that jobs keep for another attempt, and return the jobs that used them.
 
     A job that runs deletes its copy when it ends. What was built of the seed stays until its job is deleted.
 
     Args:
         installation: The installation to work on.
-        account_id: The account that owns the object.
-        s3_uri: The object; seeds that are folders with this object in them count too.
+        account_id: The account that owns the objects.
+        s3_uris: The objects; seeds that are folders with one of them in them count too.
 
     Returns:
         The jobs, in order of creation.
     """
-    parts = s3_uri.removeprefix("s3://").split("/")
-    folders = [f"s3://{'/'.join(parts[:n])}" for n in range(1, len(parts))]
-    locations = [s3_uri, *folders, *(f"{folder}/" for folder in folders)]
+    locations = sorted({location for s3_uri in s3_uris for location in _locations_with(s3_uri)})
     jobs = installation.catalog.resources.jobs_with_seed_at(account_id, locations)
     for job in jobs:
         if job.seed_location is not None and job.status is Status.CREATE_FAILED and not job.keep_seed:
             forget_seed(installation, job)
     return jobs
+
+
+def _locations_with(s3_uri: str) -> list[str]:
+    """Return an object's URL, and those of all folders that it is in, each also without its slash."""
+    parts = s3_uri.removeprefix("s3://").split("/")
+    folders = [f"s3://{'/'.join(parts[:n])}" for n in range(1, len(parts))]
+    return [s3_uri, *folders, *(f"{folder}/" for folder in folders)]
 
 
 def form_of_ids(requested: RequestedSeed | None, user_ids: "pa.ChunkedArray", installation: Installation) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from functools import lru_cache, partial
@@ -25,7 +25,7 @@ from cleanroom_pipelines.catalog import Catalog, Kind, Lane, make_arn
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.parties import open_access_key
-from cleanroom_pipelines.runs.requested_seeds import take_back_seed
+from cleanroom_pipelines.runs.requested_seeds import take_back_seeds
 from cleanroom_pipelines.server.callers import Doorkeeper
 from cleanroom_pipelines.server.gateway import Gateway
 from cleanroom_pipelines.server.limits import RateLimit
@@ -85,8 +85,8 @@ def make_gateway(
     def registered(account_id: str) -> dict[str, datetime]:
         return {each.name: each.created_at for each in installation.catalog.parties.buckets(account_id)}
 
-    def take_back(account_id: str, s3_uri: str) -> list[tuple[str, str]]:
-        jobs = take_back_seed(installation, account_id, s3_uri)
+    def take_back(account_id: str, s3_uris: Sequence[str]) -> list[tuple[str, str]]:
+        jobs = take_back_seeds(installation, account_id, s3_uris)
         arns = [make_arn(Kind.GENERATION_JOB, account_id, job.region, job.id) for job in jobs]
         return [(str(arn), job.status.value) for arn, job in zip(arns, jobs, strict=True)]
 

@@ -54,8 +54,8 @@ class S3Parts:
         uploads: Unfinished multipart uploads.
         most_bytes: Size limit of one object.
         is_encrypted: Whether home and temporary space are on an encrypted volume.
-        take_back: Deletes the copies that jobs keep of an account's deleted object, by its URL, and returns the ARNs
-            and statuses of the jobs that it was used for.
+        take_back: Deletes the copies that jobs keep of an account's deleted objects, by their URLs, and returns the
+            ARNs and statuses of the jobs that used them.
     """
 
     home: Home
@@ -64,7 +64,7 @@ class S3Parts:
     uploads: MultipartUploads
     most_bytes: int
     is_encrypted: bool
-    take_back: Callable[[str, str], Sequence[tuple[str, str]]] = lambda *_: ()
+    take_back: Callable[[str, Sequence[str]], Sequence[tuple[str, str]]] = lambda *_: ()
 
 
 @dataclass(frozen=True)
