@@ -95,6 +95,7 @@ class Shape:
         choices: The allowed values of a string; empty if any value is allowed.
         reserved_prefix: Prefix that a string must not have, ignoring case.
         is_union: Whether exactly one member must be present.
+        is_epoch: Whether a timestamp in a body is a number of seconds instead of text.
         members: Members of a structure, by name.
         key: Shape of a map's keys.
         element: Shape of a list's elements or a map's values.
@@ -109,6 +110,7 @@ class Shape:
     choices: tuple[str, ...] = ()
     reserved_prefix: str = ""
     is_union: bool = False
+    is_epoch: bool = False
     members: Mapping[str, "ShapeMember"] = field(default_factory=dict, repr=False)
     key: "Shape | None" = None
     element: "Shape | None" = None
@@ -263,6 +265,8 @@ class _Builder:
             choices=tuple(found.get("enum", ())),
             reserved_prefix=_RESERVED_PREFIXES.get(name, ""),
             is_union=bool(found.get("union")),
+            # the protocol's default format
+            is_epoch=kind == "timestamp" and found.get("timestampFormat", "unixTimestamp") == "unixTimestamp",
             members=MappingProxyType(self._members(found)),
             key=self.shape(found["key"]["shape"]) if kind == "map" else None,
             element=self.shape(inner["shape"]) if inner else None,

@@ -306,8 +306,13 @@ def _plain(shape: Shape, value: Any, is_strict: bool) -> Any:
             assert shape.element is not None
             return {key: _plain(shape.element, each, is_strict) for key, each in value.items()}
         case "timestamp":
-            return _timestamp(value)
+            return _epoch(value) if shape.is_epoch else _timestamp(value)
     return value
+
+
+def _epoch(value: datetime) -> float:
+    _timestamp(value)
+    return round(value.timestamp(), 3)
 
 
 def _timestamp(value: datetime) -> str:

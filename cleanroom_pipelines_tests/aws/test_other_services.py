@@ -163,6 +163,26 @@ def test_every_response_about_collaborations_matches_its_shape(room: Room) -> No
     assert "SELECT" not in json.dumps(seen, default=str)
 
 
+def test_times_have_the_form_of_the_protocol(room: Room) -> None:
+    """Numbers of seconds, unless the model states another form, as it does for the lookalike API."""
+    publisher, advertiser, _ = vars(room.parties).values()
+    collaborate(room, "Spring", publisher, advertiser)
+    request = sign(
+        RawRequest("GET", "/collaborations"),
+        now=datetime.now(UTC),
+        key_id=publisher.key_id,
+        secret=publisher.secret,
+        region=REGION,
+        host="gateway.test",
+        service="cleanrooms",
+    )
+    (seen,) = ask(room.gateway, request).json["collaborationList"]
+    assert abs(seen["createTime"] - datetime.now(UTC).timestamp()) < 600
+    room.dataset()
+    (dataset,) = room.ask(publisher, build("ListTrainingDatasets", {})).json["trainingDatasets"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", dataset["createTime"])
+
+
 def test_a_collaboration_is_seen_by_its_active_members_only(room: Room) -> None:
     publisher, advertiser, stranger = vars(room.parties).values()
     room_id = collaborate(room, "Spring", publisher, advertiser)
@@ -467,6 +487,7 @@ def test_a_copy_kept_for_another_attempt_is_deleted_with_the_list(room: Room, tm
     assert claim is not None
     installation.catalog.work.fail(claim, StatusCode.INTERNAL, "A lost worker.")
     bucket, _, key = SEED.removeprefix("s3://").partition("/")
-    other_client(room, room.parties.advertiser, "s3").delete_object(Bucket=bucket, Key=key)
+    s3 = other_client(room, room.parties.advertiser, "s3")
+    s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key}, {"Key": "another"}]})
     assert installation.catalog.get(GenerationJob, job_id).seed_location is None
     assert not installation.vault.folder_of(location.partition("/")[0]).exists()
