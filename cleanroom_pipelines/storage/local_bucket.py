@@ -6,8 +6,8 @@ Keep out: ownership of buckets (buckets); the content of objects.
 
 A file is named as its key, segment by segment, with unsafe segments escaped (`s3_urls.name_of_segment`). ETag,
 headers and user metadata are in an extended attribute of the file, which counts only while the file has the size
-and time that it states. Other files, and disks without such attributes, have no metadata and an ETag made from size
-and time.
+and time that it states. Other files, and those on disks without such attributes, have no metadata; their ETag is
+made from size and time.
 
 Every folder of a path is opened relative to its parent and links are not followed, so a link has no effect even if
 it is created between two calls.

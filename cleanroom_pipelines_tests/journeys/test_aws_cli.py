@@ -326,6 +326,37 @@ def test_what_is_refused_is_told_as_the_cli_tells_it(desk: Desk) -> None:
     advertiser.text("delete-training-dataset", "--training-dataset-arn", arn)
 
 
+def test_files_are_copied_listed_synchronised_and_removed(desk: Desk) -> None:
+    for aws in (desk.publisher, desk.advertiser):
+        folder = aws.folder / "files"
+        (folder / "day=1").mkdir(parents=True)
+        (folder / "day=1" / "a+b@c ü.jsonl").write_text('{"user_id": "a"}\n')
+        (folder / "big.bin").write_bytes(os.urandom(9 << 20))  # in parts
+
+        def s3(*words: str, aws: Aws = aws) -> str:
+            return aws.text(*words, service="s3")
+
+        s3("mb", "s3://typed")
+        s3("sync", "files", "s3://typed/all")
+        assert "a+b@c ü.jsonl" in s3("ls", "s3://typed/all/", "--recursive")
+        assert [line.split()[-1] for line in s3("ls", "s3://typed/all/").splitlines()] == ["day=1/", "big.bin"]
+        assert s3("sync", "files", "s3://typed/all") == "", "nothing is sent twice"
+        s3("cp", "s3://typed/all/big.bin", "s3://typed/copy.bin")
+        s3("cp", "s3://typed/copy.bin", "back.bin")
+        assert (aws.folder / "back.bin").read_bytes() == (folder / "big.bin").read_bytes()
+        s3("sync", "s3://typed/all", "back", "--delete")
+        assert (aws.folder / "back" / "day=1" / "a+b@c ü.jsonl").read_text() == '{"user_id": "a"}\n'
+        s3("mv", "s3://typed/copy.bin", "s3://typed/moved.bin")
+        s3("rm", "s3://typed", "--recursive")
+        assert s3("ls", "s3://typed") == ""
+        s3("rb", "s3://typed")
+        assert f"warehouse-{aws.party.account_id}" in s3("ls")
+    theirs = f"s3://warehouse-{desk.publisher.party.account_id}/shop/events/a.parquet"
+    done = desk.advertiser.run("cp", theirs, "stolen", service="s3")
+    assert done.returncode == 1
+    assert "(403)" in done.stderr
+
+
 @pytest.mark.parametrize("words", [("get-training-dataset",), ("create-training-datasets",)])
 def test_what_the_cli_itself_refuses_never_reaches_us(desk: Desk, words: tuple[str, ...]) -> None:
     done = desk.advertiser.run(*words)

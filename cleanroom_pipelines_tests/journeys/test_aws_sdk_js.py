@@ -80,6 +80,26 @@ def test_the_whole_life_of_two_parties(
     assert json.loads(answer.body)["delivered"] == N_USERS // 5
 
 
+def test_objects_of_both_parties(scripts: Path, running: tuple[endpoint.Server, endpoint.Parties]) -> None:
+    server, parties = running
+    world = {
+        "endpoint": server.url,
+        "region": endpoint.REGION,
+        "publisher": vars(parties.publisher),
+        "advertiser": vars(parties.advertiser),
+    }
+    done = subprocess.run(
+        ["node", "--no-warnings", "s3.mjs"],
+        input=json.dumps(world),
+        cwd=scripts,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def write_model(path: Path) -> Path:
     """The API's model as botocore has it, of the operations that are served."""
     model: dict[str, Any] = dict(Loader().load_service_model("cleanroomsml", "service-2"))

@@ -1,9 +1,9 @@
 """Objects by S3: within the own account, atomic, and without leftovers.
 
 Contract: the signer of an object's bytes writes it into a bucket of the same account; a body that is wrong, too
-large or incomplete leaves nothing in scratch or bucket, and the old object stays; concurrent uploads to one key are
-atomic; any legal key is an object, and no key or symlink leads out of a bucket; another account's bucket is rejected
-and its export is not found; rejections are audited without locations.
+large or incomplete leaves nothing in scratch or bucket, and the old object stays; concurrent uploads to one key
+are atomic; any legal key is an object, and no key or symlink leads out of a bucket; another account's bucket is
+rejected and its export is not found; rejections are audited without locations.
 """
 
 import asyncio

@@ -165,7 +165,7 @@ def copy_into(stream: Any, bucket: Bucket, source: ObjectEntry, part: tuple[int,
 
 
 def delete_object(context: Context) -> Output:
-    """DeleteObject: a key that does not exist is not an error. A header states the jobs that used the object."""
+    """DeleteObject; a key that does not exist counts as deleted. A header states the jobs that used the object."""
     call = context.call
     context.bucket.delete_object(call.key)
     jobs = context.parts.take_back(context.caller.account_id, [f"s3://{call.bucket}/{call.key}"])
