@@ -54,8 +54,8 @@ class S3Parts:
         uploads: Unfinished multipart uploads.
         most_bytes: Size limit of one object.
         is_encrypted: Whether home and temporary space are on an encrypted volume.
-        take_back: Deletes the copies that jobs keep of an account's deleted objects, by their URLs, and returns the
-            ARNs and statuses of the jobs that used them.
+        take_back: Deletes the copies that jobs keep of an account's deleted objects, by their URLs, and returns
+            the ARNs and statuses of the jobs that used them.
     """
 
     home: Home
