@@ -10,7 +10,9 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType, check_sizes
 from cleanroom_pipelines.catalog.names import (
@@ -32,6 +34,8 @@ from cleanroom_pipelines.catalog.options import (
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.uploads.roles import Role
+
+_WITH_VALUE = Field(exclude_if=lambda value: value is None)
 
 MAX_COLUMNS = 100
 MAX_FEATURES = 10
@@ -293,7 +297,8 @@ class RequestedSeed(Document):
     template_arn: str | None = field(default=None, repr=False)
     parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
     protected_query_id: str | None = None
-    compute: Mapping[str, Any] | None = field(default=None, repr=False)
+    # not stored without a value, so that other releases read the seed
+    compute: Annotated[Mapping[str, Any] | None, _WITH_VALUE] = field(default=None, repr=False)
 
     @property
     def is_sql(self) -> bool:
