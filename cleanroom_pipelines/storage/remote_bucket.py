@@ -355,7 +355,7 @@ class RemoteBucket:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _reject_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
-        """Return the keys that earlier attempts of the same owner left in a folder; reject any other object.
+        """Return the keys that the same owner's earlier attempts wrote in a folder; reject any other object.
 
         Raises:
             BucketError: The folder has other objects.
@@ -408,7 +408,7 @@ class RemoteBucket:
         return head is not None and head.attributes.get(_WRITER) == labels[_WRITER]
 
     def _put_marker(self, key: str, path: Path, labels: dict[str, str], fence: Fence) -> None:
-        """Write the marker unless it has changed since it was last read.
+        """Write the completion marker, unless it has changed since it was last read.
 
         Raises:
             ClaimLostError: A later attempt has written it.
@@ -432,7 +432,7 @@ class RemoteBucket:
                 if error.problem not in ("changed", "not implemented"):
                     raise
                 is_conditional = error.problem == "changed"
-        raise BucketError("The store's responses contradict each other.", remedy="Start the export again.")
+        raise BucketError("The object store's responses contradict each other.", remedy="Start the export again.")
 
     def _head(self, key: str) -> Any:
         try:
@@ -535,7 +535,7 @@ class _RemoteDraft:
         path.unlink()
 
     def discard(self) -> None:
-        """Delete the files that this attempt wrote, unless a marker has made them visible.
+        """Delete the files that this attempt wrote, unless its completion marker was written.
 
         Only this attempt's marker counts. Without an attempt number, any marker counts, since other writers may
         have written the same keys.
