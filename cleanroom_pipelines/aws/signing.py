@@ -30,10 +30,16 @@ _TERMINATOR = "aws4_request"
 _CREDENTIAL = re.compile(
     "(?P<key_id>[A-Za-z0-9_]{1,128})/(?P<date>[0-9]{8})/(?P<region>[a-z0-9-]{1,40})/(?P<service>[^/]*)/aws4_request"
 )
+_SERVICE = re.compile("[a-z][a-z0-9-]{0,39}")
 _SIGNATURE = re.compile("[0-9a-f]{64}")
 _BASIC_TIMESTAMP = re.compile("[0-9]{8}T[0-9]{6}Z")
 # Repeating one of these headers would make the request ambiguous.
 _ONLY_ONCE = ("authorization", "host", "x-amz-date", "date", "x-amz-content-sha256", "content-type")
+# Headers that clients and proxies add after signing, and that nothing here reads.
+_UNREAD = frozenset(
+    f"x-amz-{name}"
+    for name in ("user-agent", "api-version", "sdk-request", "sdk-invocation-id", "trace-id", "cf-id")
+)
 S3: Final = "s3"
 """The service's name in signatures for S3."""
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
@@ -252,6 +258,18 @@ def _check_key(key: Key | None, claim: _Claim, text: str) -> Key:
     return key
 
 
+def service_named(headers: Sequence[tuple[str, str]]) -> str:
+    """Return the service in the scope of a request's signature; SERVICE if there is none. Nothing is verified.
+
+    Args:
+        headers: The headers as received.
+    """
+    for name, value in headers:
+        if name.lower() == "authorization" and (credential := _CREDENTIAL.search(value)):
+            return credential["service"] if _SERVICE.fullmatch(credential["service"]) else SERVICE
+    return SERVICE
+
+
 def _denied(message: str, reason: str) -> ApiError:
     return ApiError("AccessDeniedException", message, reason=reason)
 
@@ -337,14 +355,15 @@ def _read_query_claim(
 def _check_signed_headers(found: dict[str, list[str]], signed: tuple[str, ...], *, is_dated: bool = False) -> None:
     """Reject a signature that does not cover all headers that affect the request.
 
-    AWS requires host, the date and every x-amz-* header. The content type may be unsigned (as in version 2 of the
-    JavaScript SDK). `is_dated`: the date is in the signed query.
+    AWS requires host, the date and every x-amz-* header; here those that nothing reads may be unsigned. The
+    content type may be unsigned too (as in version 2 of the JavaScript SDK): it selects only the form of errors.
+    `is_dated`: the date is in the signed query.
     """
     if list(signed) != sorted(set(signed)) or not set(signed) <= found.keys():
         raise _denied(
             "SignedHeaders must name headers of the request, sorted and in lower case.", "signed headers"
         )
-    required = {name for name in found if name.startswith("x-amz-")} | {"host"}
+    required = {name for name in found if name.startswith("x-amz-") and name not in _UNREAD} | {"host"}
     if "x-amz-date" not in found and not is_dated:
         required.add("date")
     if not required <= set(signed):

@@ -6,11 +6,12 @@ Keep out: permissions of callers.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from cleanroom_pipelines.aws.answers import ApiError, Caller
+from cleanroom_pipelines.aws.model import SERVICE
 from cleanroom_pipelines.aws.s3.errors import S3Error
 from cleanroom_pipelines.aws.signing import Key, S3Signature, verify, verify_s3
 from cleanroom_pipelines.catalog import parse_arn
@@ -58,8 +59,14 @@ class Doorkeeper:
     clock: Callable[[], datetime]
     rate: RateLimit
 
-    def admit(self, request: Request, body_sha256: str, trail: AuditTrail) -> Caller:
+    def admit(self, request: Request, body_sha256: str, trail: AuditTrail, *, service: str = SERVICE) -> Caller:
         """Verify a request's signature and the caller's rate limit, and return the caller.
+
+        Args:
+            request: The request.
+            body_sha256: SHA-256 of its body, in hex.
+            trail: Gets the caller.
+            service: The service that the signature must be for.
 
         Raises:
             ApiError: AccessDeniedException or ThrottlingException.
@@ -72,9 +79,10 @@ class Doorkeeper:
             body_sha256,
             find_key=self.find_key,
             now=self.clock(),
+            service=service,
         )
         self._count(caller, trail)
-        return caller
+        return replace(caller, is_secure=request.is_secure)
 
     def admit_s3(self, request: Request, trail: AuditTrail) -> S3Signature:
         """Verify an S3 request's signature and the caller's rate limit; its body is not verified yet.

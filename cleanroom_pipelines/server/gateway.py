@@ -73,6 +73,7 @@ class Gateway:
             raw_path=scope["raw_path"].decode("latin-1"),
             raw_query=scope["query_string"].decode("latin-1"),
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
+            is_secure=scope.get("scheme") == "https",
             is_private=_is_private(scope),
         )
         if is_for_s3(request.header("authorization") or "", request.raw_query):

@@ -53,14 +53,14 @@ class Aws:
             "AWS_ACCESS_KEY_ID": self.party.key_id,
             "AWS_SECRET_ACCESS_KEY": self.party.secret,
             "AWS_DEFAULT_REGION": endpoint.REGION,
-            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_CONFIG_FILE": "config",
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_PAGER": "",
         }
         options = ["--endpoint-url", self.url] if self.by_option else []
         if not self.by_option:
-            environment[f"AWS_ENDPOINT_URL_{service.upper()}"] = self.url
+            environment["AWS_ENDPOINT_URL"] = f"{self.url}/"
         return subprocess.run(
             [str(self.program), *options, service, *words],
             cwd=self.folder,
@@ -130,6 +130,8 @@ def desk(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
 
 def own_folder(folder: Path, name: str) -> Path:
     (folder / name).mkdir()
+    # of version 2, which version 1 ignores
+    (folder / name / "config").write_text("[default]\ncli_binary_format = raw-in-base64-out\ncli_pager =\n")
     return folder / name
 
 
@@ -252,6 +254,29 @@ def gone(aws: Aws, *words: str) -> None:
         return done.returncode == REFUSED
 
     worlds.wait_until(is_deleted, seconds=300, what="a deletion", every=_EVERY_SECONDS)
+
+
+def test_the_services_around_the_api(desk: Desk) -> None:
+    for aws in (desk.publisher, desk.advertiser):
+        account = aws.party.account_id
+        words = ("get-caller-identity", "--query", "Account", "--output", "text")
+        assert aws.text(*words, service="sts") == account
+        assert json.loads(aws.text("list-collaborations", service="cleanrooms")) == {"collaborationList": []}
+        (aws.folder / "part ü.csv").write_text("user_id\n")
+        (aws.folder / "_schema.json").write_text('[{"Name": "user_id", "Type": "string"}]')
+        table = f"s3://warehouse-{account}/shop/from the cli/"
+        for name in ("part ü.csv", "_schema.json"):
+            aws.text("cp", name, f"{table}day=1/{name}" if name[0] == "p" else table, service="s3")
+        listed = aws.text("ls", table, "--recursive", service="s3")
+        assert "day=1/part ü.csv" in listed
+        aws.text("cp", f"{table}day=1/part ü.csv", "back.csv", service="s3")
+        assert (aws.folder / "back.csv").read_text() == "user_id\n"
+        aws.text("rm", table, "--recursive", service="s3")
+        done = aws.run("get-tables", "--database-name", "shop", service="glue")
+        assert (done.returncode, "GetTables of the service glue is not available here." in done.stderr) == (
+            REFUSED,
+            True,
+        )
 
 
 def test_lists_are_paged_by_the_cli(desk: Desk) -> None:

@@ -42,7 +42,10 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[endpoint.Server, endpoint.Parties]]:
     home = tmp_path_factory.mktemp("javascript") / "home"
-    parties = endpoint.settle(endpoint.installation_at(home))
+    installation = endpoint.installation_at(home)
+    parties = endpoint.settle(installation)
+    members = [parties.publisher.account_id, parties.advertiser.account_id]
+    installation.catalog.parties.create_collaboration("spring", members)
     with endpoint.serving(home, environment={"CLEANROOM_MAX_RESOURCES": str(QUOTA)}) as server:
         yield server, parties
 

@@ -216,17 +216,20 @@ def serving(
         process.stdout.close()
 
 
-def client(url: str | None, party: Party, *, region: str = REGION, **config: Any) -> Any:
+def client(
+    url: str | None, party: Party, *, region: str = REGION, service: str = "cleanroomsml", **config: Any
+) -> Any:
     """Return a real client of a party, which ignores the AWS profile of the current user.
 
     Args:
         url: The endpoint; None leaves it to the environment.
         party: Who calls.
         region: Region of the signature.
+        service: Whose model the client has.
         **config: Of botocore's `Config`.
     """
     return _session().client(
-        "cleanroomsml",
+        service,
         endpoint_url=url,
         region_name=region,
         aws_access_key_id=party.key_id,
@@ -243,9 +246,16 @@ def _session() -> boto3.Session:
     return boto3.Session(botocore_session=session)
 
 
-def client_of(gateway: Gateway, party: Party, *, region: str = REGION) -> Any:
+def client_of(
+    gateway: Gateway,
+    party: Party,
+    *,
+    region: str = REGION,
+    service: str = "cleanroomsml",
+    url: str = "http://gateway.test",
+) -> Any:
     """Return a real client of a gateway in this process, without a socket."""
-    made = client("http://gateway.test", party, region=region)
+    made = client(url, party, region=region, service=service)
     answer = _answering(gateway)
 
     def before_send(request: AWSPreparedRequest, **_: Any) -> AWSResponse:

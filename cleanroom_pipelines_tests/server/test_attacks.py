@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.errors import CleanroomError, SeedError
 from cleanroom_pipelines.participant_sql.running import QueryLimits, run_query
 from cleanroom_pipelines.runs import requested_seeds
 from cleanroom_pipelines.runs.work import Run
@@ -32,7 +32,7 @@ from cleanroom_pipelines_tests.aws.requests import RawAnswer, build, raised
 
 from .. import worlds
 from ..cases import assert_each
-from .attacking import assert_rejected, entry_of, everything, files_in_scratch, in_audit, normalised
+from .attacking import assert_rejected, entry_of, everything, files_below, files_in_scratch, in_audit, normalised
 from .server import (
     CUSTOMERS,
     DATABASE,
@@ -231,6 +231,13 @@ DENIALS: dict[str, Callable[[str], dict[str, Any]]] = {
     "this account": lambda arn: {"Condition": {"StringEquals": {"aws:PrincipalAccount": "111111111111"}}},
     "outside": lambda arn: {"Condition": {"StringNotEquals": {"cleanrooms-ml:CollaborationId": "x"}}},
     "this tag": lambda arn: {"Condition": {"StringLike": {"aws:RequestTag/team": "gr?w*"}}},
+    "a role of this account": lambda arn: {"Principal": {"AWS": "arn:aws:iam::111111111111:role/any"}},
+    "without a collaboration": lambda arn: {"Condition": {"Null": {"cleanrooms-ml:CollaborationId": "true"}}},
+    "with any such tag": lambda arn: {"Condition": {"Null": {"aws:RequestTag/TEAM": False}}},
+    "with any tags": lambda arn: {"Condition": {"Null": {"aws:TagKeys": "false"}}},
+    "without TLS": lambda arn: {"Condition": {"Bool": {"aws:SecureTransport": "false"}}},
+    "not from a service": lambda arn: {"Condition": {"Null": {"aws:SourceAccount": "true"}}},
+    "not for this account": lambda arn: {"Condition": {"StringNotEquals": {"aws:SourceAccount": "111111111111"}}},
     "jobs with a tag": lambda arn: {
         "Resource": jobs_of(arn) + "*",
         "Condition": {"StringLike": {"aws:RequestTag/team": "*"}},
@@ -258,26 +265,15 @@ def test_deny_overrides_allow(room: Room, publishers: Arns) -> None:
 # names and URLs
 
 BAD_URLS = [
-    "s3://bucket/../other/seed.jsonl",
-    "s3://bucket/a/../../other",
     "s3://../bucket/seed.jsonl",
-    "s3://bucket/%2e%2e/other",
-    "s3://bucket/..%2Fother",
-    "s3://bucket//etc/passwd",
     "s3:///etc/passwd",
-    "s3://bucket/./seed.jsonl",
-    "s3://bucket/a\\..\\b",
     "s3://bucket/a\x00b",
     "s3://bucket/a\nb",
-    "s3://bucket/~/seed.jsonl",
-    "s3://bucket/seed.jsonl?versionId=1",
-    "s3://bucket/seed.jsonl#part",
     "s3://user:secret@bucket/seed.jsonl",
     "s3://bucket:9000/seed.jsonl",
     "s3://BUCKET/seed.jsonl",
     "s3://b/seed.jsonl",
     "s3://buck et/seed.jsonl",
-    "s3://bucket/\uff0e\uff0e/seed.jsonl",
     "file:///etc/passwd",
     "/etc/passwd",
     "https://bucket.s3.amazonaws.com/seed.jsonl",
@@ -313,6 +309,42 @@ def test_a_url_outside_the_bucket_is_rejected(room: Room, publishers: Arns) -> N
         assert everything(room.installation) == before
 
     assert_each(is_rejected, BAD_URLS)
+
+
+# S3 allows any key, so these are keys, and never paths.
+KEYS_LIKE_PATHS = [
+    "s3://bucket/../other/seed.jsonl",
+    "s3://bucket/a/../../other",
+    "s3://bucket/%2e%2e/other",
+    "s3://bucket/..%2Fother",
+    "s3://bucket//etc/passwd",
+    "s3://bucket/./seed.jsonl",
+    "s3://bucket/a\\..\\b",
+    "s3://bucket/~/seed.jsonl",
+    "s3://bucket/seed.jsonl?versionId=1",
+    "s3://bucket/seed.jsonl#part",
+    "s3://bucket/\uff0e\uff0e/seed.jsonl",
+]
+
+
+def test_a_key_that_looks_like_a_path_stays_in_its_bucket(room: Room, tmp_path: Path) -> None:
+    account, accounts = room.parties.publisher.account_id, room.installation.home.accounts
+    (accounts / account / "buckets" / "other").mkdir(parents=True)
+    (accounts / account / "buckets" / "other" / "seed.jsonl").write_text("{}")
+
+    def stays(url: str) -> None:
+        place = room.installation.buckets.locate(account, url)
+        with pytest.raises(SeedError):
+            place.fetch(tmp_path / "fetched", max_bytes=1000)
+        before = set(files_below(room.installation.home.root))
+        (tmp_path / "new").write_text("[]")
+        place.store(tmp_path / "new")
+        added = {path for path, _ in set(files_below(room.installation.home.root)) - before}
+        assert added
+        bucket = str(accounts / account / "buckets" / "bucket")
+        assert [path for path in added if path != bucket and not path.startswith(f"{bucket}/")] == []
+
+    assert_each(stays, KEYS_LIKE_PATHS)
 
 
 BAD_NAMES = [

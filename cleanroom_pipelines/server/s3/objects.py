@@ -29,6 +29,9 @@ from cleanroom_pipelines.storage.objects import Bucket, ObjectEntry
 from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 _RANGE = re.compile("bytes=([0-9]{0,15})-([0-9]{0,15})")
+JOBS_HEADER: Final = "x-cleanroom-jobs"
+"""Header of DeleteObject: the jobs whose seed the object was, each as `<ARN>=<status>`."""
+_MOST_JOBS: Final = 20
 _MOST_DELETED: Final = 1000
 # An object may be a page with scripts, which must not run as one of this server's.
 _AS_DATA: Final = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
@@ -162,9 +165,15 @@ def copy_into(stream: Any, bucket: Bucket, source: ObjectEntry, part: tuple[int,
 
 
 def delete_object(context: Context) -> Output:
-    """DeleteObject; a key that does not exist counts as deleted."""
-    context.bucket.delete_object(context.call.key)
-    return {}
+    """DeleteObject; a key that does not exist counts as deleted. A header states the jobs that used the object."""
+    call = context.call
+    context.bucket.delete_object(call.key)
+    jobs = context.parts.take_back(context.caller.account_id, [f"s3://{call.bucket}/{call.key}"])
+    if not jobs:
+        return {}
+    shown = [f"{arn}={status}" for arn, status in jobs[-_MOST_JOBS:]]
+    more = [f"and {len(jobs) - len(shown)} earlier"] if len(jobs) > len(shown) else []
+    return Reply(204, {JOBS_HEADER: ", ".join([*shown, *more])})
 
 
 def delete_objects(context: Context) -> Output:
@@ -182,6 +191,7 @@ def delete_objects(context: Context) -> Output:
         else:
             errors.append({"Key": each["Key"], "Code": error.name, "Message": error.message})
     context.entry["n_objects"] = len(deleted)
+    context.parts.take_back(context.caller.account_id, [f"s3://{name}/{each['Key']}" for each in deleted])
     return {"Deleted": [] if context.document.get("Quiet") else deleted, "Errors": errors}
 
 

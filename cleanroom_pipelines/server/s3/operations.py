@@ -4,7 +4,7 @@ Lives here: checks that several operations have, and the registry of operations.
 Keep out: the operations themselves (`buckets.py`, `objects.py`, `multipart.py`), and HTTP (`api.py`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, Any, Final
@@ -54,6 +54,8 @@ class S3Parts:
         uploads: Unfinished multipart uploads.
         most_bytes: Size limit of one object.
         is_encrypted: Whether home and temporary space are on an encrypted volume.
+        take_back: Deletes the copies that jobs keep of an account's deleted objects, by their URLs, and returns
+            the ARNs and statuses of the jobs that used them.
     """
 
     home: Home
@@ -62,6 +64,7 @@ class S3Parts:
     uploads: MultipartUploads
     most_bytes: int
     is_encrypted: bool
+    take_back: Callable[[str, Sequence[str]], Sequence[tuple[str, str]]] = lambda *_: ()
 
 
 @dataclass(frozen=True)
