@@ -9,11 +9,26 @@ Importing this package loads no engine, learner or server, so that scripts start
 
 from cleanroom_pipelines.media.action import Action, CreateLookalikeAudienceAction
 from cleanroom_pipelines.media.api import (
+    Aggregation,
+    AggregationColumn,
+    AttributeDefinition,
+    AudienceKind,
     AudienceType,
     BaseAudience,
+    ComputeInsightsAudience,
+    ComputeInsightsResult,
     CustomAudience,
+    CustomAudienceDefinition,
+    DataAttributesResult,
+    IdType,
+    InsightsRow,
+    OverlapStatistic,
+    OverlapStatisticsResult,
     SeedAudience,
+    StalenessWarnings,
+    ValidationOutcome,
     ValidationReport,
+    ValidationReportV0,
 )
 from cleanroom_pipelines.media.audience_statistics_result import LalAudienceStatistics, ReachPoint
 from cleanroom_pipelines.media.audiences import Audiences
@@ -30,7 +45,14 @@ from cleanroom_pipelines.media.compute_job import (
     MediaLookalikeAudienceStatisticsJob,
     MediaOverlapStatisticsJob,
 )
-from cleanroom_pipelines.media.data_lab import DataLab, DataLabBuilder
+from cleanroom_pipelines.media.connecting import Key, create_client
+from cleanroom_pipelines.media.data_lab import (
+    DataLab,
+    DataLabBuilder,
+    DataLabDatasetType,
+    DataLabReports,
+    IdentifiersConfig,
+)
 from cleanroom_pipelines.media.errors import (
     AmbiguousNameError,
     AudienceHasDependentsError,
@@ -57,7 +79,7 @@ from cleanroom_pipelines.media.errors import (
     UploadTooLargeError,
     ValidationFailedError,
 )
-from cleanroom_pipelines.media.exclusion_targeting_builder import (
+from cleanroom_pipelines.media.exclusion_targeting_audience_builder import (
     ExclusionTargetingAudienceBuilder,
     ExclusionTargetingAudienceDefinition,
 )
@@ -73,17 +95,10 @@ from cleanroom_pipelines.media.remarketing_audience_builder import (
     RemarketingAudienceDefinition,
 )
 from cleanroom_pipelines.media.results import (
-    AudienceInsights,
-    AudienceSize,
     BudgetProposal,
-    DataAttribute,
-    DataAttributes,
-    Insights,
-    InsightsRow,
-    OverlapRow,
-    OverlapStatistics,
     PriceEstimate,
     PrivacyBudget,
+    SizeOfAudience,
     UserListDelivery,
     UserListFile,
 )
@@ -103,13 +118,15 @@ from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
 __all__ = [
     "Action",
+    "Aggregation",
+    "AggregationColumn",
     "AmbiguousNameError",
+    "AttributeDefinition",
     "AudienceCombinator",
     "AudienceCombinatorBuilder",
     "AudienceFilters",
     "AudienceHasDependentsError",
-    "AudienceInsights",
-    "AudienceSize",
+    "AudienceKind",
     "AudienceType",
     "Audiences",
     "BaseAudience",
@@ -118,13 +135,17 @@ __all__ = [
     "Client",
     "CollaborationType",
     "CombineOperator",
+    "ComputeInsightsAudience",
+    "ComputeInsightsResult",
     "ConflictError",
     "CreateLookalikeAudienceAction",
     "CustomAudience",
-    "DataAttribute",
-    "DataAttributes",
+    "CustomAudienceDefinition",
+    "DataAttributesResult",
     "DataLab",
     "DataLabBuilder",
+    "DataLabDatasetType",
+    "DataLabReports",
     "DataRoomAuditLog",
     "DataRoomSummary",
     "DcrConfiguration",
@@ -133,7 +154,8 @@ __all__ = [
     "ExclusionTargetingAudienceDefinition",
     "Filter",
     "FilterOperator",
-    "Insights",
+    "IdType",
+    "IdentifiersConfig",
     "InsightsRow",
     "InvalidDefinitionError",
     "InvalidRequestError",
@@ -142,6 +164,7 @@ __all__ = [
     "JobFailedError",
     "JobStatus",
     "JobTimeoutError",
+    "Key",
     "LalAudienceStatistics",
     "LookalikeAudienceBuilder",
     "LookalikeAudienceDefinition",
@@ -163,8 +186,8 @@ __all__ = [
     "NotFoundError",
     "NotProvisionedError",
     "NotValidatedError",
-    "OverlapRow",
-    "OverlapStatistics",
+    "OverlapStatistic",
+    "OverlapStatisticsResult",
     "Participant",
     "Permission",
     "PermissionDeniedError",
@@ -179,6 +202,8 @@ __all__ = [
     "SeedAudience",
     "ServerError",
     "ServerUnavailableError",
+    "SizeOfAudience",
+    "StalenessWarnings",
     "TooFewUsersError",
     "TooManyRequestsError",
     "Transport",
@@ -187,6 +212,9 @@ __all__ = [
     "UserListDelivery",
     "UserListFile",
     "ValidationFailedError",
+    "ValidationOutcome",
     "ValidationReport",
+    "ValidationReportV0",
     "ValidationReports",
+    "create_client",
 ]

@@ -37,6 +37,8 @@ _NEEDS = {
     JobKind.OVERLAP_STATISTICS: ("base", "seeds"),
     JobKind.INSIGHTS: ("base", "seeds"),
     JobKind.DATA_ATTRIBUTES: ("base",),
+    JobKind.BASE_REPORTS: ("base",),
+    JobKind.SEEDS_REPORT: ("seeds",),
 }
 _MOST_ROWS = 10_000_000
 
@@ -233,6 +235,7 @@ def _shown(call: Call, job: RoomJob) -> dict[str, Any]:
     return {
         "id": job.id,
         "kind": job.kind,
+        "room_id": job.data_room_id,
         "status": state.status.value,
         "progress": state.progress,
         "stage": state.stage,
@@ -404,7 +407,8 @@ def _insights(call: Call, room: Room, job: RoomJob) -> Any:
     result, wanted = document["result"], job.options.get("audience_type")
     tables = [each for each in result["audiences"] if wanted in (None, each["audience_type"])]
     questions = [each for table in tables for each in document["questions"][table["audience_type"]]]
-    return _paid(call, room, questions, {"audiences": tables, "noise": result["noise"]})
+    answer = {"audiences": tables, "total_publisher": result.get("total_publisher"), "noise": result["noise"]}
+    return _paid(call, room, questions, answer)
 
 
 def _attributes(call: Call, room: Room, job: RoomJob) -> Any:
@@ -412,15 +416,9 @@ def _attributes(call: Call, room: Room, job: RoomJob) -> Any:
 
 
 def _audiences(call: Call, room: Room, job: RoomJob) -> Any:
-    created = room.record.created_at.isoformat()
     present = room_audiences.Present.of(room)
-    seeds = [
-        {"kind": "seed", "audience_type": kind, "size": None, "created_at": created, "is_empty": None}
-        for kind in present.seed_types
-    ]
-    return {
-        "audiences": [*seeds, *(room_audiences.shown_audience(room, each, present) for each in room.visible())]
-    }
+    custom = (room_audiences.shown_audience(room, each, present) for each in room.visible())
+    return {"audiences": [*room_audiences.shown_seeds(room, present), *custom]}
 
 
 def _size(call: Call, room: Room, job: RoomJob) -> Any:
