@@ -30,6 +30,12 @@ from cleanroom_pipelines.media.api import (
     ValidationReport,
     ValidationReportV0,
 )
+from cleanroom_pipelines.media.api import AttributeDefinition as DataAttribute
+from cleanroom_pipelines.media.api import ComputeInsightsAudience as AudienceInsights
+from cleanroom_pipelines.media.api import ComputeInsightsResult as Insights
+from cleanroom_pipelines.media.api import DataAttributesResult as DataAttributes
+from cleanroom_pipelines.media.api import OverlapStatistic as OverlapRow
+from cleanroom_pipelines.media.api import OverlapStatisticsResult as OverlapStatistics
 from cleanroom_pipelines.media.audience_statistics_result import LalAudienceStatistics, ReachPoint
 from cleanroom_pipelines.media.audiences import Audiences
 from cleanroom_pipelines.media.client import Client, DataRoomSummary, ManifestHash, Transport
@@ -102,6 +108,7 @@ from cleanroom_pipelines.media.results import (
     UserListDelivery,
     UserListFile,
 )
+from cleanroom_pipelines.media.results import SizeOfAudience as AudienceSize
 from cleanroom_pipelines.media.rule_based_builder import (
     AudienceCombinator,
     AudienceCombinatorBuilder,
@@ -126,7 +133,9 @@ __all__ = [
     "AudienceCombinatorBuilder",
     "AudienceFilters",
     "AudienceHasDependentsError",
+    "AudienceInsights",
     "AudienceKind",
+    "AudienceSize",
     "AudienceType",
     "Audiences",
     "BaseAudience",
@@ -141,6 +150,8 @@ __all__ = [
     "CreateLookalikeAudienceAction",
     "CustomAudience",
     "CustomAudienceDefinition",
+    "DataAttribute",
+    "DataAttributes",
     "DataAttributesResult",
     "DataLab",
     "DataLabBuilder",
@@ -156,6 +167,7 @@ __all__ = [
     "FilterOperator",
     "IdType",
     "IdentifiersConfig",
+    "Insights",
     "InsightsRow",
     "InvalidDefinitionError",
     "InvalidRequestError",
@@ -186,7 +198,9 @@ __all__ = [
     "NotFoundError",
     "NotProvisionedError",
     "NotValidatedError",
+    "OverlapRow",
     "OverlapStatistic",
+    "OverlapStatistics",
     "OverlapStatisticsResult",
     "Participant",
     "Permission",

@@ -94,7 +94,7 @@ def matching_id(kind: Any) -> MatchingId:
     if text in list(IdType):
         raise InvalidRequestError(
             f"Matching by {text} is not supported.",
-            remedy=f"Choose from: {', '.join(MatchingId)}. STRING matches ids that are written alike on both sides.",
+            remedy=f"Choose from: {', '.join(MatchingId)}. STRING matches ids as they are written.",
         )
     raise InvalidRequestError("Unknown kind of matching ids.", remedy=f"Choose from: {', '.join(MatchingId)}.")
 

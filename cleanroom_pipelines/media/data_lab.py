@@ -127,11 +127,19 @@ class DataLab:
 
     @classmethod
     def from_existing(cls, data_lab_id: str, client: Client) -> Self:
-        """Open an existing data lab; to replace its datasets, provision all of them."""
+        """Open an existing data lab."""
         known = client.call(Method.GET_LAB, lab_id=data_lab_id)
-        lab = cls(client, name=known["name"], matching_ids=())
-        lab._is_started = True
-        lab._id = known["id"]
+        datasets: dict[str, str] = known.get("datasets") or {}
+        lab = cls(
+            client,
+            name=known["name"],
+            matching_ids=[kind for kind in map(_kind_of, datasets) if kind is not None],
+            has_demographics="demographics" in datasets,
+            has_segments="segments" in datasets,
+            n_embeddings=known.get("n_embeddings", 0),
+            activation=known.get("activation", ()),
+        )
+        lab._id, lab._datasets, lab._is_started = known["id"], dict(datasets), True
         return lab
 
     def __repr__(self) -> str:

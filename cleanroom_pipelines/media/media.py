@@ -59,7 +59,6 @@ class DcrConfiguration(ServerDocument):
         collaboration_types: The collaborations that it allows.
         matching_ids: The kinds of matching ids that it accepts.
         hide_absolute_values: Whether counts that depend on both sides are hidden.
-        show_match_rate: Whether all who may view the overlap see the match rate, or the advertiser only.
         activation: Ad destinations for which the base audience keeps hashed ids.
         created_at: When it was created, ISO 8601 in UTC.
         privacy: The parameters of its privacy policy.
@@ -72,7 +71,6 @@ class DcrConfiguration(ServerDocument):
     collaboration_types: tuple[CollaborationType, ...]
     matching_ids: tuple[MatchingId, ...]
     hide_absolute_values: bool = False
-    show_match_rate: bool = False
     activation: tuple[str, ...] = ()
     created_at: str | None = None
     privacy: Mapping[str, Any] = field(default_factory=dict)
@@ -106,7 +104,8 @@ class MediaDcr:
         collaboration_types: The collaborations that it allows, at least one.
         matching_ids: The kinds of matching ids that it accepts, at least one.
         hide_absolute_values: Whether counts that depend on both sides are hidden from all participants.
-        show_match_rate: Whether all who may view the overlap see the match rate, or the advertiser only.
+        show_match_rate: Ignored: the match rate is always shown to the advertiser and never to others, since it
+            reveals the exact size of the advertiser's list.
         activation: Ad destinations for which the base audience keeps hashed ids, such as `google` and `meta`.
 
     Raises:
@@ -143,7 +142,6 @@ class MediaDcr:
             collaboration_types=[_collaboration(each).value for each in collaboration_types],
             matching_ids=[as_matching_id(each).value for each in matching_ids],
             hide_absolute_values=bool(hide_absolute_values),
-            show_match_rate=bool(show_match_rate),
             activation=list(activation),
         )
 
@@ -517,8 +515,8 @@ class MediaDcr:
 
         Args:
             audience: The audience.
-            destination: `plain` for user ids, one per line, by default or as `set_activation_id` says; or an ad destination for which the base
-                audience keeps hashed ids, such as `google` or `meta`.
+            destination: `plain` for user ids, one per line; or an ad destination for which the base audience keeps
+                hashed ids, such as `google` or `meta`. By default what `set_activation_id` set, or `plain`.
             gzip: Whether the files are compressed.
             max_rows: Largest number of rows per file.
             holdout: Share of the users that is withheld as a control group, such as `10%`.

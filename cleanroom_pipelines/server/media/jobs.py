@@ -40,6 +40,11 @@ _NEEDS = {
     JobKind.BASE_REPORTS: ("base",),
     JobKind.SEEDS_REPORT: ("seeds",),
 }
+_REPORTS = {
+    JobKind.LAB_VALIDATION: "data_lab",
+    JobKind.BASE_REPORTS: "base_audience",
+    JobKind.SEEDS_REPORT: "seed_audiences",
+}
 _MOST_ROWS = 10_000_000
 
 
@@ -66,7 +71,7 @@ def start_job(call: Call) -> dict[str, Any]:
         room.require(CollaborationType.INSIGHTS, "insights")
     has = {"base": room.record.has_base, "seeds": room.record.has_seeds}
     missing = [side for side in _NEEDS.get(kind, ()) if not has[side]]
-    if missing:
+    if missing and not _has_report(call, kind, Kind.DATA_ROOM, room.id):  # a rejected file has a report
         sides = {"base": "base audience", "seeds": "seed audiences"}
         raise errors.NotProvisionedError(f"The room has no {sides[missing[0]]} yet.", remedy="Provision it first.")
     options = {} if (about := call.mapping("audience")) is None else {"audience_type": _seed_type(about)}
@@ -169,10 +174,7 @@ def _state(call: Call, job: RoomJob) -> _State:
         return _State(JobStatus.RUNNING, stage.progress, stage.words, stage.place)
     if job.cancelled:
         return _State(JobStatus.FAILED, error=errors.JobCancelledError("The job was cancelled."))
-    is_available = version.status is Status.ACTIVE or (
-        kind in (JobKind.LAB_VALIDATION, JobKind.BASE_REPORTS, JobKind.SEEDS_REPORT)
-        and _has_report(call, job, kind)
-    )
+    is_available = version.status is Status.ACTIVE or _has_report(call, kind, job.target_kind, job.target_id)
     if is_available:
         return _State(JobStatus.SUCCESS, 1.0)
     return _State(JobStatus.FAILED, error=errors.job_failure(_why(version)))
@@ -224,10 +226,10 @@ def _why(version: Version) -> errors.MediaError:
     return kind(message)
 
 
-def _has_report(call: Call, job: RoomJob, kind: JobKind) -> bool:
-    asset = {JobKind.LAB_VALIDATION: "data_lab", JobKind.BASE_REPORTS: "base_audience"}.get(kind, "seed_audiences")
-    versions = call.installation.catalog.resources.versions(job.target_kind, job.target_id)
-    return any(asset in version.artifacts for version in versions)
+def _has_report(call: Call, kind: JobKind, about: Kind, id_: str) -> bool:
+    """Check whether any version of the room or lab has the report of this kind of job."""
+    versions = call.installation.catalog.resources.versions(about, id_) if kind in _REPORTS else ()
+    return any(_REPORTS[kind] in version.artifacts for version in versions)
 
 
 def _shown(call: Call, job: RoomJob) -> dict[str, Any]:

@@ -277,7 +277,7 @@ def remove_user(call: Call) -> dict[str, Any]:
     ]
     if email == room.record.owner_email or sides[0] != sides[1]:
         raise ConflictError(
-            "This user cannot be removed: the user owns the data room, or stands for the participant's organisation.",
+            "The user owns the data room, or provides data for the participant's organisation.",
             remedy="Create another data room without the user.",
         )
     changed = call.installation.catalog.rooms.change_users(
@@ -332,6 +332,9 @@ def _lab(call: Call, record: DataLab) -> dict[str, Any]:
         "name": record.name,
         "status": record.status.value,
         "is_validated": record.status is Status.ACTIVE,
+        "datasets": dict(record.datasets),
+        "n_embeddings": record.n_embeddings,
+        "activation": list(record.activation),
         "reports": documents.get("reports"),
         "statistics": documents.get("statistics"),
         "error": error,
