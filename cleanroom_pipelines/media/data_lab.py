@@ -123,7 +123,6 @@ class DataLab:
         self._id: str | None = None
         self._datasets: dict[str, str] = {}
         self._replaced_id: str | None = None
-        self._is_started = False
 
     @classmethod
     def from_existing(cls, data_lab_id: str, client: Client) -> Self:
@@ -139,7 +138,7 @@ class DataLab:
             n_embeddings=known.get("n_embeddings", 0),
             activation=known.get("activation", ()),
         )
-        lab._id, lab._datasets, lab._is_started = known["id"], dict(datasets), True
+        lab._id, lab._datasets = known["id"], dict(datasets)
         return lab
 
     def __repr__(self) -> str:
@@ -238,7 +237,6 @@ class DataLab:
             JobFailedError: Validation itself failed, so there is no report.
             JobTimeoutError: Validation did not finish in time; it is still running.
         """
-        self._is_started = True
         job = DataLabValidationJob(self._client, self._client.call(Method.START_LAB, lab_id=self.id))
         try:
             job.wait_for_completion(timeout, sleep_interval)
@@ -259,13 +257,10 @@ class DataLab:
         return _Outcome(self)
 
     def get_validation_report(self, timeout: float | None = RESULT_SECONDS) -> DataLabReports:
-        """Return the validation reports of the datasets, waiting for a validation that is running.
+        """Return the validation reports of the datasets, validating them first if necessary.
 
         Args:
             timeout: Longest time to wait, in seconds; None for no limit.
-
-        Raises:
-            NotValidatedError: They have not been validated yet.
         """
         return DataLabReports(ValidationReports.from_dict(self._validated("reports", timeout)))
 
@@ -273,10 +268,10 @@ class DataLab:
         """Return counts of the uploaded data; they are exact, since the data is the caller's own.
 
         Args:
-            timeout: Longest time to wait for a validation that is running, in seconds; None for no limit.
+            timeout: Longest time to wait for the validation, in seconds; None for no limit.
 
         Raises:
-            NotValidatedError: The data lab has not been validated yet, or failed validation.
+            NotValidatedError: The data lab failed validation.
         """
         return dict(self._validated("statistics", timeout))
 
@@ -286,11 +281,11 @@ class DataLab:
 
     def _validated(self, what: str, timeout: float | None) -> Mapping[str, Any]:
         found: Mapping[str, Any] | None = self._known().get(what)
-        if not found and self._is_started:
+        if not found:
             self.run(timeout)
             found = self._known().get(what)
         if not found:
-            raise NotValidatedError(f"The data lab has no {what} yet.", remedy="Call `run` first.")
+            raise NotValidatedError(f"The data lab has no {what}.", remedy="See its validation reports.")
         return found
 
     def _check(self, datasets: Mapping[str, Any], error: type[InvalidRequestError | NotProvisionedError]) -> None:

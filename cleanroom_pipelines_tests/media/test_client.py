@@ -1127,9 +1127,6 @@ def test_a_lab_is_provisioned_and_validated(uploads: FakeServer, client: Client,
         "n_embeddings": 3,
         "activation": ["google"],
     }
-    uploads.answer("get_lab", {"id": "lab1", "name": "Groceries", "is_validated": False, "reports": None})
-    with pytest.raises(NotValidatedError):
-        lab.get_validation_report()
     uploads.answer("start_lab", running("lab_validation"))
     uploads.answer("get_job", running("lab_validation"), ended("lab_validation"))
     report = {"version": "v0", "report": {"outcome": "PASSED"}}
@@ -1139,6 +1136,11 @@ def test_a_lab_is_provisioned_and_validated(uploads: FakeServer, client: Client,
     assert lab.is_validation_passed
     assert lab.get_validation_report().passed
     assert lab.get_statistics_report() == {"n_users": 7}
+    uploads.answer("get_lab", known)
+    with pytest.raises(NotValidatedError):
+        lab.get_statistics_report()
+    uploads.answer("get_lab", {**known, "reports": None}, known)
+    assert lab.get_validation_report()["matching"]["report"]["outcome"] == "PASSED"
     assert DataLab.from_existing("lab1", client).is_validation_passed
 
 
