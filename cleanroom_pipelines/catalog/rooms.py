@@ -93,13 +93,13 @@ class Rooms(Part):
         with self._database.write() as session:
             row = _lock_room(session, data_room_id)
             row.participants = tuple(change(each) if each.id == group_id else each for each in row.participants)
+            changed = record_of(DataRoom, row)
+            changed.validate()
             if not all(each.is_able for each in row.participants if each.id == group_id):
                 raise ConflictError(
                     "No user would have one of the participant's permissions.",
                     remedy="Add another user with these permissions first.",
                 )
-            changed = record_of(DataRoom, row)
-            changed.validate()
             return changed
 
     @noted

@@ -5,6 +5,7 @@ Add here when a data room gets another operation.
 Keep out: decisions. The server checks permissions and decides which counts are released.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -74,6 +75,10 @@ class DcrConfiguration(ServerDocument):
     activation: tuple[str, ...] = ()
     created_at: str | None = None
     privacy: Mapping[str, Any] = field(default_factory=dict)
+
+    def model_dump_json(self) -> str:
+        """Return the configuration as JSON text."""
+        return json.dumps(self.as_dict(), ensure_ascii=False)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,8 @@ women = AudienceFilters(
     filters=[Filter(attribute="gender", values=["f"], operator=FilterOperator.CONTAINS_ANY)],
     operator=MatchOperator.MATCH_ANY,
 )
-combinator = AudienceCombinatorBuilder(operator=CombineOperator.INTERSECT, source_audience=seed).with_filters(women)
+combinator = AudienceCombinatorBuilder(operator=CombineOperator.INTERSECT, source_audience=seed)
+combinator = combinator.with_filters(women)
 builder = RuleBasedAudienceBuilder(name=f"Young women, {FORM}", source_audience=seed).with_filters(young)
 audience = dcr.create_rule_based_audience(builder.with_combinator([combinator.build()]).build())
 definition = audience.definition
@@ -423,8 +424,8 @@ found = [more.emails, ["Permission.VIEW_OVERLAP"], after.emails]
 """,
         "audit log": """
 publisher = MediaDcr.from_existing(ROOM, Client(URL, PUBLISHER[1]))
-configuration = publisher.get_configuration()
-found = [len(publisher.get_audit_log()) > 0, configuration.name, [each.value for each in configuration.matching_ids]]
+known = publisher.get_configuration()
+found = [len(publisher.get_audit_log()) > 0, known.name, [each.value for each in known.matching_ids]]
 """,
     }.items()
 }

@@ -82,6 +82,15 @@ def proposal(world: MediaWorld, group: str = "owner", **wanted: Any) -> dict[str
     return dict(found)
 
 
+def with_second(world: MediaWorld, group: str) -> str:
+    """Add a second member to a group, regardless of permissions, and return its e-mail address."""
+    second = f"{group}-2@media.example"
+    world.installation.catalog.rooms.change_users(
+        world.room, world.ids[group], lambda each: each.with_user(second, each.permissions)
+    )
+    return second
+
+
 # what is called, with what, and which groups may; a room id is added
 TABLE: dict[str, Cell] = {
     "configuration": ("get_room", lambda world, group: {}, ALL),
@@ -118,6 +127,20 @@ TABLE: dict[str, Cell] = {
     "new figures of the base": ("renew_base_figures", lambda world, group: ingest(world) or {}, only("create")),
     "proposals": ("list_proposals", lambda world, group: {}, ALL),
     "proposal": ("propose", lambda world, group: {"kind": "refill", "units": 3}, ALL),
+    "add a user": (
+        "add_user",
+        lambda world, group: {
+            "participant_id": world.ids[group],
+            "email": f"{group}-2@media.example",
+            "permissions": [each.value for each in GROUPS[group]],
+        },
+        only("users"),
+    ),
+    "remove a user": (
+        "remove_user",
+        lambda world, group: {"participant_id": world.ids[group], "email": with_second(world, group)},
+        only("users"),
+    ),
     "approval": (
         "approve",
         lambda world, group: {"proposal_id": proposal(world)["id"]},
