@@ -117,7 +117,7 @@ class SeedAudience(CamelResult):
     audience_size: int | None = None
     created_at: datetime | None = None
     is_empty: bool | None = None
-    size: int | None = None
+    size: int | None = Field(None, validation_alias=AliasChoices("size", "overlap_size"))
 
     def __init__(self, audience_type: str | None = None, /, **fields: Any) -> None:
         super().__init__(**fields if audience_type is None else {"audience_type": audience_type, **fields})

@@ -62,7 +62,7 @@ def create_client(
     url = f"{scheme}://{api_host}:{api_port}" if api_host else os.environ.get(URL_VARIABLE)
     if not url:
         raise InvalidRequestError(
-            "The server's address is missing.", remedy=f"Give `api_host`, or set {URL_VARIABLE} to the address."
+            f"The server's address is missing, since {URL_VARIABLE} is not set.", remedy="Set it, or give a host."
         )
     more: dict[str, Any] = {} if request_timeout is None else {"timeout": float(request_timeout)}
     client = Client(url, api_token, **more)

@@ -104,7 +104,7 @@ def test_a_reach_is_read() -> None:
 
 def test_a_seed_audience_is_read() -> None:
     at = "2026-11-30T08:00:00+00:00"
-    sent = {"kind": "seed", "audience_type": "c", "audience_size": 60, "created_at": at, "size": 40}
+    sent = {"kind": "seed", "audience_type": "c", "audience_size": 60, "created_at": at, "overlap_size": 40}
     seed = SeedAudience.from_dict({**sent, "is_empty": False, "more": 1})
     assert seed.kind is media.AudienceKind.SEED
     assert (seed.audienceType, seed.audienceSize, seed.isEmpty) == ("c", 60, False)

@@ -69,11 +69,11 @@ def test_sizes_of_seeds_are_for_those_who_may_see_them(world: MediaWorld) -> Non
     for group in BOTH:
         (seed,) = seeds(world, group)
         assert seed["audience_size"] == (500 if group == "seed" else None)
-        assert (seed["size"], seed["is_empty"]) == (None, None), "the overlap is not paid"
+        assert (seed["overlap_size"], seed["is_empty"]) == (None, None), "the overlap is not paid"
     result(world, "overlap", "overlap_statistics")
     for group in BOTH:
         (seed,) = seeds(world, group)
-        assert seed["size"] == (120 if group in ("seed", "overlap") else None)
+        assert seed["overlap_size"] == (120 if group in ("seed", "overlap") else None)
         assert seed["is_empty"] == (False if group in ("seed", "overlap") else None)
 
 

@@ -204,7 +204,7 @@ def shown_seeds(room: Room, present: Present) -> list[dict[str, Any]]:
             "audience_type": kind,
             "audience_size": n_ids if is_provider else None,
             "created_at": max(uploaded).isoformat() if uploaded else None,
-            "size": released.get(kind, {}).get("overlap_size"),
+            "overlap_size": released.get(kind, {}).get("overlap_size"),
             "is_empty": released.get(kind, {}).get("is_empty"),
         }
         for kind, n_ids in present.n_ids.items()
