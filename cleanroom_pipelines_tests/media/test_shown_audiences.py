@@ -104,13 +104,14 @@ def test_a_definition_names_what_it_misses(world: MediaWorld) -> None:
 
 def test_only_its_own_group_sees_who_created_an_audience(world: MediaWorld) -> None:
     finish(world, "loyal")
-    like = world.audience("create", shared=["export"])
-    world.audience("create", rule(custom(like)), shared=["export"])
+    like = world.audience("create", shared=["export"], name="like")
+    world.audience("create", rule(custom(like)), shared=["export"], name="rule")
     for group, shown_as in (("create", email("create")), ("export", world.ids["create"])):
         listed = [each for each in result(world, group, "audiences")["audiences"] if "id" in each]
         assert {each["created_by"] for each in listed} == {shown_as}
         assert {each["created_by_group_id"] for each in listed} == {world.ids["create"]}
-        assert [each["does_audience_depend_on_lookalike_audience"] for each in listed] == [False, True]
+        depends = {each["name"]: each["does_audience_depend_on_lookalike_audience"] for each in listed}
+        assert depends == {"like": False, "rule": True}
 
 
 @pytest.mark.parametrize(
