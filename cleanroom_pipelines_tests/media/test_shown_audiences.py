@@ -8,6 +8,7 @@ words only; nothing provisioned is a NotProvisionedError; a deleted lab leaves t
 from datetime import datetime
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from cleanroom_pipelines.catalog import DataLab, DataRoom, Kind, Status
@@ -15,6 +16,7 @@ from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.privacy import COUNT
 from cleanroom_pipelines.runs.budgets import Question
+from cleanroom_pipelines.runs.deleting import delete_pending
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.terms import Permission
 
@@ -150,11 +152,14 @@ def test_only_its_owner_deletes_a_lab(world: MediaWorld) -> None:
     assert world.installation.catalog.get(DataLab, lab).status is Status.DELETE_PENDING
 
 
-def test_files_that_another_lab_uses_are_in_use(world: MediaWorld) -> None:
+def test_files_that_another_lab_uses_are_kept(world: MediaWorld) -> None:
+    rooms = world.installation.catalog.rooms
     first = world.lab("base")
-    shared = world.installation.catalog.get(DataLab, first).datasets
-    again = world.call("base", "create_lab", name="again", datasets=dict(shared))["id"]
-    in_use = world.installation.catalog.rooms.uploads_in_use
-    assert set(shared.values()) <= in_use(but_of=first)
-    world.call("base", "delete_lab", lab_id=again)
-    assert world.call("base", "get_lab", lab_id=first)["datasets"] == dict(shared)
+    (upload,) = world.installation.catalog.get(DataLab, first).datasets.values()
+    again = world.call("base", "create_lab", name="again", datasets={"matching:EMAIL": upload})["id"]
+    world.finish(Kind.DATA_LAB, again)
+    with dg.DagsterInstance.ephemeral() as instance:
+        for lab, is_kept in ((first, True), (again, False)):
+            world.call("base", "delete_lab", lab_id=lab)
+            assert delete_pending(world.installation, instance) == 1
+            assert (rooms.upload(upload).location is not None) is is_kept
