@@ -395,7 +395,7 @@ def _build_insights(state: _State) -> None:
         with state.drafting("insights", inputs, room.spec) as draft:
             found = insights(relations, room.releaser(), figures, room.salt, room.seeds)
             document = {
-                "result": found.as_dict(),
+                "result": found.as_dict() | {"total_publisher": figures.addressable.value},
                 "questions": {
                     each.audience_type: [
                         room.question("insights", text, INSIGHTS).as_dict(),
