@@ -6,8 +6,8 @@ Add here when another implementation or another query is to be measured.
 Keep out: tuning that the product does not have: ours is the code that `cleanroom algebra` and data rooms run.
 
 All implementations read the same parquet files, remove duplicate ids (one id in a hundred is repeated in the
-lists), and write unordered parquet with level 1 of zstd. The benchmark measures the seconds from the end of library
-imports until the file is written, and the peak memory of the process and its children.
+lists), and write unordered parquet with level 1 of zstd. The benchmark measures the seconds from the end of
+library imports until the file is written, and the peak memory of the process and its children.
 """
 
 import json
