@@ -73,7 +73,7 @@ def run_demo(*, as_json: bool = False) -> None:
     )
     for change in changes:
         say(f"  {change.action}  {change.kind.words} {change.name!r}")
-    run_pending_watched(installation)
+    run_pending_watched(installation, wait=True)  # a daemon or worker may have taken some of it
     job = installation.catalog.resources.get_by_name(GenerationJob, _JOB)
     _raise_on_failure(installation)
     _, report = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "seed_validation_report")
