@@ -97,6 +97,7 @@ def read(
     *,
     scratch: Path,
     keeps_rejected: bool = False,
+    assumes_plain: bool = False,
 ) -> Checked:
     """Open a table as the view `name` (see `Checked`).
 
@@ -108,6 +109,9 @@ def read(
         upload: Kind of upload, for messages.
         scratch: Existing folder.
         keeps_rejected: Whether to keep the lines that could not be parsed, by file.
+        assumes_plain: Whether to read ids of type text without looking at them first: a query of the view fails
+            if it reads an id that is not plain. After a failure, `look` at the ids and repeat the query. Ignored
+            on a cluster.
 
     Raises:
         TrainingDataError: Or SeedError: a column is missing, occurs twice or has an unsuitable type, or a quote is
@@ -125,11 +129,28 @@ def read(
         n_rejected, rejected = _parse(
             engine, raw, runs[0][0], columns, upload, scratch=scratch, by_file=keeps_rejected
         )
-    facts = _facts(engine, raw, columns, repeats=upload is checks.INTERACTIONS)
-    judged = [_judged(position, column, facts[position]) for position, column in enumerate(columns)]
+    facts = _facts(
+        engine,
+        raw,
+        columns,
+        repeats=upload is checks.INTERACTIONS,
+        assumes_plain=assumes_plain and not engine.is_cluster,
+    )
+    return _viewed(engine, Checked(name, tables, columns, facts, (), n_rejected, rejected), facts)
+
+
+def look(engine: Engine, checked: Checked) -> Checked:
+    """Look at the ids of a table that was read without it, and replace its view by an exact one."""
+    if not any(facts and facts.assumed for facts in checked.facts):
+        return checked
+    return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns, repeats=False))
+
+
+def _viewed(engine: Engine, checked: Checked, facts: tuple[IdFacts | None, ...]) -> Checked:
+    judged = [_judged(position, column, facts[position]) for position, column in enumerate(checked.columns)]
     select = ", ".join(sql for sql, _ in judged)
-    engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {select} FROM {raw}")
-    return Checked(name, tables, columns, facts, tuple(rules for _, rules in judged), n_rejected, rejected)
+    engine.execute(f"CREATE OR REPLACE TEMP VIEW {checked.name} AS SELECT {select} FROM {checked.name}_raw")
+    return replace(checked, facts=facts, rules=tuple(rules for _, rules in judged))
 
 
 def columns_of(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> tuple[Column, ...]:
@@ -257,7 +278,9 @@ def _nothing(position: int, column: Column, *, is_text: bool) -> str:
 # --- Second layer: ids ---
 
 
-def _facts(engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool) -> tuple[IdFacts | None, ...]:
+def _facts(
+    engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool, assumes_plain: bool = False
+) -> tuple[IdFacts | None, ...]:
     """Return the facts about each column of ids that needs them; None for all other columns.
 
     Args:
@@ -265,10 +288,14 @@ def _facts(engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool
         raw: Its name.
         columns: The declared columns.
         repeats: Whether ids repeat, so that looking at the distinct ones costs less.
+        assumes_plain: Whether to assume, instead of looking, that ids of type text are plain.
     """
     facts = dict[int, IdFacts]()
     for position, column in enumerate(columns):
         if not column.role.is_id or _is_integer(column) or _is_exact(column):
+            continue
+        if assumes_plain and not _is_number(column):
+            facts[position] = IdFacts(blanks=False, placeholders=False, assumed=True)
             continue
         ids = f"(SELECT DISTINCT c{position} FROM {raw})" if repeats and not engine.is_cluster else raw
         if not _is_number(column):
@@ -401,8 +428,8 @@ def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -
             remedy="Quote cells that contain the separator.",
             problem="rows",
         )
-    # Read from the footers of parquet files.
-    return int(engine.fetch(f"SELECT count(*) AS n FROM {checked.name}")["n"][0].as_py())
+    # From the footers of parquet files; the judged view would check assumed ids, which reads them all.
+    return int(engine.fetch(f"SELECT count(*) AS n FROM {checked.name}_raw")["n"][0].as_py())
 
 
 def common_error(engine: Engine, checked: Checked) -> CommonError | None:
