@@ -12,15 +12,27 @@ as the operator, for the side that provides the dataset, and the audit log recor
 
 import csv
 import gzip
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Upload
+from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Status, Upload
 from cleanroom_pipelines.errors import InputError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import Dataset, InputName
-from cleanroom_pipelines.runs.drops import Drop, Rejected, RestingDrop, drops_below, one_at_a_time, reject, rest
+from cleanroom_pipelines.runs.drops import (
+    ACCEPTED,
+    REJECTED,
+    Drop,
+    Rejected,
+    RestingDrop,
+    drops_below,
+    one_at_a_time,
+    reject,
+    rest,
+    write_receipt,
+)
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.layout import is_partition_key
 from cleanroom_pipelines.storage.seed_parts import check_not_workbook
@@ -65,6 +77,8 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejecte
             return reject(installation, resting, error, entry, what="upload")
         upload = _sealed_upload(installation, room, resting, name.matching_id)
         if room.inputs.get(str(name)) != upload.id:
+            note = {"file": drop.path.name, "upload": {"bytes": upload.n_bytes, "digest": upload.digest}}
+            write_receipt(drop.path.parent / ACCEPTED / f"{upload.id}.json", note)
             n_embeddings = None
             if name.dataset is Dataset.EMBEDDINGS:
                 with installation.uploads.opening(upload.location, upload.digest) as copy:
@@ -115,6 +129,27 @@ def _sealed_upload(
         matching_id=matching_id and matching_id.value,
         location=sealed.location,
     )
+
+
+def close_room_drop(
+    installation: Installation, room_id: str, upload_id: str, code: StatusCode | None = None, message: str = ""
+) -> None:
+    """Close a dropped file once a run has ingested it: delete the note of its name, or write a receipt.
+
+    Does nothing for other uploads.
+
+    Args:
+        installation: The installation.
+        room_id: The room.
+        upload_id: The upload.
+        code: Why the run failed; None if it succeeded.
+        message: The reason in words.
+    """
+    for note in (installation.home.inbox_rooms / room_id).glob(f"*/{ACCEPTED}/{upload_id}.json"):
+        if code is not None:
+            failure = {"status": Status.CREATE_FAILED.value, "statusCode": code.value, "message": message}
+            write_receipt(note.parents[1] / REJECTED / note.name, json.loads(note.read_text()) | failure)
+        note.unlink(missing_ok=True)
 
 
 def make_room_inbox(installation: Installation, room: DataRoom) -> None:

@@ -297,12 +297,11 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
 def _tally_rows(engine: Engine, checked: Checked, table: TableReport, task: _Task) -> Tally:
     from cleanroom_pipelines.uploads import schemas
 
-    schema = schemas.table_schemas(checked.rules)
     tally = Tally([Recorder() for _ in checked.columns])
     n_rows = max(1, engine.fetch(f"SELECT count(*) AS n FROM {checked.name}")["n"][0].as_py())
-    select = ", ".join(f"e{i} AS c{i}" for i in range(len(checked.columns)))
+    select = ", ".join(f"e{i}" for i in range(len(checked.columns)))
     for batch in engine.batches(f"SELECT {select} FROM {checked.name}", rows=task.batch_rows):
-        tally.add_batch(schemas.batch_errors(schema, batch), batch.num_rows)
+        tally.add_batch(schemas.batch_errors(checked.rules, batch.columns), batch.num_rows)
         task.runtime.report_progress(_SHARE_OF_BATCHES * tally.n_readable_rows / n_rows, "validating rows")
     for part in checked.rejected:
         tally.add_rejected(part.lines, part.n_rows_before, 1 if table.format == "csv" else 0)
