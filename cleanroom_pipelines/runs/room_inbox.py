@@ -10,9 +10,8 @@ has several kinds of matching ids, the first and the last also name the kind: `m
 as the operator, for the side that provides the dataset, and the audit log records it.
 """
 
-import csv
-import gzip
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -41,7 +40,7 @@ from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.ways_in import acting_for
 
 FOLDERS = tuple(dataset.key for dataset in Dataset)
-_FIRST_BYTES = 1 << 16
+_EMBEDDING_COLUMNS = range(3, 10_000)
 
 
 def find_room_drops(installation: Installation) -> Iterator[Drop]:
@@ -82,7 +81,7 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejecte
             n_embeddings = None
             if name.dataset is Dataset.EMBEDDINGS:
                 with installation.uploads.opening(upload.location, upload.digest) as copy:
-                    n_embeddings = _n_embeddings(copy)
+                    n_embeddings = _n_embeddings(installation, copy)
             installation.audit.write(
                 {
                     "way": "inbox",
@@ -198,19 +197,14 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
     return InputName(dataset, MatchingId(kind))
 
 
-def _n_embeddings(path: Path) -> int:
-    """Return the dimensions per embedding: the number of columns of the first row, minus user and scope."""
-    import pyarrow.parquet as pq
+def _n_embeddings(installation: Installation, path: Path) -> int:
+    """Return the dimensions per embedding: the number of columns, minus user and scope."""
+    from cleanroom_pipelines.uploads.room_files import open_room_file
 
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(_FIRST_BYTES)
-        if start.startswith(b"PAR1"):
-            return max(1, len(pq.read_schema(path).names) - 2)
-        if start.startswith(b"\x1f\x8b"):
-            with gzip.open(path) as stream:
-                start = stream.read(_FIRST_BYTES)
-        line = start.decode("utf-8-sig", errors="replace").splitlines()[0]
-        return max(1, len(next(csv.reader([line]))) - 2)
-    except (OSError, EOFError, ValueError, IndexError, StopIteration, csv.Error):
-        return 1  # validation reports what is wrong
+    max_bytes = installation.engine_settings.unpacked_bytes
+    with tempfile.TemporaryDirectory(prefix="drop-", dir=installation.home.scratch) as scratch:
+        try:
+            file = open_room_file(path, Path(scratch), sizes=_EMBEDDING_COLUMNS, max_bytes=max_bytes)
+        except InputError:
+            return 1  # validation reports what is wrong
+        return max(1, file.n_columns - 2)
