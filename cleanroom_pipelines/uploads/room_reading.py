@@ -36,7 +36,6 @@ from cleanroom_pipelines.uploads import cells, checks, room_headers
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.one_pass import JudgedRows, OnePass
 from cleanroom_pipelines.uploads.report import (
-    MAX_RECORDED_ERRORS,
     ColumnType,
     ErrorCode,
     Outcome,
@@ -195,7 +194,7 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
     reading.runtime.report_progress(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
     report = part.report()
     if (reason := _no_valid_rows(part.tally, rules)) is not None:
-        return ReadDataset(dataset, _failed(report, rules, *reason), None)
+        return ReadDataset(dataset, report.failed(rules.invalid, *reason), None)
     assert part.rows is not None
     report = with_counts(report, part.rows, rules.key, part.tally.row_number, reading.runtime.engine)
     reading.runtime.report_progress(1.0, f"{rules.what}: validated")
@@ -369,19 +368,8 @@ class _Part:
 
     def report(self) -> ValidationReport:
         """Report on the rows read so far."""
-        tally = self.tally
-        return ValidationReport(
-            _RULES[self.dataset].what,
-            Outcome.PASSED,
-            n_rows=tally.n_rows,
-            n_invalid_rows=tally.n_invalid_rows,
-            n_invalid_rows_by_code=dict(sorted(tally.n_rows_by_code.items())),
-            columns=tuple(
-                tally.column_report(position, column.name) for position, column in enumerate(self.columns)
-            ),
-            schema=self.schema,
-            table=tally.with_lines(self.table),
-        )
+        report = ValidationReport(_RULES[self.dataset].what, Outcome.PASSED, schema=self.schema, table=self.table)
+        return self.tally.added_to(report, [column.name for column in self.columns])
 
 
 class _Sink:
@@ -524,9 +512,9 @@ def _wrong_column_count(n_found: int, n_expected: int) -> InputError:
     )
 
 
-def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[ErrorCode | None, str] | None:
+def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[str, ErrorCode] | None:
     if tally.n_rows == 0:
-        return ErrorCode.EMPTY_FILE, f"The {rules.what} has no rows. Upload a file with at least one row."
+        return f"The {rules.what} has no rows. Upload a file with at least one row.", ErrorCode.EMPTY_FILE
     if tally.n_invalid_rows < tally.n_rows:
         return None
     commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
@@ -534,26 +522,12 @@ def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[ErrorCode | None, str] 
         f"No row of the {rules.what} is valid; the most common error is {commonest.value}. "
         "Correct the rows listed in the validation report."
     )
-    return ErrorCode.INVALID_NUMBER_OF_ROWS, reason
+    return reason, ErrorCode.INVALID_NUMBER_OF_ROWS
 
 
 def _failed_for(report: ValidationReport, rules: _Rules, error: InputError) -> ValidationReport:
     problem = error.attributes.get("problem", "")
     found = error.attributes.get("code")
     code = ErrorCode(found) if found else _WHOLE_FILE_CODES.get(problem, ErrorCode.INVALID_FILE_TYPE)
-    failed = _failed(report, rules, code, f"The {rules.what} cannot be used. {error}")
-    return replace(failed, status_code=rules.missing) if problem == "missing" else failed
-
-
-def _failed(report: ValidationReport, rules: _Rules, code: ErrorCode | None, reason: str) -> ValidationReport:
-    table = report.table
-    if code:
-        recorded = (RecordedError(code, reason), *table.recorded[: MAX_RECORDED_ERRORS - 1])
-        table = replace(table, n_errors=table.n_errors + 1, recorded=recorded)
-    return replace(
-        report,
-        outcome=Outcome.FAILED,
-        table=table,
-        status_code=rules.invalid,
-        reason=reason,
-    )
+    status_code = rules.missing if problem == "missing" else rules.invalid
+    return report.failed(status_code, f"The {rules.what} cannot be used. {error}", code)
