@@ -31,8 +31,6 @@ from cleanroom_pipelines.uploads.checks import CommonError, UploadKind
 from cleanroom_pipelines.uploads.report import ErrorCode
 from cleanroom_pipelines.uploads.roles import Role
 
-_NUMBERS = {cells.FLOAT, cells.DECIMAL}
-
 
 @dataclass(frozen=True)
 class Rejected:
@@ -270,7 +268,8 @@ def _nothing(position: int, column: Column, *, is_text: bool) -> str:
     """Return SQL for the NULL cells of a column that has a type only in other files."""
     if column.role.is_id:
         return f"CAST(NULL AS {'VARCHAR' if is_text else 'BIGINT'}) AS c{position}"
-    type_ = {Role.TIMESTAMP: "BIGINT", Role.NUMERICAL_FEATURE: "DOUBLE"}.get(column.role, "VARCHAR")
+    types = {str(Role.TIMESTAMP): "BIGINT", str(Role.NUMERICAL_FEATURE): "DOUBLE"}
+    type_ = types.get(column.role, "VARCHAR")
     array = "[]" if column.kind == cells.LIST else ""
     return f"CAST(NULL AS {type_}{array}) AS v{position}, CAST(NULL AS VARCHAR) AS e{position}"
 
@@ -298,14 +297,14 @@ def _facts(
             facts[position] = IdFacts(blanks=False, placeholders=False, assumed=True)
             continue
         ids = f"(SELECT DISTINCT c{position} FROM {raw})" if repeats and not engine.is_cluster else raw
-        if not _is_number(column):
+        if not column.is_number:
             # one row; not WHERE, which would be evaluated for every row before they are made distinct
             odd = cells.may_be_odd_sql(f"c{position}")
             if not engine.fetch(f"SELECT count(*) FILTER ({odd}) AS n FROM {ids}")["n"][0].as_py():
                 facts[position] = IdFacts(blanks=False, placeholders=False)
                 continue
         for is_complete in (False, True):
-            aggregates = cells.id_facts_sql(f"c{position}", is_number=_is_number(column), is_complete=is_complete)
+            aggregates = cells.id_facts_sql(f"c{position}", is_number=column.is_number, is_complete=is_complete)
             row = engine.fetch(f"-- one row: what a column of ids contains\nSELECT {aggregates} FROM {ids}")
             facts[position] = IdFacts(*(value[0].as_py() for value in row.columns))
             if not facts[position].blanks and not facts[position].points:
@@ -323,10 +322,6 @@ def _is_integer(column: Column) -> bool:
     return column.kind == cells.INTEGER and (column.type == "uint64" or "uint64" not in column.type)
 
 
-def _is_number(column: Column) -> bool:
-    return bool(_NUMBERS & set(column.kind.split(", ")))
-
-
 def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, tuple[Rule, ...]]:
     """Return SQL for a column's value and error in the second layer, and the column's rules."""
     if not column.role.is_id:
@@ -334,10 +329,10 @@ def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, 
     value = f"c{position}"
     if _is_integer(column):
         rules = [Rule(ErrorCode.EMPTY_CELL, f"{value} IS NULL")]
-    elif facts is None or (column.role is Role.ITEM_ID and not _is_number(column) and not facts.are_whole):
+    elif facts is None or (column.role is Role.ITEM_ID and not column.is_number and not facts.are_whole):
         rules = [Rule(ErrorCode.EMPTY_CELL, f"coalesce({value} = '', true)")]
     else:
-        value, rules = cells.id_sql(value, facts, is_number=_is_number(column))
+        value, rules = cells.id_sql(value, facts, column)
     return f"{value} AS v{position}, {cells.error_sql(rules)} AS e{position}", tuple(rules)
 
 
@@ -414,7 +409,8 @@ def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -
     Raises:
         InputError: Some ids are decimals among other ids, or a line could not be parsed.
     """
-    ambiguous = f"SELECT 1 FROM {checked.name} WHERE e0 = {quote_literal(cells.AMBIGUOUS_ID)} LIMIT 1"
+    key = cells.point_rule(checked.columns[0]).key
+    ambiguous = f"SELECT 1 FROM {checked.name} WHERE e0 = {quote_literal(key)} LIMIT 1"
     facts = checked.facts[0]
     if facts is not None and facts.points and facts.others and engine.fetch(ambiguous).num_rows:
         raise upload.refusal(
