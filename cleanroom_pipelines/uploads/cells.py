@@ -399,7 +399,8 @@ def may_be_odd_sql(cell: str, point: str = "") -> str:
         # Blanks sort before all visible characters. `right` takes twice as long.
         f"OR {cell} < '!' OR substr({cell}, -1) < '!' OR {point} OR length({cell}) <> strlen({cell}) "
         # CASE, because DuckDB may evaluate the sides of AND in any order, also for ids of other lengths.
-        f"OR CASE WHEN strlen({cell}) = {_HASH_LENGTH} THEN contains('{starts}', lower(left({cell}, 2))) ELSE false END"
+        f"OR CASE WHEN strlen({cell}) = {_HASH_LENGTH} THEN contains('{starts}', lower(left({cell}, 2))) "
+        "ELSE false END"
     )
 
 

@@ -293,7 +293,7 @@ def _facts(
     for position, column in enumerate(columns):
         if not column.role.is_id or _is_integer(column) or _is_exact(column):
             continue
-        if assumes_plain and not _is_number(column):
+        if assumes_plain and not column.is_number:
             facts[position] = IdFacts(blanks=False, placeholders=False, assumed=True)
             continue
         ids = f"(SELECT DISTINCT c{position} FROM {raw})" if repeats and not engine.is_cluster else raw
