@@ -153,14 +153,20 @@ def dev(port: int, host: str) -> None:
 @click.option(
     "--no-worker", is_flag=True, help="Start no workers; a Dagster daemon on this home does the pending work."
 )
-def serve(host: str, port: int, no_worker: bool) -> None:
+@click.option("--tls-certificate", type=_FILE, help="PEM file of a certificate chain: serve HTTPS.")
+@click.option("--tls-key", type=_FILE, help="PEM file of its private key.")
+def serve(host: str, port: int, no_worker: bool, tls_certificate: Path | None, tls_key: Path | None) -> None:
     """Start the HTTP server, and workers that do the pending work.
 
     Prints the URL when ready.
     """
+    from cleanroom_pipelines.server.starting import open_tls
     from cleanroom_pipelines.server.starting import serve as start
 
-    start(open_installation(), host, port, worker=not no_worker, on_ready=click.echo)
+    if (tls_certificate is None) != (tls_key is None):
+        raise click.UsageError("Give both --tls-certificate and --tls-key, or neither.")
+    tls = open_tls(tls_certificate, tls_key) if tls_certificate and tls_key else None
+    start(open_installation(), host, port, worker=not no_worker, on_ready=click.echo, tls=tls)
 
 
 @cleanroom.command()

@@ -8,6 +8,7 @@ Keep out: handling requests (`gateway.py`) and the work itself (`runs`).
 import logging
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from functools import lru_cache, partial
+from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -106,7 +108,13 @@ def make_gateway(
 
 
 def serve(
-    installation: Installation, host: str, port: int, *, worker: bool, on_ready: Callable[[str], None]
+    installation: Installation,
+    host: str,
+    port: int,
+    *,
+    worker: bool,
+    on_ready: Callable[[str], None],
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve until the process receives a stop signal.
 
@@ -116,6 +124,7 @@ def serve(
         port: Port to listen on; 0 for a free one.
         worker: Whether to execute pending work in child processes too.
         on_ready: Called with the URL when the server accepts requests.
+        tls: What `open_tls` returned; None for plain HTTP.
 
     Raises:
         ConfigurationError: The address cannot be bound, or a package that the API needs is not installed.
@@ -128,9 +137,9 @@ def serve(
     sys.setswitchinterval(_SECONDS_BEFORE_SWITCH)
     installation.catalog.database.stay_connected()
     installation.audit.stay_connected()
-    server = make_server(make_gateway(installation))
+    server = make_server(make_gateway(installation), tls=tls)
     shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{listening.getsockname()[1]}"
+    url = f"{'http' if tls is None else 'https'}://{shown}:{listening.getsockname()[1]}"
     notifier = Thread(target=_notify_when_ready, args=(server, url, on_ready), daemon=True)
     notifier.start()
     try:
@@ -140,12 +149,37 @@ def serve(
         installation.audit.close()
 
 
-def make_server(gateway: Gateway, *, seconds_to_arrive: float | None = None) -> "uvicorn.Server":
+def open_tls(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Load the certificate and private key of a server that speaks TLS, 1.2 or newer.
+
+    Args:
+        certificate: PEM file with the certificate, followed by those of its issuers.
+        key: PEM file with its private key, which has no password.
+
+    Raises:
+        ConfigurationError: A file cannot be read, or the key does not belong to the certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: "")  # never ask for a password on the terminal
+    except OSError as error:  # of which ssl.SSLError is one
+        raise ConfigurationError(
+            f"The TLS certificate or its key cannot be loaded ({type(error).__name__}).",
+            remedy="Give two readable PEM files: the certificate chain, and its private key without a password.",
+        ) from None
+    return context
+
+
+def make_server(
+    gateway: Gateway, *, seconds_to_arrive: float | None = None, tls: ssl.SSLContext | None = None
+) -> "uvicorn.Server":
     """Build the web server of a gateway, without starting it.
 
     Args:
         gateway: The application.
         seconds_to_arrive: Time limit for the head of a request, and for progress of its body; None for 30.
+        tls: Certificate and key; None for plain HTTP.
     """
     import uvicorn
 
@@ -165,6 +199,7 @@ def make_server(gateway: Gateway, *, seconds_to_arrive: float | None = None) -> 
             http=Protocol,
             h11_max_incomplete_event_size=1 << 17,  # ARNs of 2,048 characters, encoded, and policies' headers
             ws="none",
+            ssl_context_factory=None if tls is None else lambda _, __: tls,
         )
     )
 

@@ -208,7 +208,7 @@ def serving(
     try:
         assert process.stdout is not None
         url = process.stdout.readline().decode().strip()  # nothing, if it ends before it is ready
-        assert url.startswith("http://"), log.read_text(errors="replace")[-2000:]
+        assert url.startswith(("http://", "https://")), log.read_text(errors="replace")[-2000:]
         yield Server(url, home, process, log)
     finally:
         end_with_children(process)
@@ -217,7 +217,13 @@ def serving(
 
 
 def client(
-    url: str | None, party: Party, *, region: str = REGION, service: str = "cleanroomsml", **config: Any
+    url: str | None,
+    party: Party,
+    *,
+    region: str = REGION,
+    service: str = "cleanroomsml",
+    ca: Path | None = None,
+    **config: Any,
 ) -> Any:
     """Return a real client of a party, which ignores the AWS profile of the current user.
 
@@ -226,12 +232,14 @@ def client(
         party: Who calls.
         region: Region of the signature.
         service: Whose model the client has.
+        ca: Certificate that it trusts, if the endpoint speaks TLS.
         **config: Of botocore's `Config`.
     """
     return _session().client(
         service,
         endpoint_url=url,
         region_name=region,
+        verify=None if ca is None else str(ca),
         aws_access_key_id=party.key_id,
         aws_secret_access_key=party.secret,
         config=Config(**({"retries": {"total_max_attempts": 1}} | config)),
