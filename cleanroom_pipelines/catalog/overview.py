@@ -75,6 +75,23 @@ class Overview(Part):
                 (resource_record(row), version_record(version)) for row, version in session.execute(query)
             )
 
+    def failures(self, since: datetime | None = None) -> tuple[Version, ...]:
+        """Return the newest versions that failed, in the order in which they did.
+
+        Args:
+            since: UTC; only versions that failed later. All if not given.
+        """
+        query = (
+            select(VersionRow)
+            .join(ResourceRow, ResourceRow.id == VersionRow.resource_id)
+            .where(is_newest(), VersionRow.status == Status.CREATE_FAILED, ResourceRow.status.not_in(DELETING))
+        )
+        if since is not None:
+            query = query.where(VersionRow.finished_at > since)
+        with self._database.read() as session:
+            rows = session.scalars(query.order_by(VersionRow.finished_at, VersionRow.resource_id))
+            return tuple(version_record(row) for row in rows)
+
     def mark_of_change(self) -> str:
         """Return, at constant cost, a text that changes whenever a resource is created or deleted."""
         newest = (select(func.max(ResourceRow.created_at)).where(ResourceRow.kind == kind) for kind in Kind)

@@ -1,6 +1,6 @@
 """Synchronising the catalogue (resources) and Dagster (runs).
 
-Lives here: the steps of every tick before it starts runs: dead runs, orphans, partitions.
+Lives here: the steps of every tick before it starts runs: dead runs, orphans, partitions, failures.
 Add here when catalogue and Dagster can diverge in another way.
 Keep out: starting runs.
 """
@@ -10,6 +10,7 @@ from datetime import timedelta
 import dagster as dg
 
 from cleanroom_pipelines.catalog import hex_of
+from cleanroom_pipelines.runs.failures import explain_failures
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import KINDS
 from cleanroom_pipelines.runs.seeds import forget_spent_seeds
@@ -48,6 +49,7 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
     catalog.work.settle_orphans()
     forget_spent_seeds(installation)
     _sync_partitions(installation, instance)
+    explain_failures(installation, instance)
 
 
 def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:

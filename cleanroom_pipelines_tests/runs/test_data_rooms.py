@@ -26,7 +26,7 @@ from cleanroom_pipelines.runs.deleting import delete_now
 from cleanroom_pipelines.runs.installation import Settings
 from cleanroom_pipelines.runs.kinds import KINDS
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
-from cleanroom_pipelines.runs.running import load_repository
+from cleanroom_pipelines.runs.code_location import load_repository
 from cleanroom_pipelines.runs.traces import shown_partitions
 from cleanroom_pipelines.storage import ArtifactReference
 
