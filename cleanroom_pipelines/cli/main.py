@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,6 +36,9 @@ from cleanroom_pipelines.cli.retrying import retry
 from cleanroom_pipelines.cli.users import token, user
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.ways_in import acting_for
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.catalog import Catalog
 
 _FILE = click.Path(path_type=Path)
 
@@ -171,7 +174,8 @@ def serve(host: str, port: int, no_worker: bool) -> None:
 def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
     """Create and update the resources declared in FILE.
 
-    These are parties, training datasets, audience models and refreshes, configured models, jobs and exports.
+    These are parties, training datasets, audience models and refreshes, configured models, jobs and exports. Tables
+    and seeds that are new or changed are checked first. With --run, the exit code is 2 if any of the work failed.
     """
     from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 
@@ -184,6 +188,7 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
         new_slot=lambda: installation.token_hex(12),
         sources_of=installation.sources_of,
         dry_run=dry_run,
+        check_tables=True,
     )
     if run and not dry_run:
         from cleanroom_pipelines.cli.watching import run_pending_watched
@@ -191,11 +196,33 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
         run_pending_watched(installation)
     if as_json:
         print_json([vars(change) for change in changes])
-        return
-    for change in changes:
-        verb = {"create": "would create", "update": "would update", "keep": "keeps"} if dry_run else {}
-        action = verb.get(change.action, {"create": "created", "update": "updated", "keep": "kept"}[change.action])
-        click.echo(f"{action} {change.kind.words} {change.name!r} {change.id}".rstrip())
+    else:
+        for change in changes:
+            click.echo(
+                f"{_action_of(change.action, dry_run)} {change.kind.words} {change.name!r} {change.id}".rstrip()
+            )
+    if run and not dry_run:
+        _raise_on_failure(installation.catalog, [change.id for change in changes])
+
+
+def _action_of(action: str, dry_run: bool) -> str:
+    if dry_run:
+        return {"create": "would create", "update": "would update", "keep": "keeps"}[action]
+    return {"create": "created", "update": "updated", "keep": "kept"}[action]
+
+
+def _raise_on_failure(catalog: "Catalog", ids: list[str]) -> None:
+    """Raise an error with the first reason if the work on any of these resources failed."""
+    from cleanroom_pipelines.runs.failures import failure_of
+
+    records = [record for key in ids if (record := catalog.resources.find(key)) is not None]
+    failures = [failure for record in records if (failure := failure_of(catalog, record.kind, record.id))]
+    if failures:
+        first = failures[0].root
+        raise CleanroomError(
+            f"{len(failures)} of {len(records)} declared resources failed. The {first.kind.words} {first.name!r} "
+            f"failed: {failures[0].reason}"
+        )
 
 
 @cleanroom.command()
