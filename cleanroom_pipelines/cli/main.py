@@ -174,7 +174,7 @@ def serve(host: str, port: int, no_worker: bool) -> None:
 def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
     """Create and update the resources declared in FILE.
 
-    These are parties, training datasets, audience models and refreshes, configured models, jobs and exports. Tables
+    These are parties, training datasets, models, refreshes, configured models, jobs and exports. Tables
     and seeds that are new or changed are checked first. With --run, the exit code is 2 if any of the work failed.
     """
     from cleanroom_pipelines.declarations import apply_declaration, read_declaration

@@ -5,7 +5,7 @@ Add here when a version can fail in another way.
 Keep out: what a run reports about its own failure (defs.materializing), and retries (catalog).
 
 Dagster shows a partition as failed if its newest run failed. A version can also fail without a run: its parent
-failed, it was cancelled while it waited, or its process died. Each such version gets a run that has failed, with an
+failed, it was cancelled while it waited, or its process died. Each such version gets a failed run, with an
 id derived from the attempt, so that processes that look at the same time record it once.
 """
 
