@@ -26,13 +26,13 @@ from cleanroom_pipelines.cli.console import (
     print_json,
     progress_bar,
     readers_may_leave,
-    table,
 )
 from cleanroom_pipelines.cli.deleting import delete, resource_of
 from cleanroom_pipelines.cli.ledgers import ledger
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
 from cleanroom_pipelines.cli.recovering import recover
 from cleanroom_pipelines.cli.retrying import retry
+from cleanroom_pipelines.cli.status import status
 from cleanroom_pipelines.cli.users import token, user
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.ways_in import acting_for
@@ -103,7 +103,7 @@ def _run(arguments: list[str]) -> int:
 
 for group in (account, audit, benchmark, bucket, collaboration, template, token, user):
     cleanroom.add_command(group)
-for command in (algebra, delete, export, ledger, recover, retry):
+for command in (algebra, delete, export, ledger, recover, retry, status):
     cleanroom.add_command(command)
 
 
@@ -213,7 +213,7 @@ def _action_of(action: str, dry_run: bool) -> str:
 
 def _raise_on_failure(catalog: "Catalog", ids: list[str]) -> None:
     """Raise an error with the first reason if the work on any of these resources failed."""
-    from cleanroom_pipelines.runs.failures import failure_of
+    from cleanroom_pipelines.runs.reasons import failure_of
 
     records = [record for key in ids if (record := catalog.resources.find(key)) is not None]
     failures = [failure for record in records if (failure := failure_of(catalog, record.kind, record.id))]
@@ -241,58 +241,6 @@ def run(max_seconds: float | None, wait: bool) -> None:
     click.echo(f"Finished {n_runs} {'run' if n_runs == 1 else 'runs'}.")
     if sentence := unfinished_sentence(installation.catalog):
         click.echo(sentence)
-
-
-@cleanroom.command()
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def status(as_json: bool) -> None:
-    """List all resources with status and progress."""
-    from cleanroom_pipelines.catalog import Kind
-
-    catalog = open_installation().catalog
-    catalog.resources.check_file()
-    rows: list[dict[str, Any]] = []
-    stages = catalog.work.stages()
-    for kind in Kind:
-        for record, newest in catalog.resources.with_newest(kind):
-            stage = stages.get((record.id, newest.number))
-            rows.append(
-                {
-                    "kind": kind.words,
-                    "name": record.name,
-                    "id": record.id,
-                    "status": record.status,
-                    "status_code": record.status_code,
-                    "message": record.status_message or newest.summary.get("sentence", ""),
-                    "version": newest.number,
-                    "version_status": newest.status,
-                    "progress": newest.progress,
-                    "stage": stage.words if stage else "",
-                    "place": stage.place if stage else None,
-                }
-            )
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo("Nothing exists yet. Start with `cleanroom demo`, or `cleanroom apply FILE.yaml`.")
-        return
-    table(
-        "",
-        ["kind", "name", "partition", "status", ""],
-        [[row["kind"], row["name"], row["id"], _status_of(row), row["message"] or ""] for row in rows],
-    )
-
-
-def _status_of(row: dict[str, Any]) -> str:
-    from cleanroom_pipelines.catalog import Stage
-
-    if row["stage"]:
-        stage = Stage(row["stage"], row["progress"], row["place"])
-        return f"{row['status']} (version {row['version']}: {stage})"
-    if row["version_status"] != row["status"]:
-        return f"{row['status']} (version {row['version']}: {row['version_status']})"
-    return f"{row['status']} {row['status_code'] or ''}".rstrip()
 
 
 @cleanroom.command()

@@ -12,11 +12,12 @@ import dagster as dg
 
 from cleanroom_pipelines.defs.pages import metadata_of, report_of
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError
+from cleanroom_pipelines.runs import failures
 from cleanroom_pipelines.runs.building import AssetResult
-from cleanroom_pipelines.runs.failures import failure_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
 from cleanroom_pipelines.runs.labels import EXPLAINED_TAG
+from cleanroom_pipelines.runs.reasons import failure_of
 from cleanroom_pipelines.runs.running import run_of
 from cleanroom_pipelines.runs.work import without_data
 
@@ -108,9 +109,11 @@ def _explain(
     if failure is None or isinstance(error, ClaimLostError):  # the version did not fail, only this run did
         reason = {"reason": str(error)}
         return Failed(description=str(error), metadata=reason, allow_retries=False)
-    for observation in failure.observations(report):
+    for observation in failures.observations(failure, report):
         context.log_event(observation)
     context.instance.add_run_tags(context.run.run_id, {EXPLAINED_TAG: failure.version.run_key})
     return Failed(
-        description=failure.sentence, metadata={**failure.metadata, **(report or {})}, allow_retries=False
+        description=failure.sentence,
+        metadata={**failures.metadata_of(failure), **(report or {})},
+        allow_retries=False,
     )

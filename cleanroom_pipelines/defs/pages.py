@@ -15,9 +15,9 @@ import dagster as dg
 from cleanroom_pipelines.catalog import RECORDS, Resource
 from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.runs.building import AssetResult
-from cleanroom_pipelines.runs.failures import escaped, link_to
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
+from cleanroom_pipelines.runs.reasons import escaped, link_to
 
 Metadata = dict[str, Any]
 

@@ -6,16 +6,18 @@ Keep out: reading the situation (runs.situation).
 """
 
 import hashlib
+import textwrap
 
 import dagster as dg
 
 from cleanroom_pipelines.defs.pages import Metadata
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs.failures import escaped, link_to
+from cleanroom_pipelines.runs.reasons import escaped, link_to
 from cleanroom_pipelines.runs.situation import Situation, situation_of
 from cleanroom_pipelines.runs.work import without_data
 
 _TICK_SECONDS = 15
+_LINE = 60
 
 
 @dg.asset(group_name="start", kinds={"duckdb"}, owners=["team:publisher"])
@@ -29,10 +31,9 @@ def page_of(situation: Situation) -> Metadata:
     """Metadata of the start page, the most urgent first."""
     page: Metadata = {"summary": dg.MetadataValue.md(f"**{escaped(situation.headline)}**")}
     for number, problem in enumerate(situation.problems, start=1):
-        others = f" {len(problem.others)} others failed because of it." if problem.others else ""
         page[f"failed {number}"] = dg.MetadataValue.md(
-            f"**{problem.first.kind.words} {link_to(problem.first)}**: {escaped(problem.reason)}{others} "
-            f"Then click *Materialize* on its page, or run `{problem.command}`."
+            f"**{problem.first.kind.words} {link_to(problem.first)}**  \n{_wrapped(problem.reason + problem.consequences)}  \n"
+            f"Then click *Materialize* on its page, or run  \n`{problem.command}`"
         )
     page["running"] = _lines([f"{link_to(each.record)}: {escaped(each.stage)}" for each in situation.running])
     page["waiting"] = _lines([f"{link_to(each.record)}: {escaped(each.stage)}" for each in situation.waiting])
@@ -75,6 +76,11 @@ def start_page(context: dg.SensorEvaluationContext, installation: InstallationRe
         return dg.SensorResult(skip_reason=dg.SkipReason(f"Nothing has changed. {situation.headline}"))
     event = dg.AssetMaterialization("clean_room", metadata=page_of(situation), description=situation.headline)
     return dg.SensorResult(asset_events=[event], cursor=mark, skip_reason=dg.SkipReason(situation.headline))
+
+
+def _wrapped(text: str) -> str:
+    """Break long lines: Dagster's table of metadata does not."""
+    return "  \n".join(escaped(line) for line in textwrap.wrap(text, _LINE))
 
 
 def _lines(lines: list[str]) -> dg.MetadataValue:

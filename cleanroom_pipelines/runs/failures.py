@@ -1,8 +1,8 @@
 """Failures in Dagster: why a version failed, on the page of its partition.
 
-Lives here: the reason and the remedy of a failed version, and failed runs for versions that failed without a run.
-Add here when a version can fail in another way.
-Keep out: what a run reports about its own failure (defs.materializing), and retries (catalog).
+Lives here: the events about a failed version, and failed runs for versions that failed without a run.
+Add here when Dagster must show something else about a failure.
+Keep out: finding the reason (reasons.py), and what a run reports about its own failure (defs.materializing).
 
 Dagster shows a partition as failed if its newest run failed. A version can also fail without a run: its parent
 failed, it was cancelled while it waited, or its process died. Each such version gets a failed run, with an
@@ -11,7 +11,6 @@ id derived from the attempt, so that processes that look at the same time record
 
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,12 +18,12 @@ import dagster as dg
 from dagster._core.errors import DagsterRunAlreadyExists
 from dagster._core.events import AssetObservationData, DagsterEvent, DagsterEventType
 
-from cleanroom_pipelines.catalog import RECORDS, Catalog, Kind, Resource, Status, Version
-from cleanroom_pipelines.errors import NotFoundError, StatusCode
+from cleanroom_pipelines.catalog import Version
 from cleanroom_pipelines.runs.code_location import load_repository, origin_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.labels import EXPLAINED_TAG, PARTITION_TAG, tags_of
+from cleanroom_pipelines.runs.reasons import Failure, failure_of, link_to
 from cleanroom_pipelines.runs.traces import add_partitions
 
 Metadata = dict[str, Any]
@@ -33,80 +32,31 @@ Metadata = dict[str, Any]
 _OVERLAP = timedelta(minutes=10)
 _MOST_PER_TICK = 200
 _OWN_RUN = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-_DATA_CODES = (
-    StatusCode.TRAINING_DATA_NOT_FOUND,
-    StatusCode.TRAINING_DATA_INVALID,
-    StatusCode.TRAINING_DATA_TOO_SMALL,
-)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a version failed, for the pages of its partition.
+def metadata_of(failure: Failure) -> Metadata:
+    """Return the first entries of every page about a failure, as text, which Dagster shows without a click."""
+    version = failure.version
+    return {
+        "reason": failure.sentence,
+        "what to do": failure.remedy,
+        "status": f"version {version.number}: {version.status} ({version.status_code})",
+        "failed first": dg.MetadataValue.md(link_to(failure.root)),
+    }
+
+
+def observations(failure: Failure, more: Mapping[str, Any] | None = None) -> Iterator[dg.AssetObservation]:
+    """Yield an event about a failure for the partition of each asset of the resource.
 
     Args:
-        record: The resource.
-        version: Its newest version, which failed.
-        root: The resource whose failure is the cause; the same one unless a parent failed.
-        reason: What happened and what to do, without data.
+        failure: The failure.
+        more: Metadata to add, such as a validation report.
     """
-
-    record: Resource
-    version: Version
-    root: Resource
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        """The reason; for a failed parent with the parent's name in front."""
-        if self.root.id == self.record.id:
-            return self.reason
-        return f"The {self.root.kind.words} '{self.root.name}' failed: {self.reason}"
-
-    @property
-    def remedy(self) -> str:
-        """How to go on once the problem is solved: a click and a command."""
-        here, command = f"this {self.record.kind.words}", f"cleanroom retry {self.record.id}"
-        if self.root.id != self.record.id:
-            here = f"the {self.root.kind.words} '{self.root.name}' and, once that is done, on {here}"
-            command = "cleanroom retry --failed"
-        return f"Solve the problem. Then click Materialize on {here}, or run `{command}`."
-
-    @property
-    def metadata(self) -> Metadata:
-        """The first entries of every page about this failure, as text, which Dagster shows without a click."""
-        return {
-            "reason": self.sentence,
-            "what to do": self.remedy,
-            "status": f"version {self.version.number}: {self.version.status} ({self.version.status_code})",
-            "failed first": dg.MetadataValue.md(link_to(self.root)),
-        }
-
-    def observations(self, more: Mapping[str, Any] | None = None) -> Iterator[dg.AssetObservation]:
-        """Yield an event for the partition of each asset of this resource.
-
-        Args:
-            more: Metadata to add, such as a validation report.
-        """
-        for asset in ASSETS_OF[self.record.kind]:
-            yield dg.AssetObservation(
-                asset,
-                description=self.sentence,
-                metadata={**self.metadata, **(more or {})},
-                partition=self.record.id,
-            )
-
-
-def failure_of(catalog: Catalog, kind: Kind, partition: str) -> Failure | None:
-    """Return why a resource's newest version failed, or None if it did not fail or does not exist."""
-    try:
-        record, version = catalog.get(RECORDS[kind], partition), catalog.resources.newest_version(kind, partition)
-        if version.status is not Status.CREATE_FAILED:
-            return None
-        root, cause = _root_of(catalog, record, version)
-    except NotFoundError:
-        return None
-    return Failure(record, version, root, cause.status_message or "The work failed.")
+    metadata = {**metadata_of(failure), **(more or {})}
+    for asset in ASSETS_OF[failure.record.kind]:
+        yield dg.AssetObservation(
+            asset, description=failure.sentence, metadata=metadata, partition=failure.record.id
+        )
 
 
 def explain_failures(installation: Installation, instance: dg.DagsterInstance) -> int:
@@ -126,28 +76,6 @@ def explain_failures(installation: Installation, instance: dg.DagsterInstance) -
     if newest and newest != seen:
         storage.set_cursor_values({key: newest.astimezone(UTC).isoformat()})
     return n_explained
-
-
-def link_to(record: Resource) -> str:
-    """Return a Markdown link to the partition's page of a resource."""
-    return f"[{escaped(record.name)}](/assets/{ASSETS_OF[record.kind][-1]}?view=partitions&partition={record.id})"
-
-
-def escaped(text: str) -> str:
-    """Escape user-supplied text for Markdown."""
-    return "".join(f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~" else character for character in text)
-
-
-def _root_of(catalog: Catalog, record: Resource, version: Version) -> tuple[Resource, Version]:
-    """Return the resource whose failure made this one fail, and its failed version."""
-    while record.parent_kind is not None and record.parent_id is not None:
-        if version.status_code not in (StatusCode.PARENT_NOT_ACTIVE, *_DATA_CODES):
-            break
-        above = catalog.resources.newest_version(record.parent_kind, record.parent_id)
-        if above.status is not Status.CREATE_FAILED:
-            break
-        record, version = catalog.get(RECORDS[record.parent_kind], record.parent_id), above
-    return record, version
 
 
 def _explain(installation: Installation, instance: dg.DagsterInstance, version: Version) -> bool:
@@ -190,7 +118,7 @@ def _record_failed_run(installation: Installation, instance: dg.DagsterInstance,
 
 
 def _report(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: Failure) -> None:
-    for observation in failure.observations():
+    for observation in observations(failure):
         event = DagsterEvent(
             event_type_value=DagsterEventType.ASSET_OBSERVATION.value,
             job_name=run.job_name,

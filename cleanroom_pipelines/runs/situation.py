@@ -13,8 +13,8 @@ from typing import Any
 
 from cleanroom_pipelines.catalog import Kind, Resource, Status
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
-from cleanroom_pipelines.runs.failures import Failure, failure_of
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.reasons import Failure, failure_of
 
 _MOST_ROWS = 50
 _WEEK = timedelta(days=7)
@@ -37,6 +37,14 @@ class Problem:
     reason: str
     others: tuple[Resource, ...]
     command: str
+
+    @property
+    def consequences(self) -> str:
+        """A sentence about the others; empty if there are none."""
+        n_others = len(self.others)
+        if not n_others:
+            return ""
+        return f" {n_others} other {'resource' if n_others == 1 else 'resources'} failed because of it."
 
 
 @dataclass(frozen=True)
