@@ -97,17 +97,16 @@ def _print(installation: "Installation", rows: list[dict[str, Any]], *, is_filte
     if sys.stdout.isatty():
         table("", list(_COLUMNS), cells)
         return
-    for line in ([*_COLUMNS], *cells):
-        click.echo("\t".join(line))
+    for row_cells in (list(_COLUMNS), *cells):
+        click.echo("\t".join(row_cells))
 
 
 def _lines_of(situation: "Situation") -> list[str]:
     """Return the situation as lines of text, the most urgent first."""
     lines = [situation.headline]
     for problem in situation.problems:
-        lines.append(
-            f"failed: {problem.first.kind.words} {problem.first.name!r}: {problem.reason}{problem.consequences}"
-        )
+        what = f"{problem.first.kind.words} {problem.first.name!r}"
+        lines.append(f"failed: {what}: {problem.reason}{problem.consequences}")
         lines.append(f"    Solve the problem, then run: {problem.command}")
     lines += [
         f"running: {each.record.kind.words} {each.record.name!r}: {each.stage}" for each in situation.running

@@ -77,6 +77,8 @@ def materialize(
 def _raise_if_failed(context: dg.AssetExecutionContext, installation: Installation, made: AssetResult) -> None:
     """Fail the run if the version failed: in this run, which has a report, or earlier."""
     kind = ASSETS[made.asset].kind
+    if made.failure is None:
+        installation.catalog.work.settle_orphans()  # it may wait for a parent that has failed
     if failure_of(installation.catalog, kind, made.partition) is None and made.failure is None:
         return
     with without_data():
@@ -112,8 +114,5 @@ def _explain(
     for observation in failures.observations(failure, report):
         context.log_event(observation)
     context.instance.add_run_tags(context.run.run_id, {EXPLAINED_TAG: failure.version.run_key})
-    return Failed(
-        description=failure.sentence,
-        metadata={**failures.metadata_of(failure), **(report or {})},
-        allow_retries=False,
-    )
+    metadata = {**failures.metadata_of(failure), **(report or {})}
+    return Failed(description=failure.sentence, metadata=metadata, allow_retries=False)

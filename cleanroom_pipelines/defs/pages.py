@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import RECORDS, Resource
+from cleanroom_pipelines.catalog import RECORDS, AudienceModel, Resource
 from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.installation import Installation
@@ -107,6 +107,8 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     if table := training["profile"].get("users_table"):
         share = table["n_matched_users"] / training["n_users"]
         page["users with a row in the users table"] = f"{table['n_matched_users']:,} ({share:.0%})"
+    if isinstance(record, AudienceModel) and record.next_refresh_at is not None:
+        page["next refresh"] = f"{record.next_refresh_at:%Y-%m-%d %H:%M} UTC"
     page["warnings"] = dg.MetadataValue.md(_list_markdown(training["warnings"]))
     page["seconds by stage"] = _seconds_table(training["timing_seconds"])
     return page

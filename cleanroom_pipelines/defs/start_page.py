@@ -29,10 +29,11 @@ def clean_room(installation: InstallationResource) -> dg.MaterializeResult:  # t
 
 def page_of(situation: Situation) -> Metadata:
     """Metadata of the start page, the most urgent first."""
-    page: Metadata = {"summary": dg.MetadataValue.md(f"**{escaped(situation.headline)}**")}
+    page: Metadata = {"summary": dg.MetadataValue.md(f"**{situation.headline}**")}
     for number, problem in enumerate(situation.problems, start=1):
+        reason = _wrapped(problem.reason + problem.consequences)
         page[f"failed {number}"] = dg.MetadataValue.md(
-            f"**{problem.first.kind.words} {link_to(problem.first)}**  \n{_wrapped(problem.reason + problem.consequences)}  \n"
+            f"**{problem.first.kind.words} {link_to(problem.first)}**  \n{reason}  \n"
             f"Then click *Materialize* on its page, or run  \n`{problem.command}`"
         )
     page["running"] = _lines([f"{link_to(each.record)}: {escaped(each.stage)}" for each in situation.running])

@@ -85,6 +85,8 @@ def _explain(installation: Installation, instance: dg.DagsterInstance, version: 
     failure = failure_of(installation.catalog, version.kind, version.resource_id)
     if failure is None:
         return False
+    if instance.get_runs(dg.RunsFilter(tags={EXPLAINED_TAG: version.run_key}), limit=1):
+        return False
     if run is None or run.status not in _OWN_RUN:
         return _record_failed_run(installation, instance, failure)
     _report(instance, run, failure)

@@ -1,7 +1,7 @@
 """What Dagster shows is what is true.
 
-Contract: a version that failed is never a materialisation. Its partition is failed in Dagster, with the reason as an
-event, whether a run failed, its parent failed, or it was cancelled before it ran. A run with nothing to do leaves
+Contract: a version that failed is never a materialisation. Its partition is failed in Dagster, with the reason as
+an event, whether a run failed, its parent failed, or it was cancelled before it ran. A run with nothing to do leaves
 that as it is. Our own errors are never masked. Runs of workers carry their code location and names.
 """
 
@@ -132,10 +132,12 @@ def test_cancelled_work_that_never_ran_says_so(trained: Shell) -> None:
 
 
 def test_runs_of_a_worker_carry_code_location_and_names(broken: Shell) -> None:
-    for run in broken.instance.get_runs():
+    label = {".dagster/repository": f"__repository__@{CODE_LOCATION}"}
+    runs = broken.instance.get_runs()
+    assert len(broken.instance.get_runs(dg.RunsFilter(tags=label))) == len(runs) == 5
+    for run in runs:
         assert run.remote_job_origin is not None
         assert run.remote_job_origin.location_name == CODE_LOCATION
-        assert run.tags[".dagster/repository"] == f"__repository__@{CODE_LOCATION}"
         assert run.tags["cleanroom/requested_by"] == "operator"
         assert run.tags["cleanroom/way_in"] == "apply"
         assert run.tags["cleanroom/name"].startswith((worlds.DATASET[:4], worlds.JOB))
@@ -148,7 +150,7 @@ def test_start_page_names_cause_and_remedy_and_is_renewed_after_a_change(broken:
     first = tick(broken, "start_page")
     (event,) = first.asset_events
     page = {name: value.value for name, value in event.metadata.items()}
-    assert page["summary"] == "**5 failed, 0 running, 0 waiting\\.**"
+    assert page["summary"] == "**5 failed, 0 running, 0 waiting.**"
     assert "lacks the declared column" in page["failed 1"].replace("  \n", " ")
     second = tick(broken, "start_page", cursor=first.cursor)
     assert second.asset_events == []
