@@ -15,10 +15,13 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 CODE_LOCATION = "cleanroom_pipelines.definitions"
 _REPOSITORY = "__repository__"
+LOCATION_TAGS = {REPOSITORY_LABEL_TAG: f"{_REPOSITORY}@{CODE_LOCATION}"}
+"""The tag that Dagster gives to runs of this code location when it launches them itself."""
 
 
 @cache

@@ -11,11 +11,10 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 import dagster as dg
-from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
 from cleanroom_pipelines.catalog import Catalog, Kind, Lane, Version
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
-from cleanroom_pipelines.runs.code_location import load_repository, origin_of
+from cleanroom_pipelines.runs.code_location import LOCATION_TAGS, load_repository, origin_of
 from cleanroom_pipelines.runs.deleting import delete_pending
 from cleanroom_pipelines.runs.inbox import close_all_drops, recover_drops
 from cleanroom_pipelines.runs.installation import Installation
@@ -107,7 +106,9 @@ def run_pending(
                 partition_key=version.resource_id,
                 instance=instance,
                 raise_on_error=False,
-                tags=tags_of(installation.catalog, version) | ({WORKER_TAG: worker} if worker else {}),
+                tags=tags_of(installation.catalog, version)
+                | LOCATION_TAGS
+                | ({WORKER_TAG: worker} if worker else {}),
                 # Dagster logs a stack trace for each error; the caller reports the failure instead
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
@@ -218,9 +219,7 @@ def _complete_record(
     """Add what a run lacks to be found: a worker's run its code location, a manually started run its tags."""
     tags = dict[str, str]()
     if run.remote_job_origin is None:
-        origin = origin_of(run.job_name)
-        instance.run_storage.replace_job_origin(run, origin)
-        tags[REPOSITORY_LABEL_TAG] = origin.repository_origin.get_label()
+        instance.run_storage.replace_job_origin(run, origin_of(run.job_name))
     partition = run.tags.get(PARTITION_TAG)
     if kind is not None and partition is not None and VERSION_TAG not in run.tags:
         with suppress(NotFoundError):  # a step reports it

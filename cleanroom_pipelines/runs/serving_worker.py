@@ -23,7 +23,7 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.runs.code_location import load_repository
+from cleanroom_pipelines.runs.code_location import LOCATION_TAGS, load_repository
 from cleanroom_pipelines.runs.dagster_home import dagster_instance
 from cleanroom_pipelines.runs.deleting import delete_pending
 from cleanroom_pipelines.runs.inbox import close_all_drops, recover_drops
@@ -136,7 +136,7 @@ class Rounds:
         load_repository().get_job(SCORING_JOB).execute_in_process(
             instance=self._instance,
             raise_on_error=False,
-            tags={WORKER_TAG: self._worker},
+            tags={WORKER_TAG: self._worker} | LOCATION_TAGS,
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
         )
 

@@ -1,7 +1,7 @@
 """What Dagster shows is what is true.
 
 Contract: a version that failed is never a materialisation. Its partition is failed in Dagster, with the reason as
-an event, whether a run failed, its parent failed, or it was cancelled before it ran. A run with nothing to do leaves
+an event: when a run failed, its parent failed, or it was cancelled before it ran. A run with nothing to do leaves
 that as it is. Our own errors are never masked. Runs of workers carry their code location and names.
 """
 
