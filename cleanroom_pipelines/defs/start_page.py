@@ -16,7 +16,7 @@ from cleanroom_pipelines.runs.reasons import escaped, link_to
 from cleanroom_pipelines.runs.situation import Situation, situation_of
 from cleanroom_pipelines.runs.work import without_data
 
-_TICK_SECONDS = 15
+_TICK_SECONDS = 30
 _LINE = 60
 
 
@@ -63,6 +63,14 @@ def page_of(situation: Situation) -> Metadata:
     return page
 
 
+@dg.asset_check(asset=clean_room)
+def nothing_failed(installation: InstallationResource) -> dg.AssetCheckResult:
+    """No resource's newest version failed."""
+    with without_data():
+        situation = situation_of(installation.open())
+    return dg.AssetCheckResult(passed=not situation.n_failed, description=situation.headline)
+
+
 @dg.sensor(
     description="Renews the start page, the asset clean_room, when something has changed.",
     minimum_interval_seconds=_TICK_SECONDS,
@@ -76,7 +84,13 @@ def start_page(context: dg.SensorEvaluationContext, installation: InstallationRe
     if mark == context.cursor:
         return dg.SensorResult(skip_reason=dg.SkipReason(f"Nothing has changed. {situation.headline}"))
     event = dg.AssetMaterialization("clean_room", metadata=page_of(situation), description=situation.headline)
-    return dg.SensorResult(asset_events=[event], cursor=mark, skip_reason=dg.SkipReason(situation.headline))
+    check = dg.AssetCheckEvaluation(
+        dg.AssetKey("clean_room"),
+        nothing_failed.check_key.name,
+        passed=not situation.n_failed,
+        description=situation.headline,
+    )
+    return dg.SensorResult(asset_events=[event, check], cursor=mark, skip_reason=dg.SkipReason(situation.headline))
 
 
 def _wrapped(text: str) -> str:

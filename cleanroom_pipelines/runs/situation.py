@@ -6,17 +6,18 @@ Keep out: how it is shown (defs.start_page, cli.status).
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from cleanroom_pipelines.catalog import Kind, Resource, Status
+from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Status, Version
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.reasons import Failure, failure_of
 
 _MOST_ROWS = 50
+_MOST_FAILURES = 100
 _WEEK = timedelta(days=7)
 _TENTHS = 10
 _FULL_SHARE = 0.1
@@ -77,7 +78,8 @@ class Situation:
     """What an operator needs to know at a glance.
 
     Args:
-        problems: What failed and why.
+        n_failed: The number of resources whose newest version failed.
+        problems: What failed and why, newest first.
         running: What runs.
         waiting: What waits, and for what.
         refreshes: Models with their next refresh, soonest first, and whether it is overdue.
@@ -88,6 +90,7 @@ class Situation:
         total_bytes: Size of that disk.
     """
 
+    n_failed: int
     problems: tuple[Problem, ...]
     running: tuple[Open, ...]
     waiting: tuple[Open, ...]
@@ -101,9 +104,8 @@ class Situation:
     @property
     def headline(self) -> str:
         """The situation in one sentence."""
-        n_failed = sum(1 + len(problem.others) for problem in self.problems)
-        parts = [f"{n_failed} failed", f"{len(self.running)} running", f"{len(self.waiting)} waiting"]
-        if not n_failed and not self.running and not self.waiting:
+        parts = [f"{self.n_failed} failed", f"{len(self.running)} running", f"{len(self.waiting)} waiting"]
+        if not self.n_failed and not self.running and not self.waiting:
             parts = ["Everything is done; nothing failed"]
         if self.is_disk_full:
             parts.append("the disk is almost full")
@@ -125,6 +127,7 @@ def situation_of(installation: Installation) -> Situation:
     """Read the situation; the cost depends on what failed, is open or is recent, not on the history."""
     catalog = installation.catalog
     running, waiting = _open_work(installation)
+    failed = catalog.resources.failures()
     now, usage = installation.clock(), shutil.disk_usage(installation.home.root)
     budgets = dict[str, tuple[float, float]]()
     for pair in catalog.pairs.all()[:_MOST_ROWS]:
@@ -133,7 +136,8 @@ def situation_of(installation: Installation) -> Situation:
         budgets[" + ".join(names)] = (ledger.left / _TENTHS, ledger.total / _TENTHS)
     models = catalog.resources.coming_refreshes(_MOST_ROWS)
     return Situation(
-        problems=_problems(installation),
+        n_failed=len(failed),
+        problems=_problems(catalog, failed[-_MOST_FAILURES:]),
         running=running,
         waiting=waiting,
         refreshes=tuple(
@@ -169,10 +173,10 @@ def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> s
     return f"{', '.join(changes)} since the version before." if changes else ""
 
 
-def _problems(installation: Installation) -> tuple[Problem, ...]:
+def _problems(catalog: Catalog, failed: Sequence[Version]) -> tuple[Problem, ...]:
     """Group failures by their cause, newest first."""
-    catalog, groups = installation.catalog, dict[str, list[Failure]]()
-    for version in reversed(catalog.resources.failures()):
+    groups = dict[str, list[Failure]]()
+    for version in reversed(failed):
         if (failure := failure_of(catalog, version.kind, version.resource_id)) is not None:
             groups.setdefault(failure.root.id, []).append(failure)
     return tuple(_problem_of(failures) for failures in list(groups.values())[:_MOST_ROWS])

@@ -148,12 +148,13 @@ def test_start_page_names_cause_and_remedy_and_is_renewed_after_a_change(broken:
     assert (problem.first.name, problem.command) == (worlds.DATASET, "cleanroom retry --failed")
     assert len(problem.others) == 4
     first = tick(broken, "start_page")
-    (event,) = first.asset_events
+    event, check = first.asset_events
+    assert not check.passed
     page = {name: value.value for name, value in event.metadata.items()}
     assert page["summary"] == "**5 failed, 0 running, 0 waiting.**"
     assert "lacks the declared column" in page["failed 1"].replace("  \n", " ")
     second = tick(broken, "start_page", cursor=first.cursor)
     assert second.asset_events == []
     broken.installation.catalog.work.retry(Kind.TRAINING_DATASET, broken.partition("training_dataset"))
-    (event,) = tick(broken, "start_page", cursor=second.cursor).asset_events
+    event, _ = tick(broken, "start_page", cursor=second.cursor).asset_events
     assert "4 failed, 0 running, 1 waiting" in str(event.metadata["summary"].value)
