@@ -661,8 +661,14 @@ def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
-    """Return the declared window or, for a refresh with its own length, that length before the data's end."""
-    if seconds := version.params.get("window_seconds"):
+    """Return the declared window, or the length that refreshes use, before the data's end.
+
+    The first model uses that length too, unless a window is declared: otherwise its first refresh loses users.
+    """
+    seconds = version.params.get("window_seconds")
+    if seconds is None and model.window_start is None and model.window_end is None:
+        seconds = model.refresh_window_seconds
+    if seconds:
         return {"start": None, "end": None, "seconds": seconds}
     return {"start": model.window_start, "end": model.window_end, "seconds": None}
 

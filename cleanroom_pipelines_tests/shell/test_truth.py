@@ -13,10 +13,11 @@ import pytest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.runs.code_location import CODE_LOCATION
 from cleanroom_pipelines.runs.failures import explain_failures
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
-from cleanroom_pipelines.runs.situation import situation_of
+from cleanroom_pipelines.runs.situation import drift_of, situation_of
 
 from .. import worlds
 from .conftest import Shell, repository
@@ -158,3 +159,26 @@ def test_start_page_names_cause_and_remedy_and_is_renewed_after_a_change(broken:
     broken.installation.catalog.work.retry(Kind.TRAINING_DATASET, broken.partition("training_dataset"))
     event, _ = tick(broken, "start_page", cursor=second.cursor).asset_events
     assert "4 failed, 0 running, 1 waiting" in str(event.metadata["summary"].value)
+
+
+def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
+    new_shell: Callable[[str], Shell], world: worlds.World, tmp_path: Path
+) -> None:
+    shell, table = new_shell("room"), worlds.write_events(tmp_path / "events.parquet", worlds.events())
+    refresh = {"refresh": {"every": "7d", "window": "30d"}}
+    worlds.apply(
+        shell.installation, worlds.declare(tmp_path / "c.yaml", interactions=table, seed=None, model=refresh)
+    )
+    shell.run_pending()
+    model = shell.partition("audience_model")
+    _, documents = newest_artifact(shell.installation, Kind.AUDIENCE_MODEL, model, "audience_model")
+    training = documents["training"]
+    assert training["last_time"] - training["first_time"] <= 30 * 86_400
+    assert drift_of(shell.installation, model) == ""
+    few = [row for row in worlds.events() if row[0] < worlds.user(150)]
+    worlds.write_events(table, few)
+    shell.installation.catalog.work.request_refresh(model)
+    shell.run_pending()
+    sentence = drift_of(shell.installation, model)
+    assert sentence == "300 → 150 users since the version before."
+    assert any(sentence in line for line in situation_of(shell.installation).drift)
