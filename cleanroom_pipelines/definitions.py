@@ -1,4 +1,4 @@
-"""The Dagster entry point: loads everything in `defs`."""
+"""The entry point for Dagster: loads all definitions in `defs`."""
 
 import warnings
 from pathlib import Path

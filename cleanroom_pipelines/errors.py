@@ -10,7 +10,7 @@ from typing import Any
 
 
 class StatusCode(StrEnum):
-    """The reason a resource is CREATE_FAILED: a closed list whose codes never change their meaning.
+    """Codes for why building a resource failed (CREATE_FAILED); their meaning never changes.
 
     Source: `statusDetails.statusCode` of the AWS Clean Rooms ML API, which publishes no list of its own.
     """
@@ -89,7 +89,7 @@ class InputError(CleanroomError, ValueError):
 
 
 class TrainingDataError(InputError):
-    """The interactions table cannot be used."""
+    """The training data (interactions table) cannot be used."""
 
     status_code = StatusCode.TRAINING_DATA_INVALID
 
@@ -105,7 +105,7 @@ class NotFoundError(CleanroomError, LookupError):
 
 
 class ConflictError(CleanroomError):
-    """The name is taken, or the resource's state does not allow this operation."""
+    """The name is already used, or the resource's state does not allow this operation."""
 
 
 class ClaimLostError(CleanroomError):
@@ -113,7 +113,7 @@ class ClaimLostError(CleanroomError):
 
 
 class CancelledError(CleanroomError):
-    """The job was asked to stop."""
+    """The work was cancelled, or its process was asked to stop."""
 
     status_code = StatusCode.CANCELLED
 

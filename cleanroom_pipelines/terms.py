@@ -3,8 +3,6 @@
 Lives here: permissions, collaboration types and kinds of matching ids, with their values in the Media API.
 Add here when clients and the server need to share another such list.
 Keep out: all other imports, because scripts of the Media client load this; logic belongs in the core.
-
-Source: contracts/media.md, sections 1 and 2.
 """
 
 from enum import StrEnum
@@ -48,7 +46,7 @@ class Family(StrEnum):
 
 
 class MatchingId(StrEnum):
-    """The kind of identifier by which both sides match the same person."""
+    """A kind of identifier by which two parties match the same person."""
 
     STRING = "STRING"
     EMAIL = "EMAIL"
@@ -58,7 +56,7 @@ class MatchingId(StrEnum):
 
     @property
     def family(self) -> Family:
-        """The family within which ids of this kind match: a hashed seed matches a raw base, and vice versa."""
+        """The family of this kind: ids match within a family, so hashed ids match unhashed ones."""
         return _FAMILIES[self]
 
     @property

@@ -1,4 +1,4 @@
-"""The entry point of the current changes: the command line, the inbox, a request or another one.
+"""How the current change entered: through the command line, the inbox, an HTTP request or otherwise.
 
 Lives here: the current entry point, as recorded in the audit log.
 Keep out: slow imports; `cleanroom --help` loads this.
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 REQUEST = "request"
-"""The entry point of HTTP requests. Each request writes its own audit line, so its changes are not noted again."""
+"""The entry point of HTTP requests, each of which writes its own audit entry, so changes are not logged twice."""
 
 _way: ContextVar[str] = ContextVar("way", default="worker")
 
@@ -21,7 +21,7 @@ def way_in() -> str:
 
 @contextmanager
 def acting_for(way: str) -> Iterator[None]:
-    """Set the entry point recorded for changes made in the body: cli, inbox, ui, schedule, worker or REQUEST."""
+    """Set the entry point recorded for changes in the `with` body: cli, inbox, ui, schedule, worker or REQUEST."""
     before = _way.set(way)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Attributes for filters, with their values in the base audience.
+"""Attributes that audiences can be filtered by, with their values in the base audience.
 
 Lives here: `data_attributes`, and the threshold below which a value is not listed.
 Add here when users get another attribute.
@@ -47,7 +47,7 @@ class AttributeType(StrEnum):
 
 @dataclass(frozen=True)
 class DataAttribute(Document):
-    """An attribute for filters.
+    """An attribute that audiences can be filtered by.
 
     Args:
         name: `age`, `gender` or `segments`, as in filters.
@@ -75,7 +75,7 @@ class DataAttributes(Document):
 
 
 def data_attributes(relations: Relations) -> DataAttributes:
-    """List the attributes of the base audience; independent of the seed audiences.
+    """List the attributes of the base audience, computed without the seed audiences.
 
     Args:
         relations: The room's relations.

@@ -1,4 +1,4 @@
-"""Equivalence of definitions, and the membership information a definition reveals.
+"""Compare audience definitions for equivalence, and find out what a definition reveals about membership.
 
 Lives here: `canonical`, the same text for all equivalent definitions; `is_membership_revealing` and
 `what_it_needs`, which decide about exports.
@@ -42,7 +42,7 @@ from cleanroom_pipelines.audiences.definitions import (
 
 Fact = tuple[str, ...]
 NAMES: Mapping[str, str] = MappingProxyType({})
-"""No digests: seed audiences are identified by name."""
+"""Without digests of seed audiences; a canonical text then contains their names."""
 
 # Larger formulas get no diagram, which could explode; their parts are only sorted, merged and deduplicated.
 _MAX_FACTS = 300
@@ -58,7 +58,7 @@ class Need(StrEnum):
 
 
 def canonical(definition: Definition, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> str:
-    """The canonical JSON text of a definition's question; equivalent definitions give equal texts.
+    """Return the canonical JSON text of an audience definition; equivalent definitions give equal texts.
 
     Args:
         definition: The definition.
@@ -77,7 +77,7 @@ def canonical(definition: Definition, resolve: Resolve, seeds: Mapping[str, str]
 
 
 def lookalikes_of(definition: Definition, resolve: Resolve) -> Mapping[str, Lookalike]:
-    """The lookalikes needed to evaluate a definition, by their canonical text.
+    """Return the lookalikes needed to evaluate a definition, by their canonical text.
 
     The sources of these lookalikes are not followed. To build a lookalike, call this again for its source.
 
@@ -96,7 +96,7 @@ def lookalikes_of(definition: Definition, resolve: Resolve) -> Mapping[str, Look
 
 
 def is_membership_revealing(definition: Definition, resolve: Resolve) -> bool:
-    """Whether a definition refers to a seed audience without a lookalike in between.
+    """Whether a definition uses a seed audience directly, not only as the source of a lookalike.
 
     Such an audience includes or excludes matched users, so it reveals whether a single user matches.
 
@@ -114,7 +114,7 @@ def is_membership_revealing(definition: Definition, resolve: Resolve) -> bool:
 
 
 def what_it_needs(definition: Definition, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> frozenset[Need]:
-    """Room features needed to export the audience, in addition to the export permission.
+    """Return the room features that an export of the audience needs, in addition to the export permission.
 
     Args:
         definition: The definition.
@@ -146,7 +146,7 @@ class _Kind(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class _Formula:
-    """A Boolean formula over facts; an empty ANY matches no user, an empty ALL matches every user.
+    """A Boolean formula over facts about a user; an empty ANY matches no user, an empty ALL matches every user.
 
     Args:
         key: Digest of the formula; equal keys mean equal formulas.
@@ -283,7 +283,7 @@ def _text(formula: _Formula) -> str:
 
 
 class _TooLargeError(Exception):
-    """The diagram exceeds the size limits."""
+    """The decision diagram exceeds its size limits."""
 
 
 class _Diagram:
@@ -303,7 +303,7 @@ class _Diagram:
         self._root = self._built(formula)
 
     def as_json(self) -> dict[str, object]:
-        """The diagram as JSON, with only the facts it uses and nodes numbered in traversal order."""
+        """Return the diagram as JSON, with the facts that it uses, and nodes numbered in traversal order."""
         order: dict[int, int] = {0: 0, 1: 1}
         pending = [self._root]
         while pending:

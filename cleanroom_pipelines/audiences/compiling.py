@@ -114,7 +114,7 @@ class _Users:
         return _from(self.query()).distinct(copy=False)
 
     def keep(self, others: exp.Query, *, is_in: bool) -> None:
-        """Keep only users who are, or who are not, in another relation; the set must have a single part."""
+        """Keep only users in another relation, or only those not in it; the set must consist of one select."""
         (select,) = self.parts
         alias = f"other_{len(select.args.get('joins') or ()) + 1}"
         select.join(
@@ -265,7 +265,7 @@ class _Compiler:
     def _bound(self, value: str) -> exp.Expr:
         if len(self.parameters) >= MAX_PARAMETERS:
             raise UsageError(
-                f"The audience and the audiences it refers to have more than {MAX_PARAMETERS:,} values.",
+                f"The filters of the audience and of those it refers to have more than {MAX_PARAMETERS:,} values.",
                 remedy="Split the audience into several.",
             )
         self.parameters.append(value)
@@ -274,7 +274,7 @@ class _Compiler:
 
 @dataclass(frozen=True)
 class _Membership:
-    """A condition on segments: that a user is, or is not, among the selected users."""
+    """A condition on a user's segments: the user must be, or must not be, among the rows of a select."""
 
     others: exp.Select
     is_in: bool
@@ -305,7 +305,7 @@ def _from(query: exp.Query) -> exp.Select:
 
 
 def _plain_relation(select: exp.Select) -> str:
-    """The relation that a select returns unfiltered; an empty text if it joins or filters."""
+    """Return the name of the relation that a select reads unchanged; an empty text if it joins or filters."""
     table = select.find(exp.Table)
     is_plain = table is not None and not select.args.get("joins") and not select.args.get("where")
     return table.name if is_plain and table is not None else ""

@@ -61,14 +61,14 @@ def evaluate(
 def evaluate_counted(
     engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path], out: Path
 ) -> int:
-    """Write a definition's users for sums, one user per matching id; arguments and result as in `evaluate`."""
+    """Write one user per matching id, so that each person counts once; arguments and result as in `evaluate`."""
     query = _in_room(engine, definition, resolve, lookalikes, COUNTED)
     engine.write_parquet(f"SELECT user_id FROM ({query.sql}) ORDER BY user_id", out, query.parameters)
     return _rows_of(out)
 
 
 def count(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path]) -> int:
-    """Count a definition's users, one user per matching id; arguments and errors as in `evaluate`.
+    """Count a definition's users, each matching id once; arguments and errors as in `evaluate`.
 
     The count is exact: release it before publishing it.
     """
@@ -159,7 +159,7 @@ def _open_ids(engine: Engine, relation: str, table: TableFiles, column: str, scr
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """Yield a draft file in the same folder, and rename it to `out` if the body succeeds."""
+    """Yield a draft file in the same folder, and rename it to `out` if the `with` body succeeds."""
     try:
         # A folder, because the engine first writes under another name.
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

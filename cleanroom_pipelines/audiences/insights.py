@@ -164,7 +164,7 @@ class BaseFigures:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], *, is_hidden: bool) -> Self:
-        """Load the figures from `as_dict`, hiding counts if the room does."""
+        """Restore the figures from the output of `as_dict`; counts are hidden in rooms that hide them."""
 
         def count(kept: int | None, price: Any) -> Released:
             return released(kept or 0, price=price, is_hidden=is_hidden)
@@ -177,7 +177,7 @@ class BaseFigures:
 
 
 def base_figures(relations: Relations, releaser: Releaser, salt: str) -> BaseFigures:
-    """Count and release the figures of the base alone.
+    """Count and release the figures about the base audience alone.
 
     Args:
         relations: The room's relations.

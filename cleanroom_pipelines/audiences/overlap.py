@@ -125,7 +125,7 @@ def overlap_statistics(
 def question_about(
     audience_type: str | None, values: Mapping[str, str] = _NO_VALUES, *, seeds: Mapping[str, str] = NAMES
 ) -> str:
-    """Return the canonical question about how many users of a source have given attribute values.
+    """Return the canonical text of the question how many users of a source have the given attribute values.
 
     It equals the size question of the audience with those filters, so that both get the same released count.
     Without values it is the question of the remarketing audience, or of the whole base.
@@ -147,4 +147,4 @@ def question_about(
 
 
 def _no_audiences(_: str) -> Definition:
-    raise NotFoundError("The audience does not exist.", remedy="Request statistics for seed audiences only.")
+    raise NotFoundError("Only seed audiences have statistics.", remedy="Give a type of seed audience.")

@@ -3,7 +3,7 @@
 Lives here: the lists, the queries, running each implementation in its own process, the table;
 `python -m cleanroom_pipelines.benchmarks.algebra JSON` is one such process.
 Add here when another implementation or another query is to be measured.
-Keep out: tuning that the product does not have: ours is the code that `cleanroom algebra` and data rooms run.
+Keep out: optimisations for the benchmark alone; it measures the code that `cleanroom algebra` and data rooms run.
 
 All implementations read the same parquet files, remove duplicate ids (one id in a hundred is repeated in the
 lists), and write unordered zstd parquet. The benchmark measures the seconds from the end of library imports until
@@ -237,7 +237,7 @@ def _lists(folder: Path) -> list[Path]:
 
 
 def write_lists(folder: Path, settings: AlgebraSettings) -> None:
-    """Write the input lists: each holds a different share of the ids, and 1 % of its ids twice."""
+    """Write the input lists: each contains another share of the ids, and 1 % of its ids twice."""
     # Hashes determine the ids of each list and their order, so that the lists are independent of each other.
     with open_engine(EngineSettings(threads=settings.threads), paths=[folder]) as engine:
         for number, (file, share) in enumerate(zip(_lists(folder), _SHARES, strict=True)):

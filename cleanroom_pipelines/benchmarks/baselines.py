@@ -1,6 +1,6 @@
-"""Common baseline methods, on the same (user, item, count) table.
+"""Common methods to compare with, all on the same (user, item, count) table.
 
-Lives here: one function per baseline: table and seed in, a score per user out.
+Lives here: one function per method, which returns a score for each user, given a table and a seed.
 Add here when another common method is missing.
 Keep out: our own model.
 """
@@ -36,7 +36,7 @@ class UserFeatures:
 
     @cached_property
     def tfidf(self) -> sp.csr_matrix:
-        """Users as rows of (1 + ln count) · idf, scaled to length 1."""
+        """The users' rows of (1 + ln count) · idf, scaled to length 1."""
         from sklearn.feature_extraction.text import TfidfTransformer
 
         rows: sp.csr_matrix = TfidfTransformer(sublinear_tf=True).fit_transform(self.counts)
@@ -44,7 +44,7 @@ class UserFeatures:
 
     @cached_property
     def raw(self) -> npt.NDArray[np.float32]:
-        """Activity, number of distinct items, and counts of the 100 most frequent items."""
+        """The users' activity, number of distinct items, and counts of the 100 most frequent items."""
         activity = np.asarray(self.counts.sum(axis=1)).ravel()
         return np.column_stack([activity, np.diff(self.counts.indptr), self.counts[:, :100].toarray()]).astype(
             np.float32
@@ -52,7 +52,7 @@ class UserFeatures:
 
     @cached_property
     def factors(self) -> npt.NDArray[np.float32]:
-        """ALS user factors of length 1: `implicit`, 64 factors, 15 iterations."""
+        """The users' ALS factors, scaled to length 1 (`implicit`, 64 factors, 15 iterations)."""
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from implicit.als import AlternatingLeastSquares
 

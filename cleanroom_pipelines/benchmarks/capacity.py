@@ -33,7 +33,7 @@ class Line:
 
     @classmethod
     def through(cls, smaller: tuple[float, float], larger: tuple[float, float]) -> "Line":
-        """Fit the line through two points; a cost that did not grow has slope 0."""
+        """Return the line through two measured points; a cost that did not grow has slope 0."""
         slope = max(0.0, (larger[1] - smaller[1]) / (larger[0] - smaller[0]))
         return cls(max(0.0, smaller[1] - slope * smaller[0]), slope)
 
@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of one step on one engine, by size.
+    """The costs of one step of the work on one engine, as functions of the data's size.
 
     Args:
         unit: `interactions` or `users`.

@@ -1,4 +1,4 @@
-"""Load test of the API endpoint: many clients call a real server at a steady pace, and check every response.
+"""Load test of the HTTP server: many clients send requests at a steady pace and check every response.
 
 Lives here: starting a server on a temporary home, the clients with their expected state, timing, and the final
 check that no resource was lost or duplicated.
@@ -95,7 +95,7 @@ class LoadAccount:
 
     @property
     def role(self) -> str:
-        """A role of this account."""
+        """The ARN of a role of this account."""
         return f"arn:aws:iam::{self.id}:role/clean-room"
 
 
@@ -128,7 +128,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class _Timed:
-    """When one call was due, was sent and was answered, in seconds of the same clock."""
+    """When one call was due, was sent and got its response, in seconds of one clock."""
 
     operation: str
     due: float
@@ -200,7 +200,7 @@ class Connection:
 
 
 def _written(name: str, parameters: Mapping[str, Any]) -> tuple[str, str, bytes]:
-    """Return the method, target and body of a call, without validating its parameters."""
+    """Return the method, target and body of a request, without validating its parameters."""
     operation = operations()[name]
     members = {member.wire_name: member for member in operation.input.members.values()}
     path = "".join(
@@ -222,7 +222,7 @@ class _UnexpectedError(Exception):
 
 
 class LoadClient:
-    """One client: creates, reads, changes and deletes its own resources, and keeps track of their expected state.
+    """One client of the load test, which creates, reads, changes and deletes resources and remembers their state.
 
     Args:
         number: The client's number, which determines its account and its calls.
@@ -277,7 +277,7 @@ class LoadClient:
         }
 
     def run(self, start: float, seconds: float, pace_per_second: float) -> None:
-        """Call until the time is over, and record problems.
+        """Send requests until the time is over, and record problems.
 
         Args:
             start: Start of the schedule, in monotonic seconds.

@@ -66,7 +66,7 @@ Float64 = npt.NDArray[np.float64]
 
 SEED_SIZES = (300, 500, 1_000, 2_000)
 PRIVATE, PEER = "private", "LR TF-IDF"
-"""The names in the table; targets are relative to the peer."""
+"""The names of the methods in the table; recall is compared with the last one."""
 _FEWEST_TASKS = 5
 _DRAWS = 3
 _Z90 = 1.6448536269514722

@@ -183,7 +183,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 class Source:
-    """The tables of a data set, and copies of them without the data that tasks hide."""
+    """The tables of a data set, with the means to copy them without the data that a task hides."""
 
     def __init__(self, data: Data, scratch: Path, engine: EngineSettings) -> None:
         self.data = data
@@ -240,7 +240,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tasks that share one training run."""
+    """Tasks that use the same trained model."""
 
     tasks: list[Task]
     hidden_items: tuple[str, ...] = ()
@@ -338,7 +338,7 @@ def _users_schema(source: Source) -> UsersSchema:
 
 
 def our_scores(model: Model, seed: Int64, settings: GenerationSettings) -> Float64:
-    """Return the ensemble's scores of all users, shape (N,)."""
+    """Return our model's scores of all N users."""
     with open_engine() as engine, one_blas_thread():
         population = arrange(_candidates(model, seed), settings)
         rows = gather_rows(engine, model, population.sample)
@@ -354,7 +354,7 @@ def _candidates(model: Model, seed: Int64) -> Candidates:
 
 
 def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) -> dict[str, float]:
-    """Return our estimated recall for a random seed, and whether its interval covers the expected recall."""
+    """Return the recall reported for a random seed, and whether its interval contains the expected recall."""
     with open_engine() as engine, one_blas_thread():
         fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(Runtime()))
         held_out = fit.held_out
@@ -368,7 +368,7 @@ def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) ->
 
 
 def measure_ranking(scores: Float64, members: Int64, seed: Int64) -> dict[str, float]:
-    """Return a ranking's recall and AUC among the non-seed users; the users' hashes break ties.
+    """Return a ranking's recall and AUC among users outside the seed; equal scores are ordered by hash.
 
     Args:
         scores: (n,) score of every user, in order of the users' hashes.
@@ -549,7 +549,7 @@ def _null_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Ite
 
 
 def complete_journey(scratch: Path) -> Data:
-    """Return the Complete Journey package data: a year of grocery transactions, demographics, campaign responders.
+    """Return the Complete Journey data: a year of grocery transactions, demographics, and campaign responders.
 
     Args:
         scratch: Existing directory for the converted tables.

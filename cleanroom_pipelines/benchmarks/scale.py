@@ -181,7 +181,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, rep
             seed.write_text("\n".join(["user_id", *_seed(data, n_seed)]), "utf-8")
             last = str(folder / f"out-{engine}-{n_seed}")
             step("generate", f"{engine}: generate from {n_seed:,} seed users", **model, seed=str(seed), out=last)
-        for name, label in (("export", "export everybody"), ("match", "match"), ("combine", "combine five lists")):
+        for name, label in (("export", "export all users"), ("match", "match"), ("combine", "combine five lists")):
             if name in settings.steps and (name != "export" or last):
                 where = str(folder / f"{name}-{engine}")
                 step(name, f"{engine}: {label}", engine=url, out=where, audience=last)
@@ -215,7 +215,7 @@ def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _seed(data: SyntheticSettings, n: int) -> list[str]:
-    """Return n seed users of one interest, and of the next interests if the first has too few users."""
+    """Choose n seed users of one interest; if it has too few users, also of the next interests."""
     ids: list[str] = []
     for interest in range(_SEED_INTEREST, _SEED_INTEREST + data.n_interests):
         if len(ids) >= n:
@@ -314,7 +314,7 @@ def _sizes(folder: Path) -> Iterable[int]:
 
 
 def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the cost of training per million more interactions, or users if interactions are about equal.
+    """Return the cost of training per further million interactions (or users, if those are about equal).
 
     Args:
         rows: The sizes of a result, smallest first.

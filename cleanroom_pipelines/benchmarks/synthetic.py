@@ -1,7 +1,7 @@
 """Generate realistic interactions of any size, with planted groups.
 
 Lives here: the deterministic generator of the scale benchmark.
-Add here when real data has a property that affects cost and is missing here.
+Add here when synthetic data lacks a property of real data that affects costs.
 Keep out: small data sets for tests.
 """
 

@@ -1,6 +1,6 @@
-"""The catalogue: resources, their pending work, and the runs that work on it.
+"""The catalogue: stores resources, their versions and pending work, and which run works on what.
 
-Lives here: `Catalog`, the facade of the control plane, and the records it returns.
+Lives here: `Catalog`, through which all other packages use the catalogue, and the records it returns.
 Add here when the catalogue gets another part.
 Keep out: Dagster, files, clocks and settings; callers pass them in.
 """
@@ -117,27 +117,27 @@ from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 
 class _Resources(Creation, Overview):
-    """Resources, their versions and their tags."""
+    """The methods of the catalogue about resources, versions and tags."""
 
 
 class _Work(Scheduling, Workers):
-    """Pending work, claims and workers."""
+    """The methods of the catalogue about pending work, claims and workers."""
 
 
 class _Rooms(Rooms, RoomAudiences):
-    """Data rooms: uploads, provisioning, jobs and audiences."""
+    """The methods of the catalogue about data rooms: uploads, provisioning, jobs and audiences."""
 
 
 class _Parties(Parties, Policies):
-    """Accounts and their property."""
+    """The methods of the catalogue about accounts and what they own."""
 
 
 class _Deletions(Deletion, Tombstones):
-    """Deletions in progress, and tombstones of finished ones."""
+    """The methods of the catalogue about deletions in progress and tombstones of finished ones."""
 
 
 class Catalog:
-    """The control plane: the source of truth about resources, their versions and the runs that work on them.
+    """The source of truth about resources, their versions and the runs that work on them.
 
     Safe to use from several threads and processes, to pickle and to use after a fork. The schema is migrated on
     first use.

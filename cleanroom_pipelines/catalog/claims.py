@@ -1,7 +1,7 @@
 """Claims: the exclusive right of a run to work on a version.
 
 Lives here: taking, renewing and releasing a claim, the writes of its holder, and releasing expired claims.
-Add here when the holder of a claim may do something new.
+Add here when a run that holds a claim may do something new.
 Keep out: which work is ready (`work.py`) and its consequences (`propagation.py`).
 """
 
@@ -59,7 +59,7 @@ class Claims(Part):
     def claim(
         self, kind: Kind, resource_id: str, number: int, run_id: str, lease_seconds: float = LEASE_SECONDS
     ) -> Claim | None:
-        """Claim a version to work on.
+        """Claim a version for a run, which then has the exclusive right to work on it.
 
         Args:
             kind: The resource's kind.
@@ -148,7 +148,7 @@ class Claims(Part):
         return reserved is not None
 
     def abandon(self, claim: Claim) -> None:
-        """Give up a claim: requeue the version with the attempt counted, or fail it after MAX_ATTEMPTS.
+        """Give up a claim after a failed attempt: requeue the version, or fail it after MAX_ATTEMPTS attempts.
 
         Raises:
             ClaimLostError: This run no longer holds it.
@@ -169,7 +169,7 @@ class Claims(Part):
         return Claim(**(vars(claim) | {"lease_expires_at": expires}))
 
     def release(self, claim: Claim) -> None:
-        """Release an unused claim: requeue the version without counting the attempt.
+        """Give up a claim without having worked: requeue the version without counting an attempt.
 
         If cancellation was requested, close it as CANCELLED instead.
 
@@ -237,7 +237,7 @@ class Claims(Part):
             _check_not_cancelled(resource, version)
 
     def begin_delivery(self, claim: Claim) -> None:
-        """Record that the version's output is about to become visible outside; it can no longer be cancelled.
+        """Record that the output of the version is about to be delivered; from now on it cannot be cancelled.
 
         A later attempt at the same version continues the delivery. The lease is renewed.
 
@@ -291,7 +291,7 @@ class Claims(Part):
             resource.output_location = location
 
     def finish(self, claim: Claim, summary: Mapping[str, Any], parents: Iterable[ParentRef] = ()) -> Version:
-        """Close a version as ACTIVE, make it current and create its follow-up work, all in one transaction.
+        """Finish a version: make it ACTIVE and current, and create its follow-up work, all in one transaction.
 
         Args:
             claim: The holder's.
@@ -323,7 +323,7 @@ class Claims(Part):
             return version_record(version)
 
     def fail(self, claim: Claim, status_code: StatusCode, message: str) -> Version:
-        """Close a version as CREATE_FAILED.
+        """Record that building a version failed (CREATE_FAILED).
 
         Args:
             claim: The holder's.
@@ -339,7 +339,7 @@ class Claims(Part):
             return version_record(version)
 
     def reap(self, now: datetime | None = None) -> tuple[ExpiredClaims, ...]:
-        """Release expired claims: requeue their versions, or fail them after MAX_ATTEMPTS.
+        """Release expired claims: requeue their versions, or fail those with MAX_ATTEMPTS attempts.
 
         Nothing is released right after a database outage, because holders could not renew. A lease that ends later
         than any lease can was taken before the clock was set back; it is shortened to one lease from now.
@@ -410,7 +410,7 @@ def _change_held(session: Session, claim: Claim, **values: Any) -> None:
 
 
 def is_unreserved(now: datetime) -> ColumnElement[bool]:
-    """Return the SQL condition that a pending version is not reserved for a run."""
+    """Return the SQL condition for pending versions that are not reserved for a run."""
     return or_(VersionRow.lease_expires_at.is_(None), VersionRow.lease_expires_at <= now)
 
 
@@ -428,7 +428,7 @@ def requeue(session: Session, resource: ResourceRow, version: VersionRow, at: da
         make_pending(session, resource, version, version.attempt, at)
     else:
         message = (
-            f"The run stopped without reporting an error {MAX_ATTEMPTS} times. Check the last run's logs for the "
+            f"Runs stopped {MAX_ATTEMPTS} times without reporting an error. Check the last run's logs for the "
             "cause, such as too little memory, then try again."
         )
         close_failed(session, resource, version, code=StatusCode.INTERNAL, message=message, now=at)
@@ -462,7 +462,7 @@ def _is_held(version: VersionRow, claim: Claim) -> bool:
 
 
 def _check_not_cancelled(resource: ResourceRow, version: VersionRow) -> None:
-    """Raise CancelledError if the version was cancelled, unless its run is delivering the output already."""
+    """Raise CancelledError if the version was cancelled, unless its output is already being delivered."""
     is_cancelled = version.cancel_requested or resource.status in DELETING
     if is_cancelled and not is_being_delivered(version, version.queue_generation):
         raise CancelledError(f"The work on the {resource.kind.words} {resource.id} was cancelled.")
@@ -470,7 +470,7 @@ def _check_not_cancelled(resource: ResourceRow, version: VersionRow) -> None:
 
 def _lost(claim: Claim) -> ClaimLostError:
     return ClaimLostError(
-        f"This run no longer holds version {claim.number} of the {claim.kind.words} {claim.id}.",
+        f"This run no longer holds the claim of version {claim.number} of the {claim.kind.words} {claim.id}.",
         remedy="Nothing was changed; the results of this run are discarded.",
     )
 

@@ -331,7 +331,7 @@ def _reject_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) ->
 
 
 def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], starter: Starter | None) -> Spec:
-    """Return the spec with a name free in the owner's account; reject a name that its creator already uses."""
+    """Give the spec a name that is free in the owner's account; reject a name that its creator already uses."""
     account_id, region = place
     if spec.kind is Kind.GENERATION_JOB:
         lock_job_names(session, region, account_id, *([starter.account_id] if starter else []))
@@ -361,7 +361,7 @@ def _reject_taken_name(session: Session, spec: Spec, account_id: str, region: st
 
 
 def _taken_by(session: Session, spec: Spec, account_id: str, region: str) -> str | None:
-    """Return the id of the resource with the spec's name, or of the job whose copy in the account has it."""
+    """Return the id of the resource, or of the cross-account job, that already has this name in the account."""
     scope = name_scope(spec, account_id)
     taken = find_named(session, spec.kind, spec.name, account_id=account_id, region=region, scope=scope)
     if taken is not None:
@@ -370,7 +370,7 @@ def _taken_by(session: Session, spec: Spec, account_id: str, region: str) -> str
 
 
 def _kept_configuration(parent: ResourceRow | None) -> dict[str, Any] | None:
-    """Return the configured model's settings that an undeclared job keeps even if the model changes later."""
+    """Return the configured model's settings that a job without a declaration keeps even if they change."""
     if not isinstance(parent, ConfiguredAudienceModelRow):
         return None
     kept = ConfiguredAtStart(parent.audience_model_id, parent.sizes, parent.min_matching_seed_size)
@@ -386,7 +386,7 @@ def _completed(
     is_new: bool = True,
     starter: Starter | None = None,
 ) -> Spec:
-    """Return the spec with its tags and starter filled in; reject values that the parent does not allow."""
+    """Return the spec with tags and starting account filled in; reject values that the parent does not allow."""
     if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
         _reject_size(spec.export_size, parent)
         if is_new and spec.origin is Origin.INBOX:
@@ -429,7 +429,7 @@ def _reject_second_upload(session: Session, spec: GenerationJobSpec) -> None:
 
 
 def _own_columns(spec: Spec, now: datetime) -> dict[str, Any]:
-    """Return the values of the columns of a kind's own table that are not fields of the spec."""
+    """Return the values of those columns in a kind's own table that are not fields of its spec."""
     if isinstance(spec, AudienceModelSpec):
         return {"next_refresh_at": _first_refresh(spec.refresh_every_seconds, now)}
     if isinstance(spec, GenerationJobSpec) and spec.origin is Origin.INBOX:

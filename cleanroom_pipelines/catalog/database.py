@@ -1,7 +1,7 @@
 """The database: connections, transactions and the schema's version.
 
 Lives here: read and write transactions, migration under a lock, and the translation of SQLAlchemy's errors.
-Add here when a transaction needs another rule.
+Add here when all transactions must follow another rule.
 Keep out: rows and rules; opening SQLite and PostgreSQL (`storage.databases`).
 """
 
@@ -191,7 +191,7 @@ class Database:
 
     @contextmanager
     def look(self) -> Iterator[Connection]:
-        """Open a connection to inspect a database of any schema version, without migrating it."""
+        """Open a read-only connection to a database of any schema version, without migrating it."""
         with _translated(), self._current_engine().connect() as connection:
             yield connection
 
@@ -239,7 +239,7 @@ class Database:
 
 
 class Part:
-    """Base class of the catalogue's parts, each with the methods for one kind of record.
+    """Base class of the catalogue's parts; each part has the methods for one kind of record.
 
     Args:
         database: The catalogue's database.
@@ -336,7 +336,9 @@ def _translated() -> Iterator[None]:
             remedy="Check that it is running and that no other program locks it, then try again.",
         ) from None
     except IntegrityError:
-        raise ClashError("A row conflicts with another one; nothing was changed.", remedy="Try again.") from None
+        raise ClashError(
+            "A concurrent change conflicts with this one; nothing was changed.", remedy="Try again."
+        ) from None
     except DBAPIError as error:
         if "file is not a database" in str(error.orig):
             raise ConfigurationError(

@@ -55,7 +55,9 @@ class Deletion(Part):
         """
         if kind in DELETED_WITH.values():
             parent = next(each for each, child in DELETED_WITH.items() if child is kind)
-            raise UsageError(f"An {kind.words} cannot be deleted alone.", remedy=f"Delete its {parent.words}.")
+            raise UsageError(
+                f"A resource of kind {kind.words} cannot be deleted alone.", remedy=f"Delete its {parent.words}."
+            )
         with self._database.write() as session:
             row = lock_resource(session, kind, resource_id, account_id, region)
             if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
@@ -124,7 +126,7 @@ class Deletion(Part):
             return tuple(resource_record(each) for each in deleted)
 
     def finish_delete(self, kind: Kind, resource_id: str) -> None:
-        """Remove a resource whose artifacts are deleted; idempotent.
+        """Remove the records of a resource whose artifacts have been deleted; may be repeated.
 
         Raises:
             ConflictError: Its deletion was not started.
@@ -239,5 +241,5 @@ def _reject_running(session: Session, rows: tuple[ResourceRow, ...]) -> None:
         if any(version.status is Status.CREATE_IN_PROGRESS for version in _open_versions(session, row)):
             raise ConflictError(
                 f"A run is still working on the {row.kind.words} {row.id}.",
-                remedy="It was asked to stop. Wait until it stops or its lease expires.",
+                remedy="The run was asked to stop. Wait until it has stopped, or until its claim expires.",
             )

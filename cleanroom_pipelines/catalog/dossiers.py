@@ -1,4 +1,4 @@
-"""Dossiers: the catalogue's rows about one version of a resource, as JSON.
+"""Dossiers: copies of the catalogue's rows about one version of a resource, as JSON in the artifact's manifest.
 
 Lives here: converting rows to JSON for manifests, and inserting rows from it.
 Add here when rebuilding a version needs further rows.
@@ -46,7 +46,7 @@ _ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.D
 
 @dataclass(frozen=True)
 class ProvenVersion:
-    """A version proven by stored artifacts.
+    """A version of a resource that can be rebuilt in the catalogue, because its artifacts are stored.
 
     Attributes:
         number: From 1.
@@ -71,7 +71,7 @@ class ProvenVersion:
 
 @dataclass(frozen=True)
 class ProvenResource:
-    """A resource whose stored artifacts prove versions that the catalogue lacks.
+    """A resource with versions that the catalogue lacks and that can be rebuilt from stored artifacts.
 
     Attributes:
         kind: Its kind.
@@ -107,10 +107,10 @@ class Rebuilt:
 
 
 class Dossiers(Part):
-    """The part of the catalogue that exports and imports dossiers."""
+    """The part of the catalogue that exports its rows to manifests, and imports them again."""
 
     def dossier(self, kind: Kind, resource_id: str, number: int) -> Dossier:
-        """Return the dossier of a version and its resource, as JSON values.
+        """Return the catalogue's rows about a version and its resource, as JSON values.
 
         Raises:
             NotFoundError: The resource or version does not exist.
@@ -128,7 +128,7 @@ class Dossiers(Part):
             }
 
     def rebuild(self, resources: Sequence[ProvenResource], generation: int) -> Rebuilt:
-        """Insert resources and versions proven by stored artifacts, in one transaction.
+        """Insert resources and versions whose artifacts are stored, in one transaction.
 
         Args:
             resources: The resources and versions that the catalogue lacks, parents before children.
@@ -220,7 +220,7 @@ def _insert_version(session: Session, resource: ResourceRow, proven: ProvenVersi
 
 
 def _settle(session: Session, row: ResourceRow, proven: ProvenResource) -> None:
-    """Set the resource's status from its versions."""
+    """Set the status of a rebuilt resource from its versions."""
     versions = session.scalars(select(VersionRow).where(VersionRow.resource_id == row.id)).all()
     active = [version.number for version in versions if version.status is Status.ACTIVE]
     newest = max(versions, key=lambda version: version.number)
@@ -280,7 +280,7 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Return whether an artifact proves that a version progressed after an older, restored catalogue was saved.
+    """Return whether an artifact shows that its version is further than a catalogue from an older backup knows.
 
     Args:
         status: The status in the catalogue.

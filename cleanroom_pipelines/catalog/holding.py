@@ -1,4 +1,4 @@
-"""Holding a claim during the work.
+"""Keep a claim during the work, by renewing its lease.
 
 Lives here: the thread that renews the lease.
 Add here when something else must be done periodically while a claim is held.
@@ -15,7 +15,7 @@ from cleanroom_pipelines.errors import ClaimLostError, CleanroomError
 
 
 class Holding:
-    """A claim that is being renewed.
+    """Renews one claim in its own thread.
 
     Attributes:
         claim: The claim.
@@ -40,11 +40,11 @@ class Holding:
         )
 
     def start(self) -> None:
-        """Start renewing."""
+        """Start to renew the claim."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop renewing; the claim is held until its lease expires."""
+        """Stop renewing; the claim stays valid until its lease expires."""
         self._done.set()
         self._thread.join()
 
@@ -66,7 +66,7 @@ class Holding:
 
 @contextmanager
 def holding(claims: Claims, claim: Claim) -> Iterator[Holding]:
-    """Renew a claim's lease every third of its length, in its own thread, until the body ends.
+    """Renew a claim in its own thread, every third of the lease's length, until the `with` body ends.
 
     Args:
         claims: The catalogue part that granted the claim.

@@ -51,7 +51,7 @@ class Ownership(Part):
             return not any(_has_rows(connection, table) for table in _TABLES_IN_USE if table in there)
 
     def identify(self, identity: Identity) -> Identity:
-        """Assign this catalogue to an installation, unless it belongs to one already.
+        """Assign this catalogue to an installation, unless it is already assigned.
 
         Returns:
             The resulting identity.
@@ -72,7 +72,7 @@ class Ownership(Part):
 
 
 def raise_generation(session: Session, at_least: int = 0) -> int:
-    """Raise the generation, as the last lock of a transaction that publishes or deletes a version.
+    """Raise the generation counter; a transaction that publishes or deletes a version does so last.
 
     Args:
         session: The transaction.

@@ -1,4 +1,4 @@
-"""Job views: cross-account generation jobs, as the owner of the configured model and the starter see them.
+"""Job views: a job on another account's model, as the model's owner and the account that started it see it.
 
 Lives here: the starter's copies (name, description, tags); finding, listing and deleting jobs for either account;
 and the exports each may see.
@@ -43,7 +43,7 @@ _OTHERS_SEED: Mapping[str, Any] = {
 
 
 class JobViews(Deletion):
-    """The part of the catalogue that shows a cross-account job to each of its two accounts."""
+    """The part of the catalogue that shows a job to the model's owner and to the account that started it."""
 
     def job_view(self, job_id: str, account_id: str, region: str | None = None) -> JobView:
         """Return a generation job as an account sees it, without the seed if the other account provided it.
@@ -118,7 +118,7 @@ class JobViews(Deletion):
 
     @noted
     def delete_job_view(self, job_id: str, account_id: str, region: str | None = None) -> None:
-        """Delete a job for its owner or for its starter; neither account can prevent the other from deleting.
+        """Delete a job for the account that owns or started it; neither can prevent the other from deleting it.
 
         The starter's copy is deleted when this returns; the owner keeps the audience and all its exports. The
         owner's deletion works as in `request_delete`: the starter sees DELETE_PENDING too, and loses its copy when
@@ -211,7 +211,7 @@ class JobViews(Deletion):
 
 
 def add_view(session: Session, job: ResourceRow, starter: Starter) -> None:
-    """Insert the starter's copy of a new job."""
+    """Insert the copy of a new job that belongs to the account that started it."""
     session.add(
         JobViewRow(
             job_id=job.id,
@@ -259,7 +259,7 @@ def lock_job_names(session: Session, region: str, *account_ids: str) -> None:
 def _merged(
     session: Session, *sides: Select[datetime, str], limit: int, after: str | None
 ) -> tuple[list[str], str | None]:
-    """Merge several listings into one page; return its ids in order, and the next page's token if more follow.
+    """Merge listings into one page; return its ids in order, and the token of the next page, if there is one.
 
     Each listing is limited to one page, read from an index; a query over their union would sort everything.
     """

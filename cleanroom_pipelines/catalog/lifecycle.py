@@ -194,7 +194,7 @@ def pending_version(
     now: datetime,
     params: dict[str, Any] | None = None,
 ) -> VersionRow:
-    """Return the version that is already pending, or add one.
+    """Return the resource's pending version; add one if there is none.
 
     Raises:
         ConflictError: The resource is being deleted.
@@ -222,7 +222,7 @@ def make_pending(
 
 
 def _mark_receipt_due(session: Session, resource: ResourceRow) -> None:
-    """Mark the receipt of an inbox seed as outdated, because its job or one of its exports changes."""
+    """Mark the result file (receipt) of an inbox seed as outdated, because its job or an export changes."""
     # Every change of the job's or an export's version locks this row last; see `Resources.settle_receipt`.
     jobs = {Kind.GENERATION_JOB: resource.id, Kind.EXPORT_JOB: resource.parent_id}
     if (job_id := jobs.get(resource.kind)) is not None:
@@ -240,7 +240,7 @@ def close_failed(
     message: str,
     now: datetime,
 ) -> None:
-    """Close a version as CREATE_FAILED."""
+    """Set a version's status to CREATE_FAILED."""
     version.status = Status.CREATE_FAILED
     version.status_code, version.status_message = code, message
     note_delivery(version, is_begun=False)
@@ -256,7 +256,7 @@ def note_delivery(version: VersionRow, *, is_begun: bool) -> None:
 
 
 def is_being_delivered(version: VersionRow, queue_generation: int | None = None) -> bool:
-    """Return whether delivery of a version's output was begun, by the given attempt or by any if none is given."""
+    """Return whether the given attempt (or any attempt, without one) has begun to deliver a version's output."""
     begun = version.params.get(_DELIVERY)
     return begun is not None and queue_generation in (None, begun)
 

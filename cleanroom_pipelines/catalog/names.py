@@ -48,7 +48,7 @@ _MAX_PREFIX = 1024  # S3's limit for a key
 
 
 class Kind(StrEnum):
-    """The kinds of resource, parents before children; the values are the terms of DESIGN, section 2.
+    """The kinds of resource, parents before children; the values are the names that all packages use.
 
     The first five belong to the lookalike (AWS) API, the last four to the data-room (Media) API.
     """
@@ -122,7 +122,7 @@ def partition_key(name: str, token_hex: Callable[[int], str]) -> str:
 
 
 def make_uuid(token_hex: Callable[[int], str]) -> str:
-    """Return a new id of 36 characters, lower-case hex in groups of 8-4-4-4-12.
+    """Return a new UUID: 36 characters, lower-case hex in groups of 8-4-4-4-12.
 
     Args:
         token_hex: Returns n random bytes as 2 n hex digits, like `secrets.token_hex`.
@@ -132,7 +132,7 @@ def make_uuid(token_hex: Callable[[int], str]) -> str:
 
 
 def is_uuid(text: str) -> bool:
-    """Return whether a text has the form of `make_uuid` (source: the API's pattern of UUIDs)."""
+    """Return whether a text is a UUID as `make_uuid` writes it (source: the API's pattern of UUIDs)."""
     return _UUID.fullmatch(text) is not None
 
 
@@ -247,7 +247,7 @@ def check_label(what: str, text: str | None, max_length: int) -> None:
 
 
 def check_text(what: str, text: str | None, max_length: int = 2048) -> None:
-    """Reject opaque text (a location, a foreign id) that is empty, too long or unprintable.
+    """Reject text from elsewhere, such as a location or another system's id, if empty, too long or unprintable.
 
     Raises:
         UsageError: The text is invalid; the message names `what`, not the text.

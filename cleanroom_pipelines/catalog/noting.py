@@ -1,7 +1,7 @@
-"""Reporting changes: every public method that changes the catalogue reports each call, whether it succeeds or not.
+"""Report changes for the audit log: methods that change the catalogue report each call, successful or rejected.
 
 Lives here: the decorator of such methods, and the contents of a report.
-Add here when another argument identifies the object of a change.
+Add here when another argument of these methods identifies what is changed.
 Keep out: the audit log itself (storage); bookkeeping of runs, such as leases and progress, is not reported.
 """
 
@@ -51,7 +51,7 @@ class Change:
 
 
 def noted(method: F) -> F:
-    """Decorate a method that changes the catalogue: report each applied or rejected call to `on_change`."""
+    """Decorate a method that changes the catalogue: pass each applied or rejected call to `on_change`."""
     signature = inspect.signature(method)
 
     @wraps(method)

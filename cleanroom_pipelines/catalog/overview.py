@@ -1,4 +1,4 @@
-"""The catalogue as a whole, for supervision and synchronisation with Dagster.
+"""Queries over the whole catalogue, for supervision and synchronisation with Dagster.
 
 Lives here: queries over all resources of a kind, all live runs, or the whole database.
 Add here when the shell must compare the whole catalogue with something.
@@ -129,7 +129,7 @@ class Overview(Part):
             )
 
     def mark_of_change(self) -> str:
-        """Return, at constant cost, a text that changes whenever a resource is created or deleted."""
+        """Return a text that changes whenever a resource is created or deleted, without reading all resources."""
         newest = (select(func.max(ResourceRow.created_at)).where(ResourceRow.kind == kind) for kind in Kind)
         generation = select(InstallationRow.generation).scalar_subquery()
         with self._database.read() as session:
@@ -182,7 +182,7 @@ class Overview(Part):
             return version_record(find_version(session, find_resource(session, kind, resource_id), number))
 
     def live_runs(self) -> frozenset[str]:
-        """Return the ids of the runs that hold a claim, and of the workers that are not removed as dead."""
+        """Return the ids of the runs that hold a claim, and of the workers not yet removed as dead."""
         with self._database.read() as session:
             claimed = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
             runs = {run_id for run_id in session.scalars(claimed) if run_id}

@@ -1,6 +1,6 @@
-"""Pairs of organisations: their privacy ledgers and joint approvals.
+"""Pairs of organisations that provide data: their privacy budgets, and what both must approve.
 
-Lives here: organisations of users and accounts, the ledger of each pair, refills and other approvals.
+Lives here: organisations of users and accounts, the ledger of each pair, proposals and their approval.
 Add here when two organisations can agree on something else.
 Keep out: prices of questions (`privacy`) and permission to ask (the API layers).
 
@@ -94,7 +94,7 @@ class Pairs(Part):
             return _pair(_ensure(session, sorted((a, b)), self._database.now()))
 
     def period_of(self, members: Iterable[str]) -> str:
-        """Return `month` if all pairs of the accounts' organisations have monthly budgets, or else empty text."""
+        """Return `month` if all pairs of the accounts' organisations have monthly budgets; otherwise ""."""
         organizations = {self.organization_of_account(member) for member in members}
         with self._database.read() as session:
             rows = [session.get(PairRow, pair_id_of(a, b)) for a, b in combinations(sorted(organizations), 2)]
@@ -117,7 +117,7 @@ class Pairs(Part):
             return self._ledger(session, _find(session, pair_id), organization)
 
     def ledger_lines(self, pair_id: str) -> tuple[LedgerLine, ...]:
-        """Return every line of a pair's ledger, oldest first."""
+        """Return all payments in a pair's ledger, oldest first."""
         with self._database.read() as session:
             query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair_id)
             rows = session.scalars(query.order_by(LedgerLineRow.created_at, LedgerLineRow.key)).all()
@@ -141,7 +141,7 @@ class Pairs(Part):
         anyway: bool = False,
         note: Callable[[LedgerLine], None] | None = None,
     ) -> Ledger | None:
-        """Charge a pair for several questions at once; questions that it has paid for already are free.
+        """Charge a pair for several questions at once; those it has already paid for are free.
 
         Args:
             pair_id: The pair.
@@ -178,7 +178,7 @@ class Pairs(Part):
             return self._ledger(session, pair, organization)
 
     def restore_lines(self, pair_id: str, lines: Sequence[LedgerLine]) -> None:
-        """Add ledger lines that the audit log has and the catalogue lacks, creating the pair if needed."""
+        """Add payments that are in the audit log but not in the catalogue; create the pair if needed."""
         with self._database.write() as session:
             if session.get(PairRow, pair_id) is None:
                 session.add(
@@ -194,7 +194,7 @@ class Pairs(Part):
 
     @noted
     def spend_rest(self, why: str, pair_ids: Collection[str] | None = None) -> int:
-        """Charge pairs their whole remaining budget, because their actual spending is unknown.
+        """Set the budgets of pairs to fully spent, because the actual spending is unknown.
 
         Args:
             why: The reason, in a word.

@@ -397,7 +397,7 @@ class Parties(Part):
             raise _taken("A bucket", reason="name") from None
 
     def bucket(self, name: str) -> Bucket | None:
-        """Return a registered bucket, or None."""
+        """Return a registered bucket; None if the name is not registered."""
         with self._database.read() as session:
             row = session.get(BucketRow, name)
             return None if row is None else record_of(Bucket, row)

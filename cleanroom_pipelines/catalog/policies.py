@@ -1,6 +1,6 @@
 """Policies: the resource policy of a configured audience model, stored verbatim.
 
-Lives here: putting, reading and removing the text, guarded by its hash.
+Lives here: storing, reading and removing the text; a caller may require that its hash is unchanged.
 Add here when another kind of resource gets a policy.
 Keep out: evaluating policies, which the AWS API layer does.
 """

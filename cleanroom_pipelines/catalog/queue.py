@@ -1,6 +1,6 @@
-"""The queue: order and lanes of ready versions.
+"""The queue of versions that are ready to be built: its order, and a fast lane for small work.
 
-Lives here: the two lanes, the owner of a version's work, and fair scheduling between owners.
+Lives here: the two lanes, whose work a version is, and fair scheduling between these owners.
 Add here when a kind of work changes its lane, or gets another owner.
 Keep out: whether a version is ready (`work.py`) and building it.
 
@@ -66,7 +66,7 @@ class Queued:
 
 
 def lane_of(kind: Kind, definition: Any) -> Lane:
-    """Return the lane for a kind of work; a custom audience is heavy if its own definition is a lookalike."""
+    """Return the lane for a kind of work; a custom audience is in the heavy lane if it is a lookalike."""
     if kind in _HEAVY:
         return Lane.HEAVY
     is_lookalike = isinstance(definition, dict) and definition.get("kind") == "lookalike"
@@ -74,7 +74,7 @@ def lane_of(kind: Kind, definition: Any) -> Lane:
 
 
 def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
-    """Add to a query the owner of each resource's work: its requester, or else the resource's account.
+    """Add to a query the owner of each resource's work: the user who requested it, or else the resource's account.
 
     Args:
         query: A query that selects from `resource`.
@@ -101,7 +101,7 @@ def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
 
 
 def started_since(since: datetime) -> Select[Any]:
-    """Build the query for the owner, kind, definition and start time of every version started since a time."""
+    """Build the query for all versions started since a time, with owner, kind, definition and start time."""
     query = select(VersionRow.started_at, VersionRow.kind).join(
         ResourceRow, ResourceRow.id == VersionRow.resource_id
     )

@@ -29,7 +29,7 @@ from cleanroom_pipelines.storage import ArtifactReference
 
 
 class Status(StrEnum):
-    """The status of a resource or version (source: the AWS API, `contracts/cleanroomsml.md` 1.2)."""
+    """The status of a resource or version (source: the AWS API)."""
 
     CREATE_PENDING = "CREATE_PENDING"
     CREATE_IN_PROGRESS = "CREATE_IN_PROGRESS"
@@ -58,7 +58,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class ParentRef:
-    """The exact version of a parent that a version was built from."""
+    """Reference to the exact version of a parent that a version was built from."""
 
     kind: Kind
     id: str
@@ -117,7 +117,7 @@ class Version:
 
     @property
     def run_key(self) -> str:
-        """A run key that changes each time this version is queued, so that a sensor starts one run per queueing.
+        """Dagster run key; it changes each time this version is queued, so that a sensor starts one run each time.
 
         It does not use the attempt, which a released claim or a manual retry lowers: Dagster never starts a second
         run under a known key.
@@ -136,7 +136,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Stage:
-    """The stage of an open version: queued, waiting, or in progress with its current step.
+    """The stage of an unfinished version: queued, waiting, or in progress with its current step.
 
     Attributes:
         words: What it waits for, or the current step.
@@ -343,7 +343,7 @@ class JobViewPage:
 
 @dataclass(frozen=True)
 class ConfiguredAtStart:
-    """The settings an undeclared generation job was started with; later changes of its model do not apply.
+    """The settings of a generation job without a declaration, as they were at its start.
 
     Attributes:
         audience_model_id: The model whose users it ranks.
@@ -362,7 +362,7 @@ class ConfiguredAtStart:
 
 
 def configured_at_start(version: Version) -> ConfiguredAtStart | None:
-    """Return the settings a job was started with; None for a declared job, which uses the current ones."""
+    """Return the settings that a job was started with; None for a declared job, which uses the current ones."""
     kept = version.params.get("configured")
     if kept is None:
         return None
@@ -496,7 +496,7 @@ class RoomJob:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two organisations that both provide data, or one organisation that provides both sides.
+    """Two organisations whose data are matched, or one organisation that provides both data sets.
 
     Attributes:
         id: `pair-` and 24 hex digits.
@@ -695,7 +695,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class ExpiredClaims:
-    """A version whose claim expired.
+    """A version whose claim has expired, and what happened to it.
 
     Attributes:
         version: Its current state: pending again, or failed.

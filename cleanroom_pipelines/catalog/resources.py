@@ -270,7 +270,7 @@ class Resources(Part):
 
     @noted
     def forget_seed(self, job_id: str) -> None:
-        """Record that a job's seed was deleted; its name, size and digest are kept.
+        """Record that a job's seed was deleted; the seed's name, size and digest are kept.
 
         Raises:
             NotFoundError: The job does not exist.
@@ -278,7 +278,7 @@ class Resources(Part):
         self._set_seed_location(job_id, None)
 
     def jobs_owed_a_receipt(self) -> tuple[GenerationJob, ...]:
-        """Return the jobs from the inbox whose receipts are outdated, except jobs that are being deleted."""
+        """Return the inbox jobs whose result files (receipts) are outdated, except jobs that are being deleted."""
         query = (
             select(GenerationJobRow)
             .where(GenerationJobRow.receipt_due.is_(True), GenerationJobRow.status.not_in(DELETING))
@@ -288,7 +288,7 @@ class Resources(Part):
             return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def settle_receipt(self, job_id: str, reported: Iterable[Version]) -> None:
-        """Mark an inbox seed's receipt as up to date, unless its job or an export has open work or a new version.
+        """Mark an inbox seed's result file as up to date, unless its job or an export changed or is unfinished.
 
         Args:
             job_id: The generation job.

@@ -48,7 +48,7 @@ class RoomAudiences(Part):
 
     @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:
-        """Share each audience with exactly these groups, in addition to its owner; on an error, none is changed.
+        """Set the groups with which audiences are shared; on an error, no audience is changed.
 
         Raises:
             NotFoundError: An audience does not exist.
@@ -88,8 +88,8 @@ class RoomAudiences(Part):
             visible = {key for key, is_hidden in dependents.items() if not is_hidden}
             if visible and not with_dependents:
                 raise ConflictError(
-                    "Other audiences are built on these.",
-                    remedy="Delete the others first, or delete them together.",
+                    "Other audiences use these.",
+                    remedy="Delete those first, or delete all of them together.",
                     dependents=tuple(sorted(visible)),
                 )
             deleted = sorted(wanted | set(dependents))
@@ -128,7 +128,7 @@ def _hide(row: CustomAudienceRow, now: datetime) -> None:
 
 
 def _dependents(session: Session, audience_ids: set[str]) -> dict[str, bool]:
-    """Return the audiences that refer to the given ones, directly or not, and whether each of them is hidden."""
+    """Return the audiences that refer, directly or indirectly, to the given ones, and whether each is hidden."""
     found: dict[str, bool] = {}
     frontier = set(audience_ids)
     while frontier:
@@ -152,7 +152,7 @@ def _lock_audience(session: Session, audience_id: str) -> CustomAudienceRow:
         raise _no_such_audience() from None
     assert isinstance(row, CustomAudienceRow)
     if row.status in DELETING:
-        raise ConflictError("An audience is being deleted.", remedy="List the audiences.")
+        raise ConflictError("One of the audiences is being deleted.", remedy="List the audiences.")
     return row
 
 

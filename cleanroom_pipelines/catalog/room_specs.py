@@ -4,7 +4,7 @@ Lives here: one frozen spec per kind, and the rules that can be checked without 
 Add here when one of these kinds gets a field that its creator sets.
 Keep out: specs of the lookalike API (`specs.py`) and the meaning of definitions (`audiences.definitions`).
 
-A room's rules are those of the Media API (source: contracts/media.md, section 3).
+A room's rules are those of the Media API.
 """
 
 import re
@@ -91,7 +91,7 @@ class DataLabSpec(_MarkedSpec):
     activation: tuple[str, ...] = ()
 
     def validate(self) -> None:
-        """Raise UsageError unless there is a matching dataset and the embeddings have a dimension."""
+        """Raise UsageError unless there is a dataset of matching ids, and a dimension if there are embeddings."""
         super().validate()
         check_email(self.owner_email)
         if not inputs_of(self.datasets, Dataset.MATCHING):
@@ -118,7 +118,7 @@ class DataRoomSpec(_MarkedSpec):
         participants: The groups.
         collaboration_types: Its purposes, at least one.
         matching_ids: The kinds of matching ids, at least one, without duplicates.
-        hide_absolute_values: Whether all counts that depend on both sides are hidden.
+        hide_absolute_values: Whether all counts that depend on both parties' data are hidden.
         activation: Ad destinations whose hashes are kept for the base.
     """
 
@@ -201,7 +201,7 @@ class DataRoomSpec(_MarkedSpec):
         seed = [group for group in self.participants if group.may(Permission.PROVIDE_SEED_AUDIENCE)]
         if len(base) > 1 or len(seed) > 1 or (base and base == seed):
             raise UsageError(
-                "Several participants provide the same side, or one participant provides both.",
+                "Two participants provide the same kind of data, or one participant provides both kinds.",
                 remedy="Let one participant provide the base audience, and another one the seed audiences.",
             )
 
@@ -240,7 +240,7 @@ class CustomAudienceSpec(_MarkedSpec):
 
     @property
     def parent_id(self) -> str:
-        """The data room."""
+        """The id of the data room."""
         return self.data_room_id
 
     def is_seen_by(self, participant_id: str) -> bool:
@@ -268,7 +268,7 @@ class AudienceListSpec(_MarkedSpec):
 
     @property
     def parent_id(self) -> str:
-        """The custom audience."""
+        """The id of the custom audience."""
         return self.custom_audience_id
 
 

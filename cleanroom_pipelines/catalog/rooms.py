@@ -75,7 +75,7 @@ class Rooms(Part):
 
     @noted
     def decline_room(self, data_room_id: str, email: str) -> None:
-        """Remove a user who declines to take part in a room; a group that loses its last user loses its datasets.
+        """Remove a user who declines to take part in a room; a group without users loses its datasets.
 
         Args:
             data_room_id: The room.
@@ -102,7 +102,7 @@ class Rooms(Part):
 
     @noted
     def restore_inputs(self, data_room_id: str, failed: Mapping[str, str], before: Mapping[str, str]) -> None:
-        """Replace a room's unusable uploads with the previous ones, except in datasets that have a newer upload.
+        """Replace a room's unusable uploads with the previous ones, except where a newer upload exists.
 
         Args:
             data_room_id: The room.

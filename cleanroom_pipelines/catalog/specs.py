@@ -102,7 +102,7 @@ class TrainingDatasetSpec(Spec):
     max_invalid_share: float = 0.05
 
     def validate(self) -> None:
-        """Raise UsageError unless the declared tables follow the rules of DESIGN and the AWS API."""
+        """Raise UsageError unless the declared tables follow our rules and those of the AWS API."""
         super().validate()
         check_text("source", self.source, MAX_LOCATION)
         check_text("users source", self.users_source, MAX_LOCATION)
@@ -149,7 +149,7 @@ def _check_columns(table: str, columns: Columns, exactly: Mapping[Role, int]) ->
 
 
 def _check_size(size: AudienceSize) -> None:
-    """Check a size against the AWS API's limits; a single CLI command also accepts fractions of a per cent."""
+    """Check a size against the AWS API's limits, which allow whole percentages only."""
     if not size.is_whole or (size.type is SizeType.ABSOLUTE and size.value > MAX_ABSOLUTE_SIZE):
         raise UsageError(
             "An audience size is out of range.",
@@ -187,7 +187,7 @@ class AudienceModelSpec(Spec):
 
     @property
     def parent_id(self) -> str:
-        """The training dataset."""
+        """The id of the training dataset."""
         return self.training_dataset_id
 
     def validate(self) -> None:
@@ -253,7 +253,7 @@ class ConfiguredAudienceModelSpec(Spec):
 
     @property
     def parent_id(self) -> str:
-        """The audience model."""
+        """The id of the audience model."""
         return self.audience_model_id
 
     def validate(self) -> None:
@@ -272,7 +272,7 @@ class ConfiguredAudienceModelSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class RequestedSeed(Document):
-    """A seed that a client requested by location or SQL, and that the job's run fetches.
+    """A seed that is fetched when its job runs, from a location or by SQL.
 
     Exactly one of `s3_uri`, `query` and `template_arn` is given. Messages contain none of them.
 
@@ -355,7 +355,7 @@ class Starter:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def validate(self) -> None:
-        """Raise UsageError unless the copy follows the rules for resources."""
+        """Raise UsageError unless the name, description and tags of the copy are valid."""
         check_account(self.account_id, LOCAL_REGION)
         check_name(self.name)
         check_description(self.description)
@@ -411,7 +411,7 @@ class GenerationJobSpec(Spec):
 
     @property
     def parent_id(self) -> str:
-        """The configured audience model."""
+        """The id of the configured audience model."""
         return self.configured_audience_model_id
 
     def validate(self) -> None:
@@ -464,7 +464,7 @@ class ExportJobSpec(Spec):
 
     @property
     def parent_id(self) -> str:
-        """The generation job."""
+        """The id of the generation job."""
         return self.generation_job_id
 
     def validate(self) -> None:

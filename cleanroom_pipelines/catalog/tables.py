@@ -401,7 +401,7 @@ class RoomJobRow(Base):
 
 
 class PairRow(Base):
-    """One row per pair of organisations whose data met."""
+    """One row per pair of organisations whose data were matched."""
 
     __tablename__ = "pairs"
 
@@ -505,7 +505,7 @@ def is_newest() -> ColumnElement[bool]:
 
 
 def kept_audience_model_id(version: type[VersionRow]) -> ColumnElement[str | None]:
-    """Return the SQL expression for the audience model a job was started with; NULL for declared jobs."""
+    """Return the SQL expression for the audience model that a job was started with; NULL for declared jobs."""
     kept: ColumnElement[str | None] = version.params["configured"]["audience_model_id"].as_string()
     return kept
 

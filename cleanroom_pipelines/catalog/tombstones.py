@@ -1,4 +1,4 @@
-"""Tombstones: marks of deleted objects, and of stored files that no record owns yet.
+"""Tombstones: records of what was deleted; only files with one may be removed from the disk.
 
 Lives here: writing a tombstone in the transaction that deletes a record or a version, and looking them up.
 Add here when another kind of thing can be deleted.
@@ -53,7 +53,7 @@ class Tombstones(Part):
             return frozenset(session.scalars(query)) - {""}
 
     def announce(self, kind: str, key: str) -> None:
-        """Write the tombstone of a seed or upload before it is stored and recorded."""
+        """Write a tombstone before storing a seed or upload, so that an interrupted upload is cleaned up."""
         with self._database.write() as session:
             add_tombstone(session, kind, [key], self._database.now())
 
@@ -84,7 +84,7 @@ class Tombstones(Part):
 
 
 def add_tombstone(session: Session, kind: str, keys: Iterable[str], now: datetime, version: str = "") -> None:
-    """Write tombstones in the deleting transaction; existing ones are not changed."""
+    """Write tombstones in the transaction that deletes the records; existing ones are not changed."""
     generation = session.scalar(select(InstallationRow.generation)) or 0
     for key in keys:
         if session.get(TombstoneRow, (kind, key, version)) is None:
@@ -93,12 +93,12 @@ def add_tombstone(session: Session, kind: str, keys: Iterable[str], now: datetim
 
 
 def own(session: Session, kind: str, key: str) -> None:
-    """Remove the tombstone of a seed or upload in the transaction that inserts its record."""
+    """Remove the tombstone of a stored seed or upload, in the transaction that inserts its record."""
     session.execute(delete(TombstoneRow).where(TombstoneRow.kind == kind, TombstoneRow.key == key))
 
 
 def move_seed(session: Session, before: str | None, after: str | None, now: datetime) -> None:
-    """When a job's seed moves to another slot, write the old slot's tombstone and remove the new slot's."""
+    """Write a tombstone for the old storage slot of a job's seed, and remove that of the new slot."""
     old, new = (location.partition("/")[0] if location else None for location in (before, after))
     if old and old != new:
         add_tombstone(session, SEED, [old], now)

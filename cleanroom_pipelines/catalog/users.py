@@ -105,7 +105,7 @@ class Users(Part):
             return record_of(Token, row)
 
     def user_of_token(self, digest: str) -> str | None:
-        """Return a token's user; None if the token is unknown, revoked or expired, or the user is disabled."""
+        """Return the user of a token; None if the token is unknown, revoked or expired, or its user disabled."""
         with self._database.read() as session:
             found = session.execute(
                 select(TokenRow, UserRow.disabled)

@@ -1,6 +1,6 @@
-"""Work: pending versions that are ready, and requests for new ones.
+"""Work: find the pending versions that can be built, and request new versions.
 
-Lives here: which pending versions are ready, which can never be, requests for versions, manual "Materialize", and
+Lives here: which pending versions can be built, now or never; requests for versions, manual "Materialize", and
 refreshes.
 Add here when work can be requested in a new way.
 Keep out: doing the work (`claims.py`).
@@ -62,7 +62,7 @@ class Scheduling(Claims):
     def ready(
         self, limit: int = 100, lane: Lane | None = None, parent_id: str | None = None
     ) -> tuple[Version, ...]:
-        """Return the pending versions that can be built now and have no run yet, in queue order.
+        """Return the pending versions that can be built now and have no run, in the order of the queue.
 
         A dataset is always ready. Every other resource waits until its parent has a current version and none that
         is pending or in progress; a generation job waits for the audience model itself.
@@ -118,7 +118,7 @@ class Scheduling(Claims):
         return places
 
     def _queue(self, per_owner: int, parent_id: str | None = None) -> list[Queued]:
-        """Return the ready versions in queue order, at most the `per_owner` oldest of each owner and kind."""
+        """Return the ready versions in queue order; only the `per_owner` oldest of each owner and kind."""
         with self._database.read() as session:
             query = _pending_versions().where(_READINESS.in_(["ready"]), ~_IS_AT_WORK)
             if parent_id is not None:
@@ -189,7 +189,7 @@ class Scheduling(Claims):
 
     @noted
     def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
-        """Retry the newest version, which failed, from the beginning.
+        """Retry a resource's newest version, which must have failed, from the beginning.
 
         Raises:
             NotFoundError: The resource does not exist.
@@ -216,7 +216,7 @@ class Scheduling(Claims):
     def request_manually(
         self, kind: Kind, resource_id: str, run_id: str | None = None, now: datetime | None = None
     ) -> ManualRequest:
-        """Decide what a manual "Materialize" on a partition should do now; queue a version if there is work to do.
+        """Decide what a manual "Materialize" on a partition does, and queue a version if there is work to do.
 
         Args:
             kind: The resource's kind.
@@ -277,7 +277,7 @@ class Scheduling(Claims):
             return tuple(resource_record(child) for child in followers(session, resource))
 
     def due_refreshes(self, now: datetime | None = None) -> tuple[AudienceModel, ...]:
-        """Return the models with a due refresh and no open version, longest overdue first."""
+        """Return the models whose refresh is due and that have no unfinished version, longest overdue first."""
         open_version = exists().where(VersionRow.resource_id == AudienceModelRow.id, VersionRow.status.in_(OPEN))
         query = (
             select(AudienceModelRow)
@@ -362,7 +362,7 @@ _REPORTED_BY_THE_MODEL = (
 
 
 def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
-    """Return the next refresh time: `due` plus the fewest whole intervals, at least one, that end after `now`."""
+    """Return the first time after `now` that is a whole number of intervals, at least one, after `due`."""
     every = timedelta(seconds=every_seconds)
     missed = max(0, (now - due) // every)
     return due + (missed + 1) * every
@@ -375,7 +375,7 @@ def _reason_of_failure(session: Session, gate: ResourceRow) -> tuple[StatusCode,
         return newest.status_code, newest.status_message or "The training data cannot be used."
     return StatusCode.PARENT_NOT_ACTIVE, (
         f"The {gate.kind.words} {gate.id} failed ({newest.status_code}). "
-        f"Fix the problem in its status message, retry {gate.id}, then retry this."
+        f"Fix the problem that its status message describes, retry {gate.id}, then retry this."
     )
 
 

@@ -32,7 +32,7 @@ class Workers(Part):
             session.merge(WorkerRow(worker_id=worker_id, heartbeat_at=self._database.lease_time(session, now)))
 
     def dead_workers(self, now: datetime | None = None, silent_seconds: float = 60.0) -> tuple[str, ...]:
-        """Return the workers without a heartbeat for this many seconds, oldest heartbeat first.
+        """Return the workers that sent no heartbeat for this many seconds, oldest heartbeat first.
 
         Returns none right after a database outage, during which no worker could send one. A heartbeat from the
         future was sent before the clock was set back; it counts as sent now.

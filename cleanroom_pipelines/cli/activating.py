@@ -41,15 +41,15 @@ _MAX_USERS_COMPARED = 1_000_000
 @click.option(
     "--seed-mode",
     type=click.Choice(["excluded", "first", "in_place"]),
-    help="Only for an audience artifact of an installation; for others, choose it in `generate`.",
+    help="Where seed users appear. Only for an audience of an installation; otherwise choose it in `generate`.",
 )
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv", "parquet", "plain"]), help="Default: csv.")
 @click.option("--destination", type=click.Choice(["plain", "google", "meta", "tiktok", "liveramp"]))
 @click.option(
     "--ids",
     type=_FILE,
-    help="Table of user_id with email, phone_number, hashed_email or hashed_phone_number, each once or several "
-    "times (email, email_2), such as Google's template with a user_id; any rows per user.",
+    help="Table with the columns user_id and email, phone_number, hashed_email or hashed_phone_number, such as "
+    "Google's template. Columns may repeat (email, email_2), and a user may have several rows.",
 )
 @click.option("--gzip", is_flag=True, help="Compress each file.")
 @click.option(
@@ -238,7 +238,7 @@ def _opened(tables: "TableFiles", settings: Any) -> "Iterator[tuple[Engine, Path
 
 
 def _population(ranking: Path) -> int | None:
-    """Return the number of scored users, seed included, to which percentages refer; None if unknown."""
+    """Return the number of scored users including the seed, of which percentages are taken; None if unknown."""
     import json
 
     try:
@@ -255,7 +255,7 @@ def _population(ranking: Path) -> int | None:
 def _activation(
     destination: str | None, format_: str | None, ids: Path | None, settings: Any
 ) -> "Iterator[tuple[str, Any, list[str], _IdsOfUsers | None]]":
-    """Yield the list's format, the destination's activation, warnings about omitted ids, and the ids of users."""
+    """Yield the list's format, the destination with its hashes, warnings about omitted ids, and the users' ids."""
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
     from cleanroom_pipelines.delivery.writing import Activation
     from cleanroom_pipelines.terms import MatchingId
@@ -324,7 +324,7 @@ class _IdsOfUsers:
                 yield hash_ids(where, kind, batch.column(0), batch.column(place))
 
     def noting(self, users: "Iterator[pa.Array]") -> "Iterator[pa.Array]":
-        """Yield batches of users unchanged, and keep the first million users for `why_none`."""
+        """Pass on batches of users, and remember the first million users for `why_none`."""
         n_users = 0
         for batch in users:
             if n_users < _MAX_USERS_COMPARED:
@@ -333,7 +333,7 @@ class _IdsOfUsers:
             yield batch
 
     def why_none(self) -> list[str]:
-        """Return a sentence on why no user of the list has a valid id; nothing if the list is empty."""
+        """Explain why no user of the list has a valid id; None if the list is empty."""
         import pyarrow as pa
 
         from cleanroom_pipelines.uploads.likely_causes import no_match

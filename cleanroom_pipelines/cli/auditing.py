@@ -22,12 +22,14 @@ def audit() -> None:
 
 @audit.command()
 @click.option(
-    "--expect", metavar="SEQ:HMAC", help="Head printed by an earlier `verify`, which you kept elsewhere."
+    "--expect",
+    metavar="SEQ:HMAC",
+    help="Newest digest (head) that an earlier `verify` printed and you saved elsewhere.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
-    """Verify that no audit entry was changed, removed, moved, inserted or cut off; exit code 2 if so."""
+    """Check whether entries were changed, removed, moved or inserted; if so, exit with code 2."""
     verdict = open_installation().audit.verify(expect=_head(expect))
     if as_json:
         print_json(
@@ -46,12 +48,10 @@ def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
             verdict.problem, remedy="Compare the log with a backup, and find out who had access to the disk."
         )
     for number in verdict.cut_off:
-        click.echo(
-            f"A write before entry {number} was interrupted by a kill or power cut; its request got no response."
-        )
+        click.echo(f"A kill or power cut interrupted a write before entry {number}; its request got no response.")
     click.echo(f"The audit log is intact: {verdict.n_entries:,} entries.")
     if verdict.n_entries:
-        click.echo(f"Keep this head elsewhere, for a later `--expect`: {verdict.head}")
+        click.echo(f"Save this newest digest (head) elsewhere, and give it to a later `--expect`: {verdict.head}")
 
 
 @audit.command()
@@ -80,7 +80,8 @@ def _head(text: str | None) -> Any:
         return None if text is None else AuditHead.parse(text.strip())
     except ValueError:
         raise UsageError(
-            "The expected head does not have the form SEQ:HMAC.", remedy="Give the head printed by `verify`."
+            "The expected digest does not have the form SEQUENCE:HMAC.",
+            remedy="Give the head that `verify` printed.",
         ) from None
 
 

@@ -86,7 +86,7 @@ def generate_audience(
     engine: str | None,
     progress: Progress,
 ) -> Any:
-    """Rank a seed's audience into a new folder: ranked.parquet, metrics.json, explanation.json.
+    """Rank all users for a seed; write ranked.parquet, metrics.json and explanation.json into a new folder.
 
     Raises:
         UsageError: An option is invalid.
@@ -179,15 +179,15 @@ def check_model(model: Path) -> None:
     Model(model)  # raises if the folder is not a model
     if not check_digests(model):
         click.echo(
-            "Warning: this model has no digests of its files, so damage cannot be detected. Train it again to "
-            "add them.",
+            "Warning: this model was trained without digests of its files, so damage cannot be detected. Train it "
+            "again to add them.",
             err=True,
         )
 
 
 @contextmanager
 def _with_match_counts(model: Path, seed: Path) -> Iterator[None]:
-    """Add match counts and a likely cause to a seed error, since one person owns both model and seed here."""
+    """Add match counts and a likely cause to a seed error; the caller owns both model and seed."""
     try:
         yield
     except SeedError as error:
@@ -210,7 +210,7 @@ def _with_match_counts(model: Path, seed: Path) -> Iterator[None]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder next to `target`, renamed to it if the body succeeds.
+    """Yield a temporary folder next to `target`, renamed to it if the `with` body succeeds.
 
     Raises:
         ConflictError: The target exists.

@@ -122,9 +122,9 @@ def _require(module: str) -> None:
     "n_worlds",
     default=200,
     show_default=True,
-    help="Worlds per attack; the victim is in half of them.",
+    help="Simulated installations per attack; the victim's data is in half of them.",
 )
-@click.option("--only", help="Run only attacks whose name contains this text.")
+@click.option("--only", help="Only attacks whose names contain this text.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     """Run privacy attacks on data rooms and jobs as a participant, with the privacy policy on and off."""
@@ -140,11 +140,11 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     "--sizes",
     default="50000x1000000,200000x4000000",
     show_default=True,
-    help="Sizes as USERSxINTERACTIONS, separated by commas. The cost of a further million interactions is "
-    "measured from one size to the next.",
+    help="Sizes as USERSxINTERACTIONS, separated by commas. The cost per further million "
+    "interactions is computed from each size to the next.",
 )
 @click.option(
-    "--seed-sizes", default="10000", show_default=True, help="Seed sizes to generate audiences for, at each size."
+    "--seed-sizes", default="10000", show_default=True, help="Seed sizes to rank for, at each data size."
 )
 @click.option("--items", default=20_000, show_default=True, help="Number of items in the synthetic data.")
 @click.option("--memory", default="8GB", show_default=True, help="Memory limit of the engine.")
@@ -154,8 +154,13 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     "--steps", default="train,generate,export,match,combine", show_default=True, help="Steps to measure."
 )
 @click.option("--spark-url", help="Address of Spark; default: local[THREADS] on this machine.")
-@click.option("--peers", default="als,pandas", show_default=True, help="Any of als,pandas; empty for none.")
-@click.option("--scratch", type=_FILE, help="Folder for data, models and spill.")
+@click.option(
+    "--peers",
+    default="als,pandas",
+    show_default=True,
+    help="Libraries to compare with: als,pandas; empty for none.",
+)
+@click.option("--scratch", type=_FILE, help="Folder for data, models and spill files.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def scale(  # noqa: PLR0917 - click passes options by name
     sizes: str,
@@ -236,7 +241,7 @@ def capacity(file: Path, cores: int, cluster_cores: int) -> None:
 @benchmark.command()
 @click.option("--clients", default=32, show_default=True, help="Number of clients, each with its own connection.")
 @click.option("--seconds", default=60.0, show_default=True, help="Duration of the load.")
-@click.option("--accounts", default=4, show_default=True, help="Accounts that the clients are distributed over.")
+@click.option("--accounts", default=4, show_default=True, help="Number of accounts that the clients share.")
 @click.option("--pace", default=4.0, show_default=True, help="Calls per client and second, with jitter.")
 @click.option("--seed", default=0, show_default=True, help="Random seed for the order and timing of calls.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
@@ -267,14 +272,17 @@ def api(  # noqa: PLR0917 - click passes options by name
 
 @benchmark.command()
 @click.option(
-    "--rows", default=10_000_000, show_default=True, help="Number of ids in the largest list and in the base."
+    "--rows",
+    default=10_000_000,
+    show_default=True,
+    help="Number of ids in the longest list and in the base audience.",
 )
-@click.option("--repetitions", default=3, show_default=True, help="Measurements of each method, interleaved.")
+@click.option("--repetitions", default=3, show_default=True, help="Number of measurements of each method.")
 @click.option("--threads", default=2, show_default=True, help="Threads of engines and peers.")
 @click.option(
     "--questions", default="", help="Any of intersections,differences,unions,mixed,matching; default: all."
 )
-@click.option("--scratch", type=_FILE, help="Folder for lists, results and spill.")
+@click.option("--scratch", type=_FILE, help="Folder for lists, results and spill files.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def algebra(  # noqa: PLR0917 - click passes options by name
     rows: int, repetitions: int, threads: int, questions: str, scratch: Path | None, json_file: Path | None

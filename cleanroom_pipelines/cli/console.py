@@ -39,7 +39,7 @@ def exit_with(error: CleanroomError, code: int = USAGE) -> NoReturn:
 
 
 class Ending:
-    """Signal handler that records a request to stop and knows its exit code.
+    """Signal handler that records a request to stop, and the exit code to use.
 
     Args:
         stop: Set on a signal even if another handler, such as Dagster's, received it.
@@ -83,7 +83,7 @@ def ending_on_signals() -> Iterator[Ending]:
 
 @contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Tolerate closed pipes on the standard streams by dropping further output.
+    """Drop further output once the reader of a standard stream (such as `head`) has closed the pipe.
 
     Output that cannot be written, such as to a full disk, is an error of the body, which flushes the streams. What
     is left in the buffers is dropped: at its end Python would try to write it again, and exit with 120.
@@ -126,7 +126,7 @@ class _WhileRead:
             self._stream.flush()  # discards what was buffered
 
     def drop(self) -> None:
-        """Send what is buffered, and all further output, nowhere."""
+        """Discard what is buffered, and all further output."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

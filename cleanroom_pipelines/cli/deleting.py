@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--with-dependents", is_flag=True, help="Also delete everything built from it.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(partition: str, with_dependents: bool, yes: bool) -> None:
-    """Delete a resource, by partition key.
+    """Delete the resource with this partition key.
 
     This deletes its data, its artifacts and its records in Dagster. Deleting a data room also deletes its
     provisioned data and results. Files that exports and lists wrote to a destination are kept, and so is the audit

@@ -36,7 +36,7 @@ _JOB = "First redeemers of campaign 18"
 
 @dataclass(frozen=True)
 class Catch:
-    """Numbers of later redeemers in the audience and in comparison lists of the same size.
+    """How many later redeemers are in the audience, and in other lists of the same size.
 
     Args:
         among: `all households` or `mailed households`.
@@ -73,7 +73,7 @@ def run_demo(*, as_json: bool = False) -> None:
     )
     for change in changes:
         say(f"  {change.action}  {change.kind.words} {change.name!r}")
-    run_pending_watched(installation)
+    run_pending_watched(installation, wait=True)  # a daemon or worker may have taken some of it
     job = installation.catalog.resources.get_by_name(GenerationJob, _JOB)
     _raise_on_failure(installation)
     _, report = newest_artifact(installation, Kind.GENERATION_JOB, job.id, "seed_validation_report")
@@ -143,7 +143,7 @@ def prepare_tables(folder: Path) -> None:
 
 
 def count_catches(installation: Installation, job_id: str, folder: Path) -> list[Catch]:
-    """Count later redeemers in the audience, among the most active households and in a random list, by size."""
+    """Count later redeemers in the audience, and in equally long lists of active and of random households."""
     version = installation.catalog.resources.current_version(Kind.GENERATION_JOB, job_id)
     if version is None:
         raise CleanroomError("The demo's audience was not built.", remedy="See `cleanroom status`.")
@@ -218,7 +218,7 @@ def _print_results(
         click.echo("")
         table(
             f"Later redeemers found among {among} ({rows[0].n_later} in total)",
-            ["audience", "lookalikes", "most active", "random", "times random"],
+            ["audience", "lookalikes", "most active", "random", "times as many as random"],
             [
                 [
                     f"best {catch.share:.0%}",
@@ -240,5 +240,5 @@ def _print_results(
         click.echo(f"  {export.size}: {installation.home.accounts / export.account_id / 'buckets' / bucket}")
     click.echo("\nOpen the UI:  cleanroom dev     (then http://127.0.0.1:3000)")
     configured = installation.home.inbox_seeds / job.configured_audience_model_id
-    click.echo(f"Drop a seed:  {configured}/")
+    click.echo(f"Put a seed into:  {configured}/")
     click.echo(f"Took {seconds:.0f} s.")

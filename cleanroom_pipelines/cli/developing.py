@@ -24,7 +24,7 @@ from cleanroom_pipelines.runs.installation import Installation
 
 
 def start_dagster(host: str, port: int) -> NoReturn:
-    """Run `dg dev` on this home: in place of this process, or as its child if the home needs a temporary link.
+    """Run `dg dev` on this home, replacing this process; as its child if the home needs a temporary link.
 
     Raises:
         ConfigurationError: Dagster's command is not installed in this environment, or the home cannot be used.

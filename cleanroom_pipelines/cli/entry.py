@@ -1,7 +1,7 @@
 """Entry point of the `cleanroom` program.
 
-Lives here: setup that must happen before any large import: signal handlers and standard streams.
-Add here when something has to happen this early.
+Lives here: setup that must happen before slow imports: signal handlers and standard streams.
+Add here when something else must happen before slow imports.
 Keep out: every import that takes time.
 """
 
@@ -25,7 +25,7 @@ def _end_at_once(number: int, _frame: FrameType | None) -> None:
 
 
 def _open_streams() -> None:
-    """Open /dev/null for closed standard streams, so that no later file gets one of their descriptors."""
+    """Open /dev/null for standard streams that are closed, so that no other file gets their descriptors."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)

@@ -24,7 +24,7 @@ def example_folder() -> Path:
     for folder in _PLACES:
         if (folder / DECLARATION).is_file():
             return folder
-    raise CleanroomError("The example is missing.", remedy="Install cleanroom-pipelines again.")
+    raise CleanroomError("The example files are missing.", remedy="Install cleanroom-pipelines again.")
 
 
 def copy_example(target: Path) -> None:
@@ -40,5 +40,5 @@ def copy_example(target: Path) -> None:
         raise ConflictError("The folder exists already.", remedy="Give the path of a new one.") from None
     except (OSError, shutil.Error) as error:
         raise UsageError(
-            f"The example cannot be written there ({type(error).__name__}).", remedy="Give another path."
+            f"The example files cannot be written there ({type(error).__name__}).", remedy="Give another path."
         ) from None

@@ -28,9 +28,7 @@ from cleanroom_pipelines.errors import NotFoundError, UsageError
     "--approved-by", multiple=True, metavar="ACCOUNT", help="Account that approved the change, by id or name."
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the ledger file: every entry with its noise, for auditors."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print all entries with their noise as JSON, for auditors.")
 def ledger(  # noqa: PLR0917 click passes them by name
     pair: str | None,
     refill: int | None,
@@ -55,8 +53,8 @@ def ledger(  # noqa: PLR0917 click passes them by name
     if changes or approved_by:
         if pair is None or len(changes) != 1:
             raise UsageError(
-                "A change needs a PAIR and exactly one of --refill, --period and --share.",
-                remedy="Give all of these.",
+                "A change to a budget needs a pair, and exactly one change.",
+                remedy="Give PAIR, and one of --refill, --period and --share.",
             )
         _agree(installation, pairs[0], _change(refill, share), approved_by, yes=yes)
     summaries = [_summary_of(installation, each) for each in pairs]
@@ -77,7 +75,7 @@ def _named(installation: Any, name: str) -> Any:
     for each in installation.catalog.pairs.all():
         if each.id == pair_id:
             return each
-    raise NotFoundError("This pair of organisations was not found.", remedy="List all pairs: cleanroom ledger.")
+    raise NotFoundError("There is no such pair of organisations.", remedy="List all pairs: cleanroom ledger.")
 
 
 def _change(refill: int | None, share: str | None) -> tuple[str, int, str | None]:

@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run the command like click's main, except that signals and broken pipes do not become exit code 1."""
+    """Run the command like click's main, but leave the exit codes of signals and broken pipes to the caller."""
     if "_CLEANROOM_COMPLETE" in os.environ:
         cleanroom.main(arguments)  # shell completion; exits the process
     try:
@@ -226,7 +226,7 @@ def _raise_on_failure(catalog: "Catalog", ids: list[str]) -> None:
 
 
 @cleanroom.command()
-@click.option("--max-seconds", type=float, help="Stop starting runs after this time.")
+@click.option("--max-seconds", type=float, help="Do not start runs after this many seconds.")
 @click.option(
     "--wait",
     is_flag=True,
@@ -246,7 +246,7 @@ def run(max_seconds: float | None, wait: bool) -> None:
 @cleanroom.command()
 @click.argument("partition")
 def cancel(partition: str) -> None:
-    """Cancel the work on a resource, by partition key."""
+    """Cancel the work on the resource with this partition key."""
     catalog = open_installation().catalog
     record = resource_of(catalog, partition)
     version = catalog.work.request_cancel(record.kind, record.id)
@@ -274,7 +274,10 @@ def cancel(partition: str) -> None:
 @_ENGINE
 @click.option("--day-cache", type=_FILE, help="Folder that caches remote files, and the counts of each file.")
 @click.option(
-    "--max-invalid", default="5%", show_default=True, help="Largest share of rows that may be dropped as invalid."
+    "--max-invalid",
+    default="5%",
+    show_default=True,
+    help="Largest share of invalid rows (which are ignored) before training fails.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def train(as_json: bool, **options: Any) -> None:
@@ -300,7 +303,7 @@ def train(as_json: bool, **options: Any) -> None:
     "--seed", required=True, help="The seed: .jsonl, .csv or .parquet, each also .gz, or a source such as s3://…"
 )
 @click.option("--out", type=_FILE, required=True, help="Folder to create.")
-@click.option("--sizes", default="1%,5%,10%,20%", show_default=True, help="Audience sizes.")
+@click.option("--sizes", default="1%,5%,10%,20%", show_default=True, help="Audience sizes to report on.")
 @click.option(
     "--seed-mode", type=click.Choice(["excluded", "first", "in_place"]), default="excluded", show_default=True
 )
@@ -371,7 +374,7 @@ def backup(file: Path) -> None:
 @click.option(
     "--nothing-asked-since",
     is_flag=True,
-    help="Confirm that nothing was spent from any privacy budget after the backup.",
+    help="Confirm that no question was answered after the backup, so privacy budgets need not count as spent.",
 )
 def restore(file: Path, nothing_asked_since: bool) -> None:
     """Restore a backup into CLEANROOM_HOME, which must be empty.

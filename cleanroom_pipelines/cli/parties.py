@@ -29,9 +29,10 @@ def account() -> None:
 
 @account.command("create")
 @click.argument("name")
-@click.option("--id", "account_id", help="12 digits; default: random.")
+@click.option("--id", "account_id", help="Account id of 12 digits; default: random.")
 @click.option(
-    "--organization", help="Organisation whose privacy budget its data count against; default: the account itself."
+    "--organization",
+    help="Organisation whose privacy budget pays for answers about its data; default: the account itself.",
 )
 @_JSON
 def create_account(name: str, account_id: str | None, organization: str | None, as_json: bool) -> None:
@@ -123,21 +124,21 @@ def collaboration() -> None:
     type=click.Choice(["in-place", "removed"]),
     default="in-place",
     show_default=True,
-    help="Keep seed users in lists where they rank, or remove them as AWS does, which reveals who is in the seed.",
+    help="Keep seed users in lists at their rank, or remove them as AWS does, which reveals who is in the seed.",
 )
 @click.option(
     "--privacy",
     type=click.Choice(["private", "full"]),
     default="private",
     show_default=True,
-    help="Rank by one noised vector, or by the full ensemble, whose lists and metrics reveal individuals.",
+    help="Rank by one vector with noise, or without noise (full), so that lists and metrics reveal individuals.",
 )
 @click.option(
     "--period",
     type=click.Choice(["life", "month"]),
     default="life",
     show_default=True,
-    help="How long the privacy budget of each pair of members lasts; `month` renews it every month.",
+    help="Renew the privacy budget of each pair of members every month, or never (life).",
 )
 @_JSON
 def create_collaboration(  # noqa: PLR0917 click passes them by name
@@ -184,7 +185,7 @@ def list_collaborations(as_json: bool) -> None:
 @_ACCOUNT
 @_JSON
 def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
-    """Remove an account from COLLABORATION (id or name): no new jobs start for it or on its models."""
+    """Remove an account from COLLABORATION (id or name); no new jobs start between it and other members."""
     catalog = open_installation().catalog
     named = [one.id for one in catalog.parties.collaborations() if name_or_id in (one.id, one.name)]
     left = catalog.parties.set_membership(
@@ -214,7 +215,7 @@ def template() -> None:
 def add_template(
     name: str, *, account: str, file: Path, collaboration: str | None, region: str, as_json: bool
 ) -> None:
-    """Store the SQL in a file as the template NAME of an account."""
+    """Add the template NAME to an account, with the SQL of a file."""
     catalog = open_installation().catalog
     try:
         sql = file.read_text(encoding="utf-8")
@@ -259,16 +260,16 @@ def create_bucket(name: str, account: str, as_json: bool) -> None:
 @bucket.command("register")
 @click.argument("name")
 @_ACCOUNT
-@click.option("--url", required=True, help="The real bucket: s3://bucket or s3://bucket/prefix.")
+@click.option("--url", required=True, help="URL in the object store: s3://bucket or s3://bucket/prefix.")
 @click.option(
     "--credentials-profile",
     "profile",
     required=True,
-    help="Profile in the AWS configuration files with credentials for it.",
+    help="Profile in the AWS configuration files with the bucket's credentials.",
 )
 @_JSON
 def register_bucket(name: str, *, account: str, url: str, profile: str, as_json: bool) -> None:
-    """Register the bucket NAME of an account, stored in a real object store."""
+    """Register a bucket of an object store for an account, as the bucket NAME."""
     _register(name, account, url, profile, as_json=as_json)
 
 

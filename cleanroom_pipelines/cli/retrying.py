@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--failed", is_flag=True, help="Retry every resource whose newest version failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def retry(partitions: tuple[str, ...], failed: bool, as_json: bool) -> None:
-    """Queue failed resources again.
+    """Retry failed resources.
 
     `run`, `serve` or a daemon then does the work.
     """

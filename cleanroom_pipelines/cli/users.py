@@ -20,7 +20,8 @@ def user() -> None:
 @user.command("create")
 @click.argument("email")
 @click.option(
-    "--organization", help="Organisation whose privacy budget the user's data count against; default: the domain."
+    "--organization",
+    help="Organisation whose privacy budget pays for answers about the user's data; default: the e-mail domain.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def create_user(email: str, organization: str | None, as_json: bool) -> None:

@@ -26,7 +26,7 @@ _LOOK_SECONDS = 1.0
 def run_pending_watched(
     installation: Installation, *, max_seconds: float | None = None, wait: bool = False
 ) -> int:
-    """Ingest the files in the inbox and do all pending work in this process; show progress on stderr.
+    """Ingest the files in the inbox, do all pending work in this process, and show progress on stderr.
 
     Args:
         installation: The installation.

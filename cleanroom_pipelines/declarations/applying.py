@@ -55,7 +55,7 @@ _NEW = "new"
 
 @dataclass(frozen=True)
 class DeclaredChange:
-    """A change to one resource or party object: made by applying a declaration, or planned in a dry run.
+    """One change to a resource, account or other object, made by applying a declaration or shown by a dry run.
 
     Args:
         action: `create`, `update` (a new version if the content changes) or `keep`.
@@ -116,7 +116,7 @@ def apply_declaration(
 
 
 class _Seeds:
-    """The seeds of a declaration; each remote seed is fetched only once."""
+    """Fetches the seeds of a declaration, each remote one only once."""
 
     def __init__(self, sources_of: Callable[[str], Sources] | None, stack: ExitStack) -> None:
         self.sources_of = sources_of
@@ -131,7 +131,7 @@ class _Seeds:
 
 
 class _Applying:
-    """One pass over a declaration."""
+    """Applies a declaration, or finds what applying it would change."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class _Applying:
         return self._changes
 
     def check_tables(self, names: Collection[str] | None = None) -> None:
-        """Read the headers of tables and seeds; requires that a dry run has found the account.
+        """Read the headers of tables and seeds; only after a dry run, which finds the account.
 
         Args:
             names: Check only the datasets and jobs with these names; all if not given.
@@ -311,7 +311,7 @@ class _Applying:
         return self._note("update", spec, existing.id)
 
     def _place_seed(self, before: GenerationJob, location: str) -> None:
-        """Record the new seed of an updated job if the job needs it, and delete the copies that are not used."""
+        """Record the new seed of an updated job, if it needs one, and delete unused copies of the seed."""
         job = self._catalog.get(GenerationJob, before.id)
         newest = self._catalog.resources.newest_version(Kind.GENERATION_JOB, before.id)
         if job.keep_seed or newest.status in OPEN:
@@ -393,7 +393,7 @@ class _Applying:
             parent = self._named(RECORDS[kind], name)
         except NotFoundError:
             raise UsageError(
-                f"It refers to a {kind.words} that is not declared.",
+                f"This refers to a {kind.words} that is not declared.",
                 remedy="Declare it in the same file, or apply its file first.",
             ) from None
         _reject_deleting(parent)
@@ -413,7 +413,7 @@ class _Applying:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Add a place in the declaration to the errors raised in the `with` block."""
+    """Add the place in the declaration to errors raised in the `with` body."""
     try:
         yield
     except CleanroomError as error:

@@ -118,14 +118,14 @@ class TrainingDatasetForm(_Named):
 
 
 class WindowForm(_Form):
-    """A half-open training window."""
+    """A training window: from `start`, up to but not including `end`."""
 
     start: Moment | None = None
     end: Moment | None = None
 
 
 class Refresh(_Form):
-    """A model's refresh: its interval, its moving training window, and whether its jobs keep their seeds."""
+    """How a model is refreshed: how often, with which training window, and whether its jobs keep their seeds."""
 
     every: Duration
     window: Duration | None = None
@@ -259,7 +259,9 @@ def read_declaration(path: Path) -> Declaration:
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise UsageError("The declaration file is too large.", remedy="Declare data by path, not by value.")
+            raise UsageError(
+                "The declaration file is too large.", remedy="Give the paths of data files instead of the data."
+            )
         raw = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
@@ -283,7 +285,7 @@ def read_declaration(path: Path) -> Declaration:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    """The path to an error: keys and positions, each truncated."""
+    """Return the place of an error: its keys and positions, each truncated."""
     parts = ("".join(c if c.isprintable() else "?" for c in str(part)[:_MAX_KEY]) for part in location)
     return ".".join(parts) or "the top level"
 

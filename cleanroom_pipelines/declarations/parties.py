@@ -1,4 +1,4 @@
-"""Apply the declared party objects: accounts, collaborations, templates, buckets.
+"""Apply declared accounts, collaborations, templates and buckets.
 
 Lives here: comparing them with the catalogue, and creating missing ones.
 Add here when parties get another kind of object that can be declared.
@@ -31,7 +31,7 @@ from cleanroom_pipelines.errors import ConflictError, UsageError
 
 
 class PartyKind(StrEnum):
-    """Kinds of party objects, which are not resources of the API."""
+    """The kinds of objects that a declaration may contain besides resources."""
 
     ACCOUNT = "account"
     COLLABORATION = "collaboration"
@@ -49,7 +49,7 @@ Note = Callable[[PartyKind, str, str, bool], None]
 
 
 class ApplyingParties:
-    """One pass over the party objects of a declaration.
+    """Applies the accounts, collaborations, templates and buckets of a declaration.
 
     Args:
         catalog: The catalogue.
@@ -69,7 +69,7 @@ class ApplyingParties:
         self._new_members: dict[str, Sequence[str]] = {}
 
     def account_of(self, name_or_id: str) -> str:
-        """Find the id of a declared or existing account; empty if a dry run would generate it.
+        """Return the id of a declared or existing account; empty in a dry run, if the id would be generated.
 
         Raises:
             UsageError: The account does not exist.
@@ -79,7 +79,7 @@ class ApplyingParties:
         if name_or_id == LOCAL_ACCOUNT or (is_account_id(name_or_id) and name_or_id in self._accounts.values()):
             return name_or_id
         raise UsageError(
-            "It refers to an account that is not declared.",
+            "This refers to an account that is not declared.",
             remedy="Declare it in the same file, or create it first.",
         )
 
@@ -96,7 +96,7 @@ class ApplyingParties:
                 existing
             ):
                 raise ConflictError(
-                    "An account with this name belongs to another organisation, and accounts cannot change it.",
+                    "An account with this name belongs to another organisation, which cannot be changed.",
                     remedy="Give the account's organisation, or omit `organization`.",
                 )
             self._note(PartyKind.ACCOUNT, form.name, existing, False)
@@ -196,7 +196,7 @@ class ApplyingParties:
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
 
     def _collaboration_of(self, name: str | None, account: str) -> Collaboration | None:
-        """Find the collaboration of a template; None if it has no collaboration, or a dry run would create it."""
+        """Return the id of a template's collaboration; None without one, or in a dry run that would create it."""
         if name is None:
             return None
         existing = self._collaborations.get(name)
@@ -204,7 +204,7 @@ class ApplyingParties:
             return None
         if existing is None or not existing.has_active(account):
             raise UsageError(
-                "It refers to a collaboration that is not declared, or of which its account is not a member.",
+                "The template's collaboration is not declared, or the template's account is not its member.",
                 remedy="Declare the collaboration in the same file, with this account as a member.",
             )
         return existing

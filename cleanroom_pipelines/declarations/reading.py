@@ -1,6 +1,6 @@
 """Loader for untrusted YAML.
 
-Lives here: the safe loader and its additional checks: expanding aliases and duplicate keys are rejected.
+Lives here: the safe loader, which also rejects duplicate keys and aliases that expand to very large documents.
 Add here when another YAML hazard needs a check.
 Keep out: what the keys mean (form.py).
 """

@@ -1,4 +1,4 @@
-"""The shell: all Dagster definitions.
+"""All Dagster definitions.
 
 Lives here: assets, checks, jobs, partitions, resources, schedules, sensors, and the metadata of results.
 Add here when Dagster must show or start something new.

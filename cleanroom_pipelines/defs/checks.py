@@ -84,7 +84,7 @@ def model_is_like_the_one_before(
 def export_matches_manifest(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """Every exported file matches the manifest, and together they hold all delivered users."""
+    """Every exported file matches the manifest, and together the files contain all delivered users."""
     opened = installation.open()
     manifest, _ = newest_artifact(opened, Kind.EXPORT_JOB, context.partition_key, "audience_export")
     delivered = verify_exported_files(opened, context.partition_key, manifest)

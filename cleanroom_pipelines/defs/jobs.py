@@ -38,7 +38,7 @@ asset_jobs = [
 
 @dg.op
 def do_pending_work(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Do pending work item by item, each as its own run in this process.
+    """Do all pending work in this process, one run after another.
 
     Starting a process takes seconds, so many small jobs finish sooner in one shared process.
     """
@@ -62,7 +62,7 @@ def run_all_pending() -> None:
 
 @dg.op
 def score_published_shards(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Score shards that other runs have offered, to share the work on large audiences."""
+    """Score users for other runs that have offered to share the work on a large audience."""
     opened = installation.open()
     with without_data(), handle_signals() as interruption:
         n_users = help_scoring(opened, interruption.is_set)
@@ -71,11 +71,11 @@ def score_published_shards(context: dg.OpExecutionContext, installation: Install
 
 @dg.job(executor_def=dg.in_process_executor)
 def score_shards() -> None:
-    """Helps other runs score large audiences, one range of shards at a time, until all are scored."""
+    """Helps other runs score large audiences, one range of users at a time, until all are scored."""
     score_published_shards()
 
 
-class GenerationJobForm(dg.Config):
+class GenerationJobForm(dg.Config, use_attribute_docstrings=True):
     """Form that starts a generation job."""
 
     configured_audience_model: str
@@ -85,7 +85,7 @@ class GenerationJobForm(dg.Config):
     name: str
     """A unique name for the job."""
     seed_mode: str = "excluded"
-    """excluded, first or in_place."""
+    """Where users of the seed appear in the audience: excluded, first or in_place."""
     export_size: str = ""
     """Size to export when the audience is ready, such as 5% or largest; empty for no export."""
 
@@ -115,7 +115,7 @@ def start_generation_job() -> None:
 
 @dg.op
 def delete_superseded_versions(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Delete artifacts superseded longer ago than the retention time, and leftovers of deleted resources."""
+    """Delete artifacts that were superseded long enough ago, and leftovers of deleted resources."""
     opened = installation.open()
     n_deleted = delete_superseded(opened)
     n_leftovers = clean_up_deleted(opened, context.instance)

@@ -56,7 +56,7 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
         page["dagster/column_schema"] = dg.MetadataValue.table_schema(
             dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
         )
-    page["inputs"] = _inputs_table(made)
+    page["input artifacts"] = _inputs_table(made)
     page["artifact"] = f"version {made.manifest.version}, {len(made.manifest.files)} files"
     page["code version"] = made.manifest.code_version
     return page
@@ -79,7 +79,7 @@ def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata
         page["dagster/row_count"] = profile["n_rows"]
         page["users"], page["items"] = profile["n_users"], profile["n_items"]
         page["picture: interactions by month"] = pictures.months(profile)
-        page["profile"] = dg.MetadataValue.json(profile)
+        page["table profile"] = dg.MetadataValue.json(profile)
     report = ValidationReport.from_dict(documents["report"])
     page["validation report"] = dg.MetadataValue.md(report_markdown(report))
     if users := documents.get("users_report"):
@@ -119,8 +119,8 @@ def configured_audience_model(record: Resource, documents: Mapping[str, Any]) ->
     configuration = documents["configuration"]
     return {
         "dagster/row_count": len(configuration["sizes"]),
-        "configuration": dg.MetadataValue.json(configuration),
-        "inbox": f"inbox/seeds/{record.id}/",
+        "permitted uses": dg.MetadataValue.json(configuration),
+        "inbox folder for seeds": f"inbox/seeds/{record.id}/",
     }
 
 
@@ -131,13 +131,13 @@ def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Me
     report = documents["report"]["report"]
     page: Metadata = {
         "dagster/row_count": report["numRowsTotal"],
-        "usable": documents["outcome"]["usable"],
-        "report": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(documents["report"]))),
+        "seed is usable": documents["outcome"]["usable"],
+        "validation report": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(documents["report"]))),
     }
     if message := documents["outcome"]["message"]:
         page["reason not usable"] = f"{documents['outcome']['statusCode']}: {message}"
     if match := documents.get("match"):
-        page["match"] = dg.MetadataValue.json(match)
+        page["seed match"] = dg.MetadataValue.json(match)
     return page
 
 
@@ -150,17 +150,17 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         "picture: audience quality": pictures.quality(metrics),
         "dagster/row_count": metrics["n_users"],
         f"recall at {main['size']}": round(main["recall"], 3),
-        f"recall at {main['size']}, random": round(main["recall_random"], 3),
+        f"recall at {main['size']}, random ranking": round(main["recall_random"], 3),
         "AUC": round(metrics["auc"], 3),
-        "by size": _sizes_table(metrics),
+        "quality by size": _sizes_table(metrics),
         "warnings": dg.MetadataValue.md(_list_markdown([warning["message"] for warning in metrics["warnings"]])),
-        "match": dg.MetadataValue.json(metrics["match"]),
+        "seed match": dg.MetadataValue.json(metrics["match"]),
     }
     if privacy := metrics.get("privacy"):
-        page["privacy"] = privacy["statement"]
+        page["privacy statement"] = privacy["statement"]
         page["privacy budget of the two organisations"] = dg.MetadataValue.json(privacy)
     else:
-        page["signals"] = dg.MetadataValue.json(explanation["signals"])
+        page["signal contributions"] = dg.MetadataValue.json(explanation["signals"])
     if apart := _apart(explanation):
         page["picture: distinguishing features"] = pictures.explanation(apart)
         page["distinguishing features"] = _apart_table(apart)
@@ -176,13 +176,13 @@ def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     export = documents["export"]
     return {
         "dagster/row_count": export["delivered"],
-        "requested": export["requested"],
-        "delivered": export["delivered"],
+        "users requested": export["requested"],
+        "users delivered": export["delivered"],
         "destination": export["url"],
-        "format": export["format"],
+        "file format": export["format"],
         "warnings": dg.MetadataValue.md(_list_markdown(export["warnings"])),
-        "files": len(export["files"]),
-        "reveals by design": ", ".join(export.get("reveals", [])) or "nothing",
+        "number of files": len(export["files"]),
+        "revealed by design": ", ".join(export.get("reveals", [])) or "nothing",
     }
 
 
@@ -235,10 +235,10 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
             "users": f"{row['delivered']:,}",
             "recall of held-out seed users": f"{row['recall']:.1%}",
             "95 % interval": f"{row['recall_interval'][0]:.1%} to {row['recall_interval'][1]:.1%}",
-            "recall, random": f"{row['recall_random']:.1%}",
+            "recall of a random ranking": f"{row['recall_random']:.1%}",
             "lift": f"{row['lift']:.2f}",
             "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
-            "relevance, random": f"{row['relevance_random']:.2f}",
+            "relevance of a random ranking": f"{row['relevance_random']:.2f}",
         }
         for row in metrics["sizes"]
     ]
@@ -246,9 +246,9 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def _bars_markdown(metrics: Mapping[str, Any]) -> str:
-    """Draw recall next to random as text bars; up to 1,000 characters, Dagster shows markdown without a click."""
+    """Draw recall next to random recall as text bars; Dagster shows 1,000 characters without a click."""
     sizes = metrics["sizes"][:5]
-    lines = ["| size | this audience | random |", "|---|---|---|"]
+    lines = ["| size | this audience | random ranking |", "|---|---|---|"]
     for row in sizes:
         shares = (row["recall"], row["recall_random"])
         bars = (f"{'█' * max(1, round(20 * share))} {share:.0%}" for share in shares)
@@ -257,7 +257,7 @@ def _bars_markdown(metrics: Mapping[str, Any]) -> str:
 
 
 def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return feature values, then items, that distinguish the seed, with their names, each strongest first."""
+    """Return the feature values, then the items, that distinguish the seed; the strongest first in each group."""
     items = [{"name": f"item {entry['item_id']}", **entry} for entry in explanation["items"]]
     features = [{**entry, "name": f"{entry['column']} {entry['value']}"} for entry in explanation["features"]]
     return features + items
@@ -265,13 +265,19 @@ def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     if "strength" in apart[0]:
-        strengths = [{"": entry["name"], "deviations above chance": f"{entry['strength']:.1f}"} for entry in apart]
+        strengths = [
+            {
+                "item or feature value": entry["name"],
+                "standard deviations above chance": f"{entry['strength']:.1f}",
+            }
+            for entry in apart
+        ]
         return dg.MetadataValue.table([dg.TableRecord(row) for row in strengths], schema=_schema(*strengths[0]))
     rows = [
         {
-            "": entry["name"],
+            "item or feature value": entry["name"],
             "share of seed": f"{entry['share_of_seed']:.1%}",
-            "share of all": f"{entry['share_of_users']:.1%}",
+            "share of all users": f"{entry['share_of_users']:.1%}",
             "lift": f"{entry['lift']:.2f}",
         }
         for entry in apart

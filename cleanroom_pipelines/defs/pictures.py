@@ -17,7 +17,7 @@ _MAX_BYTES = 70_000  # base64 turns three bytes into four
 
 
 def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
-    """Chart recall with a random ranking's, the ROC curve, relevance and lift by size, and score distributions."""
+    """Chart recall (next to a random ranking), the ROC curve, relevance and lift by size, and the scores."""
     figure, axes = _figure(2, 2, 10.5, 7.2)
     _draw_recall(axes[0][0], metrics)
     _draw_roc(axes[0][1], metrics)
@@ -133,7 +133,13 @@ def _draw_relevance(axis: Any, metrics: Mapping[str, Any]) -> None:
     ]
     if known:
         axis.plot(*zip(*known, strict=True), "o-", color=_SEED, label="relevance")
-    axis.plot(shares, [row["relevance_random"] for row in rows], "--", color=_RANDOM, label="relevance, random")
+    axis.plot(
+        shares,
+        [row["relevance_random"] for row in rows],
+        "--",
+        color=_RANDOM,
+        label="relevance of a random ranking",
+    )
     axis.set_ylim(-1.05, 1.05)
     axis.axhline(0, color="black", linewidth=0.5)
     axis.set_xlabel("audience size, % of all users")

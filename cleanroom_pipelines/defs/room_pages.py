@@ -1,8 +1,8 @@
-"""Metadata of data-room assets in the Dagster UI. Counts that join both sides appear only as released.
+"""Metadata of data-room assets in the Dagster UI; counts from both parties' data appear only with noise.
 
 Lives here: the metadata of each asset in group `data_room`, read from its artifact's documents.
 Add here when a room's asset must show something more.
-Keep out: pages of lookalike assets (`pages.py`), drawing (`pictures.py`), and exact counts that join both sides.
+Keep out: metadata of lookalike assets (`pages.py`), drawing (`pictures.py`), and counts without noise.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def data_lab(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """Metadata of a data lab: reports and counts of the publisher's uploads."""
     page = _reports(documents["reports"])
     if documents["statistics"]:
-        page["statistics"] = dg.MetadataValue.json(documents["statistics"])
+        page["upload statistics"] = dg.MetadataValue.json(documents["statistics"])
     return page
 
 
@@ -30,7 +30,7 @@ def base_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     page = _reports(documents.get("reports", {}))
     if base := documents.get("base"):
         page["dagster/row_count"] = base["n_users"]
-        page["base"] = dg.MetadataValue.json(base)
+        page["base audience counts"] = dg.MetadataValue.json(base)
     return page
 
 
@@ -39,7 +39,7 @@ def seed_audiences(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     page = _reports({"seed audiences": documents["report"]} if "report" in documents else {})
     if seeds := documents.get("seeds"):
         page["dagster/row_count"] = seeds["n_unique_ids"]
-        page["audience types"] = len(seeds["by_type"])
+        page["number of seed audiences"] = len(seeds["by_type"])
     return page
 
 
@@ -72,8 +72,8 @@ def overlap_statistics(record: Resource, documents: Mapping[str, Any]) -> Metada
     page: Metadata = {}
     if rows:
         page["picture: overlap"] = pictures.overlap(released["rows"])
-        page["overlap"] = _table(rows)
-    return page | {"noise": released["noise"]["statement"]} | _budget(documents["overlap"])
+        page["overlap by seed audience"] = _table(rows)
+    return page | {"noise per count": released["noise"]["statement"]} | _budget(documents["overlap"])
 
 
 def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
@@ -84,7 +84,9 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         shown = [row for row in audience["rows"] if row["affinity_ratio"] is not None]
         single = [row for row in shown if sum(row[key] is not None for key in ("interest", "age", "gender")) == 1]
         if single:
-            page[f"picture: affinity {number}"] = pictures.affinity(audience["audience_type"], single)
+            page[f"picture: affinity of seed audience {number}"] = pictures.affinity(
+                audience["audience_type"], single
+            )
         rows = [
             {
                 "seed audience": audience["audience_type"],
@@ -98,7 +100,7 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
             for row in sorted(shown, key=lambda row: -row["affinity_ratio"])[:_MOST_ROWS]
         ]
         if rows:
-            page[f"insights {number}"] = _table(rows)
+            page[f"insights of seed audience {number}"] = _table(rows)
     return page | {"noise per count": released["noise"]["statement"]} | _budget(documents["insights"])
 
 
@@ -112,9 +114,9 @@ def custom_audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     size = documents["audience"]["released"]
     reveals = ", ".join(documents["audience"]["reveals"]) or "nothing"
     page: Metadata = {
-        "size": _released(size["size"]),
-        "noise": size["noise"]["statement"],
-        "reveals by design": reveals,
+        "number of users": _released(size["size"]),
+        "noise of the size": size["noise"]["statement"],
+        "revealed by design": reveals,
     }
     return page | _budget(documents["audience"])
 
@@ -134,7 +136,7 @@ def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Meta
     return {
         "picture: reach": pictures.reach(released["reach"]),
         "AUC": released["auc"],
-        "reach": _table(rows),
+        "users by reach": _table(rows),
         "noise per count": released["noise"]["statement"],
         **_budget(released),
     }
@@ -160,9 +162,9 @@ def audience_user_list(record: Resource, documents: Mapping[str, Any]) -> Metada
     """Metadata of a user list: the delivered files, and what the list reveals by design."""
     delivered = documents["list"]
     return {
-        "files": len(delivered["files"]),
-        "reveals by design": ", ".join(delivered["reveals"]) or "nothing",
-        "manifest": dg.MetadataValue.json(delivered["manifest"]),
+        "number of files": len(delivered["files"]),
+        "revealed by design": ", ".join(delivered["reveals"]) or "nothing",
+        "delivery manifest": dg.MetadataValue.json(delivered["manifest"]),
     }
 
 
@@ -170,7 +172,7 @@ def _reports(reports: Mapping[str, Any]) -> Metadata:
     from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     return {
-        f"report of {name}": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(report)))
+        f"validation report of {name}": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(report)))
         for name, report in reports.items()
     }
 

@@ -100,14 +100,14 @@ def _ingest_unchanged(
     drops: Iterable[Drop],
     take: Callable[[Installation, Drop], object],
 ) -> dg.SensorResult:
-    """Ingest the files that have not changed since the last tick; record the others in the cursor."""
+    """Ingest the inbox files that have not changed since the last tick; remember the others in the cursor."""
     before: dict[str, list[int]] = json.loads(context.cursor or "{}")
     keys = {drop: opened.key.digest("inbox cursor", os.fsencode(drop.path))[:16] for drop in drops}
     changed = [drop for drop, key in keys.items() if before.get(key) != list(drop.signature)]
     found = ingest(opened, (drop for drop, key in keys.items() if before.get(key) == list(drop.signature)), take)
     found.incomplete += changed
     for _, error in found.failed:
-        context.log.warning(f"A dropped file could not be accepted ({error}). The next tick retries.")
+        context.log.warning(f"An inbox file could not be ingested ({error}). The sensor retries at its next tick.")
     seen = {keys[drop]: list(drop.signature) for drop in (*found.incomplete, *(drop for drop, _ in found.failed))}
     message = f"Files in the inbox: {found}." if str(found) else "The inbox is empty."
     return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
@@ -155,7 +155,7 @@ def _requests_of_lane(
 
 
 def _helper_requests(opened: Installation, unfinished: Sequence[dg.DagsterRun]) -> list[dg.RunRequest]:
-    """Return run requests for as many additional helpers as would find shards to score."""
+    """Request runs of additional helpers, as many as there are groups of users left to score."""
     n_running = sum(run.job_name == score_shards.name for run in unfinished)
     return [dg.RunRequest(job_name=score_shards.name) for _ in range(n_helpers_wanted(opened) - n_running)]
 

@@ -193,7 +193,8 @@ def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> File
     rule, families = _RULES[destination], {kind.family for kind in kinds}
     if not families or (Family.STRING in families and len(families) > 1):
         raise UsageError(
-            "A file for this destination holds either your own ids or hashes.", remedy="Choose one of them."
+            "A file for this destination can contain your own ids or hashes, but not both.",
+            remedy="Choose one of them.",
         )
     if Family.STRING in families:
         assert rule.id_column is not None
@@ -203,7 +204,7 @@ def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> File
 
 
 def line_around(destination: AdDestination, format_: FileFormat, family: Family) -> tuple[str, str]:
-    """The parts of a CSV line before and after its hash: one comma for each empty column."""
+    """Return the parts of a CSV line before and after the hash, with a comma for each empty column."""
     assert format_.header is not None
     place = format_.header.index(_RULES[destination].columns[family])
     return "," * place, "," * (len(format_.header) - 1 - place)

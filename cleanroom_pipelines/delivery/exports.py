@@ -298,7 +298,7 @@ def verify_export(place: ObjectPlace | Path) -> Mapping[str, Any]:
         DestinationError: Its bucket cannot be read.
     """
     where = folder_on_disk(place.absolute()) if isinstance(place, Path) else place
-    with _telling():
+    with _translated_errors():
         manifest = json.loads(_read_manifest(where))
         for part in _files_of(manifest):
             if _measure(where / Path(part["name"]).name) != (part["bytes"], part["sha256"]):
@@ -335,7 +335,7 @@ class EarlierExport:
         """
         for part in self._manifest["files"]:
             copy = scratch / "earlier"
-            with _telling(), full_disk_is_an_error():
+            with _translated_errors(), full_disk_is_an_error():
                 if _measure(self.place / Path(part["name"]).name, copy) != (part["bytes"], part["sha256"]):
                     raise ArtifactError("The earlier export was altered.", remedy="Compare with another export.")
             rows = self.format.read(copy, gzip_=bool(self._manifest.get("gzip")))
@@ -355,7 +355,7 @@ def open_earlier_export(place: ObjectPlace | Path) -> EarlierExport:
         DestinationError: Its bucket cannot be read.
     """
     where = folder_on_disk(place.absolute()) if isinstance(place, Path) else place
-    with _telling():
+    with _translated_errors():
         manifest = json.loads(_read_manifest(where))
         _check_counts(manifest)
         format_ = LISTS_OF_USERS.get(manifest["format"]) or FileFormat(
@@ -445,7 +445,7 @@ class _Rows:
 
 
 @contextmanager
-def _telling() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     """Convert failures to read an export into a DestinationError or an ArtifactError."""
     try:
         yield

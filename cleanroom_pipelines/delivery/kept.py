@@ -1,4 +1,4 @@
-"""Hashes for ad destinations: computed at ingest, while the ids are available, and kept until a delivery.
+"""Hashes for ad destinations: computed at ingest, while the ids are available, and stored for later deliveries.
 
 Lives here: computing the hashes while a room's base is ingested, and reading them for a delivery.
 Add here when hashes are stored in another way.
@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 100_000
 
 
 def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
-    """Return the functions that compute the hashes to keep, by the key that the table stores with each hash.
+    """Return the functions that compute the hashes to store, by the key that is stored with each hash.
 
     Args:
         destinations: The destinations that the base's provider has enabled.
@@ -50,7 +50,7 @@ def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
 
 
 def kept_activation(file: Path, destination: AdDestination) -> Activation:
-    """Build the activation for a destination from the kept hashes.
+    """Read the hashes stored at ingest that a delivery to an ad destination needs.
 
     Args:
         file: The table of kept hashes: user_id, destination (a key of `hashers_to_keep`), hash. Not opened for
@@ -74,9 +74,9 @@ def kept_activation(file: Path, destination: AdDestination) -> Activation:
     if serves(destination, MatchingId.STRING):
         return Activation(destination, (MatchingId.STRING,))
     raise DestinationRuleError(
-        f"The base audience holds no hashes for {destination.words}.",
-        remedy="The base's provider must enable the destination, upload e-mail addresses or phone numbers that "
-        "it accepts, and provision the base again.",
+        f"The base audience has no hashes for {destination.words}.",
+        remedy="Ask the publisher to enable the destination and to provision the base audience again, with e-mail "
+        "addresses or phone numbers that the destination accepts.",
         destination=destination.value,
     )
 
@@ -113,5 +113,6 @@ def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     # Outside the handler: Arrow's message may quote a cell, and __context__ would keep it.
     if cause:
         raise ArtifactError(
-            f"The stored hashes for ad destinations cannot be read ({cause}).", remedy="Provision the base again."
+            f"The stored hashes for ad destinations cannot be read ({cause}).",
+            remedy="Provision the base audience again.",
         )

@@ -1,7 +1,7 @@
 """Interface of all engines.
 
 Lives here: the engine protocol and settings.
-Add here when there is a new operation or setting that every engine can support.
+Add here when all engines get a new operation or setting.
 Keep out: features of only DuckDB or only Spark.
 """
 
@@ -65,7 +65,7 @@ class Engine(Protocol):
     is_cluster: bool
 
     def execute(self, sql: str, parameters: Parameters = ()) -> None:
-        """Run a statement for its effect on the session (views, temporary tables)."""
+        """Run a statement that changes the session, such as one that creates a view or temporary table."""
         ...
 
     def fetch(self, sql: str, parameters: Parameters = ()) -> pa.Table:
@@ -85,7 +85,7 @@ class Engine(Protocol):
         ...
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make the `columns` of files queryable as `name`; nothing else in the files matters.
+        """Make the `columns` of files queryable as `name`; other columns are not read.
 
         Args:
             name: Name of the view.
@@ -98,7 +98,7 @@ class Engine(Protocol):
         ...
 
     def rejected_lines(self) -> pa.Table:
-        """Return the lines of text files that queries have skipped as invalid since the last call.
+        """Return the invalid lines of text files that queries have skipped since the last call.
 
         Returns:
             One row per line: `line` (number of the record in its file, from 1, including the header), `reason`

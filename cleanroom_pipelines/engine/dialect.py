@@ -1,6 +1,6 @@
 """Translation of SQL from DuckDB's dialect to Spark's.
 
-Lives here: `to_spark`, which translates a statement with sqlglot, and the differences that sqlglot ignores.
+Lives here: `to_spark`, which uses sqlglot, and the differences that sqlglot does not handle.
 Add here when a query has another difference; explain it, and cover it in the contract suite.
 Keep out: running statements (spark_engine), and engine-specific optimization (the query's own module).
 
@@ -87,7 +87,7 @@ def _not_translated() -> EngineError:
 
 
 def _with_numbered_values(sql: str) -> tuple[str, int]:
-    """Replace `?` by numbered parameters before parsing, while their order is known from the text."""
+    """Replace each `?` by a numbered parameter, because parsing loses the order of the parameters."""
     text, n_placeholders, largest, done = [], 0, 0, 0
     tokens = sqlglot.tokenize(sql, read="duckdb")
     for position, token in enumerate(tokens):

@@ -105,7 +105,7 @@ class DuckDBEngine:
         set_("lock_configuration", True)
 
     def execute(self, sql: str, parameters: Parameters = ()) -> None:
-        """Run a statement for its effect."""
+        """Run a statement that changes the session."""
         self._call(lambda: self._connection.execute(sql, list(parameters)).fetchall())
 
     def fetch(self, sql: str, parameters: Parameters = ()) -> pa.Table:
@@ -137,7 +137,7 @@ class DuckDBEngine:
         self.execute(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {sql}")
 
     def rejected_lines(self) -> pa.Table:
-        """Return the lines that queries have skipped as invalid since the last call."""
+        """Return the invalid lines that queries have skipped since the last call."""
         # DuckDB has one reject table per session; it does not exist before the first scan of a CSV.
         if not self.fetch("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").num_rows:
             return pa.table(
@@ -244,7 +244,10 @@ class DuckDBEngine:
             return file
         target = file.resolve()
         if not any(target == path or path in target.parents for path in self._allowed):
-            raise EngineError("The engine has no access to this file.", remedy="Open the engine with its path.")
+            raise EngineError(
+                "The engine may not read this file.",
+                remedy="Add the file's path to those the engine is opened with.",
+            )
         if is_packed and not unpack:
             self._check_whole(file)
         if not unpack:
@@ -367,7 +370,7 @@ def _jsonl_run_query(files: Sequence[Path], packing: Packing, tables: TableFiles
 def _runs(
     files: Sequence[Path], tables: TableFiles, kind_of: Callable[[Path], T]
 ) -> Iterator[tuple[T, list[Path], TableFiles]]:
-    """Yield runs of consecutive files of one kind: the kind, the plain paths, and the run's part of the table."""
+    """Group consecutive files of one kind; yield each group's kind, plain paths, and part of the table."""
     pairs = zip(tables.files, files, strict=True)
     for kind, run in groupby(pairs, key=lambda pair: kind_of(pair[0])):
         own, plain = zip(*run, strict=True)
@@ -375,7 +378,7 @@ def _runs(
 
 
 def _select(cells: dict[str, str], tables: TableFiles) -> str:
-    """Return a table's SQL select list: cells of the files, and partition values by the file's number."""
+    """Return the SQL select list of a table: cells of the files, and partition values by file number."""
     values = {name: _partition_sql(values_of(tables.files, name)) for name in tables.partitions}
     columns = [f"{(values | cells)[name]} AS {quote_identifier(name)}" for name in tables.columns]
     return ", ".join(columns) or "NULL AS no_column"

@@ -1,4 +1,4 @@
-"""The hash for sampling, sharding and tie-breaking.
+"""The hash of ids for sampling, sharding and breaking ties.
 
 Lives here: `stable_hash` in Python and in SQL, with the same result on every engine, version and machine.
 Keep out: SQL's own `hash()`, which differs between engines, and anything secret (keyed digests: storage).
@@ -18,5 +18,5 @@ def stable_hash(user_id: str) -> int:
 
 
 def stable_hash_sql(expression: str) -> str:
-    """DuckDB expression for `stable_hash` of a VARCHAR expression, as BIGINT."""
+    """Return a DuckDB expression for `stable_hash` of a VARCHAR expression, as BIGINT."""
     return f"CAST('0x' || substr(md5({expression}), 1, 15) AS BIGINT)"

@@ -40,7 +40,7 @@ def packing_of(file: Path) -> Packing:
 
 
 def open_binary(file: Path) -> IO[bytes]:
-    """Open a file for reading, decompressing it if it is compressed; zstd cannot be read out of order."""
+    """Open a file for reading, decompressing it if necessary; a zstd file cannot be read out of order."""
     packing = packing_of(file)
     if packing == "gzip":
         return gzip.open(file, "rb")  # type: ignore[return-value]
@@ -50,7 +50,7 @@ def open_binary(file: Path) -> IO[bytes]:
 
 
 def unpacked_blocks(file: Path, *, max_bytes: int | None = None, what: str = "file") -> Iterator[bytes]:
-    """Decompress a gzip or zstd file in blocks of 1 MB; after the last block the file is known to be intact.
+    """Decompress a gzip or zstd file in blocks of 1 MB; the last block arrives only if the file is intact.
 
     Args:
         file: The file; it is read as gzip unless `packing_of` says zstd.

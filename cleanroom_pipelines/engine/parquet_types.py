@@ -57,7 +57,7 @@ def renamed(names: Sequence[str], repeated: Collection[str]) -> frozenset[str]:
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """Simplify a type to what a scan sees, without encodings, offsets, names of list items and extensions."""
+    """Simplify a type to what a query can see: drop encodings, offsets, names of list items, extensions."""
     is_kind = pa.types
     if isinstance(type_, pa.BaseExtensionType):
         return UUID if type_ == UUID else plain_type(type_.storage_type)
@@ -71,7 +71,7 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 
 
 def type_in_words(type_: pa.DataType) -> str:
-    """Return the name of a type; of a nested type only its kind, because its fields have names of their own."""
+    """Return the name of a type for messages; of a nested type only its kind, because field names may be data."""
     if pa.types.is_nested(type_):
         return str(type_).partition("<")[0]
     return "uuid" if type_ == UUID else str(type_)

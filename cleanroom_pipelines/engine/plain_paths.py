@@ -40,7 +40,7 @@ class PlainPaths:
         self._n_links = 0
 
     def of(self, path: Path) -> Path:
-        """Return a plain path to a file or folder; its suffix is not kept.
+        """Return a plain path to a file or folder; the suffix may differ.
 
         Args:
             path: Absolute.
@@ -64,7 +64,7 @@ class PlainPaths:
 
 @contextmanager
 def plain_folder(folder: Path) -> Iterator[Path]:
-    """Provide a plain path to one existing folder, as PlainPaths does."""
+    """Open a plain path to one existing folder as a context manager."""
     names = PlainPaths()
     try:
         yield names.of(folder)

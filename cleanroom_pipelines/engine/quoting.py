@@ -1,4 +1,4 @@
-"""Quoting of names and paths in SQL; no other code puts them into SQL text.
+"""Quote names and paths for SQL; no other module puts them into SQL text.
 
 Lives here: quoting of identifiers, and of the few literals that cannot be bound (paths in views and COPY).
 Keep out: values; they are bound as parameters.

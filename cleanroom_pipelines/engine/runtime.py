@@ -13,10 +13,10 @@ from cleanroom_pipelines.engine.base import EngineSettings
 from cleanroom_pipelines.errors import CancelledError
 
 Progress = Callable[[float, str], None]
-"""Callback with the share done (0 to 1) and the name of the stage."""
+"""Callback that receives the share done (0 to 1) and the name of the stage."""
 
 ShouldCancel = Callable[[], bool]
-"""Callback between blocks; True ends the work with `CancelledError`."""
+"""Callback that the work calls regularly; if it returns True, the work stops with `CancelledError`."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Runtime:
             raise CancelledError("The work was cancelled.")
 
     def part(self, start: float, end: float) -> Self:
-        """Return a runtime for a part of the work, whose progress counts from `start` to `end` of the whole."""
+        """Return a runtime for a part of the work: its progress is reported as `start` to `end` of the whole."""
         progress = self.progress
         if progress is None:
             return self

@@ -114,7 +114,7 @@ class SparkEngine:
         return _with_unsigned(self._call(frame.toArrow))
 
     def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
-        """Stream a query's result in its order; it goes through files, since pyspark streams only single rows."""
+        """Stream a query's result in its order, by way of files, because pyspark can only stream single rows."""
         import pyarrow.parquet as pq
 
         folder = self._new_folder()
@@ -163,7 +163,7 @@ class SparkEngine:
         self._name(cells, name, frozenset([scan]))
 
     def rejected_lines(self) -> pa.Table:
-        """Return the lines that queries have skipped as invalid since the last call."""
+        """Return the invalid lines that queries have skipped since the last call."""
         unreported, self._unreported = self._unreported, []
         return pa.concat_tables([_NO_LINES, *unreported])
 
@@ -271,7 +271,7 @@ class SparkEngine:
         self._reads[name.lower()] = reads
 
     def _scans_of(self, statement: Statement) -> frozenset[str]:
-        """Return the text scans that a statement reads, directly or through views."""
+        """Return the scans of text files that a statement reads, directly or through views."""
         return frozenset().union(*(self._reads.get(relation, ()) for relation in statement.reads))
 
     def _read_parquet(self, tables: TableFiles) -> Any:
@@ -291,7 +291,7 @@ class SparkEngine:
         return self._call(lambda: frame.selectExpr(*columns))
 
     def _plain(self, file: Path) -> str:
-        """Return a path for Spark without special characters, to the file or to its unpacked copy."""
+        """Return a path to the file or to its unpacked copy, without characters that Spark treats specially."""
         unpack = packing_of(file) != "none"
         if not unpack and not any(character in str(file) for character in _SPECIAL_CHARACTERS):
             return str(file)
@@ -300,7 +300,7 @@ class SparkEngine:
         return str(target)
 
     def _numbered_paths(self, files: Sequence[Path]) -> list[str]:
-        """Return paths to files, unpacked if necessary, that are named by the files' numbers."""
+        """Link or unpack files under names that are their numbers, and return the paths."""
         folder = self._new_folder()
         folder.mkdir()
         paths = [folder / f"{number}.parquet" for number in range(len(files))]
@@ -406,7 +406,7 @@ class _PartitionRunner:
 
 
 def _answer(number: int, action: Callable[[], pa.Table]) -> pa.Table:
-    """Return a task's result or error. The text of third-party errors is dropped, since it may quote data."""
+    """Return a task's result or error; the text of third-party errors is left out, because it may quote data."""
     import pickle
 
     import scipy.linalg  # noqa: F401 - its BLAS must be loaded for threadpool_limits to apply
@@ -442,7 +442,7 @@ def _unexpected(error: Exception) -> CleanroomError:
 
 
 def _results(answers: pa.Table) -> Iterator[pa.Table]:
-    """Yield the tables of the tasks in order; raise the first failure."""
+    """Yield the tables that the tasks returned, in order; raise the first failure."""
     import pickle
 
     for answer in answers.sort_by("task").to_pylist():

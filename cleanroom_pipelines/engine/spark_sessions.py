@@ -91,7 +91,7 @@ def open_session(url: str, settings: EngineSettings) -> Any:
     """
     if find_spec("pyspark") is None:
         raise ConfigurationError(
-            "The engine is a Spark cluster, and pyspark is not installed.",
+            "CLEANROOM_ENGINE_URL names a Spark cluster, but pyspark is not installed.",
             remedy="Install 'cleanroom-pipelines[spark]', or unset CLEANROOM_ENGINE_URL.",
         )
     # This logger prints the full text of errors, with the query's plan.
@@ -113,7 +113,7 @@ def keep_event_log() -> None:
 
 
 def close_session(session: Any, url: str) -> None:
-    """End a session; this process's application stays open for a while, for the next engine."""
+    """End a session; this process's Spark application stays open for a while, for the next session."""
     global _n_engines, _n_closed  # noqa: PLW0603 - they belong to the one application
     if url.startswith("sc://"):
         session.stop()
@@ -193,7 +193,7 @@ def versions() -> tuple[str, str]:
 
 
 def _application(url: str, settings: EngineSettings) -> Any:
-    """Return the session of this process's application; start the application if needed."""
+    """Return a session of this process's Spark application; start the application if needed."""
     global _context, _n_engines  # noqa: PLW0603 - Spark allows one application a process
     with _lock:
         if _context is not None and (not _is_alive(_context[1]) or (_context[0] != url and _n_engines == 0)):
@@ -243,7 +243,7 @@ def _open_connect(url: str) -> Any:
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Run an action that may hang, with a timeout, and translate its errors."""
+    """Run an action with a timeout, because it may hang, and convert its errors to ours."""
     try:
         return _result_within(seconds, action)
     except Exception as error:

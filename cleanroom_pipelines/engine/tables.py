@@ -67,15 +67,15 @@ class TableFiles:
         return sum(file.stat().st_size for file in self.files)
 
     def one(self, file: Path) -> "TableFiles":
-        """Return the table of only one of the files, with the same columns."""
+        """Return the table reduced to one of its files, with the same columns."""
         return replace(self, files=(file,))
 
     def select(self, names: Sequence[str]) -> "TableFiles":
-        """Return the table with only some of its columns, so that nothing else in the files matters."""
+        """Return the table reduced to some of its columns; the others are not read or checked."""
         return replace(self, columns=tuple(names))
 
     def numbered(self) -> "TableFiles":
-        """Return the CSV table with its repeated columns too, numbered by position: `Email 1`, `Email 2`."""
+        """Return the CSV table including its repeated columns, numbered by position: `Email 1`, `Email 2`."""
         shapes = [self.shape_of(file).positions for file in self.files]
         added = [name for name in shapes[0] if name not in self.columns and all(name in shape for shape in shapes)]
         return replace(self, columns=(*self.columns, *added))
@@ -136,7 +136,7 @@ def type_runs(
 
 
 def check_types(tables: TableFiles) -> None:
-    """Reject a table in which the files have different types in a column; the first would silently apply to all.
+    """Reject a table whose files have different types in one column; the first file's type would apply to all.
 
     Raises:
         InputError: The attribute `problem` is "types".
@@ -156,7 +156,7 @@ def check_types(tables: TableFiles) -> None:
 
 
 def encoding_error(tables: TableFiles, what: str) -> InputError | None:
-    """Return an error that names the encoding of text with lines that were rejected for INVALID ENCODING.
+    """Return an error that names the encoding of a text file with lines rejected for INVALID ENCODING.
 
     The text is read up to the first of these lines.
 
@@ -216,8 +216,8 @@ def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int |
     # Outside the handler: a decoding error holds the bytes, and __context__ would keep it.
     raise InputError(
         f"The {what} cannot be read as {format_} ({cause}).",
-        remedy="Check that it is complete, in UTF-8, and in the format of its suffix, and that its files have "
-        "columns of the same names.",
+        remedy="Check that it is complete, in UTF-8, and in the format of its suffix, and that all its files "
+        "have the same column names.",
         problem="unreadable",
     )
 
@@ -229,7 +229,7 @@ def _expand(source: str) -> dict[Path, tuple[str, ...]]:
         if path.is_file():
             return {path.resolve(): ()}
         if path.is_dir():
-            root, files = path, _most_telling(list(partitions.files_below(path)))
+            root, files = path, _main_kind_of(list(partitions.files_below(path)))
         elif glob.has_magic(source):
             root, files = partitions.files_of_pattern(source)
         else:
@@ -240,7 +240,7 @@ def _expand(source: str) -> dict[Path, tuple[str, ...]]:
     return dict(sorted(found.items()))
 
 
-def _most_telling(files: Sequence[Path]) -> list[Path]:
+def _main_kind_of(files: Sequence[Path]) -> list[Path]:
     """Return the files with a table's suffix; if there are none, `.txt` files, then those without a suffix."""
     suffixes = [(file, _suffix_of(file)) for file in files]
     kinds = [_SUFFIXES.keys() - {".txt"}, {".txt"}, {""}]
@@ -317,7 +317,7 @@ def _describe(found: Mapping[Path, tuple[str, ...]], format_: Format, what: str)
 
 
 def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape | pa.Schema]) -> tuple[str, ...]:
-    """Return a file's column names, and add its shape or schema to the facts; equal facts are one object."""
+    """Return a file's column names, and store its shape or schema in `facts`; equal ones share one object."""
     fact: CsvShape | pa.Schema
     if format_ == "parquet":
         fact = parquet_types.read_schema(file)
@@ -330,7 +330,7 @@ def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape |
 
 
 def _partition_keys(keys: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
-    """Return the partition keys of all files, which must be the same and must not differ by case only."""
+    """Return the partition keys, which must be the same in all files and must not differ by case only."""
     first, *others = {tuple(sorted(of_file)): of_file for of_file in keys}.values()
     if others or len({key.lower() for key in first}) != len(first):
         raise InputError(

@@ -1,4 +1,4 @@
-r"""Shapes of text files.
+r"""The form of text files: delimiter, header, encoding.
 
 Lives here: header, delimiter, line ending, escape and encoding of CSV; keys of JSON Lines.
 Add here when text files may be written in another way.
@@ -69,7 +69,7 @@ def is_name(name: str) -> bool:
 
 
 def repeated_names(names: Sequence[str]) -> frozenset[str]:
-    """Return the names that occur more than once, or differ by case only, which is the same to SQL."""
+    """Return the names that occur more than once; names that differ only by case are the same to SQL."""
     counts = Counter(name.lower() for name in names)
     return frozenset(name for name in names if is_name(name) and counts[name.lower()] > 1)
 
@@ -142,7 +142,7 @@ def check_encoding(file: Path, what: str) -> None:
 
 
 def wrong_encoding(encoding: str, what: str) -> InputError:
-    """Error for text in an encoding that `encoding_of` returned."""
+    """Return an error for text in an encoding that `encoding_of` recognised."""
     words, remedy = _ENCODINGS[encoding]
     return InputError(f"The {what} looks like {words}.", remedy=remedy, problem="unreadable")
 
@@ -180,7 +180,7 @@ def _read_lines(text: IO[str], seen: list[str]) -> Iterator[str]:
 
 
 def _escape_of(file: Path, delimiter: str, n_cells: int) -> str:
-    r"""Return the escape, `\` or `"`, by which more of the first records have as many cells as the header."""
+    r"""Return the escape, `\` or `"`, with which more of the first records have as many cells as the header."""
     sample = _sample_of(file)
     if b'\\"' not in sample:
         return '"'
@@ -204,7 +204,7 @@ def _lines_of(text: str) -> Iterator[str]:
 
 
 def _n_good(records: Iterator[list[str]], n_cells: int) -> int:
-    """Count the records before the first one that does not have as many cells as the header."""
+    """Count the records before the first one with more or fewer cells than the header."""
     n_good = 0
     try:
         for record in records:

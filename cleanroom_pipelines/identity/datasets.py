@@ -13,7 +13,7 @@ from cleanroom_pipelines.terms import MatchingId
 
 
 class Dataset(StrEnum):
-    """A dataset that one side of a data room provisions."""
+    """A dataset that one party of a data room provisions."""
 
     MATCHING = "MATCHING"
     SEGMENTS = "SEGMENTS"

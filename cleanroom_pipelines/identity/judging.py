@@ -4,7 +4,7 @@ Lives here: trimming, lower-casing, Unicode normalisation and syntax checks of e
 Add here when a kind of matching id is added, or a rule about one changes.
 Keep out: numbering plans (`phones`), hashing (`digests`), files and reports (`uploads`).
 
-The normal forms, which are the input of the hashes of contracts/media.md, section 2:
+The normal forms, which are hashed:
 - STRING: trimmed, in Unicode normal form C. Case matters.
 - EMAIL: without invisible characters, trimmed, lower-cased, in Unicode normal form C, an internationalised domain
   in its ASCII form (IDNA 2008 with the mapping of UTS 46; a domain that IDNA does not allow stays as it is);

@@ -1,4 +1,4 @@
-"""The names of columns of ids in exports of customer systems and in templates of ad platforms.
+"""Column names of ids, as exports of customer systems and templates of ad platforms write them.
 
 Lives here: which names mean which kind of id.
 Add here when an export names such a column in another way.

@@ -1,7 +1,7 @@
-"""Privacy: the only way to release a number that depends on both sides.
+"""Privacy: the only way to publish a number computed from the data of two organisations.
 
 Lives here: noise, threshold and rounding of released counts, prices, and the privacy bound of all answers.
-Add here when something else about both sides is published.
+Add here when another number about both organisations' data is published.
 Keep out: counting, and storing the ledger (`catalog`).
 """
 

@@ -1,4 +1,4 @@
-"""Privacy accounting: a bound on what all answers about a pair of organisations reveal, from the answers' prices.
+"""Privacy accounting: how much all answers about two organisations' data can reveal, computed from their prices.
 
 Lives here: the unit; ρ, μ and ε of the budget spent; and the success rate of the best attacker.
 Add here when the bound is stated as another figure.
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 TENTHS = 10
-"""Tenths in a unit: prices are whole tenths."""
+"""Prices are whole tenths of a unit."""
 
 PAIR_TENTHS = 100 * TENTHS
-"""The budget of a pair."""
+"""The privacy budget of a pair of organisations."""
 
 RHO_OF_TENTH = Fraction(128, 1_000_000)
 DELTA = 1e-6
@@ -35,7 +35,7 @@ _MOST_DRAWS = 1_000
 
 @dataclass(frozen=True)
 class Spent:
-    """One release, as recorded in the ledger.
+    """What one answer cost, as recorded in the ledger.
 
     Args:
         tenths: Its price in tenths of a unit.
@@ -49,12 +49,12 @@ class Spent:
 
     @property
     def rho(self) -> Fraction:
-        """The privacy loss ρ that it spends: Δ² / 2σ²."""
+        """The privacy loss ρ of the answer: Δ² / 2σ²."""
         return self.sensitivity / (2 * self.variance)
 
 
 def variance_of(tenths: int, sensitivity: Fraction | int = 1) -> Fraction:
-    """Return the noise variance σ² for a price.
+    """Return the noise variance σ² of an answer with this price.
 
     Args:
         tenths: Price in tenths of a unit, at least 1.
@@ -69,7 +69,7 @@ def rho_of(tenths: int) -> float:
 
 
 def right_at_most(tenths: int) -> float:
-    """Return the best attacker's success rate (guessing: 0.5) for a price, by Gaussian differential privacy."""
+    """Return the highest success rate of any attacker for a total price (0.5 is guessing), by Gaussian DP."""
     return NormalDist().cdf(math.sqrt(2 * rho_of(tenths)) / 2) if tenths else 0.5
 
 
@@ -108,7 +108,7 @@ def bound_as_dict(tenths: int) -> dict[str, Any]:
 
 
 def attacker_success(spent: Iterable[Spent]) -> float:
-    """Return the best attacker's success rate, computed from the exact losses of discrete Gaussian noise.
+    """Return the highest success rate of any attacker, computed exactly for discrete Gaussian noise.
 
     Args:
         spent: All releases. A release whose sensitivity is a whole number of cells counts as that many draws of
@@ -122,7 +122,7 @@ def attacker_success(spent: Iterable[Spent]) -> float:
 
 
 def composed_epsilon(spent: Iterable[Spent], delta: float = DELTA) -> float:
-    """Return ε of (ε, δ) differential privacy for all releases, from exact losses like `attacker_success`."""
+    """Return ε of (ε, δ) differential privacy for all answers, computed exactly for discrete Gaussian noise."""
     return _smallest(_Losses.of(spent).delta, delta)
 
 
@@ -140,7 +140,7 @@ def _smallest(delta_at: Any, delta: float) -> float:
 
 @dataclass(frozen=True)
 class _Losses:
-    """The distribution of the privacy loss on a grid."""
+    """Probability distribution of the privacy loss, over a grid of values."""
 
     probabilities: np.ndarray[Any, np.dtype[np.float64]]
 

@@ -1,6 +1,6 @@
-"""The ledger key of a question, and the errors for a spent budget or share.
+"""Ledger keys of questions, and the errors for questions that the remaining privacy budget cannot pay for.
 
-Lives here: pure functions of the privacy budget.
+Lives here: functions about the privacy budget that read and store nothing.
 Add here when paying for questions gets another rule.
 Keep out: prices (prices) and storing the ledger (`catalog`). A repeated question reads a stored answer for free.
 """
@@ -13,7 +13,7 @@ from cleanroom_pipelines.privacy.prices import in_units
 
 
 class BudgetSpentError(CleanroomError, RuntimeError):
-    """The pair's remaining privacy budget is too small; nothing was answered and nothing was spent.
+    """The two organisations have too little privacy budget left; nothing was answered and nothing was spent.
 
     Attributes in `attributes`: `total`, `spent` and `cost`, in units.
     """
@@ -35,7 +35,7 @@ class BudgetSpentError(CleanroomError, RuntimeError):
 
 
 def question_key(content: str, canonical_question: str, tenths: int) -> str:
-    """Return the key under which a pair of organisations pays for a question once: 64 hex digits.
+    """Return a question's key in the ledger (64 hex digits); a pair of organisations pays once per key.
 
     Args:
         content: Keyed digest of the data behind the answer.
@@ -64,7 +64,7 @@ def budget_spent(*, total: int, spent: int, cost: int) -> BudgetSpentError:
 
 
 def share_spent(*, share: int, spent: int, cost: int) -> BudgetSpentError:
-    """Return the error for a question that costs more than the rest of the requesting organisation's share.
+    """Return the error for a question that costs more than the requesting organisation has left of its share.
 
     Args:
         share: The organisation's share, in tenths of a unit.

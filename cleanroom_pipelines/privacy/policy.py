@@ -19,7 +19,7 @@ _CONFIDENCE = 0.9
 
 @dataclass(frozen=True)
 class ReleasePolicy:
-    """Threshold and rounding of released numbers that depend on both sides.
+    """Threshold and rounding of published numbers that depend on both organisations' data.
 
     Args:
         threshold: Noised counts below it are not shown.
@@ -42,7 +42,7 @@ class ReleasePolicy:
             )
 
     def noise(self, variance: Fraction) -> dict[str, Any]:
-        """Return the noise statement that accompanies an answer, as JSON values.
+        """Describe the noise of an answer, as JSON values that are published with it.
 
         Args:
             variance: σ² of the noise of each of its counts, in users.
@@ -69,7 +69,7 @@ class ReleasePolicy:
             "bound": bound,
             "statements": [
                 bound["statement"],
-                "Every count that depends on both sides gets random noise: "
+                "Every count that depends on both organisations' data gets random noise: "
                 f"{self.noise(COUNT.variance)['statement']} for {in_units(COUNT.tenths)} units, "
                 f"{self.noise(INSIGHTS.variance)['statement']} in a table of insights for "
                 f"{in_units(INSIGHTS.tenths)}. The same question on the same data gets the same answer.",
@@ -78,8 +78,7 @@ class ReleasePolicy:
                 "Shares, ratios, curves and lookalike lists are computed from these numbers only and are free.",
                 f"The two organisations that provide the data share {in_units(tenths)} units across all their "
                 "rooms and jobs. An answer that was paid for is free for everyone who may see it. New rooms, new "
-                "data and new participants restore no units; adding units needs the approval of both "
-                "organisations.",
+                "data and new participants do not add units; only the approval of both providers does.",
                 "Some outputs reveal people by design and are not protected: remarketing and exclusion lists, and "
                 "full-ensemble lookalikes. Each requires the consent of the party whose data it reveals.",
             ],

@@ -1,4 +1,4 @@
-"""Prices of questions.
+"""Prices of questions, in units of the privacy budget.
 
 Lives here: the price of each kind of answer, and the noise that follows from it.
 Add here when a new kind of question has a price.
@@ -13,10 +13,10 @@ from functools import cached_property
 from cleanroom_pipelines.privacy.accounting import TENTHS, Spent, variance_of
 
 MOST_INTERESTS = 5
-"""Interests counted per person in tables: the first five by keyed hash."""
+"""How many interests of one person are counted in a table (the first by keyed hash)."""
 
 CELLS_OF_A_PERSON = 3 * MOST_INTERESTS + 3
-"""Cells per person: each interest alone, with age and with gender; plus age, gender, and both."""
+"""How many cells of a table one person is in: each interest alone, by age and by gender; age, gender, and both."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +38,27 @@ class Price:
 
     @property
     def spent(self) -> Spent:
-        """The release as recorded in the ledger."""
+        """The ledger entry for one answer."""
         return Spent(self.tenths, self.variance, self.sensitivity)
 
 
 COUNT = Price(2 * TENTHS)
-"""A count: ± 23 users at 90 %."""
+"""Price of a count: ± 23 users at 90 % confidence."""
 
 INSIGHTS = Price(20 * TENTHS, Fraction(CELLS_OF_A_PERSON))
-"""A table of insights: ± 31 per cell. The overlap size it is compared with is a separate count."""
+"""Price of a table of insights: ± 31 users per cell. The size of the overlap is paid for separately."""
 
 BASE_COUNT = Price(1 * TENTHS)
-"""The number of addressable or of matchable users."""
+"""Price of the number of addressable, or of matchable, users."""
 
 BASE_TABLE = Price(8 * TENTHS, Fraction(CELLS_OF_A_PERSON))
-"""The matchable users per cell."""
+"""Price of a table of the matchable users in each cell."""
 
 BASE_TENTHS = 2 * BASE_COUNT.tenths + BASE_TABLE.tenths
-"""The price of the base's own figures, charged when a pair's data first meet."""
+"""Price of all figures about the base audience alone, charged when two organisations' data are first matched."""
 
 HIDDEN_LOOKALIKE_TENTHS = 15 * TENTHS
-"""A lookalike in a room that hides sizes: a price that depends on the size would reveal it."""
+"""Price of a lookalike in a room that hides sizes; it is fixed, because a price by size would reveal the size."""
 
 MOST_LOOKALIKE_TENTHS = 60 * TENTHS
 FIGURES_SENSITIVITY = Fraction(5, 4)

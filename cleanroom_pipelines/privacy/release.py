@@ -1,7 +1,7 @@
-"""The only way to release a count that depends on both sides.
+"""The only way to publish a count that depends on both organisations' data.
 
 Lives here: `Releaser`, its result `Released`, and the ratios and curves computed from results.
-Add here when something else about both sides is published.
+Add here when another number about both organisations' data is published.
 Keep out: counting; drawing noise (noise); prices of questions (prices).
 
 The order is binding: noise first, then the threshold on the noised count, then rounding. A threshold on the true
@@ -68,7 +68,7 @@ class Released:
 
     @property
     def reason(self) -> Reason | None:
-        """The reason there is no value; None if there is one. A hidden count never also reports TOO_FEW."""
+        """The reason there is no value, or None; if counts are hidden, it does not show which are too small."""
         if self._is_hidden:
             return Reason.HIDDEN
         return Reason.TOO_FEW if self._rounded is None else None
@@ -80,7 +80,7 @@ class Released:
         return value is not None and value < self._policy.indicative_below
 
     def is_enough(self, threshold: int | None = None) -> bool:
-        """Whether the released count, shown or hidden, reaches a threshold.
+        """Whether the released count, even if it is not shown, reaches a threshold.
 
         Args:
             threshold: The number of users required; None for the policy's threshold. A lower one has no effect,
@@ -131,7 +131,7 @@ class Released:
 
 @dataclass(frozen=True)
 class Releaser:
-    """Releases numbers about one state of the data of a pair of organisations.
+    """Adds noise to numbers about two organisations' data, until that data changes.
 
     Args:
         key: The pair's key for noise, secret, at least 16 bytes.
@@ -171,7 +171,7 @@ class Releaser:
         return Released._of(noised, self.policy, price.variance, is_hidden=self.hide_absolute_values)
 
     def noised(self, value: int, *, question: str, cell: str, price: Price) -> int:
-        """Return a whole number with noise but without threshold or rounding, for vectors and post-processing.
+        """Add noise to a whole number without threshold or rounding, for vectors and further computation.
 
         Args:
             value: The exact value.
@@ -183,7 +183,7 @@ class Releaser:
         return value + draw_noise(self.key, price.variance, parts)
 
     def noise_of(self, price: Price) -> dict[str, Any]:
-        """Return, as JSON values, the noise statement of an answer with a price."""
+        """Describe the noise of an answer with this price, as JSON values."""
         return self.policy.noise(price.variance)
 
 
@@ -235,7 +235,7 @@ def affinity_ratio(
 
 
 def rate(value: float) -> float:
-    """Round a rate over held-out users, such as an AUC or a true-positive rate, to 0 to 1 and three decimals.
+    """Limit a rate over held-out users, such as an AUC, to 0 to 1 and round it to three decimals.
 
     Raises:
         UsageError: The rate is not finite.
@@ -249,7 +249,7 @@ def rate(value: float) -> float:
 
 
 def curve(values: Sequence[float]) -> tuple[float, ...]:
-    """Round one axis of a ROC curve at 101 fixed points.
+    """Round the values of one axis of a ROC curve, given at 101 fixed points.
 
     Args:
         values: (101,) rates, 0 to 1.
@@ -262,7 +262,7 @@ def curve(values: Sequence[float]) -> tuple[float, ...]:
             finite.
     """
     if len(values) != CURVE_POINTS:
-        raise UsageError(f"A curve does not have {CURVE_POINTS} points.", remedy="Give one value per fixed point.")
+        raise UsageError(f"A curve does not have {CURVE_POINTS} points.", remedy=f"Give {CURVE_POINTS} values.")
     return tuple(rate(value) for value in values)
 
 

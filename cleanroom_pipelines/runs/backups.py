@@ -179,7 +179,7 @@ def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _add_end(draft: Path) -> None:
-    """Append a digest of the archive to itself; without it a truncated archive would look complete."""
+    """Append a digest to the archive, so that a truncated archive is detected."""
     with tarfile.open(draft, "a") as archive:
         _add_bytes(archive, _END_FILE, _digest(draft, archive.offset).encode())
 
@@ -223,7 +223,7 @@ def _check_restored(home: Path) -> None:
 
 
 def _identity_of(folder: Path) -> Identity | None:
-    """Check a home's catalogue for damage and return its identity; None if an earlier release stored none."""
+    """Check a home's catalogue for damage and return its identity; None if an earlier release created it."""
     url = Home(folder).catalog_url
     opened = Catalog(url, clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)
     try:

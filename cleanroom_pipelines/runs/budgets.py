@@ -1,7 +1,7 @@
 """Privacy budgets of pairs of organisations: paying for answers and adding noise to them.
 
 Lives here: finding a room's or job's two organisations, paying for answers, and the noise of those answers.
-Add here when questions about two organisations' data come from another kind of place.
+Add here when something other than rooms and jobs asks about two organisations' data.
 Keep out: prices and noise (privacy), storing payments (catalog.pairs).
 
 Each payment is written to the audit log before its answer is returned. If the catalogue is lost or older,
@@ -58,7 +58,7 @@ class Question(Document):
 
     @classmethod
     def of(cls, kind: str, content: str, text: str, price: Price) -> Self:
-        """Create a question from its text. The text may hold data, so only its digest is kept.
+        """Create a question from its text; only a digest is stored, because the text may contain data.
 
         Args:
             kind: One word, for display.
@@ -98,7 +98,7 @@ class Budget:
         return self.installation.catalog.pairs.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
-        """Return a releaser, which adds noise to numbers."""
+        """Return the `Releaser` that adds noise to numbers paid from this budget."""
         key = self.installation.key.derive(f"noise of {self.pair.id}")
         return Releaser(key, content, hide_absolute_values)
 
@@ -108,7 +108,7 @@ class Budget:
         return keys <= self.installation.catalog.pairs.is_paid(self.pair.id, keys)
 
     def cost(self, questions: Iterable[Question]) -> int:
-        """Remaining cost of the given questions, in tenths of a unit."""
+        """Return the cost of the given questions that were not paid for yet, in tenths of a unit."""
         by_key = {question.key: question for question in questions}
         paid = self.installation.catalog.pairs.is_paid(self.pair.id, by_key)
         return sum(question.tenths for key, question in by_key.items() if key not in paid)
@@ -161,7 +161,7 @@ class Budget:
 
 
 def bound_of(ledger: Ledger) -> dict[str, Any]:
-    """Return the privacy bound of two organisations' total budget, and that of a year if the budget is monthly."""
+    """Return the privacy bound of a pair's total budget and, if the budget is monthly, of a year's budgets."""
     bound = bound_as_dict(ledger.total)
     if ledger.period:
         bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)
@@ -176,7 +176,7 @@ def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
-    """Return the two organisations that provide a room's data, or else those that are allowed to upload it.
+    """Return the two organisations that provide a room's data; before any upload, those that may upload it.
 
     Returns:
         None if no organisation may upload one of the sides.
@@ -187,7 +187,7 @@ def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
 
 
 def room_organizations(installation: Installation, room: DataRoom) -> tuple[str | None, str | None]:
-    """Organisations that provide the base and the seeds of a room."""
+    """Return the organisations that provide the base audience and the seed audiences of a room."""
     return (
         _provider(installation, room, "seeds:", Permission.PROVIDE_BASE_AUDIENCE, seeds=False),
         _provider(installation, room, "seeds:", Permission.PROVIDE_SEED_AUDIENCE, seeds=True),
@@ -221,7 +221,7 @@ def replay(installation: Installation) -> int:
 
 
 def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> str:
-    """Update every ledger from the audit log; if the log is incomplete, mark every pair's budget as spent.
+    """Update all ledgers from the audit log; if the log is incomplete, set the budgets of all pairs to spent.
 
     Args:
         installation: The installation to work on.
@@ -235,17 +235,23 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
     if verdict.ok and verdict.n_entries and is_complete:  # an empty log counts as lost
         asked = _queried_in_earlier_release(installation)
         n_earlier = installation.catalog.pairs.spend_rest("unknown", asked) if asked else 0
-        earlier = f" {n_earlier} pairs were queried in an earlier release and count as spent." if n_earlier else ""
-        return f"The privacy ledgers hold all {n_lines:,} payments of the audit log.{earlier}"
+        earlier = (
+            f" {n_earlier} pairs had answers in an earlier release; their budgets count as spent."
+            if n_earlier
+            else ""
+        )
+        return f"The privacy ledgers contain all {n_lines:,} payments in the audit log.{earlier}"
     for pair in _possible_pairs(installation):
         installation.catalog.pairs.pair(*pair)
     if not (n_pairs := installation.catalog.pairs.spend_rest("unknown")):
         return ""
-    return f"Later questions are unknown, so the privacy budgets of {n_pairs} pairs count as spent."
+    return (
+        f"Questions asked after the backup are unknown, so the privacy budgets of {n_pairs} pairs count as spent."
+    )
 
 
 def _queried_in_earlier_release(installation: Installation) -> set[str]:
-    """Return the ids of pairs of organisations that got answers before their first recorded payment.
+    """Return the ids of pairs that got answers before payments were recorded.
 
     Earlier releases recorded no payments. Pairs whose ledger was carried over by an upgrade are excluded.
     """
@@ -262,7 +268,7 @@ def _queried_in_earlier_release(installation: Installation) -> set[str]:
 
 
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
-    """Return the pairs of organisations that may have joined data: all of users, all of accounts, each room's."""
+    """Return the pairs of organisations whose data may have been matched: of users, of accounts, of each room."""
     catalog = installation.catalog
     users, accounts = _organizations_of_users(installation), _organizations_of_accounts(installation)
     rooms = [room_pair(installation, room) for room in catalog.rooms.data_rooms()]
@@ -284,12 +290,12 @@ def _organizations_of_accounts(installation: Installation) -> set[str]:
 
 
 def known_organizations(installation: Installation) -> set[str]:
-    """Organisations that a user or an account belongs to."""
+    """Return all organisations that a user or an account belongs to."""
     return _organizations_of_users(installation) | _organizations_of_accounts(installation)
 
 
 def organization_digest(installation: Installation, organization: str) -> str:
-    """Digest that stands for an organisation in the audit log, because its name may be an address."""
+    """Return the digest that names an organisation in the audit log; the name may be an e-mail address."""
     return installation.key.digest("organization", organization.encode())
 
 
@@ -325,7 +331,7 @@ def write_down_reveals(
 
 
 def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:
-    """Return the privacy bound that several ledger lines guarantee together, from the noise of each line.
+    """Return the joint privacy bound of several payments, from the noise of each.
 
     A line with unknown noise counts as one Gaussian of its price.
     """
@@ -346,7 +352,7 @@ def _provider(
     for name, upload_id in sorted(room.inputs.items()):
         owner = catalog.rooms.upload(upload_id).owner_email
         group = room.group_of(owner)
-        # files that the operator drops for a side belong to that side, even in another's room
+        # files that the operator puts into the inbox for a party belong to that party, even in another's room
         if name.startswith(prefix) is seeds and group is not None and group.may(permission):
             return catalog.pairs.organization_of_user(owner)
     emails = [email for group in room.participants if group.may(permission) for email in group.emails]

@@ -1,4 +1,4 @@
-"""Building the lookalike assets: record → core call → artifact → closed version.
+"""Build the lookalike assets: read the record, compute, store the artifact, close the version.
 
 Lives here: one function per asset, free of Dagster, so that runs, workers and tests share the same code.
 Add here when a lookalike asset is added.
@@ -193,7 +193,7 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
 
 
 def build_configured_audience_model(installation: Installation, partition: str, run: Run) -> AssetResult:
-    """Record the permitted uses of a configured audience model and the model version they apply to."""
+    """Store the permitted uses of a configured audience model, and the model version to which they apply."""
     with working(installation, ConfiguredAudienceModel, partition, run) as work:
         if isinstance(work, NothingToDo):
             return _nothing_to_do(installation, "configured_audience_model", partition, work)
@@ -301,7 +301,7 @@ def _build_private_audience(
     inputs: tuple[Input, ...],
     settings: Mapping[str, Any],
 ) -> AssetResult:
-    """Build a private job's audience: ranked by one noised vector and measured by released numbers."""
+    """Build the audience of a job between two organisations: a ranking and quality figures with noise."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE
     from cleanroom_pipelines.similarity.seeds import matched_seed_users
 
@@ -365,7 +365,7 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
             documents: dict[str, Any] = {}
 
             def note(written: ExportManifest) -> None:
-                """Finish the artifact before the export is published; only the version is left to close."""
+                """Finish the artifact before the export is published; after that, only the version is closed."""
                 warnings = list(selection.warnings)
                 documents["export"] = {
                     **written.as_dict(),
@@ -423,7 +423,7 @@ def _mode_of(
     configured: ConfiguredAudienceModel,
     ranked: Mapping[str, Any],
 ) -> tuple[SeedMode, list[str]]:
-    """Return where a list places the seed, and what the list reveals; a private ranking determines both."""
+    """Return where a list places the seed, and what it reveals; a ranking between two organisations fixes both."""
     if "private_mode" in ranked:
         return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
     mode = export.seed_mode or job.seed_mode
@@ -431,7 +431,7 @@ def _mode_of(
 
 
 def _holdout_of(key: InstallationKey, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
-    """Return an audience's control group, from a salt of its own that refreshes keep; None without a holdout."""
+    """Return an audience's control group, which is the same after each refresh; None if no group is held out."""
     share = options.get("holdout")
     return Holdout.parse(str(share), holdout_salt(key.derive("holdouts"), job.id)) if share else None
 
@@ -448,7 +448,7 @@ def verify_exported_files(installation: Installation, partition: str, manifest: 
     place = installation.buckets.destination(export.account_id, beside) / manifest.facts["folder"]
     written = verify_export(place)
     if written["delivered"] != manifest.facts["delivered"]:
-        raise ArtifactError("The export's number of users differs from its manifest.")
+        raise ArtifactError("The export contains another number of users than its manifest states.")
     return int(written["delivered"])
 
 
@@ -501,13 +501,15 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
     if failure:
         work.fail(*failure)
         made = replace(made, failure=failure[1])
-        if not job.keep_seed and job.origin is not Origin.INBOX:  # a dropped seed is deleted with its receipt
+        if (
+            not job.keep_seed and job.origin is not Origin.INBOX
+        ):  # an inbox seed is deleted when its receipt is written
             forget_seed(installation, job)
     return made
 
 
 def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics that both sides of a job may see; the job stores them, so showing them opens no file.
+    """Return the metrics that both accounts of a job may see; they are stored with the job.
 
     They hold no counts of the seed. The summary sentence does, and only the operator sees it.
     """
@@ -525,7 +527,7 @@ def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reject_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
-    """Reject an export so large that the users missing from it reveal the seed.
+    """Reject an export that is so large that the users missing in it reveal the seed.
 
     Raises:
         UsageError: More than half of the scored users who are not in the seed would be delivered.
@@ -543,7 +545,7 @@ def _reject_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is
 def _export_before(
     installation: Installation, configured: ConfiguredAudienceModel, export: ExportJob
 ) -> ObjectPlace | None:
-    """Location of the previous version's export; None for the first version."""
+    """Return the location of the previous version's export; None for the first version."""
     current = installation.catalog.resources.current_version(Kind.EXPORT_JOB, export.id)
     if current is None or "audience_export" not in current.artifacts:
         return None
@@ -577,7 +579,7 @@ def _current(catalog: Catalog, kind: Kind, partition: str) -> Version:
         version = None
     if version is None:
         raise CleanroomError(
-            f"The {kind.words} that this depends on is not ACTIVE.",
+            f"This depends on a {kind.words} that is not ACTIVE.",
             remedy=f"Fix the problem shown in the status of that {kind.words}, then try again.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
@@ -585,7 +587,7 @@ def _current(catalog: Catalog, kind: Kind, partition: str) -> Version:
 
 
 def _usable_dataset(installation: Installation, partition: str) -> tuple[TrainingDataset, Version]:
-    """A dataset with its current version; raises if the newest version failed, so that dependent models fail."""
+    """Return a dataset and its current version; raises if the newest version failed, so that its models fail."""
     dataset = installation.catalog.get(TrainingDataset, partition)
     newest = installation.catalog.resources.newest_version(Kind.TRAINING_DATASET, partition)
     if newest.status is Status.CREATE_FAILED:
@@ -597,7 +599,7 @@ def _usable_dataset(installation: Installation, partition: str) -> tuple[Trainin
 
 
 def _family(catalog: Catalog, work: Work[GenerationJob]) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
-    """Return a job, its configured model (as at the job's start or as declared now), and the model's version."""
+    """Return a job, the settings of its configured model that apply to it, and the model's version."""
     job = work.record
     configured = catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     if started := configured_at_start(work.version):
@@ -617,7 +619,7 @@ def _seed_input(job: GenerationJob) -> Input:
 def newest_artifact(
     installation: Installation, kind: Kind, partition: str, asset: str
 ) -> tuple[Manifest, dict[str, Any]]:
-    """The newest stored artifact of a partition: its manifest and its JSON documents, verified.
+    """Return the manifest and the verified JSON documents of the newest artifact of a partition.
 
     Raises:
         ArtifactError: There is no such artifact, or it was altered.
@@ -625,7 +627,7 @@ def newest_artifact(
     for version in reversed(installation.catalog.resources.versions(kind, partition)):
         if asset in version.artifacts:
             return read_verified(installation.store, version.artifact(asset))
-    raise ArtifactError(f"The {asset} of this partition was never built.", remedy="Build it first.")
+    raise ArtifactError(f"This partition of the asset {asset} has not been built.", remedy="Build it first.")
 
 
 def read_verified(store: ArtifactStore, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:

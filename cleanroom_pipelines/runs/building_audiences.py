@@ -1,4 +1,4 @@
-"""Building and delivering a room's audiences: record → core call → artifact → closed version.
+"""Build and deliver a room's audiences: read the record, compute, store the artifact, close the version.
 
 Lives here: building a custom audience with its statistics, and delivering one to a group.
 Add here when a room's audience is built or delivered in another way.
@@ -54,7 +54,7 @@ from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input
 
 USERS_FILE = "users.parquet"
 FILES = "files"
-"""Folder in a delivery's artifact with the files that the group may download."""
+"""The folder, in a delivery's artifact, of the files that the group may download."""
 
 _ROWS_AT_ONCE = 100_000
 
@@ -88,7 +88,7 @@ def build_custom_audience(installation: Installation, partition: str, run: Run, 
 
 @dataclass(frozen=True)
 class _Question:
-    """An audience being built on one version of its room."""
+    """Builds one audience from one version of its room."""
 
     installation: Installation
     work: Work[CustomAudience]
@@ -113,12 +113,12 @@ class _Question:
 
     @property
     def parent(self) -> ParentRef:
-        """Version of the room that the audience is built from."""
+        """The version of the room that the audience is built from."""
         return self.room_version.ref
 
     @property
     def resolve(self) -> Resolve:
-        """Function that looks up the definitions to which the audience refers."""
+        """Function that looks up the definitions of audiences that this audience refers to."""
         return resolver(self.installation.catalog)
 
     @cached_property
@@ -131,7 +131,7 @@ class _Question:
 
     @cached_property
     def releaser(self) -> Releaser:
-        """The releaser of the audience's counts."""
+        """The `Releaser` that adds noise to the audience's counts."""
         return self.budget.releaser()
 
     @property
@@ -140,12 +140,12 @@ class _Question:
         return self.installation.catalog.pairs.organization_of_user(self.work.record.created_by_email)
 
     def text(self, definition: Definition) -> str:
-        """Return a definition's canonical text, which identifies seed audiences by digests of their ids."""
+        """Return a definition's canonical text, in which seed audiences appear as digests of their ids."""
         return canonical(definition, self.resolve, self.budget.seeds)
 
     @cached_property
     def is_full(self) -> bool:
-        """Whether to rank with the full ensemble: both providers approved it, or they are one organisation."""
+        """Whether to rank without noise: both providers approved it, or they are one organisation."""
         pair = self.budget.budget.pair
         if pair.organizations[0] == pair.organizations[1]:
             return True
@@ -166,7 +166,7 @@ class _Question:
 
     @cached_property
     def figures(self) -> BaseFigures:
-        """Released figures of the base audience alone."""
+        """The released figures about the base audience alone."""
         found = self._attributes.get("base_figures")
         if found is None:
             ledger = self.budget.budget.ledger
@@ -175,7 +175,7 @@ class _Question:
 
     @property
     def named(self) -> dict[str, frozenset[str]]:
-        """Attribute values that the room publishes."""
+        """The attribute values that the room publishes."""
         return {each["name"]: frozenset(each["values"]) for each in self._attributes["attributes"]["attributes"]}
 
     @cached_property
@@ -185,13 +185,13 @@ class _Question:
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """Artifacts that the audience is built from."""
+        """The artifacts that the audience is built from."""
         names = [name for name in ("base_audience", "seed_audiences") if name in self.room_version.artifacts]
         return tuple(self.installation.store.as_input(self.room_version.artifact(name)) for name in names)
 
     @contextmanager
     def opening(self) -> Iterator[tuple[Mapping[str, Path], Engine]]:
-        """Yield the room's folders by asset, and an engine that has its relations and may write to scratch."""
+        """Yield the room's folders by asset, and an engine in which the room's relations are open."""
         store = self.installation.store
         assets = ("base_audience", "seed_audiences", "room_model")
         with ExitStack() as stack:
@@ -408,7 +408,7 @@ def resolver(catalog: Catalog) -> Resolve:
 
 
 def _current_audience(catalog: Catalog, audience: CustomAudience) -> tuple[Version, Version]:
-    """Return the audience's version that was built on the room's current version, and that room version."""
+    """Return the version of an audience built from the room's current version, and that version of the room."""
     room_version = catalog.resources.current_version(Kind.DATA_ROOM, audience.data_room_id)
     version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
     if room_version is None or version is None or room_version.ref not in version.parents:
@@ -450,13 +450,14 @@ def _delta_from(
     version = installation.catalog.resources.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
     if earlier is None or earlier.delivered_to != record.delivered_to or version is None:
         raise UsageError(
-            "The earlier list is not one of yours.", remedy="Give the id of one of your own user-list jobs."
+            "The earlier list is not from one of your own jobs.",
+            remedy="Give the id of one of your own user-list jobs.",
         )
     return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES
 
 
 def _published(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
-    """Return what a group may see about its list: files and format, but no count of users left out of it."""
+    """Return what a group may see about its list: files and format, but not how many users were left out."""
     files = [
         {
             "name": part["name"],
@@ -490,7 +491,9 @@ def _n_rows(users: Path) -> int:
 
 def _read(store: ArtifactStore, version: Version, asset: str) -> AssetResult:
     if asset not in version.artifacts:
-        return AssetResult(asset, version.resource_id, "This audience has no such result.", made=False)
+        return AssetResult(
+            asset, version.resource_id, "This kind of audience does not have this result.", made=False
+        )
     manifest, documents = read_verified(store, version.artifact(asset))
     sentence = str(version.summary.get("sentence", "")) or "The audience is ready."
     return AssetResult(asset, version.resource_id, sentence, manifest, documents)

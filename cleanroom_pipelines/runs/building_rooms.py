@@ -30,13 +30,13 @@ from cleanroom_pipelines.terms import CollaborationType
 
 ROOM_ASSETS = ASSETS_OF[Kind.DATA_ROOM]
 SEALED_HASHES = "activation.sealed"
-"""File in a base audience's artifact with the sealed hashes for ad destinations."""
+"""The file, in a base audience's artifact, of the encrypted hashes for ad destinations."""
 
 _HASHES = "activation hashes"
 
 
 def build_data_lab(installation: Installation, partition: str, run: Run) -> AssetResult:
-    """Validate a publisher's uploads before a room ingests them."""
+    """Validate a publisher's uploads before they are used in a room."""
     from cleanroom_pipelines.uploads.rooms import validate_base
 
     with working(installation, DataLab, partition, run) as work:
@@ -70,7 +70,7 @@ def build_data_lab(installation: Installation, partition: str, run: Run) -> Asse
 def build_room_asset(
     installation: Installation, partition: str, run: Run, *, asset: str, finishes: bool
 ) -> AssetResult:
-    """Build one asset of a room, and any earlier assets that the version still lacks.
+    """Build one asset of a room, after those earlier assets that this version still lacks.
 
     Args:
         installation: The installation to work on.
@@ -100,7 +100,7 @@ def build_room_asset(
 
 
 class _State:
-    """State of a room version while a run builds it."""
+    """A version of a room while a run builds it."""
 
     def __init__(self, installation: Installation, work: Work[DataRoom]) -> None:
         self.installation = installation
@@ -116,20 +116,20 @@ class _State:
 
     @property
     def base_inputs(self) -> dict[str, str]:
-        """Upload ids of the base audience, by dataset."""
+        """The ids of the uploads of the base audience, by dataset."""
         return inputs_of(self.room.inputs, *BASE_DATASETS)
 
     @property
     def seed_inputs(self) -> dict[str, str]:
-        """Upload ids of the seed audiences, by dataset."""
+        """The ids of the uploads of the seed audiences, by dataset."""
         return inputs_of(self.room.inputs, Dataset.SEED_AUDIENCES)
 
     @property
     def sentence(self) -> str:
-        """Summary of the version's contents."""
+        """One sentence on what data this version contains."""
         parts = {"base_audience": "a base audience", "seed_audiences": "seed audiences"}
         held = [words for name, words in parts.items() if name in self.artifacts]
-        return f"The room holds {' and '.join(held)}." if held else "The room holds no data."
+        return f"The room contains {' and '.join(held)}." if held else "The room contains no data."
 
     def reference(self, asset: str) -> ArtifactReference:
         """Return the reference to this version's artifact of an asset."""
@@ -169,7 +169,7 @@ class _State:
         self.made.add(asset)
 
     def result_of(self, asset: str) -> AssetResult:
-        """Result of the run for one asset."""
+        """Return the result of this run for one asset."""
         if asset not in self.made:
             why = (
                 "Unchanged; nothing to build." if asset in self.artifacts else "The room lacks the data it needs."
@@ -179,7 +179,7 @@ class _State:
 
 
 def delete_unused_room_data(installation: Installation, data_room_id: str, artifacts: Mapping[str, str]) -> None:
-    """Delete files that a room has ingested, and data that its sides no longer provide.
+    """Delete uploads that a room has ingested, and data that its participants have removed.
 
     A run does this as soon as its version exists; the cleanup does it if that run was killed.
 
@@ -327,7 +327,7 @@ def _build_attributes(state: _State) -> None:
 
 
 def _earlier_figures(state: _State, room: RoomBudget) -> dict[str, Any] | None:
-    """Return the base's released figures, which are valid until the base is removed or new ones are paid for.
+    """Return the released figures of the base audience; valid until it is removed or new ones are paid for.
 
     Returns:
         The document; without `figures` if they must be computed again. None if there are none to reuse.
@@ -442,7 +442,7 @@ _MAKERS: Mapping[str, Callable[[_State], None]] = {
 
 
 def unseal_hashes(key: InstallationKey, base: Path, target: Path) -> None:
-    """Unseal a base audience's hashes for ad destinations, if it has them.
+    """Decrypt a base audience's hashes for ad destinations, if it has them.
 
     Args:
         key: The installation key.
@@ -459,7 +459,7 @@ def _has_both(state: _State) -> bool:
 
 
 def _fail_validation(state: _State, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
-    """Close the version as failed: the room keeps its previous state, and the unusable files are deleted."""
+    """Mark the version as failed: the room keeps its previous data, and the unusable files are deleted."""
     before: dict[str, str] = {}
     for asset in ("base_audience", "seed_audiences"):
         if (earlier := state.earlier(asset)) is not None:
@@ -475,7 +475,7 @@ def _fail_validation(state: _State, failed: Mapping[str, str], code: StatusCode,
 def _changed_inputs(
     state: _State, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
-    """Return the uploads to ingest, the unchanged datasets, and the artifact that holds the unchanged ones."""
+    """Return the uploads to ingest, the unchanged datasets, and the artifact that contains those."""
     earlier = state.earlier("base_audience")
     if earlier is None:
         return dict(inputs), [], None
@@ -489,7 +489,7 @@ def _changed_inputs(
 def _opening_uploads(
     installation: Installation, datasets: Mapping[str, str], n_embeddings: int
 ) -> Iterator[list[Any]]:
-    """Yield readable copies of uploads as `RoomUpload` objects, which a room ingests."""
+    """Decrypt uploads for ingestion into a room; yield them as `RoomUpload` objects."""
     from cleanroom_pipelines.uploads.rooms import RoomUpload
 
     with ExitStack() as stack:

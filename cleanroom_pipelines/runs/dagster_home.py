@@ -1,4 +1,4 @@
-"""Dagster's folder in a home: one instance for every process that works on the home.
+"""Dagster's folder in a home, with one Dagster instance for all processes of the home.
 
 Lives here: writing the folder from the packaged template, the environment and the instance on it.
 Add here when Dagster needs another setting.
@@ -45,7 +45,7 @@ def prepare_dagster_home(installation: Installation) -> Path:
 
 
 class DagsterStorageError(CleanroomError):
-    """One of Dagster's databases is unavailable or damaged; the catalogue may be intact."""
+    """One of Dagster's databases is unavailable or damaged; this says nothing about the catalogue."""
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def _wrong_settings(home: Path) -> ConfigurationError:
 
 
 def _variables_in(settings: Any) -> Iterator[str]:
-    """Names of the variables that settings refer to as `{env: NAME}`."""
+    """Return the names of the variables that settings refer to as `{env: NAME}`."""
     if isinstance(settings, dict):
         name = settings.get("env")
         if len(settings) == 1 and isinstance(name, str):
@@ -180,7 +180,7 @@ def _of_a_database(error: DBAPIError | sqlite3.Error) -> CleanroomError:
 
 
 def dagster_environment(installation: Installation, home: Path) -> dict[str, str]:
-    """Environment variables to add for a process that runs Dagster on this home.
+    """Return the environment variables that a process needs to run Dagster on this home.
 
     Args:
         installation: The installation to work on.

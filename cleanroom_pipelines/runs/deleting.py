@@ -68,7 +68,7 @@ _PASSING = (CatalogUnavailableError, DBAPIError)
 
 @dataclass(frozen=True)
 class PendingDeletion:
-    """A resource to delete, with the children deleted along with it.
+    """A resource to delete, with the children that are deleted with it.
 
     Args:
         kind: Its kind.
@@ -84,7 +84,7 @@ class PendingDeletion:
 
     @property
     def parts(self) -> tuple[tuple[Kind, str], ...]:
-        """Kinds and partition keys of all resources whose artifacts and Dagster records are deleted."""
+        """The kinds and partition keys of all resources whose artifacts and Dagster records are deleted."""
         return ((self.kind, self.id), *((DELETED_WITH[self.kind], child) for child in self.children))
 
 
@@ -163,7 +163,7 @@ def delete_now(
 def find_pending_deletions(
     installation: Installation, instance: dg.DagsterInstance
 ) -> tuple[PendingDeletion, ...]:
-    """Find resources that can be deleted now; cheap enough for every tick."""
+    """Find the resources that can be deleted now; fast enough for every tick of a sensor."""
     found = (*_requested(installation), *_deleted(installation, instance))
     created_since = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
 
@@ -241,7 +241,7 @@ def _requested(installation: Installation) -> Iterator[PendingDeletion]:
 
 
 def _deleted(installation: Installation, instance: dg.DagsterInstance) -> list[PendingDeletion]:
-    """Partitions that still exist in Dagster although their resources were deleted."""
+    """Return the partitions that still exist in Dagster although their resources were deleted."""
     comparison = Comparison(installation, instance, "gone")
     if comparison.is_made:
         return []
@@ -260,7 +260,7 @@ def _deleted(installation: Installation, instance: dg.DagsterInstance) -> list[P
 
 
 def _log_unknown_partitions(installation: Installation, named: set[str]) -> None:
-    """Log how many of the home's partitions have no resource; each may be all that remains of a resource."""
+    """Log how many of Dagster's partitions have no resource; each may belong to a resource that was lost."""
     known = {hex_of(partition) for kind in Kind for partition in installation.catalog.resources.ids(kind)}
     if n_strangers := len({name for name in named if _HEX.fullmatch(name)} - known):
         _LOG.warning(

@@ -1,4 +1,4 @@
-"""An installation: its settings, and the parts opened from them.
+"""An installation: its settings, and the stores, databases and keys that are opened by them.
 
 Lives here: the only code that reads environment variables, and the assembly of home, key, catalogue and stores.
 Add here when the installation gets a new setting or part.
@@ -44,7 +44,7 @@ _SOURCE_URL = re.compile(r"CLEANROOM_SOURCE_([A-Z][A-Z0-9_]*)_URL")
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an installation; each field names its environment variable.
+    """Settings of an installation; each is read from the environment variable that its description names.
 
     Args:
         home: CLEANROOM_HOME, the folder that holds the installation.
@@ -169,7 +169,7 @@ class Installation:
 
     @cached_property
     def parts(self) -> Parts:
-        """Home, catalogue, store and key as configured, before checking that they belong together."""
+        """Home, catalogue, store and key as configured; not yet checked that they belong together."""
         settings, home = self.settings, self.home
         catalog = Catalog(
             settings.catalog_url or home.catalog_url,
@@ -222,7 +222,7 @@ class Installation:
         return self.parts.store
 
     def check(self) -> None:
-        """Check again, before a deletion, that home and catalogue belong together, in case a file was replaced.
+        """Check again that home and catalogue belong together; called before deletions.
 
         Raises:
             IdentityError: They no longer belong together.
@@ -231,12 +231,12 @@ class Installation:
 
     @cached_property
     def vault(self) -> SeedVault:
-        """Seeds of unfinished jobs."""
+        """The vault with the encrypted seeds of unfinished jobs."""
         return SeedVault(self.home, self.key)
 
     @cached_property
     def uploads(self) -> Vault:
-        """Files uploaded to data rooms and not ingested yet."""
+        """The vault with the encrypted files that were uploaded for data rooms and not ingested yet."""
         return Vault(self.home, self.key)
 
     def room_key(self, data_room_id: str) -> bytes:
@@ -245,7 +245,7 @@ class Installation:
 
     @cached_property
     def buckets(self) -> Buckets:
-        """Local and registered buckets of all accounts."""
+        """The buckets of all accounts, in the home or in object stores."""
         return Buckets(self.home, self._registered_bucket)
 
     def sources_of(self, account_id: str) -> Sources:
@@ -273,7 +273,7 @@ class Installation:
         return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
 
     def _note(self, change: Change) -> None:
-        """Write a change to the audit log, naming a user by a keyed digest."""
+        """Write a change of the catalogue to the audit log; a user is named by a keyed digest."""
         entry = {
             "way": change.way,
             "operation": change.operation,
@@ -290,12 +290,12 @@ class Installation:
         self.audit.write({name: value for name, value in entry.items() if fits(name, value)})
 
     def audit_name(self, email: str) -> str:
-        """Name of a user in the audit log: a keyed digest of the address, 16 hex digits."""
+        """Return the name of a user in the audit log: a keyed digest of the address, 16 hex digits."""
         return self.key.digest("audit users", email.encode())[:16]
 
     @property
     def engine_settings(self) -> EngineSettings:
-        """Resource limits of one engine on this machine."""
+        """The engine to use, with its share of this machine's memory and cores."""
         return EngineSettings(
             self.settings.memory_bytes,
             self.settings.threads,
@@ -307,7 +307,7 @@ class Installation:
 
 
 def source_connections(environment: Mapping[str, str]) -> Mapping[str, Connection]:
-    """Read the databases that sources may name: `CLEANROOM_SOURCE_<NAME>_URL` and `…_DRIVER`."""
+    """Read the settings of databases that sources may name: `CLEANROOM_SOURCE_<NAME>_URL` and `…_DRIVER`."""
     found = {}
     for variable, url in environment.items():
         if (match := _SOURCE_URL.fullmatch(variable)) and url:

@@ -1,4 +1,4 @@
-"""The registry of kinds: each kind of resource with its Dagster job and assets.
+"""The registry of the kinds of resource: the Dagster job and the assets of each.
 
 Lives here: a row per kind (partition set, job) and a row per asset (kind, code version, page).
 Add here the row of each new asset or kind.
@@ -13,7 +13,7 @@ from cleanroom_pipelines.catalog import Kind
 
 @dataclass(frozen=True)
 class KindRow:
-    """Names that Dagster uses for a kind of resource.
+    """The names of a kind's partition set and job in Dagster.
 
     Args:
         partition_set: Name of its partition set, with one partition per resource.

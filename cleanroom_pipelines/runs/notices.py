@@ -1,4 +1,4 @@
-"""Notices to the operator's URL or command when work ends.
+"""Notify the operator when work ends, by a URL or command.
 
 Lives here: sending a notice.
 Add here when notices can be sent in another way.
@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 10
 
 
 def send_notice(notify: str | None, notice: Mapping[str, str]) -> None:
-    """Send a notice; a hook that fails is logged and never fails the work.
+    """Notify the operator; a failure is logged and does not fail the work.
 
     Args:
         notify: An http(s) URL that gets the notice as a JSON POST, or a command that reads it from standard input;

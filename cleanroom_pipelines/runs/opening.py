@@ -1,6 +1,6 @@
 """Opening an installation after checking that its home, catalogue and key belong together.
 
-Lives here: the comparison, and creating the parts of an empty home.
+Lives here: comparing identities, and creating the key and catalogue of an empty home.
 Add here when another part must match the others.
 Keep out: settings (installation.py) and rebuilding lost parts (recovery.py).
 
@@ -39,7 +39,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of an installation, checked to belong together before any of them is used.
+    """The home, catalogue, store and key of an installation; checks that they belong together before use.
 
     Args:
         home: Its folder.
@@ -90,7 +90,7 @@ class Parts:
         return kept, found
 
     def _claim(self) -> Opened:
-        """Open the parts when home or catalogue has no identity yet, in one process of the home at a time."""
+        """Open an installation whose home or catalogue has no identity yet, one process at a time."""
         home = HomeIdentity(self.home.root)
         kept, found = self._compare()
         if found is not None:
@@ -103,7 +103,8 @@ class Parts:
         is_blank, holds = self.catalog.ownership.is_blank(), self.holds_something()
         if is_blank and holds:
             raise IdentityError(
-                "The catalogue is missing or empty, but the home holds data of an installation.", remedy=WAY_BACK
+                "The catalogue is missing or empty, but the home contains data of an installation.",
+                remedy=WAY_BACK,
             )
         key = InstallationKey.load_or_create(self.key_file) if is_blank else load_key(self.key_file)
         if not is_blank:
@@ -123,7 +124,7 @@ class Parts:
         return key
 
     def holds_something(self) -> bool:
-        """Whether the home holds data that only a used installation creates."""
+        """Whether the home contains data, so that it cannot be a new installation."""
         home = self.home
         if any(_holds_files(folder) for folder in (home.artifacts, home.audit, home.seeds, home.uploads)):
             return True
@@ -132,7 +133,7 @@ class Parts:
 
 
 def _reject_other(known: Identity, found: Identity | None) -> None:
-    """Reject a catalogue that belongs to another installation than the home, or is older than the home."""
+    """Raise the error for a catalogue that is lost, of another installation, or older than the home."""
     if found is None:
         raise IdentityError(
             "The catalogue of this home is missing, empty or older than the home.", remedy=WAY_BACK
@@ -149,12 +150,12 @@ def _reject_other(known: Identity, found: Identity | None) -> None:
 
 
 def digest_of(key: InstallationKey) -> str:
-    """Digest that identifies a key without revealing it."""
+    """Return a digest that identifies a key without revealing it."""
     return key.digest(_PURPOSE, b"")
 
 
 def load_key(file: Path) -> InstallationKey:
-    """Read the installation key of a home that already holds data; never create a new key.
+    """Read the installation key of a home that already contains data; never create a new key.
 
     Raises:
         IdentityError: The key is missing.

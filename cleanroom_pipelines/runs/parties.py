@@ -1,7 +1,7 @@
-"""Access keys of accounts: issuing and unsealing them.
+"""Access keys of accounts: issue them, and decrypt their secrets.
 
 Lives here: operations that need both the catalogue and the installation key.
-Add here when another secret of a party is stored sealed.
+Add here when another secret of a party is stored encrypted.
 Keep out: verifying signatures (the API) and other rules about parties (catalog).
 """
 
@@ -34,7 +34,7 @@ def issue_access_key(installation: Installation, account_id: str) -> tuple[str, 
 
 
 def open_access_key(installation: Installation, key: AccessKey) -> str:
-    """Unseal the secret of an access key, to verify a signature.
+    """Decrypt the secret of an access key, to verify a signature.
 
     Raises:
         ConfigurationError: It was altered, or sealed with another installation's key.

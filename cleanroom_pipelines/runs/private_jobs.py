@@ -1,6 +1,6 @@
-"""Generation jobs between two organisations: ranked with one noised vector, measured with released numbers.
+"""Generation jobs between two organisations ("private"): ranking and figures depend on the seed with noise only.
 
-Lives here: whether a job is private, its released seed size, its ranking and metrics, the order of its exports.
+Lives here: whether a job is private, its seed size with noise, its ranking and metrics, the order of its exports.
 Add here when a private job releases something more.
 Keep out: private rankings themselves (private_rankings.py), jobs within one organisation (building.py).
 
@@ -50,7 +50,7 @@ _REVEALS = {
         "individuals, and no privacy bound applies."
     ),
     SeedMode.EXCLUDED.value: (
-        "Its lists exclude the seed and so reveal it: users missing among similar ones are in the seed."
+        "Its lists exclude the seed and so reveal it: similar users who are missing are in the seed."
     ),
     SeedMode.FIRST.value: "Its lists start with the seed's users and so reveal the seed to the receiver.",
 }
@@ -80,10 +80,10 @@ class PrivateJob:
     def of(
         cls, installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, model: Version
     ) -> Self | None:
-        """Return the `PrivateJob` of a generation job; None if the job is not private.
+        """Return the `PrivateJob` of a generation job; None if the job concerns one organisation only.
 
         Returns:
-            None if both sides belong to one organisation, or their collaboration uses the full ensemble.
+            None if both accounts belong to one organisation, or their collaboration uses the full ensemble.
         """
         catalog = installation.catalog
         starter = job.started_by or job.account_id
@@ -97,7 +97,7 @@ class PrivateJob:
 
     @property
     def mode(self) -> SeedMode:
-        """The placement of the seed's users in exports."""
+        """Where users of the seed appear in exports."""
         asked = SeedMode(self.job.seed_mode)
         return SeedMode.IN_PLACE if asked is SeedMode.EXCLUDED and not self.removes_seed else asked
 
@@ -108,16 +108,16 @@ class PrivateJob:
 
     @property
     def disclosures(self) -> tuple[str, ...]:
-        """Keys of the statements to show about what a list of the job reveals."""
+        """The keys of the statements that are shown about what a list of the job reveals."""
         return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
 
     @cached_property
     def size_question(self) -> Question:
-        """The question about the number of matched seed users, as charged to the budget."""
+        """The question "How many seed users matched?", as charged to the budget."""
         return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
-        """Pay for and release the number of matched seed users, and check it against the limits.
+        """Pay for the number of matched seed users with noise, and reject a seed that is too small or too large.
 
         Args:
             n_matched: The exact number.
@@ -132,7 +132,7 @@ class PrivateJob:
         if not size.is_enough(minimum):
             raise SeedError(
                 "Too few seed users match for the configured model. The count includes noise.",
-                remedy="Give a larger seed, or check that both sides use the same ids.",
+                remedy="Give a larger seed, or check that it uses the same ids as the training data.",
                 status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
             )
         return size
@@ -149,7 +149,7 @@ class PrivateJob:
         minimum: int,
         runtime: Runtime,
     ) -> dict[str, Any]:
-        """Rank all users, measure quality with released numbers, and write ranking.parquet.
+        """Rank all users, measure the quality with noise, and write ranking.parquet.
 
         Args:
             model: Folder of the model.
@@ -191,7 +191,7 @@ class PrivateJob:
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
     def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
-        """Check the released number of matched seed users, unless a paid vector can rank the refreshed model.
+        """Check the number of matched seed users, unless a vector already paid for can rank the refreshed model.
 
         Args:
             model: Folder of the model.
@@ -206,7 +206,7 @@ class PrivateJob:
             self.seed_size(n_matched, minimum)
 
     def _paid_vector(self, model: Path) -> PaidVector | None:
-        """Return the previous version's vector if the seed and the model's representation are unchanged."""
+        """Return the vector paid for by the previous version, if seed and representation are unchanged."""
         version = self.installation.catalog.resources.current_version(Kind.GENERATION_JOB, self.job.id)
         if version is None or "audience" not in version.artifacts:
             return None
@@ -218,7 +218,7 @@ class PrivateJob:
         return paid if paid.fits(self.budget.pair.id, self._source, model) else None
 
     def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
-        """The job's price, the error of its figures, the remaining budget, and what its lists reveal."""
+        """Describe the job's price, the error of its figures, the remaining budget, and what its lists reveal."""
         size, vector, quality = prices
         price, budget = in_units(sum(prices)), self.budget.as_dict()
         bound = f"{budget['bound']['right_at_most']:.0%} of cases"
@@ -227,7 +227,7 @@ class PrivateJob:
         of_size, of_figures = (f"± {noise_within(each, 0.9)} users" for each in (COUNT.variance, figures.variance))
         statement = (
             f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
-            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(quality)} for its "
+            f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(quality)} for quality "
             f"figures (each count {of_figures}), all ± at 90 %. Questions paid for earlier are free. "
             f"Left: {budget['left']} of {budget['total']} units. "
             f"An attacker who knows everything else is right about one person in at most {bound}."
@@ -240,7 +240,7 @@ class PrivateJob:
 
     @cached_property
     def releaser(self) -> Releaser:
-        """The releaser of the job's numbers."""
+        """The `Releaser` that adds noise to the job's numbers."""
         return self.budget.releaser(self._content, hide_absolute_values=False)
 
     @cached_property
@@ -273,7 +273,7 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
         agreed: The collaboration in which the job is started.
 
     Returns:
-        None if both sides belong to one organisation, or their collaboration uses the full ensemble.
+        None if both accounts belong to one organisation, or their collaboration uses the full ensemble.
     """
     mine, theirs = catalog.pairs.organization_of_account(starter), catalog.pairs.organization_of_account(owner)
     if mine == theirs or (agreed is not None and agreed.full_ensemble):
@@ -282,7 +282,7 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
-    """Return the ledger of two organisations that cannot pay for any job; None if they may still be able to.
+    """Return the ledger of two organisations if it cannot pay for any job; None if it may.
 
     A job first pays for its seed's size. If a size was paid for before, the same seed may be used again for free.
     """
@@ -296,7 +296,7 @@ def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
 def reveals_by_ensemble(
     installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
-    """Return codes for what a list ranked by the full ensemble reveals; empty within one organisation."""
+    """Return codes for what a list ranked without noise reveals; empty if both accounts are one organisation."""
     of = installation.catalog.pairs.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
@@ -304,7 +304,7 @@ def reveals_by_ensemble(
 
 
 def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
-    """Return a statement of what a list ranked by the full ensemble reveals; empty if it reveals nothing."""
+    """Return a sentence on what a list ranked without noise reveals; empty if it reveals nothing."""
     statements = [_REVEALS["ensemble"], *([_REVEALS[mode.value]] if "seed" in reveals else [])]
     return {"privacy": " ".join(statements)} if reveals else {}
 
@@ -312,7 +312,7 @@ def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]
 def in_keyed_order(
     installation: Installation, job: GenerationJob, users: Iterator[pa.Array], n_first: int, stack: ExitStack
 ) -> Iterator[pa.Array]:
-    """Order the users of a list by keyed hash, which reveals nothing about their ranks.
+    """Order the users of a list by a keyed hash, so that the order does not reveal their ranks.
 
     Args:
         installation: The installation to work on.
@@ -346,7 +346,7 @@ def in_keyed_order(
 
 
 def mark_seed(ranking: Path, seed_users: pa.ChunkedArray) -> None:
-    """Mark the seed's users in a ranking, for lists that exclude them or put them first."""
+    """Mark the users of the seed in a ranking, for lists that exclude them or start with them."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -363,7 +363,7 @@ def mark_seed(ranking: Path, seed_users: pa.ChunkedArray) -> None:
 def metrics_of(
     figures: Mapping[str, Any], n_seed_users: int, n_users: int, sizes: Sequence[AudienceSize]
 ) -> dict[str, Any]:
-    """Compute a job's metrics from released figures only, in the same form as the full ensemble's metrics.
+    """Compute a job's metrics from figures with noise only, in the same form as metrics without noise.
 
     Args:
         figures: The result of `private_lookalikes.statistics_from_released`.

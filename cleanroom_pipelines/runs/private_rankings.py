@@ -1,4 +1,4 @@
-"""Private rankings of a seed's lookalikes, released as one noised vector and one noised histogram.
+"""Private rankings: one noised vector ranks the users, and one noised histogram measures the quality.
 
 Lives here: `PrivateRanking`, its price, and computing it, for both data rooms and generation jobs.
 Add here when something else is derived from the vector.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrivateRanking:
-    """A ranking by one noised vector.
+    """A ranking of users by one noised vector, the sum of the seed users' vectors.
 
     Args:
         budget: Budget of the pair that pays.
@@ -53,7 +53,7 @@ class PrivateRanking:
 
     @cached_property
     def choice(self) -> "Choice":
-        """Parameters of the ranking: coordinates, price and λ.
+        """The parameters of the ranking: number of coordinates, price and λ.
 
         Raises:
             SeedError: The seed is too small for any price.
@@ -64,7 +64,7 @@ class PrivateRanking:
 
     @cached_property
     def questions(self) -> tuple[Question, Question]:
-        """The questions that the ranking is charged for: the vector, and its quality figures."""
+        """The two questions that the ranking is charged for: the vector, and the quality figures."""
         return (
             Question.of("lookalike", self.content, self._vector_text, self._vector_price),
             Question.of("figures", self.content, self._figures_text, self.figures),
@@ -72,7 +72,7 @@ class PrivateRanking:
 
     @property
     def figures(self) -> Price:
-        """Price of the quality figures, which determines their noise."""
+        """The price of the quality figures, which determines their noise."""
         # if the size is hidden, no price may reveal it
         return figures_price(self.n_seed_users if self.tenths is None else 0)
 
@@ -86,12 +86,12 @@ class PrivateRanking:
         organization: str,
         runtime: Runtime,
     ) -> dict[str, Any]:
-        """Pay, rank all users, and release the quality figures.
+        """Charge the budget, rank all users, and compute the quality figures with noise.
 
         Args:
             seed_users: Exact seed users, one id per user.
             out: Existing directory for ranking.parquet.
-            n_users: Number of all users, as released or as both sides may know it.
+            n_users: Number of all users, as released or as both parties may know it.
             releaser: Adds the noise.
             organization: The requesting organisation.
             runtime: Engine, progress and cancellation.
@@ -175,7 +175,7 @@ class PrivateRanking:
 
 @dataclass(frozen=True)
 class PaidVector(Document):
-    """A released vector with its figures, for ranking a refreshed base without further charge.
+    """A vector already paid for, with its figures; it ranks refreshed data without further charge.
 
     Args:
         values: (d,) in grid steps, with noise.
@@ -198,7 +198,7 @@ class PaidVector(Document):
     figures: Mapping[str, Any]
 
     def fits(self, pair_id: str, source: str, model: Path) -> bool:
-        """Whether these organisations paid for this vector, for this seed and this model's representation."""
+        """Whether the vector belongs to these organisations, this seed and this model's representation."""
         from cleanroom_pipelines.similarity.kept_representations import representation_digest
 
         return self.source == digest_of(pair_id, source) and self.representation == representation_digest(model)
@@ -210,7 +210,7 @@ class PaidVector(Document):
         *,
         runtime: Runtime,
     ) -> dict[str, Any]:
-        """Rank the users of a refreshed base without the seed; returns the same as `PrivateRanking.make`."""
+        """Rank the users of refreshed data without the seed; returns the same as `PrivateRanking.make`."""
         from cleanroom_pipelines.similarity.private_lookalikes import private_ranking
 
         private_ranking(
@@ -237,5 +237,5 @@ class PaidVector(Document):
 
 
 def digest_of(pair_id: str, source: str) -> str:
-    """Return a digest of the paying organisations' pair id and a seed's canonical text, which may hold data."""
+    """Return a digest of a seed's canonical text, which may contain data, and of the id of the paying pair."""
     return hashlib.sha256(f"{pair_id} {source}".encode()).hexdigest()

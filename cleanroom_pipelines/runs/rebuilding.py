@@ -1,7 +1,7 @@
 """Rebuilding Dagster's materialisations from the catalogue, after Dagster's storage was lost or restored.
 
 Lives here: finding materialisations of current versions that Dagster's storage lacks, and reporting them.
-Add here when Dagster shows more facts about a version that the catalogue and artifacts hold.
+Add here when Dagster shows more about a version that is stored in the catalogue or its artifacts.
 Keep out: asset metadata (defs.pages) and partitions (supervision.py).
 
 After a comparison with the catalogue, Dagster's storage carries a mark of the installation. Storage without the
@@ -27,7 +27,7 @@ _PAGES = "cleanroom_pipelines.defs.pages"
 
 
 def has_history(installation: Installation, instance: dg.DagsterInstance) -> bool:
-    """Whether Dagster's storage is known to hold all materialisations; cheap after the first comparison."""
+    """Whether Dagster's storage contains all materialisations; compares everything on the first call only."""
     mark = _mark(installation)
     storage = instance.daemon_cursor_storage
     if instance.is_ephemeral or storage.get_cursor_values({mark}).get(mark):
@@ -89,7 +89,7 @@ def rebuild_history(
 
 
 def _missing(installation: Installation, instance: dg.DagsterInstance) -> Iterator[ArtifactReference]:
-    """Artifacts of current versions without a materialisation in Dagster."""
+    """Return the artifacts of current versions that have no materialisation in Dagster."""
     catalog = installation.catalog
     for kind in Kind:
         current = {

@@ -1,7 +1,7 @@
 """Recovery: rebuilding a lost or outdated catalogue from the manifests of stored artifacts.
 
 Lives here: deriving resources and versions from manifests, and writing them to a catalogue.
-Add here when artifacts prove something more.
+Add here when more can be derived from stored artifacts.
 Keep out: the rows (catalog.dossiers) and showing the plan (cli).
 
 Each manifest holds a sealed copy of the catalogue's facts about its version and resource. Manifests of earlier
@@ -57,7 +57,7 @@ from cleanroom_pipelines.storage.vault import Vault
 
 _UNFINISHED = (
     StatusCode.INTERNAL,
-    "It was unfinished when the catalogue was lost. Try it again.",
+    "This was unfinished when the catalogue was lost. Try again.",
 )
 # Manifest facts that are also in a version's summary.
 _FACTS = ("n_users", "n_items", "delivered")
@@ -80,7 +80,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan for rebuilding a catalogue.
+    """What rebuilding a catalogue would restore, and what would be lost.
 
     Args:
         catalogue: The catalogue's problem, in one sentence.
@@ -102,7 +102,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Recovery:
-    """A plan and the catalogue it applies to.
+    """The plan for rebuilding a catalogue, and the means to carry it out.
 
     Args:
         plan: The plan.
@@ -141,7 +141,7 @@ class Recovery:
 
 @contextmanager
 def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
-    """Inspect a home and its catalogue and plan a rebuild; nothing changes before `Recovery.write`.
+    """Plan the rebuild of a home's catalogue; changes nothing before `Recovery.write`.
 
     Args:
         installation: The installation; not opened, because its parts may not belong together.
@@ -199,7 +199,7 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
 
 @dataclass(frozen=True)
 class _State:
-    """State of a catalogue in relation to its home.
+    """How a catalogue relates to its home: intact, missing, outdated, or of another installation.
 
     Args:
         sentence: The problem, in one sentence.
@@ -256,7 +256,7 @@ def _replace_catalogue(file: Path, copy: Path, at: datetime) -> None:
 
 
 class _Stored:
-    """Contents of the store: manifests by resource, and the stored artifact versions."""
+    """The contents of the artifact store: manifests by resource, and the stored versions."""
 
     def __init__(self, store: ArtifactStore, key: InstallationKey) -> None:
         self.by_resource: dict[tuple[Kind, str], list[Manifest]] = defaultdict(list)
@@ -272,7 +272,7 @@ class _Stored:
                 self.artifacts.add((asset, manifest.partition, manifest.version))
 
     def dossier(self, manifests: Sequence[Manifest]) -> Dossier | None:
-        """Return the dossier of the newest manifest that the installation key can open; None if it opens none."""
+        """Return the newest catalogue record in these manifests that the key can decrypt; None without one."""
         for manifest in sorted(manifests, key=_built_at, reverse=True):
             if manifest.record:
                 with suppress(ConfigurationError, ValueError):
@@ -328,7 +328,7 @@ def _incomplete(
     proven: Sequence[ProvenResource],
     stored: _Stored,
 ) -> Iterator[Resource]:
-    """Yield catalogued resources whose current version lacks an artifact in the store."""
+    """Yield the resources in the catalogue whose current version has a missing artifact."""
     renewed = {resource.id for resource in proven}
     for record in records:
         current = next((each for each in versions[record.id] if each.number == record.current_version), None)
@@ -355,7 +355,7 @@ class _Builder:
         dossier: Dossier | None,
         known: Sequence[Version] | None,
     ) -> ProvenResource | None:
-        """Facts that a resource's manifests prove and the catalogue lacks; None if there are none."""
+        """Return what the catalogue lacks about a resource, derived from manifests; None if it lacks nothing."""
         deleted = self.catalog.deletion.deleted_artifacts(kind, hex_of(partition))
         by_number: dict[int, list[Manifest]] = defaultdict(list)
         for manifest in manifests:
@@ -399,7 +399,7 @@ class _Builder:
         )
 
     def _with_reused(self, partition: str, artifacts: Mapping[str, str]) -> dict[str, str]:
-        """Add the artifacts that a room version reused from earlier ones: those built from its own artifacts."""
+        """Add the artifacts that a room version reused from earlier versions, found by their inputs."""
         found = dict(artifacts)
         earlier = sorted(self.stored.by_resource[Kind.DATA_ROOM, partition], key=_built_at)
         for asset in ASSETS_OF[Kind.DATA_ROOM]:
@@ -435,7 +435,7 @@ class _Builder:
         return json.loads(self.installation.parts.store.read(reference, f"{name}.json"))
 
     def _seed_of(self, resource: Mapping[str, Any]) -> str | None:
-        """Location of a job's seed, if it still exists."""
+        """Return the location of a job's seed, if the seed still exists."""
         location = resource.get("seed_location")
         if not location:
             return None
@@ -444,7 +444,7 @@ class _Builder:
         return None
 
     def _with_files(self, dossier: Dossier) -> Dossier:
-        """Return the dossier with the locations of only those uploads whose files still exist."""
+        """Return the catalogue record with only those uploads whose files still exist."""
         there = Vault(self.installation.home, self.key).locations()
         uploads = [
             upload if upload["location"] in there else {**upload, "location": None}
@@ -454,7 +454,7 @@ class _Builder:
 
 
 def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
-    """Whether artifacts prove more about a version than an older catalogue holds."""
+    """Whether the artifacts show that a version is further than an older catalogue knows."""
     if known is None:
         return True
     return proven.failure is None and is_proof(known.status, known.finished_at, proven.made_at)
@@ -463,12 +463,12 @@ def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
 def _failure_of(
     kind: Kind, newest: Mapping[str, Manifest], artifacts: Mapping[str, str], dossier: Dossier | None
 ) -> tuple[StatusCode, str] | None:
-    """Reason that a version is not ACTIVE, judging by its artifacts; None if they are complete."""
+    """Return the reason a version is not ACTIVE, according to its artifacts; None if they are complete."""
     unusable = {asset for asset, manifest in newest.items() if not _is_usable(asset, manifest, artifacts)}
     if unusable:
         of_seeds = unusable & {"seed_validation_report", "seed_audiences"}
         code = StatusCode.SEED_INVALID if of_seeds else StatusCode.TRAINING_DATA_INVALID
-        return code, "Its input failed validation. See its report."
+        return code, "The input of this resource failed validation. See its report."
     if _last_assets(kind, artifacts, dossier) - set(artifacts):
         return _UNFINISHED
     return None
@@ -493,7 +493,7 @@ def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | No
 
 
 def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Return the further assets that a finished room version with these artifacts has."""
+    """Return the other assets that a room version with these artifacts has once it is finished."""
     wanted = {"data_attributes"} if "base_audience" in artifacts else set[str]()
     if {"base_audience", "seed_audiences"} <= set(artifacts):
         wanted.add("overlap_statistics")
@@ -503,7 +503,7 @@ def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> 
 
 
 def _parents_of(partition: str, manifests: Iterable[Manifest], dossier: Dossier | None) -> tuple[ParentRef, ...]:
-    """Return a resource's parent versions: those of its input artifacts, and the one that its dossier records."""
+    """Return a resource's parent versions: those of its input artifacts, and the one in its catalogue record."""
     found = dict[str, ParentRef]()
     for manifest in manifests:
         for each in manifest.inputs:

@@ -1,6 +1,6 @@
 """Seeds requested over HTTP: fetched from a bucket or with a query when the job runs.
 
-Lives here: fetching a job's requested seed into the vault, and what its owner may learn of its ids.
+Lives here: fetching a job's requested seed into the vault, and describing the form of its ids to its owner.
 Add here when a seed can be requested in another way.
 Keep out: access rights (the APIs), reading buckets (storage), running queries (participant_sql).
 """

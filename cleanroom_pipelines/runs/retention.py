@@ -62,7 +62,7 @@ def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> 
 
 
 def delete_superseded(installation: Installation, now: datetime | None = None) -> int:
-    """Delete artifacts superseded longer ago than the retention time, and leftovers of killed processes.
+    """Delete artifacts whose retention time after being superseded has passed, and leftovers of killed processes.
 
     It keeps the current and the newest version of every resource, the inputs of current versions, and versions
     that were current when unfinished work began (its run may be reading them).
@@ -142,7 +142,7 @@ def _kept(
 
 
 def _is_decided(number: int, family: tuple[Version, ...]) -> bool:
-    """Whether a version's list of artifacts is final; a failed version may be retried."""
+    """Whether a version's list of artifacts is final; it is not for a failed version, which may be retried."""
     version = next((each for each in family if each.number == number), None)
     if version is None:
         return False
@@ -199,7 +199,7 @@ def _delete_leftovers(
 
 
 def _in_scratch(home: Home) -> Iterator[Path]:
-    """Yield the contents of live processes' scratch folders, and all other entries of the scratch folder."""
+    """Yield what is in the scratch folders of running processes, and all other entries of the scratch folder."""
     for path in home.scratch_root.iterdir():
         if path.name.startswith("."):
             continue
@@ -207,7 +207,7 @@ def _in_scratch(home: Home) -> Iterator[Path]:
 
 
 def _with_tombstone(installation: Installation, kind: str, paths: Iterable[Path]) -> list[Path]:
-    """Return those files and folders whose names are ids of deleted resources, which have tombstones."""
+    """Return the files and folders that belong to deleted resources: only their ids have tombstones."""
     listed = list(paths)
     deleted = installation.catalog.deletion.deleted((path.name for path in listed), kind)
     return [path for path in listed if path.name in deleted]

@@ -62,31 +62,31 @@ class RoomBudget:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Fields that, in addition to the inputs, enter the digest of an artifact with released numbers."""
+        """Fields that, with the inputs, decide whether an artifact with released numbers is up to date."""
         return {"pair": self.budget.pair.id}
 
     @property
     def salt(self) -> str:
-        """Secret text that selects which of a user's interests enter tables."""
+        """The secret that decides which of a user's interests are counted in tables."""
         return self.budget.installation.key.derive(f"interests of {self.budget.pair.id}").hex()
 
     def releaser(self) -> Releaser:
-        """Return a releaser for the room's numbers."""
+        """Return the `Releaser` that adds noise to the room's numbers."""
         return self.budget.releaser(self.content, hide_absolute_values=self.room.hide_absolute_values)
 
     def question(self, kind: str, text: str, price: Price = COUNT) -> Question:
-        """Create a question about the room's data."""
+        """Create the `Question` under which an answer about the room's data is charged."""
         return Question.of(kind, self.content, text, price)
 
     def question_of_base(self) -> Question:
-        """Return the question under which the released figures of the base alone are charged."""
+        """Return the question under which the figures of the base audience alone are charged."""
         from cleanroom_pipelines.audiences.insights import BASE_QUESTION
 
         return self.question("base", BASE_QUESTION, Price(BASE_TENTHS))
 
 
 def seed_digests(folder: Path) -> dict[str, str]:
-    """Return one digest per type of seed audience, over its ids in any order; the ids are keyed digests too.
+    """Return one digest for each type of seed audience, of its (hashed) ids in any order.
 
     Args:
         folder: Folder of the seed audiences' artifact.

@@ -38,7 +38,7 @@ _LEAST_OF_A_FIT = 5
 
 @dataclass(frozen=True)
 class LookalikeRun:
-    """A lookalike being built.
+    """Builds one lookalike of a room.
 
     Args:
         installation: The installation to work on.
@@ -68,12 +68,12 @@ class LookalikeRun:
 
     @cached_property
     def releaser(self) -> Releaser:
-        """The releaser of the lookalike's numbers."""
+        """The `Releaser` that adds noise to the lookalike's numbers."""
         return self.room.releaser()
 
     @cached_property
     def seed_size(self) -> Released:
-        """The released size of the source; the first access charges the budget."""
+        """The size of the source audience, with noise; the first access charges the budget."""
         from cleanroom_pipelines.similarity.rooms import check_released_seed
 
         self._pay(self.room.question("size", self.source))
@@ -82,7 +82,7 @@ class LookalikeRun:
         return size
 
     def rank_fully(self) -> dict[str, Any]:
-        """Rank with the full ensemble. Returns the document `statistics`: exact rates, released counts."""
+        """Rank without noise; return the document `statistics`, with exact rates and noised counts."""
         from cleanroom_pipelines.similarity.room_statistics import released_statistics, room_statistics
         from cleanroom_pipelines.similarity.rooms import rank_room
 
@@ -98,7 +98,7 @@ class LookalikeRun:
         return {"statistics": {"result": statistics}}
 
     def rank_privately(self) -> dict[str, Any]:
-        """Rank with one noised vector; the paid vector is reused if only the base has changed since.
+        """Rank by one noised vector; a vector already paid for is reused if only the base audience has changed.
 
         Returns:
             The documents `statistics` and `vector`.
@@ -125,7 +125,7 @@ class LookalikeRun:
         return {"statistics": {"result": statistics}, "vector": made["vector"]}
 
     def _paid_vector(self) -> PaidVector | None:
-        """Return the vector paid for any lookalike of the room with the same seed and representation, or None."""
+        """Return the vector that a lookalike with the same seed and representation has paid for, or None."""
         catalog, room = self.installation.catalog, self.room.room
         for audience in catalog.rooms.custom_audiences(room.id):
             version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
@@ -141,7 +141,7 @@ class LookalikeRun:
         return None
 
     def _published(self, found: Mapping[str, Any], seed: Released, price: Price) -> dict[str, Any]:
-        """Return the statistics to publish: the rates, together with released sizes."""
+        """Return the statistics to publish: rates, and sizes with noise."""
         from cleanroom_pipelines.similarity.room_statistics import others_of, reach_size_of
 
         addressable = self.figures.addressable
@@ -165,7 +165,7 @@ class LookalikeRun:
         }
 
     def _explained(self, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Attribute values that distinguish the lookalike, strongest first, limited to those the room publishes.
+        """Return the published attribute values that distinguish the lookalike, strongest first.
 
         They derive from the paid vector, so they are free.
         """
@@ -193,7 +193,7 @@ class LookalikeRun:
         )
 
     def size_of(self, reach: int) -> Released:
-        """Number of users of a reach, derived from the released total of users."""
+        """Return the number of users of a reach, computed from the released total of users."""
         from cleanroom_pipelines.similarity.rooms import reach_size
 
         kept = self.figures.addressable.kept()
@@ -239,7 +239,7 @@ def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) ->
 
 
 def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str) -> tuple[int, bool]:
-    """Return a lookalike's price (in tenths of a unit, source size already paid) and whether it is a maximum.
+    """Return the price of a lookalike in tenths of a unit, without its source's size, and whether it is a maximum.
 
     The size is known if the source is a seed audience whose overlap was released.
     """

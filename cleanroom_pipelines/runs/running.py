@@ -50,7 +50,7 @@ def run_pending(
     passed_over: set[str] | None = None,
     lane: Lane | None = None,
 ) -> int:
-    """Do all pending work, including deletions, in this process, with the assets that a daemon would run.
+    """Do all pending work, including deletions, in this process, as a Dagster daemon would.
 
     Claims ensure that a daemon or another worker on the same home does not repeat any work.
 
@@ -153,7 +153,7 @@ def ready_work(
 
 
 def _is_queued(instance: dg.DagsterInstance, version: Version) -> bool:
-    """Whether Dagster's queue still holds a run for a version whose reservation has expired."""
+    """Whether a run for a version is still in Dagster's queue, although its reservation has expired."""
     tag = {"dagster/run_key": version.run_key}
     return bool(instance.get_runs(dg.RunsFilter(tags=tag, statuses=UNFINISHED), limit=1))
 
@@ -169,7 +169,7 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 def beating(
     installation: Installation, worker: str, *, every_seconds: float = HEARTBEAT_SECONDS
 ) -> Iterator[None]:
-    """Send a heartbeat for this worker every 15 seconds, so that dead workers can be detected.
+    """Send a heartbeat for this worker every 15 seconds, so that its death would be detected.
 
     A failed heartbeat is retried soon: a brief database failure must not stop the heartbeats.
     """
@@ -231,7 +231,7 @@ def _complete_record(
 
 
 def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
-    """Facts about a Dagster run that the catalogue needs."""
+    """Return what the catalogue stores about a Dagster run."""
     number = run.tags.get(VERSION_TAG)
 
     def was_cancelled() -> bool:
@@ -242,7 +242,7 @@ def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
 
 
 def run_request(catalog: Catalog, version: Version, lane: Lane) -> dg.RunRequest:
-    """Build the run request of a pending version: its run key prevents a second run, its lane limits the load."""
+    """Build the run request of a pending version; its run key prevents a second run, its lane tag limits load."""
     return dg.RunRequest(
         job_name=KINDS[version.kind].job,
         partition_key=version.resource_id,

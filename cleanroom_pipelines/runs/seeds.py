@@ -1,8 +1,8 @@
 """Seeds of generation jobs: ingested from an operator's file, and deleted when the job has ended.
 
-Lives here: ingesting a seed and registering its job, for launchpad and command; deleting seeds.
+Lives here: ingesting a seed and registering its job, for Dagster's launchpad and for commands; deleting seeds.
 Add here when starting a job gets another option.
-Keep out: dropped seeds (inbox.py) and declarations (declarations).
+Keep out: seeds from the inbox (inbox.py) and declarations (declarations).
 """
 
 from datetime import timedelta

@@ -79,7 +79,7 @@ def work_until_stopped(
 
 
 class Rounds:
-    """State that a worker keeps between rounds."""
+    """What a worker remembers from one round to the next."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Rounds:
             )
 
     def help_scoring(self) -> None:
-        """Score shards for a run on another host, in a separate run."""
+        """Score users for a run on another host, in a run of its own."""
         load_repository().get_job(SCORING_JOB).execute_in_process(
             instance=self._instance,
             raise_on_error=False,
@@ -143,7 +143,7 @@ class Rounds:
 
 @contextmanager
 def _stop_signals() -> Iterator[StopRequest]:
-    """Record stop signals instead of ending the process; works only in the main thread."""
+    """Record stop signals instead of ending the process; only possible in the main thread."""
     with handle_signals() as stop_signal:
         if threading.current_thread() is not threading.main_thread():
             yield stop_signal
@@ -159,7 +159,7 @@ def _stop_signals() -> Iterator[StopRequest]:
 
 
 def _end_of_parent() -> threading.Event:
-    """Return an event that is set when a pipe at standard input closes, as it does however the parent ends."""
+    """Return an event that is set when standard input closes, which happens however the parent process ends."""
     ended = threading.Event()
 
     def watch() -> None:

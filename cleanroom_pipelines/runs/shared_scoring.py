@@ -44,7 +44,7 @@ _LOOK_SECONDS = 0.2
 
 
 def shared_scoring(installation: Installation, model: ArtifactReference) -> "Callable[..., Float64] | None":
-    """Scoring function for `similarity.ranking.generate` that shares the work with other runs.
+    """Return a scoring function for `similarity.ranking.generate` that shares the work with other runs.
 
     Args:
         installation: The installation; a setting limits the number of runs that score one audience.
@@ -75,7 +75,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
 
 
 def n_helpers_wanted(installation: Installation) -> int:
-    """Return how many further runs would find unclaimed ranges of shards to score."""
+    """Return how many further runs could help: there are unclaimed groups of users for each."""
     wanted = 0
     for folder in _open_folders(installation):
         left = sum(not (folder / f"{k}.claim").exists() for k in range(len(_plan_of(folder)["ranges"])))
@@ -84,7 +84,7 @@ def n_helpers_wanted(installation: Installation) -> int:
 
 
 def help_scoring(installation: Installation, should_stop: Callable[[], bool] = lambda: False) -> int:
-    """Score published ranges of shards until none is left to claim.
+    """Score groups of users that other runs have offered, until none is left to claim.
 
     Args:
         installation: The installation to work on.
@@ -109,7 +109,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
 
 
 def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
-    """Write the fitted ensemble, without its seed users, and then the plan, which makes helper runs start.
+    """Write the fitted ensemble, without its seed users, and then the plan; the plan makes helper runs start.
 
     Args:
         folder: Folder below the scratch folder, visible to all hosts.
@@ -134,7 +134,7 @@ def score_together(
     ranges: list[tuple[int, int]],
     report_progress: Callable[[float], None],
 ) -> Float64:
-    """Score unclaimed ranges of shards and those of dead helpers, and wait for the scores of live helpers.
+    """Score all groups of users that no live helper has claimed, and wait for the scores of the helpers.
 
     Args:
         engine: The engine that scores.
@@ -214,7 +214,7 @@ def _chained(first: int, others: Iterator[int]) -> Iterator[int]:
 
 
 def _open_folders(installation: Installation) -> list[Path]:
-    """Return the scoring folders of live runs; the scores in a killed run's folder are not needed."""
+    """Return the folders in which live runs offer work; those of killed runs are ignored."""
     folders = sorted(path.parent for path in installation.home.scratch_root.glob(f"{_PREFIX}*/{_PLAN}"))
     return [folder for folder in folders if not _is_dead(folder, _PLAN)]
 
@@ -228,7 +228,7 @@ def _plan_of(folder: Path) -> dict[str, Any]:
 
 
 def _claim(folder: Path, number: int) -> bool:
-    """Claim a range; only one claimant succeeds."""
+    """Claim a group of users; only one run succeeds."""
     try:
         os.close(os.open(folder / f"{number}.claim", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
@@ -237,7 +237,7 @@ def _claim(folder: Path, number: int) -> bool:
 
 
 def _is_dead(folder: Path, name: str) -> bool:
-    """Whether a file was not touched for a minute, by the file system's clock."""
+    """Whether a helper is dead: its file was not touched for a minute, by the file system's clock."""
     clock = folder / "clock"
     try:
         clock.touch()
@@ -248,7 +248,7 @@ def _is_dead(folder: Path, name: str) -> bool:
 
 
 def _write_scores(folder: Path, number: int, scores: Float64) -> None:
-    """Write a range's scores atomically; a late writer replaces them by the same bytes."""
+    """Write the scores of a group of users atomically; a second writer writes the same bytes."""
     target = _scores_file(folder, number)
     handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
     with os.fdopen(handle, "wb") as stream:

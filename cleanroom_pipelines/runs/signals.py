@@ -21,7 +21,7 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class StopRequest:
-    """Records whether the process was asked to stop; without a socket, it records nothing."""
+    """Records whether a signal has asked the process to stop."""
 
     def __init__(self, reader: socket.socket | None = None) -> None:
         self._reader = reader
@@ -48,7 +48,7 @@ _active: list[StopRequest] = []
 
 @contextmanager
 def handle_signals() -> Iterator[StopRequest]:
-    """Record signals that have a handler until the block ends; a nested block shares the outer record.
+    """Record stop signals until the `with` body ends; nested calls share one record.
 
     Outside of the main thread no signal is recorded.
     """

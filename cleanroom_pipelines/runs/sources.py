@@ -27,7 +27,7 @@ _COPIES = "sources"
 def opened_tables(
     installation: Installation, dataset: TrainingDataset, runtime: Runtime
 ) -> Iterator[TrainingDataset]:
-    """Yield the dataset with local paths as its sources, whose files do not change until the body ends.
+    """Yield the dataset with local paths as its sources; their files do not change until the `with` body ends.
 
     Copies of remote tables are kept with the dataset's day cache, so the next run fetches only what has changed.
 
@@ -66,7 +66,7 @@ def opened_tables(
 
 
 def table_inputs(installation: Installation, dataset: TrainingDataset) -> tuple[Input, ...]:
-    """The opened tables as inputs of an artifact, with keyed digests of their files."""
+    """Return the opened tables as inputs of an artifact, with keyed digests of their files."""
     sources = {"interactions": dataset.source, "users": dataset.users_source}
     inputs = []
     for name, source in sources.items():
@@ -81,7 +81,7 @@ def table_inputs(installation: Installation, dataset: TrainingDataset) -> tuple[
 
 
 def day_cache(installation: Installation, dataset: TrainingDataset) -> Path | None:
-    """Return the cache folder of a dataset whose table has several files, such as one per day; else None."""
+    """Return the cache folder of a dataset whose table has several files, such as one per day; otherwise None."""
     if len(find_tables(dataset.source, what="interactions table").files) < 2:
         return None
     folder = _cache_of(installation, dataset)

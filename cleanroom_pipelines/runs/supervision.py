@@ -1,6 +1,7 @@
-"""Synchronising the catalogue (resources) and Dagster (runs).
+"""Synchronise the catalogue (resources) with Dagster (runs and partitions).
 
-Lives here: the steps of every tick before it starts runs: dead runs, orphans, partitions, failures.
+Lives here: what every tick does before it starts runs: fail dead runs and orphans, update partitions, explain
+failures.
 Add here when catalogue and Dagster can diverge in another way.
 Keep out: starting runs.
 """
@@ -36,7 +37,7 @@ SECONDS_TO_APPEAR = 180
 
 
 def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Synchronise catalogue and Dagster; cheap enough for every tick."""
+    """Synchronise catalogue and Dagster; fast enough for every tick of a sensor."""
     installation.check()
     catalog = installation.catalog
     for reaped in catalog.work.reap():
@@ -53,7 +54,7 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
 
 
 def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Fail Dagster runs whose process died before claiming work; the default launcher never checks."""
+    """Mark Dagster runs as failed if their process died before it claimed work, which Dagster does not notice."""
     live = installation.catalog.resources.live_runs()
     deadline = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
@@ -62,7 +63,7 @@ def fail_runs_that_never_appeared(installation: Installation, instance: dg.Dagst
 
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Add missing partitions, and remove those of deleted resources that never ran; deletion removes others."""
+    """Add missing partitions, and remove those of deleted resources that never ran."""
     comparison = Comparison(installation, instance, "partitions")
     if comparison.is_made:
         return

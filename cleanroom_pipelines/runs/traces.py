@@ -51,12 +51,12 @@ def add_partitions(instance: dg.DagsterInstance, kind: Kind, wanted: Collection[
 
 
 def shown_partitions(instance: dg.DagsterInstance, kind: Kind) -> set[str]:
-    """Partitions of a kind that exist in Dagster."""
+    """Return the partitions of a kind that exist in Dagster."""
     return set(instance.get_dynamic_partitions(KINDS[kind].partition_set))
 
 
 class Comparison:
-    """A comparison of all partitions with the catalogue; needed after resources were created or deleted.
+    """Remembers whether all partitions were compared with the catalogue since the last change of resources.
 
     It is also due once an hour, because the clock of a host that creates resources may be slow. The result is
     noted in Dagster's storage, so a lost or restored storage is compared again.
@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def is_made(self) -> bool:
-        """Whether the comparison was already made and nothing has changed since."""
+        """Whether the comparison was made and no resource was created or deleted since."""
         return self._storage.get_cursor_values({self._key}).get(self._key) == self._mark
 
     def note(self) -> None:
@@ -108,7 +108,7 @@ def has_active_run(instance: dg.DagsterInstance, partitions: Sequence[str], crea
 
 
 def partitions_with_traces(instance: dg.DagsterInstance, assets: Collection[str]) -> set[str]:
-    """Partitions of these assets with runs or materialisations in Dagster, excluding other projects."""
+    """Return the partitions of these assets that have runs or materialisations of this project in Dagster."""
     found = {
         partition for asset in assets for partition in instance.get_materialized_partitions(dg.AssetKey(asset))
     }
@@ -122,7 +122,7 @@ def partitions_with_traces(instance: dg.DagsterInstance, assets: Collection[str]
 
 
 def remove_traces(instance: dg.DagsterInstance, assets: Sequence[str], partition: str) -> None:
-    """Delete a partition's runs with their events, results and captured output, and its assets' records.
+    """Delete what Dagster stored about a partition: its runs with events, results and output, and asset records.
 
     Can be repeated after an interruption at any point.
 
@@ -179,7 +179,7 @@ def _remove_events(
 
 
 def _remove_shard(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Delete the SQLite file of a run's events: even after emptying, it still holds their text."""
+    """Delete the SQLite file of a run's events, because deleting the rows leaves their text in it."""
     storage = instance.event_log_storage
     if isinstance(storage, SqliteEventLogStorage):
         for suffix in ("", "-wal", "-shm"):

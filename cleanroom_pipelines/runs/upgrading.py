@@ -1,4 +1,4 @@
-"""Rebuilding models of an earlier release before work that depends on them.
+"""Rebuild models of an earlier release before other work uses them.
 
 Lives here: which artifacts this release can no longer read, and queueing their rebuild.
 Add here when an artifact's format changes so that its readers reject the old one.
@@ -69,7 +69,7 @@ def wait_for_rebuild(installation: Installation, record: Resource, version: Vers
 
 
 def queue_room_rebuild(installation: Installation, data_room_id: str) -> None:
-    """Queue a rebuild of room results that an earlier release built, before a user requests them.
+    """Queue a rebuild of room results that an earlier release built, because users may request them.
 
     Args:
         installation: The installation to work on.

@@ -43,7 +43,7 @@ def issue_token(installation: Installation, email: str, days: int = 90) -> tuple
 
 
 def user_of(installation: Installation, token: str) -> str | None:
-    """The e-mail address of a token's user; None if the token is not valid."""
+    """Return the e-mail address of the user whom a token belongs to; None if the token is not valid."""
     if not _TOKEN.fullmatch(token):
         return None
     return installation.catalog.users.user_of_token(_digest(installation, token))

@@ -55,12 +55,12 @@ _R = TypeVar("_R", bound=Resource)
 
 
 class UnexpectedError(CleanroomError):
-    """An internal error; keeps its class and location, never its text, which may quote data."""
+    """An internal error; names only the class and place of the original, whose text may quote data."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The run that does the work: a Dagster run, or a process of the operator.
+    """Identifies who does the work: a Dagster run, or a process of the operator.
 
     Args:
         id: Id of the run; the claim carries it.
@@ -108,7 +108,7 @@ class Work(Generic[_R]):
             self.installation.catalog.work.report_progress(self.claim, share, stage)
 
     def should_cancel(self) -> bool:
-        """Whether to stop: because of a request, a lost claim, or the end of the process."""
+        """Whether the work should stop: by request, after losing the claim, or because the process is ending."""
         if self.is_lost():
             raise ClaimLostError("Another run took over this work.")
         if self.is_interrupted():
@@ -120,7 +120,7 @@ class Work(Generic[_R]):
 
     @property
     def runtime(self) -> Runtime:
-        """Runtime for long operations on this version."""
+        """Engine settings, progress and cancellation for long operations on this version."""
         return Runtime(self.installation.engine_settings, self.report_progress, self.should_cancel)
 
     @contextmanager
@@ -150,18 +150,18 @@ class Work(Generic[_R]):
 
     @property
     def fence(self) -> Fence:
-        """The check to run before publishing a result that is provisional until the version closes."""
+        """The check to run before publishing a result that becomes final only when the version is closed."""
         check = partial(self.installation.catalog.work.check_wanted, self.claim)
         return Fence(self.claim.queue_generation + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
-        """The check to run before publishing outside the installation; from then on, it cannot be cancelled."""
+        """The check to run before publishing outside the installation; afterwards nothing can be cancelled."""
         return replace(self.fence, commit=partial(self.installation.catalog.work.begin_delivery, self.claim))
 
     @contextmanager
     def withdrawing(self, asset: str) -> Iterator[None]:
-        """Delete an asset's artifact, which lists users, if the delivery that it describes fails."""
+        """Delete the artifact of a delivery, which lists users, if the delivery fails in the `with` body."""
         try:
             yield
         except BaseException:
@@ -201,7 +201,7 @@ class Work(Generic[_R]):
         output_location: str | None = None,
         **facts: Any,
     ) -> None:
-        """Close the version as ACTIVE.
+        """Finish the version: it becomes ACTIVE.
 
         A delivery that was already published can no longer fail: if the catalogue is unavailable now, the lease
         expires and the next attempt delivers again.
@@ -227,7 +227,7 @@ class Work(Generic[_R]):
         self._notify(Status.ACTIVE, None)
 
     def fail(self, status_code: StatusCode, message: str) -> None:
-        """Close the version as CREATE_FAILED."""
+        """Record that building the version failed (CREATE_FAILED)."""
         self.is_open = False
         self.installation.catalog.work.fail(self.claim, status_code, message)
         self._notify(Status.CREATE_FAILED, status_code)
@@ -238,7 +238,7 @@ class Work(Generic[_R]):
         self.installation.catalog.work.release(self.claim)
 
     def data_version(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> str:
-        """Keyed digest of an asset's inputs and of the code that builds it."""
+        """Return a keyed digest of an asset's inputs and of the code version that builds it."""
         canonical = json.dumps(
             [asset, ASSETS[asset].code_version, [(entry.asset, entry.digest) for entry in inputs], spec],
             sort_keys=True,
@@ -247,7 +247,7 @@ class Work(Generic[_R]):
         return self.installation.key.digest("data versions", canonical.encode())[:32]
 
     def _record(self) -> str:
-        """Sealed record for rebuilding a lost catalogue; it holds names, addresses and queries."""
+        """Return the encrypted record for rebuilding a lost catalogue; it has names, addresses and queries."""
         dossier = self.installation.catalog.dossiers.dossier(self.record.kind, self.record.id, self.version.number)
         return seal_dossier(self.installation.key, dossier)
 
@@ -266,7 +266,7 @@ class Work(Generic[_R]):
 def working(
     installation: Installation, record_type: type[_R], partition: str, run: Run
 ) -> Iterator[Work[_R] | NothingToDo]:
-    """Claim the run's work, and close the claim however the body ends.
+    """Claim the run's work, and release the claim however the `with` body ends.
 
     If the body raises one of our errors, the version fails with its code; any other error becomes INTERNAL,
     without its text. Stopping a run on purpose fails the version as CANCELLED; a shutdown requeues it.
@@ -345,7 +345,7 @@ _held_by_runs: dict[str, Holding] = {}
 
 @dataclass
 class _Opened:
-    """Artifacts that a run has opened and verified, by reference; they stay open until the run ends."""
+    """The artifacts that a run has opened and verified; they stay open until the run ends."""
 
     stack: ExitStack
     folders: dict[ArtifactReference, Path] = field(default_factory=dict)
@@ -362,7 +362,7 @@ def _holding(installation: Installation, claim: Claim) -> AbstractContextManager
 
 
 def _close_failed(work: Work[Any], error: Exception) -> CleanroomError:
-    """Close the version with an error's reason, and return an error that is safe to raise."""
+    """Record that the version failed because of an error, and return an error without data to raise instead."""
     if isinstance(error, CancelledError):
         _close(work, StatusCode.CANCELLED, _CANCELLED)
         return error
@@ -381,7 +381,7 @@ def _end_interrupted(work: Work[Any], run: Run) -> None:
 
 @contextmanager
 def _requeueing_if_interrupted(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[None]:
-    """Requeue work that an interrupted run still holds; the signal may arrive while claiming or closing."""
+    """Requeue the work if the run is interrupted, even while it claims or closes the version."""
     try:
         yield
     except Exception:
@@ -435,12 +435,12 @@ def _close(work: Work[Any], status_code: StatusCode, message: str) -> None:
 
 
 def seal_dossier(key: InstallationKey, dossier: Dossier) -> str:
-    """Seal the record of a version for its manifest; `unseal_dossier` reads it back."""
+    """Encrypt the catalogue's record of a version for its manifest; `unseal_dossier` decrypts it."""
     return key.seal(_RECORDS, json.dumps(dossier, sort_keys=True).encode()).decode()
 
 
 def unseal_dossier(key: InstallationKey, record: str) -> Dossier:
-    """Read what `seal_dossier` wrote.
+    """Decrypt a record that `seal_dossier` encrypted.
 
     Raises:
         ConfigurationError: It was altered, or sealed with another key.
@@ -451,7 +451,7 @@ def unseal_dossier(key: InstallationKey, record: str) -> Dossier:
 
 @contextmanager
 def without_data() -> Iterator[None]:
-    """Pass our own errors through and replace any other error by one without data.
+    """Re-raise our own errors as they are, and all others as an error whose text contains no data.
 
     Raises:
         UnexpectedError: In place of any other error.
@@ -465,7 +465,7 @@ def without_data() -> Iterator[None]:
 
 
 def without_data_of(error: Exception) -> CleanroomError:
-    """Describe a third-party error without data: the machine's problem, or else the error's class and location."""
+    """Describe a third-party error without data: by a known problem, or the error's class and place."""
     if isinstance(error, OSError) and (known := of_the_machine(error)) is not None:
         return known
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,6 +1,6 @@
 """Memory-mapped arrays on disk.
 
-Lives here: creating one so that a full disk raises an error instead of a signal.
+Lives here: creating such an array; a full disk raises an error instead of killing the process.
 Keep out: the contents of the arrays.
 """
 

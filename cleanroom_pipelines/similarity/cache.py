@@ -1,4 +1,4 @@
-"""Cache of counted interactions per file, so that moving the window by a day reads only the new day.
+"""Cache interaction counts per source file, so that a window moved by a day reads only the new day.
 
 Lives here: one small parquet per source file, with counts per (user, item, day), and its use.
 Add here when more of a file can be cached.

@@ -1,6 +1,6 @@
 """Build the user and item dictionaries on a cluster, with one shuffle of the interactions.
 
-Lives here: `make_dictionaries_on_cluster`, and the processing of a parcel: all interactions of a group of users.
+Lives here: `make_dictionaries_on_cluster`, and the task that processes one group of users.
 Add here when another number per user is computed from the interactions (its query is in reading).
 Keep out: the vocabulary and the shards (cluster_training), training on one machine (training).
 
@@ -60,7 +60,7 @@ def make_dictionaries_on_cluster(
     for name in (_USERS, _ITEMS):
         (scratch / name).mkdir()
     rows = _rows_sql(len(schema.features), has_population=found.has_population)
-    make = _MakeParcel(scratch, aggregates, found.last_time, found.has_population)
+    make = _WriteGroup(scratch, aggregates, found.last_time, found.has_population)
     n_rows = found.n_usable
     if found.has_population:
         n_rows += int(engine.fetch("SELECT count(*) AS n FROM population")["n"][0].as_py())
@@ -75,7 +75,7 @@ def make_dictionaries_on_cluster(
 
 
 def unpack_pairs(column: pa.ChunkedArray) -> tuple[Int64, ShardPairs]:
-    """Unpack the column `pairs` into each user's first position and all pairs; users are numbered from 0."""
+    """Unpack the column `pairs` into one array of all pairs, and the position of each user's first pair."""
     values = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
     offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset :][: len(values) + 1]
     data = values.buffers()[2]
@@ -106,8 +106,8 @@ def _rows_sql(n_features: int, *, has_population: bool) -> str:
 
 
 @dataclass(frozen=True)
-class _MakeParcel:
-    """Write the users and items of a parcel, which has all interactions of a group of users."""
+class _WriteGroup:
+    """Task that writes the users and items of one group of users, from all their interactions."""
 
     folder: Path
     aggregates: reading.Aggregates

@@ -104,7 +104,7 @@ def _choose_items(engine: Engine, settings: TrainingSettings, n_users: int, out:
 
 
 def _activity_sql(newest: int | None) -> list[str]:
-    """SQL for the raw columns of `features.activity_columns`, for a user `u`."""
+    """Return SQL for the raw columns of `features.activity_columns`, for a user `u`."""
     columns = ["ln(1.0 + u.n_events)", "ln(1.0 + u.n_items)"]
     if newest is not None:
         columns.append(f"ln(1.0 + ({int(newest)} - u.last_ts) / 86400.0)")
@@ -125,7 +125,7 @@ def _describe_users(engine: Engine, raw: Sequence[str], bits: int, *, has_table:
 
 
 def _scalings(engine: Engine, n_columns: int) -> tuple[list[dense_features.Scaling], list[bool]]:
-    """The scaling of each dense column, and whether the column contains 0."""
+    """Return the scaling of each dense column, and whether the column contains 0."""
     # NaN means missing, and would make every sum NaN.
     known = [f"CASE WHEN isfinite(d{number}) THEN d{number} END" for number in range(n_columns)]
     sums = ", ".join(
@@ -217,7 +217,7 @@ class _WriteShard:
 
 
 def _in_vocabulary(starts: Int64, pairs: ShardPairs, chosen: Int64) -> tuple[Int64, ShardPairs]:
-    """Keep the pairs with vocabulary items, renumber these items, and return each user's first position too."""
+    """Keep pairs with vocabulary items, renumber these, and return the position of each user's first pair."""
     item_of = np.full(max(chosen.max(initial=-1), pairs.items.max(initial=-1)) + 1, -1)
     item_of[chosen] = np.arange(len(chosen))
     items = item_of[pairs.items]

@@ -44,7 +44,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Candidates:
-    """The users from whom folds and samples are chosen for a seed.
+    """Users of the model that may be used to fit a seed: the seed users, and a random sample of the others.
 
     Args:
         n_users: Users of the model N.
@@ -65,7 +65,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Population:
-    """Folds, fitting sample and reference users for one seed.
+    """The users to fit for one seed, their folds, and the reference users that ranks are measured among.
 
     Args:
         n_users: Users of the model N.
@@ -88,7 +88,7 @@ class Population:
     reference: Int64
 
     def sampled(self) -> tuple[npt.NDArray[np.int8], Bool]:
-        """Fold of each user of the sample, and whether the user is a seed user."""
+        """Return, for each user in the fits, the fold and whether the user is a seed user."""
         is_seed = np.isin(self.sample, self.seed, assume_unique=True)
         fold = np.empty(len(self.sample), dtype=np.int8)
         fold[is_seed] = self.seed_fold[np.searchsorted(self.seed, self.sample[is_seed])]
@@ -96,7 +96,7 @@ class Population:
         return fold, is_seed
 
     def held_out(self) -> tuple[Int64, npt.NDArray[np.int8], Bool]:
-        """Users to score by models that have not seen them: ascending numbers, folds (-1: any), is_seed."""
+        """Return the users to score by models not fitted on them: ascending numbers, folds (-1: any), is_seed."""
         users = np.concatenate([self.seed, self.others, self.reference])
         none = np.full(len(self.reference), -1, dtype=np.int8)
         fold = np.concatenate([self.seed_fold, self.other_fold, none])
@@ -118,7 +118,7 @@ class Scale:
     logits: Float64
 
     def apply(self, signal: Float64) -> Float64:
-        """Map a signal to logit-ranks; beyond the ends, the outer slope continues: the best keep their order."""
+        """Map a signal to logit-ranks; both ends are extrapolated, so that the best users keep their order."""
         if len(self.values) < 2:
             return np.zeros(len(signal))
         result = np.interp(signal, self.values, self.logits)
@@ -145,7 +145,7 @@ class Scorer:
     weights: Float64
 
     def score(self, values: Float64) -> Float64:
-        """(n,) scores from (n, signals) values; only their order is meaningful."""
+        """Return (n,) scores from (n, signals) values; only the order of the scores is meaningful."""
         total = np.zeros(len(values))
         for column, (scale, weight) in enumerate(zip(self.scales, self.weights, strict=True)):
             if weight > 0:
@@ -169,7 +169,7 @@ class Ensemble:
 
 
 def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
-    """Scramble stable hashes, so that sorting by the result is independent of the users' own order."""
+    """Scramble stable hashes, so that sorting by the result is unrelated to the order of the users."""
     state = hashes.astype(np.uint64) * _MIX
     return (state ^ (state >> np.uint64(32))) * _MIX
 
@@ -209,7 +209,7 @@ def fit_ensemble(
     *,
     measured: bool = True,
 ) -> Ensemble:
-    """Fit both levels on all users of the sample, and without each fold.
+    """Fit signals and combiner on all users of the sample, and once more without each fold.
 
     Args:
         rows: The users of the sample.
@@ -314,7 +314,7 @@ def _logits(scales: tuple[Scale, ...], values: Float64) -> Float64:
 
 
 def _weights(logits: Float64, is_seed: Bool) -> Float64:
-    """Non-negative logistic regression, shrunk towards the expected weights."""
+    """Fit the signals' weights by non-negative logistic regression, shrunk towards the expected weights."""
     from scipy.optimize import minimize
 
     n_signals = logits.shape[1]

@@ -23,7 +23,7 @@ _HEAVY_TAIL = 10.0
 
 
 def activity_features(has_time: bool) -> list[Feature]:
-    """The features that every model has, in order."""
+    """Return the features about activity that every model has, in order."""
     features = [Feature("interactions", "activity"), Feature("distinct items", "activity")]
     if has_time:
         features += [Feature("days since last interaction", "recency"), Feature("days active", "recency")]
@@ -37,7 +37,7 @@ def activity_columns(
     last_time: Float64,
     newest: int | None,
 ) -> list[Float64]:
-    """The raw columns of `activity_features`: logarithms of counts and of days.
+    """Return the columns of `activity_features` before scaling: logarithms of counts and of days.
 
     Args:
         n_events: (N,) interactions.
@@ -81,7 +81,7 @@ class Scaling:
         return cls(values.mean(), values.std(), size)
 
     def apply(self, column: Float64) -> npt.NDArray[np.float32]:
-        """(n,) standardised values of any users; NaN means missing."""
+        """Standardise a column of any users by this scaling; NaN means missing."""
         result = np.zeros(len(column), dtype=np.float32)
         if self.deviation > 0:
             known = np.isfinite(column)
@@ -103,13 +103,13 @@ def standardised(column: Float64) -> npt.NDArray[np.float32]:
 
 
 def standardised_zero(column: Float64, result: npt.NDArray[np.float32]) -> float | None:
-    """The standardised value of 0 in `standardised(column)`; None if no user has 0."""
+    """Return the value to which `standardised(column)` maps 0; None if no user has 0."""
     zeros = np.flatnonzero(column == 0)
     return float(result[zeros[0]]) if len(zeros) else None
 
 
 def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) -> npt.NDArray[np.bool_]:
-    """(n,) whether each user has a category, judged by the category's standardised feature.
+    """Return which users have a category, given the category's standardised feature.
 
     Args:
         standardised_column: (n,) the feature.
@@ -124,7 +124,7 @@ def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) 
 def scatter(
     batches: Iterable[pa.RecordBatch], columns: Sequence[str], n_users: int, missing: float
 ) -> dict[str, Float64]:
-    """Assemble columns by user number from batches in any order; `missing` for users without a row."""
+    """Build columns indexed by user number from batches in any order; users without a row get `missing`."""
     result = {column: np.full(n_users, missing) for column in columns}
     for batch in batches:
         number = batch.column("number").to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""The fit of one seed: everything needed to score and rank all users, in this or another process.
+"""Store what was fitted for one seed, so that this or another process can score and rank all users.
 
 Lives here: `Fit`, and its files.
 Add here when ranking needs further data from the fit.
@@ -30,7 +30,7 @@ _SIGNALS = ("item_weights", "strong_weights", "dense_weights")
 
 @dataclass(frozen=True)
 class Fit:
-    """A matched, fitted and measured seed.
+    """The result of matching a seed, fitting the ensemble and measuring its quality.
 
     Args:
         n_users: Users of the model N.
@@ -81,7 +81,7 @@ def save_fit(fit: Fit, folder: Path) -> None:
 
 
 def load_fit(folder: Path) -> Fit:
-    """Read a fit.
+    """Read a fit that `save_fit` wrote.
 
     Raises:
         ArtifactError: The fit cannot be read.

@@ -1,4 +1,4 @@
-"""Keep the private representation of an earlier model, so that paid vectors also score a refreshed base.
+"""Reuse an earlier model's private representation, so that vectors already paid for can score refreshed data.
 
 Lives here: transferring a representation to a new model, and its identity.
 Add here when representations can outlive their models in another way.
@@ -23,7 +23,7 @@ _ORIGIN = "origin"
 
 
 def representation_digest(model: Path | str) -> str:
-    """Identity of a model's representation: 64 hex digits, unchanged when a representation is kept."""
+    """Return the digest (64 hex digits) of a model's representation; a reused representation has the same one."""
     path = Path(model) / PRIVATE_FILE
     with np.load(path, allow_pickle=False) as arrays:
         if _ORIGIN in arrays:

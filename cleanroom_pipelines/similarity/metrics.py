@@ -23,7 +23,7 @@ _BINS = 20
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Ranks of the m seed users by models that never saw them.
+    """Ranks of the m seed users, each by a model that never saw that user.
 
     Args:
         fold: (m,) fold of each.
@@ -74,7 +74,7 @@ def held_out_ranks(
 
 
 def recall(held_out: HeldOut, n: int) -> tuple[float, float]:
-    """Share of held-out users ranked in the first n, ties counted in part, and its standard error over folds."""
+    """Return the share of held-out users among the first n, with ties in part, and its standard error."""
     found = np.clip((n - held_out.above) / held_out.tied, 0.0, 1.0)
     by_fold = [found[held_out.fold == k].mean() for k in np.unique(held_out.fold)]
     error = float(np.std(by_fold, ddof=1) / np.sqrt(len(by_fold))) if len(by_fold) > 1 else 0.0
@@ -82,7 +82,7 @@ def recall(held_out: HeldOut, n: int) -> tuple[float, float]:
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share of n (Wilson 1927)."""
+    """Return the 95 % Wilson score interval of a share of n users (Wilson 1927)."""
     if n == 0:
         return 0.0, 1.0
     centre = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
@@ -91,12 +91,12 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def auc(held_out: HeldOut) -> float:
-    """Probability that a held-out seed user ranks above a non-seed user."""
+    """Return the probability that a held-out seed user ranks above a non-seed user."""
     return float(held_out.percentile.mean())
 
 
 def roc(held_out: HeldOut) -> list[dict[str, float]]:
-    """ROC curve of 201 points by decreasing threshold; thresholds are percentiles, so fpr is 1 - threshold."""
+    """Return the ROC curve as 201 points; thresholds are percentiles of non-seed users: fpr is 1 - threshold."""
     fpr = np.linspace(0.0, 1.0, _ROC_POINTS)
     ordered = np.sort(held_out.percentile)
     tpr = 1.0 - np.searchsorted(ordered, 1.0 - fpr, "left") / len(ordered)
@@ -109,7 +109,7 @@ def roc(held_out: HeldOut) -> list[dict[str, float]]:
 
 @dataclass(frozen=True)
 class Others:
-    """Sums over the ranked non-seed users, from which metrics are computed.
+    """Sums over the ranked users outside the seed, from which metrics are computed.
 
     Args:
         n_users: Number of non-seed users.
@@ -125,7 +125,7 @@ class Others:
 
 
 def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) -> Others:
-    """Compute the sums over the non-seed users.
+    """Compute the sums over the users outside the seed.
 
     Args:
         held_out: The held-out seed users.
@@ -140,7 +140,7 @@ def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) ->
 
 
 def together(parts: Sequence[Others]) -> Others:
-    """Combine the sums of consecutive parts of one ranking, which were computed for the same sizes."""
+    """Add the sums of consecutive parts of one ranking; all parts must use the same sizes."""
     standings: dict[int, int] = {}
     for part in parts:
         for n, value in part.standings.items():
@@ -150,7 +150,7 @@ def together(parts: Sequence[Others]) -> Others:
 
 
 def relevance(held_out: HeldOut, others: Others, n: int) -> float:
-    """Mean of 2F - 1 over the first n non-seed users; F is the mid-distribution of the held-out percentiles."""
+    """Return the mean of 2F - 1 over the first n non-seed users; F: mid-distribution of held-out percentiles."""
     return others.standings[n] / (len(held_out.percentile) * min(n, others.n_users)) - 1.0
 
 
@@ -171,7 +171,7 @@ def size_metrics(
     sizes: Sequence[AudienceSize],
     n_users: int,
 ) -> list[dict[str, Any]]:
-    """Recall, lift and relevance per size.
+    """Compute recall, lift and relevance for each audience size.
 
     Args:
         held_out: The held-out seed users.

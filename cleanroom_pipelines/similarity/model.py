@@ -44,7 +44,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive users of a shard, by position: first ≤ position < last."""
+    """A range of users of a shard, by position: first ≤ position < last."""
 
     first: int
     last: int
@@ -123,7 +123,7 @@ class Model:
 
     @cached_property
     def first_users(self) -> Int64:
-        """(shards + 1,) the number of each shard's first user, then N."""
+        """The number of each shard's first user, then N, as a (shards + 1,) array."""
         return np.concatenate([[0], np.cumsum(self.description["users_per_shard"], dtype=np.int64)])
 
     @property
@@ -142,24 +142,24 @@ class Model:
         )
 
     def user_ids(self) -> pa.ChunkedArray:
-        """(N,) user ids in order of their numbers; reads all shards."""
+        """Return all user ids in order of the users' numbers; reads all shards."""
         return pa.chunked_array([Shard(self.folder, number).user_ids for number in range(self.n_shards)])
 
     def hashes(self) -> Int64:
-        """(N,) stable hashes, ascending; reads all shards."""
+        """Return the stable hashes of all users, ascending; reads all shards."""
         return np.concatenate([Shard(self.folder, number).hashes for number in range(self.n_shards)])
 
     def item_ids(self) -> list[str]:
-        """(M,) item ids in vocabulary order."""
+        """The item ids in vocabulary order."""
         ids: list[str] = self._item_column("item_id").to_pylist()
         return ids
 
     def item_users(self) -> Int64:
-        """(M,) number of users of each item, in vocabulary order."""
+        """The number of users of each item, in vocabulary order."""
         return np.asarray(self._item_column("n_users"), dtype=np.int64)
 
     def shard(self, number: int) -> Shard:
-        """Return a shard; the last few are cached because callers read a shard block by block."""
+        """Return a shard; the most recent ones are cached, because callers read a shard block by block."""
         with self._lock:
             shard = self._shards.pop(number, None) or Shard(self.folder, number)
             self._shards[number] = shard
@@ -197,11 +197,11 @@ class Model:
         )
 
     def rows_of(self, shard: Shard, places: Int64) -> Rows:
-        """Load the representation of chosen users of a shard, by ascending position."""
+        """Load the representation of chosen users of a shard, given by ascending position."""
         return self.rows_from([self.gather(shard, places)])
 
     def gather(self, shard: Shard, places: Int64) -> pa.Table:
-        """Load the stored data of chosen users of a shard, by ascending position, as input of `rows_from`."""
+        """Load the stored data of chosen users of a shard, given by ascending position; pass it to `rows_from`."""
         starts = shard.starts[places]
         sizes = shard.starts[places + 1] - starts
         ends = np.concatenate([[0], np.cumsum(sizes)])
@@ -218,7 +218,7 @@ class Model:
         return pa.table(columns)
 
     def rows_from(self, gathered: Sequence[pa.Table]) -> Rows:
-        """Build the representation of users from one or more gathered tables, in their order."""
+        """Build the representation of users from tables that `gather` returned, in the order of the tables."""
         table = pa.concat_tables(gathered).combine_chunks()
         lists = {name: _only_chunk(table, name) for name in _GATHERED_LISTS if name in table.column_names}
         dense = _only_chunk(table, "dense")
@@ -270,7 +270,7 @@ class Model:
 
     @cached_property
     def _half_life_days(self) -> float:
-        """Half-life in days of an interaction's weight: a quarter of the time span of the training data."""
+        """The age in days that halves an interaction's weight: a quarter of the training data's time span."""
         first, last = self.description["first_time"], self.description["last_time"]
         return max(1.0, (last - first) / 86_400 / 4) if first is not None else 1.0
 

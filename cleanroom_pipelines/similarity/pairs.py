@@ -1,4 +1,4 @@
-"""Aggregate a stream of interactions to distinct (user, item) pairs, in bounded memory.
+"""Aggregate interactions to distinct (user, item) pairs, in limited memory.
 
 Lives here: spilling packed interactions to shards of users, sorting each shard, counting pairs, the vocabulary.
 Add here when a pair gets another number.
@@ -20,7 +20,7 @@ from cleanroom_pipelines.similarity.reading import DAY_BITS, ITEM_BITS
 
 UInt64 = npt.NDArray[np.uint64]
 MAX_USERS = 1 << (64 - ITEM_BITS - DAY_BITS)
-"""Maximum number of users that a packed interaction can number: 268,435,456."""
+"""Most users that can be numbered in the bits of a packed interaction: 268,435,456."""
 _MAX_COUNT = 255
 
 
@@ -122,7 +122,7 @@ def _distinct(packed: UInt64) -> tuple[UInt64, npt.NDArray[np.uint8], npt.NDArra
 
 
 def shard_boundaries(n_users: int, users_per_shard: int) -> list[int]:
-    """Split users into about equally large shards: the first user of each, followed by the number of users."""
+    """Split users into shards of similar size: return the first user of each shard, then the number of users."""
     n_shards = max(1, -(-n_users // max(1, users_per_shard)))
     return [n_users * shard // n_shards for shard in range(n_shards + 1)]
 
@@ -130,7 +130,7 @@ def shard_boundaries(n_users: int, users_per_shard: int) -> list[int]:
 def choose_vocabulary(
     spill: PairSpill, n_candidates: int, max_items: int, min_users: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Choose the vocabulary: the candidate items with most users; ties go to the item with more interactions.
+    """Choose the vocabulary: the items with most users; of two equal ones, the item with more interactions.
 
     Returns:
         Candidate numbers of the vocabulary in its order, and the users of each.

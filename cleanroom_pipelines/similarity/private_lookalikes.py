@@ -1,4 +1,4 @@
-"""Private lookalikes: a ranking that uses the seed only through one noised vector.
+"""Private lookalikes: rank users by one vector, the noised sum of the seed users' vectors.
 
 Lives here: the price and size of that vector, its sum over a seed, ranking all users by it, counts for the quality
 figures, the figures computed from released counts, the explanation.
@@ -48,10 +48,10 @@ SeedUserIds: TypeAlias = pa.Array | pa.ChunkedArray | Path
 
 SCALE_FILE = "scale.npy"
 TOP_SHARES = (0.01, 0.02, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.75)
-"""Bin edges of the held-out histogram as shares of all users, from the top."""
+"""Bins of the histogram of held-out ranks: their ends, as shares of all users from the top."""
 SUM_GRID = 100
 _SCALE_STEPS = 4_000
-"""Steps per 1.0 of a percentile."""
+"""Percentiles are stored as multiples of 1 / this."""
 
 _UNIT = 0.00128
 _MOST_UNITS = 60.0
@@ -84,7 +84,7 @@ class Choice(NamedTuple):
 
     @property
     def sigma(self) -> float:
-        """Standard deviation of the noise, as a multiple of the sensitivity."""
+        """The noise's standard deviation, as a multiple of the sensitivity."""
         return sigma_of(self.units)
 
 
@@ -94,7 +94,7 @@ def sigma_of(units: float, sensitivity_squared: float = 1.0) -> float:
 
 
 def sensitivity(d: int) -> float:
-    """The largest possible length of a rounded vector, in steps of the grid: GRID + √d / 2."""
+    """Return the largest possible length of a rounded vector, in grid steps: GRID + √d / 2."""
     return GRID + math.sqrt(d) / 2
 
 
@@ -132,7 +132,7 @@ def seed_sum(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> Int64:
-    """Sum the vectors of the seed users; exact, so secret until noise is added.
+    """Sum the vectors of the seed users; the sum is exact, so it is secret until noise is added.
 
     Adding or removing one user changes the sum by at most `sensitivity(d)`.
 
@@ -209,7 +209,7 @@ def private_ranking(
 
 @dataclass(frozen=True)
 class HeldOutCounts:
-    """Held-out ranks of the seed users as a histogram; exact, so secret until noise is added.
+    """Histogram of the held-out ranks of the seed users; the counts are exact, so secret until noise is added.
 
     Args:
         counts: (12,) users between TOP_SHARES, best first.
@@ -230,7 +230,7 @@ def held_out_histogram(
     ridge: float = 1.0,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> HeldOutCounts:
-    """Rank each seed user by the vector without that user, and count the ranks by bin.
+    """Rank each seed user by the sum of all other seed users' vectors, and count the ranks by bin.
 
     A user's percentile is that of φᵀC(b - φ) among the scores of all users, in steps of 1 / 2,000.
 
@@ -251,7 +251,8 @@ def held_out_histogram(
         scale = np.load(ranking / SCALE_FILE, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtifactError(
-            f"The ranking's scale cannot be read ({type(error).__name__}).", remedy="Build the ranking again."
+            f"The ranking's score percentiles cannot be read ({type(error).__name__}).",
+            remedy="Build the ranking again.",
         ) from None
     scorer = _Scorer.of(PrivateRepresentation.load(opened.folder), b, d, ridge)
     with open_configured_engine(engine, paths=(opened.folder,)) as database, one_blas_thread():
@@ -416,7 +417,7 @@ class _Scorer:
         return cls(representation, d, metric, np.rint(weights * factor), factor)
 
     def vectors(self, model: Model, piece: Piece) -> Sequence[Float64]:
-        """The vectors of the users in a piece."""
+        """Return the vectors of the users in a piece (a range of blocks of a shard)."""
         shard = model.shard(piece.shard)
         blocks = (model.block(shard, number) for number in range(piece.first, piece.last))
         return [
@@ -428,11 +429,11 @@ class _Scorer:
         ]
 
     def score(self, model: Model, piece: Piece) -> Float64:
-        """The scores of the users in a piece."""
+        """Return the scores of the users in a piece (a range of blocks of a shard)."""
         return np.concatenate([np.zeros(0), *(vectors @ self.weights for vectors in self.vectors(model, piece))])
 
     def without_themselves(self, vectors: Float64) -> Float64:
-        """(n,) score of each seed user by the released vector minus that user's own vector."""
+        """Score each seed user by the released vector minus that user's own vector."""
         own = ((vectors @ self.metric) * vectors).sum(axis=1)
         return np.asarray(vectors @ self.weights - self.factor * own)
 
@@ -474,7 +475,7 @@ def _rank_in_memory(model: Model, scores: Float64, path: Path) -> Float64:
 
 
 def _scale_places(n_users: int) -> Int64:
-    """(1,999,) positions, from the best, of the users whose scores divide all users into 2,000 equal parts."""
+    """Return the positions of the 1,999 users whose scores divide all users, best first, into 2,000 parts."""
     return (np.arange(1, _N_STEPS, dtype=np.int64) * n_users) // _N_STEPS
 
 
@@ -519,7 +520,7 @@ class _FinishPart:
 
 
 def _seed_vectors(engine: Engine, model: Model, seed_users: SeedUserIds, d: int) -> Float64:
-    """(m, d) rounded vectors of the seed users that the model knows."""
+    """Return the rounded vectors of the seed users that the model knows, as an (m, d) array."""
     ids = _user_ids(seed_users) if isinstance(seed_users, Path) else seed_users
     seed = match_users(engine, model, ids).seed
     shards, places = by_shard(model, seed)
@@ -554,7 +555,7 @@ def _user_ids(path: Path) -> pa.ChunkedArray:
 
 
 def _recall_error(found: Float64, n: float, sigma: float) -> Float64:
-    """Return 90 % error bounds for shares of cumulated counts whose total has noise too."""
+    """Return 90 % error bounds for shares of cumulative counts, whose total also has noise."""
     bins = np.arange(len(found))
     noise = sigma**2 * (bins * (1 - found) ** 2 + (bins[-1] - bins) * found**2) / n**2
     sample = found * (1 - found) / n

@@ -1,4 +1,4 @@
-"""User representation of private lookalikes: short vectors that are independent of any seed.
+"""User vectors for private lookalikes, learned without any seed.
 
 Lives here: learning the vectors' maps, clip lengths and Gram matrices when a model is trained; vectors of users.
 Add here when a user's vector gets another part (and raise model.FORMAT_VERSION).
@@ -38,9 +38,9 @@ Int64 = npt.NDArray[np.int64]
 
 PRIVATE_FILE = "private.npz"
 GRID = 256
-"""Steps per 1.0 of length."""
+"""Coordinates are rounded to multiples of 1 / this."""
 DIMENSIONS = (24, 48)
-"""Allowed numbers of leading coordinates."""
+"""The numbers of leading coordinates that a lookalike may use."""
 
 _WIDTH = DIMENSIONS[-1]
 _MOST_DENSE = 16
@@ -58,7 +58,7 @@ _LENGTH_BITS = 40  # dropped of a float64's 64 bits: lengths are distinguished t
 
 @dataclass(frozen=True)
 class PrivateRepresentation:
-    """Parameters that map a user to a vector.
+    """Parameters that turn a user's data into a vector.
 
     Args:
         idf: (M,) item weights.
@@ -116,7 +116,7 @@ class PrivateRepresentation:
         np.savez(folder / PRIVATE_FILE, **arrays)
 
     def carried_over(self, own: Model, other: Model) -> "PrivateRepresentation":
-        """Translate the representation to another model, which numbers items and features differently.
+        """Convert the representation for another model, in which items and features have other numbers.
 
         Items and features that are not in this representation get weight 0.
 
@@ -134,11 +134,11 @@ class PrivateRepresentation:
         )
 
     def covariance(self, d: int) -> Float64:
-        """(d, d) second moments: the mean over users of the product of each pair of coordinates."""
+        """Return the (d, d) second moments: the mean over users of the product of each pair of coordinates."""
         return np.asarray(self.grams[d] / (float(self.n_users) * GRID * GRID))
 
     def coordinates(self, rows: sp.csr_matrix, dense: npt.NDArray[np.float32]) -> Float64:
-        """(n, D) coordinates of users before centring and truncation; each row depends on that user's data alone.
+        """Return the (n, D) coordinates of users before centring and truncation; a row depends on that user alone.
 
         Args:
             rows: (n, M) item weights, rows of length 1.
@@ -149,14 +149,14 @@ class PrivateRepresentation:
         return np.asarray(embedded + _steps(dense, _DENSE_STEPS) @ self.dense_map / (_DENSE_STEPS * _MAP_STEPS))
 
     def vectors(self, coordinates: Float64, d: int) -> Float64:
-        """(n, d) whole numbers: the vectors in steps of 1 / GRID."""
+        """Return the users' vectors as (n, d) whole numbers, in steps of 1 / GRID."""
         centred = coordinates[:, :d] - self.mean[:d]
         lengths = np.maximum(_lengths(centred), self.lengths[d])
         return np.rint(centred * (GRID / lengths)[:, None])
 
 
 def coordinates_of(shard: Shard, places: Int64 | slice, representation: PrivateRepresentation) -> Float64:
-    """(n, D) coordinates of some users of a shard, by ascending position or a slice of positions."""
+    """Return the (n, D) coordinates of some users of a shard, by ascending position or a slice of positions."""
     chosen = np.arange(len(shard.hashes))[places]
     starts = shard.starts[chosen]
     sizes = shard.starts[chosen + 1] - starts
@@ -216,20 +216,20 @@ def _identities(model: Model) -> list[Any]:
 
 
 def _places(known: Sequence[Any], wanted: Sequence[Any]) -> Int64:
-    """Positions of the requested values among the known ones; -1 if missing."""
+    """Return the positions of the requested values among the known ones; -1 for unknown values."""
     place = {name: number for number, name in enumerate(known)}
     return np.array([place.get(name, -1) for name in wanted], dtype=np.int64)
 
 
 def _declared(model: Model) -> Int64:
-    """Numbers of the declared features, which are all but the behaviour features."""
+    """Return the numbers of the declared features: all except the activity features."""
     return np.flatnonzero([feature["group"] not in ("activity", "recency") for feature in model.features])
 
 
 def _mapped(
     plain: PrivateRepresentation, variances: Float64, moments: Float64, declared: Int64
 ) -> tuple[PrivateRepresentation, Int64]:
-    """Return a representation of the D candidate coordinates with the largest variance, and their numbers."""
+    """Return a representation with the D coordinates of largest variance, and the numbers of these coordinates."""
     typical = float(variances[variances > 0].mean()) if (variances > 0).any() else 1.0
     n_features = len(plain.dense_map)
     maps = [np.eye(n_features)[:, _DISTINCT_ITEMS : _DISTINCT_ITEMS + 1] * np.sqrt(typical)]
@@ -256,7 +256,7 @@ def _mapped(
 
 
 def _sampled(model: Model, number: int) -> Iterator[tuple[Shard, slice]]:
-    """The blocks of a shard used for learning; shards are ordered by hash, so the first blocks are a sample."""
+    """Return the first blocks of a shard; users are ordered by hash, so these are a random sample."""
     shard = model.shard(number)
     for place in range(min(model.blocks_per_shard, _MAX_BLOCKS - number * model.blocks_per_shard)):
         block = model.block(shard, place)
@@ -266,7 +266,7 @@ def _sampled(model: Model, number: int) -> Iterator[tuple[Shard, slice]]:
 
 @dataclass(frozen=True)
 class _SumMoments:
-    """Sums over a shard's users: count, embeddings, squares, dense features, products of declared features."""
+    """Task that sums over a shard's users: count, embeddings, squares, dense features, and their products."""
 
     model: Model
     representation: PrivateRepresentation
@@ -291,7 +291,7 @@ class _SumMoments:
 
 @dataclass(frozen=True)
 class _SumProducts:
-    """Sums over a shard's users: the products of their vectors, for each d."""
+    """Task that sums the products of the vectors of a shard's users, for each number d of coordinates."""
 
     model: Model
     representation: PrivateRepresentation
@@ -307,7 +307,7 @@ class _SumProducts:
 
 @dataclass(frozen=True)
 class _CountLengths:
-    """Counts of a shard's users by vector length before clipping, for each d."""
+    """Task that counts a shard's users by vector length before clipping, for each number d of coordinates."""
 
     model: Model
     representation: PrivateRepresentation
@@ -345,7 +345,7 @@ def _total(tables: Iterable[pa.Table]) -> Float64:
 
 
 def _steps(values: npt.NDArray[Any], steps: int) -> Float64:
-    """Return values in steps of 1 / `steps`: whole numbers as floats, whose sums are exact below 2^53."""
+    """Convert values to multiples of 1 / `steps`: whole numbers as floats, with exact sums below 2^53."""
     return np.rint(np.asarray(values, dtype=np.float64) * steps)
 
 

@@ -55,7 +55,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 ScoreAll = Callable[[Model, Fit, Callable[[float], None]], Float64]
-"""Returns (N,) scores of all users; gets a callback for the share done."""
+"""Function that scores all N users; its argument is a callback for the share done."""
 
 _ROW_GROUP = 100_000
 _FEW_SEED_USERS = 100
@@ -65,7 +65,7 @@ _MESSAGES = {
     "FEW_SEED_USERS": "Only {n} seed users matched, so the confidence interval is wide.",
     "NOT_BETTER_THAN_RANDOM": "Not better than random at {sizes}: the model found no pattern in the seed.",
     "SIZE_EXCEEDS_POPULATION": "A requested size exceeds the available users; all of them are delivered.",
-    "LOW_MATCH_RATE": "Few of the seed's ids matched the model: check that both sides use the same ids.",
+    "LOW_MATCH_RATE": "Few of the seed's ids matched: check that seed and training data use the same ids.",
     "MINIMUM_LOWERED": "The minimum seed size was set below 500; a small seed reveals more about each user.",
     "SEED_ROWS_DROPPED": "Seed rows without a usable id were dropped.",
 }
@@ -147,7 +147,7 @@ def prepare(
     seed_engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     stages: Stages,
 ) -> Fit:
-    """Match a seed, fit the ensemble, and rank the held-out seed users: everything before scoring all users.
+    """Match a seed, fit the ensemble, and rank the held-out seed users; scoring all users comes next.
 
     Args:
         model: The audience model.
@@ -232,7 +232,7 @@ def rank_in_place(
     scratch: Path | None,
     stages: Stages,
 ) -> None:
-    """Score and rank all users, and write the ranking without metrics; call inside `one_blas_thread`.
+    """Score and rank all users, and write the ranking but no metrics; call inside `one_blas_thread`.
 
     Args:
         engine: Engine that scores the users.
@@ -335,7 +335,7 @@ def _rank_in_memory(model: Model, fit: Fit, scores: Float64, path: Path, wanted:
 
 
 def write_ranking(model: Model, order: Int64, scores: Float64, is_seed: npt.NDArray[np.bool_], path: Path) -> None:
-    """Write ranking.parquet from user numbers in rank order; scores and flags are indexed by user number."""
+    """Write ranking.parquet from user numbers in rank order, and from scores and flags indexed by user number."""
     import pyarrow.parquet as pq
 
     user_ids = model.user_ids().combine_chunks()
@@ -362,7 +362,7 @@ def _check_matched(n_matched: int, seed: SeedUsers, n_users: int, minimum: int) 
     if n_matched < minimum:
         raise SeedError(
             f"Fewer seed users match the model than the minimum of {minimum:,}.",
-            remedy="Give a larger seed, check that both sides use the same ids, or lower the minimum.",
+            remedy="Give a larger seed, check that it uses the training data's ids, or lower the minimum.",
             status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
             **counts,
         )
@@ -404,7 +404,7 @@ def _metrics(fit: Fit, others: metrics.Others, sizes: Sequence[AudienceSize], mi
 def _main_sizes(
     fit: Fit, others: metrics.Others, by_size: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return metrics for AWS's recallMetric (largest percentage up to 50, else 20 %) and for the headline."""
+    """Return the metrics of AWS's recallMetric (at the largest size up to 50 %, else 20 %) and of the headline."""
     percentages = [entry for entry in by_size if entry["type"] == "PERCENTAGE" and entry["value"] <= 50]
     if percentages:
         main = max(percentages, key=lambda entry: entry["value"])

@@ -1,4 +1,4 @@
-"""Read a ranking: project it by seed mode, and select the users of one size.
+"""Read a ranking: place or leave out the seed users, and select the users of one audience size.
 
 Lives here: the columns and parts of `ranking.parquet`, `write_ranked`, and `select_audience`.
 Add here when audiences can be selected from a ranking in another way.
@@ -35,7 +35,7 @@ def ranking_metadata(n_seed_users: int) -> dict[bytes, bytes]:
 
 
 def write_ranked(*, ranking: Path, out: Path, seed_mode: SeedMode = SeedMode.EXCLUDED) -> int:
-    """Project the in-place ranking into `ranked.parquet`: user_id VARCHAR, rank BIGINT from 1, score DOUBLE.
+    """Write `ranked.parquet` from a ranking, by seed mode: user_id VARCHAR, rank BIGINT from 1, score DOUBLE.
 
     Args:
         ranking: The ranking.parquet that `generate` wrote.
@@ -81,7 +81,7 @@ class AudienceSlice:
     last: int
 
     def user_ids(self) -> Iterator[pa.Array]:
-        """The user ids in order, in batches of strings; reads only the parts of the ranking that it needs."""
+        """Yield the user ids in order, in batches of strings; reads only the necessary parts of the ranking."""
         if len(self.seed_ids):
             yield self.seed_ids
         place = 0
@@ -120,7 +120,7 @@ class Audience:
     _seed_mode: SeedMode
 
     def user_ids(self) -> Iterator[pa.Array]:
-        """The user ids in rank order, in batches of strings; streams them instead of loading all."""
+        """Yield the user ids in rank order, in batches of strings, without loading all of them."""
         left = self.delivered
         for batch in _projected(self._ranking, self._seed_mode):
             if left <= 0:
@@ -129,7 +129,7 @@ class Audience:
             left -= batch.num_rows
 
     def slices(self, n_users: int) -> list[AudienceSlice]:
-        """Split the audience into one or more slices of `n_users` that other machines can read."""
+        """Split the audience into slices of `n_users` users that other machines can read."""
         seed = pa.array([], pa.string())
         if self._seed_mode is SeedMode.FIRST:
             seed = _shuffled_seed(self._ranking).column("user_id")
@@ -186,7 +186,7 @@ def _projected(ranking: Path, seed_mode: SeedMode) -> Iterator[pa.RecordBatch]:
 
 
 def _shuffled_seed(ranking: Path) -> pa.RecordBatch:
-    """The seed users without scores, in an order that does not reveal their scores."""
+    """Return the seed users without scores, in an order that does not reveal the scores."""
     ids: list[str] = []
     for batch in _batches(ranking):
         ids += batch.column("user_id").filter(batch.column("is_seed")).to_pylist()
@@ -215,7 +215,7 @@ def ranking_parts(ranking: Path) -> tuple[Path, ...]:
 
 
 def n_ranked(ranking: Path) -> int:
-    """The number of users in a ranking, from its footers.
+    """The number of users in a ranking, from the footers of its files.
 
     Raises:
         ArtifactError: The ranking cannot be read.

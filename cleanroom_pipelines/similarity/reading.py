@@ -37,7 +37,7 @@ from cleanroom_pipelines.uploads.roles import Role
 ITEM_BITS = 20
 DAY_BITS = 16
 COUNTED = ("user_id", "item_id", "ts", "first_ts", "n")
-"""Columns of counted interactions (cache)."""
+"""Columns of the cache of counted interactions."""
 UNKNOWN_DAY = (1 << DAY_BITS) - 1
 _SECONDS_PER_DAY = 86_400
 _FIXED_POINT = 2**40
@@ -112,7 +112,7 @@ def open_cells(
 
 
 def profile_cells(engine: Engine, schema: InteractionsSchema, checked: Checked) -> dict[str, Any]:
-    """Profile the rows of `cells` and unreadable lines: counts, problems, and the time span of usable rows."""
+    """Summarise the rows of `cells` and unreadable lines: counts, problems, and time span of usable rows."""
     # A timestamp type has a known unit; only plain numbers can be milliseconds.
     too_large = "false" if any(TIME in column.kind for column in checked.columns) else f"ts >= {MAX_SECONDS}"
     found = _one(
@@ -169,7 +169,7 @@ def check_profile(
 
 
 def usable(window: Window) -> str:
-    """SQL condition for the usable rows of `cells` inside the window."""
+    """Return the SQL condition for the usable rows of `cells` inside the window."""
     conditions = ["is_usable"]
     # Formatted into the SQL because a view cannot have bound values; the bounds are integers, not user text.
     if window.start is not None:
@@ -319,7 +319,7 @@ def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool
 
 
 def make_items(engine: Engine, settings: TrainingSettings) -> None:
-    """Create the table `items`, most frequent first; on a cluster the order is in the column `number`."""
+    """Create the table `items`, most frequent first; on a cluster the column `number` contains the order."""
     by = "ORDER BY n_events DESC, name"
     ranked = f"SELECT *, row_number() OVER ({by}) - 1 AS number" if engine.is_cluster else "SELECT *"
     order = "" if engine.is_cluster else by
@@ -338,7 +338,7 @@ def make_items(engine: Engine, settings: TrainingSettings) -> None:
 def check_population(
     engine: Engine, profile: SizeProfile, n_interactions: int, *, has_population: bool = False
 ) -> None:
-    """Reject a population below the profile's minimum sizes; a given population needs only enough users.
+    """Reject a population below the size profile's minimum; one given as a list needs only enough users.
 
     Raises:
         TrainingDataError: There are too few users or interactions (TRAINING_DATA_TOO_SMALL).
@@ -373,7 +373,7 @@ def check_population(
 
 
 def days_sql(time: str, last_time: int | None) -> str:
-    """SQL for whole days from a time to the newest event, at most 65,534, or 65,535 if unknown."""
+    """Return SQL for the whole days from a time to the newest event, at most 65,534; 65,535 if unknown."""
     if last_time is None:
         return str(UNKNOWN_DAY)
     days = f"least(({int(last_time)} - {time}) // {_SECONDS_PER_DAY}, {UNKNOWN_DAY - 1})"
@@ -381,7 +381,7 @@ def days_sql(time: str, last_time: int | None) -> str:
 
 
 def packed_sql(user: str, item: str, time: str, last_time: int | None) -> str:
-    """SQL that packs an interaction into one number: user, candidate item, days before the newest event."""
+    """Return SQL that packs an interaction into one number: user, candidate item, days before the newest event."""
     return (
         f"(CAST({user} AS UBIGINT) << {ITEM_BITS + DAY_BITS}) | (CAST({item} AS UBIGINT) << {DAY_BITS}) "
         f"| CAST({days_sql(time, last_time)} AS UBIGINT)"
@@ -389,7 +389,7 @@ def packed_sql(user: str, item: str, time: str, last_time: int | None) -> str:
 
 
 def stream_pairs(engine: Engine, last_time: int | None, *, counted: bool) -> Iterator[pa.RecordBatch]:
-    """Stream the packed number of each interaction with a candidate item.
+    """Stream the interactions with candidate items, each packed into one number.
 
     With `counted`, equal interactions of a day are one row with their count `n`.
     """
@@ -429,7 +429,7 @@ class UsersTable:
 
 
 def infer_users_schema(tables: TableFiles, user_column: str) -> UsersSchema:
-    """Infer roles of an undeclared users table: the id by name, numbers numerical, all others categorical.
+    """Infer the roles of a users table's columns: the id by its name, numbers as numerical, others as categorical.
 
     Columns of types that features do not support, such as dates, get no role.
 
@@ -438,7 +438,7 @@ def infer_users_schema(tables: TableFiles, user_column: str) -> UsersSchema:
     """
     if user_column not in tables.columns:
         raise TrainingDataError(
-            "The users table does not have the user id column of the interactions.",
+            "The users table does not have the user id column of the interactions table.",
             remedy="Rename its id column, or declare the schema of the users table.",
         )
     roles = [(user_column, Role.USER_ID)]
@@ -542,14 +542,14 @@ def _max_abs(schema: InteractionsSchema) -> str:
 
 
 def _scale(largest: float | None) -> float:
-    """A power of two that scales a column to 40-bit integers, whose sums are exact in any order."""
+    """Return the power of two that scales a column to 40-bit integers, whose sums are exact in any order."""
     import math
 
     return 2.0 ** math.floor(math.log2(_FIXED_POINT / largest)) if largest else 1.0
 
 
 def resolved_window(window: Window, seconds: int | None, last: int | None, *, has_time: bool) -> Window:
-    """Return the training window, with both ends computed if only its length was given.
+    """Return the training window with its start and end; computes them if only the length is given.
 
     Raises:
         TrainingDataError: A window was given, but the schema has no time column.

@@ -44,7 +44,7 @@ class ItemRepresentation:
 
 
 def inverse_document_frequency(n_users: int, users_per_item: npt.NDArray[np.int64]) -> Float64:
-    """Smoothed idf per item, as in scikit-learn's TfidfTransformer."""
+    """Return the smoothed idf of each item, as in scikit-learn's TfidfTransformer."""
     return np.asarray(np.log((1.0 + n_users) / (1.0 + users_per_item)) + 1.0)
 
 
@@ -54,7 +54,7 @@ def weighted_rows(
     idf: Float64,
     strength: Float64 | None = None,
 ) -> tuple[sp.csr_matrix, Float64]:
-    """Rows of idf weights scaled to length 1, and their lengths before scaling.
+    """Return the users' rows of idf weights, scaled to length 1, and their lengths before scaling.
 
     Args:
         indptr: (n + 1,) starts of the rows, starting with 0.
@@ -79,7 +79,7 @@ def weighted_rows(
 def strengths(
     counts: npt.NDArray[np.integer], days: npt.NDArray[np.integer] | None, half_life_days: float
 ) -> Float64:
-    """Strength of each pair: 1 + ln(count), which decays with age to a quarter.
+    """Return the strength of each pair: 1 + ln(count), which decays with age to a quarter of that.
 
     Args:
         counts: (pairs,) interactions.
@@ -114,7 +114,7 @@ def represent_items(
 
 
 def _subspace(sample: sp.csr_matrix, hashes: npt.NDArray[np.int64], dimensions: int) -> tuple[Float64, Float64]:
-    """Leading right singular vectors (M, d) and singular values (d,), descending, signs fixed."""
+    """Return the d leading right singular vectors (M, d) and their values, descending; signs are fixed."""
     width = min(dimensions + _OVERSAMPLING, *(side for side in sample.shape))
     transposed = sample.T.tocsr()
     vectors = np.linalg.qr(transposed @ _signs(hashes, width))[0].astype(np.float32)
@@ -131,7 +131,7 @@ def _subspace(sample: sp.csr_matrix, hashes: npt.NDArray[np.int64], dimensions: 
 
 
 def _signs(hashes: npt.NDArray[np.int64], width: int) -> Float32:
-    """(n, width) signs ±1, pseudo-random but determined by each user's hash alone."""
+    """Return (n, width) pseudo-random signs ±1, which depend on each user's hash alone."""
     state = hashes.astype(np.uint64)[:, None] + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(
         0x9E3779B97F4A7C15
     )

@@ -1,4 +1,4 @@
-"""Learn the representation of a model with sharded users, on any engine.
+"""Learn a model's item representation from users stored in shards, on any engine.
 
 Lives here: sampling the users to learn from, the length of every user's embedding, the files of the items.
 Add here when the representation gets another file.
@@ -74,7 +74,7 @@ def learn_representation(
 def _sample(
     engine: Engine, model: Model, n_users: int, check: Callable[[], None]
 ) -> tuple[Int64, Int64, npt.NDArray[np.uint16]]:
-    """Return hashes, starts of items, and items of a sample of at most `n_users` users, by user number."""
+    """Return the hashes and items of a sample of at most `n_users` users, by user number."""
     below = 1 << _SAMPLE_BITS
     if model.n_users > _MANY * n_users:
         below = below // model.n_users * n_users * 2
@@ -97,7 +97,7 @@ def _low(hashes: Int64) -> Int64:
 
 @dataclass(frozen=True)
 class _SampleShard:
-    """Return hashes and items of a shard's users whose low hash bits are below a limit."""
+    """Task that returns hashes and items of a sample of a shard's users: those whose low hash bits are small."""
 
     model: Model
     below: int
@@ -115,7 +115,7 @@ class _SampleShard:
 
 @dataclass(frozen=True)
 class _MeasureEmbeddings:
-    """Write the embedding lengths of a shard."""
+    """Task that writes the lengths of the embeddings of a shard's users."""
 
     model: Model
 

@@ -118,7 +118,7 @@ def _tables(base: Path, name: str) -> TableFiles:
         return find_tables(base / f"{name}.parquet")
     except InputError:
         raise ArtifactError(
-            f"The base audience's {name}.parquet is missing or unreadable.", remedy="Provision it again."
+            f"The base audience's file {name}.parquet is missing or unreadable.", remedy="Provision it again."
         ) from None
 
 
@@ -133,7 +133,7 @@ def _write_segments(engine: Engine, base: Path, out: Path) -> None:
 
 
 def _embedding_columns(engine: Engine, base: Path) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """Return the embedding columns (SQL, name), the joins that they need, and the joins' bound scopes."""
+    """Return the embedding columns (SQL, name), the joins that they need, and the joins' bound values."""
     tables = _tables(base, "embeddings")
     engine.scan("base_embeddings", tables)
     cells = [column for column in tables.columns if column not in ("user_id", "scope")]

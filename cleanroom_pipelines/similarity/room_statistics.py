@@ -1,4 +1,4 @@
-"""Quality statistics of a room's lookalike: exact figures for the operator, and their released form.
+"""Quality statistics of a room's lookalike: exact figures for the operator, and figures that participants may see.
 
 Lives here: `room_statistics`, from the held-out source users of a ranking, and `released_statistics`.
 Add here when a lookalike's statistics get another figure.
@@ -49,7 +49,7 @@ class ReachStatistics:
 
 @dataclass(frozen=True)
 class RoomStatistics:
-    """Exact statistics of one source audience's ranking; release counts and rates before publishing them.
+    """Exact statistics of one source audience's ranking; publish only what `released_statistics` returns.
 
     Args:
         n_seed_users: Users of the source audience, each held out once.
@@ -142,13 +142,13 @@ def _between_users(percentiles: metrics.Float64, fpr: metrics.Float64) -> metric
 
 
 def reach_size_of(reach: int, addressable: Released) -> int | None:
-    """The size of a reach, from the released count of all users, thresholded and rounded again."""
+    """Return the size of a reach from the released count of all users, thresholded and rounded again."""
     kept = None if addressable.value is None else reach_size(reach, addressable.value)
     return None if kept is None else released(kept, price=BASE_COUNT).value
 
 
 def others_of(seed: Released, addressable: Released) -> int | None:
-    """The number of users outside the source audience, from the released counts."""
+    """Return the number of users outside the source audience, computed from released counts."""
     if seed.value is None or addressable.value is None:
         return None
     return max(0, addressable.value - seed.value)

@@ -98,7 +98,7 @@ def train_room(
 
 
 def check_released_seed(seed: Released, addressable: Released) -> None:
-    """Check by released counts alone that a source audience can be ranked; works on hidden counts too.
+    """Check that a source audience can be ranked, by released counts alone, even if they are hidden.
 
     `rank_room` accepts nearly everything that passes; exceptions are extreme noise and rooms of fewer than about
     1,200 users. A check of the true counts would reveal them to someone who knows all users but one.
@@ -188,7 +188,7 @@ def rank_room(
 
 @dataclass(frozen=True)
 class ReachedUsers:
-    """Numbers of users selected for a reach; exact, so for the operator only.
+    """Exact numbers of users selected for a reach, for the operator only.
 
     Args:
         requested: The reach as a number of relevant users.
@@ -257,7 +257,7 @@ def check_reach(reach_percent: int) -> None:
 
 
 def reach_size(reach_percent: int, n_users: int) -> int:
-    """Number of users in a reach: max(1, ⌊r·N/100⌋), as for every percentage audience size."""
+    """Return the number of users in a reach: max(1, ⌊r·N/100⌋), as for every percentage audience size."""
     return AudienceSize(SizeType.PERCENTAGE, reach_percent).n_users(n_users)
 
 

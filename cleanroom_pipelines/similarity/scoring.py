@@ -39,7 +39,7 @@ _MANY = 4
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive blocks of a shard, first ≤ block < last."""
+    """Task: a range of blocks of one shard, first ≤ block < last."""
 
     shard: int
     first: int
@@ -60,7 +60,7 @@ def pieces_of(model: Model, *, is_cluster: bool, shards: Iterable[int] | None = 
 def match_users(
     engine: Engine, model: Model, user_ids: pa.Array | pa.ChunkedArray, settings: GenerationSettings | None = None
 ) -> Candidates:
-    """Find the seed among a model's users, and sample other users for the fits.
+    """Find the seed users among a model's users, and sample other users for the fits.
 
     Args:
         engine: Engine that reads the shards.
@@ -95,7 +95,7 @@ def match_users(
 
 @dataclass(frozen=True)
 class _MatchShard:
-    """Find a shard's seed users, with ids, and its others whose mixed hash is below a limit, without ids."""
+    """Task that finds a shard's seed users, with ids, and a sample of its other users, without ids."""
 
     model: Model
     seed: pa.Array
@@ -137,7 +137,7 @@ class _GatherShard:
 
 @dataclass(frozen=True)
 class SeedCounts:
-    """Numbers of seed users by item and category.
+    """How many seed users have each item and each category.
 
     Args:
         items: (M,) seed users of each item.
@@ -179,7 +179,7 @@ class _CountShard:
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Scores of users by fold models that have not seen them.
+    """Scores of users, each by models that were not fitted on that user.
 
     Args:
         own: (m,) scores of the seed users, in order of their numbers.
@@ -193,7 +193,7 @@ class HeldOutScores:
 def score_held_out(
     engine: Engine, model: Model, ensemble: Ensemble, population: Population, on_task: Callable[[], None]
 ) -> HeldOutScores:
-    """Score seed users with the model of their fold, and other users with models that have not seen them."""
+    """Score the seed users and some other users, each with models that were not fitted on that user."""
     users, folds, is_seed = population.held_out()
     shards, places = by_shard(model, users)
     cuts = np.cumsum([len(some) for some in places])[:-1]
@@ -216,7 +216,7 @@ def score_held_out(
 
 @dataclass(frozen=True)
 class _ScoreHeldOut:
-    """Score chosen users of a shard by the model of their fold, or by all models if they have no fold."""
+    """Task that scores chosen users of a shard by their fold's model, or by all models if they have no fold."""
 
     model: Model
     scorers: tuple[Scorer, ...]
@@ -317,7 +317,7 @@ class _WriteScores:
 
 
 def by_shard(model: Model, users: Int64) -> tuple[list[int], list[Int64]]:
-    """Group users, given by ascending number, by shard: return the shards, and the users' positions in each."""
+    """Group users, given by ascending number, by shard; return the shards and the users' positions in each."""
     cuts = np.searchsorted(users, model.first_users)
     shards = [number for number in range(model.n_shards) if cuts[number + 1] > cuts[number]]
     return shards, [users[cuts[number] : cuts[number + 1]] - model.first_users[number] for number in shards]

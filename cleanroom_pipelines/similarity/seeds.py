@@ -134,7 +134,7 @@ def match_seed(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> SeedMatch:
-    """Count how many seed users a model knows, before any job.
+    """Count how many seed users a model knows, without starting a job.
 
     Args:
         model: The model or its folder.
@@ -167,7 +167,7 @@ def why_no_match(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> str:
-    """Explain by counts why a model knows none of a seed's users; only for a reader who owns both.
+    """Explain by counts why a model knows none of a seed's users; show it only to the owner of both.
 
     Args:
         model: The model's folder.
@@ -186,7 +186,7 @@ def form_of_seed(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> str:
-    """Describe the form of most ids of a seed, for a message that both sides read; empty if it is ordinary."""
+    """Describe the form of most ids of a seed, for a message that both parties read; empty if it is usual."""
     with open_engine(engine) as database:
         database.register("seed", pa.table({"id": user_ids}))
         return form_of(database, "SELECT id FROM seed", what="ids") or ""

@@ -64,7 +64,7 @@ class ShardArrays:
 
 @dataclass(frozen=True)
 class Written:
-    """Description of a model's written users, items and features: users/, items.parquet and idf.npy.
+    """What was written for a model: its users, items and features in users/, items.parquet and idf.npy.
 
     Args:
         users_per_shard: Users of each shard, in order.
@@ -82,7 +82,7 @@ class Written:
 
 
 def block_bits(n_users: int) -> int:
-    """The k of a population's 2^k blocks: the largest k with at least 4,096 users per block on average."""
+    """Return k for 2^k blocks of users: the largest k with at least 4,096 users per block on average."""
     bits = 0
     while bits < _MAX_BITS and n_users >= USERS_PER_BLOCK << (bits + 1):
         bits += 1
@@ -90,7 +90,7 @@ def block_bits(n_users: int) -> int:
 
 
 def shard_bits(n_users: int, users_per_shard: int, n_features: int = 0) -> int:
-    """The k of a population's 2^k shards: the smallest k with at most `users_per_shard` users on average.
+    """Return k for 2^k shards of users: the smallest k with at most `users_per_shard` users on average.
 
     There are at most as many shards as blocks. With more than 64 dense features, shards have proportionally fewer
     users.
@@ -103,12 +103,12 @@ def shard_bits(n_users: int, users_per_shard: int, n_features: int = 0) -> int:
 
 
 def first_hashes(bits: int) -> npt.NDArray[np.int64]:
-    """(2^bits + 1,) the smallest hash of each shard, and the end of the last."""
+    """Return the smallest hash of each of 2^bits shards, then the end of the last shard."""
     return np.arange((1 << bits) + 1, dtype=np.int64) << (STABLE_HASH_BITS - bits)
 
 
 def part_name(number: int) -> str:
-    """File name of a shard."""
+    """Return the file name of a shard."""
     return f"part-{number:05d}.parquet"
 
 
@@ -159,46 +159,46 @@ class Shard:
 
     @cached_property
     def user_ids(self) -> pa.Array:
-        """(n,) user ids."""
+        """The user ids."""
         return _read(self._users, "user_id")
 
     @cached_property
     def hashes(self) -> npt.NDArray[np.int64]:
-        """(n,) stable hashes, ascending."""
+        """The users' stable hashes, ascending."""
         return np.asarray(_read(self._users, "stable_hash").to_numpy(zero_copy_only=False), dtype=np.int64)
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
-        """(n + 1,) start of each user's pairs, from 0."""
+        """The position of each user's first pair, then the number of pairs."""
         offsets = self._items.offsets.to_numpy(zero_copy_only=False)
         return np.asarray(offsets, dtype=np.int64) if len(offsets) else np.zeros(1, dtype=np.int64)
 
     @cached_property
     def items(self) -> npt.NDArray[np.uint16]:
-        """(pairs,) item numbers."""
+        """The item number of each pair."""
         return np.asarray(self._items.values.to_numpy(zero_copy_only=False), dtype=np.uint16)
 
     @cached_property
     def counts(self) -> npt.NDArray[np.uint8]:
-        """(pairs,) interactions of each pair, at most 255."""
+        """The number of interactions of each pair, at most 255."""
         values = _read(self._users, "counts").values
         return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.uint8)
 
     @cached_property
     def days(self) -> npt.NDArray[np.uint16]:
-        """(pairs,) days from the latest interaction to the newest event; only for models with times."""
+        """Days from each pair's latest interaction to the newest event; only for models with times."""
         return np.asarray(_read(self._users, "days").values.to_numpy(zero_copy_only=False), dtype=np.uint16)
 
     @cached_property
     def dense(self) -> npt.NDArray[np.float32]:
-        """(n, F) standardised features."""
+        """The users' standardised features, an (n, F) array."""
         column = _read(self._users, "dense")
         values = np.asarray(column.values.to_numpy(zero_copy_only=False), dtype=np.float32)
         return values.reshape(len(column), column.type.list_size)
 
     @cached_property
     def embedding_lengths(self) -> npt.NDArray[np.float32]:
-        """(n,) lengths of the users' embeddings."""
+        """The lengths of the users' embeddings."""
         column = _read(self._embeddings, "embedding_length")
         return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""The signals: different measures of similarity to the seed, each fitted on a sample.
+"""Signals: several measures of a user's similarity to the seed, each fitted on a sample of users.
 
 Lives here: fitting a set of signals on a sample of users, and evaluating it on any users.
 Add here when another signal is shown to help (on unseen data, on average, at its cost).
@@ -84,7 +84,7 @@ class Signals:
     trees: str
 
     def evaluate(self, rows: Rows, products: tuple[Float64, Float64] | None = None) -> Float64:
-        """(n, signals) values for any users; only their order within a column is meaningful.
+        """Compute the (n, signals) values of any users; only the order within a column is meaningful.
 
         Args:
             rows: The users.
@@ -175,7 +175,7 @@ def fit_signals(
 
 
 def multiply(rows: Rows, fits: list[Signals]) -> list[tuple[Float64, Float64]]:
-    """Multiply the users' items by the weights of several fits, in one pass over the items."""
+    """Multiply the users' items by the item weights of several fits, in one pass over the items."""
     product = np.asarray(rows.items @ np.hstack([fit.item_weights for fit in fits]), dtype=np.float64)
     strong = np.asarray(rows.strong @ np.hstack([fit.strong_weights for fit in fits]), dtype=np.float64)
     return list(zip(np.split(product, len(fits), axis=1), np.split(strong, len(fits), axis=1), strict=True))
@@ -198,7 +198,7 @@ def _logistic(
     inverse: Float64 | None = None,
     row_scale: Float64 | None = None,
 ) -> _Logistic:
-    """Balanced L2 logistic regression on items, embedding and dense features, without forming the embedding.
+    """Fit a balanced L2 logistic regression on items, dense features and the embedding (never materialised).
 
     Minimises ½|w|² + strength · Σ weight · log(1 + exp(-y·z)) by L-BFGS.
     """

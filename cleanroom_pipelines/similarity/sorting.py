@@ -32,7 +32,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Part:
-    """One sorted file, and the seed users of its part of the ranking.
+    """One sorted file of users outside the seed, with the seed users who rank among them.
 
     Args:
         number: Number of the part.
@@ -91,7 +91,7 @@ def rank_scored(
 
 
 def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[int]) -> list[_Part]:
-    """Assign each seed user to a sorted file by percentile."""
+    """Assign each seed user, by percentile, to the sorted file in which the user ranks."""
     filled = [part for part in sorted_parts if part.n_rows]
     ends = np.cumsum([part.n_rows for part in filled])
     n_others = int(ends[-1])
@@ -111,7 +111,7 @@ def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[in
 
 @dataclass(frozen=True)
 class _FinishPart:
-    """Write one part of the ranking."""
+    """Task that writes one part of the ranking."""
 
     fit: Fit
     n_others: int
@@ -144,7 +144,7 @@ class _FinishPart:
 
 
 def percentiles_of(scores: Float64, above: int, n_others: int) -> Float64:
-    """(n,) share of all non-seed users who are below each user of a descending file; ties count half."""
+    """Return the share of non-seed users ranked below each user of a file in descending order; ties count half."""
     is_first = np.empty(len(scores), dtype=bool)
     is_first[:1] = True
     np.not_equal(scores[1:], scores[:-1], out=is_first[1:])

@@ -164,23 +164,23 @@ class SizeProfile(StrEnum):
 
     @property
     def min_users(self) -> int:
-        """Users needed, each with at least `min_interactions_per_user` interactions."""
+        """The number of users needed, each with at least `min_interactions_per_user` interactions."""
         return 100_000 if self is SizeProfile.AWS else 100
 
     @property
     def min_interactions_per_user(self) -> int:
-        """Interactions a user needs to be counted among `min_users`."""
+        """The number of interactions that a user needs to count towards `min_users`."""
         return 2 if self is SizeProfile.AWS else 1
 
     @property
     def min_rows(self) -> int:
-        """Usable interactions needed in the window."""
+        """The number of usable interactions needed in the window."""
         return 1_000_000 if self is SizeProfile.AWS else 1_000
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of the representation; the same for every data set.
+    """Settings for training a model; the defaults are used for every data set.
 
     Args:
         max_items: Vocabulary size M: the items with most users.
@@ -216,7 +216,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Settings for ranking users by a seed; the same for every data set.
+    """Settings for ranking users by a seed; the defaults are used for every data set.
 
     Args:
         folds: Number of folds K for cross-fitting.
@@ -239,7 +239,8 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.max_fit_seed_users + self.max_fit_other_users > _MOST_FIT_USERS:
             raise UsageError(
-                f"A fit may use at most {_MOST_FIT_USERS:,} users.", remedy="Use the defaults, 5,000 and 20,000."
+                f"A fit uses at most {_MOST_FIT_USERS:,} users in all.",
+                remedy="Use the defaults, 5,000 and 20,000.",
             )
 
 

@@ -62,14 +62,14 @@ _NAMES_AT_ONCE = 100_000
 
 @dataclass
 class Stages:
-    """Records the seconds of each stage of a long operation."""
+    """Measures the seconds of each stage of a long operation."""
 
     runtime: Runtime
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, share: float, name: str) -> Iterator[None]:
-        """Time a stage that starts at `share` of the whole."""
+        """Measure a stage, and report the whole operation's progress as `share` when it starts."""
         self.runtime.report_progress(share, name)
         started = perf_counter()
         yield
@@ -244,7 +244,7 @@ def train(
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread: more threads sum in another order, so ranks would depend on the cores."""
+    """Limit BLAS to one thread; more threads would sum in another order, and ranks would depend on the machine."""
     # scipy has its own BLAS, which is limited only if it is already loaded.
     import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
@@ -287,7 +287,7 @@ class _Writing:
         counted: bool,
     ) -> Written:
         self._check_numbers()
-        with stages.stage(0.35, "collecting who touched what"), reading_of(INTERACTIONS):
+        with stages.stage(0.35, "collecting the items of each user"), reading_of(INTERACTIONS):
             self._spill_pairs(stages, counted=counted)
         with stages.stage(0.6, "building the matrix"):
             self._sort_pairs(stages)
@@ -295,7 +295,7 @@ class _Writing:
             return self._write_shards(self._describe_users(features, columns, table), stages)
 
     def _check_numbers(self) -> None:
-        """Reject more users than a packed pair can number.
+        """Reject more users than can be numbered in the bits of a packed pair.
 
         Raises:
             TrainingDataError: There are too many users.
@@ -440,13 +440,13 @@ class _Pieces:
         return pa.concat_arrays(taken) if taken else pa.array([], pa.string())
 
     def close(self) -> None:
-        """Exhaust the stream, so that other queries can run."""
+        """Read the stream to its end, so that other queries can run."""
         for _ in self._batches:
             pass
 
 
 def _count_into(counts: npt.NDArray[np.int64], users: npt.NDArray[np.int64], first: int) -> None:
-    """Add the occurrences of a shard's users to their counts."""
+    """Count the occurrences of each user in a shard, and add them to the users' counts."""
     found = np.bincount(users - first)
     counts[first : first + len(found)] += found
 

@@ -88,7 +88,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest(Document):
-    """Description of an artifact; readers trust only what it lists.
+    """The list of an artifact's files with their digests; readers ignore all other files.
 
     Args:
         asset: Name of the asset.
@@ -118,7 +118,7 @@ class Manifest(Document):
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        """Canonical JSON."""
+        """Return the manifest as canonical JSON."""
         return json.dumps(self.as_dict(), sort_keys=True, indent=1)
 
     @classmethod
@@ -140,12 +140,14 @@ class Manifest(Document):
                 raise ValueError("a file outside of the artifact")
             return manifest
         except (ValueError, KeyError, TypeError):
-            raise ArtifactError("A manifest cannot be read.", remedy="Build it again.") from None
+            raise ArtifactError(
+                "The manifest of an artifact cannot be read.", remedy="Build the artifact again."
+            ) from None
 
 
 @dataclass
 class Draft:
-    """An artifact being written: put files into `path`, set their row counts, add facts."""
+    """An artifact being written: put files into `path`, set `n_rows` by file, and add `facts` for the manifest."""
 
     path: Path
     reference: ArtifactReference
@@ -213,7 +215,7 @@ class ArtifactStore:
         fence: Fence = UNFENCED,
         record: str = "",
     ) -> Iterator[Draft]:
-        """Write an artifact: it becomes visible if the body succeeds, and is deleted if the body fails.
+        """Write an artifact: it becomes visible if the `with` body succeeds, and is deleted if it fails.
 
         Args:
             reference: The version to write.
@@ -281,12 +283,14 @@ class ArtifactStore:
             reference.partition,
             reference.version,
         ):
-            raise ArtifactError("A manifest belongs to another artifact.", remedy="Build it again.")
+            raise ArtifactError(
+                "The manifest in an artifact's folder belongs to another artifact.", remedy="Build it again."
+            )
         return manifest
 
     @contextmanager
     def opening(self, reference: ArtifactReference) -> Iterator[Path]:
-        """Provide a local folder with exactly the files of the manifest, each verified.
+        """Open a local folder with exactly the files that the manifest lists, each verified.
 
         Raises:
             ArtifactError: A file is missing, was altered or was added.
@@ -330,7 +334,7 @@ class ArtifactStore:
             content = self._read(f"{reference.path}/{name}")
         if entry is None or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise ArtifactError(
-                f"The artifact of {reference.asset} was altered or is incomplete.",
+                f"The stored artifact of {reference.asset} was altered or is incomplete.",
                 remedy="Materialise the asset again.",
             )
         return content
@@ -466,7 +470,7 @@ def _bucket_at(url: str, scratch: Path, patience: Patience) -> "RemoteBucket":
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder has the name of a draft, which is useless once its writer has ended."""
+    """Whether a file or folder is named like a draft, which can be deleted once its writer has ended."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
@@ -481,7 +485,7 @@ def _is_inside(name: str) -> bool:
 
 @contextmanager
 def full_disk_is_an_error() -> Iterator[None]:
-    """Convert the operating system's "no space left" into an error with a remedy."""
+    """Raise an error with a remedy if the operating system reports that the disk is full."""
     try:
         yield
     except StorageFullError:
@@ -524,7 +528,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Provide a temporary file next to a path; if the body succeeds, it is flushed and renamed to the path.
+    """Open a temporary file next to a path; if the `with` body succeeds, it is renamed to the path.
 
     Each writer gets its own temporary name, so that writers of the same file do not collide. The mode is 0600.
     """

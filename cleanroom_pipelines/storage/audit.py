@@ -1,7 +1,7 @@
 """The audit log: requests and their callers, in a tamper-evident chain.
 
 Lives here: writing entries durably from many threads and processes, reading them, verifying the chain.
-Add here when entries need another field; then explain why it cannot carry data.
+Add here when entries need another field; then explain why it cannot contain data.
 Keep out: deciding what to log (the entry points); data. Entries have a closed set of fields, with patterns that no
 e-mail address, cell or location matches.
 
@@ -110,7 +110,7 @@ _NUMBERS = ("n_unknown_members", "n_bytes", "tenths")
 
 @dataclass(frozen=True)
 class AuditHead:
-    """The newest log entry at some time; a copy stored elsewhere reveals whether that entry was later cut off.
+    """The newest log entry at some time; with a copy stored elsewhere, truncating the log can be detected.
 
     Args:
         sequence: Number of the entry, from 1; 0 for an empty log.
@@ -301,7 +301,10 @@ class AuditLog:
             for row in self._rows(place):
                 reading.read(row.line)
                 if row.room != _room_of(row.line):
-                    raise _Broken("The room that an entry is indexed by was altered.", reading.last.sequence)
+                    raise _Broken(
+                        "The room that is stored with an entry was altered.",
+                        reading.last.sequence,
+                    )
             reading.end()
         except _Broken as broken:
             problem, at = broken.args
@@ -309,7 +312,7 @@ class AuditLog:
         return AuditVerdict(problem is None, last.sequence, problem, at, tuple(reading.cut_off), last)
 
     def copy_to(self, folder: Path) -> None:
-        """Copy a consistent state of database and heads to an existing folder, while other processes write.
+        """Copy a consistent state of the log to an existing folder, while other processes write.
 
         Missing files are skipped.
         """
@@ -349,7 +352,7 @@ class AuditLog:
         return waiting
 
     def _write_up_to(self, last: dict[str, Any], *, is_awaited: bool) -> None:
-        """Write the queued batches up to the one with `last`, unless another thread has already written it.
+        """Write the queued batches up to the one that contains `last`, unless another thread has written it.
 
         Args:
             last: The entry.
@@ -394,7 +397,7 @@ class AuditLog:
                     self._n_unsynced = 0
 
     def _link(self, last: AuditHead, entry: Mapping[str, Any]) -> tuple[AuditHead, bytes]:
-        """Chain an entry to the last one; return the new head and the entry's line."""
+        """Chain an entry to the previous one; return its digest (the new head) and its line in the log."""
         fields = json.dumps(entry, sort_keys=True, separators=(",", ":"))[1:-1]
         body = f'{{"sequence":{last.sequence + 1},{fields}'.encode()
         mac = _mac(self._secret, last, body)
@@ -402,7 +405,7 @@ class AuditLog:
 
     @contextmanager
     def _locked(self, *, creates: bool = False) -> Iterator[Engine | None]:
-        """Lock the log against other processes; yield its database, or None if nothing was ever written."""
+        """Lock the log against other processes; yield its database, or None if the log is empty."""
         self._check_process()
         with _translated_errors():
             if not creates and not self._folder.is_dir():
@@ -462,7 +465,7 @@ class AuditLog:
             connection.execute(insert(_ENTRIES), rows)
 
     def _end(self) -> tuple[int, int]:
-        """Return the last place in the table and the length of `audit.head` in bytes, both read under the lock."""
+        """Return the last row's number and the length of `audit.head` in bytes, both read under the lock."""
         heads = self._folder / HEADS
         with self._locked() as engine:
             n_bytes = heads.stat().st_size if heads.exists() else 0
@@ -500,7 +503,7 @@ class _Pass:
         self.cut_off: list[int] = []
 
     def read(self, line: bytes) -> None:
-        """Verify the next line."""
+        """Verify the next line of the log."""
         n = self.last.sequence + 1
         head = AuditHead(n, _mac(self._secret, self.last, line.removesuffix(b"\n")[:-_MAC_BYTES]))
         if _head(_LINE, line) != head:
@@ -517,10 +520,13 @@ class _Pass:
             self.cut, self._n_cut = [], 0
         self.last = head
         if self._expect is not None and self._expect.sequence == n and self._expect != self.last:
-            raise _Broken(f"Entry {n} is not the expected one: the log was truncated, then continued.", n)
+            raise _Broken(f"Entry {n} differs from the expected entry: the log was truncated, then continued.", n)
         while self._next_head is not None and self._next_head.sequence <= n:
             if self._next_head != self.last:
-                raise _Broken(f"Entry {n} is not the original one: the log was truncated, then continued.", n)
+                raise _Broken(
+                    f"Entry {n} differs from the record of newest entries: the log was truncated, then continued.",
+                    n,
+                )
             self._recorded = n
             self._next_head = next(self._heads, None)
 
@@ -581,7 +587,7 @@ def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     given = {field: value for field, value in entry.items() if value is not None}
     for field, value in given.items():
         if field not in {*_TEXTS, *_NUMBERS, "resource"}:
-            raise ValueError("The audit log has no such field; entries must not carry data.")
+            raise ValueError("The audit log has no such field; entries must not contain data.")
         if not fits(field, value):
             raise ValueError(f"The value of {field} does not match the pattern that the audit log allows.")
     for field in ("way", "operation"):
@@ -642,7 +648,7 @@ def _pages(engine: Engine, until: int | None, room: str | None) -> Iterator[Row[
 
 
 def _newest(connection: Connection) -> tuple[int, AuditHead]:
-    """Return the last place in the table and the newest entry's head, unverified; `verify` finds forged lines."""
+    """Return the last row's number and the newest entry's head, without verifying them."""
     query = select(_ENTRIES.c.place, _ENTRIES.c.line).order_by(_ENTRIES.c.place.desc())
     for limit in (1, _PAGE):
         rows = connection.execute(query.limit(limit)).all()
@@ -657,7 +663,7 @@ def _newest(connection: Connection) -> tuple[int, AuditHead]:
 
 
 def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
-    """Read the lines in the first `n_bytes` of a file; the last may be incomplete, and long lines are split."""
+    """Read the lines in the first `n_bytes` of a file; the last may be incomplete, long ones are split."""
     if not n_bytes:
         return
     with _translated_errors(), file.open("rb") as stream:
@@ -667,7 +673,7 @@ def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
 
 
 def _record(heads: IO[bytes], before: AuditHead, last: AuditHead) -> None:
-    """Append the newest head, after the previous one if a kill prevented that from being written."""
+    """Append the newest head; also the previous one, if the process was killed before writing it."""
     heads.seek(-min(heads.seek(0, os.SEEK_END), _PAGE), os.SEEK_END)
     *whole, rest = heads.read().split(b"\n")
     recorded = next((head for line in reversed(whole) if (head := _head(_HEAD, line))), _NOTHING)

@@ -1,4 +1,4 @@
-"""Buckets: resolving `s3://bucket/key` for an account.
+"""Buckets: find the object that an account means by `s3://bucket/key`.
 
 Lives here: ownership and location of buckets, and fetching, storing, listing and opening their objects.
 Add here when buckets can be registered in a new way, or objects have a new operation.

@@ -1,4 +1,4 @@
-"""Fences: a last check for permission immediately before results become visible.
+"""Fences: check, immediately before results become visible, that the run may still publish them.
 
 Lives here: the fence of every delivery, and the no-op fence of writers without a claim.
 Add here when a delivery needs another check.
@@ -31,7 +31,7 @@ def _no_check() -> None:
 
 @dataclass(frozen=True)
 class Fence:
-    """Permission to make a result visible.
+    """Checks that a run may still make its result visible.
 
     Args:
         attempt: Number of the writer's attempt, from 1, increasing with each retry. 0 for a writer without a

@@ -30,7 +30,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(frozen=True)
 class Home:
-    """Layout of an installation's folder.
+    """The paths in an installation's folder (its home).
 
     Args:
         root: Absolute path of the folder.
@@ -93,7 +93,7 @@ class Home:
 
     @property
     def accounts(self) -> Path:
-        """Warehouses and local buckets, one folder per account."""
+        """Tables and local buckets of accounts, one folder per account."""
         return self.root / "accounts"
 
     @property

@@ -1,4 +1,4 @@
-"""Identity of an installation: proof that catalogue, key and home belong together and are in step.
+"""The identity of an installation, which shows whether catalogue, key and home belong together and are up to date.
 
 Lives here: the identity, its file in the home, and raising the generation there.
 Add here when home and catalogue must agree on something else.
@@ -80,7 +80,7 @@ class HomeIdentity:
         write_durably(self.root / IDENTITY_FILE, identity.to_json())
 
     def raise_to(self, generation: int) -> None:
-        """Raise the generation to at least this number.
+        """Raise the generation counter to at least this number.
 
         The catalogue has already committed. If the file cannot be written, the home stays behind and catches up
         when it is next opened.
@@ -97,7 +97,7 @@ class HomeIdentity:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the file against other writers until the body ends."""
+        """Lock the file against other writers until the `with` body ends."""
         with locked(self.root / _LOCK):
             yield
 

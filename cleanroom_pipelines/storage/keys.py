@@ -70,7 +70,7 @@ class InstallationKey:
         return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose.encode()).derive(self.secret)
 
     def digest(self, purpose: str, content: bytes) -> str:
-        """Compute a keyed digest, HMAC-SHA256 in hex; with an unkeyed digest anyone could test guessed content."""
+        """Compute a keyed digest (HMAC-SHA256, hex), so that others cannot test guessed content against it."""
         return hmac.new(self.derive(purpose), content, hashlib.sha256).hexdigest()
 
     def digest_files(self, purpose: str, files: tuple[Path, ...]) -> str:

@@ -31,7 +31,7 @@ def is_partition_key(text: str) -> bool:
 
 
 def path_of_asset(asset: str) -> str:
-    """Return an asset's path segment: its name, which is set in code only.
+    """Return an asset's path segment: its name, which never comes from user input.
 
     Raises:
         UsageError: The name is not an asset name.

@@ -28,7 +28,7 @@ class BucketError(CleanroomError):
 
     @property
     def problem(self) -> str:
-        """The reason, as one of the words above."""
+        """The reason, as a constant of this module."""
         return str(self.attributes.get("problem", "failed"))
 
 
@@ -143,7 +143,7 @@ class FolderDraft(Protocol):
     """A folder being written, which readers ignore until it is complete."""
 
     def named(self, name: str) -> str:
-        """Return the name under which the folder stores a file; not for the completion marker."""
+        """Return the name under which the folder stores a file other than the completion marker."""
 
     def creating(self, name: str) -> AbstractContextManager[Sink]:
         """Open a new file for writing, under a name that `named` returned; the completion marker comes last."""
@@ -193,7 +193,7 @@ class Bucket(Protocol):
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> AbstractContextManager[FolderDraft]:
-        """Write a folder that readers see only once the body has succeeded.
+        """Write a folder that readers see only once the `with` body has succeeded.
 
         Args:
             folder: Its key.

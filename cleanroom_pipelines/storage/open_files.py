@@ -1,7 +1,7 @@
 """Detection of files that are still being written.
 
-Lives here: asking the kernel, then the visible processes, and waiting if neither can tell.
-Add here when another system can report open files.
+Lives here: asking the kernel, then the visible processes, and waiting if neither is possible.
+Add here when another operating system reports open files.
 Keep out: handling of complete files.
 
 An unchanged size proves little, since a writer may pause. Linux grants a read lease only while no process of any
@@ -24,7 +24,7 @@ _PROCESSES = Path("/proc")
 
 @dataclass(frozen=True)
 class FileState:
-    """Identity and state of a file; equal as long as the file is not changed or replaced."""
+    """Identity, size and time of a file; two of them are equal if the file was not changed or replaced."""
 
     device: int
     inode: int
@@ -67,7 +67,7 @@ def may_still_be_written(path: Path, now: float) -> bool:
 
 
 def _ask_lease(path: Path) -> bool | None:
-    """Whether any process has the file open for writing; None if the kernel cannot tell."""
+    """Whether any process has the file open for writing; None if the kernel does not report it."""
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
     try:

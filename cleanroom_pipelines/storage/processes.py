@@ -1,4 +1,4 @@
-"""Scratch folders of processes, and cleanup after killed ones.
+"""Scratch folders of processes, and cleanup after killed processes.
 
 Lives here: one folder per process that works on a home, the lock that proves that the process is alive, cleanup
 after dead processes, and lock files.
@@ -40,7 +40,7 @@ def folder_of_process(root: Path) -> Path:
 
 
 def clean_up_after_the_dead(root: Path) -> int:
-    """Delete the scratch folders and registered drafts of this host's ended processes.
+    """Delete the scratch folders and drafts of processes of this host that have ended.
 
     Args:
         root: Folder with the scratch folders.
@@ -69,7 +69,7 @@ def is_process_folder(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock a file until the body ends, waiting for other processes.
+    """Lock a file until the `with` body ends, waiting for other processes.
 
     The lock is released whenever this process ends.
     """
@@ -79,7 +79,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_if_free(path: Path, *, waits: bool = False) -> Iterator[bool]:
-    """Lock a file until the body ends, and yield whether the lock was acquired.
+    """Try to lock a file until the `with` body ends; yield whether the lock was acquired.
 
     Args:
         path: Lock file; created if missing.
@@ -102,7 +102,7 @@ def locked_if_free(path: Path, *, waits: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def remembered(scratch: Path, path: Path) -> Iterator[None]:
-    """Register a draft outside the scratch folder, to be deleted if this process dies in the body."""
+    """Register a draft outside the scratch folder; it is deleted if this process dies within the `with` body."""
     note = scratch / f"{_REMEMBERED}{secrets.token_hex(8)}"
     note.write_text(str(path))
     try:

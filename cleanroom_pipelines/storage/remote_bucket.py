@@ -244,7 +244,7 @@ class RemoteBucket:
         return None if head is None else int(head.meta["size"])
 
     def open(self, key: str, *, e_tag: str = "") -> OpenedObject:
-        """See Bucket.open; with `e_tag`, raises an error if the object was replaced since it had that ETag."""
+        """See Bucket.open; with `e_tag`, raises an error if the object's ETag has changed."""
         with self._store() as store:
             found = obstore.get(store, key, options={"if_match": e_tag} if e_tag else {})
             return OpenedObject(found.meta["size"], found.stream(CHUNK_BYTES), self._store)
@@ -340,7 +340,7 @@ class RemoteBucket:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _reject_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
-        """Return the keys that earlier attempts of the same owner left in a folder; reject any other object.
+        """Return the keys that the same owner's earlier attempts wrote in a folder; reject any other object.
 
         Raises:
             BucketError: The folder has other objects.
@@ -393,7 +393,7 @@ class RemoteBucket:
         return head is not None and head.attributes.get(_WRITER) == labels[_WRITER]
 
     def _put_marker(self, key: str, path: Path, labels: dict[str, str], fence: Fence) -> None:
-        """Write the marker unless it has changed since it was last read.
+        """Write the completion marker, unless it has changed since it was last read.
 
         Raises:
             ClaimLostError: A later attempt has written it.
@@ -417,7 +417,7 @@ class RemoteBucket:
                 if error.problem not in ("changed", "not implemented"):
                     raise
                 is_conditional = error.problem == "changed"
-        raise BucketError("The store's responses contradict each other.", remedy="Start the export again.")
+        raise BucketError("The object store's responses contradict each other.", remedy="Start the export again.")
 
     def _head(self, key: str) -> Any:
         try:
@@ -520,7 +520,7 @@ class _RemoteDraft:
         path.unlink()
 
     def discard(self) -> None:
-        """Delete the files that this attempt wrote, unless a marker has made them visible.
+        """Delete the files that this attempt wrote, unless its completion marker was written.
 
         Only this attempt's marker counts. Without an attempt number, any marker counts, since other writers may
         have written the same keys.

@@ -119,7 +119,7 @@ def _merge_text(parts: Sequence[Path], target: IO[bytes], max_bytes: int, *, has
                 target.write(own)
             elif own.rstrip(b"\r\n") != header.rstrip(b"\r\n") or (first and own != header):
                 raise SeedError(
-                    "The CSV files in the seed's folder do not start with the same line.",
+                    "The CSV files in the seed's folder have different headers.",
                     remedy="Use the same header and line endings in each file.",
                 )
         last = first

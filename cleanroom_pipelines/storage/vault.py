@@ -1,4 +1,4 @@
-"""The vault: encrypted uploads and seeds, deleted when no longer needed.
+"""The vault: stores uploads and seeds encrypted, and deletes them when they are no longer needed.
 
 Lives here: encrypting files of any size as they arrive, decrypting them temporarily, deleting them; seed slots.
 Add here when encrypted files need another format.
@@ -110,7 +110,7 @@ class Vault:
 
     @contextmanager
     def opening(self, location: str | None, digest: str | None = None) -> Iterator[Path]:
-        """Provide a decrypted copy of a file, which is deleted afterwards.
+        """Open a decrypted copy of a file, which is deleted afterwards.
 
         Args:
             location: Where the file is stored.
@@ -137,7 +137,7 @@ class Vault:
             shutil.rmtree(folder, ignore_errors=True)
 
     def digest(self, file: Path) -> str:
-        """Compute a keyed digest of a file's content; comparable only within this installation."""
+        """Compute a keyed digest of a file's content, which can be compared only within this installation."""
         mac = hmac.new(self._key.derive(self._DIGESTS), digestmod=hashlib.sha256)
         with file.open("rb") as stream:
             for chunk in chunks_of(stream):
@@ -159,7 +159,7 @@ class Vault:
         return home.uploads
 
     def _path(self, location: str | None) -> Path | None:
-        """Return the path of a valid location; None for anything else."""
+        """Return the path of a location in the vault; None if it is not valid."""
         if location is None or not self._LOCATION.fullmatch(location):
             return None
         path = self._folder / location
@@ -219,7 +219,7 @@ class SeedVault(Vault):
         return location
 
     def find(self, slot: str) -> str | None:
-        """Return the location of the seed in a slot; None if the slot is empty.
+        """Return the location of the seed in a slot (the folder for one seed); None if the slot is empty.
 
         Raises:
             UsageError: The slot's name has other characters than hex digits and dashes.
@@ -239,7 +239,7 @@ class SeedVault(Vault):
         return self._folder / slot
 
     def digest(self, file: Path) -> str:
-        """Compute a keyed digest of a seed's bytes; comparable only within this installation."""
+        """Compute a keyed digest of a seed's bytes, which can be compared only within this installation."""
         return self._key.digest_files(self._DIGESTS, (file,))
 
     def delete(self, location: str | None) -> None:
@@ -255,7 +255,7 @@ class SeedVault(Vault):
         return home.seeds
 
     def _checked(self, file: Path, digest: str | None) -> Iterator[bytes]:
-        """Yield the content of a file; at its end, raise an error if its digest is not the expected one."""
+        """Yield the content of a file, then raise an error if its digest is not the expected one."""
         mac = hmac.new(self._key.derive(self._DIGESTS), digestmod=hashlib.sha256)
         mac.update(file.stat().st_size.to_bytes(8, "big"))
         with file.open("rb") as stream:
@@ -290,7 +290,7 @@ class SeedVault(Vault):
 
 
 class _Frames:
-    """Encryption and decryption of the pieces of one file, in order."""
+    """Encrypts or decrypts the pieces of one file, in order."""
 
     def __init__(self, secret: bytes, nonce: bytes) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM

@@ -1,5 +1,6 @@
-"""Contract: what a person reads is plain English. Words of the project's former dialect do not come back in
-docstrings, comments, messages and pages; their plain forms stand in the table."""
+"""Contract: texts for people are in plain English. Words of the project's former dialect do not come back in
+docstrings, comments, messages and pages; the table lists their plain forms.
+"""
 
 import ast
 import io
@@ -25,6 +26,11 @@ DIALECT = {
     r"\bmend(?:s|ed|ing)?\b|\brefus\w+": "fix, reject",
     r"\bmakers?\b": "builder",
     r"\bthe (?:other )?road\b": "lookalike (AWS) API, data-room (Media) API",
+    r"\bboth-sided\b": "that depends on both parties' data",
+    r"\bholds no\b": "has no, contains no",
+    r"\bstands? (?:in|on)\b": "is in, is listed in",
+    r"\bhardly any\b": "negligible, few",
+    r"\bactivation for\b": "hashes for an ad destination",
 }
 # What was released stays.
 EXCEPTIONS = ("catalog/migrations/",)
@@ -38,7 +44,7 @@ NAME_EXCEPTIONS = {("storage/objects.py", "tell"), ("uploads/checks.py", "refusa
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """What a person reads in a file, with its line."""
+    """Yield the texts for people in a file, with their lines."""
     source = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         yield from enumerate(source.splitlines(), start=1)
@@ -77,17 +83,18 @@ def test_names_do_not_use_the_dialect() -> None:
     assert [each for path in sorted(PACKAGE.rglob("*.py")) for each in names_in_dialect(path)] == []
 
 
-def test_the_words_of_the_dialect_do_not_come_back() -> None:
+def test_texts_do_not_use_the_dialect() -> None:
     pages = [ROOT / "README.md", *PACKAGE.rglob("*.md")]
     assert [each for path in (*sorted(PACKAGE.rglob("*.py")), *pages) for each in in_dialect(path)] == []
 
 
-def test_the_search_finds_them() -> None:
+def test_the_patterns_find_the_dialect() -> None:
     found = [word for word in DIALECT if re.search(word, SPOKEN)]
     assert found == list(DIALECT)
 
 
 SPOKEN = (
     "It is no file, that one is none, it lies in a home; what is told to whoever asks is gone; a drop is taken "
-    "in, a claim let go by hand, held against others; mend what a maker of the other road made."
+    "in, a claim let go by hand, held against others; mend what a maker of the other road made. A both-sided "
+    "number stands in a page that holds no noise, or hardly any; an activation for a destination."
 )

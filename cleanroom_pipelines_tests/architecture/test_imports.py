@@ -1,7 +1,7 @@
-"""Imports point one way, one module owns DuckDB, and what is heavy is loaded when it is needed.
+"""Contract: imports follow one direction, one module owns DuckDB, and heavy libraries are loaded when needed.
 
-Contract: DESIGN section 3. The core never imports Dagster; only the engine's module imports duckdb; neither
-loading the shell nor asking the command for help brings a learner, a validator, a plotter or a cluster.
+The core never imports Dagster; only the engine's module imports duckdb; neither loading the definitions nor
+showing a command's help loads libraries for learning, validating, plotting or clusters.
 """
 
 import ast
@@ -26,20 +26,20 @@ def imported_by(path: Path) -> set[str]:
     return names
 
 
-def test_layers_hold() -> None:
+def test_imports_follow_the_layers() -> None:
     from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
 
 
-def test_every_package_stands_in_the_layers() -> None:
+def test_every_package_has_a_layer() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     unnamed = {name for name in packages if not re.search(rf"cleanroom_pipelines\.{name}\b", text)}
     assert unnamed <= {"declarations"}, "the direction of declarations is held by the next test"
 
 
-def test_nothing_but_commands_imports_declarations() -> None:
+def test_only_commands_import_declarations() -> None:
     importers = {
         path.relative_to(PACKAGE).parts[0]
         for path in modules()
@@ -54,7 +54,7 @@ def test_one_module_imports_duckdb() -> None:
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has loaded after a statement."""
+    """Return the top-level modules that a fresh interpreter has loaded after a statement."""
     script = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     return {name.split(".")[0] for name in json.loads(run.stdout.splitlines()[-1])}

@@ -1,7 +1,7 @@
-"""Contract: each remedy names an action that exists in the way in where it is read.
+"""Contract: each remedy names an action that its reader can take.
 
-A command that a remedy names is one of the program's, and an option one that it takes; what a client over HTTP may
-read tells nobody to run an operator's command; what the Media client names in backticks is one of its own.
+A command in a remedy exists, with its options; messages to HTTP clients do not refer to an operator's command;
+names that the Media client quotes in backticks are its own.
 """
 
 import ast
@@ -43,13 +43,13 @@ OPERATORS = (
 
 @dataclass(frozen=True)
 class Remedy:
-    """A remedy as it stands in the source; what is put in at run time is a ….
+    """A remedy as it is in the source, with … for the parts inserted at run time.
 
     Attributes:
         module: File below the package.
-        line: Where.
+        line: Its line.
         text: The sentence.
-        raised: The class or function that is given it.
+        raised: The class or function that it is passed to.
     """
 
     module: str
@@ -81,7 +81,7 @@ def remedies() -> tuple[Remedy, ...]:
 
 
 def texts_of(node: ast.expr, constants: dict[str, str]) -> list[str]:
-    """The texts that an expression may give: either side of a choice is one."""
+    """Return the texts that an expression may have, with both branches of a conditional expression."""
     if isinstance(node, ast.IfExp):
         return [*texts_of(node.body, constants), *texts_of(node.orelse, constants)]
     if isinstance(node, ast.JoinedStr):
@@ -110,13 +110,13 @@ def options_of(command: click.Command) -> set[str]:
 
 
 def named_command(text: str) -> str:
-    """The longest command that begins a text; empty if none does."""
+    """Return the longest command that begins a text; empty if there is none."""
     words = text.split()
     return next((name for n in range(len(words), 0, -1) if (name := " ".join(words[:n])) in COMMANDS), "")
 
 
 def is_shown(remedy: Remedy) -> bool:
-    """Whether a client over HTTP may read it; a function that makes errors is taken for one that makes such."""
+    """Whether an HTTP client may see it; a function that creates errors counts as those errors."""
     if remedy.module.startswith(OPERATORS):
         return False
     kind = getattr(media, remedy.raised, None) or getattr(errors, remedy.raised, None)
@@ -131,7 +131,7 @@ def test_remedies_are_found() -> None:
     assert any(is_shown(remedy) for remedy in remedies())
 
 
-def test_a_command_that_is_named_exists_with_its_options() -> None:
+def test_commands_in_remedies_exist_with_their_options() -> None:
     def exists(remedy: Remedy) -> None:
         named = [match[0] or match[1] for match in COMMAND.findall(remedy.text)]
         for text in named:
@@ -142,7 +142,7 @@ def test_a_command_that_is_named_exists_with_its_options() -> None:
     assert offenders(remedies(), exists) == []
 
 
-def test_an_option_that_is_named_is_one_of_a_command_there() -> None:
+def test_options_in_remedies_belong_to_a_command_of_the_module() -> None:
     def exists(remedy: Remedy) -> None:
         module = f"cleanroom_pipelines.{remedy.module.removesuffix('.py').replace('/', '.')}"
         there = [
@@ -156,13 +156,13 @@ def test_an_option_that_is_named_is_one_of_a_command_there() -> None:
     assert offenders(remedies(), exists) == []
 
 
-def test_a_client_is_told_of_no_command() -> None:
-    def is_told_of_none(remedy: Remedy) -> None:
+def test_remedies_for_clients_name_no_command() -> None:
+    def names_no_command(remedy: Remedy) -> None:
         assert not COMMAND.search(remedy.text)
         assert not OPTION.search(remedy.text)
         assert "CLEANROOM_" not in remedy.text
 
-    assert offenders([remedy for remedy in remedies() if is_shown(remedy)], is_told_of_none) == []
+    assert offenders([remedy for remedy in remedies() if is_shown(remedy)], names_no_command) == []
 
 
 def callables() -> Iterator[Callable[..., object]]:
@@ -171,7 +171,7 @@ def callables() -> Iterator[Callable[..., object]]:
             yield from (each for _, each in inspect.getmembers(thing, inspect.isfunction))
 
 
-def test_what_the_media_client_names_is_its_own() -> None:
+def test_remedies_of_the_media_client_name_its_own_methods() -> None:
     public = {name for thing in vars(media).values() if inspect.isclass(thing) for name in dir(thing)}
     public |= set(dir(media)) | {name for call in callables() for name in inspect.signature(call).parameters}
 

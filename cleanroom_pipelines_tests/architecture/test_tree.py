@@ -1,8 +1,8 @@
-"""What the tree promises whoever reads it.
+"""Contract: what the project's files promise their readers.
 
-Contract: no SQL `hash()` (DuckDB's and Spark's differ); the README's first two shell blocks are the two commands
-that `.ci/run` runs, and its count of heavier tests is true; no file names a machine's own paths; a module opens by
-saying what lives in it.
+No query uses SQL's `hash()` (DuckDB's and Spark's differ); the README's first two shell blocks are the commands
+that `.ci/run` runs, and its number of heavier tests is right; no file contains a path of one machine; each
+module starts with its header.
 """
 
 import ast
@@ -23,7 +23,7 @@ SQL_HASH = re.compile(r"(?<![\w.])hash\s*\(", re.IGNORECASE)
 
 
 def strings_of(source: str) -> list[str]:
-    """The string literals that are no docstrings."""
+    """Return the string literals that are not docstrings."""
     tree = ast.parse(source)
     docstrings = {
         id(node.body[0].value)
@@ -50,7 +50,7 @@ def test_no_machine_path_in_the_tree() -> None:
     assert found == []
 
 
-def test_every_module_opens_by_saying_what_lives_in_it() -> None:
+def test_every_module_starts_with_its_header() -> None:
     trees = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in modules()}
     assert [name for name, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
 
@@ -81,7 +81,7 @@ def test_readme_counts_the_heavier_tests(request: pytest.FixtureRequest) -> None
 
 
 def marks_of_all_tests(config: pytest.Config) -> list[set[str]]:
-    """For each test of the project, its marks; collected anew only where this run did not collect every file."""
+    """Return the marks of each test of the project; collects all files if this run did not."""
     collected = config.stash[MARKS]
     if set(TESTS.rglob("test_*.py")) - collected.keys():
         command = [sys.executable, "-c", _COLLECT, str(TESTS)]

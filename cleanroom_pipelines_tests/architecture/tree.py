@@ -10,12 +10,12 @@ _BESIDE = ("README.md", "pyproject.toml", "workspace.yaml", ".ci/run", ".gitigno
 
 
 def modules(folder: Path = PACKAGE) -> list[Path]:
-    """All Python modules of a folder."""
+    """Return all Python modules of a folder."""
     return sorted(folder.rglob("*.py"))
 
 
 def own_text() -> Iterator[tuple[Path, str]]:
-    """Every text file of the project that a person wrote."""
+    """Return every text file of the project that was written by a person."""
     files = [ROOT / name for name in _BESIDE]
     for folder in (PACKAGE, TESTS, ROOT / "data" / "example"):
         files += [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_made(path)]
@@ -27,5 +27,5 @@ def own_text() -> Iterator[tuple[Path, str]]:
 
 
 def _is_made(path: Path) -> bool:
-    """Whether a tool left it, which git does not keep."""
+    """Whether a tool created the file, so that git does not track it."""
     return any(part == "__pycache__" or part.startswith(".") for part in path.relative_to(ROOT).parts)

@@ -1,8 +1,8 @@
-"""Contract: the compiled query finds the users that the contract describes.
+"""Contract: the compiled query finds the users that the definition describes.
 
-Contract: `contracts/media.md` section 4 (rule-based: each operand filtered first, strictly left to right;
-CONTAINS_NONE keeps users whose attribute is missing; only relevant users), issue "Done means": random bases and
-definitions, nested, with nulls, duplicates, quotes, emoji and case variants, against a plain evaluator.
+Each operand of a rule is filtered first, strictly from left to right; CONTAINS_NONE keeps users whose attribute is
+missing; only relevant users are found. Random bases and definitions (nested, with nulls, duplicates, quotes, emoji
+and case variants) are compared with a plain evaluator.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""Contract: contracts/media.md section 1, data attributes: values and operators; rare values are not listed."""
+"""Contract: data attributes have values and operators; rare values are not listed."""
 
 import json
 from pathlib import Path

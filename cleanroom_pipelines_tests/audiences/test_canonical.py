@@ -1,8 +1,7 @@
 """Contract: equivalent definitions have one canonical text, and membership-revealing ones are detected.
 
-Contract: `contracts/media.md` section 3 (what a definition reveals decides who may export it), issue "Done
-means": a hundred phrasings of one question; `contracts/privacy.md` sections 2, 4 and 5: a question is known by the
-keyed digest of its seeds' ids, so that renamed and repeated types ask nothing new.
+What a definition reveals decides who may export it. A hundred equivalent definitions are one question. A question
+is identified by the keyed digest of its seeds' ids, so that renamed and repeated seed types ask nothing new.
 """
 
 import json

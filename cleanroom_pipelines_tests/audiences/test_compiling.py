@@ -1,7 +1,7 @@
 """Contract: a definition of any size and depth compiles to one query without user text.
 
-Contract: DESIGN and issue: compiled with sqlglot's expressions into one query with semi and anti joins; no SQL
-text from user values. What the query finds is held against a plain evaluator in test_algebra_oracle.
+The query is built from sqlglot's expressions, with semi and anti joins. test_algebra_oracle compares its results
+with a plain evaluator.
 """
 
 import re

@@ -1,8 +1,7 @@
 """Contract: every definition object is valid and survives a JSON round trip.
 
-Contract: `contracts/media.md` sections 1 and 4 (wire values, reach 1 to 30, values not needed for EMPTY and
-NOT_EMPTY, CONTAINS_ALL on an attribute of one value, a cycle is an error), section 6; errors name the place and
-never a value.
+This includes wire values, reaches of 1 to 30, values not needed for EMPTY and NOT_EMPTY, CONTAINS_ALL on an
+attribute of one value, and cycles, which are errors. Errors name the place and never a value.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md sections 1, 2 and 4, insights: cells, one person's contribution, and noise.
+"""Contract: the cells of insights, one person's contribution to them, and their noise.
 
 The oracle counts with sets, user by user, and releases with the same releaser.
 """

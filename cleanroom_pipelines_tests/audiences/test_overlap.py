@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md sections 1, 2 and 4, overlap: every number about both sides is released.
+"""Contract: in overlap statistics every number about both parties is released with noise.
 
 The oracle counts with sets and releases with the same releaser.
 """

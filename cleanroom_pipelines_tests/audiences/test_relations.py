@@ -1,6 +1,6 @@
-"""Contract: contracts/privacy.md section 1, the unit: counts use one base user per seed id.
+"""Contract: counts use one base user per seed id.
 
-With one id of a seed more or less, every count moves by one user at most and every table by its stated
+With one id of a seed more or less, every count changes by at most one user and every table by at most its stated
 sensitivity, however many users share ids and however many ids a user has.
 """
 

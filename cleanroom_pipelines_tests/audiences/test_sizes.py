@@ -1,4 +1,4 @@
-"""Contract: sizes are written `5%` or `5000`, cut as contracts/similarity.md says, and equal if they mean one."""
+"""Contract: sizes are written `5%` or `5000`, cut by the floor rule, and equal if they mean the same."""
 
 import json
 import pickle

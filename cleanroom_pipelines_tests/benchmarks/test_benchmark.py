@@ -122,7 +122,7 @@ def test_synthetic_data_is_deterministic_and_of_the_requested_size(tmp_path: Pat
     assert len(np.unique(interest_of(settings, np.arange(2_000)))) == 50
 
 
-STEPS = ("train", "generate from 40 seed users", "export everybody", "match", "combine five lists")
+STEPS = ("train", "generate from 40 seed users", "export all users", "match", "combine five lists")
 
 
 def scale_settings(scratch: Path, **more: object) -> scale.ScaleSettings:

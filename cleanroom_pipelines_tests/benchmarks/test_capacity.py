@@ -11,7 +11,7 @@ from cleanroom_pipelines.benchmarks.capacity import Line, costs_of, table
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.errors import UsageError
 
-STEPS = ("train", "generate from 100 seed users", "export everybody", "match", "combine five lists")
+STEPS = ("train", "generate from 100 seed users", "export all users", "match", "combine five lists")
 
 
 def measured(**changes: Any) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Contract: the load test reports the truth about the endpoint.
 
-Contract: issue 4, Load. A real server under several clients answers every call as it should, and loses and doubles
-nothing: counted here in a short run, without a look at the time. And the check itself sees what is lost, surplus
-or different, and an answer that is wrong.
+A real server answers every call of several clients correctly, and loses and duplicates nothing, in a short run
+that is not timed. The final check detects what is lost, surplus or different, and a wrong response.
 """
 
 import json

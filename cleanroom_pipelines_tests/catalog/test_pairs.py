@@ -1,5 +1,7 @@
-"""Contract: contracts/privacy.md, section 4. Two organisations have one ledger, whoever of them asks; nothing is
-given back; too little left changes nothing; what both must approve takes effect once, when both did."""
+"""Contract: two organisations have one ledger, whichever of them asks, and units are never restored.
+
+A question that costs too much changes nothing; a change that both must approve takes effect once both approved it.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

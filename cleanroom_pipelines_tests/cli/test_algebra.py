@@ -1,6 +1,6 @@
 """`cleanroom algebra` combines lists in files; `cleanroom benchmark algebra` measures it.
 
-Contract: DESIGN section 7. Exit code 0, or 2 with one clear sentence on stderr, no partial output and no value of
+Contract: exit code 0, or 2 with one clear sentence on stderr, no partial output and no value of
 the definition in it; the benchmark rejects a missing peer, and checks that all methods give the same result.
 """
 

@@ -1,6 +1,6 @@
 """`train`, `generate` and `match` rank exactly as Dagster does, byte for byte.
 
-Contract: issue "Done means", `contracts/similarity.md` "Cost bar". The same input gives the same ranks through
+Contract: the same input gives the same ranks through
 `train` and `generate` as through the assets, in repeated runs, with one and two threads, and from one file or
 several in another order; the output is only `ranked.parquet`, `metrics.json` and `explanation.json`.
 """

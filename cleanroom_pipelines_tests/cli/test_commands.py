@@ -1,6 +1,6 @@
 """The commands of the installation: apply, run, status, cancel, backup, restore.
 
-Contract: DESIGN section 7. Exit code 0, or 2 and one sentence on stderr; `--json` for scripts; `--dry-run` reports
+Contract: exit code 0, or 2 and one sentence on stderr; `--json` for scripts; `--dry-run` reports
 changes without making them; applying twice changes nothing.
 """
 

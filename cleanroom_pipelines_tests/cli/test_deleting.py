@@ -1,7 +1,6 @@
 """`cleanroom delete` deletes a resource with its dependents, or explains why it does not.
 
-Contract: DESIGN section 4 (deleting removes the Dagster partition and its materialisations), section 7 (exit
-codes).
+Contract: deleting also removes the Dagster partition with its materialisations; exit codes are 0 and 2.
 """
 
 import json

@@ -1,6 +1,6 @@
 """`cleanroom ledger` reports the privacy budgets of pairs.
 
-Contract: contracts/privacy.md, sections 4 and 7. The command reports spending and bounds; --json prints every
+Contract: the command reports spending and bounds; --json prints every
 entry with its noise, from which an auditor can recompute the bound. The operator assigns organisations. For pairs
 that only have accounts, changes approved by both are recorded, after showing the new bound.
 """

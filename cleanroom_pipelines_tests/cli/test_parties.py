@@ -1,6 +1,6 @@
 """The commands for accounts, keys, collaborations, templates and buckets.
 
-Contract: DESIGN section 7. A secret is shown once and stored encrypted; accounts are given by id or name; `--json`
+Contract: a secret is shown once and stored encrypted; accounts are given by id or name; `--json`
 prints one document on stdout; errors are one sentence on stderr with exit code 2, and change nothing.
 """
 

@@ -229,7 +229,7 @@ def test_unfinished_version_is_not_restored_as_active(
     rebuilt = Installation.from_environment().catalog
     assert rebuilt.get(GenerationJob, job).status is Status.CREATE_FAILED
     assert rebuilt.get(GenerationJob, job).current_version is None
-    assert rebuilt.resources.newest_version(Kind.GENERATION_JOB, job).status_message.endswith("Try it again.")
+    assert rebuilt.resources.newest_version(Kind.GENERATION_JOB, job).status_message.endswith("Try again.")
 
 
 def test_waiting_seed_is_registered_again(home: Installation, tmp_path: Path, command: Commands) -> None:
@@ -325,7 +325,7 @@ def test_data_room_is_restored_with_the_spending_of_its_pair(
     homes.no_catalogue(home, tmp_path)
     shown = command("recover", "--yes")
     assert shown.code == 0, shown.err
-    assert "hold all 2 payments of the audit log" in shown.out
+    assert "contain all 2 payments in the audit log" in shown.out
     assert "@" not in shown.out
     rebuilt = Installation.from_environment()
     assert described(rebuilt) == wanted
@@ -333,7 +333,7 @@ def test_data_room_is_restored_with_the_spending_of_its_pair(
     assert pay(rebuilt, "a").spent == 40, "what was paid stays free"
     assert pay(rebuilt, "c").spent == 60
     assert rebuilt.catalog.rooms.upload(upload.id).location == upload.location
-    with pytest.raises(Exception, match="built on these"):
+    with pytest.raises(Exception, match="Other audiences use these"):
         rebuilt.catalog.rooms.request_delete_audiences([first.id])
 
 
@@ -376,7 +376,7 @@ def test_room_of_an_earlier_release_counts_as_spent(
     )
     homes.no_catalogue(home, tmp_path)
     told = command("recover", "--yes").out
-    assert ("1 pairs were queried in an earlier release" in told) is not is_paid
+    assert ("1 pairs had answers in an earlier release" in told) is not is_paid
     rebuilt = Installation.from_environment()
     if is_paid:
         assert pay(rebuilt, "b").spent == 40

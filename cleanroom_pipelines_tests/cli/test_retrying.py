@@ -1,6 +1,6 @@
 """`cleanroom retry` and `run --wait`: retry failed work, report or wait for work of other processes.
 
-Contract: DESIGN section 7 (exit codes); a failed version becomes pending again from its first attempt.
+Contract: a failed version becomes pending again from its first attempt.
 """
 
 import json

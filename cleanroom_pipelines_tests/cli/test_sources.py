@@ -1,4 +1,4 @@
-"""Contract: issue 16, section 3. `train`, `generate` and `match` read remote sources with the same result as local
+"""Contract: `train`, `generate` and `match` read remote sources with the same result as local
 files, and leave no copy behind; `apply --dry-run` reports a misspelt column."""
 
 from collections.abc import Iterator

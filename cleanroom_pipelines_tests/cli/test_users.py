@@ -1,6 +1,6 @@
 """Commands for data-room users and tokens.
 
-Contract: DESIGN section 7. A token is shown once and stored as a keyed digest; it is rejected when revoked,
+Contract: a token is shown once and stored as a keyed digest; it is rejected when revoked,
 expired or of a disabled user; errors are one sentence on stderr with exit code 2.
 """
 

@@ -1,12 +1,12 @@
 """Real Spark clusters on loopback, for tests.
 
-Lives here: `standalone_cluster` (a master and its workers) and `connect_server`, as context managers that give a
-URL for CLEANROOM_ENGINE_URL and end every process that they started; and the settings of Java in tests.
-Keep out: what is tested on them.
+Lives here: `standalone_cluster` (a master and its workers) and `connect_server`, context managers that yield a URL
+for CLEANROOM_ENGINE_URL and end every process that they started; and the settings of Java in tests.
+Keep out: tests that use them.
 
-Spark's processes start others (a worker its executors, an executor its Python workers), so each is started in a
-process group of its own, and the group is ended. A process has one Spark application: tests that use a cluster
-in the test's own process and another cluster beside it start a process for the second.
+Spark's processes start others (a worker its executors, an executor its Python workers), so each is started in its
+own process group, and the group is ended. A process has only one Spark application: a test that uses a cluster in
+its own process starts another process for a second cluster.
 """
 
 import os
@@ -31,7 +31,7 @@ _JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def write_settings(folder: Path) -> Path:
-    """Write spark-defaults.conf for tests into a folder, for SPARK_CONF_DIR: nothing but how Java compiles.
+    """Write spark-defaults.conf for tests into a folder, for SPARK_CONF_DIR: only how Java compiles.
 
     Returns:
         The folder.
@@ -50,13 +50,13 @@ def standalone_cluster(
 
     Args:
         folder: For logs and work directories.
-        workers: How many.
-        cores: Tasks at a time on each.
-        memory: For the executors of each, as Spark writes it.
+        workers: Number of workers.
+        cores: Number of simultaneous tasks on each.
+        memory: Memory of the executors of each, in Spark's notation.
         python: The Python of the executors.
 
     Returns:
-        A context manager that gives `spark://127.0.0.1:port`, once all workers have registered.
+        A context manager that yields `spark://127.0.0.1:port` once all workers have registered.
     """
     port = free_port()
     url = f"spark://127.0.0.1:{port}"
@@ -81,12 +81,12 @@ def connect_server(folder: Path, *, master: str = "local[2]", python: str = sys.
     """Start a Spark Connect server.
 
     Args:
-        folder: For its log and its scratch.
-        master: Where its tasks run.
+        folder: For its log and its scratch files.
+        master: The cluster that runs its tasks.
         python: The Python of the executors.
 
     Returns:
-        A context manager that gives `sc://127.0.0.1:port`, once it answers.
+        A context manager that yields `sc://127.0.0.1:port` once the server responds.
     """
     port = free_port()
     settings = {
@@ -110,7 +110,7 @@ def connect_server(folder: Path, *, master: str = "local[2]", python: str = sys.
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens at."""
+    """Return a port of loopback that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -180,7 +180,7 @@ def _is_open(port: int) -> bool:
 
 
 def java_processes_of(folder: Path) -> list[int]:
-    """The processes that still work in a folder, which a test expects to be none after a cluster has ended."""
+    """Return the Java processes that work in a folder; there are none after a cluster has ended."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -1,12 +1,12 @@
-"""Engines that the contract is held on.
+"""The engines on which the contract is tested.
 
-Keep out: what the contract says.
+Keep out: the contract itself.
 
-What a query means is one translation and one Spark wherever it runs: DuckDB and Spark in this process (`local[2]`)
-say all of it. Spark Connect and a cluster of other processes differ in how they are reached: sessions and their
-settings, values and Arrow tables on the wire, functions that are sent, files by their addresses, limits of size,
-and what errors carry. The tests of these are marked `wherever_it_runs`: they run on Connect too, and once more on
-a standalone cluster, in a process of its own (`test_on_a_standalone_cluster`).
+The meaning of a query depends on one translation and one Spark, wherever Spark runs, so DuckDB and Spark in this
+process (`local[2]`) test all queries. Spark Connect and a cluster of other processes differ in how they are
+reached: sessions and their settings, values and Arrow tables on the wire, functions that are sent, addresses of
+files, size limits, and the content of errors. The tests of these are marked `wherever_it_runs`: they also run on
+Connect, and on a standalone cluster, in a process of its own (`test_on_a_standalone_cluster`).
 """
 
 import os
@@ -37,7 +37,7 @@ Opening = Callable[[], AbstractContextManager[Engine]]
 
 @pytest.fixture(scope="package", autouse=True)
 def spark_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What Spark of this process, and of those that it starts, is told."""
+    """The settings of Spark in this process and in processes that it starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_CONF_DIR", str(write_settings(tmp_path_factory.mktemp("spark-conf"))))
         yield
@@ -45,9 +45,9 @@ def spark_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def spark_here(spark_settings: None) -> Iterator[str]:
-    """The address of Spark in this process, which stays for all tests of the package that use it.
+    """The address of Spark in this process, which stays open for all tests of the package that use it.
 
-    It would end half a minute after its last use, and start anew for the next test.
+    Otherwise it would end half a minute after its last use, and start again for the next test.
     """
     with open_configured_engine(EngineSettings(memory_bytes=1 << 30, url=_SPARK_HERE)):
         yield _SPARK_HERE
@@ -61,7 +61,7 @@ def connect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=_HERE)
 def engine_url(request: pytest.FixtureRequest) -> str | None:
-    """What CLEANROOM_ENGINE_URL would say."""
+    """The value of CLEANROOM_ENGINE_URL."""
     url: str | None = request.param
     shared = {_CONNECT: "connect_url", _SPARK_HERE: "spark_here"}
     return request.getfixturevalue(shared[url]) if url in shared else url
@@ -75,7 +75,7 @@ def scratch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_here(engine_url: str | None, tmp_path: Path, scratch: Path) -> Opening:
-    """Opens the engine on the test's own folder."""
+    """Function that opens the engine on the test's own folder."""
     settings = EngineSettings(memory_bytes=1 << 30, threads=2, scratch=scratch, url=engine_url)
     return lambda: open_configured_engine(settings, paths=[tmp_path])
 

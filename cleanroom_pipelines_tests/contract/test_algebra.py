@@ -1,6 +1,6 @@
-"""Contract: matching, set algebra and the cut at a reach find the same users on Spark as on DuckDB.
+"""Contract: matching, set algebra and selecting a reach find the same users on Spark as on DuckDB.
 
-The plain evaluator of the algebra's own tests is the judge of both.
+Both are compared with the plain evaluator of the algebra's own tests.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ FEW = settings(deadline=None, max_examples=6, derandomize=True, suppress_health_
 
 @FEW
 @given(rooms)
-def test_a_room_finds_whom_the_words_describe(spark_here: str, room: Room) -> None:
+def test_definitions_in_a_room_find_the_described_users(spark_here: str, room: Room) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base, seeds = room.write(folder)
@@ -47,7 +47,7 @@ def test_a_room_finds_whom_the_words_describe(spark_here: str, room: Room) -> No
 
 
 @pytest.mark.parametrize("operator", list(CombineOperator))
-def test_lists_in_files(spark_here: str, tmp_path: Path, operator: CombineOperator) -> None:
+def test_set_algebra_over_files(spark_here: str, tmp_path: Path, operator: CombineOperator) -> None:
     lists = {"a": ["1", "1", None, "2", "é", "it's"], "b": [None, "2", "3", "it's"]}
     for name, ids in lists.items():
         pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), tmp_path / f"{name}.parquet")
@@ -64,7 +64,7 @@ def test_lists_in_files(spark_here: str, tmp_path: Path, operator: CombineOperat
 
 
 @pytest.mark.parametrize("exclude", [True, False])
-def test_the_cut_at_a_reach(spark_here: str, tmp_path: Path, exclude: bool) -> None:
+def test_selecting_a_reach(spark_here: str, tmp_path: Path, exclude: bool) -> None:
     n_users = 1_000
     table = pa.table(
         {

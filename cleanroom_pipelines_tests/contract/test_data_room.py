@@ -1,8 +1,8 @@
-"""A data room whose questions a cluster answers finds the users that one machine finds.
+"""A data room on a cluster finds the same users as on one machine.
 
-Contract: issue "Spark": matching, set algebra, scoring and files of lists run on the engine that the installation
-names. A room on DuckDB and one on Spark hold the same files under one key; made through Dagster, their audiences,
-statistics and lists agree as contracts/similarity.md says: sets exactly, lookalikes in 99 % of users or more.
+Contract: matching, set algebra, scoring and writing lists run on the engine that the installation names. A room on
+DuckDB and one on Spark have the same files and the same key; built through Dagster, their audiences, statistics
+and lists agree within the documented tolerance: sets exactly, lookalikes in 99 % of users or more.
 """
 
 import shutil
@@ -44,7 +44,7 @@ SETS = {
 
 
 def bring(folder: Path) -> None:
-    """Make a home whose room waits for its first run: copies of it have one key, and so one noise."""
+    """Create a home whose room waits for its first run; copies of it have the same key, and so the same noise."""
     with open_room(folder) as world:
         world.provision_base()
         world.provision_seeds()
@@ -52,7 +52,7 @@ def bring(folder: Path) -> None:
 
 @contextmanager
 def room(brought: Path, folder: Path, **settings: str) -> Iterator[RoomWorld]:
-    """A copy of it, worked on as the settings say."""
+    """Copy that home, and do its work with these settings."""
     shutil.copytree(brought, folder)
     with (
         worlds.installed(folder / "home", **settings) as installation,
@@ -66,7 +66,7 @@ def room(brought: Path, folder: Path, **settings: str) -> Iterator[RoomWorld]:
 
 
 def found_in(world: RoomWorld) -> tuple[dict[str, list[str]], dict[str, Any], set[str]]:
-    """The users of each audience in their order, the lookalike's statistics, and the users of its list."""
+    """Return the users of each audience in order, the lookalike's statistics, and the users of its list."""
     records = {name: world.audience(definition, name=name) for name, definition in SETS.items()}
     lookalike = world.audience(LOOKALIKE, name="lookalike")
     delivered = world.deliver(lookalike)
@@ -77,7 +77,7 @@ def found_in(world: RoomWorld) -> tuple[dict[str, list[str]], dict[str, Any], se
     return users, told["statistics"]["result"], set(world.users_of(delivered))
 
 
-def test_a_room_on_a_cluster_finds_what_one_on_one_machine_finds(
+def test_a_room_on_a_cluster_finds_the_same_as_on_one_machine(
     spark_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cleanroom_pipelines.engine import spark_engine

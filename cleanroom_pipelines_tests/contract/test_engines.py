@@ -1,7 +1,8 @@
-"""Contract: every engine gives the same rows, of the same types, for everything the protocol says.
+"""Contract: every engine returns the same rows, with the same types, for everything in the protocol.
 
-The same holds on DuckDB and on Spark in this process; what depends on where an engine runs also on Spark Connect
-and on a standalone cluster (conftest.py says why). What an engine raises holds no cell; nothing stays in scratch.
+All of this is tested on DuckDB and on Spark in this process; what depends on where an engine runs is also tested
+on Spark Connect and on a standalone cluster (conftest.py explains why). Errors quote no cell; scratch is left
+empty.
 """
 
 import gzip
@@ -84,7 +85,7 @@ def value(engine: Engine, expression: str, parameters: list[Any] | None = None) 
 
 
 @wherever_it_runs
-def test_a_value_is_bound_as_it_is(engine: Engine) -> None:
+def test_values_are_bound_unchanged(engine: Engine) -> None:
     engine.register("t", pa.table({"text": NASTY}))
     names = [f"c{number}" for number in range(len(NASTY))]
     same = ", ".join(f"? AS {name}" for name in names)
@@ -98,7 +99,7 @@ def test_a_value_is_bound_as_it_is(engine: Engine) -> None:
 
 
 @wherever_it_runs
-def test_values_go_by_place_or_by_number(engine: Engine) -> None:
+def test_parameters_may_be_positional_or_numbered(engine: Engine) -> None:
     # A value stands where the text says, also before the step that is computed first.
     sql = "WITH s AS (SELECT ? AS a) SELECT a, ? AS b, (SELECT ?) AS c FROM s WHERE a <> ? ORDER BY ? || a LIMIT ?"
     assert rows(engine, sql, ["1", "2", "3", "4", "5", 6]) == [{"a": "1", "b": "2", "c": "3"}]
@@ -260,7 +261,7 @@ def test_aggregates(engine: Engine) -> None:
     assert differing == {}
 
 
-def test_order_puts_nulls_last(engine: Engine) -> None:
+def test_order_by_puts_nulls_last(engine: Engine) -> None:
     engine.register("t", pa.table({"a": [2, None, 1], "s": ["b", None, "B"]}))
     assert [row["a"] for row in rows(engine, "SELECT a FROM t ORDER BY a")] == [1, 2, None]
     assert [row["a"] for row in rows(engine, "SELECT a FROM t ORDER BY a DESC")] == [2, 1, None]
@@ -276,14 +277,14 @@ def test_texts_sort_by_their_bytes(engine: Engine) -> None:
     assert rows(engine, "SELECT min(text) AS a, max(text) AS b FROM t") == [{"a": found[0], "b": found[-1]}]
 
 
-def test_texts_that_look_alike_differ(engine: Engine) -> None:
+def test_texts_that_look_alike_are_different_values(engine: Engine) -> None:
     engine.register("t", pa.table({"text": [*NASTY, *NASTY]}))
     found = rows(engine, "SELECT text, count(*) AS n FROM t GROUP BY text")
     assert {row["text"]: row["n"] for row in found} == dict.fromkeys(NASTY, 2)
     assert len(rows(engine, "SELECT DISTINCT text FROM t")) == len(NASTY)
 
 
-def test_numbers_that_are_none_are_one_group(engine: Engine) -> None:
+def test_nan_values_form_one_group(engine: Engine) -> None:
     engine.register("t", pa.table({"x": [math.nan, math.nan, 0.0, None, None]}))
     assert rows(engine, "SELECT count(*) AS n FROM (SELECT DISTINCT x FROM t) AS d") == [{"n": 3}]
     assert rows(engine, "SELECT count(x) AS n FROM t") == [{"n": 3}]
@@ -313,7 +314,7 @@ def test_lists(engine: Engine) -> None:
     assert found == [{"n": 1}]
 
 
-def test_a_star_with_another_column_in_its_place(engine: Engine) -> None:
+def test_star_with_a_replaced_column(engine: Engine) -> None:
     engine.register("t", pa.table({"a": [1], "b": [None]}, pa.schema({"a": pa.int64(), "b": pa.int64()})))
     assert rows(engine, "SELECT t.* REPLACE (coalesce(b, 0) AS b), 'x' AS c FROM t") == [
         {"a": 1, "b": 0, "c": "x"}
@@ -410,7 +411,7 @@ PARQUET_COLUMNS = {
 
 
 def write_cells(folder: Path, kind: str) -> Path:
-    """All cells, those of each type in a column of their own; shorter columns are filled with NULL."""
+    """Write all cells, those of each type in one column; shorter columns are filled with NULL."""
     if kind == "jsonl":
         file = folder / "t.jsonl"
         file.write_text("".join(json.dumps({"cell": text}) + "\n" for text in TEXT_CELLS))
@@ -420,7 +421,7 @@ def write_cells(folder: Path, kind: str) -> Path:
 
 
 def side_by_side(columns: Mapping[str, pa.Array]) -> pa.Table:
-    """Columns of different lengths as one table."""
+    """Return columns of different lengths as one table."""
     n_rows = max(map(len, columns.values()))
     return pa.table(
         {
@@ -431,7 +432,7 @@ def side_by_side(columns: Mapping[str, pa.Array]) -> pa.Table:
 
 
 def cells_in(engine: Engine, file: Path) -> dict[str, Counter[tuple[bool, str]]]:
-    """For each role and column that fits it: whether a cell is usable, and its value if it is."""
+    """Return, for each role and column that fits it, whether each cell is usable, and its value if it is."""
     tables = find_tables(file)
     engine.scan("cells", tables)
     found = {}
@@ -451,7 +452,7 @@ def cells_in(engine: Engine, file: Path) -> dict[str, Counter[tuple[bool, str]]]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_cells_are_usable_and_mean_the_same(engine: Engine, tmp_path: Path, kind: str) -> None:
+def test_cells_are_equally_usable_and_have_equal_values(engine: Engine, tmp_path: Path, kind: str) -> None:
     file = write_cells(tmp_path, kind)
     with open_engine(EngineSettings(memory_bytes=1 << 28), paths=[tmp_path]) as judge:
         expected = cells_in(judge, file)
@@ -477,7 +478,7 @@ def test_views_and_tables(engine: Engine) -> None:
 
 
 @wherever_it_runs
-def test_what_is_dropped_is_gone(engine: Engine) -> None:
+def test_dropped_tables_no_longer_exist(engine: Engine) -> None:
     engine.execute("CREATE TEMP VIEW v AS SELECT 1 AS a")
     engine.execute("CREATE TEMP TABLE t AS SELECT 1 AS a")
     engine.execute("DROP VIEW v")
@@ -488,7 +489,7 @@ def test_what_is_dropped_is_gone(engine: Engine) -> None:
 
 
 @wherever_it_runs
-def test_names_of_two_engines_are_apart(open_here: Opening) -> None:
+def test_two_engines_do_not_share_names(open_here: Opening) -> None:
     with open_here() as first, open_here() as second:
         first.register("t", pa.table({"a": [1]}))
         second.register("t", pa.table({"a": [2]}))
@@ -523,7 +524,7 @@ def _plain(cell: Any) -> str:
 
 
 @wherever_it_runs
-def test_odd_file_names_mean_themselves(engine: Engine, tmp_path: Path) -> None:
+def test_odd_file_names_are_taken_literally(engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "day=1"
     folder.mkdir()
     odd = ["*", "[a]", "{a,b}", "a b", "é?", "a%20b", "back\\slash", "a=1,b", "a:b"]
@@ -589,7 +590,7 @@ def test_text_files(engine: Engine, tmp_path: Path, kind: str) -> None:
 
 
 def text_in(engine: Engine, file: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """The rows of a file of text, and the lines that are none."""
+    """Return the rows of a text file, and its invalid lines."""
     engine.scan("t", find_tables(file))
     table = engine.fetch("SELECT * FROM t")
     assert all(field.type == pa.string() for field in table.schema), file.name
@@ -597,7 +598,7 @@ def text_in(engine: Engine, file: Path) -> tuple[list[str], list[dict[str, Any]]
 
 
 @wherever_it_runs
-def test_skipped_lines_are_told_once_by_the_queries_that_skip_them(engine: Engine, tmp_path: Path) -> None:
+def test_skipped_lines_are_reported_once_by_the_queries_that_skip_them(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n4,5\n")
     engine.scan("t", find_tables(tmp_path / "t.csv"))
     engine.execute("CREATE OR REPLACE TEMP VIEW v AS SELECT a, b FROM t WHERE a <> '4'")
@@ -642,7 +643,7 @@ def test_batches_closed_early(engine: Engine) -> None:
 
 
 @wherever_it_runs
-def test_one_file_in_the_order_of_the_query(engine: Engine, tmp_path: Path) -> None:
+def test_a_written_file_keeps_the_query_s_order(engine: Engine, tmp_path: Path) -> None:
     engine.register("t", pa.table({"a": range(50_000), "s": [f"u{n}" for n in range(50_000)]}))
     out = tmp_path / "out.parquet"
     engine.write_parquet("SELECT a, s FROM t ORDER BY a % 7, a DESC", out)
@@ -694,7 +695,7 @@ def test_sorted_parts_of_nothing(engine: Engine, tmp_path: Path) -> None:
 
 
 @wherever_it_runs
-def test_tasks_in_their_order(engine: Engine) -> None:
+def test_task_results_keep_the_order_of_tasks(engine: Engine) -> None:
     factor = 3
     found = engine.run_tasks(lambda number: pa.table({"n": [number * factor]}), [5, 1, 4, 1])
     assert [table["n"].to_pylist() for table in found] == [[15], [3], [12], [3]]
@@ -735,7 +736,7 @@ def test_groups(engine: Engine) -> None:
 
 @wherever_it_runs
 @pytest.mark.parametrize("keys", [[*NASTY, "x", "y"], [-1, 0, 1, 2, 1 << 60]], ids=["text", "numbers"])
-def test_many_keys_in_each_of_some_groups(engine: Engine, keys: list[Any]) -> None:
+def test_groups_may_contain_many_keys(engine: Engine, keys: list[Any]) -> None:
     table = pa.table({"x": range(len(keys) * 40), "a.`b": keys * 40})
     engine.register("t", table)
 
@@ -769,7 +770,7 @@ def fail_as_theirs(_: Any, __: Any = None) -> pa.Table:
 
 
 @wherever_it_runs
-def test_our_errors_come_back_as_themselves(engine: Engine) -> None:
+def test_our_own_errors_are_returned_from_tasks(engine: Engine) -> None:
     for way in WAYS:
         with pytest.raises(SeedError) as caught:
             list(_run(engine, fail_as_ours, way))
@@ -778,7 +779,7 @@ def test_our_errors_come_back_as_themselves(engine: Engine) -> None:
 
 
 @wherever_it_runs
-def test_other_errors_keep_their_text_to_themselves(engine: Engine) -> None:
+def test_the_text_of_other_errors_is_dropped(engine: Engine) -> None:
     if not engine.is_cluster:
         pytest.skip("on one machine the function's own error is raised as it is")
     for way in WAYS:
@@ -812,7 +813,7 @@ BAD_STATEMENTS = [
 
 
 @wherever_it_runs
-def test_errors_hold_no_cell(
+def test_errors_quote_no_cell(
     engine: Engine, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.register("t", pa.table({"a": [CANARY]}))
@@ -843,7 +844,7 @@ def test_damaged_files(engine: Engine, tmp_path: Path, capfd: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_damaged_gzipped_text_is_no_shorter_table(
+def test_damaged_gzipped_text_is_not_read_as_a_shorter_table(
     engine: Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
 ) -> None:
     line, header = ('{"a": "%s%d"}\n', "") if kind == "jsonl" else ("%s%d\n", "a\n")
@@ -859,7 +860,7 @@ def test_damaged_gzipped_text_is_no_shorter_table(
         assert CANARY not in printed.out + printed.err, how
 
 
-def test_an_open_quote_is_told(engine: Engine, tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_reported(engine: Engine, tmp_path: Path) -> None:
     text = "a,b\n" + "".join(f"{i},x\n" for i in range(1_000))
     (tmp_path / "t.csv").write_bytes(damaged.with_open_quote(text.encode()))
     engine.scan("t", find_tables(tmp_path / "t.csv"))
@@ -868,7 +869,7 @@ def test_an_open_quote_is_told(engine: Engine, tmp_path: Path) -> None:
 
 
 @wherever_it_runs
-def test_nothing_is_printed_and_nothing_stays(
+def test_engines_print_nothing_and_leave_nothing_behind(
     open_here: Opening,
     scratch: Path,
     tmp_path: Path,
@@ -897,7 +898,7 @@ def test_nothing_is_printed_and_nothing_stays(
 
 
 @pytest.mark.spark
-def test_addresses_that_are_none() -> None:
+def test_invalid_engine_addresses() -> None:
     urls = [
         "",
         "duckdb://x",
@@ -917,7 +918,7 @@ def test_addresses_that_are_none() -> None:
 
 
 @pytest.mark.spark
-def test_nobody_answers() -> None:
+def test_an_unreachable_cluster() -> None:
     from cleanroom_pipelines_tests.contract.clusters import free_port
 
     for scheme in ("spark", "sc"):
@@ -947,7 +948,7 @@ print(os.listdir())
 
 
 def opening(folder: Path, url: str, seconds: int = 120, **environment: str) -> list[str]:
-    """What opening an engine says, with other variables of the environment."""
+    """Return the error of opening an engine with other environment variables."""
     folder.mkdir()
     kept = {name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "PYSPARK_PYTHON")}
     done = subprocess.run(
@@ -964,12 +965,12 @@ def opening(folder: Path, url: str, seconds: int = 120, **environment: str) -> l
 
 
 @pytest.mark.spark
-def test_a_start_leaves_and_says_nothing(tmp_path: Path) -> None:
+def test_starting_prints_nothing_and_leaves_no_files(tmp_path: Path) -> None:
     assert opening(tmp_path / "here", "local[1]") == ["[]"]
 
 
 @pytest.mark.spark
-def test_no_java(tmp_path: Path) -> None:
+def test_without_java(tmp_path: Path) -> None:
     said = opening(tmp_path / "here", "local[1]", PATH=str(tmp_path), JAVA_HOME=str(tmp_path))
     assert len(said) == 2
     assert "Java 17" in said[0]

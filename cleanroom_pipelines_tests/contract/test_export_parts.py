@@ -1,7 +1,7 @@
-"""Contract: an export whose files a cluster writes is the export that one machine writes, byte for byte.
+"""Contract: an export written by a cluster equals one written by one machine, byte for byte.
 
-For every seed mode, format, size of file and layout of the ranking; on a DuckDB that behaves like a cluster, and
-on Spark. What is staged goes away, and an altered staged file is no export.
+This holds for every seed mode, format, file size and layout of the ranking, on a DuckDB that behaves like a
+cluster and on Spark. Staged files are deleted, and an altered staged file is rejected.
 """
 
 import json
@@ -27,7 +27,7 @@ N_USERS = 300
 
 @pytest.fixture(params=[(N_USERS,), (1, 120, 0, 79, 100)], ids=["one part", "several parts"])
 def ranking(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A ranking of users with all kinds of ids, in parts of these lengths."""
+    """Return a ranking of users with all kinds of ids, in parts of these lengths."""
     ids = [f"{'é,“' if number % 11 == 0 else 'u'}{number}" for number in range(N_USERS)]
     seed = [number % 7 == 3 for number in range(N_USERS)]
     folder = tmp_path / "ranking.parquet"
@@ -65,7 +65,7 @@ def exported(
 
 @pytest.mark.parametrize("mode", list(SeedMode))
 @pytest.mark.parametrize("sizes", [(100, 30), (1, 30), (260, 1_000), (N_USERS, 1), (43, 43)])
-def test_the_same_bytes_in_files_of_any_length(
+def test_files_of_any_length_contain_the_same_bytes(
     ranking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: SeedMode, sizes: tuple[int, int]
 ) -> None:
     n_users, max_rows = sizes
@@ -79,7 +79,7 @@ def test_the_same_bytes_in_files_of_any_length(
 @pytest.mark.parametrize(
     ("format_", "gzip"), [("jsonl", True), ("csv", True), ("parquet", False), ("plain", False)]
 )
-def test_the_same_bytes_in_every_format(
+def test_every_format_is_reproducible_to_the_byte(
     ranking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str, gzip: bool
 ) -> None:
     cluster = use_cluster_like(monkeypatch)
@@ -100,7 +100,7 @@ def test_spark_writes_the_same_bytes(spark_here: str, ranking: Path, tmp_path: P
     assert list(scratch.iterdir()) == []
 
 
-def test_an_altered_staged_file_is_no_export(tmp_path: Path) -> None:
+def test_an_altered_staged_file_is_rejected(tmp_path: Path) -> None:
     staged = tmp_path / "00000.staged"
     staged.write_text("user_id\nx\n")
     part = StagedPart(staged, 1, staged.stat().st_size, "0" * 64)

@@ -1,6 +1,6 @@
-"""Contract: every engine reads the same tables: partitions, types, names and ways of writing text.
+"""Contract: every engine reads the same tables: partitions, types, names and forms of text.
 
-`test_engines` says what a query of them means.
+`test_engines` tests queries of them.
 """
 
 import gzip
@@ -84,7 +84,7 @@ def test_repeated_names_of_parquet(engine: Engine, tmp_path: Path) -> None:
     assert rows(engine, "SELECT t0.a AS a, t1.a AS b FROM t0, t1") == [{"a": 2, "b": 1}]
 
 
-def test_files_of_other_types_or_columns(engine: Engine, tmp_path: Path) -> None:
+def test_files_with_different_types_or_columns(engine: Engine, tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [7], "a": ["x"], "b": [1]}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"a": ["y"], "id": ["07"]}), tmp_path / "2.parquet")
     tables = find_tables(tmp_path)
@@ -108,7 +108,7 @@ TEXTS = {
 }
 
 
-def test_text(engine: Engine, tmp_path: Path) -> None:
+def test_text_files_of_every_form(engine: Engine, tmp_path: Path) -> None:
     found = {}
     for name, (content, _) in TEXTS.items():
         packed = pa.compress(content, codec="zstd", asbytes=True) if name.endswith("zst") else content
@@ -119,7 +119,7 @@ def test_text(engine: Engine, tmp_path: Path) -> None:
     assert found == {name: expected for name, (_, expected) in TEXTS.items()}
 
 
-def test_an_encoding_matters_only_where_it_is_read(engine: Engine, tmp_path: Path) -> None:
+def test_invalid_encodings_matter_only_in_the_columns_read(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("id,city\n1,Zürich\n2,Bern\n".encode("cp1252"))
     tables = find_tables(tmp_path / "t.csv")
     engine.scan("t", tables.select(["id"]))

@@ -1,8 +1,8 @@
-"""Contract: a model trained on a cluster is the model of one machine, and each is used on the other.
+"""Contract: a model trained on a cluster equals that of one machine, and each can be used on the other.
 
-Items, counts, days and the order of users are equal; dense features within the tolerance that cluster_training
-states; audiences within that of contracts/similarity.md: Spearman at least 0.999, at least 99 % the same users at
-each size. The same holds for a DuckDB that behaves like a cluster, which needs no Java.
+Items, counts, days and the order of users are equal; dense features agree within the tolerance that
+cluster_training documents; audiences agree with Spearman at least 0.999 and at least 99 % the same users at each
+size. The same holds for a DuckDB that behaves like a cluster, which needs no Java.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Tables:
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
-    """Of few users, for all cases."""
+    """Tables of few users, for all cases."""
     return make_tables(tmp_path_factory.mktemp("tables"), 600)
 
 
@@ -173,7 +173,7 @@ def test_spark_trains_the_same_model(
 
 
 @pytest.mark.spark
-def test_models_and_audiences_go_from_one_engine_to_the_other(spark_here: str, tmp_path: Path) -> None:
+def test_models_and_audiences_are_portable_between_engines(spark_here: str, tmp_path: Path) -> None:
     spark = EngineSettings(url=spark_here, scratch=tmp_path)
     tables = make_tables(tmp_path, 9_000)
     common = {"schema": SCHEMA, "users": tables.users, "users_schema": USERS, "settings": SETTINGS}

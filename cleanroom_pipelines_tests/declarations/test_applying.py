@@ -183,7 +183,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "audience_models.0.training_dataset",
         "canary-7f3a",
-        "audience_models.0: It refers to a training dataset",
+        "audience_models.0: This refers to a training dataset",
     ),
     ("configured_audience_models.0.audience_model", "canary-7f3a", "configured_audience_models.0"),
     ("generation_jobs.0.configured_audience_model", "canary-7f3a", "generation_jobs.0"),

@@ -1,10 +1,9 @@
 """Which matching ids are valid, and their normal form.
 
-Contract (contracts/media.md, section 2): STRING is taken as it is, EMAIL trimmed, lower-cased, NFC, with its
-domain in ASCII, and held against a plain syntax; invisible characters and the two forms of an internationalised
-domain do not make two people; placeholders are invalid as every kind; hashes are 64 hex digits lower-cased; the
-fast way for ASCII says the same as Python for every text; a normal form is its own normal form; order and batches
-change nothing.
+Contract: STRING is unchanged; EMAIL is trimmed, lower-cased, in NFC, with its domain in ASCII, and checked against
+a plain syntax. Invisible characters and the two forms of an internationalised domain do not make two people.
+Placeholders are invalid as every kind; hashes are 64 hex digits in lower case. The fast path for ASCII gives the
+same result as Python for every text; a normal form is its own normal form; order and batches change nothing.
 """
 
 import contextlib

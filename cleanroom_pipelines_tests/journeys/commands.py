@@ -1,6 +1,6 @@
-"""`cleanroom` as a stranger types it, and the home that `cleanroom demo` leaves.
+"""Run `cleanroom` as users do; and the home that `cleanroom demo` creates.
 
-Keep out: long-running commands (`developing.py`, `serving/server.py`).
+Keep out: long-running commands (`developing.py`, `server/server.py`).
 """
 
 import json
@@ -16,11 +16,11 @@ _SECONDS = 900
 
 @dataclass(frozen=True)
 class Demo:
-    """What one run of `cleanroom demo --json` left and said.
+    """The result of one run of `cleanroom demo --json`.
 
     Attributes:
-        home: Its home; copy it to open it.
-        told: What it printed.
+        home: Its home; copy it before opening it.
+        told: What the command printed.
     """
 
     home: Path
@@ -28,7 +28,7 @@ class Demo:
 
 
 def typed(home: Path, *words: str, engine: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """Type `cleanroom …` on a home."""
+    """Run `cleanroom …` on a home."""
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     environment["CLEANROOM_HOME"] = str(home)
     if engine is not None:
@@ -45,7 +45,7 @@ def typed(home: Path, *words: str, engine: str | None = None) -> "subprocess.Com
 
 
 def run(home: Path, *words: str, engine: str | None = None) -> str:
-    """The same of a command that succeeds; gives what it printed."""
+    """Run a command that succeeds, and return what it printed."""
     ended = typed(home, *words, engine=engine)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -59,5 +59,5 @@ def run_demo(folder: Path, engine: str | None = None) -> Demo:
 
 
 def demo_in(folder: Path) -> Demo:
-    """The demo that was run in a folder."""
+    """Return the demo that was run in a folder."""
     return Demo(folder / "home", json.loads((folder / "told.json").read_text()))

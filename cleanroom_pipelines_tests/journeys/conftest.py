@@ -1,4 +1,4 @@
-"""Fixtures of several journeys."""
+"""Fixtures that several journeys share."""
 
 import pytest
 

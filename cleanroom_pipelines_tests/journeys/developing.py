@@ -1,6 +1,6 @@
-"""`cleanroom dev` as a person starts it: a real webserver, daemon and code server on a free port.
+"""Run `cleanroom dev` as users do: a real webserver, daemon and code server on a free port.
 
-Lives here: starting it, waiting until it answers, ending every process of it, and Dagster's settings for tests.
+Lives here: starting it, waiting until it responds, ending all its processes, and Dagster's settings for tests.
 """
 
 import os
@@ -28,11 +28,11 @@ compute_logs:
 
 
 def keep_no_output(folder: Path, template: Path | None = None) -> None:
-    """Write Dagster's settings of a home, or of a host, which then keeps no output of steps.
+    """Write Dagster's settings for a home or host so that the output of steps is not stored.
 
     Args:
-        folder: Dagster's folder, made if it does not exist; settings that it has stay.
-        template: The settings; those that are packaged for one machine if not given.
+        folder: Dagster's folder, created if it does not exist; existing settings are kept.
+        template: The settings; by default those packaged for one machine.
     """
     target = folder / "dagster.yaml"
     if not target.exists():

@@ -1,11 +1,11 @@
-"""A process that does what is pending and kills itself with SIGKILL at a chosen moment.
+"""A process that does pending work and kills itself with SIGKILL at a chosen moment.
 
-Lives here: what counts as a step of its work, starting it, and ending what followed its logs.
-Keep out: which moments are chosen, and what must be whole afterwards.
+Lives here: what counts as a step of its work, starting the process, and ending what it started.
+Keep out: choosing the moments, and checking the state afterwards.
 
-A moment is a step, or a short random while after it. A step is whatever is about to change a folder: a transaction
-in one of its databases, a file that is opened for writing, renamed or removed. Python announces each of them to
-audit hooks, so that the same step of the same kind of work is found again in every process.
+A moment is a step, or a short random time after it. A step is any change of a folder: a transaction in one of its
+databases, or a file opened for writing, renamed or removed. Python reports each of them to audit hooks, so the
+same step of the same kind of work can be found again in every process.
 """
 
 import multiprocessing
@@ -45,9 +45,9 @@ class Moment:
 
     Attributes:
         stage: A kind of work, or INBOX.
-        number: How many steps it has begun at this stage then.
-        step: What the last of them is.
-        seconds: How long it goes on after that step.
+        number: The number of steps that have begun in this stage.
+        step: The last of these steps.
+        seconds: How long the process continues after that step.
     """
 
     stage: str
@@ -61,8 +61,8 @@ class Ended:
     """How a process ended.
 
     Attributes:
-        exit_code: As `multiprocessing` says it.
-        steps: Of each stage the steps of its first piece of work, if the process came to its end.
+        exit_code: As `multiprocessing` reports it.
+        steps: The steps of the first piece of work in each stage, if the process was not killed.
     """
 
     exit_code: int
@@ -111,7 +111,7 @@ class _Steps:
 
 
 def _area(path: str) -> str:
-    """Which part of the folder a path is in, such as `dagster`, `home/catalog.db` or `home/artifacts/audience`."""
+    """Return the part of the folder that a path is in, such as `dagster` or `home/artifacts/audience`."""
     names = [name.partition("-")[0] for name in Path(path).parts]
     if names[0] != "home":
         return names[0]
@@ -124,7 +124,7 @@ def _die_in(seconds: float) -> None:
 
 
 def work(folder: Path, moment: Moment | None = None) -> Ended:
-    """Register what was dropped and do what is pending in a folder's home, in a process that dies at a moment."""
+    """Ingest the inbox and do the pending work of a folder's home, in a process that kills itself at a moment."""
     context = multiprocessing.get_context("forkserver")
     # starting python fifty times, and loading all definitions, would be most of the time
     context.set_forkserver_preload(["cleanroom_pipelines_tests.journeys.preloaded"])

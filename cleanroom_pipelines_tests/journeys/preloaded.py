@@ -1,6 +1,6 @@
-"""What a process of `killing` has loaded before it is forked; nobody else imports this.
+"""Imports that a process of `killing` loads before it is forked; no other module imports this.
 
-Add here what takes a part of a second to load, which every one of fifty processes would pay.
+Add here imports that take a noticeable part of a second, because each of fifty processes would repeat them.
 """
 
 import lightgbm  # noqa: F401

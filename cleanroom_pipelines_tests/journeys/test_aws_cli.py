@@ -1,8 +1,8 @@
-"""The AWS CLI, installed from PyPI into an environment of its own, against a real `cleanroom serve`.
+"""The AWS CLI, installed from PyPI into its own environment, against a real `cleanroom serve`.
 
-Contract: a person types the whole journey of two accounts: parameters from options and from files, `--query`,
-`--output text`, pages, dates; and reads what was refused, with the CLI's exit codes: 255 and the service's error,
-or 2 and the CLI's own.
+Contract: all calls of two accounts work from the command line: parameters from options and from files, `--query`,
+`--output text`, pages, dates. Rejections are shown with the CLI's exit codes: 255 with the service's error, or 2
+with the CLI's own.
 """
 
 import json
@@ -31,14 +31,14 @@ REFUSED = 255  # of version 1, which PyPI has; version 2 says 254
 
 @dataclass(frozen=True)
 class Aws:
-    """`aws` as one party types it.
+    """The program `aws`, run by one party.
 
     Attributes:
         program: The CLI.
-        party: Whose key it has.
+        party: The party whose key it uses.
         url: The endpoint.
-        folder: Where it stands; has the party's files.
-        by_option: Whether the endpoint is told by `--endpoint-url`, not by the environment.
+        folder: Its working directory, with the party's files.
+        by_option: Whether the endpoint is given by `--endpoint-url` instead of the environment.
     """
 
     program: Path
@@ -48,7 +48,7 @@ class Aws:
     by_option: bool = False
 
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Type `aws cleanroomsml …`."""
+        """Run `aws cleanroomsml …`."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
             "AWS_ACCESS_KEY_ID": self.party.key_id,
             "AWS_SECRET_ACCESS_KEY": self.party.secret,
@@ -72,32 +72,32 @@ class Aws:
         )
 
     def text(self, *words: str) -> str:
-        """What it prints when it succeeds."""
+        """Return what a successful command prints."""
         done = self.run(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def json(self, *words: str) -> Any:
-        """The same, read as JSON; None when it prints nothing."""
+        """Return what a successful command prints, parsed as JSON; None if it prints nothing."""
         printed = self.text(*words)
         return json.loads(printed) if printed else None
 
-    def refused(self, *words: str) -> str:
-        """What it says when the service refuses."""
+    def rejected(self, *words: str) -> str:
+        """Return what a command prints when the service rejects it."""
         done = self.run(*words)
         assert done.returncode == REFUSED, (done.returncode, done.stderr)
         assert not done.stdout
         return done.stderr.strip()
 
     def write(self, name: str, content: Any) -> str:
-        """Put a JSON file beside the person, and say how the CLI is told of it."""
+        """Write a JSON file into the working directory, and return the CLI argument that refers to it."""
         (self.folder / name).write_text(json.dumps(content))
         return f"file://{name}"
 
 
 @dataclass(frozen=True)
 class Desk:
-    """The two who type."""
+    """The two parties that use the CLI."""
 
     publisher: Aws
     advertiser: Aws
@@ -105,7 +105,7 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def program(pytestconfig: pytest.Config) -> Path:
-    """The CLI; installed once and kept in pytest's cache."""
+    """The CLI, installed once and kept in pytest's cache."""
     folder = pytestconfig.cache.mkdir(VERSION.replace("==", "-")) / f"py{sys.version_info[0]}{sys.version_info[1]}"
     ready = folder / "ready"
     if not ready.exists():
@@ -215,7 +215,9 @@ def test_the_whole_journey(desk: Desk) -> None:
     )
     assert json.loads(manifest.body)["delivered"] == worlds.N_USERS // 5
 
-    assert "(ConflictException)" in publisher.refused("delete-training-dataset", "--training-dataset-arn", dataset)
+    assert "(ConflictException)" in publisher.rejected(
+        "delete-training-dataset", "--training-dataset-arn", dataset
+    )
     publisher.text("delete-audience-generation-job", "--audience-generation-job-arn", theirs)
     gone(advertiser, "get-audience-generation-job", "--audience-generation-job-arn", job)
     publisher.text("delete-configured-audience-model-policy", "--configured-audience-model-arn", configured)
@@ -227,7 +229,7 @@ def test_the_whole_journey(desk: Desk) -> None:
 
 
 def training_data_shown(publisher: Aws) -> list[dict[str, Any]]:
-    """What was given, and the catalogue that was meant."""
+    """Return the training data that was given, and the expected catalogue."""
     [data] = training_data(worlds.ROLES)
     data["inputConfig"]["dataSource"]["glueDataSource"]["catalogId"] = publisher.party.account_id
     return [data]
@@ -244,15 +246,15 @@ def configuration(role: str, model: str) -> dict[str, Any]:
 
 
 def gone(aws: Aws, *words: str) -> None:
-    def is_gone() -> bool:
+    def is_deleted() -> bool:
         done = aws.run(*words)
         assert done.returncode == 0 or "(ResourceNotFoundException)" in done.stderr, done.stderr
         return done.returncode == REFUSED
 
-    worlds.wait_until(is_gone, seconds=300, what="a deletion", every=_EVERY_SECONDS)
+    worlds.wait_until(is_deleted, seconds=300, what="a deletion", every=_EVERY_SECONDS)
 
 
-def test_lists_are_paged_as_the_cli_pages(desk: Desk) -> None:
+def test_lists_are_paged_by_the_cli(desk: Desk) -> None:
     advertiser = desk.advertiser
     data = advertiser.write("data.json", training_data({"user_id": "USER_ID", "b": "ITEM_ID", "c": "TIMESTAMP"}))
     names = [f"paged {number}" for number in range(4)]
@@ -277,32 +279,32 @@ def test_lists_are_paged_as_the_cli_pages(desk: Desk) -> None:
         advertiser.text("delete-training-dataset", "--training-dataset-arn", arn)
 
 
-def test_what_is_refused_is_told_as_the_cli_tells_it(desk: Desk) -> None:
+def test_the_cli_shows_rejections(desk: Desk) -> None:
     advertiser, publisher = desk.advertiser, desk.publisher
     data = advertiser.write("data.json", training_data({"user_id": "USER_ID", "b": "ITEM_ID", "c": "TIMESTAMP"}))
 
     def create(name: str, role: str) -> tuple[str, ...]:
         return ("create-training-dataset", "--name", name, "--role-arn", role, "--training-data", data)
 
-    told = advertiser.refused(*create("x" * 64, advertiser.party.role))
+    told = advertiser.rejected(*create("x" * 64, advertiser.party.role))
     assert "An error occurred (ValidationException) when calling the CreateTrainingDataset operation: " in told
     assert "'name'" in told
     assert "x" * 64 not in told
-    told = advertiser.refused(*create("foreign", publisher.party.role))
+    told = advertiser.rejected(*create("foreign", publisher.party.role))
     assert "(AccessDeniedException)" in told
     arn = advertiser.json(*create("taken", advertiser.party.role))["trainingDatasetArn"]
-    assert "(ConflictException)" in advertiser.refused(*create("taken", advertiser.party.role))
-    assert "(ResourceNotFoundException)" in publisher.refused(
+    assert "(ConflictException)" in advertiser.rejected(*create("taken", advertiser.party.role))
+    assert "(ResourceNotFoundException)" in publisher.rejected(
         "get-training-dataset", "--training-dataset-arn", arn
     )
     stranger = endpoint.Party(advertiser.party.account_id, advertiser.party.key_id, "not the secret")
-    told = Aws(advertiser.program, stranger, advertiser.url, advertiser.folder).refused("list-audience-models")
+    told = Aws(advertiser.program, stranger, advertiser.url, advertiser.folder).rejected("list-audience-models")
     assert "(AccessDeniedException)" in told
     advertiser.text("delete-training-dataset", "--training-dataset-arn", arn)
 
 
 @pytest.mark.parametrize("words", [("get-training-dataset",), ("create-training-datasets",)])
-def test_what_the_cli_itself_refuses_never_reaches_us(desk: Desk, words: tuple[str, ...]) -> None:
+def test_requests_that_the_cli_rejects_are_not_sent(desk: Desk, words: tuple[str, ...]) -> None:
     done = desk.advertiser.run(*words)
     assert done.returncode == 2
     assert "aws: error:" in done.stderr

@@ -1,8 +1,8 @@
 """The AWS SDK for JavaScript on Node, versions 3 and 2, against a real `cleanroom serve`.
 
-Contract: both versions do their whole job: two accounts from a table to an export and to nothing left, with pages,
-dates, tags and typed errors. Version 2 is the published client, which knows the API as it was in 2024. Version 3
-is the SDK's runtime with the API's newest model, as its code generator would write it.
+Contract: both versions do everything for two accounts, from a table to an export and the deletion of all
+resources, with pages, dates, tags and typed errors. Version 2 is the published client, which knows the API as of
+2024. Version 3 is the SDK's runtime with the API's newest model, as its code generator would write it.
 """
 
 import json
@@ -31,7 +31,7 @@ QUOTA = 5
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scripts beside the SDKs, as the lock file has them."""
+    """The scripts, next to the SDKs that the lock file names."""
     folder = shutil.copytree(SCRIPTS, tmp_path_factory.mktemp("sdk") / "sdk")
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -48,7 +48,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[endpoint
 
 
 @pytest.mark.parametrize("script", ["v3.mjs", "v2.mjs"])
-def test_the_whole_life_of_two_parties(
+def test_two_parties_from_first_to_last_call(
     script: str, scripts: Path, running: tuple[endpoint.Server, endpoint.Parties]
 ) -> None:
     server, parties = running
@@ -78,7 +78,7 @@ def test_the_whole_life_of_two_parties(
 
 
 def write_model(path: Path) -> Path:
-    """The API's model as botocore has it, of the operations that are served."""
+    """Write botocore's model of the API, reduced to the operations that are served."""
     model: dict[str, Any] = dict(Loader().load_service_model("cleanroomsml", "service-2"))
     model["operations"] = {name: model["operations"][name] for name in OPERATIONS}
     path.write_text(json.dumps(model))

@@ -1,8 +1,8 @@
-"""The whole life of an audience, with an unmodified boto3 against a real `cleanroom serve` and its worker.
+"""An audience from creation to deletion, with an unmodified boto3 against a real `cleanroom serve` and its worker.
 
-Contract: two accounts register, train, configure, share, start, watch, export and delete over HTTP alone; what one
-may not know never reaches it; every documented error arrives as boto3's own class; the paginators end; the audit
-log is whole and holds every change and every refusal.
+Contract: two accounts register, train, configure, share, start, watch, export and delete over HTTP alone; neither
+sees what it may not know; every documented error has its boto3 class; paginators end; the audit log is intact and
+contains every change and every rejection.
 """
 
 import json
@@ -47,7 +47,7 @@ Answer = tuple[OperationModel, dict[str, Any]]
 
 @dataclass
 class Journey:
-    """A running server, who meets there, a client for each, and all that they were answered."""
+    """A running server, its two parties, a client for each, and all responses that they got."""
 
     server: Server
     installation: Installation
@@ -78,7 +78,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
 
 @dataclass
 class AssetResult:
-    """What the publisher has made."""
+    """The resources that the publisher has created."""
 
     dataset: str
     model: str
@@ -87,7 +87,7 @@ class AssetResult:
 
 @pytest.fixture(scope="module")
 def made(journey: Journey) -> AssetResult:
-    """A trained and shared model of the publisher's."""
+    """A trained and shared model of the publisher."""
     publisher, me = journey.publisher, journey.parties.publisher
     dataset = publisher.create_training_dataset(**dataset_parameters(me))["trainingDatasetArn"]
     model = publisher.create_audience_model(name="model", trainingDatasetArn=dataset)["audienceModelArn"]
@@ -102,7 +102,7 @@ def made(journey: Journey) -> AssetResult:
     return AssetResult(dataset, model, arn)
 
 
-def test_from_an_uploaded_seed_to_a_downloaded_audience_and_away(journey: Journey, made: AssetResult) -> None:
+def test_from_an_uploaded_seed_to_a_downloaded_audience_and_deletion(journey: Journey, made: AssetResult) -> None:
     publisher, advertiser, parties = journey.publisher, journey.advertiser, journey.parties
     seed = "".join(json.dumps({"user_id": user}) + "\n" for user in SEED_USERS).encode()
     assert upload(journey.server.url, parties.advertiser, "campaign-seeds/spring.jsonl", seed).status == 200
@@ -167,7 +167,7 @@ def test_from_an_uploaded_seed_to_a_downloaded_audience_and_away(journey: Journe
     assert publisher.list_audience_export_jobs()["audienceExportJobs"] == []
 
 
-def test_a_model_and_its_dataset_go_in_order(journey: Journey, made: AssetResult) -> None:
+def test_a_model_is_deleted_before_its_dataset(journey: Journey, made: AssetResult) -> None:
     publisher = journey.publisher
     passing = dataset_parameters(journey.parties.publisher, "passing")
     dataset = publisher.create_training_dataset(**passing)["trainingDatasetArn"]
@@ -198,7 +198,7 @@ def test_a_seed_by_sql(journey: Journey, made: AssetResult) -> None:
     advertiser.delete_audience_generation_job(audienceGenerationJobArn=job)
 
 
-def test_a_seed_that_is_not_there_fails_its_job_with_a_reason(journey: Journey, made: AssetResult) -> None:
+def test_a_missing_seed_fails_its_job_with_a_reason(journey: Journey, made: AssetResult) -> None:
     advertiser = journey.advertiser
     asked = job_parameters(journey.parties.advertiser, made.configured, "nowhere")
     asked["seedAudience"]["dataSource"]["s3Uri"] = "s3://advertiser-seeds/nowhere.jsonl"
@@ -210,7 +210,7 @@ def test_a_seed_that_is_not_there_fails_its_job_with_a_reason(journey: Journey, 
     assert "nowhere.jsonl" not in json.dumps(seen, default=str)
 
 
-def test_the_paginators_give_everything_once_and_end(journey: Journey, made: AssetResult) -> None:
+def test_paginators_return_everything_once_and_end(journey: Journey, made: AssetResult) -> None:
     advertiser, publisher = journey.advertiser, journey.publisher
     names = [f"table-{number}" for number in range(5)]
     for name in names:
@@ -227,7 +227,7 @@ def test_the_paginators_give_everything_once_and_end(journey: Journey, made: Ass
         assert found.get(member, []) == getattr(publisher, operation)()[member]
 
 
-def test_every_documented_error_is_boto3_s_own_class(journey: Journey, made: AssetResult) -> None:
+def test_every_documented_error_has_a_boto3_class(journey: Journey, made: AssetResult) -> None:
     publisher, advertiser, me = journey.publisher, journey.advertiser, journey.parties.publisher
     with raised(publisher, "ValidationException") as told:
         publisher.create_audience_model(name="x" * 64, trainingDatasetArn=made.dataset)
@@ -245,7 +245,7 @@ def test_every_documented_error_is_boto3_s_own_class(journey: Journey, made: Ass
         journey.server.client(wrong_secret).list_audience_models()
 
 
-def test_the_quota_and_the_throttle_reach_a_client(tmp_path: Path) -> None:
+def test_clients_see_quota_and_throttling_errors(tmp_path: Path) -> None:
     home = tmp_path / "home"
     parties = settle(installation_at(home))
     environment = {"CLEANROOM_MAX_RESOURCES": "1", "CLEANROOM_REQUESTS_PER_SECOND": "2"}
@@ -265,7 +265,9 @@ def test_the_quota_and_the_throttle_reach_a_client(tmp_path: Path) -> None:
         assert throttled["ResponseMetadata"]["HTTPStatusCode"] == 429
 
 
-def test_the_environment_variable_alone_leads_here(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_alone_selects_the_endpoint(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLEANROOMSML", journey.server.url)
     led = client(None, journey.parties.publisher)
     assert led.meta.endpoint_url == journey.server.url
@@ -273,23 +275,23 @@ def test_the_environment_variable_alone_leads_here(journey: Journey, monkeypatch
     assert names == [one["name"] for one in journey.publisher.list_training_datasets()["trainingDatasets"]]
 
 
-def test_an_unsigned_client_is_refused(journey: Journey) -> None:
+def test_unsigned_requests_are_rejected(journey: Journey) -> None:
     unsigned = journey.server.client(journey.parties.publisher, signature_version=botocore.UNSIGNED)
     with raised(unsigned, "AccessDeniedException"):
         unsigned.list_audience_models()
 
 
-def test_the_audit_log_has_every_change_and_every_refusal(journey: Journey, made: AssetResult) -> None:
+def test_the_audit_log_has_every_change_and_every_rejection(journey: Journey, made: AssetResult) -> None:
     publisher, me = journey.publisher, journey.parties.publisher
     publisher.create_training_dataset(**dataset_parameters(me, "audited"))
     publisher.tag_resource(resourceArn=made.model, tags={"audited": "yes"})
-    for refused in (
+    for rejected in (
         lambda: publisher.create_training_dataset(**dataset_parameters(me, "audited")),
         lambda: publisher.get_audience_model(audienceModelArn=f"{made.model}0"),
         lambda: journey.advertiser.delete_audience_model(audienceModelArn=made.model),
     ):
         with pytest.raises(botocore.exceptions.ClientError):
-            refused()
+            rejected()
     log = journey.installation.audit
     entries = {entry["request_id"]: entry for entry in log.entries() if "request_id" in entry}
     # of the whole journey, where the other tests went before

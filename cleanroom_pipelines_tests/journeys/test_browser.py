@@ -1,7 +1,7 @@
-"""Contract: a person in front of the Dagster UI (DESIGN section 4, the issue's "Done means").
+"""Contract: the Dagster UI in a browser, with a real daemon, webserver and Chromium.
 
-The asset graph is legible; a seed dropped into the inbox becomes an export while she watches; a click on
-Materialize makes a new version; the pictures are on the asset page. A real daemon, webserver and Chromium.
+The asset graph is legible; a seed put into the inbox becomes an export; a click on Materialize builds a new
+version; the pictures are on the asset page.
 """
 
 import os
@@ -58,7 +58,7 @@ def browser() -> Iterator[Any]:
 
 
 def see(browser: Any, what: Callable[[], Any], seconds: float = 180) -> Any:
-    """Wait until something is on the page and return it; what is there instead is told."""
+    """Wait until an element is on the page and return it; the error shows what is there instead."""
     from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -70,7 +70,7 @@ def see(browser: Any, what: Callable[[], Any], seconds: float = 180) -> Any:
 
 
 def texts(browser: Any, tag: str, start: str) -> list[Any]:
-    """The elements of a tag whose text starts so."""
+    """Return the elements with a tag whose text starts with the given text."""
     return [element for element in browser.find_elements("tag name", tag) if element.text.startswith(start)]
 
 
@@ -78,7 +78,7 @@ def body(browser: Any) -> str:
     return str(browser.find_element("tag name", "body").text)
 
 
-def test_a_person_watches_a_seed_become_an_export(tmp_path: Path, browser: Any) -> None:
+def test_the_ui_shows_a_seed_become_an_export(tmp_path: Path, browser: Any) -> None:
     home = tmp_path / "home"
     world = write_world(tmp_path / "files")
     with installed(home) as installation, dagster_dev(home, settings(home), tmp_path / "dev.log") as url:
@@ -151,7 +151,7 @@ def apply_through_the_command(declaration: Path, home: Path) -> None:
 
 
 def see_active(installation: Installation, kind: Kind) -> str:
-    """The only resource of a kind, once its work is done."""
+    """Wait until the only resource of a kind is ACTIVE, and return it."""
     (key,) = wait_until(lambda: installation.catalog.resources.ids(kind), seconds=300, what=f"a {kind.words}")
     see_version(installation, kind, key, 1)
     return key

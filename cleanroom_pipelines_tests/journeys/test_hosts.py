@@ -1,11 +1,10 @@
-"""Several hosts on one installation: nothing is done twice, nothing is left.
+"""Several hosts on one installation: each job is done once, and nothing is left behind.
 
-Contract: issue "Spark", hosts. The catalogue and Dagster's own storage are in PostgreSQL, artifacts in an
-S3-compatible store, the home on storage that every host sees. Here the hosts are processes with a Dagster folder
-of their own: two workers and a daemon, which start runs for the same pending versions. One worker is killed while
-it holds a claim; its lease of 60 seconds ends at once, instead of waiting. In the end every version is ACTIVE,
-materialised once (what the killed worker held, once an attempt) and exported to one folder, and whoever reads its
-artifacts finds what their manifests say.
+Contract: the catalogue and Dagster's own storage are in PostgreSQL, artifacts in an S3-compatible store, the home
+on storage that every host sees. In this test the hosts are processes, each with its own Dagster folder: two
+workers and a daemon, which start runs for the same pending versions. One worker is killed while it holds a claim;
+the test ends the claim's lease of 60 seconds at once. In the end every version is ACTIVE, materialised once (those
+of the killed worker once per attempt) and exported to one folder, and all artifacts match their manifests.
 """
 
 import os
@@ -45,14 +44,14 @@ EXAMPLE = ROOT / "data" / "example" / "hosts"
 
 @dataclass
 class Hosts:
-    """The processes that share an installation, each as on a machine of its own."""
+    """The processes that share an installation, each like a host of its own."""
 
     folder: Path
     environment: dict[str, str]
     running: dict[str, psutil.Popen] = field(default_factory=dict)
 
     def dagster_home(self, name: str) -> Path:
-        """A host's own Dagster folder; what it remembers lies in PostgreSQL."""
+        """Create a host's own Dagster folder; the storage is in PostgreSQL."""
         home = self.folder / name / "dagster_home"
         keep_no_output(home, EXAMPLE / "dagster.yaml")
         return home
@@ -75,7 +74,7 @@ class Hosts:
             )
 
     def stop(self) -> None:
-        """End all of them, and what they started."""
+        """End all processes and what they started."""
         for process in self.running.values():
             if not process.is_running():
                 continue
@@ -112,7 +111,7 @@ def hosts(postgresql_server: str, tmp_path: Path) -> Iterator[Hosts]:  # noqa: F
 
 
 def declare_many(folder: Path) -> Path:
-    """A declaration of one model and many jobs, each with an export."""
+    """Write a declaration of one model and many jobs, each with an export."""
     world = worlds.write_world(folder)
     form = yaml.safe_load(world.declaration.read_text())
     (job,) = form["generation_jobs"]
@@ -137,7 +136,7 @@ def open_versions(installation: Installation) -> list[str]:
 
 
 def id_of_the_only_worker(installation: Installation) -> str | None:
-    """Its name in the tags of runs, once it has said that it lives; each of its runs says so too."""
+    """Return the worker's id, which is a tag of its runs, once the worker has sent a heartbeat."""
     with reading(url_of(installation)) as session:
         ids = [name for name in session.scalars(select(WorkerRow.worker_id)) if name.startswith("serve-")]
     assert len(ids) <= 1
@@ -147,7 +146,7 @@ def id_of_the_only_worker(installation: Installation) -> str | None:
 def kill_with_a_claim(
     hosts: Hosts, name: str, worker: str, installation: Installation, instance: dg.DagsterInstance
 ) -> str:
-    """Kill a worker while it makes a generation job; gives the job's id."""
+    """Kill a worker while it builds a generation job; return the job's id."""
     held: list[str] = []
 
     def claimed() -> list[VersionRow]:

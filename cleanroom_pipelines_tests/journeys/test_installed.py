@@ -1,11 +1,12 @@
-"""A release, installed where there is no clone.
+"""A release, installed without a clone.
 
-Contract: wheel and sdist are built, the wheel from the sdist, and installed as the README says into an empty
-environment; there the demo, the Dagster UI, `serve` with a job over HTTP and the walk through a data room work, in
-a home whose path is odd. On every other Python of this machine that is promised, what the lock holds is installed
+Contract: wheel and sdist are built, the wheel from the sdist, and installed as in the README into an empty
+environment. There the demo, the Dagster UI, `serve` with a job over HTTP and the data-room script work, in a home
+with an unusual path. On every other supported Python on this machine, the packages of the lock file are installed
 and the definitions load.
 
-What the lock names is put there by uv, which takes a sixth of the time; the README's pip then finds it there.
+uv installs the packages of the lock file first, in a sixth of the time; the README's pip then finds them
+installed.
 """
 
 import json
@@ -50,7 +51,7 @@ ODD = "Q1?client=a 50% [x]"
 
 @dataclass(frozen=True)
 class Tools:
-    """What builds a release and fills environments quickly."""
+    """The tools that build a release and fill environments quickly."""
 
     folder: Path
 
@@ -66,7 +67,7 @@ class Tools:
         run(self.folder / "bin" / "uv", "-q", *arguments, environment=settings)
 
     def fill(self, environment: Path) -> None:
-        """Install what the lock names into an environment, each file held to its hash."""
+        """Install the packages of the lock file into an environment, checking the hash of each file."""
         self.uv(
             *("pip", "install", "--python", environment / "bin" / "python"),
             *("--require-hashes", "-r", ROOT / "requirements.lock"),
@@ -75,12 +76,12 @@ class Tools:
 
 @dataclass(frozen=True)
 class Installed:
-    """An environment with the wheel; what is run in it knows nothing of the clone.
+    """An environment with the wheel; programs in it do not see the clone.
 
     Attributes:
-        folder: Holds the files of the release and the environment, which is called `cleanroom`.
+        folder: Contains the files of the release and the environment, which is called `cleanroom`.
         home: The home of the demo.
-        said: What the README's commands said.
+        said: What the README's commands printed.
     """
 
     folder: Path
@@ -102,7 +103,7 @@ class Installed:
 
     @contextmanager
     def started(self, *arguments: str, home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """Run `cleanroom` with arguments until the block ends."""
+        """Run `cleanroom` with arguments until the `with` body ends."""
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 [self.programs / "cleanroom", *arguments],
@@ -121,13 +122,13 @@ class Installed:
 
 
 def plain_environment() -> dict[str, str]:
-    """The environment of somebody who has no clone."""
+    """Return the environment variables of a user without a clone."""
     strange = ("CLEANROOM", "DAGSTER", "PYTHON", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if not name.startswith(strange)}
 
 
 def run(*arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
-    """Run a program to its end and give what it said."""
+    """Run a program to its end and return what it printed."""
     ended = subprocess.run(
         [str(argument) for argument in arguments],
         cwd=cwd or tempfile.gettempdir(),  # never the clone, whose package would be found first
@@ -151,7 +152,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
 
 @pytest.fixture(scope="module")
 def release(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with wheel, sdist and lock."""
+    """A folder with wheel, sdist and lock file."""
     folder = tmp_path_factory.mktemp("release")
     tools.python("-m", "build", "--outdir", folder, ROOT)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
@@ -164,7 +165,7 @@ def release(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(release: Path, tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The README's commands for a release, word for word."""
+    """The README's commands for a release, run word for word."""
     home = tmp_path_factory.mktemp("of a release") / ODD / "home"
     run(sys.executable, "-m", "venv", release / "cleanroom")
     tools.fill(release / "cleanroom")
@@ -178,7 +179,7 @@ def release_commands() -> str:
     return re.sub(r"^\$ ", "", block, flags=re.MULTILINE)
 
 
-def test_a_release_holds_the_package_and_the_example(release: Path) -> None:
+def test_a_release_contains_the_package_and_the_example(release: Path) -> None:
     with zipfile.ZipFile(next(release.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     kept = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
@@ -189,7 +190,7 @@ def test_a_release_holds_the_package_and_the_example(release: Path) -> None:
     assert names == wanted
 
 
-def test_the_demo_runs_where_there_is_no_clone(installed: Installed) -> None:
+def test_the_demo_runs_without_a_clone(installed: Installed) -> None:
     assert "Took" in installed.said
     assert "Quality of the ranking" in installed.said
     where = run(installed.programs / "python", "-c", "import cleanroom_pipelines as c; print(c.__file__)")
@@ -200,7 +201,7 @@ def test_the_demo_runs_where_there_is_no_clone(installed: Installed) -> None:
     run(installed.programs / "python", "-m", "pip", "check")
 
 
-def test_the_example_is_there_to_start_from(installed: Installed, tmp_path: Path) -> None:
+def test_the_example_is_installed(installed: Installed, tmp_path: Path) -> None:
     names = {path.name for path in (installed.folder / "example").iterdir()}
     assert names == {path.name for path in (ROOT / "data" / "example").iterdir()} - {"__pycache__"}
     shutil.copytree(installed.home / "demo", tmp_path / "tables")
@@ -265,7 +266,7 @@ def test_serve_does_jobs_over_http_and_a_whole_data_room(installed: Installed, t
     assert walked.endswith("done\n")
 
 
-def test_every_promised_python_of_this_machine_loads_the_definitions(
+def test_every_supported_python_on_this_machine_loads_the_definitions(
     release: Path, tools: Tools, tmp_path: Path
 ) -> None:
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in PROMISED
@@ -282,7 +283,7 @@ def test_every_promised_python_of_this_machine_loads_the_definitions(
 
 
 def other_pythons() -> dict[str, Path]:
-    """The promised Pythons of this machine beside the one that runs this, by version."""
+    """Return the supported Pythons on this machine, except the one that runs this test, by version."""
     found: dict[str, Path] = {}
     places = [Path(name) for name in os.environ["PATH"].split(os.pathsep)]
     places += sorted(Path.home().glob(".pyenv/versions/*/bin"))

@@ -1,14 +1,14 @@
-"""A process that is killed at any moment loses nothing but its time.
+"""A process that is killed at any moment loses nothing except its time.
 
-Contract: issue "Bad input", SIGKILL; DESIGN section 4. Fifty times a real process at work kills itself, over the
-whole life of several jobs, most of them dropped into the inbox. After each kill whatever a reader can see is
-whole. In the end every job and every export is there once.
+Contract: fifty times a real process kills itself during its work, over the whole life of several jobs, most of
+them from the inbox. After each kill everything that a reader can see is complete. In the end every job and every
+export exists once.
 
-A process that is not killed shows which steps each kind of work takes (`killing.py`). Every sort of step at every
-stage is the last one of some process, and every other process goes on for a short random while after its step. So
-kills fall on every kind of work however fast the machine is. A killed run's lease is 60 seconds, and a version is
-kept three minutes for a run that starts; instead of waiting, both end at once. A version whose run was killed
-three times fails for good, as it should; it is then tried again, as its message says.
+A process that is not killed shows which steps each kind of work takes (`killing.py`). Each sort of step in each
+stage is the last step of some process, and every second process continues for a short random time after its step,
+so all kinds of work are interrupted however fast the machine is. A killed run's lease lasts 60 seconds, and a
+version is reserved for three minutes for a run that starts; the test ends both at once. A version whose run was
+killed three times fails for good, as intended; it is then retried, as its message says.
 """
 
 import random
@@ -46,7 +46,7 @@ MOST_SECONDS = 0.3
 
 
 def choose_moments(steps: Mapping[str, Sequence[str]], dice: random.Random) -> list[Moment]:
-    """At least fifty moments, in the order of the stages: of each every sort of step once, then any steps."""
+    """Choose at least fifty moments, in the order of the stages: each sort of step once, then any steps."""
     chosen: dict[str, set[int]] = {}
     for stage, taken in steps.items():
         numbers = {step: [n for n, one in enumerate(taken, 1) if one == step] for step in taken}
@@ -66,14 +66,14 @@ def choose_moments(steps: Mapping[str, Sequence[str]], dice: random.Random) -> l
 
 @dataclass
 class Shop:
-    """A home to be worked on by processes that are killed.
+    """A home for processes that are killed.
 
     Attributes:
-        folder: Has the home, and Dagster's folder.
+        folder: Contains the home, and Dagster's folder.
         world: Its files.
         installation: Opens the home in this process.
-        n_declared: Jobs in the declaration.
-        n_dropped: Seeds that were dropped into the inbox.
+        n_declared: Number of jobs in the declaration.
+        n_dropped: Number of seeds that were put into the inbox.
     """
 
     folder: Path
@@ -104,13 +104,13 @@ class Shop:
         return worlds.write_seed(self.folder / f"seed {number}.jsonl", users)
 
     def drop(self) -> None:
-        """Drop another seed into the inbox, also of a model that is not built yet."""
+        """Put another seed into the inbox, also of a model that is not built yet."""
         seed = self.write_seed(self.n_declared + self.n_dropped)
         seed.rename(self.inbox / seed.name)
         self.n_dropped += 1
 
     def see_to_work(self, stage: str) -> None:
-        """See to it that the next process has something to do at a stage."""
+        """Make sure that the next process has work in a stage."""
         if stage == INBOX:
             if not any(path.is_file() for path in self.inbox.iterdir()):
                 self.drop()
@@ -125,7 +125,7 @@ class Shop:
             catalog.work.request_manually(Kind(stage), worlds.the(self.installation, Kind(stage)).id)
 
     def newest(self, kind: Kind) -> list[Version]:
-        """The newest version of each resource of a kind."""
+        """Return the newest version of each resource of a kind."""
         catalog = self.installation.catalog
         return [catalog.resources.newest_version(kind, record.id) for record in catalog.resources.iterate(kind)]
 
@@ -138,7 +138,7 @@ def shop_at(folder: Path, world: worlds.World, *, n_declared: int) -> Iterator[S
 
 
 def steps_of_each_stage(folder: Path, world: worlds.World) -> dict[str, list[str]]:
-    """The steps of a process that is not killed, with one dropped seed."""
+    """Return the steps of a process that is not killed, with one inbox seed."""
     with shop_at(folder, world, n_declared=0) as shop:
         shop.drop()
     ended = work(folder)
@@ -175,7 +175,7 @@ def test_fifty_kills_lose_nothing(tmp_path: Path, world: worlds.World, capsys: p
 
 
 def in_progress(installation: Installation) -> list[str]:
-    """The kinds of work that a run holds."""
+    """Return the kinds of work that a run has claimed."""
     return [
         version.kind.words
         for kind in worlds.ROAD
@@ -186,7 +186,7 @@ def in_progress(installation: Installation) -> list[str]:
 
 
 def assert_whole(installation: Installation) -> Counter[str]:
-    """Whatever a reader can see is what its manifest says; counts what there is."""
+    """Check that everything a reader can see matches its manifest; return how much there is."""
     seen = Counter[str]()
     with sqlite3.connect(installation.home.root / "catalog.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -214,7 +214,7 @@ def exported(installation: Installation) -> list[Path]:
 
 
 def expire_leases(installation: Installation) -> int:
-    """Let time pass for what the killed process held; gives how many versions failed for good and are retried."""
+    """End leases and reservations of the killed process; return how many versions failed and are retried."""
     catalog = installation.catalog
     with writing(url_of(installation)) as session:
         of_somebody = VersionRow.status.in_(OPEN), VersionRow.lease_expires_at.is_not(None)

@@ -1,9 +1,9 @@
-"""Many seeds dropped at once are all exported, once each.
+"""Many seeds put into the inbox at once are all exported, once each.
 
-Contract: issue "Automation (a)", which wants it of a hundred within ten minutes. Forty show as much: workers take
-them, as of all that are more than two. The seconds are printed and not asserted, since they depend on what the
-machine does beside. A real webserver, daemon and code server, as `cleanroom dev` starts them; nobody clicks. Every
-process ends with it.
+Contract: a hundred seeds are done within ten minutes. The test uses forty, which is enough: workers do all work
+beyond two versions. The time is printed but not asserted, because it depends on other load of the machine. A real
+webserver, daemon and code server run, as `cleanroom dev` starts them, and no one clicks. All processes end with
+the test.
 """
 
 import random

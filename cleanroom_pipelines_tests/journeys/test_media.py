@@ -1,5 +1,7 @@
-"""Contract: issue 5. The script in data/example walks the Media API from top to bottom, over HTTP, on Complete
-Journey data, from a process that knows nothing of the home; the server's worker does the work through Dagster."""
+"""Contract: the script in data/example uses the whole Media API over HTTP, on Complete Journey data.
+
+The script runs in a process without access to the home; the server's worker does the work through Dagster.
+"""
 
 import os
 import subprocess
@@ -32,9 +34,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Server, list[str], Installation]]:
         yield server, tokens, installation
 
 
-def test_the_script_walks_through_the_whole_api(
-    served: tuple[Server, list[str], Installation], tmp_path: Path
-) -> None:
+def test_the_script_uses_the_whole_api(served: tuple[Server, list[str], Installation], tmp_path: Path) -> None:
     server, tokens, installation = served
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLEANROOM", "DAGSTER"))}
     walked = subprocess.run(
@@ -49,7 +49,7 @@ def test_the_script_walks_through_the_whole_api(
     assert walked.returncode == 0, walked.stdout + walked.stderr
     told = dict(line.split(": ", 1) for line in walked.stdout.splitlines() if ": " in line)
     assert walked.stdout.endswith("done\n")
-    assert told["matching"] == told["seeds"] == "PASSED"
+    assert told["validation of matching ids"] == told["validation of seeds"] == "PASSED"
     assert float(told["area under the ROC curve"]) > 0.6
     assert 0 < float(told["privacy budget"].split()[0]) <= 100, "all of it within what a pair may spend"
     assert told["price of the overlap"] == "2 units of 90 left"
@@ -59,7 +59,7 @@ def test_the_script_walks_through_the_whole_api(
     assert told["proposed"].endswith("right in 61% instead of 60%")
     assert told["approved by"] == "advertiser.example, publisher.example"
     assert told["privacy budget after"] == "120 units"
-    assert told["refused"].startswith("Other audiences depend on these.")
+    assert told["rejected"].startswith("Other audiences depend on these.")
     assert installation.audit.verify().ok
     written = b"".join(lines_of(installation.home.audit))
     for secret in (*tokens, *PEOPLE, "household-"):
@@ -73,5 +73,5 @@ def test_the_script_walks_through_the_whole_api(
         )
 
 
-def test_the_script_stands_in_the_readme() -> None:
+def test_the_readme_names_the_script() -> None:
     assert "data/example/data_room.py" in (ROOT / "README.md").read_text()

@@ -1,9 +1,9 @@
 """A bucket on a real S3-compatible store, through `cleanroom serve` and boto3.
 
-Contract: a bucket that was registered with a URL and a profile is one of its account's: a seed comes from it, an
-export goes to it, whole, and both parties put and fetch objects through the server as well. Where the store
-refuses the bucket's credentials, or has no such bucket, the job says so in one sentence, without the store's
-address, the keys or what the bucket is called there.
+Contract: a bucket that was registered with a URL and a profile belongs to one account: a seed is fetched from it,
+a complete export is written to it, and both parties store and fetch objects through the server. If the store
+rejects the bucket's credentials, or has no such bucket, the job's status says so in one sentence, without the
+store's address, the keys or the bucket's real name.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ WRONG, WRONG_KEY, WRONG_SECRET = "wrong", "AKIAWRONGWRONGWRONG2", "a-secret-that
 
 @dataclass(frozen=True)
 class World:
-    """The small world, with buckets of a store."""
+    """A small world of files, with buckets on a store."""
 
     server: endpoint.Server
     parties: endpoint.Parties
@@ -45,7 +45,7 @@ class World:
         return self.server.client(self.parties.advertiser)
 
     def run_job(self, name: str, **changes: Any) -> Any:
-        """Start a job of the advertiser's and wait for its end."""
+        """Start a job of the advertiser and wait for its end."""
         parameters = endpoint.job_parameters(self.parties.advertiser, self.configured_arn, name, **changes)
         arn = self.advertiser.start_audience_generation_job(**parameters)["audienceGenerationJobArn"]
         return endpoint.wait_until_ended(
@@ -53,7 +53,7 @@ class World:
         )
 
     def run_export(self, job_arn: str, name: str) -> Any:
-        """Export a job and wait for its end; as the publisher sees it."""
+        """Export a job, wait for its end, and return it as the publisher sees it."""
         own = self.parties.publisher.own(job_arn)
         self.publisher.start_audience_export_job(**endpoint.export_parameters(own, name))
 
@@ -98,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def user_of_one_bucket(store: ObjectStore) -> tuple[str, str]:
-    """Let the store check who asks, and give the key that may use the one bucket."""
+    """Make the store check credentials, and return a key that may use one bucket."""
     iam = store.client("iam")
     iam.create_user(UserName="clean-room")
     resources = [f"arn:aws:s3:::{name}{what}" for name in (STORED, NOWHERE) for what in ("", "/*")]
@@ -111,7 +111,7 @@ def user_of_one_bucket(store: ObjectStore) -> tuple[str, str]:
 
 
 def register(installation: Installation) -> None:
-    """What the operator does with `cleanroom bucket register`."""
+    """Register a bucket, as the operator does with `cleanroom bucket register`."""
     for name, account, url, profile in (
         ("advertiser-store", endpoint.ADVERTISER, f"s3://{STORED}/{STORE_PREFIX}/seeds", "own"),
         ("publisher-store", endpoint.PUBLISHER, f"s3://{STORED}/{STORE_PREFIX}/out", "own"),
@@ -131,7 +131,7 @@ def seed() -> bytes:
 
 
 def objects(world: World, prefix: str) -> dict[str, bytes]:
-    """What lies on the store below a prefix, by the bucket's own user."""
+    """List the objects below a prefix on the store, as the bucket's own user."""
     client = world.store.client("s3", world.key, world.secret)
     listed = client.list_objects_v2(Bucket=STORED, Prefix=f"{STORE_PREFIX}/{prefix}").get("Contents", ())
     keys = [str(each["Key"]) for each in listed]
@@ -185,15 +185,15 @@ def test_a_folder_of_the_store_is_a_seed(world: World) -> None:
         ("s3://advertiser-store/2026/nobody.jsonl", "was not found"),
     ],
 )
-def test_a_seed_that_cannot_be_fetched_is_told(world: World, url: str, told: str) -> None:
+def test_a_seed_that_cannot_be_fetched_is_reported(world: World, url: str, told: str) -> None:
     job = world.run_job(url.removeprefix("s3://").replace("/", " "), seedAudience=world.seed_at(url))
     assert job["status"] == "CREATE_FAILED"
     assert job["statusDetails"]["statusCode"] == "SEED_NOT_FOUND"
     assert told in job["statusDetails"]["message"]
-    tells_nothing_of_the_store(world, job["statusDetails"]["message"])
+    reveals_nothing_about_the_store(world, job["statusDetails"]["message"])
 
 
-def test_a_destination_that_cannot_be_written_is_told(world: World) -> None:
+def test_a_destination_that_cannot_be_written_is_reported(world: World) -> None:
     world.publisher.update_configured_audience_model(
         configuredAudienceModelArn=world.configured_arn,
         outputConfig=output(world.parties, "s3://publisher-wrong/x"),
@@ -204,7 +204,7 @@ def test_a_destination_that_cannot_be_written_is_told(world: World) -> None:
     assert export["status"] == "CREATE_FAILED"
     assert export["statusDetails"]["statusCode"] == "DESTINATION_NOT_WRITABLE"
     assert "rejected the bucket's credentials" in export["statusDetails"]["message"]
-    tells_nothing_of_the_store(world, export["statusDetails"]["message"])
+    reveals_nothing_about_the_store(world, export["statusDetails"]["message"])
     assert "outputLocation" not in export
 
 
@@ -218,7 +218,7 @@ def test_each_account_has_its_own_buckets_of_the_store(world: World) -> None:
     assert not [key for key in objects(world, "") if key.endswith("/x.jsonl")]
 
 
-def tells_nothing_of_the_store(world: World, message: str) -> None:
+def reveals_nothing_about_the_store(world: World, message: str) -> None:
     host = world.store.url.removeprefix("http://")
     secrets = [
         host,

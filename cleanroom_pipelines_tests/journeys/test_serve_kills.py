@@ -1,15 +1,14 @@
-"""Whoever is killed while clients work loses and doubles nothing: the server, its worker, the daemon beside it.
+"""Kills of the server, its worker or the daemon, while clients work, lose and duplicate nothing.
 
-Contract: "kill server, worker or daemon at random moments of the boto3 journey"; DESIGN section 4. Two accounts
-train, start jobs from files and by SQL, export and delete through unmodified boto3, while one process after the
-other gets SIGKILL, workers and daemon in the middle of claimed work, the server while it is asked for several
-things at once, and is started again as an operator would (the server does so with its workers). A client whose
-connection broke says it again. In the end each job has ended once, each export is in one folder, a repeated create
-was a ConflictException and never a second resource, every change that was confirmed is in the audit log, which
-verifies, and no process, run or scratch file is left.
+Contract: two accounts train, start jobs from files and by SQL, export and delete through unmodified boto3.
+Meanwhile one process after another gets SIGKILL: workers and daemon during claimed work, the server during several
+requests. Each is started again as an operator would; the server does so with its workers. A client whose
+connection broke sends its request again. In the end each job has ended once, each export is in one folder, a
+repeated create raised ConflictException and created no second resource, the audit log is intact and contains every
+confirmed change, and no process, run or scratch file is left.
 
-A killed run's lease is 60 seconds, and a version is kept three minutes for a run that starts; instead of waiting,
-both end at once.
+A killed run's lease lasts 60 seconds, and a version is reserved for three minutes for a run that starts; the test
+ends both at once.
 """
 
 import os
@@ -75,7 +74,7 @@ STANDSTILL = 600.0  # seconds in which nothing came of it any more, however busy
 
 @dataclass
 class Site:
-    """The processes of an operator, and what she does with them."""
+    """The processes of an installation, and how an operator starts and stops them."""
 
     installation: Installation
     instance: dg.DagsterInstance
@@ -120,7 +119,7 @@ class Site:
             return False
 
     def workers(self) -> list[psutil.Process]:
-        """The workers that the server has at this moment."""
+        """Return the server's current workers."""
         found = []
         for process in self.running["server"].children():
             with suppress(psutil.NoSuchProcess):
@@ -129,7 +128,7 @@ class Site:
         return found
 
     def kill(self, name: str) -> None:
-        """Kill one of them, and what would never end without it, and start it again as an operator would."""
+        """Kill a process and what would never end without it, and start it again as an operator would."""
         if name == "workers":
             workers = worlds.wait_until(self.workers, seconds=STANDSTILL, what="a worker")
             for process in workers:
@@ -157,7 +156,7 @@ class Site:
         self.killed[name] += 1
 
     def end_leases(self, *, of_workers: bool) -> None:
-        """Let time pass for the claims of whoever was killed, and for all versions that are kept for a start."""
+        """End the leases of killed runs, and the reservations of all versions."""
         runs = {run_id: self.instance.get_run_by_id(run_id) for run_id in self.holders()}
         killed = [
             run_id
@@ -172,13 +171,13 @@ class Site:
             )
 
     def holders(self) -> list[str]:
-        """The runs that hold a claim."""
+        """Return the runs that hold a claim."""
         with reading(url_of(self.installation)) as session:
             query = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
             return [run_id for run_id in session.scalars(query) if run_id]
 
     def stop(self) -> None:
-        """End everything kindly, the server first."""
+        """Stop everything gracefully, the server first."""
         self.is_over = True
         for name in ("server", "daemon"):
             process = self.running.pop(name, None)
@@ -193,7 +192,7 @@ class Site:
                 assert not alive or name == "daemon", "the server and its worker end when they are asked to"
 
     def processes(self) -> list[psutil.Process]:
-        """Whatever runs with this home in its environment, beside this test."""
+        """Return all processes with this home in their environment, except this test."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -221,7 +220,7 @@ def site_at(folder: Path) -> Iterator[tuple[Site, Parties]]:
 
 @dataclass
 class Person:
-    """Who uses an account through boto3, and does not give up when a connection breaks."""
+    """A user of one account through boto3, who repeats requests when a connection breaks."""
 
     site: Site
     party: Party
@@ -234,7 +233,7 @@ class Person:
         self.client = client(self.site.url, self.party)
 
     def insist(self, operation: str, find: Callable[[], str] | None = None, **parameters: Any) -> Any:
-        """Call until there is an answer; `find` gives what an earlier try made although its answer was lost."""
+        """Repeat a call until there is a response; `find` returns what a call without response has created."""
         is_again = False
         while True:
             assert not self.site.is_over, "the test is over"
@@ -260,7 +259,7 @@ class Person:
             return arns[0] if find is not None and arns else answer
 
     def make(self, operation: str, listing: str, **parameters: Any) -> str:
-        """Create something, whatever happens meanwhile, and give its ARN; an export job has none."""
+        """Create a resource despite kills, and return its ARN; an export job has none."""
 
         def find() -> str:
             told = self.insist(f"list_{listing}", maxResults=100)
@@ -272,7 +271,7 @@ class Person:
         return str(self.insist(operation, find, **parameters))
 
     def wait(self, kind: Kind, look: Callable[[], Any]) -> None:
-        """Wait until it is made; what failed for good, because its run was killed three times, is tried again."""
+        """Wait until a resource is built; retry what failed for good because its run was killed three times."""
         deadline = time.monotonic() + STANDSTILL
         while (seen := look())["status"] != "ACTIVE":
             assert time.monotonic() < deadline, f"a {kind.words} is still {seen['status']}"
@@ -286,7 +285,7 @@ class Person:
 
 @dataclass
 class Journey:
-    """What two people do, round after round."""
+    """What the two users do, round after round."""
 
     publisher: Person
     advertiser: Person
@@ -299,11 +298,11 @@ class Journey:
 
     @property
     def n_calls(self) -> int:
-        """How often both have called."""
+        """The number of calls that both users have made."""
         return self.publisher.n_calls + self.advertiser.n_calls
 
     def live(self, enough: threading.Event) -> None:
-        """Train and share, then start, export and delete until enough was killed."""
+        """Train and share, then start, export and delete jobs until enough processes were killed."""
         me = self.publisher.party
         dataset = self.publisher.make("create_training_dataset", "training_datasets", **dataset_parameters(me))
         self.model = self.publisher.make(
@@ -327,7 +326,7 @@ class Journey:
             self.n_rounds += 1
 
     def go_round(self) -> None:
-        """The advertiser's job by SQL and the publisher's own from a file; both are exported, one is deleted."""
+        """Start the advertiser's job by SQL and the publisher's own from a file; export both, and delete one."""
         number, ours, theirs = self.n_rounds, self.publisher, self.advertiser
         sql = {"roleArn": theirs.party.role, "sqlParameters": SQL}
         guest = job_parameters(theirs.party, self.configured, f"guest {number}", seedAudience=sql)
@@ -353,7 +352,7 @@ class Journey:
         self.n_deleted += 1
 
     def burst(self, threads: ThreadPoolExecutor) -> list[Future[str]]:
-        """Several creations at once, as the server is about to be killed."""
+        """Create several resources at once, just before the server is killed."""
         names = [f"set {len(self.sets) + number}" for number in range(N_AT_ONCE)]
         self.sets += names
         asked = [dataset_parameters(self.publisher.party, name) for name in names]
@@ -369,7 +368,7 @@ class Journey:
 def kill_one_after_another(
     site: Site, victims: Sequence[str], dice: random.Random, journey: Journey, lived: Future[None]
 ) -> None:
-    """Kill each of the victims, in an order and at moments that the dice decide."""
+    """Kill each of the processes, in a random order and at random moments."""
     made: list[Future[str]] = []
     with ThreadPoolExecutor(N_AT_ONCE) as threads:
         for victim in dice.sample(victims, len(victims)):
@@ -395,7 +394,7 @@ def kill_one_after_another(
     assert len(set(arns)) == len(made)
 
 
-def test_every_job_ends_once_whoever_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_job_ends_once_whatever_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dice, enough = random.Random(7), threading.Event()
     with site_at(tmp_path) as (site, parties), ThreadPoolExecutor(1) as threads:
         seeds = site.installation.home.accounts / parties.publisher.account_id / "buckets" / "publisher-seeds"
@@ -441,7 +440,7 @@ def site_is_quiet(site: Site) -> None:
 
 
 def assert_ended_once(installation: Installation, journey: Journey) -> int:
-    """Everything is there once and ACTIVE; gives how many attempts it took beyond the first ones."""
+    """Check that everything exists once and is ACTIVE; return how many further attempts it took."""
     n_attempts = 0
     catalog, home = installation.catalog, installation.home
     names = {kind: Counter(record.name for record in catalog.resources.iterate(kind)) for kind in Kind}
@@ -467,7 +466,7 @@ def assert_ended_once(installation: Installation, journey: Journey) -> int:
 
 
 def assert_confirmed(installation: Installation, people: tuple[Person, Person]) -> None:
-    """Every change that a client was told of is in the log, which is whole."""
+    """Check that every change confirmed to a client is in the audit log, which is intact."""
     verdict = installation.audit.verify()
     assert verdict.ok, verdict.problem
     outcomes = {

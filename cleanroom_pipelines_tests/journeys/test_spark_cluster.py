@@ -1,9 +1,8 @@
-"""The demo's journey on a real Spark cluster, through Dagster.
+"""The demo on a real Spark cluster, through Dagster.
 
-Contract: issue "Spark", done means: a standalone cluster on loopback, master and two workers, runs the journey
-from the tables to the exports, and the audience agrees with DuckDB's within contracts/similarity.md: Spearman at
-least 0.999, at least 99 % the same users at each size. The cluster may be gone afterwards: what it made is
-read without.
+Contract: a standalone cluster on loopback, with a master and two workers, does everything from the tables to the
+exports, and the audience agrees with DuckDB's within the documented tolerance: Spearman at least 0.999, at least
+99 % the same users at each size. The results can be read afterwards without the cluster.
 """
 
 from pathlib import Path
@@ -27,7 +26,7 @@ SHARES = (0.01, 0.05, 0.1, 0.2)
 
 
 def ranking_of(home: Path) -> tuple[pd.DataFrame, bool]:
-    """The demo's ranking, and whether it lies in parts."""
+    """Return the demo's ranking, and whether it is stored in parts."""
     installation = Installation(Settings(home))
     (job,) = installation.catalog.resources.iterate(Kind.GENERATION_JOB)
     version = installation.catalog.resources.current_version(Kind.GENERATION_JOB, job.id)
@@ -73,7 +72,7 @@ def test_the_demo_on_a_cluster_agrees_with_the_demo_on_one_machine(
     assert worlds.statuses(Installation(Settings(on_cluster.home))) == statuses
 
 
-def test_a_cluster_that_does_not_answer_is_said_in_one_sentence(tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_reported_in_one_sentence(tmp_path: Path) -> None:
     home = tmp_path / "home"
     ended = typed(home, "demo", "--json", engine="spark://127.0.0.1:9")
     assert ended.returncode != 0

@@ -196,7 +196,7 @@ def test_disclosing_lists_are_labelled_everywhere(asking: Asking) -> None:
             entry.value
             for event in worlds.materializations(world.instance, "audience_user_list", made.id)
             for name, entry in event.metadata.items()
-            if name == "reveals by design"
+            if name == "revealed by design"
         ]
         assert shown == [label]
 

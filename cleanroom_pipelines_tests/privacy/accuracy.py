@@ -1,7 +1,7 @@
-"""What the noise costs in accuracy.
+"""Measure how accurate counts with noise are.
 
-Lives here: `accuracy_of`, measured by releasing known counts many times.
-Add here when a further number is told whose error people will ask about.
+Lives here: `accuracy_of`, which releases known counts many times.
+Add here when the error of another published number must be measured.
 Keep out: the noise itself.
 """
 
@@ -25,12 +25,12 @@ _MATCHABLE_OF_AN_OVERLAP = 20
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far the told numbers are off for cells of one true size.
+    """The errors of published numbers for cells of one true size.
 
     Args:
         true_size: Users of an audience, or of a cell's overlap.
-        share_told: How often the audience's size is told at all, 0 to 1.
-        size_median_error: Relative error of the told size that half of the answers stay within.
+        share_told: The share of cases in which the audience's size is shown at all, 0 to 1.
+        size_median_error: Relative error of the shown size that half of the answers stay within.
         size_error_at_90: Relative error that nine of ten stay within.
         affinity_median_error: The same for the affinity ratio of the cell.
         affinity_error_at_90: The same for the affinity ratio of the cell.
@@ -52,18 +52,18 @@ def accuracy_of(
     count: Price = COUNT,
     table: Price = INSIGHTS,
 ) -> Accuracy:
-    """Measure the errors of sizes, and of the affinity ratios of cells, of one true size.
+    """Measure the errors of sizes, and of the affinity ratios of cells, for one true size.
 
-    The affinity ratio is that of a cell with so many users of the overlap, which are a tenth of the overlap and
-    twice as common there as among the matchable users, of whom there are 20 times as many as in the overlap. It is
-    told with two digits, so its errors come in steps of 5 %.
+    The affinity ratio is that of a cell with `true_size` users of the overlap, which are a tenth of the overlap.
+    They are twice as common there as among the matchable users, who are 20 times as many as the overlap. The ratio
+    is published with two digits, so its errors come in steps of 5 %.
 
     Args:
-        true_size: Users in the cell, large enough to be told at times.
+        true_size: Users in the cell, large enough to be shown in some cases.
         policy: The policy.
-        n_draws: How many rooms to measure in.
-        count: What a size costs, and the overlap that a table is set against.
-        table: What a table of insights costs.
+        n_draws: The number of rooms to measure in.
+        count: The price of a size, and of the overlap that a table is compared with.
+        table: The price of a table of insights.
     """
     releaser = Releaser(_KEY, "accuracy", False, policy)
     n_overlap = true_size * _OVERLAPS_OF_A_CELL
@@ -101,6 +101,6 @@ def _counter(releaser: Releaser, question: str) -> Callable[[int, str, Price], R
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share does not exceed; NaN where nothing was told."""
+    """Return the smallest value that at least this share does not exceed; NaN if no value was shown."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")

@@ -1,7 +1,7 @@
-"""What an attacker has: the published policy, and a pair's whole budget. What it has not is the key.
+"""What an attacker has: the published policy, and a pair's whole budget, but not the key.
 
-It knows the formula of the noise and everybody but one person, and guesses by likelihood: no other way of guessing
-from the same answers is right more often (Neyman and Pearson).
+The attacker knows the formula of the noise and everyone's data except one person's, and guesses by likelihood: no
+other way of guessing from the same answers is right more often (Neyman and Pearson).
 """
 
 import math
@@ -37,7 +37,7 @@ def key_of(number: int) -> bytes:
 
 @cache
 def noise_of(price: Price = COUNT) -> tuple[tuple[int, float], ...]:
-    """Every noise that may be, with its probability: worked out from the formula anew."""
+    """Return all possible noise values with their probabilities, computed independently from the formula."""
     variance = float(price.variance)
     reach = math.ceil(12 * math.sqrt(variance)) + 2
     weights = {noise: math.exp(-(noise**2) / (2 * variance)) for noise in range(-reach, reach + 1)}
@@ -47,7 +47,7 @@ def noise_of(price: Price = COUNT) -> tuple[tuple[int, float], ...]:
 
 @cache
 def chances(true_count: int, policy: ReleasePolicy = POLICY, price: Price = COUNT) -> Mapping[Answer, float]:
-    """How likely each answer is, by the formula: added up over the noise, one by one."""
+    """Return the probability of each answer, by summing over all noise values."""
     found: dict[Answer, float] = defaultdict(float)
     for noise, chance in noise_of(price):
         noised = true_count + noise
@@ -60,7 +60,7 @@ def chances(true_count: int, policy: ReleasePolicy = POLICY, price: Price = COUN
 def evidence(
     answer: Answer, with_x: int, without_x: int, policy: ReleasePolicy = POLICY, price: Price = COUNT
 ) -> float:
-    """How much an answer speaks for x: the logarithm of the ratio of its likelihoods."""
+    """Return how much an answer speaks for x: the logarithm of the ratio of its likelihoods."""
     likely = [chances(n, policy, price).get(answer, 0.0) for n in (with_x, without_x)]
     return math.log(max(likely[0], 1e-300) / max(likely[1], 1e-300))
 
@@ -68,15 +68,15 @@ def evidence(
 def success_of_one_answer(
     with_x: int, without_x: int, policy: ReleasePolicy = POLICY, price: Price = COUNT
 ) -> float:
-    """How often the best guess from one answer is right, exactly."""
+    """Return how often the best guess from one answer is right, exactly."""
     a, b = chances(with_x, policy, price), chances(without_x, policy, price)
     return sum(max(a.get(answer, 0.0), b.get(answer, 0.0)) for answer in {*a, *b}) / 2
 
 
 def success_of_answers(n: int, price: Price = COUNT) -> float:
-    """How often the best guess from n noised counts is right, exactly; thresholds and rounding take from it.
+    """Return exactly how often the best guess from n counts is right, before thresholds and rounding.
 
-    Each count holds x or not; the evidence is linear in their sum, which is added up value by value.
+    Each count contains x or not; the evidence is linear in their sum, whose distribution is computed exactly.
     """
     size = n + 24 * math.ceil(math.sqrt(n * price.variance))  # modulo: what lies beyond adds to nothing
     places, likely = zip(*noise_of(price), strict=True)
@@ -86,21 +86,21 @@ def success_of_answers(n: int, price: Price = COUNT) -> float:
 
 
 def share_right(guesses: Iterable[tuple[float, bool]]) -> float:
-    """How often guesses are right, from evidence and truth; no evidence either way is a coin, half right."""
+    """Return how often guesses are right, given evidence and truth; without evidence, in half of cases."""
     right = [0.5 if speaks == 0 else float((speaks > 0) == truth) for speaks, truth in guesses]
     return sum(right) / len(right)
 
 
 def within_chance(bound: float, n_guesses: int) -> float:
-    """What a measured success may be where the true one is a bound: three standard errors more."""
+    """Return the limit for a measured success rate: the bound of the true one plus three standard errors."""
     return bound + 3 * math.sqrt(bound * (1 - bound) / n_guesses)
 
 
 @dataclass
 class Room:
-    """A room as its readers meet it: every question is paid for once and answered from the store.
+    """A room as its readers see it: every question is paid for once, and then answered from the store.
 
-    It stands in for the catalogue; the arithmetic is the product's.
+    It replaces the catalogue; the arithmetic is the product's.
     """
 
     releaser: Releaser
@@ -110,7 +110,7 @@ class Room:
     answers: dict[str, Released] = field(default_factory=dict)
 
     def size(self, true_count: int, question: str) -> Released:
-        """Ask for a size."""
+        """Request a size."""
         key = question_key(self.releaser.content, question, self.price.tenths)
         if key not in self.answers:
             if self.spent + self.price.tenths > self.total:

@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md sections 1 and 4: what prices buy in noise, and what they prove together."""
+"""Contract: the noise that prices buy, and the privacy bound of all answers together."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def within(price: Price) -> int:
     return noise_within(price.variance, 0.9)
 
 
-def test_prices_buy_the_noise_that_is_promised() -> None:
+def test_prices_buy_the_promised_noise() -> None:
     assert {units: within(Price(units * UNIT)) for units in (1, 2, 8)} == {1: 33, 2: 23, 8: 11}
     assert (COUNT, within(COUNT)) == (Price(2 * UNIT), 23)
     assert (INSIGHTS.tenths, INSIGHTS.sensitivity, within(INSIGHTS)) == (20 * UNIT, 18, 31)
@@ -61,7 +61,7 @@ def test_the_bound_is_the_promised_one() -> None:
     # an advertiser under 2, 5 and 10 organisations, a refill of 300 units, twelve months
     [(2, 0.64), (5, 0.71), (10, 0.79), (4, 0.69), (12, 0.81)],
 )
-def test_more_tells_more_as_stated(pairs: int, share: float) -> None:
+def test_larger_budgets_have_the_stated_bounds(pairs: int, share: float) -> None:
     assert round(right_at_most(pairs * PAIR_TENTHS), 2) == share
 
 
@@ -79,7 +79,7 @@ def test_gaussian_privacy_is_exact_for_one_gaussian() -> None:
 
 
 def exact_success(price: Price, n: int) -> float:
-    """How often the best attacker is right from n counts: their sum decides, and is added up value by value."""
+    """Return how often the best attacker is right given n counts, from the distribution of their sum."""
     variance = float(price.variance)
     reach = math.ceil(10 * math.sqrt(variance * n)) + n
     one = np.exp(-(np.arange(-reach, reach + 1.0) ** 2) / (2 * variance))
@@ -89,7 +89,7 @@ def exact_success(price: Price, n: int) -> float:
 
 
 @pytest.mark.parametrize(("tenths", "n"), [(10, 100), (20, 50), (1, 1_000), (1_000, 1), (80, 12)])
-def test_counts_compose_to_what_adding_up_all_answers_gives(tenths: int, n: int) -> None:
+def test_composed_counts_match_exact_enumeration(tenths: int, n: int) -> None:
     price = Price(tenths)
     found = attacker_success([price.spent] * n)
     assert found == pytest.approx(exact_success(price, n), abs=2e-6)
@@ -116,7 +116,7 @@ def test_all_kinds_of_answers_compose() -> None:
     assert attacker_success([vector.spent]) == pytest.approx(right_at_most(8 * UNIT), abs=1e-5)
 
 
-def test_a_sum_beyond_all_bounds_is_not_told_to_be_small() -> None:
+def test_overflowing_sums_do_not_look_small() -> None:
     assert attacker_success([Price(PAIR_TENTHS).spent] * 40) == pytest.approx(right_at_most(40_000), abs=2e-3)
     assert attacker_success([]) == 0.5
     assert composed_epsilon([]) == 0.0
@@ -124,7 +124,7 @@ def test_a_sum_beyond_all_bounds_is_not_told_to_be_small() -> None:
 
 @one_in(5)
 @given(st.integers(1, 2_000), st.integers(1, 200))
-def test_a_price_is_what_its_noise_spends(tenths: int, sensitivity: int) -> None:
+def test_a_price_equals_the_privacy_loss_of_its_noise(tenths: int, sensitivity: int) -> None:
     price = Price(tenths, Fraction(sensitivity))
     assert price.variance == variance_of(tenths, sensitivity)
     assert price.spent == Spent(tenths, price.variance, Fraction(sensitivity))
@@ -133,7 +133,7 @@ def test_a_price_is_what_its_noise_spends(tenths: int, sensitivity: int) -> None
     assert variance_of(2 * tenths) * 2 == variance_of(tenths) == variance_of(tenths, sensitivity) / sensitivity
 
 
-def test_quality_figures_are_bought_as_exactly_as_is_promised() -> None:
+def test_quality_figures_have_the_promised_accuracy() -> None:
     for n in (300, 1_000, 5_000, 50_000):
         price = figures_price(n)
         # four of the noised counts enter a recall

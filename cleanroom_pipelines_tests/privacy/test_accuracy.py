@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 2, "accuracy no worse": measured errors agree with the formula."""
+"""Contract: measured errors of published numbers agree with the formula."""
 
 import math
 
@@ -11,7 +11,7 @@ from .accuracy import TRUE_SIZES, accuracy_of
 from .attacking import chances
 
 
-def test_errors_are_those_of_the_formula() -> None:
+def test_errors_match_the_formula() -> None:
     def check(size: int) -> None:
         found = accuracy_of(size, n_draws=2_000)
         answers = {answer: chance for answer, chance in chances(size).items() if answer is not None}

@@ -1,7 +1,7 @@
-"""Contract: contracts/privacy.md sections 1, 2 and 8: attacks on mechanisms, by whoever knows all but one person.
+"""Contract: attacks on the mechanisms, by an attacker who knows all data except one person's.
 
-Every attack is also shown to work where there is hardly any noise. Whether x is in the data is so in half of the
-rounds, so 50 % is a coin. What the best attacker reaches is added up exactly where it can be, and measured.
+Every attack is also shown to work with negligible noise. x is in the data in half of the rounds, so guessing is
+right in 50 %. The success of the best attacker is computed exactly where possible, and measured.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ def guess_once(n_known: int, n_rounds: int, policy: ReleasePolicy = POLICY, pric
     return share_right(guesses)
 
 
-def test_the_threshold_is_no_oracle() -> None:
+def test_thresholds_do_not_reveal_membership() -> None:
     def check(n_known: int) -> None:
         exactly = success_of_one_answer(n_known + 1, n_known)
         assert exactly <= right_at_most(COUNT.tenths) + 1e-4
@@ -89,12 +89,12 @@ def test_the_threshold_is_no_oracle() -> None:
     assert offenders([24, 39, 44], check) == []
 
 
-def test_the_threshold_attack_works_where_there_is_hardly_any_noise() -> None:
+def test_the_threshold_attack_works_with_negligible_noise() -> None:
     assert guess_once(24, 200, ORACLE, HARDLY_ANY_NOISE) > 0.8
     assert success_of_one_answer(25, 24, ORACLE, HARDLY_ANY_NOISE) > 0.8
 
 
-def test_no_single_answer_tells_more_than_its_price() -> None:
+def test_no_single_answer_reveals_more_than_its_price() -> None:
     def check(tenths: int, n_known: int) -> None:
         price = Price(tenths)
         # Noise on whole numbers tells a little more than a Gaussian where σ is small: 2.0 for all 100 units.
@@ -104,7 +104,7 @@ def test_no_single_answer_tells_more_than_its_price() -> None:
     assert offenders([(tenths, n) for tenths in (1, 10, 20, 200, PAIR_TENTHS) for n in sizes], check) == []
 
 
-def test_the_formula_of_the_attacker_is_what_the_releaser_does() -> None:
+def test_the_attacker_s_formula_matches_the_releaser() -> None:
     n_draws = 20_000
     for n in (38, 200):
         releaser = Releaser(key_of(n), "v", False)
@@ -119,19 +119,19 @@ Guess = Callable[[list[int | None], list[int | None], int, ReleasePolicy, Price]
 
 
 def by_pairs(with_x: list[int | None], without_x: list[int | None], n: int, *_: object) -> float:
-    """Compare sets that hold x with sets that do not."""
+    """Guess by comparing sets that contain x with sets that do not."""
     return mean(with_x) - mean(without_x) - 0.5
 
 
 def by_mean(with_x: list[int | None], without_x: list[int | None], n: int, *_: object) -> float:
-    """Average sets that hold x, knowing all others' matches."""
+    """Guess by averaging sets that contain x, knowing all others' matches."""
     return mean(with_x) - n - 0.5
 
 
 def by_likelihood(
     with_x: list[int | None], _: list[int | None], n: int, policy: ReleasePolicy, price: Price
 ) -> float:
-    """Weigh every answer, knowing all others' matches."""
+    """Guess by weighing every answer, knowing all others' matches."""
     return sum(evidence(answer, n + 1, n, policy, price) for answer in with_x)
 
 
@@ -146,7 +146,7 @@ Answers = tuple[list[int | None], list[int | None]]
 def answers_for_the_whole_budget(  # noqa: PLR0917 they are the key of a cache
     share_with_x: float, n_known: int, n_rounds: int, total: int, policy: ReleasePolicy, price: Price
 ) -> list[tuple[Answers, bool]]:
-    """Per round, the answers for sets that hold x and for those that do not, and whether x matches."""
+    """Return, for each round, the answers for sets with and without x, and whether x matches."""
     found = []
     n_questions = total // COUNT.tenths
     for number in range(n_rounds):
@@ -178,13 +178,13 @@ def guess_with_the_whole_budget(
 
 
 @pytest.mark.parametrize("tenths", [1, 10, 20, 200, PAIR_TENTHS])
-def test_the_whole_budget_tells_no_more_than_the_bound_exactly(tenths: int) -> None:
+def test_the_whole_budget_reveals_at_most_the_exact_bound(tenths: int) -> None:
     assert 0.595 < success_of_answers(PAIR_TENTHS // tenths, Price(tenths)) <= BOUND
     assert success_of_answers(2 * PAIR_TENTHS // tenths, Price(tenths)) > 0.63, "twice as much is found"
 
 
 @pytest.mark.parametrize(("guess", "share_with_x"), [(by_pairs, 0.5), (by_mean, 1.0), (by_likelihood, 1.0)])
-def test_near_identical_sets_do_not_average_the_noise_away(guess: Guess, share_with_x: float) -> None:
+def test_near_identical_sets_do_not_average_out_the_noise(guess: Guess, share_with_x: float) -> None:
     # At 205 users rounding costs the attacker nothing. 2,000 guesses are right to ± 3.3 %.
     found = guess_with_the_whole_budget(guess, share_with_x, 205, 1_000)
     assert found <= within_chance(BOUND, 2_000)
@@ -192,16 +192,16 @@ def test_near_identical_sets_do_not_average_the_noise_away(guess: Guess, share_w
 
 
 @pytest.mark.parametrize(("guess", "share_with_x"), [(by_pairs, 0.5), (by_mean, 1.0), (by_likelihood, 1.0)])
-def test_averaging_works_where_there_is_hardly_any_noise(guess: Guess, share_with_x: float) -> None:
+def test_averaging_works_with_negligible_noise(guess: Guess, share_with_x: float) -> None:
     weak = guess_with_the_whole_budget(guess, share_with_x, 204, 40, policy=BARE, price=HARDLY_ANY_NOISE)
     assert weak > 0.95
 
 
-def test_more_budget_would_tell_more() -> None:
+def test_more_budget_would_reveal_more() -> None:
     assert guess_with_the_whole_budget(by_mean, 1.0, 205, 25, total=20 * PAIR_TENTHS) > 0.75
 
 
-def test_answers_that_are_asked_for_again_average_away_nothing() -> None:
+def test_repeated_questions_do_not_average_out_the_noise() -> None:
     room = Room(Releaser(key_of(1), "v", False))
     assert len({room.size(205, "the same").value for _ in range(1_000)}) == 1
     assert room.spent == COUNT.tenths
@@ -213,7 +213,7 @@ N_ROUNDS = 100
 
 
 def attacked_room(n_known: int, n_rounds: int, n_sets: int, n_junk: int) -> PlainRoom:
-    """Seed audiences of n known ids and x, who matches in half of the rounds; and junk.
+    """Create seed audiences of n known ids and x, who matches in half of the rounds; and junk.
 
     Types are named "round, x matches, number of the set".
     """
@@ -239,7 +239,7 @@ def attacked_room(n_known: int, n_rounds: int, n_sets: int, n_junk: int) -> Plai
 
 
 def guess_from_rows(relations: Relations, n_known: int, policy: ReleasePolicy, price: Price) -> float:
-    """By all that an advertiser's agency reads in the rows: size, whether it is empty, and the match rate."""
+    """Guess from all that an advertiser's agency reads in the rows: size, whether it is empty, and match rate."""
     speaks: dict[tuple[str, str], float] = {}
     rates: dict[object, set[object]] = {}
     for row in overlap_statistics(relations, Releaser(key_of(7), "v", False, policy)).rows:
@@ -255,7 +255,7 @@ def guess_from_rows(relations: Relations, n_known: int, policy: ReleasePolicy, p
     return share_right((value, x_matches == "1") for (_, x_matches), value in speaks.items())
 
 
-def test_the_whole_budget_spent_on_overlap_rows_tells_little(
+def test_spending_the_whole_budget_on_overlaps_reveals_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_sets = PAIR_TENTHS // COUNT.tenths
@@ -265,7 +265,7 @@ def test_the_whole_budget_spent_on_overlap_rows_tells_little(
         assert guess_from_rows(relations, 60, BARE, HARDLY_ANY_NOISE) > 0.95
 
 
-def test_24_known_ids_and_x_in_a_seed_audience_tell_little_of_x(
+def test_24_known_ids_and_x_in_a_seed_audience_reveal_little_about_x(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Junk so that the match rate is not cut off at 1.
@@ -284,7 +284,7 @@ SALT = "known to the attacker, which helps it"
 
 @dataclasses.dataclass(frozen=True)
 class Remembering:
-    """An engine that asks its engine each question once: rooms are the same, only the noise differs."""
+    """An engine that runs each query once: all rooms are the same, only the noise differs."""
 
     engine: Any
     known: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -300,7 +300,7 @@ class Remembering:
 
 
 def busy_room(*, with_x: bool = True, in_seed: bool = True) -> PlainRoom:
-    """400 users who have five of 20 interests, and x, who has 50; half are in the seed, x too or not."""
+    """Create 400 users with five of 20 interests, and x with 50; half are in the seed, and perhaps x."""
     random_ = random.Random(3)
     users = [f"u{number}" for number in range(400)]
     segments = [(user, f"i{n}") for user in users for n in random_.sample(range(20), 5)]
@@ -324,7 +324,7 @@ def answers_of(table: ReleasedInsights) -> Cells:
 
 
 def guess_from_tables(folder: Path, monkeypatch: pytest.MonkeyPatch, policy: ReleasePolicy, price: Price) -> float:
-    """By every count behind a table's cells, and by its overlap; readers see only ratios of them."""
+    """Guess from every count behind a table's cells, and from its overlap; readers see only ratios of these."""
     with (
         busy_room().opened(folder / "with") as one,
         busy_room(in_seed=False).opened(folder / "without") as other,
@@ -364,14 +364,16 @@ def guess_from_tables(folder: Path, monkeypatch: pytest.MonkeyPatch, policy: Rel
         return share_right(guesses)
 
 
-def test_tables_tell_little_of_a_person_with_50_interests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_reveal_little_about_a_person_with_50_interests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tenths = N_TABLES * (INSIGHTS.tenths + COUNT.tenths)
     assert tenths == 880, "a fifth table cannot be paid"
     found = guess_from_tables(tmp_path, monkeypatch, POLICY, INSIGHTS)
     assert found <= within_chance(right_at_most(tenths), 2 * N_WORLDS)
 
 
-def test_tables_tell_all_where_there_is_hardly_any_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_reveal_everything_with_negligible_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weak = dataclasses.replace(INSIGHTS, tenths=500 * INSIGHTS.tenths)
     monkeypatch.setitem(globals(), "N_WORLDS", 30)
     assert guess_from_tables(tmp_path, monkeypatch, BARE, weak) > 0.95
@@ -381,7 +383,7 @@ def test_tables_tell_all_where_there_is_hardly_any_noise(tmp_path: Path, monkeyp
 
 
 def guess_from_base(folder: Path, monkeypatch: pytest.MonkeyPatch, factor: int, n_worlds: int) -> float:
-    """Whether x, who has 50 interests, is among the publisher's users, by all figures of the base."""
+    """Guess from all figures of the base audience whether x, who has 50 interests, is in it."""
     policy = POLICY if factor == 1 else BARE
     prices = {
         name: dataclasses.replace(price, tenths=factor * price.tenths)
@@ -427,13 +429,13 @@ def guess_from_base(folder: Path, monkeypatch: pytest.MonkeyPatch, factor: int, 
         return share_right(guesses)
 
 
-def test_figures_of_the_base_tell_little_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_figures_reveal_little_about_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_worlds = 200
     found = guess_from_base(tmp_path, monkeypatch, 1, n_worlds)
     assert found <= within_chance(right_at_most(BASE_TENTHS), 2 * n_worlds)
 
 
-def test_figures_of_the_base_tell_all_where_there_is_hardly_any_noise(
+def test_base_figures_reveal_everything_with_negligible_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert guess_from_base(tmp_path, monkeypatch, 500, 30) > 0.95
@@ -443,7 +445,7 @@ def test_figures_of_the_base_tell_all_where_there_is_hardly_any_noise(
 
 
 def phrasings(n: int) -> tuple[list[Definition], dict[str, Definition]]:
-    """Ways to say: of T, those in Sport or it's, aged 18-24, who are not also in U."""
+    """Return equivalent definitions of: users of T in Sport or it's, aged 18-24, who are not also in U."""
     random_ = random.Random(5)
     audiences: dict[str, Definition] = {}
     found: list[Definition] = []
@@ -478,7 +480,7 @@ def _shuffled(random_: random.Random, values: list) -> tuple:  # type: ignore[ty
     return tuple(random_.sample(values, len(values)))
 
 
-def test_a_hundred_phrasings_are_one_answer_and_one_payment() -> None:
+def test_a_hundred_equivalent_definitions_get_one_answer_for_one_payment() -> None:
     definitions, audiences = phrasings(100)
     room = Room(Releaser(key_of(3), "v", False))
     answers = [room.size(205, canonical(each, audiences.__getitem__)) for each in definitions]

@@ -1,6 +1,6 @@
-"""Contract: contracts/privacy.md section 4: `hide_absolute_values` nulls every both-sided count everywhere.
+"""Contract: `hide_absolute_values` removes every count about both parties from all outputs.
 
-The counts of the room are large and odd, so that they are found as text wherever they stand.
+The counts of the room are large and unusual numbers, so that they are found as text anywhere.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ Outputs = tuple[ReleasedOverlap, ReleasedInsights, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Outputs]:
-    """All that leaves, hidden or told, as objects and as documents for those who see no own counts."""
+    """Return all outputs, with hidden or shown counts, as objects and as documents."""
     found = {}
     with room().opened(tmp_path_factory.mktemp("room")) as relations:
         for hide in (True, False):
@@ -80,7 +80,7 @@ def released_below(value: Any) -> Iterator[Released]:
             yield from released_below(getattr(value, each.name))
 
 
-def test_no_count_stands_in_any_output(outputs: Callable[[bool], Outputs]) -> None:
+def test_no_output_contains_a_count(outputs: Callable[[bool], Outputs]) -> None:
     told_overlap, told_table, told_documents = outputs(False)
     overlap, table, documents = outputs(True)
     counts = {str(each.value) for each in [*released_below(told_overlap), *released_below(told_table)]}
@@ -98,7 +98,7 @@ def test_no_count_stands_in_any_output(outputs: Callable[[bool], Outputs]) -> No
     assert not found([repr(each) for each in [*released_below(overlap), *released_below(table)]])
 
 
-def test_every_both_sided_number_is_null_and_no_other_whole_number_is_there(
+def test_all_counts_about_both_parties_are_null(
     outputs: Callable[[bool], Outputs],
 ) -> None:
     _, _, documents = outputs(True)
@@ -124,7 +124,7 @@ def test_ratios_and_decisions_remain_and_are_the_same(outputs: Callable[[bool], 
     assert [value for key, value in others(hidden) if key == "is_empty"] == [False]
 
 
-def test_ones_own_count_stays_in_ones_own_answer(outputs: Callable[[bool], Outputs]) -> None:
+def test_a_provider_still_sees_its_own_counts(outputs: Callable[[bool], Outputs]) -> None:
     overlap, _, _ = outputs(True)
     (mine,) = overlap.as_dict(with_own_counts=True)["rows"]
     (others,) = overlap.as_dict(with_own_counts=False)["rows"]
@@ -134,7 +134,7 @@ def test_ones_own_count_stays_in_ones_own_answer(outputs: Callable[[bool], Outpu
     assert (others["advertiser_size"], others["match_rate"]) == (None, None)
 
 
-def test_errors_tell_of_the_budget_only() -> None:
+def test_errors_mention_only_the_budget() -> None:
     error = budget_spent(total=1_000, spent=950, cost=100)
     assert isinstance(error, BudgetSpentError)
     assert set(re.findall(r"\d+", f"{error} {error!r} {error.attributes}")) == {"5", "10", "95", "100"}

@@ -1,6 +1,6 @@
-"""Contract: contracts/privacy.md section 7: what a ledger's lines compose to is what `dp-accounting` computes.
+"""Contract: the composed bound of a ledger equals what `dp-accounting` computes.
 
-It is installed from its own lock file into an environment of its own: its pins disagree with ours.
+dp-accounting is installed from its own lock file into its own environment, because its pins conflict with ours.
 """
 
 import json
@@ -63,7 +63,7 @@ LEDGERS: dict[str, list[Spent]] = {
 
 
 def draws_of(spent: Iterable[Spent]) -> list[tuple[bool, float, int]]:
-    """Discrete draws that one person moves by 1 each, or a Gaussian of σ / Δ, with how many there are."""
+    """Return discrete draws that one person moves by 1 each, or a Gaussian of σ / Δ, with their number."""
     found: Counter[tuple[bool, float]] = Counter()
     for each in spent:
         if each.sensitivity in (1, 18):
@@ -88,7 +88,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_ledgers_compose_to_what_dp_accounting_computes(judge: Path) -> None:
+def test_composed_bounds_match_dp_accounting(judge: Path) -> None:
     asked = json.dumps([DELTA, [draws_of(spent) for spent in LEDGERS.values()]])
     run = subprocess.run(
         [str(judge), "-c", JUDGE], input=asked, capture_output=True, text=True, check=True, timeout=300

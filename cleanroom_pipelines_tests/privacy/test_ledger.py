@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 4: one ledger per pair, what is paid twice, and the typed error."""
+"""Contract: one ledger per pair of organisations, repeated questions, and the typed error."""
 
 import pickle
 import tempfile
@@ -36,7 +36,7 @@ questions = st.tuples(st.text(max_size=5), st.text(max_size=5), st.integers(1, 1
 
 
 @given(questions, questions)
-def test_a_key_tells_questions_apart(one: tuple[str, str, int], other: tuple[str, str, int]) -> None:
+def test_different_questions_have_different_keys(one: tuple[str, str, int], other: tuple[str, str, int]) -> None:
     assert (question_key(*one) == question_key(*other)) == (one == other)
     assert question_key("ab", "c", 1) != question_key("a", "bc", 1)
     assert question_key("a", "b", 11) != question_key("a", "b1", 1), "another price is another noise"
@@ -70,7 +70,7 @@ def line(name: str, price: Price = COUNT) -> LedgerLine:
 
 @one_in(10)
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([1, 20, 333, 600])), max_size=4)))
-def test_nobody_spends_more_than_there_is(catalog: Catalog, baskets: list[list[tuple[str, int]]]) -> None:
+def test_a_pair_cannot_spend_more_than_its_budget(catalog: Catalog, baskets: list[list[tuple[str, int]]]) -> None:
     pair, paid = fresh_pair(catalog), dict[tuple[str, int], int]()
     for basket in baskets:
         new = {each: each[1] for each in basket if each not in paid}
@@ -86,7 +86,7 @@ def test_nobody_spends_more_than_there_is(catalog: Catalog, baskets: list[list[t
     assert sorted(each.tenths for each in catalog.pairs.ledger_lines(pair.id)) == sorted(paid.values())
 
 
-def test_what_was_paid_is_free_whoever_asks_and_also_when_all_is_spent(catalog: Catalog) -> None:
+def test_paid_answers_stay_free_for_everyone_even_with_no_budget_left(catalog: Catalog) -> None:
     pair = fresh_pair(catalog)
     assert catalog.pairs.charge(pair.id, [line("a", Price(PAIR_TENTHS - 1))]) is not None
     assert catalog.pairs.charge(pair.id, [line("b", Price(2))]) is None
@@ -97,7 +97,7 @@ def test_what_was_paid_is_free_whoever_asks_and_also_when_all_is_spent(catalog: 
     assert catalog.pairs.charge(pair.id, [line("c", Price(1))]) is None
 
 
-def test_a_pair_is_one_in_either_order_and_no_other(catalog: Catalog) -> None:
+def test_each_pair_has_one_ledger_in_either_order(catalog: Catalog) -> None:
     a, b = fresh_pair(catalog), fresh_pair(catalog)
     assert catalog.pairs.pair(*reversed(a.organizations)).id == a.id
     assert catalog.pairs.charge(a.id, [line("a", Price(PAIR_TENTHS))]) is not None

@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 2: discrete Gaussian noise of an exact variance, keyed."""
+"""Contract: discrete Gaussian noise of an exact variance, drawn from a key."""
 
 import hmac
 import math
@@ -27,7 +27,7 @@ def draws(variance: Fraction) -> tuple[int, ...]:
 
 @cache
 def exact(variance: Fraction) -> dict[int, float]:
-    """P(k) by its formula, worked out anew."""
+    """Return P(k) by its formula, computed independently."""
     reach = math.ceil(20 * math.sqrt(variance)) + 3
     weights = {k: math.exp(-k * k / (2 * float(variance))) for k in range(-reach, reach + 1)}
     total = math.fsum(weights.values())
@@ -35,7 +35,7 @@ def exact(variance: Fraction) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
-def test_mean_and_variance_are_those_of_the_formula(variance: Fraction) -> None:
+def test_mean_and_variance_match_the_formula(variance: Fraction) -> None:
     second = math.fsum(k**2 * chance for k, chance in exact(variance).items())
     fourth = math.fsum(k**4 * chance for k, chance in exact(variance).items())
     assert abs(sum(draws(variance)) / N) < 3.5 * math.sqrt(second / N), "unbiased before suppression"
@@ -44,7 +44,7 @@ def test_mean_and_variance_are_those_of_the_formula(variance: Fraction) -> None:
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
-def test_every_value_is_as_frequent_as_the_formula_says(variance: Fraction) -> None:
+def test_every_value_is_as_frequent_as_the_formula_predicts(variance: Fraction) -> None:
     found = Counter(draws(variance))
     common = {k: N * chance for k, chance in exact(variance).items() if N * chance >= 20}
     rest = N - math.fsum(common.values())
@@ -55,7 +55,7 @@ def test_every_value_is_as_frequent_as_the_formula_says(variance: Fraction) -> N
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
-def test_both_tails_are_those_of_the_formula(variance: Fraction) -> None:
+def test_both_tails_match_the_formula(variance: Fraction) -> None:
     sigma = math.sqrt(variance)
 
     def is_right(m: int, sign: int) -> bool:
@@ -67,7 +67,7 @@ def test_both_tails_are_those_of_the_formula(variance: Fraction) -> None:
     assert [(m, sign) for m in tails for sign in (-1, 1) if not is_right(m, sign)] == []
 
 
-def test_the_probability_is_that_of_the_formula() -> None:
+def test_probabilities_match_the_formula() -> None:
     for variance in VARIANCES:
         for k in (0, 1, -1, 5, 30):
             assert noise_probability(variance, k) == pytest.approx(
@@ -76,7 +76,7 @@ def test_the_probability_is_that_of_the_formula() -> None:
 
 
 def draw_from(uniform: int, variance: Fraction, *, is_negative: bool) -> int:
-    """The noise where the keyed digest comes out as these bits."""
+    """Return the noise if the keyed digest has these bits."""
     bits = (is_negative << 255) | uniform
     with mock.patch.object(hmac, "new") as new:
         new.return_value.digest.return_value = bits.to_bytes(32, "big")
@@ -85,7 +85,7 @@ def draw_from(uniform: int, variance: Fraction, *, is_negative: bool) -> int:
 
 @cache
 def exact_tails(variance: Fraction) -> list[int]:
-    """P(|noise| ≥ m) · 2^255 for m = 0, 1, …, rounded down: one sum of powers, with three times the digits."""
+    """Return P(|noise| ≥ m) · 2^255 for m = 0, 1, …, rounded down: sums of powers with three times the digits."""
     with localcontext(Context(prec=360)):
         half = Decimal(variance.denominator) / Decimal(2 * variance.numerator)
         weights = [(-k * k * half).exp() for k in range(math.ceil(30 * math.sqrt(variance)) + 3)]
@@ -94,7 +94,7 @@ def exact_tails(variance: Fraction) -> list[int]:
 
 
 @pytest.mark.parametrize("variance", [Fraction(1, 2), Fraction(7, 3), Fraction(30)])
-def test_noise_changes_exactly_where_the_formula_says(variance: Fraction) -> None:
+def test_noise_changes_exactly_at_the_formula_s_bounds(variance: Fraction) -> None:
     for m in (1, 2, 5):
         edge = exact_tails(variance)[m]
         for is_negative, sign in ((False, 1), (True, -1)):
@@ -108,7 +108,7 @@ def test_noise_changes_exactly_where_the_formula_says(variance: Fraction) -> Non
     assert exact_tails(variance)[rarest + 1] == 0
 
 
-def test_the_digits_of_the_thread_that_draws_do_not_matter() -> None:
+def test_the_decimal_context_of_the_calling_thread_does_not_matter() -> None:
     edge = exact_tails(Fraction(71, 3))[1]
     with localcontext(Context(prec=5)):
         assert draw_from(edge - 1, Fraction(71, 3), is_negative=False) == 1
@@ -137,7 +137,7 @@ def variants() -> Iterator[tuple[bytes, Fraction, list[str]]]:
     yield KEY, variance, ["A", "b", "c"]
 
 
-def test_whatever_is_different_draws_other_noise() -> None:
+def test_any_different_input_draws_other_noise() -> None:
     # Many draws of each: single ones may agree by chance.
     found = {
         tuple(draw_noise(key, variance, [*parts, str(n)]) for n in range(12))
@@ -146,11 +146,11 @@ def test_whatever_is_different_draws_other_noise() -> None:
     assert len(found) == len(list(variants()))
 
 
-def test_questions_of_any_text_are_drawn() -> None:
+def test_questions_may_contain_any_text() -> None:
     assert isinstance(draw_noise(KEY, COUNT.variance, ["\ud800", "🏃‍♀️\x00", "'; --"]), int)
 
 
-def test_noise_goes_as_far_as_is_stated() -> None:
+def test_stated_error_bounds_are_exact() -> None:
     assert noise_within(COUNT.variance, 0.9) == 23
     for confidence in (0.0, 0.1, 0.5, 0.9, 0.99):
         for variance in VARIANCES:

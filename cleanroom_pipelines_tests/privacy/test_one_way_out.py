@@ -1,14 +1,15 @@
-"""Contract: contracts/privacy.md section 2: `privacy` is the one way in which a both-sided number leaves.
+"""Contract: numbers that depend on both parties' data are published through `privacy` only.
 
-Three rules are held against the source text, and each is first shown to find what it forbids.
+Three rules are checked on the source text, and each is first shown to find a violation.
 
-1. A document's key that names a both-sided number gets a value that is released: `….value`, a ratio or a curve of
-   `privacy`, a size made of released counts, None, or what an answer that was released before says under the same
-   key. A name stands for all that is assigned to it in its function.
+1. A document's key that names a number about both parties gets a released value: `….value`, a ratio or a curve of
+   `privacy`, a size computed from released counts, None, or the value of the same key in an earlier released
+   answer.
+   A name stands for all that is assigned to it in its function.
 2. A module that can count exactly (it imports the relations of a room, the evaluator's counters, the exact
-   statistics of a lookalike, or a seed's sum and histogram) imports the release too, or is named here with the
-   reason why not.
-3. What such a counter gives goes into a release and nowhere else: into no document, error, comparison or return.
+statistics
+   of a lookalike, or a seed's sum and histogram) also imports the release, or is listed here with the reason.
+3. The result of such a counter is passed to a release only, never to a document, error, comparison or return.
 """
 
 import ast
@@ -65,7 +66,7 @@ RELEASES = {"noised", "_noised", "count", "released_statistics"}
 
 
 def unreleased(source: str) -> list[str]:
-    """The keys of both-sided numbers that get a value which is not released, with their lines."""
+    """Return the keys of numbers about both parties that get an unreleased value, with their lines."""
     tree = ast.parse(source)
     found = []
     for scope in ast.walk(tree):
@@ -89,7 +90,7 @@ def unreleased(source: str) -> list[str]:
 
 
 def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
-    """What stands in a scope, without the functions in it: they are scopes themselves."""
+    """Yield the nodes of a scope, without those of functions in it, which are scopes of their own."""
     pending = list(ast.iter_child_nodes(scope))
     while pending:
         node = pending.pop()
@@ -99,7 +100,7 @@ def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
 
 
 def _entries(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
-    """Keys and values that a node puts into a dictionary."""
+    """Yield the keys and values that a node puts into a dictionary."""
     if isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(key.value, str):
@@ -161,13 +162,13 @@ def counts_exactly(source: str) -> bool:
 
 
 def releases(source: str) -> bool:
-    """Whether a module imports the release; who only reckons prices releases nothing."""
+    """Whether a module imports the release; importing only prices does not count."""
     modules = {node.module or "" for node in imports_of(source)} - {"cleanroom_pipelines.privacy.prices"}
     return any(module.startswith("cleanroom_pipelines.privacy") for module in modules)
 
 
 def escaping(source: str) -> list[str]:
-    """Lines in which an exact number goes somewhere else than into a release."""
+    """Return the lines in which an exact number is passed to something other than a release."""
     found = set()
     for function in ast.walk(ast.parse(source)):
         if isinstance(function, ast.FunctionDef) and function.name not in GIVES:
@@ -211,7 +212,7 @@ def _is_exact(node: ast.AST, exact: set[str]) -> bool:
 
 
 def _where(node: ast.AST, above: dict[ast.AST, ast.AST]) -> ast.AST | None:  # noqa: PLR0911 one a case
-    """Where a number goes: the names that take it, or the statement it escapes in; None: a release or nowhere."""
+    """Return the names that a number is assigned to, or the statement in which it escapes; None otherwise."""
     while node in above:
         below, node = node, above[node]
         match node:
@@ -241,13 +242,13 @@ def makers() -> list[Path]:
     return sorted({path for place in PLACES for path in PACKAGE.glob(place)})
 
 
-def test_no_document_holds_a_both_sided_number_that_is_not_released() -> None:
+def test_documents_contain_only_released_numbers_about_both_parties() -> None:
     assert len(makers()) > 2
     found = {str(path.relative_to(PACKAGE)): unreleased(path.read_text()) for path in makers()}
     assert {path: keys for path, keys in found.items() if keys} == {}
 
 
-def test_whoever_counts_exactly_releases() -> None:
+def test_modules_that_count_exactly_also_release() -> None:
     silent = {
         str(path.relative_to(PACKAGE))
         for path in modules()
@@ -256,7 +257,7 @@ def test_whoever_counts_exactly_releases() -> None:
     assert silent == set(COUNTS_WITHOUT_TELLING)
 
 
-def test_exact_numbers_go_into_a_release_and_nowhere_else() -> None:
+def test_exact_numbers_are_only_passed_to_releases() -> None:
     counting = [path for path in modules() if counts_exactly(path.read_text())]
     paths = [path for path in counting if str(path.relative_to(PACKAGE)) not in COUNTS_WITHOUT_TELLING]
     assert {"room_lookalikes.py", "building_audiences.py"} <= {path.name for path in paths}
@@ -294,14 +295,14 @@ def test_the_third_rule_finds_exact_numbers_that_escape() -> None:
     assert [source for source in released if escaping(source)] == []
 
 
-def test_what_makes_sizes_of_released_counts_takes_nothing_else() -> None:
+def test_sizes_are_computed_from_released_counts_alone() -> None:
     for function in (reach_size_of, others_of):
         types = [each for name, each in get_type_hints(function).items() if name not in ("return", "reach")]
         assert types
         assert set(types) == {Released}
 
 
-def test_only_a_releaser_makes_released_counts() -> None:
+def test_only_a_releaser_creates_released_counts() -> None:
     inside = [path for path in modules() if "Released._" in path.read_text() or "._rounded" in path.read_text()]
     assert [path.relative_to(PACKAGE).as_posix() for path in inside] == ["privacy/release.py"]
 
@@ -332,7 +333,7 @@ def test_the_first_rule_finds_exact_numbers() -> None:
     assert [source for source in exact if not unreleased(source)] == []
 
 
-def test_the_first_rule_lets_released_numbers_pass() -> None:
+def test_the_first_rule_accepts_released_numbers() -> None:
     released = [
         'def f(x): return {"size": x.value, "is_empty": not x.is_enough(), "n_files": 3}',
         'def f(a, b): return {"match_rate": ratio(a, b), "auc": privacy.rate(a), "tpr": list(curve(b))}',
@@ -345,7 +346,7 @@ def test_the_first_rule_lets_released_numbers_pass() -> None:
     assert [source for source in released if unreleased(source)] == []
 
 
-def test_the_second_rule_finds_who_counts() -> None:
+def test_the_second_rule_finds_modules_that_count() -> None:
     counting = "from cleanroom_pipelines.audiences.evaluating import count\n"
     assert counts_exactly(counting)
     assert not releases(counting)

@@ -1,4 +1,4 @@
-"""Contract: contracts/privacy.md section 2: noise, then threshold, then rounding; then all else."""
+"""Contract: noise, then threshold, then rounding; then everything else."""
 
 import copy
 import dataclasses
@@ -43,7 +43,7 @@ prices = st.sampled_from(PRICES)
 
 
 def large(value: int) -> Released:
-    """A released count of a certain value."""
+    """Return a released count with a certain value."""
     return OPEN.count(value, question="", price=HARDLY_ANY_NOISE)
 
 
@@ -67,7 +67,7 @@ def test_noise_first_then_the_threshold_then_rounding(n: int, question: str, cel
 
 
 @given(counts, questions)
-def test_hidden_counts_decide_as_they_would_if_told(n: int, question: str) -> None:
+def test_hidden_counts_decide_like_shown_counts(n: int, question: str) -> None:
     hidden, told = HIDING.count(n, question=question), OPEN.count(n, question=question)
     assert (hidden.value, hidden.reason, hidden.is_indicative) == (None, Reason.HIDDEN, False)
     for threshold in (None, 1, 40, 100, 500):
@@ -75,7 +75,7 @@ def test_hidden_counts_decide_as_they_would_if_told(n: int, question: str) -> No
     assert ratio(hidden, 10**9) == ratio(told, 10**9)
 
 
-def test_what_is_enough_is_never_less_than_the_threshold() -> None:
+def test_counts_below_the_threshold_are_never_enough() -> None:
     few, many = EXACT.count(0, question="0", price=HARDLY_ANY_NOISE), large(100)
     assert not OPEN.count(-1_000, question="few").is_enough(1)
     assert not few.is_enough(40)
@@ -83,13 +83,13 @@ def test_what_is_enough_is_never_less_than_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("n", [10_000, 10_003, 10_005, 10_009])
-def test_told_counts_are_unbiased(n: int) -> None:
+def test_shown_counts_are_unbiased(n: int) -> None:
     errors = [(OPEN.count(n, question=f"{number}").value or 0) - n for number in range(20_000)]
     deviation = math.sqrt(float(COUNT.variance) + 100 / 12)
     assert abs(sum(errors) / len(errors)) < 3.5 * deviation / math.sqrt(len(errors))
 
 
-def test_the_true_count_is_nowhere_in_what_is_released() -> None:
+def test_released_objects_do_not_contain_the_true_count() -> None:
     n = 987_654_321
     for releaser in (OPEN, HIDING):
         told = next(each for each in (releaser.count(n, question=f"{m}") for m in range(99)) if each.kept() != n)
@@ -106,7 +106,7 @@ def test_the_true_count_is_nowhere_in_what_is_released() -> None:
 
 
 def _below(released: Released) -> list[object]:
-    """All numbers that an object refers to, directly or not, but not through its class."""
+    """Return all numbers that an object refers to, directly or indirectly, except through its class."""
     found: list[object] = []
     pending = [getattr(released, name) for name in Released.__slots__]
     while pending:
@@ -118,14 +118,14 @@ def _below(released: Released) -> list[object]:
     return found
 
 
-def test_nothing_else_hangs_on_a_released_count() -> None:
+def test_released_counts_have_no_other_attributes() -> None:
     known = [getattr(OPEN.count(500, question="q"), name) for name in Released.__slots__]
     made = OPEN.count(500, question="q")
     referred = [each for each in gc.get_referents(made) if each is not Released]
     assert all(any(each is mine or each == mine for mine in known) for each in referred)
 
 
-def test_a_hidden_count_does_not_get_into_a_document_by_accident() -> None:
+def test_hidden_counts_cannot_be_serialised_by_accident() -> None:
     hidden = HIDING.count(5_000, question="q")
 
     @dataclasses.dataclass
@@ -145,7 +145,7 @@ def test_a_hidden_count_does_not_get_into_a_document_by_accident() -> None:
     assert "500" not in f"{hidden} {hidden.as_dict()}"
 
 
-def test_a_released_count_is_made_by_a_releaser_and_stays_as_it_is() -> None:
+def test_only_releasers_create_released_counts_which_are_immutable() -> None:
     made = OPEN.count(500, question="q")
     with pytest.raises(TypeError):
         Released()
@@ -158,7 +158,7 @@ def test_a_released_count_is_made_by_a_releaser_and_stays_as_it_is() -> None:
     assert made != 500
 
 
-def test_a_releaser_keeps_its_key_to_itself() -> None:
+def test_a_releaser_does_not_show_its_key() -> None:
     secret = b"s3cr3t-s3cr3t-s3cr3t"
     assert "s3cr3t" not in repr(Releaser(secret, "v", False))
     with pytest.raises(UsageError):
@@ -183,7 +183,7 @@ def test_another_price_or_sensitivity_draws_other_noise() -> None:
 
 
 @given(counts, prices)
-def test_a_count_in_an_artifact_is_the_count_that_was_released(n: int, price: Price) -> None:
+def test_a_stored_count_is_restored_unchanged(n: int, price: Price) -> None:
     for releaser in (OPEN, HIDING):
         count = releaser.count(n, question="q", price=price)
         kept = json.loads(json.dumps(count.kept()))
@@ -193,7 +193,7 @@ def test_a_count_in_an_artifact_is_the_count_that_was_released(n: int, price: Pr
 
 
 @given(counts, counts, counts)
-def test_a_derived_count_is_too_few_where_any_of_its_parts_is(n: int, part: int, whole: int) -> None:
+def test_a_derived_count_is_too_few_if_any_part_is(n: int, part: int, whole: int) -> None:
     for releaser in (OPEN, HIDING):
         a, b, c = (releaser.count(each, question="q", cell=str(each)) for each in (n, part, whole))
         found = a.scaled(b, c)
@@ -210,7 +210,7 @@ def test_a_derived_count_is_too_few_where_any_of_its_parts_is(n: int, part: int,
 
 
 @given(counts, counts, questions)
-def test_shares_are_of_told_counts(part: int, whole: int, question: str) -> None:
+def test_shares_use_shown_counts(part: int, whole: int, question: str) -> None:
     a, b = OPEN.count(part, question=question, cell="a"), OPEN.count(whole, question=question, cell="b")
     found = ratio(a, b)
     if a.value is None or b.value is None:
@@ -238,7 +238,7 @@ def test_ratios_have_two_significant_digits() -> None:
         assert affinity_ratio(first, second, third, fourth) is None
 
 
-def test_curves_stand_on_101_points_with_three_decimals() -> None:
+def test_curves_have_101_points_with_three_decimals() -> None:
     values = [n / 7 / 15 for n in range(101)]
     assert curve(values) == tuple(round(value, 3) for value in values)
     assert curve([-1e-9, *values[1:100], 1 + 1e-9])[::100] == (0.0, 1.0)
@@ -258,7 +258,7 @@ def test_every_answer_states_its_noise() -> None:
         assert (noise["threshold"], noise["rounding"], noise["indicative_below"]) == (40, 10, 150)
 
 
-def test_the_policy_is_told_in_numbers_and_words() -> None:
+def test_the_policy_is_described_in_numbers_and_words() -> None:
     told = ReleasePolicy().as_dict()
     numbers = {name: value for name, value in told.items() if isinstance(value, int)}
     assert numbers == {"threshold": 40, "rounding": 10, "indicative_below": 150, "units": 100}
@@ -278,7 +278,7 @@ def test_the_policy_is_told_in_numbers_and_words() -> None:
     assert "64%" in " ".join(more["statements"])
 
 
-def test_a_policy_whose_numbers_do_not_go_together_is_refused() -> None:
+def test_inconsistent_policies_are_rejected() -> None:
     def check(numbers: dict[str, int]) -> None:
         with pytest.raises(UsageError):
             ReleasePolicy(**numbers)

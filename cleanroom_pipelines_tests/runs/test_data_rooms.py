@@ -94,7 +94,7 @@ def document(world: RoomWorld, record: Resource, asset: str, name: str) -> Any:
 def test_empty_room_is_built_and_described(world: RoomWorld) -> None:
     world.run()
     assert world.version().artifacts == {}
-    assert world.version().summary["sentence"] == "The room holds no data."
+    assert world.version().summary["sentence"] == "The room contains no data."
 
 
 def test_provisioned_data_is_ingested_and_files_are_deleted(filled: RoomWorld) -> None:

@@ -1,6 +1,6 @@
 """Contract: what the example of several hosts says exists: settings, programs, files; all of it parses.
 
-Its storage is opened for real by journeys/test_hosts.py; images and manifests cannot be run here.
+Its storage is opened for real by journeys/test_hosts.py, and its containers are run by containers/walk.sh.
 """
 
 import re
@@ -26,7 +26,7 @@ def commands(value: Any) -> list[list[str]]:
         return [found for one in value for found in commands(one)]
     if not isinstance(value, dict):
         return []
-    own = [value["command"]] if isinstance(value.get("command"), list) else []
+    own = [value[key] for key in ("command", "args") if isinstance(value.get(key), list)]
     return own + [found for one in value.values() for found in commands(one)]
 
 
@@ -42,7 +42,7 @@ def test_every_started_program_exists(name: str) -> None:
         for command in commands(document):
             if "-m" in command:
                 assert find_spec(command[command.index("-m") + 1]) is not None
-            assert command[0] in {"python", "cleanroom", "dagster-daemon", "dagster-webserver", "sh"}
+            assert command[0] in {"python3", "cleanroom", "dagster-daemon", "dagster-webserver", "sh"}
 
 
 def test_commented_launchers_are_valid_yaml() -> None:
@@ -53,6 +53,7 @@ def test_commented_launchers_are_valid_yaml() -> None:
     assert [one["class"] for one in told] == ["DockerRunLauncher", "K8sRunLauncher"]
     # Neither launcher starts a run without an image.
     assert [one["config"].get("image") or one["config"].get("job_image") for one in told] == ["cleanroom"] * 2
+    assert told[0]["config"]["container_kwargs"]["read_only"], "as the services of compose.yaml"
     made = {
         document["metadata"]["name"] for document in yaml.safe_load_all((EXAMPLE / "kubernetes.yaml").read_text())
     }

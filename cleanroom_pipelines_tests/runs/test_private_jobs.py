@@ -393,11 +393,11 @@ def test_pages_show_the_price_and_what_a_list_reveals(world: PrivateWorld) -> No
     manifest, documents = newest_artifact(world.installation, Kind.GENERATION_JOB, job, "audience")
     with worlds.without_pictures():
         page = metadata_of(world.installation, AssetResult("audience", job, "Made.", manifest, documents))
-    assert "units" in str(page["privacy"])
+    assert "units" in str(page["privacy statement"])
     export = worlds.the(world.installation, Kind.EXPORT_JOB).id
     manifest, documents = newest_artifact(world.installation, Kind.EXPORT_JOB, export, "audience_export")
     page = metadata_of(world.installation, AssetResult("audience_export", export, "Made.", manifest, documents))
-    assert page["reveals by design"] == "seed"
+    assert page["revealed by design"] == "seed"
 
 
 def test_private_jobs_are_between_two_organisations(world: PrivateWorld) -> None:

@@ -1,8 +1,8 @@
-"""Bad input, by both ways in: the command and Dagster.
+"""Bad input, through commands and through Dagster.
 
-Contract: issue "Bad input", `contracts/similarity.md` section 1. The command ends with 2 and one clear sentence on
-stderr; the road through Dagster ends as CREATE_FAILED with the code of the reason and a message with a remedy.
-Nothing half-written is left either way, and what is counted rather than an error does not stop anything.
+Contract: a command exits with 2 and one clear sentence on stderr; Dagster's work ends as CREATE_FAILED with the
+code of the reason and a message with a remedy. Nothing half-written is left in either case, and problems that are
+only counted do not stop anything.
 """
 
 import errno

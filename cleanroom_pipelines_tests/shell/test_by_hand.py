@@ -1,8 +1,9 @@
-"""Materialising by hand in the UI is a request of the operator.
+"""A manual "Materialize" in the UI is a request of the operator.
 
-Contract: DESIGN section 4. Declared and ACTIVE: a new version, and its dependents after it. Not declared and
-ACTIVE: verified, and said so. Failed: another attempt. At work elsewhere: success without a materialisation. A key
-that is none: a clear failure. Never silence. Cancelling ends as CANCELLED, a shutdown gives the work back.
+Contract: a declared ACTIVE resource gets a new version, and its dependents after it; any other ACTIVE resource is
+verified, and the result says so; a failed one is retried; for one that another run builds, the run succeeds
+without a materialisation; an unknown key fails with a clear message. Cancelling ends as CANCELLED; a shutdown
+requeues the work.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""What is deleted disappears from Dagster as it runs: from the graph, the runs and the partitions.
+"""Deleted resources disappear from Dagster: from the graph, the runs and the partitions.
 
-Contract: DESIGN section 6, cleanroomsml 3.13. The sensor asks for one run that deletes, never while another one is
-at it; `run_pending` and a worker delete too; whatever was made with the real assets leaves no trace, and the rest
-is as it was. A resource is no sooner in the catalogue than its work can be run.
+Contract: the sensor requests one deletion run at a time; `run_pending` and workers delete too; resources built by
+the real assets leave no trace, and the others are unchanged. A resource is in the catalogue only once its work can
+run.
 """
 
 import sqlite3

@@ -1,7 +1,7 @@
-"""The graph changes only where somebody sees it.
+"""Changes of Dagster's graph are visible in a snapshot.
 
-Contract: `graph.json` holds every asset, check, job, sensor and schedule that Dagster loads. Everything runs
-without a click, every asset says in one line what it is, whose it is and how long it stays fresh.
+Contract: `graph.json` contains every asset, check, job, sensor and schedule that Dagster loads. Everything runs
+without a click; every asset states in one line what it is, who owns it and how long it stays fresh.
 """
 
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cleanroom_pipelines.defs.jobs import GenerationJobForm
 from cleanroom_pipelines.runs.kinds import ASSETS
 
 from . import graph as snapshot
@@ -63,3 +64,9 @@ def test_run_uses_one_process() -> None:
 def test_audience_is_not_built_from_a_failed_seed() -> None:
     assert GRAPH["checks"]["seed_validation_report.seed_is_usable"]["blocking"]
     assert not GRAPH["checks"]["audience.recall_beats_chance"]["blocking"], "a weak audience is a warning"
+
+
+def test_the_launchpad_describes_every_field_of_the_form() -> None:
+    fields = GenerationJobForm.to_config_schema().as_field().config_type.fields  # type: ignore[attr-defined]
+    assert fields
+    assert [name for name, field in fields.items() if not field.description] == []

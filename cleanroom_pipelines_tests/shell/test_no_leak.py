@@ -1,10 +1,10 @@
-"""No value of an upload is found outside of what holds data on purpose.
+"""No value of an upload appears outside of what contains data by design.
 
-Contract: issue "No leak", STYLE 13 and 14. A canary is planted in user ids, item ids, feature values, seed ids,
-bad cells and names of seed files, through successes and through every kind of failure; then Dagster's storage,
-its compute logs, the catalogue, receipts, metadata, manifests and everything printed are searched for it, without
-the redaction variable. What holds data by design is named in `BY_DESIGN`. A source's path is part of its
-declaration, so table files have no canary in their names; a dropped file gives its job the words of its name.
+Contract: a canary is planted in user ids, item ids, feature values, seed ids, bad cells and names of seed files,
+through successes and every kind of failure. Then Dagster's storage, its compute logs, the catalogue, receipts,
+metadata, manifests and all printed output are searched for it, without the redaction variable. `BY_DESIGN` lists
+what contains data by design. A source's path is part of its declaration, so table files have no canary in their
+names; an inbox file gives its job the words of its name.
 """
 
 import sqlite3

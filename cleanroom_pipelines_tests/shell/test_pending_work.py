@@ -1,9 +1,9 @@
-"""What is pending becomes runs, once each, and nothing stays in progress for ever.
+"""Pending work becomes runs, once each, and nothing stays in progress forever.
 
-Contract: DESIGN section 4, claims. One run a version under a key of its own; where many wait, workers, which also
-do the small work that follows from what they build; a silent run is reported failed and its version is pending
-again, after three attempts CREATE_FAILED; the partitions that Dagster shows are those of the catalogue; whatever a
-body raises, its version is closed and its message holds no data.
+Contract: each version gets one run with its own run key; if many wait, workers do them, and also the small work
+that follows. A run that stopped responding is marked as failed and its version is pending again; after three
+attempts it is CREATE_FAILED. Dagster shows the partitions of the catalogue. Whatever an asset raises, its version
+is closed and the message contains no data.
 """
 
 from collections.abc import Callable

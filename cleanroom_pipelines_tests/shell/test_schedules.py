@@ -1,8 +1,8 @@
-"""What happens at its time: declared refreshes and housekeeping.
+"""Work at set times: declared refreshes and housekeeping.
 
-Contract: issue "Automation (b)", DESIGN section 4. A refresh makes a new version of one model and of exactly what
-follows from it; the other model, the old versions, and audiences whose seed was not kept stay as they are.
-Superseded artifacts go after the retention time, never what something current was made from.
+Contract: a refresh makes a new version of one model and of exactly what follows from it; the other model, the old
+versions, and audiences whose seed was not kept stay as they are. Superseded artifacts are deleted after the
+retention time, but never those that something current was built from.
 """
 
 import gzip

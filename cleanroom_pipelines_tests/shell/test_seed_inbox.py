@@ -1,8 +1,8 @@
-"""A seed dropped into the inbox becomes an export and a receipt, without a click.
+"""A seed put into the inbox becomes an export and a result file (receipt), without a click.
 
-Contract: issue "Automation (a)". The first tick looks, the second takes what has not changed since; a growing file
-is left; the cursor holds only what is not taken yet; the same content twice is one job; the receipt says how it
-ended, in accepted/ or rejected/, with the report and without ids; the file and the seed are gone.
+Contract: the first tick records the files, the second ingests those that have not changed; a growing file is left
+alone; the cursor contains only files that are not ingested yet; the same content twice is one job; the receipt in
+accepted/ or rejected/ has the result and the report, without ids; file and seed are deleted.
 """
 
 import gzip

@@ -1,7 +1,7 @@
-"""A home of an earlier release goes on: stale models are built again by themselves, what needs them waits.
+"""A home of an earlier release continues: stale models are rebuilt automatically, and work that needs them waits.
 
-Contract: DESIGN section 4 (an older home opens or says what to run). The stale model is made by writing the code
-version of the earlier release into its manifest, and its format into its description.
+The stale model is made by writing the code version of the earlier release into its manifest, and its format into
+its description.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""Contract: issue 16, section 3. The example of an upstream asset loads, draws its lineage, changes nothing else
-in the graph, and writes a table that a training dataset can read."""
+"""Contract: the example of an upstream asset loads, appears in the lineage, changes nothing else in the graph, and
+writes a table that a training dataset can read.
+"""
 
 import importlib.util
 import sys

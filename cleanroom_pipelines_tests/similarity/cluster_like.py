@@ -20,7 +20,7 @@ _ROWS_PER_PART = 70
 
 
 class ClusterLikeEngine(DuckDBEngine):
-    """DuckDB in the shape of a cluster."""
+    """A DuckDB engine that behaves like a cluster."""
 
     is_cluster = True
 
@@ -31,7 +31,7 @@ class ClusterLikeEngine(DuckDBEngine):
     def write_sorted(
         self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Sequence[Any] = ()
     ) -> tuple[SortedPart, ...]:
-        """Write about 70 rows a file, equal first columns together, and one file without rows."""
+        """Write files of about 70 rows, with equal first columns in one file, and one file without rows."""
         whole = folder / "whole"
         whole.mkdir()
         (part,) = super().write_sorted(sql, order, whole, parameters)
@@ -51,13 +51,13 @@ class ClusterLikeEngine(DuckDBEngine):
         return tuple(parts)
 
     def run_tasks(self, function: Callable[[Any], pa.Table], tasks: Sequence[Any]) -> Iterator[pa.Table]:
-        """Send everything there and back as pickles."""
+        """Run the tasks, sending everything there and back as pickles."""
         for task in tasks:
             yield pickle.loads(pickle.dumps(function))(pickle.loads(pickle.dumps(task)))
 
 
 def use_cluster_like(monkeypatch: pytest.MonkeyPatch) -> EngineSettings:
-    """Make `open_configured_engine` open it for the settings that are returned."""
+    """Make `open_configured_engine` open this engine for the settings that are returned."""
     import sys
     import types
 

@@ -45,7 +45,7 @@ class World:
 
 @cache
 def make_world(n_users: int = 600, n_items: int = 60, group_share: float = 0.25, random_seed: int = 3) -> World:
-    """Users touch popular items; a group also likes the ten rarest ones."""
+    """Create users with popular items, and a group that also likes the ten rarest ones."""
     rng = np.random.default_rng(random_seed)
     popularity = 1.0 / np.arange(1, n_items + 1)
     popularity /= popularity.sum()
@@ -62,7 +62,7 @@ def make_world(n_users: int = 600, n_items: int = 60, group_share: float = 0.25,
 
 
 def train_on(world: pd.DataFrame, folder: Path, name: str = "model", **changes: object) -> Path:
-    """Write the frame, train on it, return the model's folder."""
+    """Write the interactions, train on them, and return the model's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / f"{name}.parquet"
     world.to_parquet(source, index=False)
@@ -74,7 +74,7 @@ def train_on(world: pd.DataFrame, folder: Path, name: str = "model", **changes: 
 
 
 def seed_of(user_ids: list[str]) -> SeedUsers:
-    """A seed without a file."""
+    """Create a seed without a file."""
     import pyarrow as pa
 
     ids = sorted(set(user_ids))
@@ -82,7 +82,7 @@ def seed_of(user_ids: list[str]) -> SeedUsers:
 
 
 def rank(model: Path, seed: list[str], out: Path, **changes: object) -> GenerationReport:
-    """Generate with quick settings into a new folder."""
+    """Rank with quick settings into a new folder."""
     out.mkdir(parents=True)
     arguments = {"settings": QUICK, "sizes": SIZES, "min_matching_seed_size": 25} | changes
     return generate(model=model, seed=seed_of(seed), out=out, **arguments)  # type: ignore[arg-type]

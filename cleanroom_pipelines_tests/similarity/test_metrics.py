@@ -14,7 +14,7 @@ Scores = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=12)
 
 
 def _slow_recall(seed: list[float], others: list[float], n: int) -> float:
-    """Every tie broken in every order at once: a user's chance to stand among the first n."""
+    """Return the expected recall over all orders of tied users."""
     everybody = seed + others
     found = 0.0
     for score in seed:
@@ -35,7 +35,7 @@ def test_recall_is_the_share_of_held_out_users_among_the_first_n(
 
 
 @given(Scores, Scores)
-def test_auc_counts_pairs_up_to_the_smoothing_of_ranks(seed: list[float], others: list[float]) -> None:
+def test_auc_matches_counting_pairs_up_to_smoothing(seed: list[float], others: list[float]) -> None:
     held_out = metrics.held_out_ranks(
         np.array(seed), np.zeros(len(seed), dtype=int), [np.array(others)], len(seed) + len(others)
     )
@@ -43,7 +43,7 @@ def test_auc_counts_pairs_up_to_the_smoothing_of_ranks(seed: list[float], others
     assert metrics.auc(held_out) == pytest.approx((pairs * len(others) + 0.5) / (len(others) + 1))
 
 
-def test_recall_of_a_random_ranking_is_the_share_exactly_on_average() -> None:
+def test_mean_recall_of_random_rankings_equals_the_share() -> None:
     rng = np.random.default_rng(0)
     values = []
     for _ in range(400):
@@ -115,7 +115,7 @@ def test_roc_has_at_most_201_points_by_decreasing_threshold_from_corner_to_corne
     assert area == pytest.approx(metrics.auc(held_out), abs=0.01)
 
 
-def test_relevance_is_null_where_recall_is_not_above_chance() -> None:
+def test_relevance_is_null_if_recall_is_not_above_chance() -> None:
     held_out = metrics.held_out_ranks(
         np.linspace(0, 1, 50), np.zeros(50, dtype=int), [np.linspace(0, 1, 950)], 1_000
     )

@@ -25,7 +25,7 @@ Write = Callable[[pd.DataFrame, Path], None]
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    """Rows with whole numbers as ids, so that every type can hold them."""
+    """Return rows with whole numbers as ids, so that every type can store them."""
     frame = make_world(n_users=110).interactions
     return frame.assign(
         user_id=frame.user_id.str[1:].astype("int64") + 7, item_id=frame.item_id.str[1:].astype("int64")
@@ -38,7 +38,7 @@ def model(rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def trained(rows: pd.DataFrame, write: Write, folder: Path) -> dict[str, bytes]:
-    """Files of the model of rows in one form."""
+    """Return the files of a model trained on the rows in one form."""
     table, out = folder / "table", folder / "model"
     table.mkdir()
     out.mkdir()

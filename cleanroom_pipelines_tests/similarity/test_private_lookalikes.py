@@ -69,7 +69,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of several shards of several blocks."""
+    """A model with several shards of several blocks."""
     return train_on(world.interactions, tmp_path_factory.mktemp("model"), settings=SETTINGS)
 
 
@@ -92,7 +92,7 @@ def ranked(model: Path, b: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @dataclass(frozen=True)
 class Expected:
-    """What this machine's engine gave with several shards and one thread."""
+    """What this machine's engine returns with several shards and one thread."""
 
     model: Path
     b: Any
@@ -120,7 +120,7 @@ def _rows(ranked: Path) -> pd.DataFrame:
 
 
 def _vectors(model: Model, representation: PrivateRepresentation, d: int) -> Any:
-    """Of all users."""
+    """Return the vectors of all users."""
     all_shards = [model.shard(number) for number in range(model.n_shards)]
     coordinates = [coordinates_of(shard, slice(None), representation) for shard in all_shards]
     return np.vstack([representation.vectors(some, d) for some in coordinates])
@@ -196,7 +196,7 @@ def test_a_refreshed_base_is_ranked_with_the_paid_vector(world: World, expected:
     assert (same / RANKING_FILE).read_bytes() == (expected.ranked / RANKING_FILE).read_bytes()
 
 
-def test_the_same_bytes_for_every_layout(world: World, expected: Expected, tmp_path: Path) -> None:
+def test_every_layout_gives_the_same_bytes(world: World, expected: Expected, tmp_path: Path) -> None:
     shuffled = world.interactions.sample(frac=1, random_state=1)
     threads = EngineSettings(memory_bytes=1 << 30, threads=2)
     settings = TrainingSettings(embedding_dimensions=32, neighbours=5, users_per_shard=10_000)

@@ -1,4 +1,4 @@
-"""Contract: one honest in-place ranking per seed, its projections, and the same bytes for every layout."""
+"""Contract: one in-place ranking per seed with honest metrics, its seed modes, and reproducible bytes."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_nothing_explained_by_fewer_than_25_seed_users(world: World, model: Path
     assert all(entry["n_seed_users"] >= 25 for entry in report.explanation["items"])
 
 
-def test_the_metrics_file_has_what_the_contract_names(ranking: Path) -> None:
+def test_the_metrics_file_has_the_documented_fields(ranking: Path) -> None:
     content = json.loads((ranking.parent / "metrics.json").read_text("utf-8"))
     assert {"sentence", "recall_at", "sizes", "auc", "roc", "match", "warnings", "timing", "histogram"} <= set(
         content
@@ -85,7 +85,7 @@ def test_the_metrics_file_has_what_the_contract_names(ranking: Path) -> None:
     assert content["recall_at"]["size"] == "20%"
 
 
-def test_the_same_bytes_for_every_layout(world: World, model: Path, ranking: Path, tmp_path: Path) -> None:
+def test_every_layout_gives_the_same_bytes(world: World, model: Path, ranking: Path, tmp_path: Path) -> None:
     seed = world.group[::2]
     expected = ranking.read_bytes()
     assert _bytes(model, seed, tmp_path / "twice") == expected
@@ -103,7 +103,7 @@ def test_the_same_bytes_for_every_layout(world: World, model: Path, ranking: Pat
     )
 
 
-def test_the_same_bytes_for_every_number_of_shards(
+def test_every_number_of_shards_gives_the_same_bytes(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "USERS_PER_BLOCK", 30)
@@ -165,7 +165,7 @@ def test_the_three_seed_modes(world: World, ranking: Path, tmp_path: Path, mode:
         assert table.user_id.tolist()[len(seed) :] == rest
 
 
-def test_an_audience_refills_where_the_seed_is_excluded(world: World, ranking: Path) -> None:
+def test_an_audience_without_the_seed_is_filled_up(world: World, ranking: Path) -> None:
     whole = pd.read_parquet(ranking)
     audience = select_audience(ranking, AudienceSize(SizeType.PERCENTAGE, 10))
     ids = [user_id for batch in audience.user_ids() for user_id in batch.to_pylist()]
@@ -256,7 +256,7 @@ def two_tastes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str
 
 
 @pytest.mark.parametrize("kind", ["one dense cluster", "two far clusters"])
-def test_clusters_are_found_whole(
+def test_whole_clusters_are_found(
     two_tastes: tuple[Path, list[str], list[str], list[str]], tmp_path: Path, kind: str
 ) -> None:
     model, one, other, _ = two_tastes

@@ -67,9 +67,9 @@ def make_room(
     n_users: int = N_USERS,
     random_seed: int = 5,
 ) -> Room:
-    """A quarter of the users share rare segments, an age bracket and a direction of the embedding.
+    """Create a base audience, a quarter of whose users share segments, age and direction of the embedding.
 
-    One user in nine has no segment; twenty more users are not relevant, though they have segments.
+    One user in nine has no segment; twenty more users have segments but are not relevant.
     """
     rng = np.random.default_rng(random_seed)
     base.mkdir(parents=True)
@@ -145,7 +145,7 @@ def rank(model: Path, seed: list[str], out: Path, **changes: Any) -> Path:
 
 
 def seed_of(ranked: Path, out: Path) -> Path:
-    """A file of the users that a ranking was made for."""
+    """Write a file of the users that a ranking was built for."""
     table = pd.read_parquet(ranked / RANKING_FILE)
     table[table.is_seed][["user_id"]].to_parquet(out / "seed.parquet", index=False)
     return out / "seed.parquet"
@@ -254,7 +254,7 @@ def test_users_without_segments_are_found_by_other_features(room: Room, ranked: 
     assert bare[in_group]["rank"].mean() < bare[~in_group]["rank"].mean()
 
 
-def test_users_who_were_added_without_segments_do_not_hurt_the_others(tmp_path: Path) -> None:
+def test_users_without_segments_do_not_worsen_the_others(tmp_path: Path) -> None:
     room = make_room(tmp_path / "base", segments=True, embeddings=4)
     with_all = rank(train(room, tmp_path / "all"), room.group[::2], tmp_path / "ranked")
     known = sorted(set(room.users) - set(room.without_segments))
@@ -293,7 +293,7 @@ def test_the_order_does_not_reveal_the_rank(ranked: Path, tmp_path: Path) -> Non
         assert users == sorted(users, key=lambda user: (stable_hash(user), user))
 
 
-def test_a_source_of_most_users_delivers_fewer_than_requested(room: Room, model: Path, tmp_path: Path) -> None:
+def test_a_source_of_most_users_leaves_fewer_users_than_requested(room: Room, model: Path, tmp_path: Path) -> None:
     ranked = rank(model, room.users[: N_USERS * 85 // 100], tmp_path / "ranked")
     (tmp_path / "reach").mkdir()
     excluded = seed_of(ranked, tmp_path)
@@ -388,7 +388,7 @@ def test_rates_do_not_reveal_the_number_of_held_out_users(room: Room, model: Pat
     assert len(rates) > 50
 
     def fit(n: int) -> float:
-        """Share of the rates that are multiples of 1 / n but for rounding, over what chance gives."""
+        """Return the share of rates that are multiples of 1 / n except for rounding, compared with chance."""
         return float((np.abs(rates * n - np.round(rates * n)) <= 0.0005 * n).mean()) - 0.001 * n
 
     assert fit(n_seed) < 0.3
@@ -398,7 +398,7 @@ def test_rates_do_not_reveal_the_number_of_held_out_users(room: Room, model: Pat
     assert fit(n_seed) > 0.9
 
 
-def test_the_same_bytes_twice_from_rows_in_any_order(room: Room, ranked: Path, tmp_path: Path) -> None:
+def test_rows_in_any_order_give_the_same_bytes(room: Room, ranked: Path, tmp_path: Path) -> None:
     shuffled = tmp_path / "base"
     shuffled.mkdir()
     for path in room.base.glob("*.parquet"):
@@ -429,7 +429,7 @@ def test_means_of_many_scopes_do_not_depend_on_the_order_of_rows(tmp_path: Path)
     assert (first / "users/part-00000.parquet").read_bytes() == (second / "users/part-00000.parquet").read_bytes()
 
 
-def test_the_source_may_come_as_a_file(room: Room, model: Path, ranked: Path, tmp_path: Path) -> None:
+def test_the_source_may_be_a_file(room: Room, model: Path, ranked: Path, tmp_path: Path) -> None:
     pd.DataFrame({"user_id": [*room.group[::2], "nobody"]}).to_parquet(tmp_path / "seed.parquet", index=False)
     (tmp_path / "out").mkdir()
     rank_room(model, tmp_path / "seed.parquet", tmp_path / "out", settings=QUICK)
@@ -462,14 +462,12 @@ def test_rejections_contain_no_count_and_no_id(
 
 
 @pytest.mark.parametrize("hide", [False, True])
-def test_a_usual_source_passes_also_where_counts_are_hidden(hide: bool) -> None:
+def test_a_usual_source_is_accepted_even_if_counts_are_hidden(hide: bool) -> None:
     releaser = replace(RELEASER, hide_absolute_values=hide)
     check_released_seed(releaser.count(5_000, question=SOURCE), releaser.count(20_000, question="all"))
 
 
-def test_fewer_users_than_usual_can_be_ranked_where_the_caller_says_so(
-    room: Room, model: Path, tmp_path: Path
-) -> None:
+def test_callers_may_lower_the_minimum_number_of_users(room: Room, model: Path, tmp_path: Path) -> None:
     found = rank(model, room.group[:5], tmp_path / "out", min_seed_users=5, settings=type(QUICK)(threads=1))
     assert room_statistics(found).n_seed_users == 5
     with pytest.raises(UsageError):

@@ -1,4 +1,4 @@
-"""Contract: every reason to reject a seed, and the counts of dropped rows (contracts/similarity.md)."""
+"""Contract: every reason to reject a seed, and the counts of dropped rows."""
 
 import json
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_an_unclosed_quote_is_not_read_as_a_shorter_seed(tmp_path: Path, n_parts
     assert str(caught.value).startswith("The seed has an unclosed quote")
 
 
-def test_whole_floats_are_the_integers(tmp_path: Path) -> None:
+def test_whole_floats_are_read_as_integers(tmp_path: Path) -> None:
     frame = pd.DataFrame({"user_id": [*map(float, range(30)), None]})
     frame.to_parquet(tmp_path / "seed.parquet")
     frame.to_csv(tmp_path / "seed.csv", index=False)

@@ -43,7 +43,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster_like() -> Iterator[EngineSettings]:
-    """Settings of an engine that is like a cluster; and blocks so small that there are several."""
+    """Settings of an engine that behaves like a cluster, with blocks so small that there are several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "USERS_PER_BLOCK", 30)
         yield use_cluster_like(patch)
@@ -51,7 +51,7 @@ def cluster_like() -> Iterator[EngineSettings]:
 
 @pytest.fixture(scope="module")
 def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of several shards of several blocks."""
+    """A model with several shards of several blocks."""
     settings = TrainingSettings(embedding_dimensions=8, neighbours=5, users_per_shard=150)
     return train_on(world.interactions, tmp_path_factory.mktemp("model"), settings=settings)
 
@@ -60,7 +60,7 @@ def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranked(
     world: World, model: Path, cluster_like: EngineSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The same 60 seed users ranked in `memory` and in `parts`; to look at only."""
+    """The same 60 seed users ranked in `memory` and in `parts`; read-only."""
     folder = tmp_path_factory.mktemp("ranked")
     rank(model, world.group[:60], folder / "memory")
     rank(model, world.group[:60], folder / "parts", runtime=Runtime(cluster_like))
@@ -88,11 +88,11 @@ def assert_parts_are_the_ranking_in_memory(folder: Path) -> None:
     assert explanations[0] == explanations[1]
 
 
-def test_parts_are_the_ranking_in_memory(ranked: Path) -> None:
+def test_parts_equal_the_ranking_in_memory(ranked: Path) -> None:
     assert_parts_are_the_ranking_in_memory(ranked)
 
 
-def test_parts_are_the_ranking_in_memory_for_a_large_seed(
+def test_parts_equal_the_ranking_in_memory_for_a_large_seed(
     world: World, model: Path, cluster_like: EngineSettings, tmp_path: Path
 ) -> None:
     rank(model, world.group[:120], tmp_path / "memory")
@@ -100,7 +100,7 @@ def test_parts_are_the_ranking_in_memory_for_a_large_seed(
     assert_parts_are_the_ranking_in_memory(tmp_path)
 
 
-def test_each_part_has_its_number_of_seed_users(ranked: Path) -> None:
+def test_each_part_records_its_number_of_seed_users(ranked: Path) -> None:
     n_seed = 0
     for part in sorted((ranked / "parts" / RANKING_FILE).iterdir()):
         told = int(pq.read_schema(part).metadata[b"n_seed_users"])
@@ -142,7 +142,7 @@ def test_a_damaged_fit_is_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", list(SeedMode))
-def test_readers_take_parts_like_a_file(world: World, ranked: Path, tmp_path: Path, mode: SeedMode) -> None:
+def test_parts_are_read_like_one_file(world: World, ranked: Path, tmp_path: Path, mode: SeedMode) -> None:
     written, chosen = [], []
     for name in ("memory", "parts"):
         ranking = ranked / name / RANKING_FILE

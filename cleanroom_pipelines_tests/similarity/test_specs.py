@@ -1,4 +1,4 @@
-"""Contract: requests are validated before any work (contracts/similarity.md, "what is an error")."""
+"""Contract: invalid requests are rejected before any work."""
 
 import pytest
 

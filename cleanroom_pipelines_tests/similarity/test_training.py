@@ -1,4 +1,4 @@
-"""Contract: valid contents of a training table, counts and errors (contracts/similarity.md)."""
+"""Contract: valid contents of a training table, counts and errors."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def plain(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingReport, Model]:
-    """The world, trained on as it is; to look at only."""
+    """A model trained on the unchanged world; read-only."""
     return _train(world.interactions, tmp_path_factory.mktemp("plain"))
 
 
@@ -55,7 +55,7 @@ def _files(model: Model) -> list[str]:
     return sorted(path.relative_to(model.folder).as_posix() for path in model.folder.rglob("*") if path.is_file())
 
 
-def _refused(frame: pd.DataFrame, folder: Path, **changes: object) -> TrainingDataError:
+def _rejected(frame: pd.DataFrame, folder: Path, **changes: object) -> TrainingDataError:
     with pytest.raises(TrainingDataError) as caught:
         _train(frame, folder, **changes)
     assert caught.value.remedy
@@ -68,10 +68,10 @@ def test_more_users_than_a_packed_pair_can_number_are_rejected(
 ) -> None:
     assert pairs.MAX_USERS == 2**28
     monkeypatch.setattr(training, "MAX_USERS", len(world.users) - 1)
-    assert "Spark" in _refused(world.interactions, tmp_path).remedy
+    assert "Spark" in _rejected(world.interactions, tmp_path).remedy
 
 
-def test_the_matrix_is_what_pandas_counts(world: World, plain: tuple[TrainingReport, Model]) -> None:
+def test_the_matrix_matches_pandas(world: World, plain: tuple[TrainingReport, Model]) -> None:
     report, model = plain
     frame = world.interactions
     per_item = frame.groupby("item_id").user_id.nunique()
@@ -117,7 +117,7 @@ def test_bad_rows_are_dropped_and_counted(world: World, tmp_path: Path) -> None:
 def test_too_many_invalid_rows_are_rejected_unless_allowed(world: World, tmp_path: Path) -> None:
     frame = world.interactions.copy()
     frame.loc[frame.index[: len(frame) // 10], "user_id"] = None
-    _refused(frame, tmp_path)
+    _rejected(frame, tmp_path)
     (tmp_path / "again").mkdir()
     report, _ = _train(frame, tmp_path / "again", max_invalid_share=0.2)
     assert report.n_invalid_rows == len(frame) // 10
@@ -125,7 +125,7 @@ def test_too_many_invalid_rows_are_rejected_unless_allowed(world: World, tmp_pat
 
 def test_milliseconds_are_rejected(world: World, tmp_path: Path) -> None:
     frame = world.interactions.assign(ts=world.interactions.ts * 1_000)
-    assert "seconds" in _refused(frame, tmp_path).message
+    assert "seconds" in _rejected(frame, tmp_path).message
 
 
 def test_a_window_is_half_open(world: World, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_window_is_half_open(world: World, tmp_path: Path) -> None:
     assert report.n_interactions == int(((frame.ts >= window.start) & (frame.ts < window.end)).sum())
 
 
-def test_the_last_seconds_reach_up_to_the_newest_event(world: World, tmp_path: Path) -> None:
+def test_a_window_of_the_last_seconds_ends_at_the_newest_event(world: World, tmp_path: Path) -> None:
     report, _ = _train(world.interactions, tmp_path, window_seconds=9_000_000)
     newest = int(world.interactions.ts.max())
     assert report.window == Window(newest + 1 - 9_000_000, newest + 1)
@@ -144,14 +144,14 @@ def test_the_last_seconds_reach_up_to_the_newest_event(world: World, tmp_path: P
 
 
 def test_an_empty_window_is_rejected(world: World, tmp_path: Path) -> None:
-    assert "window" in _refused(world.interactions, tmp_path, window=Window(5, 6)).message
+    assert "window" in _rejected(world.interactions, tmp_path, window=Window(5, 6)).message
 
 
-def test_too_small_a_population(world: World, tmp_path: Path) -> None:
+def test_a_population_that_is_too_small(world: World, tmp_path: Path) -> None:
     frame = world.interactions[world.interactions.user_id.isin(world.users[:99])]
-    assert _refused(frame, tmp_path).status_code is StatusCode.TRAINING_DATA_TOO_SMALL
+    assert _rejected(frame, tmp_path).status_code is StatusCode.TRAINING_DATA_TOO_SMALL
     (tmp_path / "aws").mkdir()
-    error = _refused(world.interactions, tmp_path / "aws", size_profile=SizeProfile.AWS)
+    error = _rejected(world.interactions, tmp_path / "aws", size_profile=SizeProfile.AWS)
     assert error.status_code is StatusCode.TRAINING_DATA_TOO_SMALL
 
 
@@ -159,7 +159,7 @@ def test_types_that_a_role_forbids(world: World, tmp_path: Path) -> None:
     def check(column: str, values: object) -> None:
         folder = tmp_path / f"{column} {values}"
         folder.mkdir()
-        _refused(world.interactions.assign(**{column: values}), folder)
+        _rejected(world.interactions.assign(**{column: values}), folder)
 
     assert offenders([("user_id", 1.5), ("item_id", True), ("ts", 0.5), ("ts", "yesterday")], check) == []
 
@@ -169,7 +169,7 @@ def test_missing_files_and_columns(world: World, tmp_path: Path) -> None:
         _train(world.interactions, tmp_path, interactions=tmp_path / "nowhere.parquet")
     assert caught.value.status_code is StatusCode.TRAINING_DATA_NOT_FOUND
     (tmp_path / "b").mkdir()
-    error = _refused(world.interactions.drop(columns="item_id"), tmp_path / "b")
+    error = _rejected(world.interactions.drop(columns="item_id"), tmp_path / "b")
     assert "item_id" in error.message
 
 
@@ -251,7 +251,7 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def _days(world: World, folder: Path) -> Path:
-    """The world in 8 days instead of 116, as one CSV file per day."""
+    """Write the world, compressed from 116 days to 8, as one CSV file per day."""
     days = folder / "days"
     days.mkdir()
     frame = world.interactions.assign(ts=FIRST_SECOND + (world.interactions.ts - FIRST_SECOND) // 16)
@@ -310,7 +310,7 @@ def test_the_cache_keeps_nothing_of_a_damaged_day(world: World, tmp_path: Path) 
             first.write_bytes(damaged.with_open_quote(content))
         else:
             first.with_suffix(".csv.gz").write_bytes(damaged.GZIPS[how](content))
-        error = _refused(
+        error = _rejected(
             world.interactions,
             folder / "a",
             interactions=days,
@@ -333,7 +333,7 @@ def test_damaged_users_are_not_read_as_fewer_users(world: World, tmp_path: Path)
         folder.mkdir()
         path = folder / f"users.csv{'' if how == 'quote' else '.gz'}"
         path.write_bytes(damaged.with_open_quote(content) if how == "quote" else damaged.GZIPS[how](content))
-        error = _refused(world.interactions, folder, **{what: path})
+        error = _rejected(world.interactions, folder, **{what: path})
         assert error.status_code is StatusCode.TRAINING_DATA_INVALID
         assert "users table" in str(error)
 
@@ -346,7 +346,7 @@ def _population(users: list[str], folder: Path) -> Path:
     return path
 
 
-def test_a_population_of_those_with_interactions_changes_no_byte(
+def test_a_population_of_all_users_with_interactions_changes_no_byte(
     world: World, plain: tuple[TrainingReport, Model], tmp_path: Path
 ) -> None:
     population = _population(sorted(set(world.interactions.user_id)), tmp_path)
@@ -380,7 +380,7 @@ def test_a_population_defines_who_is_ranked(world: World, tmp_path: Path, window
     assert np.isfinite(model.shard(0).dense).all()
 
 
-def test_a_population_of_integer_ids_meets_integer_interactions(world: World, tmp_path: Path) -> None:
+def test_integer_ids_of_a_population_match_integer_interactions(world: World, tmp_path: Path) -> None:
     numbered = world.interactions.assign(user_id=world.interactions.user_id.str[1:].astype(int))
     report, model = _train(numbered, tmp_path, population=_population([str(n) for n in range(140)], tmp_path))
     assert report.n_users == 140
@@ -392,7 +392,7 @@ def test_a_population_needs_no_interactions_but_enough_users(world: World, tmp_p
     report, model = _train(world.interactions.iloc[:0], tmp_path, population=_population(world.users, tmp_path))
     assert (report.n_users, report.n_interactions, model.n_items) == (150, 0, 0)
     (tmp_path / "few").mkdir()
-    error = _refused(
+    error = _rejected(
         world.interactions, tmp_path / "few", population=_population(world.users[:99], tmp_path / "few")
     )
     assert error.status_code is StatusCode.TRAINING_DATA_TOO_SMALL

@@ -116,11 +116,11 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     assert lab.is_validation_passed
     room.provision_base_audience(lab.id)
     reports = room.get_base_audience_validation_reports().result()
-    print("matching:", reports.matching.report["outcome"])
+    print("validation of matching ids:", reports.matching.report["outcome"])
 
     theirs = MediaDcr.from_existing(room.id, advertiser)
     theirs.provision_seed_audiences(advertiser.upload_dataset(folder / "customers.csv"))
-    print("seeds:", theirs.get_seed_audiences_validation_report().result().report["outcome"])
+    print("validation of seeds:", theirs.get_seed_audiences_validation_report().result().report["outcome"])
     assert room.is_base_audience_provisioned()
     assert theirs.are_seed_audiences_provisioned()
 
@@ -175,10 +175,10 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     print("delivered to the publisher:", len(room.get_audience_user_list(shared).result()))
     job = theirs.get_audience_user_list(remarketing, gzip=True, holdout="10%")
     job.download(folder / "lists")
-    print("delivered to the advertiser:", len(job.result()), "users; reveals by design:", *job.delivery().reveals)
+    print("delivered to the advertiser:", len(job.result()), "users; revealed by design:", *job.delivery().reveals)
     budget = theirs.get_privacy_budget()
     print(f"privacy budget: {budget.spent} of {budget.total} units, {budget.remaining} left")
-    print("bound:", budget.bound["statement"])
+    print("privacy bound:", budget.bound["statement"])
 
     # 6. More units, which need the approval of both providers
     proposal = theirs.propose_refill(20)
@@ -195,7 +195,7 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     try:
         theirs.delete_audiences([lookalike])
     except MediaError as error:
-        print("refused:", error)
+        print("rejected:", error)
     theirs.delete_audiences([lookalike], delete_dependent_audiences=True)
     theirs.deprovision_seed_audiences()
     room.deprovision_base_audience()

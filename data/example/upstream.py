@@ -1,4 +1,4 @@
-"""An upstream Dagster asset as the source of a training dataset, with its lineage drawn.
+"""An upstream Dagster asset as the source of a training dataset, connected in the asset graph.
 
 `shop_events` writes a file per day. Declare the folder as the source of a training dataset:
 
@@ -7,12 +7,12 @@
         source: /data/shop_events  # the value of SHOP_EVENTS
         columns: {user: USER_ID, item: ITEM_ID, ts: TIMESTAMP}
 
-Then start Dagster with this file in place of `cleanroom dev`:
+Then start Dagster with this file instead of `cleanroom dev`:
 
     SHOP_EVENTS=/data/shop_events dagster dev -f upstream.py
 
 The graph shows `shop_events` upstream of `training_dataset`. A refresh of the dataset's model (`refresh:` in the
-declaration) reads the days that are there by then, and the day cache counts only the new ones.
+declaration) reads all days that exist at that time; the counts of earlier days come from the day cache.
 """
 
 import os
@@ -42,7 +42,7 @@ def shop_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
 
 def draw_lineage(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """Draw `shop_events` upstream of `training_dataset`."""
+    """Show `shop_events` upstream of `training_dataset`."""
     if spec.key != dg.AssetKey("training_dataset"):
         return spec
     every_day = dg.AssetDep("shop_events", partition_mapping=dg.AllPartitionMapping())

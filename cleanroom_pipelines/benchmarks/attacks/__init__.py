@@ -1,1 +1,1 @@
-"""Privacy attacks by participants, each compared with the same attack with the policy off."""
+"""Privacy attacks by participants, each compared with the same attack without the privacy policy."""

@@ -25,7 +25,7 @@ _JOIN = "SELECT a.user_id FROM shop.members AS a JOIN shop.visits AS b ON a.user
 
 
 def make_model(world: World) -> None:
-    """Build the template: both accounts, the publisher's model, and a policy that lets the advertiser use it."""
+    """Build the installation to attack: two accounts, and the publisher's model, which the advertiser may use."""
     home, catalog = world.installation.home, world.installation.catalog
     for name, account_id in (("publisher", PUBLISHER), ("advertiser", ADVERTISER)):
         catalog.parties.create_account(name, account_id)
@@ -69,13 +69,16 @@ def make_model(world: World) -> None:
 
 
 def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
-    """The publisher reads metrics and an export of the advertiser's job; the job uses most of the budget."""
+    """Attack: the publisher reads metrics and an export of the advertiser's job, which uses most of the budget."""
     job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, _with_victim(POPULATION.seed, is_in))}})
-    return {"AWS metrics": _read(world, job), "exports of jobs": _export(world, job)}
+    return {
+        "comparing metrics of AWS jobs": _read(world, job),
+        "comparing exports of AWS jobs": _export(world, job),
+    }
 
 
 def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
-    """The publisher reads the result of SQL over two advertiser tables; the victim may be in just one of them."""
+    """Attack: the publisher reads results of SQL over two advertiser tables, of which one may lack the victim."""
     _put_table(world, "members", (*POPULATION.seed, VICTIM))
     _put_table(world, "visits", _with_victim(POPULATION.seed, is_in))
     job = _start(world, {"sqlParameters": {"queryString": _JOIN}})
@@ -83,9 +86,13 @@ def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
 
 
 def threshold(world: World, is_in: bool) -> dict[str, Numbers]:
-    """The publisher checks whether 245 known users and possibly the victim are enough for a job."""
+    """Attack: the publisher tests whether a seed of 245 known users, and possibly the victim, is large enough."""
     seed = _with_victim(POPULATION.seed[:245], is_in)
-    return {"thresholds of jobs": _read(world, _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed)}}))}
+    return {
+        "testing thresholds of AWS jobs": _read(
+            world, _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed)}})
+        )
+    }
 
 
 def _with_victim(users: tuple[str, ...], is_in: bool) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Participants' access to a world through both APIs.
+"""How attackers reach a simulated installation: through both APIs, as participants do.
 
-Lives here: the interface of an access path, and the in-process one, which calls the request handlers directly.
+Lives here: the interface, and its in-process implementation, which calls the request handlers directly.
 Add here when attackers use another API.
 Keep out: the attackers' requests (playing, aws).
 """
@@ -67,4 +67,4 @@ class InProcess:
         return OPERATIONS[operation](self._endpoint, Caller(account_id, "-", REGION), parameters) or {}
 
     def close(self) -> None:
-        """Do nothing, since in-process access opens no resources."""
+        """Do nothing, because in-process access opens nothing."""

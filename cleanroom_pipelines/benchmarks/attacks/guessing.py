@@ -27,14 +27,14 @@ from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, right_at_most
 from cleanroom_pipelines.terms import CollaborationType
 
 N_OFF = 2
-"""Number of worlds with the policy off; they are deterministic."""
+"""Number of simulated installations without the policy; their results are deterministic."""
 
 Make = Callable[[World], None]
 
 
 @dataclass(frozen=True)
 class Play:
-    """A sequence of requests from which one or several attacks get their numbers.
+    """A sequence of requests whose results one or several attacks evaluate.
 
     Args:
         names: The attacks that use it.
@@ -78,20 +78,20 @@ _WITH_LOOKALIKES = _rooms("lookalikes", CollaborationType.LOOKALIKE)
 _WITH_INSIGHTS = _rooms("insights", CollaborationType.INSIGHTS)
 PLAYS = (
     Play(
-        ("statistics compared", "lists compared", "control groups, changes and refreshed lists compared"),
+        ("comparing statistics", "comparing lists", "comparing control groups, changes and refreshed lists"),
         playing.lookalikes,
         _WITH_LOOKALIKES,
     ),
-    Play(("insights with 50 interests",), playing.insights, _WITH_INSIGHTS),
-    Play(("seed types duplicated", "seed modes crossed"), playing.duplicated, _revealing),
-    Play(("definitions that only a target meets", "drafts"), playing.targets, _PLAIN),
+    Play(("insights about a user with 50 interests",), playing.insights, _WITH_INSIGHTS),
+    Play(("duplicating a seed type", "combining seed modes"), playing.duplicated, _revealing),
+    Play(("audiences that only the victim fits", "drafts of such audiences"), playing.targets, _PLAIN),
     Play(tuple(trick.__name__.replace("_", " ") for trick in playing.TRICKS), playing.spending, _base),
-    Play(("thresholds of rooms",), playing.thresholds, _base),
-    Play(("base trained anew",), playing.retrained, _earlier_base),
-    Play(("estimates, prices and errors as oracles", "the audit view"), playing.oracles, _WITH_LOOKALIKES),
-    Play(("planted users of the publisher's",), playing.planted, _PLAIN),
-    Play(("AWS metrics", "exports of jobs"), aws.metrics_and_exports, _jobs),
-    Play(("thresholds of jobs",), aws.threshold, _jobs),
+    Play(("testing thresholds of rooms",), playing.thresholds, _base),
+    Play(("retraining on a new base audience",), playing.retrained, _earlier_base),
+    Play(("reading estimates, prices and errors", "reading the audit log"), playing.oracles, _WITH_LOOKALIKES),
+    Play(("users planted by the publisher",), playing.planted, _PLAIN),
+    Play(("comparing metrics of AWS jobs", "comparing exports of AWS jobs"), aws.metrics_and_exports, _jobs),
+    Play(("testing thresholds of AWS jobs",), aws.threshold, _jobs),
     Play(("SQL seeds over two tables",), aws.two_tables, _jobs),
 )
 NAMES = tuple(name for play in PLAYS for name in play.names)
@@ -143,8 +143,8 @@ def run_attacks(
     """
     if n_worlds < 2 or n_worlds % 2:
         raise UsageError(
-            "The number of worlds must be even, because the victim is a member in half of them.",
-            remedy="Give an even number of worlds.",
+            "The number of simulated installations is invalid.",
+            remedy="Give an even number of at least 2, because the victim's data is in half of them.",
         )
     plays = [play for play in PLAYS if any(only is None or only in name for name in play.names)]
     if not plays:
@@ -164,7 +164,7 @@ def run_attacks(
 
 def report(results: Sequence[AttackResult]) -> str:
     """Format the results as a markdown table."""
-    lines = ["| attack | worlds | right | ± | policy off |", "|---|--:|--:|--:|--:|"]
+    lines = ["| attack | installations | right | ± | policy off |", "|---|--:|--:|--:|--:|"]
     lines += [
         f"| {each.name} | {each.n_worlds} | {each.right:.1%} | {each.error:.1%} | {each.right_off:.0%} |"
         for each in results
@@ -175,7 +175,7 @@ def report(results: Sequence[AttackResult]) -> str:
 def attack(
     templates: Templates, play: Play, n_worlds: int, report_progress: Callable[[float], None] = lambda share: None
 ) -> list[AttackResult]:
-    """Run a play in the given number of worlds, and return the results of the attacks that use it.
+    """Send a play's requests in simulated installations ("worlds"), and return the results of its attacks.
 
     Args:
         templates: Creates the worlds.
@@ -217,7 +217,7 @@ def _of(found: Sequence[playing.Found], name: str) -> list[playing.Numbers]:
 
 
 def _share_right(worlds: Sequence[Mapping[str, float]], exact: Sequence[Mapping[str, float]]) -> float:
-    """Return the share of right guesses in worlds of which every second one has the victim as a member."""
+    """Return the share of right guesses; the victim's data is in every second world."""
     names = sorted({name for each in (*worlds, *exact) for name in each})
     if not names:
         return 0.5

@@ -1,4 +1,4 @@
-"""Attackers' requests to a world, and the numbers they extract from the results.
+"""The attackers' requests to a simulated installation ("world"), and the numbers in the results.
 
 Lives here: one function per play, each for one or several attacks.
 Add here when there is another play.
@@ -30,14 +30,14 @@ Numbers = dict[str, float]
 Found = dict[str, Numbers]
 SEED = {"kind": "seed", "audience_type": "s"}
 N_TYPES = 45
-"""Number of counts that the pair's 90 units pay for."""
+"""The number of counts that 90 units of a pair's budget pay for."""
 
 _NOT_RELEASED = 20.0
 _KNOWN, _AT_THRESHOLD = 45, 39
 
 
 def rule(without: int, segment: str | None = None, source: Mapping[str, str] = SEED) -> dict[str, Any]:
-    """Build a rule that the victim meets if it is in the source; each `without` gives an equivalent rule."""
+    """Build a rule that selects the victim if it is in the source; any `without` gives an equivalent rule."""
     return {
         "kind": "rule_based",
         "source": source,
@@ -52,7 +52,7 @@ def lookalike(source: Mapping[str, str], reach: int, *, without_seed: bool = Fal
 
 
 def lookalikes(world: World, is_in: bool) -> Found:
-    """The agency requests the costliest results: statistics and lists of lookalikes of the smallest seed."""
+    """Attack: the agency requests the costliest results: statistics and lists for the smallest seed."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     statistics: Numbers = {}
     lists: Numbers = {}
@@ -71,14 +71,14 @@ def lookalikes(world: World, is_in: bool) -> Found:
                 "kept", world.users_of(AGENCY, second)
             )
     return {
-        "statistics compared": statistics,
-        "lists compared": lists,
-        "control groups, changes and refreshed lists compared": kept,
+        "comparing statistics": statistics,
+        "comparing lists": lists,
+        "comparing control groups, changes and refreshed lists": kept,
     }
 
 
 def insights(world: World, is_in: bool) -> Found:
-    """The agency reads the insights of four seed audiences; the victim has 50 interests."""
+    """Attack: the agency reads the insights of four seed audiences; the victim has 50 interests."""
     lists = {f"s{number}": _with_victim(POPULATION.seed[: 200 + number], is_in) for number in range(4)}
     world.provision_seeds(lists)
     cells: Numbers = {}
@@ -86,11 +86,11 @@ def insights(world: World, is_in: bool) -> Found:
         for row in table["rows"]:
             key = f"{table['audience_type']} {row['interest']} {row['age']} {row['gender']}"
             cells[key] = row["share_in_overlap"] or 0.0
-    return {"insights with 50 interests": cells}
+    return {"insights about a user with 50 interests": cells}
 
 
 def targets(world: World, is_in: bool) -> Found:
-    """The agency requests sizes of audiences that can contain only a few known users and the victim."""
+    """Attack: the agency requests sizes of audiences that can only contain a few known users and the victim."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     saved: Numbers = {}
     drafts: Numbers = {}
@@ -103,16 +103,16 @@ def targets(world: World, is_in: bool) -> Found:
             saved |= _size(f"{number}", world.ask(AGENCY, "audience_size", audience=about))
             listed = world.ask(AGENCY, "user_list", audience=about)
             saved |= _members(f"{number}", world.users_of(AGENCY, listed))
-    return {"definitions that only a target meets": saved, "drafts": drafts}
+    return {"audiences that only the victim fits": saved, "drafts of such audiences": drafts}
 
 
 def duplicated(world: World, is_in: bool) -> Found:
-    """The agency compares a lookalike that keeps the seed with lookalikes that exclude it or its duplicate."""
+    """Attack: the agency compares lookalikes that keep the seed, exclude it, or exclude a copy of it."""
     seed = _with_victim(POPULATION.seed, is_in)
     world.provision_seeds({"s": seed, "t": seed})
     in_place = world.ask(AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(SEED, 30)))
     found: Found = {}
-    for name, kind in (("seed types duplicated", "t"), ("seed modes crossed", "s")):
+    for name, kind in (("duplicating a seed type", "t"), ("combining seed modes", "s")):
         source = {"kind": "seed", "audience_type": kind}
         without = world.ask(
             AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(source, 30, without_seed=True))
@@ -134,7 +134,7 @@ def duplicated(world: World, is_in: bool) -> Found:
 
 
 def oracles(world: World, is_in: bool) -> Found:
-    """The agency reads prices, errors and the audit view for a seed that is barely large enough."""
+    """Attack: the agency reads prices, errors and the audit log for a seed that is barely large enough."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed[:245], is_in)})
     about = world.audience(AGENCY, lookalike(SEED, 10))
     prices: Numbers = {}
@@ -155,11 +155,11 @@ def oracles(world: World, is_in: bool) -> Found:
     entries = world.call(AGENCY, "get_audit_log")["entries"]
     audit = {"entries": float(len(entries)), "left": world.left()}
     audit |= {f"{each['action']} {each['outcome']}": 1.0 for each in entries}
-    return {"estimates, prices and errors as oracles": prices, "the audit view": audit}
+    return {"reading estimates, prices and errors": prices, "reading the audit log": audit}
 
 
 def planted(world: World, is_in: bool) -> Found:
-    """The publisher provisions bases that contain only known customers, the victim and planted users."""
+    """Attack: the publisher provisions base audiences of known customers, the victim and planted users only."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     sizes: Numbers = {}
     known = POPULATION.seed[:_KNOWN]
@@ -173,11 +173,11 @@ def planted(world: World, is_in: bool) -> Found:
             }
         )
         sizes |= _rows(f"{number}", world.ask(PUBLISHER, "overlap_statistics"))
-    return {"planted users of the publisher's": sizes}
+    return {"users planted by the publisher": sizes}
 
 
 def retrained(world: World, is_in: bool) -> Found:
-    """The advertiser, whose list has the victim, queries a newly provisioned base, which may lack the victim.
+    """Attack: the advertiser, whose list has the victim, queries a new base audience that may lack the victim.
 
     The base's model is trained again in the kept representation. The victim's place on the list is not secret, and
     neither is the number of users, which a list's length reveals. The base therefore lacks one more user, so that
@@ -191,20 +191,23 @@ def retrained(world: World, is_in: bool) -> Found:
     numbers |= _statistics("s", answer)
     numbers |= {f"apart {each['value']}": each["strength"] or 0.0 for each in answer.get("explanation", ())}
     listed = world.users_of(ADVERTISER, world.ask(ADVERTISER, "user_list", audience=about))
-    return {"base trained anew": numbers | _members("listed", [each for each in listed or () if each != VICTIM])}
+    return {
+        "retraining on a new base audience": numbers
+        | _members("listed", [each for each in listed or () if each != VICTIM])
+    }
 
 
 def thresholds(world: World, is_in: bool) -> Found:
-    """The advertiser checks 45 times whether 39 known users and possibly the victim reach the threshold."""
+    """Attack: the advertiser tests 45 times if 39 known users, and possibly the victim, reach the threshold."""
     del is_in
     world.provision_seeds(_types(N_TYPES, _AT_THRESHOLD))
     answer = world.ask(ADVERTISER, "overlap_statistics")
     empty = {row["audience_type"]: float(row["is_empty"]) for row in answer.get("rows", ())}
-    return {"thresholds of rooms": empty}
+    return {"testing thresholds of rooms": empty}
 
 
 def spending(world: World, is_in: bool) -> Found:
-    """The advertiser spends the budget on counts of the base, then tries tricks to get more counts."""
+    """Attack: the advertiser spends the budget on counts of the base audience, then tries to get more for free."""
     world.provision_seeds(_types(N_TYPES, _KNOWN))
     world.back_up()
     sizes = _rows("first", world.ask(ADVERTISER, "overlap_statistics"))
@@ -223,27 +226,27 @@ def spending(world: World, is_in: bool) -> Found:
 
 
 def re_upload(world: World) -> None:
-    """Upload lists with other content."""
+    """Trick: upload lists with other content."""
 
 
 def new_room(world: World) -> None:
-    """Create another room with an additional user."""
+    """Trick: create another room with an additional user."""
     world.new_room(more=("new@nowhere.example",))
 
 
 def new_version(world: World) -> None:
-    """Deprovision the base, so that a new version is provisioned."""
+    """Trick: remove the base audience, so that a new version is provisioned."""
     world.call(PUBLISHER, "deprovision_base")
     world.work()
 
 
 def colluding_agency(world: World) -> None:
-    """Let the agency send the request too."""
+    """Trick: let the agency ask the same questions, too."""
     world.ask(AGENCY, "overlap_statistics")
 
 
 def refill_alone(world: World) -> None:
-    """Propose a refill and approve it as everyone except the base's provider."""
+    """Trick: propose more budget, and approve it as everyone except the base audience's provider."""
     world.call(ADVERTISER, "propose", kind="refill", units=100)
     for who in (ADVERTISER, AGENCY):
         for each in world.call(who, "list_proposals")["proposals"]:
@@ -252,7 +255,7 @@ def refill_alone(world: World) -> None:
 
 
 def restored_older_catalogue(world: World) -> None:
-    """Let the operator restore a backup from before the first request."""
+    """Trick: let the operator restore a backup from before the first request."""
     world.restore()
 
 
@@ -263,7 +266,7 @@ TRICKS: tuple[Callable[[World], None], ...] = (
     refill_alone,
     restored_older_catalogue,
 )
-"""Tricks that try to reset the ledger."""
+"""The tricks by which the attacker tries to reset the budget."""
 
 
 def _types(n: int, n_known: int) -> dict[str, tuple[str, ...]]:
@@ -308,6 +311,6 @@ def _rows(name: str, answer: Mapping[str, Any]) -> Numbers:
 
 
 def _in_figures(message: str) -> float:
-    """Return a number that identifies most messages: the message's length plus the sum of its numbers."""
+    """Turn a message into a number that differs for most messages: its length plus the sum of its numbers."""
     figures = [int(each) for each in re.findall(r"\d+", message)]
     return float(len(message) + sum(figures))

@@ -1,6 +1,6 @@
-"""Worlds to attack: data rooms in separate homes, accessed as their participants access them.
+"""Simulated installations ("worlds") to attack: each has its own home with a data room.
 
-Lives here: building the base once, copying it for each world, calls through the handlers, and running the work.
+Lives here: building a home once and copying it for each world, calls through the handlers, and running the work.
 Add here when an attack needs more from a world.
 Keep out: the attackers' requests and guesses (playing, guessing).
 
@@ -49,7 +49,7 @@ N_INTERESTS = 50
 N_SEED = 280
 """Small enough that a lookalike uses most of the budget, large enough that the released size allows one."""
 N_ODD = 8
-"""Number of segments whose users are on no list: excluding one gives another question with the same users."""
+"""How many segments have no user of the lists; excluding one changes the question but not its users."""
 
 _MANY = 1_000_000
 _EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE,
@@ -57,12 +57,12 @@ _EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CRE
 
 
 def user(number: int) -> str:
-    """The id of a user of the base."""
+    """Return the id of a user of the base audience."""
     return f"user{number:05d}"
 
 
 def odd(number: int) -> str:
-    """The name of a segment whose users are on no list."""
+    """Return the name of a segment whose users are on none of the lists."""
     return f"odd {number}"
 
 
@@ -135,7 +135,7 @@ POPULATION = PublisherUsers.make()
 
 @dataclass(frozen=True)
 class _WorldKey(InstallationKey):
-    """An installation key that gives each world different noise."""
+    """An installation key from which each world derives other noise."""
 
     world: str = ""
 
@@ -173,7 +173,7 @@ def without_noise() -> Iterator[None]:
 
 @dataclass
 class World:
-    """A room with its participants' API access.
+    """A simulated installation with one data room, used through the participants' APIs.
 
     Args:
         installation: The installation.
@@ -191,7 +191,7 @@ class World:
 
     @classmethod
     def open(cls, home: Path, *, mark: str = "", room: str = "", open_doors: OpenDoors = InProcess) -> Self:
-        """Open the world that is stored in a home.
+        """Open the simulated installation that is stored in a home.
 
         Args:
             home: The home's folder.
@@ -213,13 +213,13 @@ class World:
         self.installation.catalog.database.close()
 
     def back_up(self) -> None:
-        """Back up the home, like the operator."""
+        """Back up the home, as an operator does."""
         file = self.installation.home.root / "backup.tar"
         back_up(self.installation, file)
         self.backup = file, self.room
 
     def restore(self) -> None:
-        """Replace the home by the backup, like an operator who lacks a record of later requests."""
+        """Restore the backup, as an operator does who has no record of later requests."""
         assert self.backup is not None
         backup, self.room = self.backup
         home = self.installation.home.root
@@ -274,7 +274,7 @@ class World:
         return {"kind": "custom", "id": audience["id"]}
 
     def provision_seeds(self, seeds: Mapping[str, tuple[str, ...]], mark: str = "0") -> None:
-        """Provision the advertiser's lists; `mark` varies the files without changing their known users."""
+        """Provision the advertiser's lists; `mark` changes the files, but not the known users in them."""
         lines = [f"{email(each)},{kind}\n" for kind, ids in seeds.items() for each in ids]
         lines += [f"stranger{mark}@nowhere.example,{kind}\n" for kind in seeds]
         upload = self.upload(ADVERTISER, "".join(lines), "seeds.csv")
@@ -323,12 +323,12 @@ class World:
         return self.room
 
     def left(self) -> float:
-        """Return the units left in the providers' privacy budget, as every participant sees them."""
+        """Return the units left in the privacy budget of the two organisations, as every participant sees them."""
         return float(self.call(AGENCY, "get_room")["ledger"]["left"])
 
 
 class Templates:
-    """Homes that are built once and then copied for each world.
+    """Builds homes once, and copies them for each world.
 
     Args:
         folder: Folder of the homes.
@@ -374,7 +374,7 @@ class Templates:
 def make_room(
     *purposes: CollaborationType, with_victim: bool = True, n_left_out: int = 0
 ) -> Callable[[World], None]:
-    """Return a function that creates a room with a base audience; the victim or the last users may be missing."""
+    """Return a function that creates a room with a base audience, on request without the victim or others."""
 
     def make(world: World) -> None:
         world.new_room(*purposes)

@@ -1,6 +1,6 @@
-"""The data-room assets: the data of both sides, its released statistics, and the audiences built from it.
+"""The data-room assets: the data of both parties, statistics with noise, and the audiences built from the data.
 
-Lives here: the ten assets of group `data_room`. A body only translates: run → core call → metadata.
+Lives here: the ten assets of group `data_room`. An asset only calls its builder and returns metadata.
 Add here when a room gets another asset.
 Keep out: building (runs.building_rooms, runs.building_audiences) and metadata (defs.pages).
 """
@@ -30,7 +30,7 @@ _BOTH_SIDES = ("base_audience", "seed_audiences")
 
 @asset(_GROUP, PUBLISHER, {"duckdb", "pandera"})
 def data_lab(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """A publisher's uploads, validated before a data room ingests them."""
+    """A publisher's uploads, validated before they are used in a data room."""
     yield from materialize(context, installation.open(), building_rooms.build_data_lab)
 
 
@@ -119,7 +119,7 @@ def custom_audience(context: dg.AssetExecutionContext, installation: Installatio
 
 @asset(_GROUP, ADVERTISER, {"lightgbm"}, deps=["custom_audience"])
 def lookalike_statistics(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """Quality of a lookalike audience on held-out source users, and its reach table."""
+    """Quality of a lookalike audience for each reach, measured on held-out users of its source audience."""
     yield from materialize(
         context, installation.open(), building_audiences.build_custom_audience, asset="lookalike_statistics"
     )

@@ -1,6 +1,6 @@
 """The lookalike assets: from an interactions table to an exported audience.
 
-Lives here: the six assets of group `lookalike`. A body only translates: run → core call → metadata.
+Lives here: the six assets of group `lookalike`. An asset only calls its builder and returns metadata.
 Add here when the lookalike pipeline gets another step.
 Keep out: building (runs.building) and metadata (defs.pages).
 """

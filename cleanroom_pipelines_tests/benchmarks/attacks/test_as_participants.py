@@ -10,7 +10,7 @@ from cleanroom_pipelines.benchmarks.attacks.worlds import Templates
 from cleanroom_pipelines.errors import UsageError
 
 N_WORLDS = 20
-_ALWAYS = "thresholds of rooms"
+_ALWAYS = "testing thresholds of rooms"
 
 
 def _marked(play: Play) -> object:

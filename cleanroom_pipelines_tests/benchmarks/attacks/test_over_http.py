@@ -13,7 +13,7 @@ from cleanroom_pipelines.privacy import in_units
 
 from .over_http import serving
 
-_ALWAYS = "thresholds of rooms"
+_ALWAYS = "testing thresholds of rooms"
 _UNKNOWN = "unknown"
 """Budget left after a backup was restored."""
 _MOST_WORLDS = 3

@@ -74,11 +74,11 @@ def test_prices_in_the_text() -> None:
     told = {output: price for output, _, price, _ in rows("What each output reveals, and what it requires")}
     assert told["overlap, size of an audience"] == f"{COUNT.tenths // TENTHS} units"
     assert told["insights"].startswith(f"{INSIGHTS.tenths // TENTHS} units, and {COUNT.tenths // TENTHS} for")
-    base = told["matchable, addressable, attributes with their users"]
+    base = told["numbers of matchable and of addressable users, in all and by attribute"]
     assert base == f"{BASE_TENTHS // TENTHS} units, once"
     assert told["lookalike: lists of 1 to 30 %, in place"].startswith(f"{MOST_LOOKALIKE_TENTHS // TENTHS} to 0.1")
     assert told["statistics of a lookalike"].startswith(f"{MOST_FIGURES_TENTHS // TENTHS} to 0.1 units")
-    assert f"a lookalike costs {HIDDEN_LOOKALIKE_TENTHS // TENTHS} units whatever" in PAGE
+    assert f"every lookalike costs {HIDDEN_LOOKALIKE_TENTHS // TENTHS} units." in PAGE
     assert f"{CELLS_OF_A_PERSON} for a table of insights" in PAGE
     assert f"{float(FIGURES_SENSITIVITY)} for a lookalike's figures" in PAGE
 
@@ -87,8 +87,8 @@ def test_what_adds_up() -> None:
     def right(times: int) -> str:
         return percent(right_at_most(times * PAIR_TENTHS))
 
-    assert f"With 2 ids {right(4)}, with 3 {right(9)}." in PAGE
-    assert f"under 2 organisations has {right(2)}, under 5 {right(5)}, under 10 {right(10)}." in PAGE
+    assert f"right in up to {right(4)} of cases with 2 ids, {right(9)} with 3." in PAGE
+    assert f"right in up to {right(2)} of cases; with 5 in {right(5)}, with 10 in {right(10)}." in PAGE
     assert f"A refill** of 100 units: {right(2)} instead of {right(1)}; to 400 units in all {right(4)}." in PAGE
     assert f"The bound for twelve full months is {right(MONTHS)}" in PAGE
 
@@ -108,7 +108,7 @@ def test_the_year() -> None:
         assert table[name][0] == f"{times}"
         assert (float(table[name][1]), float(table[name][2])) == (tenths / TENTHS, times * tenths / TENTHS), name
     spent = sum(times * tenths for times, tenths in wanted.values())
-    assert float(table["in"][2]) == spent / TENTHS
+    assert float(table["total"][2]) == spent / TENTHS
     assert f"for what this room really spends {percent(right_at_most(spent))}" in PAGE
     month = 5 * COUNT.tenths + INSIGHTS.tenths + lookalike
     assert f"The most expensive month (5 weeks) costs {month / TENTHS}." in PAGE

@@ -1,6 +1,6 @@
 """The first schema.
 
-Lives here: one step of the catalogue's schema, nothing to 0001.
+Lives here: the first step of the catalogue's schema, from an empty database to 0001.
 Add here: nothing once released; write the next step.
 Keep out: our own classes; they change later, this must not.
 """
