@@ -3,7 +3,9 @@
 Keep out: what is kept there.
 """
 
+import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -20,6 +22,19 @@ from werkzeug.test import run_wsgi_app
 PROFILE = "shop"
 _AMBIENT = ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL")
 
+
+def _has_file_attributes() -> bool:
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            os.setxattr(file.name, "user.test", b"x")
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+needs_file_attributes = pytest.mark.skipif(
+    not _has_file_attributes(), reason="the disk of temporary files has no extended attributes"
+)
 
 Reply = tuple[Iterable[bytes], str, Any]
 

@@ -98,11 +98,13 @@ class Caller:
         account_id: The account of the access key, 12 digits.
         access_key_id: Id of the access key.
         region: The Region in the signature's scope.
+        is_secure: Whether the request arrived over TLS.
     """
 
     account_id: str
     access_key_id: str
     region: str
+    is_secure: bool = False
 
 
 def from_cleanroom_error(error: CleanroomError) -> ApiError:

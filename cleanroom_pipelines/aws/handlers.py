@@ -1,4 +1,4 @@
-"""The handler of each operation of the lookalike (AWS) API.
+"""The handler of each operation of the lookalike (AWS) API, and of the API that reads collaborations.
 
 Lives here: all handlers by operation name.
 Add here when AWS adds an operation.
@@ -7,8 +7,10 @@ Keep out: the handlers themselves (`operations`).
 
 from collections.abc import Mapping
 
+from cleanroom_pipelines.aws.model import COLLABORATIONS, SERVICE
 from cleanroom_pipelines.aws.operations import (
     audience_models,
+    collaborations,
     configured_audience_models,
     export_jobs,
     generation_jobs,
@@ -44,3 +46,16 @@ OPERATIONS: Mapping[str, Operation] = {
     "UntagResource": tags.untag,
     "ListTagsForResource": tags.list_for_resource,
 }
+
+HANDLERS: Mapping[str, Mapping[str, Operation]] = {
+    SERVICE: OPERATIONS,
+    COLLABORATIONS: {
+        "ListCollaborations": collaborations.list_all,
+        "GetCollaboration": collaborations.get,
+        "ListMembers": collaborations.list_members,
+        "ListCollaborationAnalysisTemplates": collaborations.list_templates,
+        "ListMemberships": collaborations.list_memberships,
+        "GetMembership": collaborations.get_membership,
+    },
+}
+"""The handlers by the name of the service in signatures, then by operation name."""

@@ -1,6 +1,7 @@
 """The API as defined by botocore's own service model, so that this implementation cannot drift from it.
 
-Lives here: the 25 lookalike operations, their input and output shapes, and limits that differ from the model.
+Lives here: the 25 lookalike operations and those that read collaborations, their input and output shapes, and
+limits that differ from the model.
 Add here when an operation is added, or a documented limit that the model lacks.
 Keep out: values, which `constraints.py` checks against the shapes.
 """
@@ -8,14 +9,17 @@ Keep out: values, which `constraints.py` checks against the shapes.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from cleanroom_pipelines.errors import ConfigurationError
 
 SERVICE: Final = "cleanrooms-ml"
-"""The service's name in signatures and ARNs."""
+"""The lookalike API's name in signatures and ARNs."""
+
+COLLABORATIONS: Final = "cleanrooms"
+"""The name in signatures of the API that reads collaborations."""
 
 OPERATION_NAMES: Final = (
     "CreateTrainingDataset",
@@ -44,6 +48,21 @@ OPERATION_NAMES: Final = (
     "UntagResource",
     "ListTagsForResource",
 )
+
+COLLABORATION_OPERATION_NAMES: Final = (
+    "ListCollaborations",
+    "GetCollaboration",
+    "ListMembers",
+    "ListCollaborationAnalysisTemplates",
+    "ListMemberships",
+    "GetMembership",
+)
+
+# The name of botocore's model and the served operations, by the service's name in signatures.
+_SERVED: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    SERVICE: ("cleanroomsml", OPERATION_NAMES),
+    COLLABORATIONS: ("cleanrooms", COLLABORATION_OPERATION_NAMES),
+}
 
 # Where AWS's documentation contradicts its model, and this implementation follows the documentation.
 _OUR_LIMITS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -76,6 +95,7 @@ class Shape:
         choices: The allowed values of a string; empty if any value is allowed.
         reserved_prefix: Prefix that a string must not have, ignoring case.
         is_union: Whether exactly one member must be present.
+        is_epoch: Whether a timestamp in a body is a number of seconds instead of text.
         members: Members of a structure, by name.
         key: Shape of a map's keys.
         element: Shape of a list's elements or a map's values.
@@ -90,6 +110,7 @@ class Shape:
     choices: tuple[str, ...] = ()
     reserved_prefix: str = ""
     is_union: bool = False
+    is_epoch: bool = False
     members: Mapping[str, "ShapeMember"] = field(default_factory=dict, repr=False)
     key: "Shape | None" = None
     element: "Shape | None" = None
@@ -137,36 +158,61 @@ class Operation:
     errors: tuple[str, ...] = field(repr=False)
 
 
-@lru_cache(maxsize=1)
-def operations() -> Mapping[str, Operation]:
-    """Return the 25 lookalike operations by name, read from the installed botocore at the first call.
+@cache
+def operations(service: str = SERVICE) -> Mapping[str, Operation]:
+    """Return the served operations of a service by name, read from the installed botocore at the first call.
+
+    Args:
+        service: SERVICE or COLLABORATIONS.
 
     Raises:
         ConfigurationError: botocore is not installed, or this code does not support its model.
     """
-    model = _load()
+    model_name, names = _SERVED[service]
+    model = load_service(model_name)
+    missing = [name for name in names if name not in model["operations"]]
+    if missing:
+        raise _too_old(f"lacks {missing[0]}")
     build = _Builder(model["shapes"])
-    return MappingProxyType({name: build.operation(model["operations"][name]) for name in OPERATION_NAMES})
+    return MappingProxyType({name: build.operation(model["operations"][name]) for name in names})
 
 
-def _load() -> Mapping[str, Any]:
+@cache
+def other_operations(service: str) -> Mapping[tuple[str, tuple[str, ...]], str]:
+    """Return the names of a service's operations that are not served, by HTTP method and segments of the path."""
+    return MappingProxyType(
+        {
+            (found["http"]["method"], _segments(found)): name
+            for name, found in load_service(_SERVED[service][0])["operations"].items()
+            if name not in _SERVED[service][1]
+        }
+    )
+
+
+def _segments(operation: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(operation["http"]["requestUri"].strip("/").split("/"))
+
+
+def load_service(name: str) -> Mapping[str, Any]:
+    """Return botocore's own model of a service.
+
+    Raises:
+        ConfigurationError: botocore is not installed, or lacks the service.
+    """
     try:
         from botocore.exceptions import BotoCoreError
         from botocore.loaders import Loader
     except ImportError as error:
         raise ConfigurationError(
-            "The lookalike (AWS) API needs botocore, which is not installed.",
+            "The AWS APIs need botocore, which is not installed.",
             remedy="Install cleanroom-pipelines[api].",
         ) from error
     # The default search paths include the user's own folder, where a file could change the checks.
     loader = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
     try:
-        model: Mapping[str, Any] = loader.load_service_model("cleanroomsml", "service-2")
+        model: Mapping[str, Any] = loader.load_service_model(name, "service-2")
     except BotoCoreError as error:
-        raise _too_old("lacks the service cleanroomsml") from error
-    missing = [name for name in OPERATION_NAMES if name not in model["operations"]]
-    if missing:
-        raise _too_old(f"lacks {missing[0]}")
+        raise _too_old(f"lacks the service {name}") from error
     return model
 
 
@@ -191,7 +237,7 @@ class _Builder:
         return Operation(
             name=found["name"],
             method=found["http"]["method"],
-            segments=tuple(path.strip("/").split("/")),
+            segments=_segments(found),
             status=found["http"].get("responseCode", 200),
             input=self.shape(found["input"]["shape"]),
             output=self.shape(output["shape"]) if output else None,
@@ -219,6 +265,8 @@ class _Builder:
             choices=tuple(found.get("enum", ())),
             reserved_prefix=_RESERVED_PREFIXES.get(name, ""),
             is_union=bool(found.get("union")),
+            # the protocol's default format
+            is_epoch=kind == "timestamp" and found.get("timestampFormat", "unixTimestamp") == "unixTimestamp",
             members=MappingProxyType(self._members(found)),
             key=self.shape(found["key"]["shape"]) if kind == "map" else None,
             element=self.shape(inner["shape"]) if inner else None,

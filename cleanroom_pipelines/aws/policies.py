@@ -1,7 +1,7 @@
 """Resource policies of configured audience models: parsing and evaluation.
 
 Lives here: the subset of the IAM JSON policy language that is evaluated exactly as AWS does, with accounts as
-principals.
+principals. A role stands for its account, whose keys have all its permissions.
 Add here when another element, operator or condition key can be evaluated exactly.
 Keep out: storing policies (catalogue); membership in collaborations (operations).
 
@@ -43,12 +43,16 @@ _POLICY_ELEMENTS: Final = frozenset({"Version", "Id", "Statement"})
 _STATEMENT_ELEMENTS: Final = frozenset({"Sid", "Effect", "Principal", "Action", "Resource", "Condition"})
 _ACCOUNT: Final = re.compile(r"[0-9]{12}")
 _ROOT: Final = re.compile(r"arn:(aws[-a-z]*):iam::([0-9]{12}):root")
+_ROLE: Final = re.compile(r"arn:(aws[-a-z]*):iam::([0-9]{12}):role/[A-Za-z0-9+=,.@_/-]{1,576}")
 _ACTION: Final = re.compile(rf"\*|{_SERVICE}:[a-z*?]{{1,128}}", re.ASCII | re.IGNORECASE)
 _TAG_KEY: Final = re.compile(r"[a-zA-Z0-9 _.:/=+@-]{1,128}")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z:-]{0,63}")
 
 _COLLABORATION: Final = "cleanrooms-ml:collaborationid"
 _PRINCIPAL_ACCOUNT: Final = "aws:principalaccount"
+_SECURE: Final = "aws:securetransport"
+# The account for which an AWS service calls. No request here has it, because accounts call directly.
+_SOURCE_ACCOUNT: Final = "aws:sourceaccount"
 _TAG_KEYS: Final = "aws:tagkeys"
 _REQUEST_TAG: Final = "aws:requesttag/"
 _RESOURCE_TAG: Final = "aws:resourcetag/"
@@ -117,18 +121,19 @@ class Policy:
         )
 
 
-def read_policy(text: str, resource_arn: str) -> Policy:
+def read_policy(text: str, resource_arn: str, *, is_known: Callable[[str], bool] = lambda _: True) -> Policy:
     """Parse the policy document of a configured audience model.
 
     Args:
         text: The JSON document.
         resource_arn: ARN of the configured audience model that the policy belongs to.
+        is_known: Whether an account exists; roles of other accounts are rejected.
 
     Raises:
         ApiError: ValidationException; it names the element that cannot be evaluated exactly, and quotes no value.
     """
     try:
-        return _Reader(resource_arn).policy(text)
+        return _Reader(resource_arn, is_known).policy(text)
     except _RejectedError as rejected:
         where = f"{rejected.element}: " if rejected.element else ""
         raise ApiError(
@@ -143,6 +148,7 @@ def context_of(
     collaboration_id: str | None = None,
     request_tags: Mapping[str, str] | None = None,
     resource_tags: Mapping[str, str] | None = None,
+    is_secure: bool = False,
 ) -> dict[str, str]:
     """Build the condition context of a StartAudienceGenerationJob request.
 
@@ -150,9 +156,11 @@ def context_of(
         collaboration_id: The request's collaboration.
         request_tags: The request's tags for the job.
         resource_tags: Tags of the requested resource.
+        is_secure: Whether the request arrived over TLS.
     """
     context = {f"aws:RequestTag/{key}": value for key, value in (request_tags or {}).items()}
     context |= {f"aws:ResourceTag/{key}": value for key, value in (resource_tags or {}).items()}
+    context["aws:SecureTransport"] = str(is_secure).lower()
     if collaboration_id is not None:
         context["cleanrooms-ml:CollaborationId"] = collaboration_id
     return context
@@ -223,6 +231,7 @@ def may_start(
     collaboration_id: str | None,
     request_tags: Mapping[str, str],
     model_tags: Mapping[str, str],
+    is_secure: bool = False,
 ) -> bool:
     """Check whether another account may start a generation job on a configured audience model.
 
@@ -237,9 +246,10 @@ def may_start(
         collaboration_id: The request's collaboration.
         request_tags: The request's tags for the job.
         model_tags: Tags of the configured audience model.
+        is_secure: Whether the request arrived over TLS.
     """
-    on_model = context_of(collaboration_id=collaboration_id, request_tags=request_tags, resource_tags=model_tags)
-    on_job = context_of(collaboration_id=collaboration_id, request_tags=request_tags)
+    on_job = context_of(collaboration_id=collaboration_id, request_tags=request_tags, is_secure=is_secure)
+    on_model = on_job | context_of(resource_tags=model_tags, is_secure=is_secure)
     model = decide(
         policy, caller_account=caller_account, action=START_ACTION, resource_arn=model_arn, context=on_model
     )
@@ -310,12 +320,16 @@ class _Operator:
         is_negated: Whether the comparison is negated.
         if_missing: The outcome if the request lacks the key.
         is_for_any: Whether one matching value of the request is enough.
+        is_null: Whether it checks only if the request lacks the key.
+        is_bool: Whether the key is true or false.
     """
 
     compares: Callable[[tuple[str, ...], str], bool]
     is_negated: bool
     if_missing: bool
     is_for_any: bool
+    is_null: bool = False
+    is_bool: bool = False
 
 
 def _operators() -> dict[str, _Operator]:
@@ -326,6 +340,9 @@ def _operators() -> dict[str, _Operator]:
         found[f"String{word}IfExists"] = _Operator(compares, False, True, False)
         found[f"StringNot{word}IfExists"] = _Operator(compares, True, True, False)
         found[f"ForAnyValue:String{word}"] = _Operator(compares, False, False, True)
+    found["Bool"] = _Operator(_equals, False, False, False, is_bool=True)
+    found["BoolIfExists"] = _Operator(_equals, False, True, False, is_bool=True)
+    found["Null"] = _Operator(_equals, False, False, False, is_null=True)
     return found
 
 
@@ -354,6 +371,8 @@ def _means(pattern: str, arn: str) -> bool:
 
 def _holds(condition: Condition, given: tuple[str, ...], *, is_deny: bool) -> bool:
     operator = _OPERATORS[condition.operator]
+    if operator.is_null:
+        return str(not given).lower() in condition.values
     if not given:
         return operator.if_missing
     outcomes = (operator.compares(condition.values, value) is not operator.is_negated for value in given)
@@ -369,7 +388,7 @@ def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: s
         key = _lower(name)
         if key in (_PRINCIPAL_ACCOUNT, _TAG_KEYS):
             continue
-        if key != _COLLABORATION and not key.startswith((_REQUEST_TAG, _RESOURCE_TAG)):
+        if key not in (_COLLABORATION, _SECURE) and not key.startswith((_REQUEST_TAG, _RESOURCE_TAG)):
             raise ValueError("The context contains a condition key that policies cannot use here.")
         found[key] = found.get(key, ()) + ((value,) if isinstance(value, str) else tuple(value))
         if key.startswith(_REQUEST_TAG):
@@ -394,8 +413,8 @@ class _RejectedError(Exception):
 class _Reader:
     """Parser of the policy document of one resource."""
 
-    def __init__(self, resource_arn: str) -> None:
-        self._arn = resource_arn
+    def __init__(self, resource_arn: str, is_known: Callable[[str], bool]) -> None:
+        self._arn, self._is_known = resource_arn, is_known
         parts = resource_arn.split(":", 5)
         if len(parts) != 6:
             raise ValueError("not an ARN")
@@ -452,18 +471,21 @@ class _Reader:
         accounts = set[str]()
         includes_all = False
         for element, each in _strings(f"{where}.AWS", principal["AWS"]):
-            root = _ROOT.fullmatch(each)
+            root, role = _ROOT.fullmatch(each), _ROLE.fullmatch(each)
             if each == "*":
                 includes_all = True
             elif _ACCOUNT.fullmatch(each):
                 accounts.add(each)
             elif root and root.group(1) == self._partition:
                 accounts.add(root.group(2))
+            elif role and role.group(1) == self._partition and self._is_known(role.group(2)):
+                accounts.add(role.group(2))
             else:
                 raise _RejectedError(
                     element,
-                    "Member must be *, the 12 digits of an account or the ARN of its root: roles, users and "
-                    "services are not supported",
+                    "Member must be *, the 12 digits of an account, the ARN of its root, or the ARN of a role of "
+                    "an account that exists here, which stands for the whole account: users and services are not "
+                    "supported",
                 )
         return None if includes_all else frozenset(accounts)
 
@@ -507,19 +529,35 @@ def _conditions(where: str, condition: Any) -> tuple[Condition, ...]:
                 raise _RejectedError(element, "Member must name each condition key once, ignoring case")
             seen.add(key)
             shown = f"{element}.{name.partition('/')[0]}"
-            conditions.append(Condition(operator, key, tuple(value for _, value in _strings(shown, values))))
+            conditions.append(Condition(operator, key, _condition_values(shown, values, _OPERATORS[operator])))
     return tuple(conditions)
+
+
+def _condition_values(where: str, values: Any, operator: _Operator) -> tuple[str, ...]:
+    if not (operator.is_bool or operator.is_null):
+        return tuple(value for _, value in _strings(where, values))
+    several = values if isinstance(values, list) and values else [values]
+    found = tuple(str(value).lower() for value in several if isinstance(value, str | bool))
+    if len(found) < len(several) or not {"true", "false"}.issuperset(found):
+        raise _RejectedError(where, "Member must be true or false")
+    return found
 
 
 def _condition_key(where: str, name: str, operator: _Operator) -> str:
     key = _lower(name)
+    if key == _SECURE or operator.is_bool:
+        if key == _SECURE and (operator.is_bool or operator.is_null):
+            return key
+        raise _RejectedError(
+            where, "Member must be Bool or Null for the key aws:SecureTransport, and Bool for no other key"
+        )
     for prefix in (_REQUEST_TAG, _RESOURCE_TAG):
         if key.startswith(prefix) and _TAG_KEY.fullmatch(key[len(prefix) :]):
             return key
-    if key in (_COLLABORATION, _PRINCIPAL_ACCOUNT):
+    if key in (_COLLABORATION, _PRINCIPAL_ACCOUNT, _SOURCE_ACCOUNT):
         return key
     if key == _TAG_KEYS:
-        if operator.is_for_any:
+        if operator.is_for_any or operator.is_null:
             return key
         raise _RejectedError(
             f"{where}.aws:TagKeys", "Member must be used with ForAnyValue, because it has several values"
@@ -527,7 +565,7 @@ def _condition_key(where: str, name: str, operator: _Operator) -> str:
     raise _RejectedError(
         f"{where}.{_shown(name.partition('/')[0])}",
         "Member must be one of cleanrooms-ml:CollaborationId, aws:PrincipalAccount, aws:RequestTag/<key>, "
-        "aws:ResourceTag/<key>, aws:TagKeys",
+        "aws:ResourceTag/<key>, aws:SecureTransport, aws:SourceAccount, aws:TagKeys",
     )
 
 

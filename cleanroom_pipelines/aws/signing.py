@@ -4,8 +4,9 @@ Lives here: checking the Authorization header against the request and a local ac
 Add here when another AWS signing method is supported.
 Keep out: storing and encrypting keys (`catalog`), permissions of callers (the operations).
 
-Source: "Signing AWS API requests" in the IAM user guide. Rejected on purpose: presigned queries, session tokens
-(none are issued here), unsigned payloads, SigV4A.
+Source: "Signing AWS API requests" in the IAM user guide, and "Authenticating Requests" in the S3 API reference.
+Rejected on purpose: session tokens (none are issued here), SigV4A; except for S3 also presigned queries and
+unsigned payloads.
 """
 
 import hashlib
@@ -29,10 +30,31 @@ _TERMINATOR = "aws4_request"
 _CREDENTIAL = re.compile(
     "(?P<key_id>[A-Za-z0-9_]{1,128})/(?P<date>[0-9]{8})/(?P<region>[a-z0-9-]{1,40})/(?P<service>[^/]*)/aws4_request"
 )
+_SERVICE = re.compile("[a-z][a-z0-9-]{0,39}")
 _SIGNATURE = re.compile("[0-9a-f]{64}")
 _BASIC_TIMESTAMP = re.compile("[0-9]{8}T[0-9]{6}Z")
 # Repeating one of these headers would make the request ambiguous.
 _ONLY_ONCE = ("authorization", "host", "x-amz-date", "date", "x-amz-content-sha256", "content-type")
+# Headers that clients and proxies add after signing, and that nothing here reads.
+_UNREAD = frozenset(
+    f"x-amz-{name}"
+    for name in ("user-agent", "api-version", "sdk-request", "sdk-invocation-id", "trace-id", "cf-id")
+)
+S3: Final = "s3"
+"""The service's name in signatures for S3."""
+UNSIGNED: Final = "UNSIGNED-PAYLOAD"
+"""What a request has in place of the SHA-256 of a body that it does not sign."""
+
+_LONGEST_PRESIGNED = timedelta(days=7)
+_EXPIRES = re.compile("[0-9]{1,6}")
+_QUERY_MEMBERS = (
+    "X-Amz-Algorithm",
+    "X-Amz-Credential",
+    "X-Amz-Date",
+    "X-Amz-Expires",
+    "X-Amz-SignedHeaders",
+    "X-Amz-Signature",
+)
 _QUERY_AUTHENTICATION = ("x-amz-signature", "x-amz-credential", "x-amz-algorithm", "x-amz-security-token")
 # Used if the key is unknown, so that unknown and known keys take the same time to reject.
 _NO_SECRET = "0" * 40
@@ -69,6 +91,99 @@ class _Claim:
     @property
     def scope(self) -> str:
         return "/".join((self.date, self.region, self.service, _TERMINATOR))
+
+
+@dataclass(frozen=True)
+class S3Signature:
+    """The verified signature of an S3 request; its chunks are signed with the same key.
+
+    Attributes:
+        caller: The account and the key.
+        payload: SHA-256 of the body as the client signed it, in hex, or S3's word for another form of body.
+        timestamp: The request's date.
+        scope: The credential scope.
+        signature: The signature, in hex.
+        signing_key: The key of the scope.
+    """
+
+    caller: Caller
+    payload: str
+    timestamp: str
+    scope: str
+    signature: str
+    signing_key: bytes = field(repr=False)
+
+    def signs(self, text: str, signature: str) -> bool:
+        """Whether a signature is that of a text."""
+        return hmac.compare_digest(_hmac(self.signing_key, text), signature)
+
+
+def is_for_s3(authorization: str, raw_query: str) -> bool:
+    """Whether the credential scope of a request, in header or query, is that of S3; nothing is verified."""
+    scoped = f"/{S3}/{_TERMINATOR}"
+    query = dict(_pairs(raw_query)) if "x-amz-credential" in raw_query.lower() else {}
+    return f"{scoped}," in f"{authorization}," or query.get("X-Amz-Credential", "").endswith(scoped)
+
+
+def verify_s3(
+    method: str,
+    raw_path: str,
+    raw_query: str,
+    headers: Sequence[tuple[str, str]],
+    *,
+    find_key: Callable[[str], Key | None],
+    now: datetime,
+) -> S3Signature:
+    """Verify the signature of an S3 request, in its header or its query; the body comes later.
+
+    Args:
+        method: HTTP method.
+        raw_path: The path as received. S3's path is encoded once, so it is signed as the key that it names.
+        raw_query: The query string after `?`, still percent-encoded.
+        headers: The headers as received, decoded as Latin-1.
+        find_key: Returns the key with an id, or None.
+        now: The current time, aware.
+
+    Raises:
+        ApiError: AccessDeniedException, as of `verify`; `reason` distinguishes the cases.
+    """
+    if not (raw_path.isascii() and raw_query.isascii()):
+        raise _denied("The path and the query must be percent-encoded.", "not ASCII")
+    found = _by_name(headers)
+    for name in _ONLY_ONCE:
+        if len(found.get(name, ())) > 1:
+            raise _denied(f"The request has more than one {name} header.", "repeated header")
+    query, is_presigned = _pairs(raw_query), "x-amz-signature=" in raw_query.lower()
+    if is_presigned:
+        claim, timestamp = _read_query_claim(query, found, now)
+    else:
+        claim, timestamp = _read_claim(found, raw_query), _timestamp(found)
+        _check_time(timestamp, now)
+    if claim.service != S3:
+        raise _denied(f"Credential should be scoped to correct service: '{S3}'.", "wrong service")
+    _check_signed_headers(found, claim.signed_headers, is_dated=is_presigned)
+    if timestamp[:8] != claim.date:
+        raise _denied("The date in the credential scope is not that of the request.", "wrong scope date")
+    payload = found.get("x-amz-content-sha256", [dict(query).get("X-Amz-Content-Sha256", "")])[0]
+    if not payload:
+        if not is_presigned:
+            raise _denied("The request needs a signed x-amz-content-sha256 header.", "no payload hash")
+        payload = UNSIGNED
+
+    kept = "&".join(pair for pair in raw_query.split("&") if not pair.startswith("X-Amz-Signature="))
+    path = quote(unquote_to_bytes(raw_path or "/"), safe="/-_.~")
+    signed = _canonical_headers(found, claim.signed_headers)
+    request = "\n".join((method, path, _canonical_query(kept), signed, payload)).encode("latin-1", "replace")
+    text = "\n".join((ALGORITHM, timestamp, claim.scope, hashlib.sha256(request).hexdigest()))
+    key = _check_key(find_key(claim.key_id), claim, text)
+    return S3Signature(
+        Caller(key.account_id, key.id, claim.region),
+        payload,
+        timestamp,
+        claim.scope,
+        claim.signature,
+        _signing_key(key.secret, claim),
+    )
 
 
 def verify(
@@ -125,8 +240,13 @@ def verify(
     signed = _canonical_headers(found, claim.signed_headers)
     request = "\n".join((method, path, query, signed, body_sha256)).encode("latin-1", "replace")
     text = "\n".join((ALGORITHM, timestamp, claim.scope, hashlib.sha256(request).hexdigest()))
-    key = find_key(claim.key_id)
-    expected = _signature(key.secret if key else _NO_SECRET, claim, text)
+    key = _check_key(find_key(claim.key_id), claim, text)
+    return Caller(key.account_id, key.id, claim.region)
+
+
+def _check_key(key: Key | None, claim: _Claim, text: str) -> Key:
+    """Return the key if it has signed the text."""
+    expected = _hmac(_signing_key(key.secret if key else _NO_SECRET, claim), text)
     is_correct = hmac.compare_digest(expected, claim.signature)
     if key is None or key.is_disabled or not is_correct:
         reason = "unknown key" if key is None else "disabled key" if key.is_disabled else "wrong signature"
@@ -135,7 +255,19 @@ def verify(
             " you provided. Check the access key id, the secret access key and the signing method.",
             reason,
         )
-    return Caller(key.account_id, key.id, claim.region)
+    return key
+
+
+def service_named(headers: Sequence[tuple[str, str]]) -> str:
+    """Return the service in the scope of a request's signature; SERVICE if there is none. Nothing is verified.
+
+    Args:
+        headers: The headers as received.
+    """
+    for name, value in headers:
+        if name.lower() == "authorization" and (credential := _CREDENTIAL.search(value)):
+            return credential["service"] if _SERVICE.fullmatch(credential["service"]) else SERVICE
+    return SERVICE
 
 
 def _denied(message: str, reason: str) -> ApiError:
@@ -176,18 +308,63 @@ def _read_claim(found: dict[str, list[str]], raw_query: str) -> _Claim:
     )
 
 
-def _check_signed_headers(found: dict[str, list[str]], signed: tuple[str, ...]) -> None:
+def _pairs(raw_query: str) -> list[tuple[str, str]]:
+    """Return the query's names and values; bytes that are not UTF-8 stay distinguishable."""
+    split = [pair.partition("=") for pair in raw_query.split("&")] if raw_query else []
+    return [(_unquoted(name), _unquoted(value)) for name, _, value in split]
+
+
+def _unquoted(text: str) -> str:
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+def _read_query_claim(
+    query: list[tuple[str, str]], found: dict[str, list[str]], now: datetime
+) -> tuple[_Claim, str]:
+    """Return the content of a presigned URL, and its date."""
+    named = dict(query)
+    names = [name.lower() for name, _ in query]
+    if "x-amz-security-token" in names or "x-amz-security-token" in found:
+        raise _denied("The security token included in the request is invalid.", "session token")
+    credential = _CREDENTIAL.fullmatch(named.get("X-Amz-Credential", ""))
+    if (
+        "authorization" in found
+        or any(names.count(member.lower()) != 1 or member not in named for member in _QUERY_MEMBERS)
+        or named["X-Amz-Algorithm"] != ALGORITHM
+        or credential is None
+        or not _SIGNATURE.fullmatch(named["X-Amz-Signature"])
+        or not _BASIC_TIMESTAMP.fullmatch(named["X-Amz-Date"])
+        or not _EXPIRES.fullmatch(named["X-Amz-Expires"])
+    ):
+        raise _denied(f"The query is not a complete {ALGORITHM} signature.", "no such query signature")
+    age, lifetime = now - _date_of(named["X-Amz-Date"]), timedelta(seconds=int(named["X-Amz-Expires"]))
+    if not timedelta(0) < lifetime <= _LONGEST_PRESIGNED:
+        raise _denied("A presigned URL may be valid for 1 second to 7 days.", "no such query signature")
+    if age > lifetime:
+        raise _denied("Request has expired. Sign a new URL.", "expired")
+    if age < -TOLERANCE:
+        raise _denied("The URL's date is more than 15 minutes ahead of this server's.", "date out of range")
+    claim = _Claim(
+        **credential.groupdict(),
+        signed_headers=tuple(named["X-Amz-SignedHeaders"].split(";")),
+        signature=named["X-Amz-Signature"],
+    )
+    return claim, named["X-Amz-Date"]
+
+
+def _check_signed_headers(found: dict[str, list[str]], signed: tuple[str, ...], *, is_dated: bool = False) -> None:
     """Reject a signature that does not cover all headers that affect the request.
 
-    AWS requires host, the date and every x-amz-* header. The content type may be unsigned (as in version 2 of the
-    JavaScript SDK), and has no effect here: every body is JSON.
+    AWS requires host, the date and every x-amz-* header; here those that nothing reads may be unsigned. The
+    content type may be unsigned too (as in version 2 of the JavaScript SDK): it selects only the form of errors.
+    `is_dated`: the date is in the signed query.
     """
     if list(signed) != sorted(set(signed)) or not set(signed) <= found.keys():
         raise _denied(
             "SignedHeaders must name headers of the request, sorted and in lower case.", "signed headers"
         )
-    required = {name for name in found if name.startswith("x-amz-")} | {"host"}
-    if "x-amz-date" not in found:
+    required = {name for name in found if name.startswith("x-amz-") and name not in _UNREAD} | {"host"}
+    if "x-amz-date" not in found and not is_dated:
         required.add("date")
     if not required <= set(signed):
         raise _denied("The headers host, date and every x-amz-* header must be signed.", "unsigned header")
@@ -207,12 +384,15 @@ def _timestamp(found: dict[str, list[str]]) -> str:
         raise _denied("The request's date is not of the form YYYYMMDD'T'HHMMSS'Z'.", "no date") from None
 
 
-def _check_time(timestamp: str, now: datetime) -> None:
+def _date_of(timestamp: str) -> datetime:
     try:
-        then = datetime.strptime(timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        return datetime.strptime(timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
         raise _denied("The request's date is not a valid calendar date.", "no date") from None
-    if abs(now - then) > TOLERANCE:
+
+
+def _check_time(timestamp: str, now: datetime) -> None:
+    if abs(now - _date_of(timestamp)) > TOLERANCE:
         raise _denied(
             "Signature expired: the request's date is more than 15 minutes from this server's. Check the clock.",
             "date out of range",
@@ -235,8 +415,12 @@ def _encoded(text: str) -> str:
     return quote(unquote_to_bytes(text), safe="-_.~")
 
 
-def _signature(secret: str, claim: _Claim, text: str) -> str:
+def _signing_key(secret: str, claim: _Claim) -> bytes:
     key = f"AWS4{secret}".encode()
     for part in (claim.date, claim.region, claim.service, _TERMINATOR):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    return key
+
+
+def _hmac(key: bytes, text: str) -> str:
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

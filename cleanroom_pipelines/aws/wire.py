@@ -16,7 +16,15 @@ from urllib.parse import unquote_to_bytes
 
 from cleanroom_pipelines.aws.answers import ApiError
 from cleanroom_pipelines.aws.constraints import Checked, from_text
-from cleanroom_pipelines.aws.model import Operation, Shape, ShapeMember, operations
+from cleanroom_pipelines.aws.model import (
+    COLLABORATIONS,
+    SERVICE,
+    Operation,
+    Shape,
+    ShapeMember,
+    operations,
+    other_operations,
+)
 
 MAX_BODY_BYTES: Final = 1 << 20
 
@@ -25,6 +33,11 @@ Headers = Sequence[tuple[str, str]]
 
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers, body."""
+
+_INSTEAD: Final[Mapping[str, str]] = {
+    SERVICE: "Use the operations of lookalikes; custom models are not supported.",
+    COLLABORATIONS: "Collaborations can be read; the operator creates and changes them.",
+}
 
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
@@ -44,7 +57,7 @@ class OperationCall:
     n_unknown: int
 
 
-def route(method: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
+def route(method: str, raw_path: str, service: str = SERVICE) -> tuple[Operation, dict[str, str]]:
     """Find the operation that a request calls.
 
     The path is split before it is unquoted, so that an ARN stays one segment, even with encoded slashes in it.
@@ -52,17 +65,19 @@ def route(method: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
     Args:
         method: HTTP method.
         raw_path: The path as received, still percent-encoded, without the query.
+        service: The service in the signature's scope.
 
     Returns:
         The operation, and the unquoted labels of its path by wire name.
 
     Raises:
         ApiError: UnknownOperationException with status 404 for an unknown path, or 405 for a method that the path
-            does not support; ValidationException for a label that is not percent-encoded UTF-8.
+            does not support, which names the operation that AWS has there; ValidationException for a label that
+            is not percent-encoded UTF-8.
     """
     segments = raw_path.split("/")[1:]
-    found = [operation for operation in operations().values() if _fits(operation.segments, segments)]
-    if not raw_path.startswith("/") or not found:
+    found = [operation for operation in operations(service).values() if _fits(operation.segments, segments)]
+    if not raw_path.startswith("/"):
         raise ApiError("UnknownOperationException", reason="unknown path")
     for operation in found:
         if operation.method == method:
@@ -70,8 +85,19 @@ def route(method: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
             return operation, {
                 label[1:-1]: _unquote(segment, "path") for label, segment in labels if label.startswith("{")
             }
-    allowed = ", ".join(sorted({operation.method for operation in found}))
-    raise ApiError("UnknownOperationException", status=405, headers={"Allow": allowed}, reason="unknown method")
+    message = _not_served(method, segments, service)
+    if not found:
+        raise ApiError("UnknownOperationException", message, reason="unknown path")
+    headers = {"Allow": ", ".join(sorted({operation.method for operation in found}))}
+    raise ApiError("UnknownOperationException", message, status=405, headers=headers, reason="unknown method")
+
+
+def _not_served(method: str, segments: Sequence[str], service: str) -> str:
+    """Return a message that names the operation, if AWS has one there; a path itself is never quoted."""
+    for (its_method, pattern), name in other_operations(service).items():
+        if its_method == method and _fits(pattern, segments):
+            return f"{name} is not available here. {_INSTEAD[service]}"
+    return ""
 
 
 def _fits(pattern: Sequence[str], segments: Sequence[str]) -> bool:
@@ -280,8 +306,13 @@ def _plain(shape: Shape, value: Any, is_strict: bool) -> Any:
             assert shape.element is not None
             return {key: _plain(shape.element, each, is_strict) for key, each in value.items()}
         case "timestamp":
-            return _timestamp(value)
+            return _epoch(value) if shape.is_epoch else _timestamp(value)
     return value
+
+
+def _epoch(value: datetime) -> float:
+    _timestamp(value)
+    return round(value.timestamp(), 3)
 
 
 def _timestamp(value: datetime) -> str:

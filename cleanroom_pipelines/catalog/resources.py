@@ -7,11 +7,11 @@ Keep out: creating and changing (`creation.py`), the work (`work.py`, `claims.py
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import JSON, select, tuple_, type_coerce
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Part
@@ -57,6 +57,7 @@ from cleanroom_pipelines.catalog.tombstones import move_seed
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 R = TypeVar("R", bound=Resource)
+_MOST_LOCATIONS = 5000  # databases limit the values of one query
 _MAX_PAGE = 1000
 
 
@@ -276,6 +277,17 @@ class Resources(Part):
             NotFoundError: The job does not exist.
         """
         self._set_seed_location(job_id, None)
+
+    def jobs_with_seed_at(self, account_id: str, locations: Sequence[str]) -> tuple[GenerationJob, ...]:
+        """Return the jobs that an account started with a seed at one of these locations, in order of creation."""
+        location = type_coerce(GenerationJobRow.requested_seed, JSON)["s3_uri"].as_string()
+        started = select(GenerationJobRow).where(GenerationJobRow.started_by == account_id)
+        found: dict[str, GenerationJob] = {}
+        with self._database.read() as session:
+            for start in range(0, len(locations), _MOST_LOCATIONS):
+                query = started.where(location.in_(locations[start : start + _MOST_LOCATIONS]))
+                found |= {row.id: record_of(GenerationJob, row) for row in session.scalars(query)}
+        return tuple(sorted(found.values(), key=lambda job: (job.created_at, job.id)))
 
     def jobs_owed_a_receipt(self) -> tuple[GenerationJob, ...]:
         """Return the inbox jobs whose result files (receipts) are outdated, except jobs that are being deleted."""

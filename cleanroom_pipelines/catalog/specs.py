@@ -6,10 +6,13 @@ Keep out: state (status, versions, claims: `records.py`), data rooms (`room_spec
 database.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType, check_sizes
 from cleanroom_pipelines.catalog.names import (
@@ -31,6 +34,8 @@ from cleanroom_pipelines.catalog.options import (
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.uploads.roles import Role
+
+_WITH_VALUE = Field(exclude_if=lambda value: value is None)
 
 MAX_COLUMNS = 100
 MAX_FEATURES = 10
@@ -283,6 +288,7 @@ class RequestedSeed(Document):
         template_arn: The template whose SQL selects it.
         parameters: The values of the SQL's `:name` parameters, by name.
         protected_query_id: The UUID that the AWS API shows for an SQL seed.
+        compute: The compute configuration that a client gave; it is shown again and has no effect.
     """
 
     role_arn: str = field(repr=False)
@@ -291,6 +297,8 @@ class RequestedSeed(Document):
     template_arn: str | None = field(default=None, repr=False)
     parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
     protected_query_id: str | None = None
+    # not stored without a value, so that other releases read the seed
+    compute: Annotated[Mapping[str, Any] | None, _WITH_VALUE] = field(default=None, repr=False)
 
     @property
     def is_sql(self) -> bool:
@@ -313,6 +321,9 @@ class RequestedSeed(Document):
             )
         if self.protected_query_id is not None and not is_uuid(self.protected_query_id):
             raise UsageError("The id of the seed's query is not a UUID.", remedy="Give a lower-case UUID.")
+        compute = json.dumps(self.compute, ensure_ascii=False)
+        if "\\u0000" in compute or not is_storable(compute):
+            raise UsageError("The seed's compute configuration is invalid.", remedy="Give text in its properties.")
         if len(self.parameters) > MAX_PARAMETERS:
             raise UsageError("The seed has too many parameters.", remedy=f"Give at most {MAX_PARAMETERS}.")
         for name, value in self.parameters.items():

@@ -95,98 +95,18 @@ _EXPRESSIONS: Mapping[type[exp.Expr], str] = {
     exp.Interval: "this unit",
 }
 
+# Functions that the parser makes nodes of their own of; the others are `Anonymous` (functions.py).
 _FUNCTIONS: Mapping[type[exp.Expr], str] = {
-    # missing values, greatest and least
-    exp.Coalesce: "this expressions is_nvl is_null",
-    exp.Nullif: _BINARY,
-    exp.Greatest: "this expressions ignore_nulls",
-    exp.Least: "this expressions ignore_nulls",
-    # text
-    exp.Concat: "expressions safe coalesce",
-    exp.ConcatWs: "expressions safe coalesce",
-    exp.Contains: _BINARY,
-    exp.EndsWith: _BINARY,
-    exp.Left: _BINARY,
-    exp.Length: "this",
-    exp.Lower: "this",
-    exp.MD5: "this",
-    exp.Pad: "this expression fill_pattern is_left",
-    exp.RegexpExtract: "this expression group null_if_pos_overflow",
-    exp.RegexpLike: _BINARY,
-    exp.RegexpReplace: "this expression replacement modifiers single_replace",
-    exp.Replace: "this expression replacement",
-    exp.Reverse: "this",
-    exp.Right: _BINARY,
-    exp.SHA2: "this length",
-    exp.SplitPart: "this delimiter part_index",
-    exp.StartsWith: _BINARY,
-    exp.StrPosition: "this substr",
-    exp.Substring: "this start length",
-    exp.Translate: "this from_ to",
-    exp.Trim: "this expression position",
-    exp.Upper: "this",
-    # numbers
-    exp.Abs: "this",
-    exp.Ceil: "this",
-    exp.Exp: "this",
-    exp.Floor: "this",
-    exp.Ln: "this",
-    exp.Pow: _BINARY,
-    exp.Round: "this decimals",
-    exp.Sign: "this",
-    exp.Sqrt: "this",
-    # dates and times
+    exp.Anonymous: "this expressions",
     exp.CurrentDate: "",
     exp.CurrentTimestamp: "",
-    exp.Date: "this",
-    exp.DateAdd: "this expression",
-    exp.DateDiff: "this expression unit date_part_boundary",
-    exp.DateFromParts: "year month day",
-    exp.DateTrunc: "this unit",
-    exp.Day: "this",
-    exp.DayOfWeek: "this",
     exp.Extract: _BINARY,
-    exp.Hour: "this",
-    exp.LastDay: "this",
-    exp.Month: "this",
-    exp.Quarter: "this",
-    exp.StrToTime: "this format",
-    exp.TimeToStr: "this format",
-    exp.TimeToUnix: "this",
-    exp.TimestampTrunc: "this unit input_type_preserved",
-    exp.UnixToTime: "this scale",
-    exp.Week: "this",
-    exp.Year: "this",
-    # aggregates
-    exp.ApproxDistinct: "this",
-    exp.Avg: "this",
-    exp.Count: "this big_int",
-    exp.CountIf: "this",
     exp.Filter: _BINARY,
-    exp.LogicalAnd: "this",
-    exp.LogicalOr: "this",
-    exp.Max: "this",
-    exp.Median: "this",
-    exp.Min: "this",
-    exp.Stddev: "this",
-    exp.StddevPop: "this",
-    exp.StddevSamp: "this",
-    exp.Sum: "this",
-    exp.Variance: "this",
-    exp.VariancePop: "this",
-    # windows
-    exp.CumeDist: "",
-    exp.DenseRank: "",
-    exp.FirstValue: "this",
     exp.IgnoreNulls: "this",
-    exp.Lag: "this offset default",
-    exp.LastValue: "this",
-    exp.Lead: "this offset default",
-    exp.NthValue: "this offset",
-    exp.Ntile: "this",
-    exp.PercentRank: "",
-    exp.Rank: "",
-    exp.RowNumber: "",
+    exp.RegexpLike: _BINARY,
+    exp.StrPosition: "this substr",
+    exp.Substring: "this start length",
+    exp.Trim: "this expression position",
 }
 
 ARGUMENTS: Mapping[type[exp.Expr], frozenset[str]] = {
@@ -197,22 +117,17 @@ TYPES = frozenset(
     {
         DType.BIGINT,
         DType.BOOLEAN,
-        DType.CHAR,
         DType.DATE,
         DType.DECIMAL,
         DType.DOUBLE,
         DType.FLOAT,
         DType.INT,
-        DType.NCHAR,
-        DType.NVARCHAR,
         DType.SMALLINT,
         DType.TEXT,
-        DType.TIME,
         DType.TIMESTAMP,
         DType.TIMESTAMPNTZ,
         DType.TIMESTAMPTZ,
         DType.TINYINT,
-        DType.VARCHAR,
     }
 )
 
@@ -230,9 +145,3 @@ _UNITS = ("SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
 UNITS = frozenset(
     {*_UNITS, *(f"{unit}S" for unit in _UNITS), "DAYOFWEEK", "DAYOFYEAR", "DOW", "DOY", "EPOCH", "ISODOW"}
 )
-
-# Their cost grows with their arguments, so patterns and formats must be literals of limited length.
-PATTERNS = (exp.RegexpExtract, exp.RegexpLike, exp.RegexpReplace, exp.SimilarTo)
-FORMATS = (exp.StrToTime, exp.TimeToStr)
-MAX_PATTERN_CHARACTERS = 500
-MAX_PADDED_CHARACTERS = 1_000

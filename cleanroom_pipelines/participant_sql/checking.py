@@ -8,34 +8,27 @@ The text is parsed, every node of the tree is checked against an allowlist, and 
 the tree: names are quoted, comments removed, tables and CTEs renamed, parameters numbered. Participant text
 reaches DuckDB only as a quoted name, a quoted string or a number.
 
-The text is parsed in DuckDB's dialect, which follows ANSI SQL where it matters here: "double quotes" are names,
-'single quotes' are strings, || concatenates. Spark's dialect would read double quotes as strings and backslashes
-as escapes, which silently changes the meaning of an ANSI query. Parsing and rendering use the same dialect, so no
-function changes its meaning by translation.
+The text is parsed in Spark's dialect, which AWS documents for SQL seeds: `backticks` quote names, 'single' and
+"double quotes" texts, a backslash escapes. Functions keep their names in the tree, so that sqlglot decides nothing
+about their meaning: functions.py and translating.py do, and tests compare the result with Spark.
 """
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlglot import Token, TokenType, exp
 from sqlglot.dialects.duckdb import DuckDB
+from sqlglot.dialects.spark import Spark
 from sqlglot.errors import ErrorLevel, SqlglotError
-from sqlglot.parsers.duckdb import DuckDBParser
+from sqlglot.parsers.spark import SparkParser
 
 from cleanroom_pipelines.errors import SeedError, StatusCode
-from cleanroom_pipelines.participant_sql.allowed import (
-    ARGUMENTS,
-    FORMATS,
-    MAX_PADDED_CHARACTERS,
-    MAX_PATTERN_CHARACTERS,
-    PATTERNS,
-    TYPES,
-    UNITS,
-    WORDS,
-)
+from cleanroom_pipelines.participant_sql.allowed import ARGUMENTS, TYPES, UNITS, WORDS
+from cleanroom_pipelines.participant_sql.functions import FUNCTIONS, MAX_PATTERN_CHARACTERS, similar_names
+from cleanroom_pipelines.participant_sql.translating import NotAvailableError, translate
 
 # The API accepts 500,000 characters, but parsing that many would block other callers for seconds. This limit takes
 # half a second at worst. Longer lists of ids belong in a seed file.
@@ -47,15 +40,16 @@ MAX_DEPTH = 1_000
 # A table or CTE counts at each use after FROM or JOIN.
 MAX_TABLES = 500
 
-_REMEDY = "Write one SELECT with one output column in plain ANSI SQL, over tables named database.table."
+_REMEDY = "Write one SELECT with one output column in Spark SQL, over tables named database.table."
 
 # Glue names (GlueDatabaseName and GlueTableName in the API).
 _DATABASE_NAME = re.compile(r"[a-zA-Z0-9_](([a-zA-Z0-9_]+-)*([a-zA-Z0-9_]+))?")
 _TABLE_NAME = re.compile(r"[a-zA-Z0-9_](([a-zA-Z0-9_ ]+-)*([a-zA-Z0-9_ ]+))?")
 _MAX_NAME_CHARACTERS = 128
+_MAX_SHOWN = 20
 _PARAMETER_NAME = re.compile(r"[0-9a-zA-Z_]{1,100}")
+_FUNCTION_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
 _NUMBER = re.compile(r"[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?")
-_SHORT_NUMBER = re.compile(r"[0-9]{1,6}")
 # Control characters except tab and line ends, and lone surrogates, which cannot be encoded.
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _STARTS = {TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN}
@@ -97,23 +91,33 @@ def view_name(number: int) -> str:
     return f"table_{number + 1}"
 
 
-def check_query(text: str, *, parameters: Mapping[str, str] = {}) -> CheckedQuery:
+def check_query(
+    text: str,
+    *,
+    parameters: Mapping[str, str] = {},
+    databases: Sequence[str] = (),
+    is_authors: bool = False,
+) -> CheckedQuery:
     """Check a query and render it as SQL that is safe to run.
 
     Args:
-        text: One SELECT with one output column over tables `database.table`; CTEs, joins, subqueries, set
-            operations, aggregates and windows are allowed, and `:name` in place of any value.
+        text: One SELECT with one output column over tables `database.table`, in Spark's dialect; CTEs, joins,
+            subqueries, set operations, aggregates and windows are allowed, and `:name` in place of any value.
         parameters: A value for each `:name`; bound as text, which DuckDB also compares with numbers and dates.
+        databases: The databases of the tables' owner; a table without a database is in the only one.
+        is_authors: Whether only the author of the query is shown the message: it may then name a function as it
+            is written there, and the databases.
 
     Raises:
-        SeedError: The query is not allowed (`SQL_NOT_ALLOWED`). The message does not quote the query; the
-            attribute `kind` is the parser's name for the rejected part.
+        SeedError: The query is not allowed (`SQL_NOT_ALLOWED`). The message quotes the query only where
+            `is_authors` allows it; the attribute `kind` is the parser's name for the rejected part.
     """
     tree, names = _parse(text)
     _check_parameters(names, parameters)
-    tables = _check_tree(tree)
+    tables = _check_tree(tree, is_authors)
     _check_output(tree)
-    named = _rename(tables)
+    named = _rename(tables, databases, is_authors)
+    _translate(tree, is_authors)
     return CheckedQuery(_render(tree), named, tuple(parameters[name] for name in names))
 
 
@@ -124,10 +128,39 @@ def _rejected(message: str, *, remedy: str = _REMEDY, **attributes: Any) -> Seed
 # --- From text to tree ---
 
 
-class _Parser(DuckDBParser):
-    """Parser with a step limit, since some texts take time exponential in their length."""
+class _Dialect(Spark):
+    """Spark's dialect, in which hints are comments: they do not change a result."""
+
+    class Tokenizer(Spark.Tokenizer):
+        """Spark's tokenizer without hints."""
+
+        KEYWORDS: ClassVar = {
+            word: kind for word, kind in Spark.Tokenizer.KEYWORDS.items() if kind is not TokenType.HINT
+        }
+
+
+class _Parser(SparkParser):
+    """Parser that keeps functions as they are written, with numbers for parameters.
+
+    It has a step limit, since some texts take time exponential in their length.
+    """
+
+    FUNCTIONS: ClassVar[dict[str, Callable[..., exp.Expr]]] = {}
+    FUNCTION_PARSERS: ClassVar = {
+        name: parser
+        for name, parser in SparkParser.FUNCTION_PARSERS.items()
+        if name in {"CAST", "EXTRACT", "POSITION", "SUBSTR", "SUBSTRING", "TRIM", "TRY_CAST"}
+    }
+    NO_PAREN_FUNCTION_PARSERS: ClassVar = {
+        name: parser for name, parser in SparkParser.NO_PAREN_FUNCTION_PARSERS.items() if name in {"CASE", "IF"}
+    }
+    PLACEHOLDER_PARSERS: ClassVar = {TokenType.PARAMETER: lambda self: self._parse_number_of_parameter()}
+    STRICT_CAST = True
 
     steps_left = 0
+
+    def _parse_number_of_parameter(self) -> exp.Expr | None:
+        return exp.Placeholder(this=self._prev.text) if self._match(TokenType.NUMBER) else None
 
     def _advance(self, times: int = 1) -> None:
         self.steps_left -= 1
@@ -148,11 +181,14 @@ def _parse(text: str) -> tuple[exp.Expr, tuple[str, ...]]:
         )
     if _UNREADABLE.search(text):
         raise _rejected("The query contains control characters.", remedy="Remove them.")
+    if any("--" in line and line.rstrip("\r").endswith("\\") for line in text.split("\n")):
+        # in Spark, the comment goes on in the next line
+        raise _rejected("A comment line of the query ends with a backslash.", remedy="Remove the backslash.")
     try:
-        tokens = DuckDB().tokenize(text)
+        tokens = _Dialect().tokenize(text)
     except SqlglotError:
         tokens = []
-    tokens, names = _extract_parameters(_one_statement(tokens), text)
+    tokens, names = _extract_parameters(_whole_texts(_one_statement(tokens), text), text)
     return _parsed(tokens, text), names
 
 
@@ -168,6 +204,8 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
         )
     if any(token.token_type is TokenType.SEMICOLON for token in tokens):
         raise _rejected("The query contains more than one statement.")
+    if any(token.token_type is TokenType.PIPE_GT for token in tokens):
+        raise _rejected("The query uses the pipe syntax.", remedy="Write SELECT … FROM … WHERE ….")
     if tokens[0].token_type not in _STARTS:
         raise _rejected("The query is not a SELECT.")
     nesting = 0
@@ -182,6 +220,26 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
         if nesting > MAX_NESTING:
             raise _nested_too_deeply()
     return tokens
+
+
+def _whole_texts(tokens: Sequence[Token], text: str) -> list[Token]:
+    """Join the parts of a text with a doubled quote in it, which is one quote."""
+    whole: list[Token] = []
+    for token in tokens:
+        before = whole[-1] if whole else None
+        if (
+            before is not None
+            and token.token_type is before.token_type is TokenType.STRING
+            and before.end + 1 == token.start
+            and text[before.end] == text[token.start]
+        ):
+            joined = f"{before.text}{text[token.start]}{token.text}"
+            whole[-1] = Token(
+                TokenType.STRING, joined, line=token.line, col=token.col, start=before.start, end=token.end
+            )
+        else:
+            whole.append(token)
+    return whole
 
 
 def _extract_parameters(tokens: Sequence[Token], text: str) -> tuple[list[Token], tuple[str, ...]]:
@@ -225,7 +283,7 @@ def _invalid_parameter() -> SeedError:
 def _parsed(tokens: list[Token], text: str) -> exp.Expr:
     place = ""
     try:
-        parser = _Parser(dialect=DuckDB(), error_level=ErrorLevel.IMMEDIATE)
+        parser = _Parser(dialect=_Dialect(), error_level=ErrorLevel.IMMEDIATE)
         # Allowed queries take one to two steps per token.
         parser.steps_left = 5 * len(tokens) + 1_000
         (tree,) = parser.parse(tokens, text)
@@ -262,7 +320,7 @@ def _check_parameters(names: Sequence[str], parameters: Mapping[str, str]) -> No
 # --- Checking the tree ---
 
 
-def _check_tree(tree: exp.Expr) -> list[exp.Table]:
+def _check_tree(tree: exp.Expr, is_authors: bool) -> list[exp.Table]:
     """Check every node; return the uses of tables and CTEs in text order."""
     tables: list[exp.Table] = []
     stack = [(tree, 1)]
@@ -271,7 +329,7 @@ def _check_tree(tree: exp.Expr) -> list[exp.Table]:
         if depth > MAX_DEPTH:
             raise _nested_too_deeply()
         if type(node) not in ARGUMENTS:
-            raise _not_allowed(node)
+            raise _not_allowed(node, is_authors)
         for name, value in node.args.items():
             if value is None or value is False or value == []:
                 continue
@@ -295,13 +353,27 @@ def _place(table: exp.Table) -> int:
     return int(start)
 
 
-def _not_allowed(node: exp.Expr) -> SeedError:
+def _not_allowed(node: exp.Expr, is_authors: bool = False) -> SeedError:
     kind = type(node).__name__
-    if isinstance(node, exp.Anonymous | exp.AnonymousAggFunc):
-        return _rejected("The query calls a function that is not allowed.", kind=kind)
     if isinstance(node, exp.Func):
-        return _rejected(f"The query calls a function that is not allowed ({kind}).", kind=kind)
+        return _unavailable(node.sql_name(), is_authors, kind)
     return _rejected(f"The query uses SQL that is not allowed ({kind}).", kind=kind)
+
+
+def _unavailable(name: str, is_authors: bool, kind: str = "Anonymous") -> SeedError:
+    """Reject a function; only the author sees its name."""
+    functions = FUNCTIONS.get(name.lower(), ())
+    shown = f"`{name}`" if is_authors and _FUNCTION_NAME.fullmatch(name) else "A function in the query"
+    if not functions:
+        similar = similar_names(name) if is_authors else []
+        remedy = f"Similar: {', '.join(similar)}." if similar else "Use another function."
+        return _rejected(f"{shown} is not available.", remedy=remedy, kind=kind)
+    forms = ", ".join(sorted({f"{name.lower()}({', '.join(function.kinds)})" for function in functions}))
+    return _rejected(
+        f"{shown} is not available with these arguments.",
+        remedy=f"{f'Available: {forms}. ' if is_authors else ''}Write patterns, formats and sizes as constants.",
+        kind=kind,
+    )
 
 
 def _rejected_argument(node: exp.Expr, name: str) -> SeedError:
@@ -325,6 +397,8 @@ def _check_word(node: exp.Expr, name: str, value: Any) -> None:
         allowed = value in TYPES
     elif isinstance(node, exp.Placeholder):
         allowed = isinstance(value, str) and value.isdecimal()
+    elif isinstance(node, exp.Anonymous):
+        allowed = True  # translation replaces each call, or rejects it
     elif isinstance(node, exp.Var):
         allowed = isinstance(value, str) and value.upper() in UNITS
     else:
@@ -355,36 +429,24 @@ def _check_node(node: exp.Expr) -> None:
 
 
 def _check_value(node: exp.Expr) -> None:
-    """Check the form of numbers and parameters, and limit arguments that could produce large results."""
+    """Check the form of texts, numbers, parameters and patterns."""
     if isinstance(node, exp.Literal):
+        if node.is_string and _UNREADABLE.search(node.name):
+            raise _rejected("The query contains control characters.", remedy="Remove them.")
         if not node.is_string and not _NUMBER.fullmatch(node.name):
             raise _not_allowed(node)
     elif isinstance(node, exp.Placeholder):
         if not node.name:
             raise _invalid_parameter()
-    elif isinstance(node, PATTERNS):
+    elif isinstance(node, exp.SimilarTo):
         _check_literal(node, "expression", MAX_PATTERN_CHARACTERS)
-    elif isinstance(node, FORMATS):
-        _check_literal(node, "format", MAX_PATTERN_CHARACTERS)
-    elif isinstance(node, exp.Pad):
-        length = node.expression
-        if (
-            not isinstance(length, exp.Literal)
-            or not _SHORT_NUMBER.fullmatch(length.name)
-            or int(length.name) > MAX_PADDED_CHARACTERS
-        ):
-            raise _rejected(
-                "The query pads a text to a computed or too large length.",
-                remedy=f"Pad to at most {MAX_PADDED_CHARACTERS:,} characters.",
-                kind="Pad",
-            )
-    elif isinstance(node, exp.SHA2) and node.text("length") not in {"", "256"}:
-        raise _rejected_argument(node, "length")
+    elif isinstance(node, exp.Any | exp.All) and not isinstance(node.this, exp.Query):
+        raise _not_allowed(node)
 
 
 def _is_column_list_star(star: exp.Star) -> bool:
     """Check whether a star is in count(*), or in a SELECT list as `*` or `table.*`."""
-    if isinstance(star.parent, exp.Count):
+    if isinstance(star.parent, exp.Anonymous):  # only count takes it
         return True
     whole = star.parent if isinstance(star.parent, exp.Column) else star
     return isinstance(whole.parent, exp.Select) and whole.arg_key == "expressions"
@@ -420,12 +482,19 @@ def _check_output(tree: exp.Expr) -> None:
                 f"The query returns {len(query.expressions)} columns; it must return one.",
                 remedy="Return only the column with the user ids.",
             )
+        elif query.expressions[0].unalias().is_string:
+            raise _rejected(
+                "The query returns a constant text.",
+                remedy="Name the column with the user ids; double quotes make a text, `backticks` quote a name.",
+            )
 
 
 # --- Renaming ---
 
 
-def _rename(tables: Sequence[exp.Table]) -> tuple[tuple[str, str], ...]:
+def _rename(
+    tables: Sequence[exp.Table], databases: Sequence[str], is_authors: bool
+) -> tuple[tuple[str, str], ...]:
     """Rename tables and CTEs for the rendered SQL; return the tables that are read."""
     if len(tables) > MAX_TABLES:
         raise _rejected(f"The query names more than {MAX_TABLES} tables.")
@@ -435,10 +504,12 @@ def _rename(tables: Sequence[exp.Table]) -> tuple[tuple[str, str], ...]:
     for table in tables:
         if not isinstance(table.this, exp.Identifier):
             raise _rejected("The query reads from something other than a table.", kind=type(table.this).__name__)
-        if table.args.get("db") is None:
-            uses.append((table, _cte_of(table)))
+        cte = _cte_of(table) if table.args.get("db") is None else None
+        if cte is not None:
+            uses.append((table, cte))
             continue
-        pair = _checked_name(table)
+        database = table.db if table.args.get("db") is not None else _only_database(databases, is_authors)
+        pair = _checked_name(database, table.name)
         if pair not in named:
             named.append(pair)
         views.append((table, view_name(named.index(pair))))
@@ -463,8 +534,17 @@ def _name(table: exp.Table, name: str) -> None:
     table.set("this", exp.to_identifier(name, quoted=True))
 
 
-def _checked_name(table: exp.Table) -> tuple[str, str]:
-    database, name = table.db, table.name
+def _only_database(databases: Sequence[str], is_authors: bool) -> str:
+    if len(databases) == 1:
+        return databases[0]
+    remedy = "Write database.table."
+    if databases and is_authors:
+        shown = ", ".join(sorted(databases)[:_MAX_SHOWN])
+        remedy = f"{remedy} Your databases: {shown}{', …' if len(databases) > _MAX_SHOWN else ''}."
+    raise _rejected("The query names a table without its database.", remedy=remedy)
+
+
+def _checked_name(database: str, name: str) -> tuple[str, str]:
     for part, pattern in ((database, _DATABASE_NAME), (name, _TABLE_NAME)):
         if len(part) > _MAX_NAME_CHARACTERS or not pattern.fullmatch(part):
             raise _rejected(
@@ -474,14 +554,14 @@ def _checked_name(table: exp.Table) -> tuple[str, str]:
     return database, name
 
 
-def _cte_of(table: exp.Table) -> exp.CTE:
-    """Find the CTE that a name without a database refers to."""
+def _cte_of(table: exp.Table) -> exp.CTE | None:
+    """Find the CTE that a name without a database refers to, if there is one."""
     name = _folded(table.name)
     for scope in _scopes(table):
         for cte in scope:
             if _folded(cte.alias) == name:
                 return cte
-    raise _rejected("The query names a table without its database.")
+    return None
 
 
 def _scopes(node: exp.Expr) -> Iterator[list[exp.CTE]]:
@@ -516,6 +596,21 @@ def _ctes(tables: Sequence[exp.Table]) -> list[exp.CTE]:
 def _folded(name: str) -> str:
     """Convert ASCII letters of a name to lower case, because DuckDB ignores their case."""
     return "".join(character.lower() if character.isascii() else character for character in name)
+
+
+# --- From tree to SQL ---
+
+
+def _translate(tree: exp.Expr, is_authors: bool) -> None:
+    try:
+        translate(tree)
+    except NotAvailableError as error:
+        found = error
+    else:
+        return
+    if found.function:
+        raise _unavailable(found.function, is_authors)
+    raise _rejected(f"The query has {found.what}.", remedy=found.remedy or _REMEDY, kind="translation")
 
 
 def _render(tree: exp.Expr) -> str:

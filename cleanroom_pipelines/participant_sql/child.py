@@ -19,16 +19,20 @@ from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cleanroom_pipelines.engine.quoting import quote_identifier
+from cleanroom_pipelines.participant_sql.column_types import SchemaError, schema_of, typed
 from cleanroom_pipelines.participant_sql.confinement import confine
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from cleanroom_pipelines.engine import Engine
+    from cleanroom_pipelines.engine.tables import TableFiles
 
 _BATCH_ROWS = 100_000
 _MAX_OPEN_FILES = 1_024
 _SECONDS_AFTER_PARENT = 5
+_AS_TEXT = " as text"  # the end of the name of a view with unconverted columns
 
 # Names of problems by engine error.
 _PROBLEMS = {
@@ -122,9 +126,10 @@ def answer(task: Mapping[str, Any], *, give_up: Callable[..., object] = confine)
 
 def _run(task: Mapping[str, Any], give_up: Callable[..., object]) -> int:
     from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine
+    from cleanroom_pipelines.participant_sql.macros import create_macros
     from cleanroom_pipelines.uploads.checks import check_quotes
 
-    limits, folder = task["limits"], Path(task["folder"])
+    limits, folder, types = task["limits"], Path(task["folder"]), task.get("types", {})
     for table in task["tables"].values():
         _check_links(Path(table))
     give_up(readable=[Path(table) for table in task["tables"].values()], writable=[folder])
@@ -138,11 +143,30 @@ def _run(task: Mapping[str, Any], give_up: Callable[..., object]) -> int:
     paths = [file for tables in found.values() for file in tables.files]
     with open_engine(settings, paths=paths) as engine:
         for view, tables in found.items():
-            engine.scan(view, tables)
+            _scan(engine, view, tables, _types_of(Path(task["tables"][view]), types.get(view, {})))
+        create_macros(engine)
         _check_sources(engine, task["sql"], set(found))
         n_rows = _write(engine, task["sql"], task["parameters"], folder / "rows.jsonl", limits)
         check_quotes(engine.rejected_lines())
         return n_rows
+
+
+def _types_of(table: Path, declared: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the types of a text table's columns: those of its `_schema.json`, or else the declared ones."""
+    try:
+        return schema_of(table) or declared
+    except SchemaError:
+        raise ProblemError("schema") from None
+
+
+def _scan(engine: "Engine", view: str, tables: "TableFiles", types: Mapping[str, str]) -> None:
+    """Make a table queryable; text columns with a type are converted."""
+    if tables.format == "parquet" or not types:
+        engine.scan(view, tables)
+        return
+    engine.scan(f"{view}{_AS_TEXT}", tables)
+    query = typed(f"{view}{_AS_TEXT}", tables.columns, types)
+    engine.execute(f"CREATE TEMP VIEW {quote_identifier(view)} AS {query}")
 
 
 def _check_links(folder: Path) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cleanroom_pipelines.engine.plain_paths import plain_folder
@@ -57,6 +58,7 @@ def run_query(
     tables: Mapping[tuple[str, str], Path],
     out: Path,
     *,
+    types: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType({}),
     limits: QueryLimits = QueryLimits(),
     scratch: Path,
     ask: Ask | None = None,
@@ -71,6 +73,7 @@ def run_query(
         tables: Folder of each readable table, by database and table as in `checked.tables`. Folders must be
             absolute and without symbolic links on the way or leading out.
         out: Output file, readable by its owner only.
+        types: Declared types of columns (`column_types.py`), for text tables without a `_schema.json`.
         limits: Limits of the query.
         scratch: Existing folder for the process's own files.
         ask: Runs a task and returns its result; default: `ask_process`, a separate process.
@@ -91,6 +94,9 @@ def run_query(
             "sql": checked.sql,
             "parameters": checked.parameters,
             "tables": {view: str(folder) for view, folder in folders.items()},
+            "types": {
+                view_name(number): dict(types[pair]) for number, pair in enumerate(checked.tables) if pair in types
+            },
             "folder": str(own),
             "limits": asdict(limits),
         }
@@ -216,13 +222,20 @@ def _failed(problem: str, limits: QueryLimits) -> SeedError:
             "The files of a table in the query cannot be read.",
             "Provide complete .parquet, .csv or .jsonl files of one format with the same columns.",
         ),
+        "schema": (
+            "The _schema.json of a table in the query cannot be read.",
+            'Give a list of {"Name": "…", "Type": "…"} with the types string, int, bigint, double, decimal(p,s), '
+            "boolean, date and timestamp.",
+        ),
         "names": (
             "The query uses a column that its tables do not have, or mixes incompatible types.",
-            "Check the column names; CAST the columns of CSV and JSON Lines, which are text.",
+            "Check the column names; CAST the columns of CSV and JSON Lines, which are text without a "
+            "_schema.json.",
         ),
         "values": (
-            "The query converts a value that cannot be converted, or computes one that is out of range.",
-            "Use TRY_CAST, or filter such rows out.",
+            "The query converts a value that cannot be converted, divides by zero or a DECIMAL, or computes a "
+            "value that is out of range.",
+            "Use TRY_CAST, CAST a DECIMAL AS DOUBLE before dividing, or filter such rows out.",
         ),
     }
     message, remedy = sentences.get(

@@ -68,6 +68,7 @@ class Settings:
         max_unfinished_jobs: CLEANROOM_MAX_UNFINISHED_JOBS: unfinished generation jobs per account.
         max_resources: CLEANROOM_MAX_RESOURCES: resources of one kind that an account may create over HTTP.
         max_upload_bytes: CLEANROOM_MAX_UPLOAD, such as 1GB: the largest object the server accepts.
+        s3_host: CLEANROOM_S3_HOST: the endpoint's host name, if clients name buckets as `bucket.<host name>`.
         max_unpacked_bytes: CLEANROOM_MAX_UNPACKED, such as 2GB: unpacked size limit of one compressed file.
         max_scratch_bytes: CLEANROOM_MAX_SCRATCH, such as 100GB: how much the engine of one job may spill.
         max_uploads: CLEANROOM_MAX_UPLOADS: files per user that are not in a room yet.
@@ -93,6 +94,7 @@ class Settings:
     max_unfinished_jobs: int = 100
     max_resources: int = 10_000
     max_upload_bytes: int = 10**9
+    s3_host: str | None = None
     max_unpacked_bytes: int = 2 * 10**9
     max_scratch_bytes: int | None = None
     max_uploads: int = 100
@@ -129,6 +131,7 @@ class Settings:
             max_unfinished_jobs=_read(values, "CLEANROOM_MAX_UNFINISHED_JOBS", _positive) or 100,
             max_resources=_read(values, "CLEANROOM_MAX_RESOURCES", _positive) or 10_000,
             max_upload_bytes=_read(values, "CLEANROOM_MAX_UPLOAD", parse_bytes) or 10**9,
+            s3_host=(values.get("CLEANROOM_S3_HOST") or "").lower() or None,
             max_unpacked_bytes=_read(values, "CLEANROOM_MAX_UNPACKED", parse_bytes) or 2 * 10**9,
             max_scratch_bytes=_read(values, "CLEANROOM_MAX_SCRATCH", parse_bytes),
             max_uploads=_read(values, "CLEANROOM_MAX_UPLOADS", _positive) or 100,

@@ -1,21 +1,25 @@
 """Seeds requested over HTTP: fetched from a bucket or with a query when the job runs.
 
-Lives here: fetching a job's requested seed into the vault, and describing the form of its ids to its owner.
+Lives here: fetching a job's requested seed into the vault, deleting it again, and describing the form of its ids
+to its owner.
 Add here when a seed can be requested in another way.
 Keep out: access rights (the APIs), reading buckets (storage), running queries (participant_sql).
 """
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cleanroom_pipelines.catalog import SEED, GenerationJob, RequestedSeed
+from cleanroom_pipelines.catalog import SEED, GenerationJob, Kind, RequestedSeed, Status, TrainingDataset
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.participant_sql.checking import check_query
+from cleanroom_pipelines.participant_sql.column_types import declared_types
 from cleanroom_pipelines.participant_sql.running import run_query
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.seeds import forget_seed
 from cleanroom_pipelines.storage.objects import BucketForbiddenError
-from cleanroom_pipelines.storage.warehouse import warehouse_table
+from cleanroom_pipelines.storage.warehouse import warehouse_databases, warehouse_table
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 
 if TYPE_CHECKING:
@@ -66,6 +70,36 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
     return installation.catalog.get(GenerationJob, job.id)
 
 
+def take_back_seeds(
+    installation: Installation, account_id: str, s3_uris: Sequence[str]
+) -> tuple[GenerationJob, ...]:
+    """Delete the copies of deleted objects that jobs keep for another attempt, and return the jobs that used them.
+
+    A job that runs deletes its copy when it ends. What was built of the seed stays until its job is deleted.
+
+    Args:
+        installation: The installation to work on.
+        account_id: The account that owns the objects.
+        s3_uris: The objects; seeds that are folders with one of them in them count too.
+
+    Returns:
+        The jobs, in order of creation.
+    """
+    locations = sorted({location for s3_uri in s3_uris for location in _locations_with(s3_uri)})
+    jobs = installation.catalog.resources.jobs_with_seed_at(account_id, locations)
+    for job in jobs:
+        if job.seed_location is not None and job.status is Status.CREATE_FAILED and not job.keep_seed:
+            forget_seed(installation, job)
+    return jobs
+
+
+def _locations_with(s3_uri: str) -> list[str]:
+    """Return an object's URL, and those of all folders that it is in, each also without its slash."""
+    parts = s3_uri.removeprefix("s3://").split("/")
+    folders = [f"s3://{'/'.join(parts[:n])}" for n in range(1, len(parts))]
+    return [s3_uri, *folders, *(f"{folder}/" for folder in folders)]
+
+
 def form_of_ids(requested: RequestedSeed | None, user_ids: "pa.ChunkedArray", installation: Installation) -> str:
     """Describe what most ids of a seed look like, for the job's status; empty for the result of a query.
 
@@ -87,6 +121,25 @@ def _query(installation: Installation, account: str, requested: RequestedSeed, o
         if template is None:
             raise SeedError("The analysis template was deleted.", remedy="Give another one.")
         account, text = template.account_id, template.sql
-    checked = check_query(text or "", parameters=requested.parameters)
+    databases = warehouse_databases(installation.home, account)
+    checked = check_query(text or "", parameters=requested.parameters, databases=databases)
     tables = {names: warehouse_table(installation.home, account, *names) for names in checked.tables}
-    run_query(checked, tables, out, scratch=installation.home.scratch)
+    types = _declared_types(installation, account, tables)
+    run_query(checked, tables, out, types=types, scratch=installation.home.scratch)
+
+
+def _declared_types(
+    installation: Installation, account: str, tables: Mapping[tuple[str, str], Path]
+) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the types that an account's training datasets declare for its tables; the newest dataset counts."""
+    names_of = {str(folder): names for names, folder in tables.items()}
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    after: str | None = None
+    while True:
+        page = installation.catalog.resources.list(Kind.TRAINING_DATASET, account, limit=1000, after=after)
+        for dataset in page.items:
+            if isinstance(dataset, TrainingDataset) and dataset.source in names_of:
+                found[names_of[dataset.source]] = declared_types(dataset.columns)
+        after = page.after
+        if after is None:
+            return found

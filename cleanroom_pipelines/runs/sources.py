@@ -12,11 +12,11 @@ from pathlib import Path
 
 from cleanroom_pipelines.catalog import TrainingDataset
 from cleanroom_pipelines.engine import Runtime, find_tables
-from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, TrainingDataError
+from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, StatusCode, TrainingDataError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage import Input
 from cleanroom_pipelines.storage.layout import path_of_partition
-from cleanroom_pipelines.storage.warehouse import reject_links
+from cleanroom_pipelines.storage.warehouse import reject_links, table_of
 from cleanroom_pipelines.uploads.checks import INTERACTIONS, USERS, UploadKind
 from cleanroom_pipelines.uploads.sources import is_remote
 
@@ -35,6 +35,7 @@ def opened_tables(
         TrainingDataError: A table is missing, cannot be read or is not configured here, a link leads out of a
             warehouse table, or a dataset that was created over HTTP has a remote source.
     """
+    _check_exists(installation, dataset)
     reject_links(installation.home, dataset.account_id, Path(dataset.source))
     remote = [source for source in (dataset.source, dataset.users_source) if source and is_remote(source)]
     if remote and not dataset.declared:
@@ -62,6 +63,19 @@ def opened_tables(
             dataset,
             source=local(dataset.source, INTERACTIONS),
             users_source=local(dataset.users_source, USERS) if dataset.users_source else None,
+        )
+
+
+def _check_exists(installation: Installation, dataset: TrainingDataset) -> None:
+    """Reject a table of a warehouse that has no folder, by the names that the dataset's account gave."""
+    folder = Path(dataset.source)
+    names = table_of(installation.home, dataset.account_id, folder)
+    if names is not None and not folder.exists():
+        database, table = names
+        raise TrainingDataError(
+            f"The table {database}.{table} does not exist in the account's warehouse.",
+            remedy=f"Put its files into the bucket warehouse-{dataset.account_id}, below {database}/{table}/.",
+            status_code=StatusCode.TRAINING_DATA_NOT_FOUND,
         )
 
 

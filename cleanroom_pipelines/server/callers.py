@@ -6,17 +6,20 @@ Keep out: permissions of callers.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from cleanroom_pipelines.aws.answers import ApiError, Caller
-from cleanroom_pipelines.aws.signing import Key, verify
+from cleanroom_pipelines.aws.model import SERVICE
+from cleanroom_pipelines.aws.s3.errors import S3Error
+from cleanroom_pipelines.aws.signing import Key, S3Signature, verify, verify_s3
 from cleanroom_pipelines.catalog import parse_arn
 from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.requests import Request
 from cleanroom_pipelines.storage.audit import AuditLog
 
+_NO_FAILURES = ("NotImplemented", "SlowDown")  # of S3, with statuses from 500
 FindKey = Callable[[str], Key | None]
 
 
@@ -56,8 +59,14 @@ class Doorkeeper:
     clock: Callable[[], datetime]
     rate: RateLimit
 
-    def admit(self, request: Request, body_sha256: str, trail: AuditTrail) -> Caller:
+    def admit(self, request: Request, body_sha256: str, trail: AuditTrail, *, service: str = SERVICE) -> Caller:
         """Verify a request's signature and the caller's rate limit, and return the caller.
+
+        Args:
+            request: The request.
+            body_sha256: SHA-256 of its body, in hex.
+            trail: Gets the caller.
+            service: The service that the signature must be for.
 
         Raises:
             ApiError: AccessDeniedException or ThrottlingException.
@@ -70,20 +79,42 @@ class Doorkeeper:
             body_sha256,
             find_key=self.find_key,
             now=self.clock(),
+            service=service,
         )
+        self._count(caller, trail)
+        return replace(caller, is_secure=request.is_secure)
+
+    def admit_s3(self, request: Request, trail: AuditTrail) -> S3Signature:
+        """Verify an S3 request's signature and the caller's rate limit; its body is not verified yet.
+
+        Raises:
+            ApiError: AccessDeniedException or ThrottlingException.
+        """
+        signature = verify_s3(
+            request.method,
+            request.raw_path,
+            request.raw_query,
+            request.headers,
+            find_key=self.find_key,
+            now=self.clock(),
+        )
+        self._count(signature.caller, trail)
+        return signature
+
+    def _count(self, caller: Caller, trail: AuditTrail) -> None:
         trail.entry |= {"account": caller.account_id, "access_key": caller.access_key_id}
         if not self.rate.allows(caller.account_id):
             raise ApiError("ThrottlingException")
-        return caller
 
-    def note(self, trail: AuditTrail, error: ApiError | None) -> None:
+    def note(self, trail: AuditTrail, error: ApiError | S3Error | None) -> None:
         """Audit a request before its response is sent; entries of reads and throttled requests are batched."""
-        outcome = "ok" if error is None else "refused" if error.status < 500 else "failed"
+        is_rejected = error is not None and (error.status < 500 or error.name in _NO_FAILURES)
+        outcome = "ok" if error is None else "refused" if is_rejected else "failed"
         entry = {"request_id": trail.request_id, "way": "api", "operation": "unknown", **trail.entry}
         entry["outcome"] = outcome
         if error is not None:
             # the reason for rejecting a signature is for this log only, not for the client
             entry["error"] = f"{error.name}:{error.reason.replace(' ', '-')}" if error.reason else error.name
         is_write = error is None and not trail.is_read
-        is_rejection = error is not None and error.name != "ThrottlingException"
+        is_rejection = error is not None and error.name not in ("ThrottlingException", "SlowDown", "NotModified")
         (self.audit.write if is_write or is_rejection else self.audit.write_soon)(entry)

@@ -8,23 +8,27 @@ Keep out: the APIs themselves, and starting the server (`starting.py`).
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 import anyio.to_thread
 
 from cleanroom_pipelines.aws import wire
 from cleanroom_pipelines.aws.answers import ApiError
+from cleanroom_pipelines.aws.signing import is_for_s3
 from cleanroom_pipelines.media.protocol import PREFIX as MEDIA_PREFIX
-from cleanroom_pipelines.server.bucket_files import PREFIX, BucketFiles, FileUpload
 from cleanroom_pipelines.server.lookalike_api import LookalikeApi
 from cleanroom_pipelines.server.media_api import MAX_BODY_BYTES, MediaApi, MediaUpload
 from cleanroom_pipelines.server.requests import Reply, Request
+from cleanroom_pipelines.server.s3.api import S3Api, S3Exchange
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 HEALTH = "/_cleanroom/health"
+_FORMER_BUCKETS = "/_cleanroom/buckets/"
+_WITHOUT_BODY = (204, 304)
 _SLOWEST_UPLOAD = 10_000  # bytes per second
 
 
@@ -38,14 +42,14 @@ class Gateway:
 
     Args:
         api: The lookalike (AWS) API.
-        files: Uploads to and downloads from buckets.
+        s3: The S3 API; it gets every request whose signature has the scope of S3.
         media: The data-room (Media) API.
         new_id: Returns a new UUID for each request.
         seconds_for_body: Time limit for a body; an upload gets another second for each 10,000 bytes.
     """
 
     api: LookalikeApi
-    files: BucketFiles
+    s3: S3Api
     media: MediaApi
     new_id: Callable[[], str]
     seconds_for_body: float = 60.0
@@ -69,21 +73,31 @@ class Gateway:
             raw_path=scope["raw_path"].decode("latin-1"),
             raw_query=scope["query_string"].decode("latin-1"),
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
+            is_secure=scope.get("scheme") == "https",
+            is_private=_is_private(scope),
         )
+        if is_for_s3(request.header("authorization") or "", request.raw_query):
+            return await self._upload(self.s3.begin, request, receive)
         if request.raw_path == HEALTH:
             return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
-        if request.header("transfer-encoding") and request.header("content-length"):
-            # request smuggling: a proxy in front may use the other length, and see the request end elsewhere
+        if request.has_two_lengths:
             return await self._reject(
                 request, "The request has both Transfer-Encoding and Content-Length headers.", ends=True
             )
-        is_media, is_file = (request.raw_path.startswith(prefix) for prefix in (f"{MEDIA_PREFIX}/", PREFIX))
-        if request.method == "PUT" and (is_media or is_file):
-            return await self._upload(self.media.begin if is_media else self.files.begin, request, receive)
-        if is_media:
+        return await self._route(request, receive)
+
+    async def _route(self, request: Request, receive: Receive) -> Reply:
+        if request.raw_path.startswith(f"{MEDIA_PREFIX}/"):
+            if request.method == "PUT":
+                return await self._upload(self.media.begin, request, receive)
             return await self._call_media(request, receive)
-        if is_file:
-            return await anyio.to_thread.run_sync(self.files.answer, request)
+        if request.raw_path.startswith(_FORMER_BUCKETS):
+            return await self._reject(
+                request,
+                "Objects are served by S3 now: use any S3 client with this endpoint.",
+                status=410,
+                ends=True,
+            )
         return await self._call(request, receive)
 
     async def _call_media(self, request: Request, receive: Receive) -> Reply:
@@ -114,7 +128,7 @@ class Gateway:
         return await anyio.to_thread.run_sync(self.api.reject, request, error)
 
     async def _upload(
-        self, begin: Callable[[Request], FileUpload | MediaUpload | Reply], request: Request, receive: Receive
+        self, begin: Callable[[Request], S3Exchange | MediaUpload | Reply], request: Request, receive: Receive
     ) -> Reply:
         """Receive a body of any size into a file, after authenticating the sender."""
         upload = await anyio.to_thread.run_sync(begin, request)
@@ -122,7 +136,7 @@ class Gateway:
             return upload
         return await self._receive(upload, receive)
 
-    async def _receive(self, upload: FileUpload | MediaUpload, receive: Receive) -> Reply:
+    async def _receive(self, upload: S3Exchange | MediaUpload, receive: Receive) -> Reply:
         deadline = asyncio.get_running_loop().time() + self.seconds_for_body
         try:
             more = True
@@ -137,6 +151,15 @@ class Gateway:
             return await anyio.to_thread.run_sync(upload.give_up)
         finally:
             await anyio.to_thread.run_sync(upload.discard)
+
+
+def _is_private(scope: Scope) -> bool:
+    """Whether a connection cannot be read by others: TLS, as the trusted proxy says, or this machine itself."""
+    client = scope.get("client")
+    try:
+        return scope.get("scheme") == "https" or (client is not None and ip_address(client[0]).is_loopback)
+    except ValueError:
+        return False
 
 
 async def _chunk(receive: Receive, deadline: float) -> tuple[bytes, bool]:
@@ -162,10 +185,9 @@ async def _body(receive: Receive, most_bytes: int, most_seconds: float) -> bytes
 
 async def _send(send: Send, reply: Reply) -> None:
     try:
-        headers = {
-            **reply.headers,
-            "Content-Length": str(len(reply.body) if reply.chunks is None else reply.n_bytes),
-        }
+        headers = dict(reply.headers)
+        if reply.status not in _WITHOUT_BODY:
+            headers["Content-Length"] = str(len(reply.body) if reply.chunks is None else reply.n_bytes)
         encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": reply.status, "headers": encoded})
         if reply.chunks is not None:

@@ -1,4 +1,4 @@
-"""The lookalike (AWS) API over HTTP.
+"""The lookalike (AWS) API over HTTP, and what stands around it: reading collaborations, and the caller's identity.
 
 Lives here: the order of the steps: signature, rate limit, route, validation, operation, audit, response.
 Keep out: the implementation of the steps (`aws`).
@@ -6,13 +6,14 @@ Keep out: the implementation of the steps (`aws`).
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cleanroom_pipelines.aws import wire
-from cleanroom_pipelines.aws.answers import ApiError, from_cleanroom_error
-from cleanroom_pipelines.aws.handlers import OPERATIONS
+from cleanroom_pipelines.aws import query, wire
+from cleanroom_pipelines.aws.answers import ApiError, Caller, from_cleanroom_error
+from cleanroom_pipelines.aws.handlers import HANDLERS
 from cleanroom_pipelines.aws.model import operations
 from cleanroom_pipelines.aws.operations.endpoint import Endpoint
+from cleanroom_pipelines.aws.signing import service_named
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.server.callers import AuditTrail, Doorkeeper
 from cleanroom_pipelines.server.requests import Reply, Request
@@ -23,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LookalikeApi:
-    """Handler of requests to the 25 operations.
+    """Handler of requests to the 25 operations, and to other services by the scope of the signature.
 
     Args:
         endpoint: The parts that the operations use.
@@ -36,22 +37,26 @@ class LookalikeApi:
     is_strict: bool = False
 
     def __post_init__(self) -> None:
-        operations()  # load the model at startup, so that a missing one is reported then
+        for service in HANDLERS:
+            operations(service)  # load the models at startup, so that a missing one is reported then
 
     def answer(self, request: Request, body: bytes) -> Reply:
         """Handle and audit one request; any exception becomes an error response."""
+        # an endpoint that ends in a slash doubles it; SDKs sign the path with one
+        request = replace(request, raw_path=f"/{request.raw_path.lstrip('/')}")
+        write_error = query.write_error if query.is_query(request.headers) else wire.write_error
         trail = AuditTrail(request.id)
         error: ApiError | None = None
         try:
             reply = self._answer(request, body, trail)
         except Exception as raised:
             error = as_api_error(raised)
-            reply = Reply(*wire.write_error(error, request.id))
+            reply = Reply(*write_error(error, request.id))
         try:
             self.door.note(trail, error)
         except Exception as raised:
             # a request that cannot be audited is not confirmed
-            return Reply(*wire.write_error(as_api_error(raised), request.id))
+            return Reply(*write_error(as_api_error(raised), request.id))
         return reply
 
     def reject(self, request: Request, error: ApiError) -> Reply:
@@ -63,8 +68,11 @@ class LookalikeApi:
         return Reply(*wire.write_error(error, request.id))
 
     def _answer(self, request: Request, body: bytes, trail: AuditTrail) -> Reply:
-        caller = self.door.admit(request, hashlib.sha256(body).hexdigest(), trail)
-        operation, labels = wire.route(request.method, request.raw_path)
+        service = service_named(request.headers)
+        caller = self.door.admit(request, hashlib.sha256(body).hexdigest(), trail, service=service)
+        if service not in HANDLERS:
+            return self._identify(service, caller, request, body, trail)
+        operation, labels = wire.route(request.method, request.raw_path, service)
         trail.entry["operation"] = operation.name
         trail.is_read = operation.method == "GET"
         for label in labels.values():
@@ -72,10 +80,19 @@ class LookalikeApi:
         call = wire.read(operation, labels, request.raw_query, request.headers, body)
         trail.entry["n_unknown_members"] = call.n_unknown
         with acting_for(REQUEST):
-            output = OPERATIONS[operation.name](self.endpoint, caller, call.parameters)
+            output = HANDLERS[service][operation.name](self.endpoint, caller, call.parameters)
         for value in (output or {}).values():
             trail.about(value)
         return Reply(*wire.write(operation, output, request.id, is_strict=self.is_strict))
+
+    def _identify(self, service: str, caller: Caller, request: Request, body: bytes, trail: AuditTrail) -> Reply:
+        """Return the caller's identity, which is all that other services have here."""
+        name = query.requested_operation(request.headers, request.raw_query, body)
+        if service != query.STS:
+            raise query.not_available(service, name)
+        identity = query.caller_identity(caller, name, request.id)
+        trail.entry["operation"], trail.is_read = "GetCallerIdentity", True
+        return Reply(*identity)
 
 
 def as_api_error(raised: Exception) -> ApiError:

@@ -20,6 +20,8 @@ class Request:
         raw_path: The path, still percent-encoded.
         raw_query: The query string after `?`, still percent-encoded.
         headers: The headers as received; a repeated header occurs several times.
+        is_secure: Whether it arrived over TLS, as a proxy on this machine states in X-Forwarded-Proto.
+        is_private: Whether it came over TLS or from this machine.
     """
 
     id: str
@@ -27,10 +29,17 @@ class Request:
     raw_path: str
     raw_query: str
     headers: Headers = field(repr=False)
+    is_secure: bool = False
+    is_private: bool = False
 
     def header(self, name: str) -> str | None:
         """Return the first header with a name, ignoring case; None if it is missing."""
         return next((value for key, value in self.headers if key.lower() == name), None)
+
+    @property
+    def has_two_lengths(self) -> bool:
+        """Whether a proxy in front may see the request end elsewhere, and so another request begin (smuggling)."""
+        return bool(self.header("transfer-encoding") and self.header("content-length"))
 
 
 @dataclass(frozen=True)

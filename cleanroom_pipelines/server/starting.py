@@ -12,25 +12,29 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import datetime
 from functools import lru_cache, partial
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.aws.operations.endpoint import Endpoint
 from cleanroom_pipelines.aws.signing import Key
-from cleanroom_pipelines.catalog import Catalog, Lane
+from cleanroom_pipelines.catalog import Catalog, Kind, Lane, make_arn
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.parties import open_access_key
-from cleanroom_pipelines.server.bucket_files import BucketFiles
+from cleanroom_pipelines.runs.requested_seeds import take_back_seeds
 from cleanroom_pipelines.server.callers import Doorkeeper
 from cleanroom_pipelines.server.gateway import Gateway
 from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.lookalike_api import LookalikeApi
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.media_api import MediaApi
+from cleanroom_pipelines.server.s3.api import S3Api
+from cleanroom_pipelines.server.s3.operations import S3Parts
+from cleanroom_pipelines.storage.multipart import MultipartUploads
 
 if TYPE_CHECKING:
     import uvicorn
@@ -77,9 +81,28 @@ def make_gateway(
         max_unfinished_jobs=settings.max_unfinished_jobs,
         max_resources=settings.max_resources,
     )
-    files = BucketFiles(installation.buckets, door, installation.home.scratch, settings.max_upload_bytes)
+
+    def registered(account_id: str) -> dict[str, datetime]:
+        return {each.name: each.created_at for each in installation.catalog.parties.buckets(account_id)}
+
+    def take_back(account_id: str, s3_uris: Sequence[str]) -> list[tuple[str, str]]:
+        jobs = take_back_seeds(installation, account_id, s3_uris)
+        arns = [make_arn(Kind.GENERATION_JOB, account_id, job.region, job.id) for job in jobs]
+        return [(str(arn), job.status.value) for arn, job in zip(arns, jobs, strict=True)]
+
+    parts = S3Parts(
+        home=installation.home,
+        buckets=installation.buckets,
+        registered=registered,
+        uploads=MultipartUploads(installation.home, installation.clock),
+        most_bytes=settings.max_upload_bytes,
+        is_encrypted=settings.encryption == "volume",
+        take_back=take_back,
+    )
+    hosts = tuple(name for name in ("localhost", settings.s3_host) if name)
+    s3 = S3Api(parts, door, installation.home.scratch, hosts)
     media = MediaApi(MediaService(installation), media_rate)
-    return Gateway(LookalikeApi(endpoint, door, is_strict), files, media, _new_uuid)
+    return Gateway(LookalikeApi(endpoint, door, is_strict), s3, media, _new_uuid)
 
 
 def serve(

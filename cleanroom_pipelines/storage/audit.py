@@ -105,7 +105,7 @@ _TEXTS = {
 }
 _RESOURCE = re.compile(f"{_ARN}|{_ID}")
 _MAX_RESOURCES = 8
-_NUMBERS = ("n_unknown_members", "n_bytes", "tenths")
+_NUMBERS = ("n_unknown_members", "n_bytes", "n_objects", "tenths")
 
 
 @dataclass(frozen=True)

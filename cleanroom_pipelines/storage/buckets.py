@@ -5,10 +5,11 @@ Add here when buckets can be registered in a new way, or objects have a new oper
 Keep out: disk access (local_bucket), store access (remote_bucket), bucket records (catalogue).
 """
 
+import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,11 +28,14 @@ from cleanroom_pipelines.storage.objects import (
     ObjectEntry,
     OpenedObject,
 )
-from cleanroom_pipelines.storage.s3_urls import MAX_KEY, split_s3_url
+from cleanroom_pipelines.storage.s3_urls import MAX_KEY, is_bucket_name, split_s3_url
 from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts, seed_suffix
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
+
+WAREHOUSE = "warehouse-"
+"""The name of the bucket of an account's tables, up to the account id."""
 
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _MAX_SEED_FILES = 1000
@@ -97,11 +101,15 @@ class Buckets:
             UsageError: The URL has another form, or its path contains a symbolic link.
             BucketForbiddenError: The bucket belongs to another account.
         """
-        name, segments = split_s3_url(s3_uri)
+        name, segments = split_s3_url(s3_uri, any_key=True)
         bucket = self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
         key = "/".join(segments)
         if isinstance(bucket, LocalBucket):
             _reject_links(bucket, "/".join(segments[:-1]))
+        elif key and not bucket.has_key(key):
+            raise UsageError(
+                "A registered bucket cannot have this key.", remedy="Use a key without empty segments."
+            )
         is_folder = not segments or s3_uri.endswith("/")
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder)
 
@@ -127,6 +135,36 @@ class Buckets:
             )
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder=True)
 
+    def open(self, account_id: str, name: str) -> "LocalBucket | RemoteBucket":
+        """Return an account's bucket, whether or not it exists, without connecting.
+
+        Raises:
+            UsageError: The name is not that of a bucket.
+            BucketForbiddenError: The bucket belongs to another account.
+        """
+        if not is_bucket_name(name):
+            raise UsageError(
+                "The name of the bucket is invalid.", remedy="Use lower-case letters, digits, - and ."
+            )
+        return self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
+
+    def created_by(self, account_id: str) -> "Mapping[str, LocalBucket]":
+        """Return an account's warehouse and the buckets that it has in the home, by name."""
+        names = {f"{WAREHOUSE}{account_id}"}
+        with suppress(FileNotFoundError), os.scandir(self._home.accounts / account_id / "buckets") as entries:
+            names |= {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+        found = {}
+        for name in sorted(filter(is_bucket_name, names)):
+            with suppress(BucketForbiddenError):
+                bucket = self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
+                if isinstance(bucket, LocalBucket):
+                    found[name] = bucket
+        return found
+
+    def is_registered(self, name: str) -> bool:
+        """Whether the operator registered a bucket with this name."""
+        return self._find(name) is not None
+
     def real(self, account_id: str, name: str) -> "RemoteBucket | None":
         """Return an account's registered bucket on a real store, without connecting; None if there is none.
 
@@ -139,13 +177,17 @@ class Buckets:
     def _bucket(self, account_id: str, name: str, status_code: StatusCode) -> "LocalBucket | RemoteBucket":
         if not _ACCOUNT.fullmatch(account_id):
             raise UsageError("The account id is not 12 digits.", remedy="Use an account id of 12 digits.")
-        registered = self._find(name)
-        if registered is not None and registered.account_id != account_id:
+        is_warehouse = is_warehouse_name(name)
+        registered = None if is_warehouse else self._find(name)
+        owner = name.removeprefix(WAREHOUSE) if is_warehouse else registered and registered.account_id
+        if owner not in (None, account_id):
             raise BucketForbiddenError(
                 "The bucket belongs to another account.",
                 remedy="Use one of your own buckets.",
                 status_code=status_code,
             )
+        if is_warehouse:
+            return LocalBucket(self._home.accounts / account_id / "warehouse")
         if registered is None or registered.url is None:
             return LocalBucket(self._home.accounts / account_id / "buckets" / name)
         if registered not in self._real:
@@ -157,6 +199,11 @@ class Buckets:
             opening = partial(open_bucket, registered.profile, real, prefix)
             self._real[registered] = RemoteBucket(opening, self._home.scratch, prefix)
         return self._real[registered]
+
+
+def is_warehouse_name(name: str) -> bool:
+    """Whether a bucket is the warehouse of an account: `<database>/<table>/` in it is a table."""
+    return name.startswith(WAREHOUSE) and _ACCOUNT.fullmatch(name.removeprefix(WAREHOUSE)) is not None
 
 
 @dataclass(frozen=True)

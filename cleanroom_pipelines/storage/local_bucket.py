@@ -4,6 +4,11 @@ Lives here: reading, writing and listing files below one folder, without ever le
 Add here when local buckets get a new operation.
 Keep out: ownership of buckets (buckets); the content of objects.
 
+A file is named as its key, segment by segment, with unsafe segments escaped (`s3_urls.name_of_segment`). ETag,
+headers and user metadata are in an extended attribute of the file, which counts only while the file has the size
+and time that it states. Other files, and those on disks without such attributes, have no metadata; their ETag is
+made from size and time.
+
 Every folder of a path is opened relative to its parent and links are not followed, so a link has no effect even if
 it is created between two calls.
 
@@ -11,16 +16,19 @@ Decided 2026-11-30: obstore is not used for the disk. Its LocalStore (tried in 0
 links, does not flush written files, and hangs in a process forked after another call.
 """
 
+import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
@@ -34,13 +42,15 @@ from cleanroom_pipelines.storage.objects import (
     later_attempt,
     link_in_the_way,
 )
-from cleanroom_pipelines.storage.s3_urls import is_plain_segment
+from cleanroom_pipelines.storage.s3_urls import name_of_segment, segment_of_name
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 # without O_NONBLOCK, opening a pipe would block forever
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _STAGE, _NEW, _OLD = ".export-", "new", "old"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_PROPERTIES = "user.cleanroom.object"
+_TRIES = 5
 
 
 class LocalBucket:
@@ -53,9 +63,41 @@ class LocalBucket:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def exists(self) -> bool:
+        """Whether the bucket's folder exists."""
+        return self._folder.is_dir() and not self._folder.is_symlink()
+
+    @property
+    def created(self) -> datetime:
+        """The time of the last change of the bucket's folder; the epoch if it does not exist."""
+        with suppress(OSError):
+            return datetime.fromtimestamp(self._folder.stat().st_mtime, UTC)
+        return datetime.fromtimestamp(0, UTC)
+
+    def create(self) -> None:
+        """Create the bucket's folder, if it does not exist.
+
+        Raises:
+            BucketError: It cannot be created.
+        """
+        with _translated_errors(is_writing=True), self._at((), make=True):
+            pass
+
+    def remove(self) -> None:
+        """Remove the bucket.
+
+        Raises:
+            BucketError: It has objects, with the problem `in the way`.
+        """
+        if next(self.list(""), None) is not None:
+            raise BucketError("The bucket is not empty.", remedy="Delete its objects.", problem="in the way")
+        with _translated_errors(is_writing=True), suppress(FileNotFoundError):
+            self._folder.rmdir()
+
     def path(self, key: str) -> Path:
         """Return the local path of an object or folder, for display."""
-        return self._folder / key
+        return self._folder.joinpath(*_segments(key))
 
     def check(self, key: str) -> None:
         """Reject a key whose existing path contains a link.
@@ -71,41 +113,95 @@ class LocalBucket:
 
     def size(self, key: str) -> int | None:
         """See Bucket.size."""
+        found = self.find(key)
+        return None if found is None else found.n_bytes
+
+    def find(self, key: str) -> ObjectEntry | None:
+        """See Bucket.find."""
         try:
-            with self.open(key) as opened:
-                return opened.n_bytes
+            with _translated_errors():
+                descriptor = self._open(key)
+                try:
+                    return _entry(key, descriptor)
+                finally:
+                    os.close(descriptor)
         except NotFoundError:
             return None
 
-    def open(self, key: str) -> OpenedObject:
+    def open(self, key: str, *, e_tag: str = "", start: int = 0, end: int | None = None) -> OpenedObject:
         """See Bucket.open."""
         with _translated_errors():
-            *folders, name = key.split("/")
-            with self._at(folders) as folder:
-                descriptor = _open_file(folder, name)
-            stream = os.fdopen(descriptor, "rb")
-            chunks = iter(partial(stream.read, CHUNK_BYTES), b"")
-            return OpenedObject(os.fstat(descriptor).st_size, chunks, _translated_errors, stream.close)
+            stream = os.fdopen(self._open(key), "rb")
+            if e_tag and _entry(key, stream.fileno()).e_tag != e_tag:
+                stream.close()
+                raise BucketError("Another writer changed the object.", remedy="Try again.", problem="changed")
+            stop = sys.maxsize if end is None else end
+            n_bytes = max(min(stop, os.fstat(stream.fileno()).st_size) - start, 0)
+            stream.seek(start)
+            return OpenedObject(n_bytes, _chunks(stream, stop), _translated_errors, stream.close)
 
-    def put(self, key: str, source: IO[bytes]) -> None:
-        """See Bucket.put."""
-        *folders, name = key.split("/")
-        with _translated_errors(is_writing=True), self._at(folders, make=True) as folder:
-            if _is_link(folder, name):
-                raise link_in_the_way()
-            draft = f".{name[:100]}.{secrets.token_hex(4)}.draft"
-            descriptor = os.open(draft, _NEW_FILE, 0o600, dir_fd=folder)
+    def put(
+        self,
+        key: str,
+        source: IO[bytes],
+        *,
+        attributes: Mapping[str, str] | None = None,
+        e_tag: str = "",
+        is_new: bool = False,
+    ) -> None:
+        """See Bucket.put; `is_new` rejects a key that exists, with the problem `changed`."""
+        *folders, name = _segments(key)
+        with _translated_errors(is_writing=True), ExitStack() as stack:
+            folder, draft, descriptor = self._open_draft(stack, folders)
             try:
                 with os.fdopen(descriptor, "wb") as stream:
-                    shutil.copyfileobj(source, stream, CHUNK_BYTES)
-                    stream.flush()
+                    if _is_link(folder, name):
+                        raise link_in_the_way()
+                    md5 = _copy(source, stream)
+                    _describe(descriptor, e_tag or f'"{md5}"', attributes or {})
                     os.fsync(descriptor)
-                os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+                if is_new:
+                    _link_new(draft, name, folder)
+                else:
+                    os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(draft, dir_fd=folder)
                 raise
             os.fsync(folder)
+
+    def delete_object(self, key: str) -> None:
+        """See Bucket.delete_object; folders that are empty then are removed too."""
+        *folders, name = _segments(key)
+        with suppress(NotFoundError), _translated_errors():
+            with self._at(folders) as folder:
+                os.close(_open_file(folder, name))
+                os.unlink(name, dir_fd=folder)
+                os.fsync(folder)
+            with suppress(OSError):  # the first folder that is not empty ends it
+                while folders:
+                    with self._at(folders[:-1]) as above:
+                        os.rmdir(folders.pop(), dir_fd=above)
+
+    def _open_draft(self, stack: ExitStack, folders: Sequence[str]) -> tuple[int, str, int]:
+        """Open a folder and a new file in it; return the folder, the file's name and the file."""
+        draft = f".{secrets.token_hex(16)}.draft"
+        for n_left in reversed(range(_TRIES)):
+            try:
+                with ExitStack() as attempt:
+                    folder = attempt.enter_context(self._at(folders, make=True))
+                    descriptor = os.open(draft, _NEW_FILE, 0o600, dir_fd=folder)
+                    stack.push(attempt.pop_all())
+                    return folder, draft, descriptor
+            except FileNotFoundError:  # a delete has just removed the folder, which was empty
+                if not n_left:
+                    raise
+        raise AssertionError
+
+    def _open(self, key: str) -> int:
+        *folders, name = _segments(key)
+        with self._at(folders) as folder:
+            return _open_file(folder, name)
 
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
         """See Bucket.list."""
@@ -180,7 +276,58 @@ class _LocalDraft:
 
 
 def _segments(key: str) -> list[str]:
-    return key.split("/") if key else []
+    """Return the file names of a key's segments."""
+    return [*map(name_of_segment, key.split("/"))] if key else []
+
+
+def _link_new(draft: str, name: str, folder: int) -> None:
+    """Give a draft its name, unless there is a file of that name."""
+    try:
+        os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except FileExistsError:
+        raise BucketError("The object exists already.", remedy="Use another key.", problem="changed") from None
+    os.unlink(draft, dir_fd=folder)
+
+
+def _chunks(stream: IO[bytes], stop: int) -> Iterator[bytes]:
+    while chunk := stream.read(max(0, min(CHUNK_BYTES, stop - stream.tell()))):
+        yield chunk
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> str:
+    """Copy a stream, and return the MD5 of its content, as S3's ETag."""
+    digest = hashlib.md5(usedforsecurity=False)
+    while chunk := source.read(CHUNK_BYTES):
+        target.write(chunk)
+        digest.update(chunk)
+    target.flush()
+    return digest.hexdigest()
+
+
+def _describe(descriptor: int, e_tag: str, attributes: Mapping[str, str]) -> None:
+    """Attach the properties of an object to its file, where the disk can store them."""
+    status = os.fstat(descriptor)
+    found = {"e_tag": e_tag, "attributes": dict(attributes), "n_bytes": status.st_size, "ns": status.st_mtime_ns}
+    if hasattr(os, "setxattr"):
+        try:
+            os.setxattr(descriptor, _PROPERTIES, json.dumps(found).encode())
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.E2BIG, errno.ERANGE):
+                raise
+
+
+def _entry(key: str, descriptor: int) -> ObjectEntry:
+    status = os.fstat(descriptor)
+    modified = datetime.fromtimestamp(status.st_mtime, UTC)
+    found: dict[str, Any] = {}
+    if hasattr(os, "getxattr"):
+        with suppress(OSError, ValueError):
+            found = json.loads(os.getxattr(descriptor, _PROPERTIES))
+    if (found.get("n_bytes"), found.get("ns")) == (status.st_size, status.st_mtime_ns):
+        return ObjectEntry(key, status.st_size, found["e_tag"], modified, found["attributes"])
+    version = hashlib.sha256(f"{status.st_ino} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()
+    # the number says that it is not the MD5 of the content
+    return ObjectEntry(key, status.st_size, f'"{version[:32]}-1"', modified)
 
 
 def _enter(above: int, name: str, *, make: bool) -> int:
@@ -221,20 +368,21 @@ def _walk(folder: int, base: str, after: str, deep: bool) -> Iterator[ObjectEntr
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if is_plain_segment(entry.name):
+            segment = segment_of_name(entry.name)
+            if segment is not None:
                 if entry.is_dir(follow_symlinks=False):
                     # a folder sorts as its objects do: "a-b" < "a/x" < "a0"
-                    found.append((f"{entry.name}/", 0))
+                    found.append((f"{segment}/", entry.name, True, 0))
                 elif entry.is_file(follow_symlinks=False):
-                    found.append((entry.name, entry.stat(follow_symlinks=False).st_size))
-    for name, n_bytes in sorted(found):
-        key = base + name
-        if not name.endswith("/"):
+                    found.append((segment, entry.name, False, entry.stat(follow_symlinks=False).st_size))
+    for segment, name, is_folder, n_bytes in sorted(found):
+        key = base + segment
+        if not is_folder:
             if key > after:
                 yield ObjectEntry(key, n_bytes)
         elif deep and (key > after or after.startswith(key)):
             try:
-                below = os.open(name.rstrip("/"), _FOLDER, dir_fd=folder)
+                below = os.open(name, _FOLDER, dir_fd=folder)
             except OSError:
                 continue  # deleted meanwhile
             try:

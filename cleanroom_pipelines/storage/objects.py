@@ -7,9 +7,9 @@ Keep out: implementations (local_bucket, remote_bucket); bucket ownership (bucke
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, Any, Protocol
 
@@ -57,19 +57,28 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class ObjectEntry:
-    """One object: its key in the bucket and its size; on a real store also its ETag and modification time."""
+    """One object: its key in the bucket and its size; from `find` and on a real store also its other properties.
+
+    Args:
+        key: Its key.
+        n_bytes: Its size.
+        e_tag: Its ETag, with quotes.
+        modified: The time at which it was written.
+        attributes: Its content type and other headers by name, and its user metadata; only from `find`.
+    """
 
     key: str
     n_bytes: int
     e_tag: str = ""
     modified: datetime | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class OpenedObject:
     """An object opened for reading; close it, or use it in `with`.
 
     Args:
-        n_bytes: Its size when it was opened.
+        n_bytes: Number of bytes of its content, or of the requested range.
         chunks: Its content in chunks of about 1 MB.
         translated_errors: Converts the store's errors into a BucketError.
         close: Called at the end.
@@ -152,6 +161,13 @@ class FolderDraft(Protocol):
 class Bucket(Protocol):
     """Objects by key. Keys are segments joined by `/`, and callers must validate them."""
 
+    def find(self, key: str) -> ObjectEntry | None:
+        """Return the object with exactly this key and all its properties; None if it does not exist.
+
+        Raises:
+            BucketError: The bucket cannot be read.
+        """
+
     def size(self, key: str) -> int | None:
         """Return the size of an object; None if it does not exist.
 
@@ -159,20 +175,41 @@ class Bucket(Protocol):
             BucketError: The bucket cannot be read.
         """
 
-    def open(self, key: str) -> OpenedObject:
-        """Open an object.
+    def open(self, key: str, *, e_tag: str = "", start: int = 0, end: int | None = None) -> OpenedObject:
+        """Open an object, or the part from byte `start` to before byte `end`.
+
+        Args:
+            key: Its key.
+            e_tag: If not empty, opening fails if the object was replaced since it had this ETag.
+            start: First byte.
+            end: End of the part; None: the end of the object.
 
         Raises:
             NotFoundError: It does not exist.
             BucketError: The bucket cannot be read.
         """
 
-    def put(self, key: str, source: IO[bytes]) -> None:
+    def put(
+        self, key: str, source: IO[bytes], *, attributes: Mapping[str, str] | None = None, e_tag: str = ""
+    ) -> None:
         """Write an object atomically, replacing any object with the same key.
+
+        Args:
+            key: Its key.
+            source: The content.
+            attributes: Headers by name, and user metadata.
+            e_tag: The ETag of an object from several parts; a real store gives its own.
 
         Raises:
             BucketError: The bucket cannot be written.
             StorageFullError: The disk is full.
+        """
+
+    def delete_object(self, key: str) -> None:
+        """Delete an object, if it exists.
+
+        Raises:
+            BucketError: The bucket cannot be written.
         """
 
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:

@@ -16,8 +16,9 @@ has ended.
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -243,28 +244,36 @@ class RemoteBucket:
         head = self._head(key)
         return None if head is None else int(head.meta["size"])
 
-    def open(self, key: str, *, e_tag: str = "") -> OpenedObject:
-        """See Bucket.open; with `e_tag`, raises an error if the object's ETag has changed."""
+    def open(self, key: str, *, e_tag: str = "", start: int = 0, end: int | None = None) -> OpenedObject:
+        """See Bucket.open."""
+        options: Any = {"if_match": e_tag} if e_tag else {}
+        if end is not None:
+            options["range"] = (start, end)
+        elif start:
+            options["range"] = {"offset": start}
         with self._store() as store:
-            found = obstore.get(store, key, options={"if_match": e_tag} if e_tag else {})
-            return OpenedObject(found.meta["size"], found.stream(CHUNK_BYTES), self._store)
+            found = obstore.get(store, key, options=options)
+            first, stop = found.range
+            return OpenedObject(stop - first, found.stream(CHUNK_BYTES), self._store)
 
     def find(self, key: str) -> ObjectEntry | None:
-        """Return the object with exactly this key; None if there is none.
-
-        Raises:
-            BucketError: The bucket cannot be read.
-        """
+        """See Bucket.find."""
         head = self._head(key)
-        return None if head is None else _entry(head.meta)
+        return None if head is None else replace(_entry(head.meta), attributes=dict(head.attributes))
 
-    def list_all(self, folder: str) -> Iterator[ObjectEntry]:
+    def list_all(self, folder: str, *, after: str = "") -> Iterator[ObjectEntry]:
         """List the same objects as `list`, and also those whose keys are not safe file names on every disk.
 
         Raises:
             BucketError: The bucket cannot be read.
         """
-        return self._list(folder)
+        return self._list(folder, after)
+
+    @staticmethod
+    def has_key(key: str) -> bool:
+        """Whether obstore can use a key as it is."""
+        segments = key.split("/")
+        return not {"", ".", ".."} & set(segments) and not any(ord(each) < 32 or ord(each) == 127 for each in key)
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """Read a part of an object, from byte `start` to before byte `end`.
@@ -276,9 +285,15 @@ class RemoteBucket:
         with self._store() as store:
             return bytes(obstore.get_range(store, key, start=start, end=end))
 
-    def put(self, key: str, source: IO[bytes]) -> None:
+    def put(
+        self, key: str, source: IO[bytes], *, attributes: Mapping[str, str] | None = None, e_tag: str = ""
+    ) -> None:
         """See Bucket.put."""
-        self._put(key, source)
+        self._put(key, source, attributes)
+
+    def delete_object(self, key: str) -> None:
+        """See Bucket.delete_object."""
+        self._delete(key)
 
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
         """See Bucket.list."""
@@ -430,7 +445,7 @@ class RemoteBucket:
         self,
         key: str,
         source: IO[bytes],
-        labels: dict[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """Write an object; call `check` before it becomes visible."""
@@ -448,7 +463,7 @@ class RemoteBucket:
                 store,
                 key,
                 pieces(),
-                attributes=labels,
+                attributes=dict(labels or {}),
                 use_multipart=n_bytes > piece_bytes,
                 chunk_size=piece_bytes,
                 max_concurrency=1,

@@ -1,6 +1,6 @@
 """Warehouses: folders of an account's databases and tables.
 
-Lives here: mapping database and table names to the table's folder, and rejecting links that leave it.
+Lives here: an account's databases, mapping names to a table's folder, and rejecting links that leave it.
 Keep out: reading tables.
 """
 
@@ -42,6 +42,16 @@ def warehouse_table(home: Home, account_id: str, database: str, table: str) -> P
     return warehouse / database / table
 
 
+def warehouse_databases(home: Home, account_id: str) -> list[str]:
+    """Return the names of an account's databases: the folders of its warehouse, in order."""
+    warehouse = home.accounts / account_id / "warehouse"
+    try:
+        entries = sorted(entry.name for entry in os.scandir(warehouse) if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+    return [name for name in entries if _NAME.fullmatch(name)]
+
+
 def reject_links(home: Home, account_id: str, folder: Path) -> None:
     """Reject a table with links that lead out of its warehouse folder; `warehouse_table` checks only the path.
 
@@ -78,3 +88,9 @@ def table_of(home: Home, account_id: str, folder: Path) -> tuple[str, str] | Non
         return None
     parts = folder.relative_to(warehouse).parts
     return (parts[0], parts[1]) if len(parts) == 2 else None
+
+
+def is_key_of_table(key: str) -> bool:
+    """Whether a key in a warehouse's bucket is that of a file of a table: `<database>/<table>/…`."""
+    parts = key.split("/")
+    return len(parts) > 2 and all(map(_NAME.fullmatch, parts[:2]))

@@ -17,7 +17,7 @@ from cleanroom_pipelines.privacy import COUNT, in_units
 from cleanroom_pipelines.privacy.accounting import TENTHS
 from cleanroom_pipelines.privacy.prices import figures_price
 from cleanroom_pipelines.runs.installation import Settings
-from cleanroom_pipelines.server import bucket_files
+from cleanroom_pipelines.server.s3.api import OPERATIONS as S3_OPERATIONS
 from cleanroom_pipelines.similarity.private_lookalikes import choose
 
 from ..cases import assert_each
@@ -82,5 +82,6 @@ def test_every_option_of_a_collaboration_is_documented() -> None:
     assert {name for name in options if name in PAGE} == options - {"--json"}
 
 
-def test_the_path_of_objects_is_correct() -> None:
-    assert f"`{bucket_files.PREFIX}<bucket>/<key>`" in PAGE
+def test_every_operation_of_s3_is_documented() -> None:
+    part = PAGE.split("### Objects: S3\n")[1].split("\n## ")[0]
+    assert set(S3_OPERATIONS) <= set(re.findall(r"\w+", part))

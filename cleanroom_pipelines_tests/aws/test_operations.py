@@ -666,6 +666,61 @@ def test_a_policy_can_require_a_collaboration(room: Room) -> None:
     room.job(configured, collaborationId=collaboration.id)
 
 
+def write_table(room: Room, party: Party, name: str, database: str = "shop") -> None:
+    home = room.installation.home
+    (home.accounts / party.account_id / "warehouse" / database / name).mkdir(parents=True)
+
+
+REJECTED_QUERIES = {
+    "SELECT date_ad(user_id, 1) FROM shop.customers": "`date_ad` is not available. Similar: date_add, dateadd",
+    "SELECT user_id FROM customers": "Write database.table. Your databases: crm, shop.",
+    "SELECT user_id FROM shop.customer": "Missing: shop.customer",
+    "SELECT user_id FROM publishers.events": "Missing: publishers.events",
+    "SELECT user_id FROM crm.customers": "Missing: crm.customers",
+    "SELECT user_id FROM shop.`../x`": "invalid database or table name",
+    "SELECT user_id, 1 FROM shop.customers": "returns 2 columns",
+    "SELECT user_id FROM shop.customers WHERE visits > :least": "A query parameter has no value",
+}
+
+
+def test_a_query_is_checked_when_the_job_starts(room: Room) -> None:
+    configured, parties = room.shared(), room.parties
+    write_table(room, parties.advertiser, "people", "crm")
+    write_table(room, parties.publisher, "events", "publishers")
+
+    def is_rejected(query: str, message: str) -> None:
+        seed = {"roleArn": parties.advertiser.role, "sqlParameters": {"queryString": query}}
+        with raised(room.advertiser, "ValidationException") as answered:
+            room.job(configured, seedAudience=seed)
+        assert message in answered["Error"]["Message"]
+
+    assert_each(is_rejected, REJECTED_QUERIES.items())
+    sql = {"queryString": "SELECT `user_id` FROM shop.customers WHERE date_add(since, 1) > '2024-02-29'"}
+    assert room.job(configured, seedAudience={"roleArn": parties.advertiser.role, "sqlParameters": sql})
+
+
+def test_the_query_of_anothers_template_stays_its_owners(room: Room) -> None:
+    parties, templates = room.parties, room.installation.catalog.parties
+    both = templates.create_collaboration("both", [parties.publisher.account_id, parties.advertiser.account_id])
+    write_table(room, parties.publisher, "events", "publishers")
+    write_table(room, parties.publisher, "people", "crm")
+    configured = room.shared()
+
+    def is_kept(name: str, query: str) -> None:
+        lent = templates.add_template(name, parties.publisher.account_id, query, both.id)
+        sql = {"analysisTemplateArn": lent.arn}
+        with raised(room.advertiser, "ValidationException") as answered:
+            room.job(
+                configured,
+                seedAudience={"roleArn": parties.advertiser.role, "sqlParameters": sql},
+                collaborationId=both.id,
+            )
+        assert not any(word in answered["Error"]["Message"] for word in ("date_ad", "lpad", "crm", "events"))
+
+    queries = ["SELECT date_ad(x, 1) FROM a.b", "SELECT lpad(x, y) FROM a.b", "SELECT user_id FROM events"]
+    assert_each(is_kept, [(f"t{number}", query) for number, query in enumerate(queries)])
+
+
 def test_only_the_owner_or_a_member_uses_a_template(room: Room) -> None:
     catalog, parties = room.installation.catalog, room.parties
     both = catalog.parties.create_collaboration(

@@ -35,6 +35,7 @@ JOB = f"arn:aws:cleanrooms-ml:us-east-1:{B}:audience-generation-job/summer-01234
 START = "cleanrooms-ml:StartAudienceGenerationJob"
 ROOM = "7f3b1c9e-0000-4000-8000-0123456789ab"
 KEY = "cleanrooms-ml:CollaborationId"
+SECURE = "aws:SecureTransport"
 
 ALLOW: dict[str, Any] = {"Effect": "Allow", "Principal": {"AWS": A}, "Action": START, "Resource": MODEL}
 
@@ -280,6 +281,67 @@ def test_an_unusable_context_key_is_an_error() -> None:
         allows(policy, caller_account=A, action=START, resource_arn=MODEL, context={"aws:SourceIp": "10.0.0.1"})
 
 
+# ---------------------------------------------------------------- presence, TLS, services, roles
+
+
+def test_a_key_is_present_or_missing() -> None:
+    def is_so(key: str, value: Any, context: dict[str, Any], holds: bool) -> None:
+        assert decided(document(under("Null", key, value)), **context) is (YES if holds else NOTHING)
+        assert decided(document(ALLOW, under("Null", key, value, **DENY)), **context) is (NO if holds else YES)
+
+    tagged = {"request_tags": {"Team": ""}}
+    assert_each(
+        is_so,
+        [
+            (KEY, "true", {}, True),
+            (KEY, True, {}, True),
+            (KEY, "TRUE", {"collaboration_id": ROOM}, False),
+            (KEY, "false", {"collaboration_id": ROOM}, True),
+            (KEY, [False], {}, False),
+            (KEY, ["true", "false"], {}, True),
+            ("aws:RequestTag/team", False, tagged, True),
+            ("aws:RequestTag/other", False, tagged, False),
+            ("aws:ResourceTag/team", True, tagged, True),
+            ("aws:TagKeys", False, tagged, True),
+            ("aws:TagKeys", True, {}, True),
+            ("aws:PrincipalAccount", True, {}, False),
+            ("aws:SecureTransport", True, {}, False),
+            ("aws:SourceAccount", True, {}, True),
+        ],
+    )
+
+
+def test_whether_a_request_arrived_over_tls() -> None:
+    def is_so(operator: str, value: Any, when: bool) -> None:
+        for is_secure in (True, False):
+            expected = YES if is_secure is when else NOTHING
+            assert decided(document(under(operator, SECURE, value)), is_secure=is_secure) is expected
+            denied = document(ALLOW, under(operator, SECURE.lower(), value, **DENY))
+            assert decided(denied, is_secure=is_secure) is (NO if is_secure is when else YES)
+
+    values = [("true", True), (True, True), (["True"], True), ("false", False), (False, False)]
+    assert_each(is_so, [(operator, *each) for operator in ("Bool", "BoolIfExists") for each in values])
+
+
+def test_no_request_comes_from_a_service() -> None:
+    def is_so(operator: str, holds: bool) -> None:
+        assert decided(document(under(operator, "aws:SourceAccount", A))) is (YES if holds else NOTHING)
+
+    assert_each(is_so, [("StringEquals", False), ("StringNotEquals", True), ("StringEqualsIfExists", True)])
+    policy = read_policy(document(ALLOW), MODEL)
+    with pytest.raises(ValueError):
+        allows(policy, caller_account=A, action=START, resource_arn=MODEL, context={"aws:SourceAccount": A})
+
+
+def test_a_role_stands_for_its_account() -> None:
+    for role in (f"arn:aws:iam::{A}:role/x", f"arn:aws:iam::{A}:role/path/to/Role+=,.@_-1"):
+        allowed, denied = with_(Principal={"AWS": [role]}), with_(Principal={"AWS": role}, **DENY)
+        assert decided(document(allowed)) is YES
+        assert decided(document(allowed), caller=C) is NOTHING
+        assert decided(document(with_(Principal="*"), denied)) is NO
+        assert decided(document(with_(Principal="*"), denied), caller=C) is YES
+
+
 # ---------------------------------------------------------------- starting a job
 
 
@@ -298,6 +360,10 @@ STARTS = [
     ([ALLOW, under("StringEquals", "aws:RequestTag/team", "ads", **DENY)], False),
     ([ALLOW, under("StringNotEquals", KEY, ROOM, **DENY)], True),
     ([ALLOW, under("StringEquals", KEY, ROOM, **DENY)], False),
+    ([under("Null", KEY, False)], True),
+    ([ALLOW, under("Bool", SECURE, False, **DENY)], False),
+    ([under("Bool", SECURE, True)], False),
+    ([ALLOW, under("Null", "aws:ResourceTag/stage", False, **DENY)], False),
 ]
 
 
@@ -360,7 +426,10 @@ REJECTED: dict[str, tuple[str, str]] = {
     **{
         f"principal {each}": (document(with_(Principal={"AWS": [A, each]})), r"\.Principal\.AWS\[1\]: ")
         for each in (
-            f"arn:aws:iam::{A}:role/x", f"arn:aws:iam::{A}:user/x", f"arn:aws:iam::{A}:*", "arn:aws:iam::*:root",
+            f"arn:aws:iam::{C}:role/x", f"arn:aws:iam::{A}:role/", f"arn:aws:iam::{A}:role/*",
+            f"arn:aws:iam::{A}:role/x y", f"arn:aws-cn:iam::{A}:role/x", "arn:aws:iam::*:role/x",
+            f"arn:aws:iam::{A}:roles/x", f"arn:aws:sts::{A}:role/x", f"arn:aws:iam::{A}:role/x\n",
+            f"arn:aws:iam::{A}:user/x", f"arn:aws:iam::{A}:*", "arn:aws:iam::*:root",
             f"arn:aws-cn:iam::{A}:root", f"arn:aws:sts::{A}:assumed-role/x/y", "1111*", "", A[:-1], A + "\n",
             "\u0661" * 12, "${aws:PrincipalAccount}",
         )
@@ -398,7 +467,8 @@ REJECTED: dict[str, tuple[str, str]] = {
         f"operator {each}": (document(under(each, KEY, ROOM)), r"Statement\[0\]\.Condition\.[A-Za-z:]+: .*one of")
         for each in (
             "stringEquals", "StringEqualsIgnoreCase", "ForAllValues:StringEquals", "ForAnyValue:StringNotEquals",
-            "ForAnyValue:StringEqualsIfExists", "ArnLike", "Null", "Bool", "IpAddress", "DateGreaterThan",
+            "ForAnyValue:StringEqualsIfExists", "ArnLike", "IpAddress", "DateGreaterThan",
+            "null", "NullIfExists", "ForAnyValue:Bool",
             "foranyvalue:StringEquals",
         )
     },
@@ -411,6 +481,20 @@ REJECTED: dict[str, tuple[str, str]] = {
             "aws:TagKeys", "aws:PrincipalTag/team", f"aws:Nothing/{SECRET}", "aws:RequestTag/" + "x" * 129,
         )
     },
+    **{
+        f"{operator} of {value!r}": (document(under(operator, key, value)), rf"\.Condition\.{operator}\.{key}: ")
+        for operator, key in (("Null", KEY), ("Bool", SECURE), ("BoolIfExists", SECURE), ("Null", SECURE))
+        for value in ("yes", "", "0", 1, None, [], ["true", SECRET], [[True]], {"a": True})
+    },
+    **{
+        f"{operator} of the key {key}": (document(under(operator, key, "true")), rf"Condition\.{operator}: .*Bool")
+        for operator, key in (
+            ("Bool", KEY), ("Bool", "aws:PrincipalAccount"), ("Bool", "aws:RequestTag/team"), ("Bool", SECRET),
+            ("Bool", "aws:SourceAccount"), ("BoolIfExists", "aws:MultiFactorAuthPresent"),
+            ("StringEquals", SECURE), ("StringLike", SECURE.lower()), ("ForAnyValue:StringEquals", SECURE),
+        )
+    },
+    "Null of another key": (document(under("Null", "aws:SourceVpce", "true")), r"Null\.aws:SourceVpce: "),
     "unnameable key": (document(under("StringEquals", SECRET, "x")), r"StringEquals\.\(unknown\): "),
 }  # fmt: skip
 
@@ -419,7 +503,7 @@ def test_an_unsupported_element_is_rejected_by_name() -> None:
     def is_rejected(_: str, refused: tuple[str, str]) -> None:
         text, message = refused
         with pytest.raises(ApiError) as caught:
-            read_policy(text, MODEL)
+            read_policy(text, MODEL, is_known=lambda account: account == A)
         error = caught.value
         assert (error.name, error.status) == ("ValidationException", 400)
         assert error.message.startswith(
@@ -504,6 +588,10 @@ def listed(value: Any) -> list[Any]:
 
 
 def slow_condition(operator: str, values: list[str], given_values: list[str]) -> bool:
+    if operator == "Null":
+        return ("true" if not given_values else "false") in [str(value).lower() for value in values]
+    if operator.startswith("Bool"):
+        values = [str(value).lower() for value in values]
     name = operator.removeprefix("ForAnyValue:").removesuffix("IfExists")
     if not given_values:
         return operator.endswith("IfExists") or "Not" in name
@@ -523,7 +611,10 @@ def slow_decision(policy: Any, caller: str, resource: str, context: Mapping[str,
         principals = listed(
             statement["Principal"] if statement["Principal"] == "*" else statement["Principal"]["AWS"]
         )
-        applies = any(each in ("*", caller, f"arn:aws:iam::{caller}:root") for each in principals)
+        applies = any(
+            each in ("*", caller, f"arn:aws:iam::{caller}:root", f"arn:aws:iam::{caller}:role/x")
+            for each in principals
+        )
         applies &= any(slow_match(each.lower(), START.lower()) for each in listed(statement["Action"]))
         applies &= any(slow_match(each, resource) for each in listed(statement["Resource"]))
         for operator, tests in statement.get("Condition", {}).items():
@@ -540,12 +631,22 @@ def one_or_more(*choices: str) -> st.SearchStrategy[Any]:
 
 VALUES = one_or_more("ads", "shop", "a*", "*", "?ds", ROOM, A)
 SINGLE = [f"String{word}{end}" for word in ("Equals", "NotEquals", "Like", "NotLike") for end in ("", "IfExists")]
-KEYS = [KEY, KEY.lower(), "aws:PrincipalAccount", "aws:RequestTag/team", "aws:resourcetag/Team"]
+KEYS = [
+    KEY,
+    KEY.lower(),
+    "aws:PrincipalAccount",
+    "aws:RequestTag/team",
+    "aws:resourcetag/Team",
+    "aws:SourceAccount",
+]
+TRUTHS = st.sampled_from(["true", "false", "True", True, False, ["true", "false"], [True]])
 STATEMENTS = st.fixed_dictionaries(
     {
         "Effect": st.sampled_from(["Allow", "Allow", "Deny"]),
         "Principal": st.just("*")
-        | st.fixed_dictionaries({"AWS": one_or_more("*", A, C, f"arn:aws:iam::{A}:root")}),
+        | st.fixed_dictionaries(
+            {"AWS": one_or_more("*", A, C, f"arn:aws:iam::{A}:root", f"arn:aws:iam::{C}:role/x")}
+        ),
         "Action": one_or_more(
             "*", START, START.upper(), "cleanrooms-ml:Get*", "cleanrooms-ml:*job", "cleanrooms-ml:S*"
         ),
@@ -557,6 +658,16 @@ STATEMENTS = st.fixed_dictionaries(
             st.dictionaries(st.sampled_from(KEYS[1:]), VALUES, min_size=1, max_size=2),
             min_size=1,
             max_size=2,
+        )
+        | st.dictionaries(
+            st.just("Null"),
+            st.dictionaries(st.sampled_from([*KEYS[1:], "aws:TagKeys", SECURE]), TRUTHS, min_size=1, max_size=2),
+            min_size=1,
+        )
+        | st.dictionaries(
+            st.sampled_from(["Bool", "BoolIfExists"]),
+            st.fixed_dictionaries({SECURE.lower(): TRUTHS}),
+            min_size=1,
         )
         | st.fixed_dictionaries(
             {"ForAnyValue:StringLike": st.fixed_dictionaries({"aws:TagKeys": one_or_more("team", "o*", "x")})}
@@ -576,6 +687,7 @@ STATEMENTS = st.fixed_dictionaries(
                 st.sampled_from(["team", "owner"]), st.sampled_from(["ads", "shop", ""])
             ),
             "resource_tags": st.dictionaries(st.just("team"), st.sampled_from(["ads", "shop"])),
+            "is_secure": st.booleans(),
         }
     ),
 )

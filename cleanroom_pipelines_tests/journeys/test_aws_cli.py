@@ -47,22 +47,22 @@ class Aws:
     folder: Path
     by_option: bool = False
 
-    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Run `aws cleanroomsml …`."""
+    def run(self, *words: str, service: str = "cleanroomsml") -> "subprocess.CompletedProcess[str]":
+        """Run `aws cleanroomsml …`, or a command of another service."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
             "AWS_ACCESS_KEY_ID": self.party.key_id,
             "AWS_SECRET_ACCESS_KEY": self.party.secret,
             "AWS_DEFAULT_REGION": endpoint.REGION,
-            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_CONFIG_FILE": "config",
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_PAGER": "",
         }
         options = ["--endpoint-url", self.url] if self.by_option else []
         if not self.by_option:
-            environment["AWS_ENDPOINT_URL_CLEANROOMSML"] = self.url
+            environment["AWS_ENDPOINT_URL"] = f"{self.url}/"
         return subprocess.run(
-            [str(self.program), *options, "cleanroomsml", *words],
+            [str(self.program), *options, service, *words],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -71,9 +71,9 @@ class Aws:
             timeout=300,
         )
 
-    def text(self, *words: str) -> str:
+    def text(self, *words: str, service: str = "cleanroomsml") -> str:
         """Return what a successful command prints."""
-        done = self.run(*words)
+        done = self.run(*words, service=service)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -130,6 +130,8 @@ def desk(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
 
 def own_folder(folder: Path, name: str) -> Path:
     (folder / name).mkdir()
+    # of version 2, which version 1 ignores
+    (folder / name / "config").write_text("[default]\ncli_binary_format = raw-in-base64-out\ncli_pager =\n")
     return folder / name
 
 
@@ -254,6 +256,29 @@ def gone(aws: Aws, *words: str) -> None:
     worlds.wait_until(is_deleted, seconds=300, what="a deletion", every=_EVERY_SECONDS)
 
 
+def test_the_services_around_the_api(desk: Desk) -> None:
+    for aws in (desk.publisher, desk.advertiser):
+        account = aws.party.account_id
+        words = ("get-caller-identity", "--query", "Account", "--output", "text")
+        assert aws.text(*words, service="sts") == account
+        assert json.loads(aws.text("list-collaborations", service="cleanrooms")) == {"collaborationList": []}
+        (aws.folder / "part ü.csv").write_text("user_id\n")
+        (aws.folder / "_schema.json").write_text('[{"Name": "user_id", "Type": "string"}]')
+        table = f"s3://warehouse-{account}/shop/from the cli/"
+        for name in ("part ü.csv", "_schema.json"):
+            aws.text("cp", name, f"{table}day=1/{name}" if name[0] == "p" else table, service="s3")
+        listed = aws.text("ls", table, "--recursive", service="s3")
+        assert "day=1/part ü.csv" in listed
+        aws.text("cp", f"{table}day=1/part ü.csv", "back.csv", service="s3")
+        assert (aws.folder / "back.csv").read_text() == "user_id\n"
+        aws.text("rm", table, "--recursive", service="s3")
+        done = aws.run("get-tables", "--database-name", "shop", service="glue")
+        assert (done.returncode, "GetTables of the service glue is not available here." in done.stderr) == (
+            REFUSED,
+            True,
+        )
+
+
 def test_lists_are_paged_by_the_cli(desk: Desk) -> None:
     advertiser = desk.advertiser
     data = advertiser.write("data.json", training_data({"user_id": "USER_ID", "b": "ITEM_ID", "c": "TIMESTAMP"}))
@@ -301,6 +326,37 @@ def test_the_cli_shows_rejections(desk: Desk) -> None:
     told = Aws(advertiser.program, stranger, advertiser.url, advertiser.folder).rejected("list-audience-models")
     assert "(AccessDeniedException)" in told
     advertiser.text("delete-training-dataset", "--training-dataset-arn", arn)
+
+
+def test_files_are_copied_listed_synchronised_and_removed(desk: Desk) -> None:
+    for aws in (desk.publisher, desk.advertiser):
+        folder = aws.folder / "files"
+        (folder / "day=1").mkdir(parents=True)
+        (folder / "day=1" / "a+b@c ü.jsonl").write_text('{"user_id": "a"}\n')
+        (folder / "big.bin").write_bytes(os.urandom(9 << 20))  # in parts
+
+        def s3(*words: str, aws: Aws = aws) -> str:
+            return aws.text(*words, service="s3")
+
+        s3("mb", "s3://typed")
+        s3("sync", "files", "s3://typed/all")
+        assert "a+b@c ü.jsonl" in s3("ls", "s3://typed/all/", "--recursive")
+        assert [line.split()[-1] for line in s3("ls", "s3://typed/all/").splitlines()] == ["day=1/", "big.bin"]
+        assert s3("sync", "files", "s3://typed/all") == "", "nothing is sent twice"
+        s3("cp", "s3://typed/all/big.bin", "s3://typed/copy.bin")
+        s3("cp", "s3://typed/copy.bin", "back.bin")
+        assert (aws.folder / "back.bin").read_bytes() == (folder / "big.bin").read_bytes()
+        s3("sync", "s3://typed/all", "back", "--delete")
+        assert (aws.folder / "back" / "day=1" / "a+b@c ü.jsonl").read_text() == '{"user_id": "a"}\n'
+        s3("mv", "s3://typed/copy.bin", "s3://typed/moved.bin")
+        s3("rm", "s3://typed", "--recursive")
+        assert s3("ls", "s3://typed") == ""
+        s3("rb", "s3://typed")
+        assert f"warehouse-{aws.party.account_id}" in s3("ls")
+    theirs = f"s3://warehouse-{desk.publisher.party.account_id}/shop/events/a.parquet"
+    done = desk.advertiser.run("cp", theirs, "stolen", service="s3")
+    assert done.returncode == 1
+    assert "(403)" in done.stderr
 
 
 @pytest.mark.parametrize("words", [("get-training-dataset",), ("create-training-datasets",)])

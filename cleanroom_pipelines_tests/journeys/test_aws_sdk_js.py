@@ -42,7 +42,10 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[endpoint.Server, endpoint.Parties]]:
     home = tmp_path_factory.mktemp("javascript") / "home"
-    parties = endpoint.settle(endpoint.installation_at(home))
+    installation = endpoint.installation_at(home)
+    parties = endpoint.settle(installation)
+    members = [parties.publisher.account_id, parties.advertiser.account_id]
+    installation.catalog.parties.create_collaboration("spring", members)
     with endpoint.serving(home, environment={"CLEANROOM_MAX_RESOURCES": str(QUOTA)}) as server:
         yield server, parties
 
@@ -75,6 +78,26 @@ def test_two_parties_from_first_to_last_call(
     answer = endpoint.download(server.url, parties.publisher, location.removeprefix("s3://") + "/manifest.json")
     # the job's data went with it, the export is its owner's
     assert json.loads(answer.body)["delivered"] == N_USERS // 5
+
+
+def test_objects_of_both_parties(scripts: Path, running: tuple[endpoint.Server, endpoint.Parties]) -> None:
+    server, parties = running
+    world = {
+        "endpoint": server.url,
+        "region": endpoint.REGION,
+        "publisher": vars(parties.publisher),
+        "advertiser": vars(parties.advertiser),
+    }
+    done = subprocess.run(
+        ["node", "--no-warnings", "s3.mjs"],
+        input=json.dumps(world),
+        cwd=scripts,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def write_model(path: Path) -> Path:

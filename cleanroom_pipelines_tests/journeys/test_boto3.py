@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import botocore.exceptions
 import pytest
@@ -29,6 +28,7 @@ from cleanroom_pipelines_tests.server.server import (
     export_parameters,
     installation_at,
     job_parameters,
+    keys_of,
     policy_for,
     serving,
     settle,
@@ -140,10 +140,7 @@ def test_from_an_uploaded_seed_to_a_downloaded_audience_and_deletion(journey: Jo
 
     folder = exported["outputLocation"].removeprefix("s3://").rstrip("/")
     bucket, _, prefix = folder.partition("/")
-    listed = download(journey.server.url, parties.publisher, bucket, f"prefix={quote(prefix, safe='')}").json[
-        "objects"
-    ]
-    keys = [each["key"] for each in listed]
+    keys = keys_of(journey.server.url, parties.publisher, bucket, prefix)
     users = [
         json.loads(line)["user_id"]
         for key in sorted(keys)

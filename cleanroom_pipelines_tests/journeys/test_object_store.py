@@ -171,8 +171,8 @@ def test_a_folder_of_the_store_is_a_seed(world: World) -> None:
     for number, part in enumerate((lines[:15], lines[15:])):
         path = f"advertiser-store/parts/part-{number}.jsonl"
         assert endpoint.upload(world.server.url, world.parties.advertiser, path, b"".join(part)).status == 200
-    listed = endpoint.download(world.server.url, world.parties.advertiser, "advertiser-store", "prefix=parts").json
-    assert [each["key"] for each in listed["objects"]] == ["parts/part-0.jsonl", "parts/part-1.jsonl"]
+    listed = endpoint.keys_of(world.server.url, world.parties.advertiser, "advertiser-store", "parts")
+    assert listed == ["parts/part-0.jsonl", "parts/part-1.jsonl"]
     job = world.run_job("parts", seedAudience=world.seed_at("s3://advertiser-store/parts/"))
     assert job["status"] == "ACTIVE", job.get("statusDetails")
 

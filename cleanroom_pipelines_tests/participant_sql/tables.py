@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from cleanroom_pipelines.engine import Engine, EngineSettings, open_engine, quote_identifier
 from cleanroom_pipelines.participant_sql.checking import CheckedQuery, view_name
+from cleanroom_pipelines.participant_sql.macros import create_macros
 
 SETTINGS = EngineSettings(memory_bytes=256 << 20, threads=1)
 
@@ -28,6 +29,7 @@ _TABLES = {
 def opened() -> Iterator[Engine]:
     """An engine in which a query runs as it was written."""
     with open_engine(SETTINGS) as engine:
+        create_macros(engine)
         engine.execute("CREATE SCHEMA shop")
         for (database, name), sql in _TABLES.items():
             engine.execute(f"CREATE TABLE {quote_identifier(database)}.{quote_identifier(name)} AS {sql}")

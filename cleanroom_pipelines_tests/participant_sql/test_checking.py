@@ -71,6 +71,27 @@ def test_comments_go() -> None:
     assert checked.sql == 'SELECT "id" FROM "table_1" AS "b"'
 
 
+def test_what_looks_like_an_end_of_a_text_is_text() -> None:
+    def is_text(quoted: str, text: str) -> None:
+        assert check_query(f"SELECT x FROM a.b WHERE y = {quoted}").sql.endswith(f"WHERE \"y\" = '{text}'")
+
+    assert_each(
+        is_text,
+        [
+            (r'"\" OR reflect(1) --"', '" OR reflect(1) --'),
+            (r"'\' OR reflect(1) --'", "'' OR reflect(1) --"),
+            ("'`' ", "`"),
+            ("'$' ", "$"),
+            ('"a\'b"', "a''b"),
+            ("'a''b'", "a''b"),
+            ("'/*'", "/*"),
+            (r"'\\'", "\\"),
+            ("'${x}'", "${x}"),
+            ("':x @y'", ":x @y"),
+        ],
+    )
+
+
 def test_closing_semicolon_is_no_second_statement() -> None:
     assert check_query("SELECT id FROM a.b ;\n").sql == 'SELECT "id" FROM "table_1" AS "b"'
 
@@ -109,7 +130,7 @@ def test_the_nearest_cte_is_meant() -> None:
 def test_a_cte_named_like_a_view_of_ours_is_no_table() -> None:
     checked = check_query("WITH table_1 AS (SELECT 1 AS id) SELECT table_1.id FROM table_1, a.b")
     assert '"cte_1" AS (SELECT 1 AS "id")' in checked.sql
-    assert 'FROM "cte_1" AS "table_1", "table_1" AS "b"' in checked.sql
+    assert 'FROM "cte_1" AS "table_1" CROSS JOIN "table_1" AS "b"' in checked.sql
 
 
 UNSEEN = [
@@ -137,7 +158,9 @@ def test_parameters_are_bound() -> None:
         parameters={"to": "3", "2": "2", "from": "'; DROP TABLE b", "select": "4"},
     )
     assert checked.parameters == ("'; DROP TABLE b", "2", "3", "4")
-    assert checked.sql.endswith('WHERE "x" >= $1 AND "y" < CAST($2 AS INT) AND "x" <= $3 OR "z" IN ($1, $4)')
+    assert checked.sql.endswith(
+        'WHERE "x" >= $1 AND "y" < CAST(SPARK_WHOLE($2) AS INT) AND "x" <= $3 OR "z" IN ($1, $4)'
+    )
 
 
 def test_a_parameter_in_a_text_is_text() -> None:
@@ -311,7 +334,6 @@ REJECTED = [
     "SELECT x FROM a.b UNPIVOT (x FOR y IN (kanarienvogel))",
     "PIVOT a.b ON kanarienvogel USING sum(x)",
     "SELECT x FROM a.b ASOF JOIN c.d ON a.b >= c.d",
-    "SELECT x FROM a.b POSITIONAL JOIN c.d",
     "SELECT x FROM a.b, LATERAL (SELECT 1) AS l",
     "SELECT x FROM a.b AT (VERSION => 1)",
     "SELECT x FROM ONLY a.b",
@@ -345,6 +367,170 @@ REJECTED = [
     "SELECT sha2(x, 512) FROM a.b",
     "SELECT extract(kanarienvogel FROM x) FROM a.b",
     "SELECT INTERVAL '1' kanarienvogel FROM a.b",
+    # files and tables of Spark's
+    "SELECT x FROM parquet.`/kanarienvogel`",
+    "SELECT x FROM csv.`../kanarienvogel`",
+    "SELECT x FROM delta.`s3://kanarienvogel/x`",
+    "SELECT x FROM text.`file:///kanarienvogel`",
+    "SELECT x FROM `a`.`b/../kanarienvogel`",
+    "SELECT x FROM `../kanarienvogel`.b",
+    "SELECT x FROM `a``b`.kanarienvogel",
+    "SELECT x FROM `a.b`.kanarienvogel",
+    "SELECT x FROM `kanarienvogel.csv`",
+    "SELECT x FROM `a`.`b`.`kanarienvogel`",
+    'SELECT x FROM a.`kanarienvogel"`',
+    "SELECT x FROM a.`kanarien'vogel`",
+    "SELECT x FROM a.``",
+    "SELECT x FROM a.`kanarienvogel",
+    "SELECT x FROM read_files('/kanarienvogel')",
+    "SELECT x FROM READ_FILES('/kanarienvogel', format => 'csv')",
+    "SELECT x FROM TABLE(kanarienvogel())",
+    "SELECT x FROM table_changes('kanarienvogel', 1)",
+    "SELECT x FROM range(10)",
+    "SELECT id FROM a.b, LATERAL explode(kanarienvogel)",
+    "SELECT x FROM a.b LATERAL VIEW explode(kanarienvogel) t AS x",
+    "SELECT x FROM a.b LATERAL VIEW OUTER posexplode(array(1, 2)) t AS p, x",
+    "SELECT explode(array(1, 2)) FROM a.b",
+    "SELECT stack(2, x, kanarienvogel) FROM a.b",
+    "SELECT sequence(1, 1000000000) FROM a.b",
+    "SELECT x FROM a.b TIMESTAMP AS OF '2024-01-01'",
+    "SELECT x FROM a.b VERSION AS OF 1",
+    "SELECT x FROM a.b FOR SYSTEM_TIME AS OF 'kanarienvogel'",
+    # what Spark runs for a query
+    "SELECT TRANSFORM(x) USING 'cat /kanarienvogel' AS (y) FROM a.b",
+    "SELECT TRANSFORM(x) USING 'sh -c kanarienvogel' FROM a.b",
+    "FROM a.b MAP x USING 'kanarienvogel' AS y",
+    "FROM a.b REDUCE x USING 'kanarienvogel' AS y",
+    "SELECT reflect('java.lang.Runtime', 'exec', 'kanarienvogel') FROM a.b",
+    "SELECT java_method('java.lang.System', 'getenv', 'KANARIENVOGEL') FROM a.b",
+    "SELECT try_reflect('java.lang.System', 'getProperty', 'kanarienvogel') FROM a.b",
+    "SELECT `reflect`('java.lang.System', 'exit', '0') FROM a.b",
+    "SELECT /*+ kanarienvogel */ reflect('a', 'b') FROM a.b",
+    "SELECT re/**/flect('kanarienvogel', 'b') FROM a.b",
+    "SELECT raise_error('kanarienvogel') FROM a.b",
+    "SELECT assert_true(x = kanarienvogel) FROM a.b",
+    "SELECT ai_query('kanarienvogel', x) FROM a.b",
+    "SELECT http_request('kanarienvogel') FROM a.b",
+    # what Spark knows of itself
+    "SELECT input_file_name() FROM a.b",
+    "SELECT input_file_block_start() FROM a.b",
+    "SELECT _metadata.file_path.kanarienvogel FROM a.b",
+    "SELECT current_user() FROM a.b",
+    "SELECT session_user() FROM a.b",
+    "SELECT user() FROM a.b",
+    "SELECT current_catalog() FROM a.b",
+    "SELECT current_schema() FROM a.b",
+    "SELECT spark_partition_id() FROM a.b",
+    "SELECT monotonically_increasing_id() FROM a.b",
+    "SELECT secret('kanarienvogel', 'x') FROM a.b",
+    "SELECT rand() FROM a.b",
+    "SELECT shuffle(x) FROM a.b",
+    # the macros of the engine, which are ours alone
+    "SELECT spark_text(kanarienvogel) FROM a.b",
+    "SELECT SPARK_WHOLE(x) FROM a.b",
+    "SELECT `spark_shifted_by_type`(x, x, y) FROM a.b",
+    # variables and substitution
+    "SELECT ${kanarienvogel} FROM a.b",
+    "SELECT x FROM ${kanarienvogel}",
+    "SELECT x FROM a.${hiveconf:kanarienvogel}",
+    "SELECT x FROM a.b WHERE y = ${env:KANARIENVOGEL}",
+    "SELECT @@kanarienvogel FROM a.b",
+    "SELECT IDENTIFIER('kanarienvogel') FROM a.b",
+    "SELECT x FROM IDENTIFIER('a.kanarienvogel')",
+    "SELECT x FROM IDENTIFIER(:a)",
+    "DECLARE kanarienvogel = 1",
+    "SET VAR kanarienvogel = 1",
+    "EXECUTE IMMEDIATE 'SELECT kanarienvogel'",
+    "BEGIN SELECT x FROM a.b; END",
+    "ADD JAR kanarienvogel",
+    "CACHE TABLE kanarienvogel AS SELECT x FROM a.b",
+    "REFRESH TABLE a.kanarienvogel",
+    "MSCK REPAIR TABLE kanarienvogel",
+    "INSERT OVERWRITE DIRECTORY '/kanarienvogel' SELECT x FROM a.b",
+    "CREATE TEMPORARY VIEW kanarienvogel USING csv OPTIONS (path '/x')",
+    # quotes, escapes and comments
+    "SELECT x FROM a.b WHERE y = 'it\\'s kanarienvogel",
+    "SELECT x FROM a.b WHERE y = '\\' OR reflect('kanarienvogel') --'",
+    "SELECT x FROM a.b WHERE y = '\\0'",
+    "SELECT x FROM a.b WHERE y = '\\u0000'",
+    "SELECT x FROM a.b WHERE y = '\\ud800'x",
+    "SELECT x FROM a.b WHERE y = r'kanarienvogel'",
+    "SELECT x FROM a.b WHERE y = X'6B'",
+    "SELECT x FROM a.b WHERE y = 'a' 'kanarienvogel'",
+    "SELECT x FROM a.b /* /* */ kanarienvogel",
+    "SELECT x FROM a.b /* /* */ */ kanarienvogel */",
+    "SELECT x FROM a.b -- \\\nkanarienvogel, c.d",
+    'SELECT "kanarienvogel" FROM a.b',
+    'SELECT x FROM a.b UNION SELECT "kanarienvogel" FROM a.b',
+    'SELECT u."kanarienvogel" FROM a.b u',
+    # clauses of Spark's
+    "SELECT x FROM a.b TABLESAMPLE (10 PERCENT)",
+    "SELECT x FROM a.b TABLESAMPLE (BUCKET 1 OUT OF 10 ON kanarienvogel)",
+    "SELECT x FROM a.b TABLESAMPLE (3 ROWS) REPEATABLE (1)",
+    "SELECT x FROM a.b DISTRIBUTE BY kanarienvogel",
+    "SELECT x FROM a.b CLUSTER BY kanarienvogel",
+    "SELECT x FROM a.b SORT BY kanarienvogel",
+    "SELECT x FROM a.b GROUP BY x WITH CUBE",
+    "SELECT x FROM a.b GROUP BY x, y GROUPING SETS ((x), (y))",
+    "SELECT * FROM (SELECT x, y FROM a.b) PIVOT (sum(x) FOR y IN (1, kanarienvogel))",
+    "SELECT v FROM a.b UNPIVOT (v FOR n IN (kanarienvogel))",
+    "FROM a.b |> SELECT kanarienvogel",
+    "SELECT x FROM a.b |> WHERE kanarienvogel",
+    "SELECT x FROM a.b RIGHT ANTI JOIN c.d ON kanarienvogel",
+    "SELECT transform(x, y -> y + kanarienvogel) FROM a.b",
+    "SELECT aggregate(x, 0, (acc, y) -> acc + y) FROM a.b",
+    "SELECT x.kanarienvogel.y.z FROM a.b",
+    "SELECT x[kanarienvogel] FROM a.b",
+    "SELECT from_json(x, 'kanarienvogel STRING') FROM a.b",
+    "SELECT x:kanarienvogel FROM a.b",
+    "SELECT named_struct('kanarienvogel', x) FROM a.b",
+    "SELECT CAST(x AS BINARY) FROM a.b",
+    "SELECT CAST(x AS ARRAY<STRING>) FROM a.b",
+    "SELECT CAST(x AS MAP<STRING, INT>) FROM a.b",
+    "SELECT CAST(x AS VARIANT) FROM a.b",
+    "SELECT CAST(x AS INTERVAL DAY) FROM a.b",
+    # without an exact meaning here
+    "SELECT x / 2.0 FROM a.b",
+    "SELECT x // 2 FROM a.b",
+    "SELECT CAST(x AS TIME) FROM a.b",
+    "SELECT percentile_approx(x, 0.5) FROM a.b",
+    "SELECT percentile(x, kanarienvogel) FROM a.b",
+    "SELECT percentile(x, 2) FROM a.b",
+    "SELECT hash(x), xxhash64(kanarienvogel) FROM a.b",
+    "SELECT collect_list(x) FROM a.b",
+    "SELECT collect_set(kanarienvogel) FROM a.b",
+    "SELECT first(x) FROM a.b",
+    "SELECT any_value(x) FROM a.b",
+    "SELECT extract(SECOND FROM x) FROM a.b",
+    "SELECT date_format(x, kanarienvogel) FROM a.b",
+    "SELECT date_format(x, 'QQQ kanarienvogel') FROM a.b",
+    "SELECT date_trunc('kanarienvogel', x) FROM a.b",
+    "SELECT datediff(MONTH, x, y) FROM a.b",
+    "SELECT datediff(kanarienvogel, x, y) FROM a.b",
+    "SELECT x + INTERVAL '1-2' YEAR TO MONTH FROM a.b",
+    "SELECT x + INTERVAL '1 month 2 hours' FROM a.b",
+    "SELECT INTERVAL '1' DAY * 3 FROM a.b",
+    "SELECT x RLIKE '(?=kanarienvogel)' FROM a.b",
+    "SELECT x RLIKE '(a+)+\\\\1' FROM a.b",
+    "SELECT x RLIKE '[[:alpha:]]' FROM a.b",
+    "SELECT x RLIKE '[a-z&&[^kanarienvogel]]' FROM a.b",
+    "SELECT x RLIKE '(?i)kanarienvogel' FROM a.b",
+    "SELECT regexp_extract(x, 'kanarienvogel') FROM a.b",
+    "SELECT regexp_replace(x, 'a$', 'b') FROM a.b",
+    "SELECT regexp_replace(x, 'a', kanarienvogel) FROM a.b",
+    "SELECT regexp_replace(x, 'a', '$10') FROM a.b",
+    "SELECT split(x, '[,;]') FROM a.b",
+    "SELECT x LIKE ANY ('a', 'kanarienvogel') FROM a.b",
+    "SELECT x LIKE ALL ('a', 'kanarienvogel') FROM a.b",
+    "SELECT lower(DISTINCT x) FROM a.b",
+    "SELECT lower(x) IGNORE NULLS FROM a.b",
+    "SELECT sum(x, y) FROM a.b",
+    "SELECT round(x, 40) FROM a.b",
+    "SELECT round(x, -1) FROM a.b",
+    "SELECT lpad(x, 1001) FROM a.b",
+    "SELECT repeat(x, 2) FROM a.b",
+    "SELECT space(1000000000) FROM a.b",
+    "SELECT to_date(x, 'yy kanarienvogel') FROM a.b",
     # no SELECT
     "",
     " ",
@@ -428,7 +614,6 @@ REJECTED = [
     "SELECT x FROM (SELECT FROM a.b)",
     "SELECT x FROM kanarienvogel (SELECT y FROM (SELECT * FROM a.b)) .c",
     "SELECT 0x41 FROM a.b",
-    "SELECT 1kanarienvogel FROM a.b",
     'SELECT x FROM b."a-b"',
     "SELECT 1e9999 FROM a.b",
     # characters
@@ -455,9 +640,46 @@ def test_refused(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_it_says_what_it_met() -> None:
     assert refusal("SELECT x INTO y FROM a.b").attributes["kind"] == "Select, into"
-    assert "(ReadCSV)" in str(refusal("SELECT x FROM read_csv('y')"))
+    assert refusal("SELECT x FROM read_csv('y')").attributes["kind"] == "Anonymous"
     assert "near line 3" in str(refusal("SELECT x\nFROM a.b\nWHERE WHERE"))
     assert "returns 2 columns" in str(refusal("SELECT x, y FROM a.b"))
+
+
+UNAVAILABLE = [
+    ("date_ad(x, 1)", "`date_ad` is not available. Similar: date_add, dateadd"),
+    ("PERCENTIL(x, 0.5)", "`PERCENTIL` is not available. Similar: percentile"),
+    ("reflect('a', 'b')", "`reflect` is not available. Use another function."),
+    ("current_user()", "`current_user` is not available."),
+    (
+        "lpad(x, y)",
+        "`lpad` is not available with these arguments. Available: lpad(value, size), lpad(value, size, ",
+    ),
+    ("`kanarien vogel`(x)", "A function in the query is not available."),
+]
+
+
+def test_a_function_is_named_to_the_author_alone() -> None:
+    def is_named(call: str, message: str) -> None:
+        with pytest.raises(SeedError) as caught:
+            check_query(f"SELECT {call} FROM a.b", is_authors=True)
+        assert str(caught.value).startswith(message)
+        assert call.partition("(")[0] not in str(refusal(f"SELECT {call} FROM a.b"))
+
+    assert_each(is_named, UNAVAILABLE)
+
+
+def test_a_table_without_a_database_is_in_the_only_one() -> None:
+    checked = check_query("WITH c AS (SELECT id FROM users) SELECT id FROM c JOIN orders o", databases=["shop"])
+    assert checked.tables == (("shop", "users"), ("shop", "orders"))
+
+
+def test_the_author_alone_is_shown_the_databases() -> None:
+    for databases in ([], ["shop", "web"]):
+        with pytest.raises(SeedError) as caught:
+            check_query("SELECT id FROM users", databases=databases)
+        assert "shop" not in str(caught.value)
+    with pytest.raises(SeedError, match=r"its database\. Write database\.table\. Your databases: shop, web\."):
+        check_query("SELECT id FROM users", databases=["web", "shop"], is_authors=True)
 
 
 # --- Bounded work ---
@@ -500,6 +722,16 @@ BOMBS = [
     "SELECT " + "x BETWEEN " * 3_000,
     "SELECT " + "INTERVAL " * 9_000,
     "SELECT " + "x IN (" * 19 + "SELECT " * 900,
+    "SELECT " + "`x`." * 9_000 + "y FROM a.b",
+    "SELECT " + "x / " * 9_000 + "y FROM a.b",
+    "SELECT " + "x div " * 3_000 + "y FROM a.b",
+    "SELECT " + "date_add(" * 25 + "x" + ", 1)" * 25 + " FROM a.b",
+    "SELECT x RLIKE '" + "(" * 400 + "a" + ")+" * 400 + "' FROM a.b",
+    "SELECT x FROM a.b WHERE x RLIKE '" + "[" * 90_000 + "'",
+    "SELECT x FROM a.b WHERE x = '" + "\\\\" * 45_000,
+    "SELECT " + "kanarienvogel" * 7_000 + "(x) FROM a.b",
+    "SELECT x FROM a.b " + "LATERAL VIEW explode(x) t AS y " * 2_000,
+    "SELECT x FROM a.b WHERE x = " + "'a'" * 9_000 + " 'b'",
 ]
 
 
@@ -523,6 +755,10 @@ HONEST = [
     "SELECT " + "CASE WHEN x = 1 THEN 2 ELSE " * 18 + "3" + " END" * 18 + " FROM a.b",
     "WITH " + ", ".join(f"c{n} AS (SELECT x FROM a.b)" for n in range(400)) + " SELECT x FROM c399",
     "SELECT x FROM a.b WHERE x = '" + "x" * 90_000 + "'",
+    "SELECT " + "substring(" * (MAX_NESTING - 1) + "x" + ", x, 2)" * (MAX_NESTING - 1) + " FROM a.b",
+    "SELECT x FROM a.b WHERE " + " OR ".join(f"date_add(x, {n}) = y" for n in range(900)),
+    "SELECT x FROM a.b WHERE x = '" + "''" * 9_000 + "'",
+    "SELECT x FROM a.b WHERE " + " AND ".join(f"x RLIKE '^a{n}.*[b-z]$'" for n in range(900)),
 ]
 
 

@@ -94,14 +94,19 @@ def runs(warehouse: Path, tmp_path: Path, ask: Ask) -> Run:
     out = tmp_path / "out.jsonl"
 
     def run_one(
-        text: str, *, limits: QueryLimits = LIMITS, tables: Mapping[tuple[str, str], Path] | None = None, **p: str
+        text: str,
+        *,
+        limits: QueryLimits = LIMITS,
+        tables: Mapping[tuple[str, str], Path] | None = None,
+        types: Mapping[tuple[str, str], Mapping[str, str]] | None = None,
+        **p: str,
     ) -> list[str | None]:
         checked = text if isinstance(text, CheckedQuery) else check_query(text, parameters=p)
         folders = {("shop", path.name): path for path in warehouse.iterdir()}
         before = set(psutil.Process().children(recursive=True))
         try:
             chosen = folders if tables is None else tables
-            n_rows = run_query(checked, chosen, out, limits=limits, scratch=scratch, ask=ask)
+            n_rows = run_query(checked, chosen, out, types=types or {}, limits=limits, scratch=scratch, ask=ask)
             lines = out.read_text().splitlines()
             assert len(lines) == n_rows
             return [json.loads(line)["user_id"] for line in lines]
@@ -128,6 +133,13 @@ def failure(run: Callable[..., object], text: object, **options: object) -> str:
 
 
 # --- What it writes ---
+
+
+def test_functions_of_spark_run_in_the_process(run_apart: Run) -> None:
+    query = (
+        "SELECT concat('u', `big`) FROM shop.users WHERE date_add(day, 1) > '1970-01-03' AND length(name) >= :n"
+    )
+    assert run_apart(f"{query} OR id div 2 = 0", n="0") == ["u9223372036854775808", "u1"]
 
 
 def test_text_is_written_as_it_is(run_apart: Run) -> None:

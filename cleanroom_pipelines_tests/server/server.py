@@ -6,7 +6,6 @@ Keep out: fixtures (conftest.py) and assertions.
 """
 
 import asyncio
-import hashlib
 import json
 import os
 import subprocess
@@ -34,7 +33,7 @@ from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.parties import issue_access_key
 from cleanroom_pipelines.server.gateway import Gateway
 from cleanroom_pipelines.server.starting import make_gateway
-from cleanroom_pipelines_tests.aws.requests import RawAnswer, RawRequest, send, sign
+from cleanroom_pipelines_tests.aws.requests import SERVICE, RawAnswer, RawRequest, send, sign
 
 from .. import worlds
 from ..journeys.developing import end_with_children
@@ -44,7 +43,6 @@ PUBLISHER, ADVERTISER, STRANGER = "222222222222", "111111111111", "333333333333"
 DATABASE, TABLE, CUSTOMERS = "shop", "events", "customers"
 SEED = "s3://advertiser-seeds/loyal.jsonl"
 OUTPUT = "s3://publisher-audiences/shop"
-_BUCKETS = "/_cleanroom/buckets"
 # what a job that ended well says of itself
 SUMMARY = {
     "sentence": "Made.",
@@ -218,17 +216,20 @@ def serving(
         process.stdout.close()
 
 
-def client(url: str | None, party: Party, *, region: str = REGION, **config: Any) -> Any:
+def client(
+    url: str | None, party: Party, *, region: str = REGION, service: str = "cleanroomsml", **config: Any
+) -> Any:
     """Return a real client of a party, which ignores the AWS profile of the current user.
 
     Args:
         url: The endpoint; None leaves it to the environment.
         party: Who calls.
         region: Region of the signature.
+        service: Whose model the client has.
         **config: Of botocore's `Config`.
     """
     return _session().client(
-        "cleanroomsml",
+        service,
         endpoint_url=url,
         region_name=region,
         aws_access_key_id=party.key_id,
@@ -245,9 +246,16 @@ def _session() -> boto3.Session:
     return boto3.Session(botocore_session=session)
 
 
-def client_of(gateway: Gateway, party: Party, *, region: str = REGION) -> Any:
+def client_of(
+    gateway: Gateway,
+    party: Party,
+    *,
+    region: str = REGION,
+    service: str = "cleanroomsml",
+    url: str = "http://gateway.test",
+) -> Any:
     """Return a real client of a gateway in this process, without a socket."""
-    made = client("http://gateway.test", party, region=region)
+    made = client(url, party, region=region, service=service)
     answer = _answering(gateway)
 
     def before_send(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
@@ -297,6 +305,7 @@ def _answering(gateway: Gateway) -> Callable[[RawRequest], RawAnswer]:
 async def _asked(gateway: Gateway, request: RawRequest) -> RawAnswer:
     scope = {
         "type": "http",
+        "client": ("127.0.0.1", 50_000),
         "method": request.method,
         "raw_path": request.raw_path.encode(),
         "query_string": request.raw_query.encode(),
@@ -316,7 +325,9 @@ async def _asked(gateway: Gateway, request: RawRequest) -> RawAnswer:
     return RawAnswer(start["status"], headers, b"".join(message.get("body", b"") for message in told[1:]))
 
 
-def signed(request: RawRequest, party: Party, url: str, *, region: str = REGION) -> RawRequest:
+def signed(
+    request: RawRequest, party: Party, url: str, *, region: str = REGION, service: str = SERVICE
+) -> RawRequest:
     """Sign a request for a party with the current time."""
     return sign(
         request,
@@ -324,20 +335,38 @@ def signed(request: RawRequest, party: Party, url: str, *, region: str = REGION)
         key_id=party.key_id,
         secret=party.secret,
         region=region,
+        service=service,
         host=urlsplit(url).netloc,
     )
 
 
 def upload(url: str, party: Party, path: str, content: bytes) -> RawAnswer:
-    """Upload an object; `path` is `bucket/key`."""
-    declared = hashlib.sha256(content).hexdigest()
-    request = RawRequest("PUT", f"{_BUCKETS}/{path}", "", (("x-amz-content-sha256", declared),), content)
-    return send(url, signed(request, party, url), timeout_seconds=120)
+    """Upload an object; `path` is `bucket/key`, percent-encoded."""
+    request = RawRequest("PUT", f"/{path}", "", (), content)
+    return send(url, signed(request, party, url, service="s3"), timeout_seconds=120)
 
 
-def download(url: str, party: Party, path: str, query: str = "") -> RawAnswer:
-    """Download an object, or with only a bucket in the path, a listing."""
-    return send(url, signed(RawRequest("GET", f"{_BUCKETS}/{path}", query), party, url), timeout_seconds=120)
+def download(url: str, party: Party, path: str) -> RawAnswer:
+    """Download an object."""
+    return send(url, signed(RawRequest("GET", f"/{path}"), party, url, service="s3"), timeout_seconds=120)
+
+
+def s3_client(url: str, party: Party, **options: Any) -> Any:
+    """Return an unmodified boto3 client for a party's buckets; `options` are those of its configuration."""
+    return _session().client(
+        "s3",
+        endpoint_url=url,
+        region_name=REGION,
+        aws_access_key_id=party.key_id,
+        aws_secret_access_key=party.secret,
+        config=Config(retries={"total_max_attempts": 1}, **options),
+    )
+
+
+def keys_of(url: str, party: Party, bucket: str, prefix: str = "") -> list[str]:
+    """Return the keys of a bucket."""
+    pages = s3_client(url, party).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return [each["Key"] for page in pages for each in page.get("Contents", ())]
 
 
 def dataset_parameters(party: Party, name: str = "events", **changes: Any) -> dict[str, Any]:
@@ -436,9 +465,9 @@ class Room:
         """The advertiser's client."""
         return self.client(self.parties.advertiser)
 
-    def ask(self, party: Party, request: RawRequest) -> RawAnswer:
+    def ask(self, party: Party, request: RawRequest, *, service: str = SERVICE) -> RawAnswer:
         """Sign a raw request and give it to the gateway."""
-        return ask(self.gateway, signed(request, party, "http://gateway.test"))
+        return ask(self.gateway, signed(request, party, "http://gateway.test", service=service))
 
     def finish(self) -> None:
         """Finish all pending work as successful."""

@@ -96,7 +96,7 @@ def test_throttled_requests_have_no_effect_and_are_audited(room: Room) -> None:
     gateway = replace(
         room.gateway,
         api=replace(room.gateway.api, door=door),
-        files=replace(room.gateway.files, door=door),
+        s3=replace(room.gateway.s3, door=door),
     )
     narrow = replace(room, gateway=gateway)
     me, other = room.parties.publisher, room.parties.advertiser
@@ -105,12 +105,14 @@ def test_throttled_requests_have_no_effect_and_are_audited(room: Room) -> None:
     before = everything(room.installation)
     refused = [
         narrow.ask(me, build("CreateTrainingDataset", dataset_parameters(me))),
-        narrow.ask(me, RawRequest("GET", "/_cleanroom/buckets/some/object")),
-        narrow.ask(me, RawRequest("PUT", "/_cleanroom/buckets/some/x", "", (("x-amz-content-sha256", "0" * 64),))),
+        narrow.ask(me, RawRequest("GET", "/some/object"), service="s3"),
+        narrow.ask(me, RawRequest("PUT", "/some/x", "", (("Content-Length", "1"),), b"x"), service="s3"),
     ]
     room.installation.audit.flush()
-    for answer in refused:
-        assert_rejected(room.installation, answer, 429, "ThrottlingException")
+    for answer, status, error in zip(
+        refused, (429, 503, 503), ("ThrottlingException", *["SlowDown"] * 2), strict=True
+    ):
+        assert_rejected(room.installation, answer, status, error)
         assert entry_of(room.installation, answer)["account"] == me.account_id
     assert everything(room.installation) == before
     assert narrow.ask(other, build("ListAudienceModels", {})).status == 200

@@ -12,12 +12,12 @@ from cleanroom_pipelines.aws.answers import Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
+    Listing,
     Parameters,
     check_quota,
     invalid,
     own_arn,
     page_of,
-    shown_page,
     stages_of,
     status_details,
     times,
@@ -74,7 +74,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListAudienceModels."""
-    return shown_page(page_of(endpoint, caller, _KIND, parameters), "audienceModels", _summary)
+    return page_of(endpoint, Listing("audienceModels", caller, parameters), _KIND, _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:

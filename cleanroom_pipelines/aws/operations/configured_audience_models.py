@@ -11,13 +11,13 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
+    Listing,
     Parameters,
     check_quota,
     check_role,
     invalid,
     own_arn,
     page_of,
-    shown_page,
     times,
 )
 from cleanroom_pipelines.aws.policies import read_policy
@@ -97,7 +97,7 @@ def update(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListConfiguredAudienceModels."""
-    return shown_page(page_of(endpoint, caller, _KIND, parameters), "configuredAudienceModels", _summary)
+    return page_of(endpoint, Listing("configuredAudienceModels", caller, parameters), _KIND, _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
@@ -111,7 +111,11 @@ def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
     key = _key(caller, parameters)
     text = parameters["configuredAudienceModelPolicy"]
     endpoint.catalog.get(ConfiguredAudienceModel, key, caller.account_id, caller.region)
-    read_policy(text, parameters["configuredAudienceModelArn"])
+    read_policy(
+        text,
+        parameters["configuredAudienceModelArn"],
+        is_known=lambda account: any(each.id == account for each in endpoint.catalog.parties.accounts()),
+    )
     condition = parameters.get("policyExistenceCondition")
     policy_hash = endpoint.catalog.parties.put_policy(
         key,

@@ -5,6 +5,8 @@ Add here when a second operation needs a part of another.
 Keep out: parts that only one kind of resource needs.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,19 +133,52 @@ def quota_exceeded(name: str, value: int) -> ApiError:
     )
 
 
-def page_of(endpoint: Endpoint, caller: Caller, kind: Kind, parameters: Parameters) -> Page:
-    """Return a page of the caller's resources of one kind."""
-    return endpoint.catalog.resources.list(kind, caller.account_id, region=caller.region, **paging(parameters))
+@dataclass(frozen=True)
+class Listing:
+    """One listing as a caller requested it; the tokens of its pages continue no other listing.
+
+    Args:
+        member: The member of the response that has the items.
+        caller: The caller.
+        parameters: The request's parameters; all but those of paging select the items.
+    """
+
+    member: str
+    caller: Caller
+    parameters: Parameters
+
+    def paging(self) -> dict[str, Any]:
+        """Return the paging arguments of the catalogue.
+
+        Raises:
+            ApiError: ValidationException: the token is of another listing.
+        """
+        token = self.parameters.get("nextToken")
+        mark, _, after = (token or "").partition(".")
+        if token is not None and mark != self._mark:
+            raise invalid("nextToken", "Member must be the token of the previous page of the same listing")
+        return {"limit": self.parameters.get("maxResults", _DEFAULT_PAGE), "after": after or None}
+
+    def page(self, page: Page | JobViewPage, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
+        """Format a page as the API returns it."""
+        return {self.member: [show(record) for record in page.items], "nextToken": self.token(page.after)}
+
+    def token(self, after: str | None) -> str | None:
+        """Return the token of the next page; None after the last one."""
+        return after and f"{self._mark}.{after}"
+
+    @property
+    def _mark(self) -> str:
+        selecting = {name: self.parameters[name] for name in self.parameters.keys() - {"nextToken", "maxResults"}}
+        text = json.dumps([self.member, self.caller.account_id, self.caller.region, selecting], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def shown_page(page: Page | JobViewPage, member: str, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
-    """Format a page of a listing as the API returns it."""
-    return {member: [show(record) for record in page.items], "nextToken": page.after}
-
-
-def paging(parameters: Parameters) -> dict[str, Any]:
-    """Return the paging arguments of a request."""
-    return {"limit": parameters.get("maxResults", _DEFAULT_PAGE), "after": parameters.get("nextToken")}
+def page_of(endpoint: Endpoint, listing: Listing, kind: Kind, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
+    """Return a page of the caller's resources of one kind as the API returns it."""
+    caller = listing.caller
+    page = endpoint.catalog.resources.list(kind, caller.account_id, region=caller.region, **listing.paging())
+    return listing.page(page, show)
 
 
 def times(record: Resource) -> dict[str, Any]:

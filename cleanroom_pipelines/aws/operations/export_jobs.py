@@ -11,12 +11,11 @@ from cleanroom_pipelines.aws.answers import Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
+    Listing,
     Parameters,
     check_quota,
     invalid,
     own_arn,
-    paging,
-    shown_page,
     stages_of,
     status_details,
     times,
@@ -54,11 +53,12 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
     key = own_arn(caller, arn, Kind.GENERATION_JOB) if arn is not None else None
     if key is not None:
         endpoint.catalog.job_views.job_view(key, caller.account_id, caller.region)
+    listing = Listing("audienceExportJobs", caller, parameters)
     page = endpoint.catalog.job_views.list_viewed_exports(
-        caller.account_id, caller.region, generation_job_id=key, **paging(parameters)
+        caller.account_id, caller.region, generation_job_id=key, **listing.paging()
     )
     stages = stages_of(endpoint, page.items)
-    return shown_page(page, "audienceExportJobs", lambda record: _summary(record, stages.get(record.id)))
+    return listing.page(page, lambda record: _summary(record, stages.get(record.id)))
 
 
 def _summary(record: ExportJob, stage: Stage | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
+    Listing,
     Parameters,
     check_quota,
     check_role,
@@ -18,9 +19,7 @@ from cleanroom_pipelines.aws.operations.endpoint import (
     is_own,
     not_found,
     own_arn,
-    paging,
     quota_exceeded,
-    shown_page,
     stages_of,
     status_details,
     times,
@@ -42,9 +41,11 @@ from cleanroom_pipelines.catalog import (
     parse_arn,
     slug,
 )
-from cleanroom_pipelines.errors import NotFoundError
+from cleanroom_pipelines.errors import NotFoundError, SeedError, UsageError
+from cleanroom_pipelines.participant_sql.checking import check_query
 from cleanroom_pipelines.privacy import COUNT, in_units
 from cleanroom_pipelines.runs.private_jobs import cannot_pay, paying_pair
+from cleanroom_pipelines.storage.warehouse import warehouse_databases, warehouse_table
 
 _KIND: Final = Kind.GENERATION_JOB
 _BUDGET: Final = "privacy budget of the two organisations, in units"
@@ -64,6 +65,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
         raise quota_exceeded("unfinished audience generation jobs per account", endpoint.max_unfinished_jobs)
     check_quota(endpoint, parts.account_id, _KIND)
     _check_budget(endpoint, caller, parameters, parts)
+    _check_query(endpoint, caller, seed)
     name, description, tags = parameters["name"], parameters.get("description"), parameters.get("tags", {})
     record = endpoint.catalog.resources.create(
         GenerationJobSpec(
@@ -119,14 +121,15 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
     if parts is not None and not _is_exact(endpoint, caller, parts):
         return {"audienceGenerationJobs": []}
+    listing = Listing("audienceGenerationJobs", caller, parameters)
     page = endpoint.catalog.job_views.list_job_views(
         caller.account_id,
         caller.region,
         configured_audience_model_id=parts.id if parts else None,
         collaboration_id=parameters.get("collaborationId"),
-        **paging(parameters),
+        **listing.paging(),
     )
-    return shown_page(page, "audienceGenerationJobs", _summary)
+    return listing.page(page, _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
@@ -140,12 +143,12 @@ def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 def _requested_seed(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> RequestedSeed:
     seed = parameters["seedAudience"]
     check_role(caller, seed["roleArn"])
-    source, sql = seed.get("dataSource"), seed.get("sqlParameters")
+    source, sql, compute = (seed.get(name) for name in ("dataSource", "sqlParameters", "sqlComputeConfiguration"))
     if (source is None) == (sql is None):
         raise invalid("seedAudience", "Member must have exactly one of dataSource and sqlParameters")
     if source is not None:
         endpoint.buckets.locate(caller.account_id, source["s3Uri"])  # rejects another account's bucket
-        return RequestedSeed(role_arn=seed["roleArn"], s3_uri=source["s3Uri"])
+        return RequestedSeed(role_arn=seed["roleArn"], s3_uri=source["s3Uri"], compute=compute)
     query, template = sql.get("queryString"), sql.get("analysisTemplateArn")
     if bool(query) == bool(template):
         raise invalid(
@@ -159,7 +162,35 @@ def _requested_seed(endpoint: Endpoint, caller: Caller, parameters: Parameters) 
         template_arn=template or None,
         parameters=sql.get("parameters", {}),
         protected_query_id=endpoint.new_uuid(),
+        compute=compute,
     )
+
+
+def _check_query(endpoint: Endpoint, caller: Caller, seed: RequestedSeed) -> None:
+    """Check an SQL seed as far as it is certain now: the SQL, and that the caller's own tables exist.
+
+    The message quotes the caller's own query only, and shows nothing of another account's template or tables.
+    """
+    template = endpoint.catalog.parties.template(seed.template_arn) if seed.template_arn else None
+    text = template.sql if template is not None else seed.query
+    if text is None:
+        return
+    owner = template.account_id if template is not None else caller.account_id
+    is_own_text = owner == caller.account_id
+    member = "seedAudience.sqlParameters"
+    databases = warehouse_databases(endpoint.home, owner)
+    try:
+        checked = check_query(text, parameters=seed.parameters, databases=databases, is_authors=is_own_text)
+        folders = [warehouse_table(endpoint.home, owner, *names) for names in checked.tables]
+    except SeedError as error:
+        raise invalid(member, f"Query must be allowed. {error}") from None
+    except UsageError as error:
+        raise invalid(member, f"Tables must be valid. {error}") from None
+    missing = [
+        ".".join(names) for names, folder in zip(checked.tables, folders, strict=True) if not folder.is_dir()
+    ]
+    if is_own_text and missing:
+        raise invalid(member, f"Tables must be in the account's warehouse. Missing: {', '.join(missing[:3])}")
 
 
 def _check_template(endpoint: Endpoint, caller: Caller, arn: str, collaboration_id: str | None) -> None:
@@ -206,6 +237,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
         collaboration_id=parameters.get("collaborationId"),
         request_tags=parameters.get("tags", {}),
         model_tags=configured.tags,
+        is_secure=caller.is_secure,
     ):
         raise ApiError("AccessDeniedException", "The policy of the configured audience model does not allow this.")
     _check_collaboration(endpoint, configured.account_id, parameters.get("collaborationId"))
@@ -280,14 +312,15 @@ def _summary(seen: JobView) -> dict[str, object]:
 def _shown_seed(seed: RequestedSeed | None) -> dict[str, object] | None:
     if seed is None:
         return None
+    shown = {"roleArn": seed.role_arn, "sqlComputeConfiguration": seed.compute}
     if seed.s3_uri is not None:
-        return {"roleArn": seed.role_arn, "dataSource": {"s3Uri": seed.s3_uri}}
+        return {**shown, "dataSource": {"s3Uri": seed.s3_uri}}
     sql = {
         "queryString": seed.query,
         "analysisTemplateArn": seed.template_arn,
         "parameters": dict(seed.parameters) or None,
     }
-    return {"roleArn": seed.role_arn, "sqlParameters": sql}
+    return {**shown, "sqlParameters": sql}
 
 
 def _metrics(endpoint: Endpoint, seen: JobView) -> dict[str, object] | None:

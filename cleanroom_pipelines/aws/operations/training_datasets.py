@@ -12,13 +12,13 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
+    Listing,
     Parameters,
     check_quota,
     check_role,
     invalid,
     own_arn,
     page_of,
-    shown_page,
     times,
 )
 from cleanroom_pipelines.catalog import Kind, TrainingDataset, TrainingDatasetSpec, slug
@@ -75,7 +75,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListTrainingDatasets."""
-    return shown_page(page_of(endpoint, caller, _KIND, parameters), "trainingDatasets", _summary)
+    return page_of(endpoint, Listing("trainingDatasets", caller, parameters), _KIND, _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:

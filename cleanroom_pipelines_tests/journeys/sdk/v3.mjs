@@ -1,6 +1,9 @@
 // The journey through AWS SDK for JavaScript v3: node v3.mjs < world.json
 
+import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+
+import { CleanRooms } from "@aws-sdk/client-cleanrooms";
 
 import { live } from "./journey.mjs";
 import { sdkOf } from "./lookalikes.mjs";
@@ -16,6 +19,21 @@ for (const party of ["publisher", "advertiser"]) {
     credentials: { accessKeyId, secretAccessKey },
   });
 }
+
+// collaborations, through the published client
+const { key_id: accessKeyId, secret: secretAccessKey } = world.advertiser;
+const rooms = new CleanRooms({
+  endpoint: `${world.endpoint}/`,
+  region: world.region,
+  credentials: { accessKeyId, secretAccessKey },
+});
+const { collaborationList } = await rooms.listCollaborations({});
+assert.deepEqual(collaborationList.map(({ name }) => name), ["spring"]);
+const { memberSummaries } = await rooms.listMembers({ collaborationIdentifier: collaborationList[0].id });
+assert.deepEqual(memberSummaries.map(({ accountId }) => accountId), [
+  world.publisher.account_id,
+  world.advertiser.account_id,
+]);
 
 const result = await live(
   {
