@@ -65,8 +65,6 @@ def from_json(of: type[_T], value: Any) -> _T:
 
 @cache
 def _adapter(of: Any) -> "TypeAdapter[Any]":
-    from pydantic import (
-        TypeAdapter,
-    )  # imported late: it takes 0.1 s, and scripts of the Media client need not wait
+    from pydantic import TypeAdapter  # imported late: it takes 0.1 s, and `cleanroom --help` need not wait
 
     return TypeAdapter(of)

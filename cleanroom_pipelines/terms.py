@@ -5,10 +5,19 @@ Add here when clients and the server need to share another such list.
 Keep out: all other imports, because scripts of the Media client load this; logic belongs in the core.
 """
 
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 
-class Permission(StrEnum):
+class Term(StrEnum):
+    """A word of a closed list: its `str` names the member, `Permission.VIEW_OVERLAP`; its format is its value."""
+
+    __str__ = Enum.__str__
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+
+class Permission(Term):
     """A permission of a participant."""
 
     VIEW_OVERLAP = "VIEW_OVERLAP"
@@ -21,7 +30,7 @@ class Permission(StrEnum):
     MANAGE_USERS = "MANAGE_USERS"
 
 
-class CollaborationType(StrEnum):
+class CollaborationType(Term):
     """A purpose of a data room."""
 
     INSIGHTS = "ENABLE_INSIGHTS"
@@ -29,7 +38,8 @@ class CollaborationType(StrEnum):
     REMARKETING = "ENABLE_REMARKETING"
     RULE_BASED = "ENABLE_RULED_BASED_AUDIENCES"
     OVERLAP = "ENABLE_OVERLAP"
-    EXCLUSION = "ENABLE_EXCLUSION_TARGETING"
+    EXCLUSION_TARGETING = "ENABLE_EXCLUSION_TARGETING"
+    EXCLUSION = EXCLUSION_TARGETING
 
     @property
     def makes_audiences(self) -> bool:
@@ -45,7 +55,7 @@ class Family(StrEnum):
     PHONE = "phone"
 
 
-class MatchingId(StrEnum):
+class MatchingId(Term):
     """A kind of identifier by which two parties match the same person."""
 
     STRING = "STRING"

@@ -31,6 +31,7 @@ from .worlds import World, WorldCache
 if TYPE_CHECKING:
     from moto.server import ThreadedMotoServer
 
+    from cleanroom_pipelines_tests.object_stores import ObjectStore
     from cleanroom_pipelines_tests.runs.room_worlds import RoomWorld
     from cleanroom_pipelines_tests.server.server import Server
 
@@ -107,6 +108,19 @@ def store_server() -> Iterator["ThreadedMotoServer"]:
 
     with running_server() as server:
         yield server
+
+
+@pytest.fixture
+def store(
+    store_server: "ThreadedMotoServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator["ObjectStore"]:
+    """An empty store with the bucket `shop`, which the operator's profile can read."""
+    from .object_stores import PROFILE, empty_store
+
+    with empty_store(store_server, tmp_path) as running:
+        monkeypatch.setenv("AWS_PROFILE", PROFILE)
+        running.client().create_bucket(Bucket="shop")
+        yield running
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.terms import Term
 
 MIN_REACH, MAX_REACH = 1, 30
 MAX_FILTERS = 100
@@ -27,7 +28,7 @@ MAX_DEPTH = 20
 MAX_AUDIENCES = 200
 
 
-class FilterOperator(StrEnum):
+class FilterOperator(Term):
     """Filter operators with their wire values."""
 
     CONTAINS_ANY = "CONTAINS_ANY_OF"
@@ -37,14 +38,14 @@ class FilterOperator(StrEnum):
     NOT_EMPTY = "NOT_EMPTY"
 
 
-class MatchOperator(StrEnum):
+class MatchOperator(Term):
     """Whether all or any of the filters must match, with wire values."""
 
     MATCH_ALL = "AND"
     MATCH_ANY = "OR"
 
 
-class CombineOperator(StrEnum):
+class CombineOperator(Term):
     """Set operations between two audiences."""
 
     INTERSECT = "INTERSECT"

@@ -43,26 +43,29 @@ SELECT CAST(NULL AS VARCHAR) AS digest, CAST(NULL AS VARCHAR) AS user_id WHERE f
 _NO_SEEDS = """CREATE OR REPLACE TEMP VIEW room_seeds AS
 SELECT CAST(NULL AS VARCHAR) AS digest, CAST(NULL AS VARCHAR) AS audience_type WHERE false"""
 
-# A table, not a view: several audience types and several questions of one session read it.
+# Tables, not views: several audience types and several questions of one session read them. One join each, because
+# DuckDB overestimates what a join leaves, and would then build the next hash table from all users.
+_WANTED = """-- one row per id of a seed audience and user
+CREATE OR REPLACE TEMP TABLE room_wanted AS
+SELECT matching.digest, matching.user_id
+FROM room_matching AS matching SEMI JOIN room_seeds AS seeds ON seeds.digest = matching.digest"""
+
+_FOUND = """-- one row per id of a seed audience and relevant user
+CREATE OR REPLACE TEMP TABLE room_found AS
+SELECT wanted.digest, wanted.user_id
+FROM room_wanted AS wanted SEMI JOIN room_users AS users ON users.user_id = wanted.user_id"""
+
 _MATCHED = """-- one row per matched relevant user and audience type
 CREATE OR REPLACE TEMP TABLE room_matched AS
-SELECT pairs.user_id, pairs.audience_type
-FROM (
-  SELECT DISTINCT matching.user_id, seeds.audience_type
-  FROM room_matching AS matching JOIN room_seeds AS seeds ON seeds.digest = matching.digest
-) AS pairs
-SEMI JOIN room_users AS users ON users.user_id = pairs.user_id"""
+SELECT DISTINCT found.user_id, seeds.audience_type
+FROM room_found AS found JOIN room_seeds AS seeds ON seeds.digest = found.digest"""
 
 # The digests are keyed, so outsiders cannot know which of several users is selected.
 _COUNTED = """-- one row per matched relevant user and audience type, where an id stands for one user
 CREATE OR REPLACE TEMP TABLE room_counted AS
 SELECT DISTINCT chosen.user_id, seeds.audience_type
 FROM (
-  SELECT matching.digest, arg_min(matching.user_id, md5(concat(matching.digest, ' ', matching.user_id))) AS user_id
-  FROM room_matching AS matching
-  SEMI JOIN room_users AS users ON users.user_id = matching.user_id
-  SEMI JOIN room_seeds AS wanted ON wanted.digest = matching.digest
-  GROUP BY matching.digest
+  SELECT digest, arg_min(user_id, md5(concat(digest, ' ', user_id))) AS user_id FROM room_found GROUP BY digest
 ) AS chosen JOIN room_seeds AS seeds ON seeds.digest = chosen.digest"""
 
 
@@ -99,8 +102,8 @@ def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | 
     _scan_or_create(engine, "room_segments", base_folder / SEGMENTS_FILE, _NO_SEGMENTS)
     _scan_or_create(engine, "room_matching", base_folder / MATCHING_FILE, _NO_MATCHING)
     _scan_or_create(engine, "room_seeds", seeds_folder and seeds_folder / SEEDS_FILE, _NO_SEEDS)
-    engine.execute(_MATCHED)
-    engine.execute(_COUNTED)
+    for sql in (_WANTED, _FOUND, _MATCHED, _COUNTED):
+        engine.execute(sql)
     types = engine.fetch("SELECT DISTINCT audience_type FROM room_seeds ORDER BY audience_type")
     return Relations(engine, tuple(types["audience_type"].to_pylist()))
 

@@ -38,6 +38,7 @@ class ParticipantSpec(Document):
         permissions: What its members may do.
         organization_id: Free text; None if not given.
         declined: Former members who declined to take part; they are no longer in `emails`.
+        member_permissions: The permissions of members who have fewer than the group.
     """
 
     id: str
@@ -47,6 +48,9 @@ class ParticipantSpec(Document):
     organization_id: str | None = None
     # Omitted while empty: digests of rooms contain it, and older rooms do not have it.
     declined: Annotated[tuple[str, ...], Field(exclude_if=lambda emails: not emails)] = ()
+    member_permissions: Annotated[
+        Mapping[str, tuple[Permission, ...]], Field(exclude_if=lambda members: not members)
+    ] = field(default_factory=dict)
 
     def may(self, permission: Permission) -> bool:
         """Return whether the group has a permission."""
@@ -56,8 +60,31 @@ class ParticipantSpec(Document):
         """Return the group with a member moved to `declined`; unchanged if the address is not a member's."""
         if email not in self.emails:
             return self
-        emails = tuple(each for each in self.emails if each != email)
-        return replace(self, emails=emails, declined=(*self.declined, email))
+        return replace(self.without_user(email), declined=(*self.declined, email))
+
+    def as_member(self, email: str) -> Self:
+        """Return the group with the permissions of one member."""
+        return replace(self, permissions=self.member_permissions.get(email, self.permissions))
+
+    def with_user(self, email: str, permissions: tuple[Permission, ...]) -> Self:
+        """Return the group with one more member, who has some of its permissions."""
+        members = dict(self.member_permissions)
+        if set(permissions) != set(self.permissions):
+            members[email] = permissions
+        return replace(self, emails=(*self.emails, email), member_permissions=members)
+
+    def without_user(self, email: str) -> Self:
+        """Return the group without a member."""
+        members = {name: each for name, each in self.member_permissions.items() if name != email}
+        return replace(
+            self, emails=tuple(each for each in self.emails if each != email), member_permissions=members
+        )
+
+    @property
+    def is_able(self) -> bool:
+        """Whether each of its permissions is held by at least one member."""
+        held = {each for email in self.emails for each in self.as_member(email).permissions}
+        return held >= set(self.permissions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ Add here when a room stores something more.
 Keep out: audiences (`room_audiences.py`), privacy ledgers (`pairs.py`) and permissions (the API layer).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from sqlalchemy import func, select
@@ -16,6 +16,7 @@ from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
 from cleanroom_pipelines.catalog.names import Kind, as_label, check_label, make_uuid
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, Cause, DataRoom, RoomJob, Upload, Version
+from cleanroom_pipelines.catalog.room_specs import ParticipantSpec
 from cleanroom_pipelines.catalog.tables import (
     DataLabRow,
     DataRoomRow,
@@ -72,6 +73,34 @@ class Rooms(Part):
             if n_embeddings is not None:
                 row.n_embeddings = n_embeddings
             return version_record(pending_version(session, row, Cause.UPDATED, now))
+
+    @noted
+    def change_users(
+        self, data_room_id: str, group_id: str, change: Callable[[ParticipantSpec], ParticipantSpec]
+    ) -> DataRoom:
+        """Change the users of one of a room's groups.
+
+        Args:
+            data_room_id: The room.
+            group_id: The group.
+            change: Returns the group with its new users.
+
+        Raises:
+            NotFoundError: The room does not exist.
+            ConflictError: It is being deleted, or no user would have one of the group's permissions.
+            UsageError: The room would not follow the rules of the Media API.
+        """
+        with self._database.write() as session:
+            row = _lock_room(session, data_room_id)
+            row.participants = tuple(change(each) if each.id == group_id else each for each in row.participants)
+            changed = record_of(DataRoom, row)
+            changed.validate()
+            if not all(each.is_able for each in row.participants if each.id == group_id):
+                raise ConflictError(
+                    "No user would have one of the participant's permissions.",
+                    remedy="Add another user with these permissions first.",
+                )
+            return changed
 
     @noted
     def decline_room(self, data_room_id: str, email: str) -> None:
@@ -195,13 +224,10 @@ class Rooms(Part):
                 add_tombstone(session, UPLOAD, [upload_id], self._database.now())
 
     def uploads_in_use(self, *, but_of: str | None = None) -> frozenset[str]:
-        """Return the ids of the uploads used by any lab, or by any room other than `but_of`."""
-        query = select(DataRoomRow.inputs)
-        if but_of is not None:
-            query = query.where(DataRoomRow.id != but_of)
+        """Return the ids of the uploads used by any lab or room other than `but_of`."""
         with self._database.read() as session:
-            rooms = session.scalars(query).all()
-            labs = session.scalars(select(DataLabRow.datasets)).all()
+            rooms = session.scalars(select(DataRoomRow.inputs).where(DataRoomRow.id != (but_of or ""))).all()
+            labs = session.scalars(select(DataLabRow.datasets).where(DataLabRow.id != (but_of or ""))).all()
         return frozenset(upload for mapping in (*rooms, *labs) for upload in mapping.values())
 
     @noted

@@ -165,7 +165,9 @@ class DuckDBEngine:
     def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
         """Write a query's result, in its order, to one parquet file."""
         target = self._plain_paths.of(path.parent.resolve()) / path.name
-        copy = f"COPY ({sql}) TO {quote_literal(str(target))} (FORMAT parquet, COMPRESSION zstd)"
+        # Level 1 of zstd: 4 million hashes took half the CPU time of level 3, and no more space.
+        options = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"
+        copy = f"COPY ({sql}) TO {quote_literal(str(target))} ({options})"
         self.execute(copy, parameters)
 
     def write_sorted(

@@ -10,9 +10,8 @@ library alone parses 0.4), 44 for e-mail addresses (13 beyond ASCII), 65 for has
 """
 
 from cleanroom_pipelines.identity.datasets import BASE_DATASETS, Dataset, InputName, inputs_of
-from cleanroom_pipelines.identity.decimals import are_whole_numbers, with_tail, without_tail
 from cleanroom_pipelines.identity.digests import room_digests, sha256_hex
-from cleanroom_pipelines.identity.judging import IdProblem, JudgedIds, judge_ids, judge_user_ids
+from cleanroom_pipelines.identity.judging import IdProblem, JudgedIds, judge_ids
 from cleanroom_pipelines.identity.placeholders import PLACEHOLDERS
 
 __all__ = [
@@ -22,12 +21,8 @@ __all__ = [
     "IdProblem",
     "InputName",
     "JudgedIds",
-    "are_whole_numbers",
     "inputs_of",
     "judge_ids",
-    "judge_user_ids",
     "room_digests",
     "sha256_hex",
-    "with_tail",
-    "without_tail",
 ]

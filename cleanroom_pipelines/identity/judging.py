@@ -128,20 +128,6 @@ def judge_ids(kind: MatchingId, ids: pa.Array) -> JudgedIds:
     )
 
 
-def judge_user_ids(ids: pa.Array) -> JudgedIds:
-    """Check a provider's own user ids, which are trimmed and otherwise kept as they are.
-
-    Args:
-        ids: Strings, as uploaded; nulls allowed.
-
-    Returns:
-        The results as of the kind STRING, in the order of the ids.
-    """
-    trimmed = _trimmed(pc.fill_null(ids, ""), lambda text: text.strip())
-    empty, placeholder = _missing(trimmed)
-    return _judged(MatchingId.STRING, ids, trimmed, empty, placeholder)
-
-
 def _judge(kind: MatchingId, ids: pa.Array) -> JudgedIds:
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()

@@ -9,12 +9,33 @@ Importing this package loads no engine, learner or server, so that scripts start
 
 from cleanroom_pipelines.media.action import Action, CreateLookalikeAudienceAction
 from cleanroom_pipelines.media.api import (
+    Aggregation,
+    AggregationColumn,
+    AttributeDefinition,
+    AudienceKind,
     AudienceType,
     BaseAudience,
+    ComputeInsightsAudience,
+    ComputeInsightsResult,
     CustomAudience,
+    CustomAudienceDefinition,
+    DataAttributesResult,
+    IdType,
+    InsightsRow,
+    OverlapStatistic,
+    OverlapStatisticsResult,
     SeedAudience,
+    StalenessWarnings,
+    ValidationOutcome,
     ValidationReport,
+    ValidationReportV0,
 )
+from cleanroom_pipelines.media.api import AttributeDefinition as DataAttribute
+from cleanroom_pipelines.media.api import ComputeInsightsAudience as AudienceInsights
+from cleanroom_pipelines.media.api import ComputeInsightsResult as Insights
+from cleanroom_pipelines.media.api import DataAttributesResult as DataAttributes
+from cleanroom_pipelines.media.api import OverlapStatistic as OverlapRow
+from cleanroom_pipelines.media.api import OverlapStatisticsResult as OverlapStatistics
 from cleanroom_pipelines.media.audience_statistics_result import LalAudienceStatistics, ReachPoint
 from cleanroom_pipelines.media.audiences import Audiences
 from cleanroom_pipelines.media.client import Client, DataRoomSummary, ManifestHash, Transport
@@ -30,7 +51,14 @@ from cleanroom_pipelines.media.compute_job import (
     MediaLookalikeAudienceStatisticsJob,
     MediaOverlapStatisticsJob,
 )
-from cleanroom_pipelines.media.data_lab import DataLab, DataLabBuilder
+from cleanroom_pipelines.media.connecting import Key, create_client
+from cleanroom_pipelines.media.data_lab import (
+    DataLab,
+    DataLabBuilder,
+    DataLabDatasetType,
+    DataLabReports,
+    IdentifiersConfig,
+)
 from cleanroom_pipelines.media.errors import (
     AmbiguousNameError,
     AudienceHasDependentsError,
@@ -57,7 +85,7 @@ from cleanroom_pipelines.media.errors import (
     UploadTooLargeError,
     ValidationFailedError,
 )
-from cleanroom_pipelines.media.exclusion_targeting_builder import (
+from cleanroom_pipelines.media.exclusion_targeting_audience_builder import (
     ExclusionTargetingAudienceBuilder,
     ExclusionTargetingAudienceDefinition,
 )
@@ -73,20 +101,14 @@ from cleanroom_pipelines.media.remarketing_audience_builder import (
     RemarketingAudienceDefinition,
 )
 from cleanroom_pipelines.media.results import (
-    AudienceInsights,
-    AudienceSize,
     BudgetProposal,
-    DataAttribute,
-    DataAttributes,
-    Insights,
-    InsightsRow,
-    OverlapRow,
-    OverlapStatistics,
     PriceEstimate,
     PrivacyBudget,
+    SizeOfAudience,
     UserListDelivery,
     UserListFile,
 )
+from cleanroom_pipelines.media.results import SizeOfAudience as AudienceSize
 from cleanroom_pipelines.media.rule_based_builder import (
     AudienceCombinator,
     AudienceCombinatorBuilder,
@@ -103,12 +125,16 @@ from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
 __all__ = [
     "Action",
+    "Aggregation",
+    "AggregationColumn",
     "AmbiguousNameError",
+    "AttributeDefinition",
     "AudienceCombinator",
     "AudienceCombinatorBuilder",
     "AudienceFilters",
     "AudienceHasDependentsError",
     "AudienceInsights",
+    "AudienceKind",
     "AudienceSize",
     "AudienceType",
     "Audiences",
@@ -118,13 +144,19 @@ __all__ = [
     "Client",
     "CollaborationType",
     "CombineOperator",
+    "ComputeInsightsAudience",
+    "ComputeInsightsResult",
     "ConflictError",
     "CreateLookalikeAudienceAction",
     "CustomAudience",
+    "CustomAudienceDefinition",
     "DataAttribute",
     "DataAttributes",
+    "DataAttributesResult",
     "DataLab",
     "DataLabBuilder",
+    "DataLabDatasetType",
+    "DataLabReports",
     "DataRoomAuditLog",
     "DataRoomSummary",
     "DcrConfiguration",
@@ -133,6 +165,8 @@ __all__ = [
     "ExclusionTargetingAudienceDefinition",
     "Filter",
     "FilterOperator",
+    "IdType",
+    "IdentifiersConfig",
     "Insights",
     "InsightsRow",
     "InvalidDefinitionError",
@@ -142,6 +176,7 @@ __all__ = [
     "JobFailedError",
     "JobStatus",
     "JobTimeoutError",
+    "Key",
     "LalAudienceStatistics",
     "LookalikeAudienceBuilder",
     "LookalikeAudienceDefinition",
@@ -164,7 +199,9 @@ __all__ = [
     "NotProvisionedError",
     "NotValidatedError",
     "OverlapRow",
+    "OverlapStatistic",
     "OverlapStatistics",
+    "OverlapStatisticsResult",
     "Participant",
     "Permission",
     "PermissionDeniedError",
@@ -179,6 +216,8 @@ __all__ = [
     "SeedAudience",
     "ServerError",
     "ServerUnavailableError",
+    "SizeOfAudience",
+    "StalenessWarnings",
     "TooFewUsersError",
     "TooManyRequestsError",
     "Transport",
@@ -187,6 +226,9 @@ __all__ = [
     "UserListDelivery",
     "UserListFile",
     "ValidationFailedError",
+    "ValidationOutcome",
     "ValidationReport",
+    "ValidationReportV0",
     "ValidationReports",
+    "create_client",
 ]

@@ -4,12 +4,12 @@ Lives here: `LalAudienceStatistics`, the points of its reach table, and its dist
 Keep out: computing them (`similarity`, on the server) and fetching them (`compute_job.py`).
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from cleanroom_pipelines.documents import ServerDocument
-from cleanroom_pipelines.media.results import Result
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DistinguishingValue(ServerDocument):
 
 
 @dataclass
-class LalAudienceStatistics(Result):
+class LalAudienceStatistics(ServerDocument):
     """How well a lookalike audience's ranking finds held-out seed users.
 
     Args:
@@ -74,6 +74,14 @@ class LalAudienceStatistics(Result):
     def at_reach(self, reach: int) -> ReachPoint | None:
         """Return the point of the reach table for one reach; None if the table lacks it."""
         return next((point for point in self.reach if point.reach == reach), None)
+
+    def model_dump(self) -> dict[str, Any]:
+        """Return the statistics as a JSON-serializable dictionary."""
+        return self.as_dict()
+
+    def model_dump_json(self, indent: int | None = None) -> str:
+        """Return the statistics as JSON text."""
+        return json.dumps(self.as_dict(), indent=indent, ensure_ascii=False)
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Self:

@@ -62,7 +62,7 @@ class Audiences:
         """
         if not isinstance(audience, AudienceType):
             raise InvalidRequestError("The argument is not an audience.", remedy="Use one from `get_audiences`.")
-        return isinstance(audience, CustomAudience) and audience.kind == "lookalike"
+        return isinstance(audience, CustomAudience) and audience.definition.kind == "LOOKALIKE"
 
 
 def _only(found: "builtins.list[_Audience]", what: str) -> _Audience:

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 from urllib.parse import quote, urlsplit
 
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.media.api import matching_id as as_matching_id
 from cleanroom_pipelines.media.errors import (
     InvalidRequestError,
     MediaError,
@@ -280,24 +281,45 @@ class Client:
         return [DataRoomSummary(room["id"], room["name"], room.get("created_at")) for room in rooms]
 
     def upload_dataset(
-        self, data: Any, *, name: str | None = None, matching_id: MatchingId | None = None
+        self,
+        data: Any,
+        key: object = None,
+        file_name: str | None = None,
+        /,
+        *,
+        name: str | None = None,
+        matching_id: MatchingId | None = None,
+        description: str = "",
+        chunk_size: int | None = None,
+        parallel_uploads: int | None = None,
+        usage: object = None,
+        secret_store_options: object = None,
+        is_accessory: bool = False,
     ) -> "ManifestHash":
         """Upload a file and return the hash that identifies it in data rooms and data labs.
 
         Args:
             data: A path, an open file, or a pandas, polars or pyarrow table, which is sent as CSV. The server
                 accepts CSV (UTF-8, no header), gzipped CSV, and Parquet.
-            name: Its name in reports; the file's own name by default.
+            key: Ignored; the server encrypts uploads with its own keys.
+            file_name: Its name in reports; the file's own name by default.
+            name: The same, as a keyword.
             matching_id: Its kind of matching ids, for a room that accepts several.
+            description: Ignored.
+            chunk_size: Ignored.
+            parallel_uploads: Ignored.
+            usage: Ignored.
+            secret_store_options: Ignored.
+            is_accessory: Ignored.
 
         Raises:
             InvalidRequestError: The data is neither a file nor a table.
             UploadTooLargeError: The file exceeds the server's upload limit.
         """
         with _readable(data) as (source, own_name), _media_errors():
-            upload = self._transport.upload(source, name or own_name)
+            upload = self._transport.upload(source, file_name or name or own_name)
         hash_ = ManifestHash(upload["manifest_hash"])
-        hash_.matching_id = None if matching_id is None else MatchingId(matching_id)
+        hash_.matching_id = None if matching_id is None else as_matching_id(matching_id)
         return hash_
 
     def call(self, method: Method, **params: Any) -> Any:

@@ -9,16 +9,26 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import logging
 import tempfile
 import time
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast
 
-from cleanroom_pipelines.media.api import CustomAudience, SeedAudience, ValidationReport
+from cleanroom_pipelines.media.api import (
+    USER_ID,
+    ComputeInsightsResult,
+    CustomAudience,
+    DataAttributesResult,
+    OverlapStatisticsResult,
+    SeedAudience,
+    ValidationReport,
+)
 from cleanroom_pipelines.media.audience_statistics_result import LalAudienceStatistics
 from cleanroom_pipelines.media.audiences import Audiences
 from cleanroom_pipelines.media.client import Client
@@ -32,15 +42,11 @@ from cleanroom_pipelines.media.errors import (
     job_failure,
 )
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method, error_from_dict
-from cleanroom_pipelines.media.results import (
-    AudienceSize,
-    DataAttributes,
-    Insights,
-    OverlapStatistics,
-    UserListDelivery,
-    UserListFile,
-)
+from cleanroom_pipelines.media.results import SizeOfAudience, UserListDelivery, UserListFile
 from cleanroom_pipelines.media.validation_reports import ValidationReports
+
+RESULT_SECONDS = 3600.0
+"""How long `result` waits by default."""
 
 _Answer = TypeVar("_Answer")
 _LOG = logging.getLogger(__name__)
@@ -101,6 +107,17 @@ class MediaComputeJob(ABC, Generic[_Answer]):
     def id(self) -> str:
         """The job's id."""
         return str(self._state["id"])
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.id
+
+    @property
+    def dcr_id(self) -> str | None:
+        """The id of the data room; None for a job of a data lab."""
+        room_id = self._state.get("room_id")
+        return None if room_id is None else str(room_id)
 
     @property
     def status(self) -> JobStatus:
@@ -176,23 +193,43 @@ class MediaComputeJob(ABC, Generic[_Answer]):
             raise self._failure()
         return self
 
-    def result(self) -> _Answer:
+    def result(self, timeout: float | None = RESULT_SECONDS) -> _Answer:
         """Return the result, waiting for the job if it is still running.
+
+        Args:
+            timeout: Longest time to wait, in seconds; None for no limit.
 
         Raises:
             JobFailedError: The job ended without a result.
+            JobTimeoutError: The job did not finish in time; it is still running, and the message names its stage
+                and its place in the queue.
+            NotProvisionedError: The data that the job is about is not provisioned.
         """
         if not self._answers:
-            self._answers.append(self._read(self._raw_result()))
+            self._answers.append(self._read(self._raw_result(timeout)))
         return self._answers[0]
+
+    def get_result(self) -> bytes:
+        """Return the result as the bytes of a ZIP file: `result.json`, or the files of a user list."""
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            self._pack(archive)
+        return packed.getvalue()
+
+    def get_result_as_zipfile(self) -> zipfile.ZipFile:
+        """Return the result as an open ZIP file, see `get_result`."""
+        return zipfile.ZipFile(io.BytesIO(self.get_result()))
+
+    def _pack(self, archive: zipfile.ZipFile) -> None:
+        archive.writestr("result.json", json.dumps(self._raw_result(), ensure_ascii=False))
 
     @abstractmethod
     def _read(self, raw: Any) -> _Answer:
         """Parse the server's response."""
 
-    def _raw_result(self) -> Any:
+    def _raw_result(self, timeout: float | None = RESULT_SECONDS) -> Any:
         if self._raw is None:
-            self.wait_for_completion()
+            self.wait_for_completion(timeout)
             self._raw = self._client.call(Method.GET_JOB_RESULT, job_id=self.id)
         return self._raw
 
@@ -216,31 +253,31 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         return JobFailedError(str(error) if error else "The job ended without a result.")
 
 
-class MediaOverlapStatisticsJob(MediaComputeJob[OverlapStatistics]):
+class MediaOverlapStatisticsJob(MediaComputeJob[OverlapStatisticsResult]):
     """Computes the overlap of each seed audience with the base audience."""
 
     kind = JobKind.OVERLAP_STATISTICS
 
-    def _read(self, raw: Any) -> OverlapStatistics:
-        return OverlapStatistics.from_dict(raw)
+    def _read(self, raw: Any) -> OverlapStatisticsResult:
+        return OverlapStatisticsResult.from_dict(raw)
 
 
-class MediaInsightsJob(MediaComputeJob[Insights]):
+class MediaInsightsJob(MediaComputeJob[ComputeInsightsResult]):
     """Computes what distinguishes the matched users of each seed audience."""
 
     kind = JobKind.INSIGHTS
 
-    def _read(self, raw: Any) -> Insights:
-        return Insights.from_dict(raw)
+    def _read(self, raw: Any) -> ComputeInsightsResult:
+        return ComputeInsightsResult.from_dict(raw)
 
 
-class MediaDataAttributesJob(MediaComputeJob[DataAttributes]):
+class MediaDataAttributesJob(MediaComputeJob[DataAttributesResult]):
     """Fetches the attributes that filters can use."""
 
     kind = JobKind.DATA_ATTRIBUTES
 
-    def _read(self, raw: Any) -> DataAttributes:
-        return DataAttributes.from_dict(raw)
+    def _read(self, raw: Any) -> DataAttributesResult:
+        return DataAttributesResult.from_dict(raw)
 
 
 class MediaGetAudiencesJob(MediaComputeJob[Audiences]):
@@ -257,17 +294,17 @@ class MediaGetAudiencesJob(MediaComputeJob[Audiences]):
         )
 
 
-class MediaEstimateAudienceSizeJob(MediaComputeJob[int | None]):
-    """Computes the size of an audience; None if it is hidden or too small to publish."""
+class MediaEstimateAudienceSizeJob(MediaComputeJob[dict[str, int | None]]):
+    """Computes the size of an audience by the name of its ids; None if it is hidden or too small to publish."""
 
     kind = JobKind.AUDIENCE_SIZE
 
-    def details(self) -> AudienceSize:
+    def details(self) -> SizeOfAudience:
         """Return the size with its noise, or the reason why it is withheld; waits for the job if necessary."""
-        return AudienceSize.from_dict(self._raw_result())
+        return SizeOfAudience.from_dict(self._raw_result())
 
-    def _read(self, raw: Any) -> int | None:
-        return AudienceSize.from_dict(raw).size
+    def _read(self, raw: Any) -> dict[str, int | None]:
+        return {USER_ID: SizeOfAudience.from_dict(raw).size}
 
 
 class MediaLookalikeAudienceStatisticsJob(MediaComputeJob[LalAudienceStatistics]):
@@ -339,6 +376,13 @@ class MediaAudienceUserListJob(MediaComputeJob[list[str]]):
                     raise
             paths.append(path)
         return paths
+
+    def _pack(self, archive: zipfile.ZipFile) -> None:
+        for file in self.delivery().files:
+            with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as spooled:
+                self._fetch(file, cast("IO[bytes]", spooled))
+                spooled.seek(0)
+                archive.writestr(_plain_name(file), spooled.read())
 
     def _read(self, raw: Any) -> list[str]:
         files = [file for file in self.delivery().files if file.name.startswith("part-")]

@@ -1,15 +1,21 @@
 """Data labs, in which a publisher validates a base audience before provisioning it to a data room.
 
-Lives here: `DataLab` and its builder.
+Lives here: `DataLab`, its builder and its reports.
 Add here when a base audience gets another dataset.
 Keep out: validation (the server) and data rooms (`media.py`).
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 from typing import Any, Self
 
+from cleanroom_pipelines.media.api import IdType
+from cleanroom_pipelines.media.api import matching_id as as_matching_id
 from cleanroom_pipelines.media.client import Client
-from cleanroom_pipelines.media.compute_job import DataLabValidationJob
+from cleanroom_pipelines.media.compute_job import RESULT_SECONDS, DataLabValidationJob
+from cleanroom_pipelines.media.connecting import Key
 from cleanroom_pipelines.media.errors import (
     InvalidRequestError,
     JobFailedError,
@@ -18,7 +24,69 @@ from cleanroom_pipelines.media.errors import (
 )
 from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.media.validation_reports import ValidationReports
-from cleanroom_pipelines.terms import MatchingId
+from cleanroom_pipelines.terms import CollaborationType, MatchingId
+
+
+class DataLabDatasetType(Enum):
+    """The datasets of a data lab."""
+
+    EMBEDDINGS = 1
+    DEMOGRAPHICS = 2
+    MATCH = 3
+    SEGMENTS = 4
+
+    @property
+    def key(self) -> str:
+        """The dataset's name in this API."""
+        return "matching" if self is DataLabDatasetType.MATCH else self.name.lower()
+
+
+@dataclass(frozen=True)
+class IdentifiersConfig:
+    """A kind of ids in a data lab.
+
+    Args:
+        id_name: Its name; free text.
+        id_type: Its type.
+        is_matching_id: Whether both sides match by it.
+        is_activation_id: Whether lists contain it: only user ids, and the hashed ids of `with_activation`, can.
+    """
+
+    id_name: str
+    id_type: IdType
+    is_matching_id: bool
+    is_activation_id: bool
+
+
+class DataLabReports(dict[str, Any]):
+    """The validation reports of a data lab as a dictionary by dataset, with the attributes of `ValidationReports`.
+
+    Args:
+        reports: The reports.
+    """
+
+    def __init__(self, reports: ValidationReports) -> None:
+        super().__init__(reports.model_dump())
+        self.reports = reports
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reports, name)
+
+
+class _Outcome:
+    """Whether validation passed: the truth of this object, or its result when called with a report."""
+
+    def __init__(self, lab: "DataLab") -> None:
+        self._lab = lab
+
+    def __bool__(self) -> bool:
+        return self._lab.is_validated
+
+    def __call__(self, validation_report: Any = None) -> bool:
+        report = self._lab.get_validation_report() if validation_report is None else validation_report
+        if isinstance(report, Mapping) and not isinstance(report, DataLabReports):
+            return ValidationReports.from_dict(report).passed
+        return bool(report.passed)
 
 
 class DataLab:
@@ -53,13 +121,24 @@ class DataLab:
         self.n_embeddings = n_embeddings
         self.activation = list(activation)
         self._id: str | None = None
+        self._datasets: dict[str, str] = {}
+        self._replaced_id: str | None = None
 
     @classmethod
     def from_existing(cls, data_lab_id: str, client: Client) -> Self:
-        """Open an existing data lab; its datasets cannot be replaced."""
+        """Open an existing data lab."""
         known = client.call(Method.GET_LAB, lab_id=data_lab_id)
-        lab = cls(client, name=known["name"], matching_ids=())
-        lab._id = known["id"]
+        datasets: dict[str, str] = known.get("datasets") or {}
+        lab = cls(
+            client,
+            name=known["name"],
+            matching_ids=[kind for kind in map(_kind_of, datasets) if kind is not None],
+            has_demographics="demographics" in datasets,
+            has_segments="segments" in datasets,
+            n_embeddings=known.get("n_embeddings", 0),
+            activation=known.get("activation", ()),
+        )
+        lab._id, lab._datasets = known["id"], dict(datasets)
         return lab
 
     def __repr__(self) -> str:
@@ -70,64 +149,82 @@ class DataLab:
         """The data lab's id, which is needed to provision the lab to a data room.
 
         Raises:
-            NotProvisionedError: Its datasets have not been uploaded yet.
+            NotProvisionedError: A declared dataset has not been provisioned yet.
         """
         if self._id is None:
-            raise NotProvisionedError(
-                "The data lab has no datasets yet.", remedy="Call `provision_local_datasets` first."
-            )
+            self._check(self._datasets, NotProvisionedError)
+            self._id = self._create()
         return self._id
 
     def provision_local_datasets(
         self,
+        key: Any = None,
         matching_data_path: Any = None,
         segments_data_path: Any = None,
         demographics_data_path: Any = None,
         embeddings_data_path: Any = None,
+        *,
+        secret_store_options: object = None,
     ) -> None:
         """Upload the datasets; each may be a path or any other form that `Client.upload_dataset` accepts.
 
         Args:
+            key: A `Key` or None, which is ignored: the server encrypts uploads with its own keys.
             matching_data_path: User ids with their matching ids; for several kinds, one dataset per kind:
                 `{MatchingId.EMAIL: …, MatchingId.PHONE_NUMBER: …}`.
             segments_data_path: User ids with their segments.
             demographics_data_path: User ids with age bracket and gender.
             embeddings_data_path: User ids with a scope and the numbers of the embedding.
+            secret_store_options: Ignored.
 
         Raises:
             InvalidRequestError: A declared dataset is missing, or an undeclared one was given.
         """
-        matching = self._matching(matching_data_path)
+        if isinstance(key, str | Path | Mapping):
+            raise InvalidRequestError(
+                "The first argument is the key, not a dataset.",
+                remedy="Give datasets as keywords, or after a `Key`.",
+            )
+        data = {f"matching:{kind}": each for kind, each in self._matching(matching_data_path).items()}
         others = {
-            "segments": (self.has_segments, segments_data_path),
-            "demographics": (self.has_demographics, demographics_data_path),
-            "embeddings": (self.n_embeddings > 0, embeddings_data_path),
+            "segments": segments_data_path,
+            "demographics": demographics_data_path,
+            "embeddings": embeddings_data_path,
         }
-        for dataset, (declared, data) in others.items():
-            if declared != (data is not None):
-                raise InvalidRequestError(
-                    f"The data lab was built {'with' if declared else 'without'} {dataset}.",
-                    remedy=f"{'Provide' if declared else 'Omit'} the {dataset}, or build the data lab "
-                    f"{'without' if declared else 'with'} them.",
-                )
-        datasets = {
-            f"matching:{kind.value}": self._client.upload_dataset(data, matching_id=kind)
-            for kind, data in matching.items()
+        data |= {dataset: each for dataset, each in others.items() if each is not None}
+        self._check(data, InvalidRequestError)
+        self._reopen()
+        self._datasets = {
+            name: self._client.upload_dataset(each, key, matching_id=_kind_of(name)) for name, each in data.items()
         }
-        datasets |= {
-            dataset: self._client.upload_dataset(data) for dataset, (_, data) in others.items() if data is not None
-        }
-        known = self._client.call(
-            Method.CREATE_LAB,
-            name=self.name,
-            matching_ids=[kind.value for kind in self.matching_ids],
-            has_demographics=self.has_demographics,
-            has_segments=self.has_segments,
-            n_embeddings=self.n_embeddings,
-            activation=self.activation,
-            datasets=datasets,
-        )
-        self._id = known["id"]
+        self._id = self._create()
+
+    def provision_dataset(self, manifest_hash: str, key: Key | None, dataset_type: DataLabDatasetType) -> None:
+        """Use an uploaded file as one of the datasets; `run` or `id` creates the data lab from all of them.
+
+        Args:
+            manifest_hash: The hash that `Client.upload_dataset` returned.
+            key: Ignored; the server encrypts uploads with its own keys.
+            dataset_type: The dataset.
+        """
+        self._reopen()
+        name = DataLabDatasetType(dataset_type).key
+        if dataset_type is DataLabDatasetType.MATCH:
+            kind = getattr(manifest_hash, "matching_id", None) or self._only_matching_id()
+            name = f"matching:{kind}"
+        self._datasets[name] = str(manifest_hash)
+
+    def deprovision_dataset(self, dataset_type: DataLabDatasetType) -> None:
+        """Remove a dataset. Without its matching ids a data lab is deleted; other changes take effect with `run`.
+
+        Args:
+            dataset_type: The dataset.
+        """
+        self._reopen()
+        key = DataLabDatasetType(dataset_type).key
+        self._datasets = {name: each for name, each in self._datasets.items() if name.partition(":")[0] != key}
+        if dataset_type is DataLabDatasetType.MATCH:
+            self._delete_replaced()
 
     def run(self, timeout: float | None = None, sleep_interval: float = 1) -> Self:
         """Validate the datasets and wait; `is_validation_passed` and the reports show the outcome.
@@ -150,35 +247,94 @@ class DataLab:
         return self
 
     @property
-    def is_validation_passed(self) -> bool:
+    def is_validated(self) -> bool:
         """Whether the datasets passed validation."""
         return self._id is not None and bool(self._known().get("is_validated"))
 
-    def get_validation_report(self) -> ValidationReports:
-        """Return the validation reports of the datasets.
+    @property
+    def is_validation_passed(self) -> _Outcome:
+        """Whether the datasets passed validation: `is_validation_passed`, or `is_validation_passed(report)`."""
+        return _Outcome(self)
 
-        Raises:
-            NotValidatedError: They have not been validated yet.
+    def get_validation_report(self, timeout: float | None = RESULT_SECONDS) -> DataLabReports:
+        """Return the validation reports of the datasets, validating them first if necessary.
+
+        Args:
+            timeout: Longest time to wait, in seconds; None for no limit.
         """
-        return ValidationReports.from_dict(self._validated("reports"))
+        return DataLabReports(ValidationReports.from_dict(self._validated("reports", timeout)))
 
-    def get_statistics_report(self) -> dict[str, Any]:
+    def get_statistics_report(self, timeout: float | None = RESULT_SECONDS) -> dict[str, Any]:
         """Return counts of the uploaded data; they are exact, since the data is the caller's own.
 
+        Args:
+            timeout: Longest time to wait for the validation, in seconds; None for no limit.
+
         Raises:
-            NotValidatedError: The data lab has not been validated yet, or failed validation.
+            NotValidatedError: The data lab failed validation.
         """
-        return dict(self._validated("statistics"))
+        return dict(self._validated("statistics", timeout))
 
     def _known(self) -> Mapping[str, Any]:
         known: Mapping[str, Any] = self._client.call(Method.GET_LAB, lab_id=self.id)
         return known
 
-    def _validated(self, what: str) -> Mapping[str, Any]:
+    def _validated(self, what: str, timeout: float | None) -> Mapping[str, Any]:
         found: Mapping[str, Any] | None = self._known().get(what)
         if not found:
-            raise NotValidatedError(f"The data lab has no {what} yet.", remedy="Call `run` first.")
+            self.run(timeout)
+            found = self._known().get(what)
+        if not found:
+            raise NotValidatedError(f"The data lab has no {what}.", remedy="See its validation reports.")
         return found
+
+    def _check(self, datasets: Mapping[str, Any], error: type[InvalidRequestError | NotProvisionedError]) -> None:
+        """Check that exactly the declared datasets are given."""
+        declared = {
+            "segments": self.has_segments,
+            "demographics": self.has_demographics,
+            "embeddings": self.n_embeddings > 0,
+        }
+        if any(f"matching:{kind}" not in datasets for kind in self.matching_ids):
+            raise error("The data lab has no datasets yet.", remedy="Call `provision_local_datasets` first.")
+        for dataset, is_declared in declared.items():
+            if is_declared != (dataset in datasets):
+                raise error(
+                    f"The data lab was built {'with' if is_declared else 'without'} {dataset}.",
+                    remedy=f"{'Provide' if is_declared else 'Omit'} the {dataset}, or build the data lab "
+                    f"{'without' if is_declared else 'with'} them.",
+                )
+
+    def _reopen(self) -> None:
+        """Let the next use of `id` create a data lab on the server that replaces the present one."""
+        if self._id is not None:
+            self._replaced_id, self._id = self._id, None
+
+    def _delete_replaced(self) -> None:
+        if self._replaced_id is not None:
+            self._client.call(Method.DELETE_LAB, lab_id=self._replaced_id)
+            self._replaced_id = None
+
+    def _create(self) -> str:
+        known = self._client.call(
+            Method.CREATE_LAB,
+            name=self.name,
+            matching_ids=[kind.value for kind in self.matching_ids],
+            has_demographics=self.has_demographics,
+            has_segments=self.has_segments,
+            n_embeddings=self.n_embeddings,
+            activation=self.activation,
+            datasets=self._datasets,
+        )
+        self._delete_replaced()
+        return str(known["id"])
+
+    def _only_matching_id(self) -> MatchingId:
+        if len(self.matching_ids) != 1:
+            raise InvalidRequestError(
+                "The file's kind of matching ids is missing.", remedy="Give `matching_id` in `upload_dataset`."
+            )
+        return self.matching_ids[0]
 
     def _matching(self, data: Any) -> dict[MatchingId, Any]:
         if not isinstance(data, Mapping):
@@ -188,7 +344,7 @@ class DataLab:
                     remedy="Give one file for each kind: {MatchingId.EMAIL: …}.",
                 )
             return {self.matching_ids[0]: data}
-        matching = {_matching_id(kind): each for kind, each in data.items()}
+        matching = {as_matching_id(kind): each for kind, each in data.items()}
         if set(matching) != set(self.matching_ids):
             raise InvalidRequestError(
                 "The files do not match the kinds of matching ids that the data lab was built with.",
@@ -212,15 +368,67 @@ class DataLabBuilder:
         self._has_segments = False
         self._n_embeddings = 0
         self._activation: list[str] = []
+        self._existing_id: str | None = None
 
     def with_name(self, name: str) -> Self:
         """Set the data lab's name."""
         self._name = name
         return self
 
-    def with_matching_id_format(self, *matching_id_formats: MatchingId) -> Self:
-        """Set the kinds of matching ids that the data lab contains."""
-        self._matching_ids = [_matching_id(each) for each in matching_id_formats]
+    def from_existing(self, data_lab_id: str) -> Self:
+        """Open an existing data lab instead of a new one."""
+        self._existing_id = data_lab_id
+        return self
+
+    def with_matching_id_format(self, *matching_id: MatchingId | IdType) -> Self:
+        """Set the kinds of matching ids that the data lab contains.
+
+        Raises:
+            InvalidRequestError: A kind is unknown or not supported.
+        """
+        self._matching_ids = [as_matching_id(each) for each in matching_id]
+        return self
+
+    def with_identifiers_config(self, identifiers_config: list[IdentifiersConfig]) -> Self:
+        """Set the kinds of ids that the data lab contains; each kind to match by is uploaded in a file of its own.
+
+        Raises:
+            InvalidRequestError: A kind to match by is not supported, or a kind to deliver is not a user id.
+        """
+        if any(each.is_activation_id and each.id_type is not IdType.STRING for each in identifiers_config):
+            raise InvalidRequestError(
+                "Lists can contain user ids, and hashed ids for ad destinations.",
+                remedy="Use `IdType.STRING` for the ids to deliver, or `with_activation`.",
+            )
+        return self.with_matching_id_format(*(each.id_type for each in identifiers_config if each.is_matching_id))
+
+    def with_num_identifiers_columns(self, num_identifiers_columns: int) -> Self:
+        """Check the number of columns of the file with matching ids, which is always 2.
+
+        Raises:
+            InvalidRequestError: Another number was given.
+        """
+        if num_identifiers_columns != 2:
+            raise InvalidRequestError(
+                "The file with matching ids has two columns: user id and matching id.",
+                remedy="Give a file for each kind of matching ids.",
+            )
+        return self
+
+    def with_disable_drop_invalid_rows(self) -> Self:
+        """Raise an error: invalid rows are always dropped and counted.
+
+        Raises:
+            InvalidRequestError: Always.
+        """
+        raise InvalidRequestError(
+            "Invalid rows cannot be kept; they are dropped and counted in the report.",
+            remedy="Check the report's `numInvalidRowsTotal` instead.",
+        )
+
+    def with_collaboration_types(self, collaboration_types: list[CollaborationType]) -> Self:
+        """Accept the collaborations that the data lab is for; every validated data lab can be used for all."""
+        del collaboration_types
         return self
 
     def with_demographics(self) -> Self:
@@ -257,6 +465,8 @@ class DataLabBuilder:
         Raises:
             InvalidRequestError: Its name or its kinds of matching ids are missing.
         """
+        if self._existing_id is not None:
+            return DataLab.from_existing(self._existing_id, self._client)
         if not self._name:
             raise InvalidRequestError("The data lab has no name.", remedy="Call `with_name`.")
         if not self._matching_ids:
@@ -274,10 +484,6 @@ class DataLabBuilder:
         )
 
 
-def _matching_id(value: Any) -> MatchingId:
-    try:
-        return MatchingId(value)
-    except ValueError:
-        raise InvalidRequestError(
-            "Unknown kind of matching ids.", remedy=f"Choose from: {', '.join(MatchingId)}."
-        ) from None
+def _kind_of(name: str) -> MatchingId | None:
+    kind = name.partition(":")[2]
+    return MatchingId(kind) if kind else None

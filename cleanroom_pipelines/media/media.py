@@ -5,16 +5,26 @@ Add here when a data room gets another operation.
 Keep out: decisions. The server checks permissions and decides which counts are released.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Self
 
 from cleanroom_pipelines.documents import ServerDocument
-from cleanroom_pipelines.media.api import AudienceType, CustomAudience, SeedAudience, reference
+from cleanroom_pipelines.media.api import (
+    USER_ID,
+    AudienceType,
+    CustomAudience,
+    IdType,
+    SeedAudience,
+    reference,
+)
+from cleanroom_pipelines.media.api import matching_id as as_matching_id
 from cleanroom_pipelines.media.client import Client
 from cleanroom_pipelines.media.compute_job import (
     JOBS,
+    RESULT_SECONDS,
+    DataLabValidationJob,
     MediaAudiencesValidationReportJob,
     MediaAudienceUserListJob,
     MediaBaseAudienceValidationReportsJob,
@@ -28,14 +38,14 @@ from cleanroom_pipelines.media.compute_job import (
 )
 from cleanroom_pipelines.media.definition import AudienceDefinition
 from cleanroom_pipelines.media.errors import InvalidDefinitionError, InvalidRequestError, NotFoundError
-from cleanroom_pipelines.media.exclusion_targeting_builder import ExclusionTargetingAudienceDefinition
+from cleanroom_pipelines.media.exclusion_targeting_audience_builder import ExclusionTargetingAudienceDefinition
 from cleanroom_pipelines.media.lookalike_audience_builder import LookalikeAudienceDefinition
-from cleanroom_pipelines.media.participant import Participant
+from cleanroom_pipelines.media.participant import Participant, known_permissions
 from cleanroom_pipelines.media.protocol import JobKind, Method
 from cleanroom_pipelines.media.remarketing_audience_builder import RemarketingAudienceDefinition
 from cleanroom_pipelines.media.results import BudgetProposal, PriceEstimate, PrivacyBudget
 from cleanroom_pipelines.media.rule_based_builder import RuleBasedAudienceDefinition
-from cleanroom_pipelines.terms import CollaborationType, MatchingId
+from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,10 @@ class DcrConfiguration(ServerDocument):
     created_at: str | None = None
     privacy: Mapping[str, Any] = field(default_factory=dict)
 
+    def model_dump_json(self) -> str:
+        """Return the configuration as JSON text."""
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
 
 @dataclass(frozen=True)
 class DataRoomAuditLog:
@@ -95,6 +109,8 @@ class MediaDcr:
         collaboration_types: The collaborations that it allows, at least one.
         matching_ids: The kinds of matching ids that it accepts, at least one.
         hide_absolute_values: Whether counts that depend on both sides are hidden from all participants.
+        show_match_rate: Ignored: the match rate is always shown to the advertiser and never to others, since it
+            reveals the exact size of the advertiser's list.
         activation: Ad destinations for which the base audience keeps hashed ids, such as `google` and `meta`.
 
     Raises:
@@ -108,12 +124,14 @@ class MediaDcr:
         name: str | None = None,
         participants: list[Participant] | None = None,
         collaboration_types: list[CollaborationType] | None = None,
-        matching_ids: list[MatchingId] | None = None,
+        matching_ids: Sequence[MatchingId | IdType] | None = None,
         hide_absolute_values: bool = False,
+        show_match_rate: bool = False,
         activation: Sequence[str] = (),
         _existing_dcr_id: str | None = None,
     ) -> None:
         self._client = client
+        self._activation_id = USER_ID
         if _existing_dcr_id is not None:
             self._room = client.call(Method.GET_ROOM, room_id=_existing_dcr_id)
             return
@@ -126,8 +144,8 @@ class MediaDcr:
             Method.CREATE_ROOM,
             name=name,
             participants=[participant.as_dict() for participant in participants],
-            collaboration_types=_values(CollaborationType, collaboration_types),
-            matching_ids=_values(MatchingId, matching_ids),
+            collaboration_types=[_collaboration(each).value for each in collaboration_types],
+            matching_ids=[as_matching_id(each).value for each in matching_ids],
             hide_absolute_values=bool(hide_absolute_values),
             activation=list(activation),
         )
@@ -162,6 +180,57 @@ class MediaDcr:
     def get_participants(self) -> list[Participant]:
         """Return the participants."""
         return list(self.get_configuration().participants)
+
+    def add_user_as_participant(self, participant: Participant, email: str, permissions: list[Permission]) -> None:
+        """Add a user of the caller's organisation to the caller's own participant.
+
+        Args:
+            participant: The participant.
+            email: E-mail address of the user.
+            permissions: The user's permissions, all of them among the participant's.
+
+        Raises:
+            PermissionDeniedError: It is not the caller's own participant, or the caller may not manage users.
+        """
+        [participant_id] = self._participant_ids([participant])
+        self._room = self._client.call(
+            Method.ADD_USER,
+            room_id=self.id,
+            participant_id=participant_id,
+            email=email,
+            permissions=[each.value for each in known_permissions(permissions)],
+        )
+
+    def remove_user_from_participant(self, participant: Participant, email: str) -> None:
+        """Remove a user from the caller's own participant.
+
+        Args:
+            participant: The participant.
+            email: E-mail address of the user.
+
+        Raises:
+            PermissionDeniedError: It is not the caller's own participant, or the caller may not manage users.
+            ConflictError: No remaining user would have one of the participant's permissions.
+        """
+        [participant_id] = self._participant_ids([participant])
+        self._room = self._client.call(
+            Method.REMOVE_USER, room_id=self.id, participant_id=participant_id, email=email
+        )
+
+    def set_activation_id(self, activation_id: str) -> None:
+        """Set the ids that `get_audience_user_list` delivers by default.
+
+        Args:
+            activation_id: `userId`, or an ad destination for which the base audience keeps hashed ids.
+
+        Raises:
+            InvalidRequestError: The room keeps no such ids.
+        """
+        if activation_id not in (known := (USER_ID, *self.get_configuration().activation)):
+            raise InvalidRequestError(
+                "The data room keeps no ids of this name.", remedy=f"Choose from: {', '.join(known)}."
+            )
+        self._activation_id = activation_id
 
     def get_owner_email(self) -> str:
         """Return the e-mail address of the room's creator."""
@@ -269,15 +338,21 @@ class MediaDcr:
 
     # provisioning
 
-    def provision_base_audience(self, data_lab_id: str) -> None:
+    def provision_base_audience(self, data_lab_id: str, *, force: bool = False) -> None:
         """Provision a validated data lab as the room's base audience, replacing any earlier one.
 
         Args:
             data_lab_id: The data lab.
+            force: Whether to provision a data lab that is still being validated, once it passes. One that failed
+                is never provisioned.
 
         Raises:
             NotValidatedError: It has not been validated, or failed validation.
         """
+        if force:
+            DataLabValidationJob(
+                self._client, self._client.call(Method.START_LAB, lab_id=data_lab_id)
+            ).wait_for_completion(RESULT_SECONDS)
         self._client.call(Method.PROVISION_BASE, room_id=self.id, lab_id=data_lab_id)
 
     def deprovision_base_audience(self) -> None:
@@ -293,7 +368,7 @@ class MediaDcr:
         return MediaBaseAudienceValidationReportsJob.start(self._client, self.id)
 
     def provision_seed_audiences(
-        self, manifest_hash: str | Sequence[str], *, matching_id: MatchingId | None = None
+        self, manifest_hash: str | Sequence[str], *, matching_id: MatchingId | IdType | None = None
     ) -> None:
         """Provision an uploaded file as the room's seed audiences, replacing any earlier ones.
 
@@ -313,7 +388,7 @@ class MediaDcr:
             )
         kinds = [matching_id or getattr(each, "matching_id", None) for each in hashes]
         datasets = [
-            {"manifest_hash": str(each), "matching_id": None if kind is None else MatchingId(kind).value}
+            {"manifest_hash": str(each), "matching_id": None if kind is None else as_matching_id(kind).value}
             for each, kind in zip(hashes, kinds, strict=True)
         ]
         self._client.call(Method.PROVISION_SEEDS, room_id=self.id, datasets=datasets)
@@ -373,6 +448,12 @@ class MediaDcr:
             definition: The definition, built with `RemarketingAudienceBuilder`.
         """
         return self._create(definition, RemarketingAudienceDefinition)
+
+    def create_exclusion_targeting_audience(
+        self, definition: ExclusionTargetingAudienceDefinition
+    ) -> CustomAudience:
+        """Create an exclusion audience, like `create_exclusion_audience`."""
+        return self.create_exclusion_audience(definition)
 
     def create_exclusion_audience(self, definition: ExclusionTargetingAudienceDefinition) -> CustomAudience:
         """Create an exclusion audience: all users except the matched ones.
@@ -439,13 +520,15 @@ class MediaDcr:
 
         Args:
             audience: The audience.
-            destination: `plain` (the default) for user ids, one per line; or an ad destination for which the base
-                audience keeps hashed ids, such as `google` or `meta`.
+            destination: `plain` for user ids, one per line; or an ad destination for which the base audience keeps
+                hashed ids, such as `google` or `meta`. By default what `set_activation_id` set, or `plain`.
             gzip: Whether the files are compressed.
             max_rows: Largest number of rows per file.
             holdout: Share of the users that is withheld as a control group, such as `10%`.
             delta_from: Id of an earlier user list's job, to also get the users added and removed since then.
         """
+        if destination is None and self._activation_id != USER_ID:
+            destination = self._activation_id
         options = {
             "destination": destination,
             "gzip": gzip or None,
@@ -526,10 +609,10 @@ def _custom_ids(audiences: Iterable[CustomAudience]) -> list[str]:
     return [each.id for each in listed]
 
 
-def _values(kind: type[StrEnum], given: Iterable[Any]) -> list[str]:
+def _collaboration(given: Any) -> CollaborationType:
     try:
-        return [kind(each).value for each in given]
+        return CollaborationType(given)
     except ValueError:
         raise InvalidRequestError(
-            f"Unknown {kind.__name__}.", remedy=f"Choose from: {', '.join(kind.__members__)}."
+            "Unknown CollaborationType.", remedy=f"Choose from: {', '.join(CollaborationType.__members__)}."
         ) from None

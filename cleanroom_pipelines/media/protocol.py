@@ -32,6 +32,7 @@ class Method(StrEnum):
     CREATE_LAB = "create_lab"
     GET_LAB = "get_lab"
     START_LAB = "start_lab"
+    DELETE_LAB = "delete_lab"
     PROVISION_BASE = "provision_base"
     DEPROVISION_BASE = "deprovision_base"
     PROVISION_SEEDS = "provision_seeds"
@@ -51,6 +52,8 @@ class Method(StrEnum):
     PROPOSE = "propose"
     APPROVE = "approve"
     DECLINE_ROOM = "decline_room"
+    ADD_USER = "add_user"
+    REMOVE_USER = "remove_user"
 
     @property
     def only_reads(self) -> bool:

@@ -1,7 +1,7 @@
 """Remarketing audiences: the advertiser's users who are also among the publisher's users.
 
 Lives here: the definition and its builder.
-Keep out: the opposite, exclusion audiences (`exclusion_targeting_builder.py`).
+Keep out: the opposite, exclusion audiences (`exclusion_targeting_audience_builder.py`).
 """
 
 from cleanroom_pipelines.media.definition import AudienceBuilder, SeedAudienceDefinition

@@ -1,150 +1,17 @@
-"""Results of jobs: overlap, insights, data attributes, sizes and user lists.
+"""Results that only this API has: sizes with their noise, user lists, prices and budgets.
 
-Lives here: one class per result, each with its rows, its noise and its JSON form.
-Add here when a job gets a new result; lookalike statistics are in `audience_statistics_result.py`, as they are in
-the API that this one follows.
+Lives here: one class per result, each with its noise and its JSON form.
+Add here when a job gets a result that the other Media API does not have; its own are in `api.py`.
 Keep out: computation. A number that is None is hidden, or too small to publish.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from cleanroom_pipelines.documents import ServerDocument
+from cleanroom_pipelines.media.api import Result
 
 
-class Result(ServerDocument):
-    """A result that can be written as JSON."""
-
-    def model_dump(self) -> dict[str, Any]:
-        """Return the result as a JSON-serializable dictionary."""
-        return self.as_dict()
-
-    def model_dump_json(self, indent: int | None = None) -> str:
-        """Return the result as JSON text."""
-        return json.dumps(self.as_dict(), indent=indent, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class OverlapRow(Result):
-    """The overlap of one type of seed audience with the base audience.
-
-    Args:
-        audience_type: Type of the seed audience.
-        advertiser_size: Number of ids that the advertiser provided; visible to the advertiser only.
-        overlap_size: Number of distinct matched users of the publisher.
-        is_empty: Whether the number of matched users is too small to publish.
-        match_rate: Share of the advertiser's valid unique ids that matched, 0 to 1.
-    """
-
-    audience_type: str
-    advertiser_size: int | None = None
-    overlap_size: int | None = None
-    is_empty: bool | None = None
-    match_rate: float | None = None
-
-
-@dataclass(frozen=True)
-class OverlapStatistics(Result):
-    """The overlap of the seed audiences with the base audience.
-
-    Args:
-        rows: One per type of seed audience.
-        noise: Error bounds of the numbers, as stated by the server.
-    """
-
-    rows: tuple[OverlapRow, ...]
-    noise: Mapping[str, Any] = field(default_factory=dict)
-
-    def of(self, audience_type: str) -> OverlapRow | None:
-        """Return the row of one type of seed audience; None if the type does not exist."""
-        return next((row for row in self.rows if row.audience_type == audience_type), None)
-
-
-@dataclass(frozen=True)
-class InsightsRow(Result):
-    """One group of users, compared between the overlap and all matchable users.
-
-    Args:
-        interest: The segment; None for all.
-        age: The age bracket; None for all.
-        gender: The gender; None for all.
-        affinity_ratio: The group's share in the overlap divided by its share among all matchable users.
-        share_in_overlap: The group's share in the overlap, 0 to 1.
-        share_in_matchable: The group's share among all matchable users, 0 to 1.
-        addressable_size: Number of the publisher's users in the group.
-    """
-
-    interest: str | None = None
-    age: str | None = None
-    gender: str | None = None
-    affinity_ratio: float | None = None
-    share_in_overlap: float | None = None
-    share_in_matchable: float | None = None
-    addressable_size: int | None = None
-
-
-@dataclass(frozen=True)
-class AudienceInsights(Result):
-    """The insights on one type of seed audience.
-
-    Args:
-        audience_type: Type of the seed audience.
-        rows: One per interest, age, gender and pair of them.
-    """
-
-    audience_type: str
-    rows: tuple[InsightsRow, ...]
-
-
-@dataclass(frozen=True)
-class Insights(Result):
-    """What distinguishes the matched users of each seed audience.
-
-    Args:
-        audiences: One per type of seed audience.
-        noise: Error bounds of the numbers, as stated by the server.
-    """
-
-    audiences: tuple[AudienceInsights, ...]
-    noise: Mapping[str, Any] = field(default_factory=dict)
-
-    def of(self, audience_type: str) -> AudienceInsights | None:
-        """Return the insights on one type of seed audience; None if the type does not exist."""
-        return next((each for each in self.audiences if each.audience_type == audience_type), None)
-
-
-@dataclass(frozen=True)
-class DataAttribute(Result):
-    """An attribute that filters can use.
-
-    Args:
-        name: `age`, `gender` or `segments`.
-        type: `NUMERIC_RANGE` or `CATEGORICAL`.
-        values: Its values in the base audience.
-        operators: Wire values of the filter operators that it supports.
-    """
-
-    name: str
-    type: str
-    values: tuple[str, ...]
-    operators: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DataAttributes(Result):
-    """The attributes that filters can use."""
-
-    attributes: tuple[DataAttribute, ...]
-
-    def of(self, name: str) -> DataAttribute | None:
-        """Return the attribute with a name; None if the base audience lacks it."""
-        return next((each for each in self.attributes if each.name == name), None)
-
-
-@dataclass(frozen=True)
-class AudienceSize(Result):
+class SizeOfAudience(Result):
     """The size of an audience.
 
     Args:
@@ -155,10 +22,9 @@ class AudienceSize(Result):
 
     size: int | None = None
     reason: str | None = None
-    noise: Mapping[str, Any] = field(default_factory=dict)
+    noise: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True)
 class UserListFile(Result):
     """A file of a user list.
 
@@ -175,7 +41,6 @@ class UserListFile(Result):
     sha256: str
 
 
-@dataclass(frozen=True)
 class UserListDelivery(Result):
     """The files of an exported user list.
 
@@ -186,11 +51,10 @@ class UserListDelivery(Result):
     """
 
     files: tuple[UserListFile, ...]
-    manifest: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = {}
     reveals: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
 class PrivacyBudget(Result):
     """The privacy budget of the two organisations that provide a room's data.
 
@@ -208,7 +72,7 @@ class PrivacyBudget(Result):
     total: int | float
     pair: tuple[str, ...] = ()
     period: str | None = None
-    bound: Mapping[str, Any] = field(default_factory=dict)
+    bound: Mapping[str, Any] = {}
     share: int | float | None = None
     left: int | float | None = None
 
@@ -220,7 +84,6 @@ class PrivacyBudget(Result):
         return max(0, round(self.total - self.spent, 1))
 
 
-@dataclass(frozen=True)
 class PriceEstimate(Result):
     """The price of a query.
 
@@ -237,7 +100,6 @@ class PriceEstimate(Result):
     is_affordable: bool
 
 
-@dataclass(frozen=True)
 class BudgetProposal(Result):
     """A proposal that both of a room's data providers must approve.
 

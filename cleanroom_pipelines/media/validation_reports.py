@@ -31,6 +31,15 @@ class ValidationReports:
     embeddings: ValidationReport | None = None
 
     @property
+    def identifiers(self) -> ValidationReport | None:
+        """Report of the user ids with their matching ids, as data labs of the other Media API name it."""
+        return self.matching
+
+    def is_passed(self) -> bool:
+        """Check whether there is a matching dataset, and every provided dataset was accepted."""
+        return self.passed
+
+    @property
     def passed(self) -> bool:
         """Whether there is a matching dataset, and every provided dataset was accepted."""
         reports = (self.matching, self.segments, self.demographics, self.embeddings)

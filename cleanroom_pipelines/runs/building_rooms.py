@@ -23,7 +23,7 @@ from cleanroom_pipelines.runs.building import AssetResult, read_documents, read_
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.room_budgets import RoomBudget, seed_digests
-from cleanroom_pipelines.runs.room_inbox import make_room_inbox
+from cleanroom_pipelines.runs.room_inbox import close_room_drop, make_room_inbox
 from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Draft, Input, InstallationKey
 from cleanroom_pipelines.terms import CollaborationType
@@ -197,6 +197,7 @@ def delete_unused_room_data(installation: Installation, data_room_id: str, artif
                     if location := catalog.rooms.upload(upload_id).location:
                         installation.uploads.delete(location)
                         catalog.rooms.forget_upload(upload_id)
+                        close_room_drop(installation, data_room_id, upload_id)
     removed = [asset for asset in ROOM_ASSETS if asset not in artifacts and store.versions(asset, data_room_id)]
     gone = [(asset, data_room_id) for asset in removed]
     if {"base_audience", "seed_audiences"} & set(removed):
@@ -398,7 +399,7 @@ def _build_insights(state: _State) -> None:
         with state.drafting("insights", inputs, room.spec) as draft:
             found = insights(relations, room.releaser(), figures, room.salt, room.seeds)
             document = {
-                "result": found.as_dict(),
+                "result": found.as_dict() | {"total_publisher": figures.addressable.value},
                 "questions": {
                     each.audience_type: [
                         room.question("insights", text, INSIGHTS).as_dict(),
@@ -468,6 +469,7 @@ def _fail_validation(state: _State, failed: Mapping[str, str], code: StatusCode,
     state.work.fail(code, message)
     state.failure = message
     for upload_id in failed.values():
+        close_room_drop(state.installation, state.room.id, upload_id, code, message)
         state.installation.uploads.delete(upload_id)
         state.installation.catalog.rooms.forget_upload(upload_id)
 

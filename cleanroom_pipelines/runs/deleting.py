@@ -327,15 +327,13 @@ def _delete_files(installation: Installation, record: Resource) -> None:
             if installation.vault.folder_of(record.seed_location.partition("/")[0]).exists():
                 raise OSError("a seed was not deleted")
         forget_receipts(installation, record)
-    if isinstance(record, DataLab):
-        for upload_id in record.datasets.values():
+    if isinstance(record, DataLab | DataRoom):
+        # Files not ingested yet, except those that another lab or room also uses.
+        held = record.datasets if isinstance(record, DataLab) else record.inputs
+        for upload_id in {*held.values()} - installation.catalog.rooms.uploads_in_use(but_of=record.id):
             installation.uploads.delete(upload_id)
             installation.catalog.rooms.forget_upload(upload_id)
     if isinstance(record, DataRoom):
-        # Files not ingested yet, except those that a lab or another room also uses.
-        for upload_id in {*record.inputs.values()} - installation.catalog.rooms.uploads_in_use(but_of=record.id):
-            installation.uploads.delete(upload_id)
-            installation.catalog.rooms.forget_upload(upload_id)
         forget_folder(installation, installation.home.inbox_rooms / record.id)
 
 

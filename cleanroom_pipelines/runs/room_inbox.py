@@ -10,17 +10,28 @@ has several kinds of matching ids, the first and the last also name the kind: `m
 as the operator, for the side that provides the dataset, and the audit log records it.
 """
 
-import csv
-import gzip
+import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Upload
+from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Status, Upload
 from cleanroom_pipelines.errors import InputError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import Dataset, InputName
-from cleanroom_pipelines.runs.drops import Drop, Rejected, RestingDrop, drops_below, one_at_a_time, reject, rest
+from cleanroom_pipelines.runs.drops import (
+    ACCEPTED,
+    REJECTED,
+    Drop,
+    Rejected,
+    RestingDrop,
+    drops_below,
+    one_at_a_time,
+    reject,
+    rest,
+    write_receipt,
+)
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.layout import is_partition_key
 from cleanroom_pipelines.storage.seed_parts import check_not_workbook
@@ -29,7 +40,7 @@ from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.ways_in import acting_for
 
 FOLDERS = tuple(dataset.key for dataset in Dataset)
-_FIRST_BYTES = 1 << 16
+_EMBEDDING_COLUMNS = range(3, 10_000)
 
 
 def find_room_drops(installation: Installation) -> Iterator[Drop]:
@@ -65,10 +76,12 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejecte
             return reject(installation, resting, error, entry, what="upload")
         upload = _sealed_upload(installation, room, resting, name.matching_id)
         if room.inputs.get(str(name)) != upload.id:
+            note = {"file": drop.path.name, "upload": {"bytes": upload.n_bytes, "digest": upload.digest}}
+            write_receipt(drop.path.parent / ACCEPTED / f"{upload.id}.json", note)
             n_embeddings = None
             if name.dataset is Dataset.EMBEDDINGS:
                 with installation.uploads.opening(upload.location, upload.digest) as copy:
-                    n_embeddings = _n_embeddings(copy)
+                    n_embeddings = _n_embeddings(installation, copy)
             installation.audit.write(
                 {
                     "way": "inbox",
@@ -117,6 +130,27 @@ def _sealed_upload(
     )
 
 
+def close_room_drop(
+    installation: Installation, room_id: str, upload_id: str, code: StatusCode | None = None, message: str = ""
+) -> None:
+    """Close a dropped file once a run has ingested it: delete the note of its name, or write a receipt.
+
+    Does nothing for other uploads.
+
+    Args:
+        installation: The installation.
+        room_id: The room.
+        upload_id: The upload.
+        code: Why the run failed; None if it succeeded.
+        message: The reason in words.
+    """
+    for note in (installation.home.inbox_rooms / room_id).glob(f"*/{ACCEPTED}/{upload_id}.json"):
+        if code is not None:
+            failure = {"status": Status.CREATE_FAILED.value, "statusCode": code.value, "message": message}
+            write_receipt(note.parents[1] / REJECTED / note.name, json.loads(note.read_text()) | failure)
+        note.unlink(missing_ok=True)
+
+
 def make_room_inbox(installation: Installation, room: DataRoom) -> None:
     """Create a room's inbox folders."""
     several = len(room.matching_ids) > 1
@@ -163,19 +197,14 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
     return InputName(dataset, MatchingId(kind))
 
 
-def _n_embeddings(path: Path) -> int:
-    """Return the dimensions per embedding: the number of columns of the first row, minus user and scope."""
-    import pyarrow.parquet as pq
+def _n_embeddings(installation: Installation, path: Path) -> int:
+    """Return the dimensions per embedding: the number of columns, minus user and scope."""
+    from cleanroom_pipelines.uploads.room_files import open_room_file
 
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(_FIRST_BYTES)
-        if start.startswith(b"PAR1"):
-            return max(1, len(pq.read_schema(path).names) - 2)
-        if start.startswith(b"\x1f\x8b"):
-            with gzip.open(path) as stream:
-                start = stream.read(_FIRST_BYTES)
-        line = start.decode("utf-8-sig", errors="replace").splitlines()[0]
-        return max(1, len(next(csv.reader([line]))) - 2)
-    except (OSError, EOFError, ValueError, IndexError, StopIteration, csv.Error):
-        return 1  # validation reports what is wrong
+    max_bytes = installation.engine_settings.unpacked_bytes
+    with tempfile.TemporaryDirectory(prefix="drop-", dir=installation.home.scratch) as scratch:
+        try:
+            file = open_room_file(path, Path(scratch), sizes=_EMBEDDING_COLUMNS, max_bytes=max_bytes)
+        except InputError:
+            return 1  # validation reports what is wrong
+        return max(1, file.n_columns - 2)

@@ -5,6 +5,12 @@ SQL. Reports (pandera), training, seeds and lists of ids all use it, through `re
 Add here when a role or a file format has a new kind of cell.
 Keep out: opening tables (reading), counting and reporting.
 
+Files of data rooms have further roles. Their labels (segments, audience types) and scopes are taken exactly as
+they are. An age is a bracket `18-24`, an open bracket `65+`, or one whole number; its numbers are from 0 to 150,
+and a bracket must not end below its start. Spaces and an en dash are accepted in an age; its value has neither.
+Ages and genders may be missing. Numbers of an embedding must be finite, and must not be missing. The syntax of
+matching ids, such as e-mail addresses, is known to `identity`.
+
 A row is dropped if an id is empty or a placeholder, its line cannot be parsed, or a cell has the wrong type: a
 time that is neither a whole number of seconds nor an ISO 8601 time, or is out of range; a number that is not
 finite. A missing time or feature does not drop the row. NaN in a float column counts as missing.
@@ -15,18 +21,19 @@ such cells costs nothing extra. Items are names: they are taken exactly as they 
 numbers is read as such.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, TableFiles, quote_identifier, quote_literal
+from cleanroom_pipelines.engine import quote_identifier, quote_literal
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.identity.decimals import DECIMAL_TAIL, WHOLE_NUMBER
 from cleanroom_pipelines.identity.placeholders import PLACEHOLDERS
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads.report import ErrorCode
-from cleanroom_pipelines.uploads.roles import Role
+from cleanroom_pipelines.uploads.roles import Role, RoomRole
 
 # Seconds since 1970 stay below this until the year 5138; milliseconds have been above it since 1973.
 MAX_SECONDS = 100_000_000_000
@@ -55,9 +62,15 @@ _KINDS_OF_ROLE = {
     Role.TIMESTAMP: {CELL, INTEGER, TIME},
     Role.CATEGORICAL_FEATURE: {CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, LIST},
     Role.NUMERICAL_FEATURE: {CELL, INTEGER, FLOAT, DECIMAL},
+    RoomRole.MATCHING_ID: _IDS,
+    RoomRole.LABEL: {CELL, TEXT, INTEGER},
+    RoomRole.SCOPE: {CELL, TEXT, INTEGER},
+    RoomRole.AGE: {CELL, TEXT, INTEGER},
+    RoomRole.GENDER: {CELL, TEXT},
+    RoomRole.NUMBER: {CELL, INTEGER, FLOAT, DECIMAL},
 }
 # Kinds of one column that may differ between files, because the values are the same in each.
-_SAME_VALUES = {
+_SAME_VALUES: dict[Role | RoomRole, set[str]] = {
     Role.USER_ID: _IDS,
     Role.ITEM_ID: _IDS,
     Role.TIMESTAMP: {INTEGER, TIME},
@@ -70,6 +83,12 @@ TYPES_IN_WORDS = {
     Role.TIMESTAMP: "an integer (epoch seconds) or a timestamp",
     Role.CATEGORICAL_FEATURE: "a string, number, boolean or list",
     Role.NUMERICAL_FEATURE: "a number",
+    RoomRole.MATCHING_ID: "a string, an integer or a UUID",
+    RoomRole.LABEL: "a string or an integer",
+    RoomRole.SCOPE: "a string or an integer",
+    RoomRole.AGE: "a string or an integer",
+    RoomRole.GENDER: "a string",
+    RoomRole.NUMBER: "a number",
 }
 
 # Whole numbers, also as pandas writes them for a column with missing values ("881250949.0").
@@ -82,15 +101,27 @@ _ISO_PATTERN = (
 # Bounded so that every match is finite as a DOUBLE.
 NUMBER_PATTERN = r" *-?([0-9]{1,100}(\.[0-9]*)?|\.[0-9]+)([eE](-[0-9]{1,3}|\+?[0-9]{1,2}))? *"
 
-# White space and invisible characters that surround ids: no-break space, zero-width characters, byte order mark.
-_BLANKS = " \t\r\n\v\f\u00a0\u200b\u200c\u200d\u2060\ufeff"
+# White space and invisible characters that surround ids: spaces of any script, the no-break space, zero-width
+# characters, the byte order mark.
+_BLANKS = (
+    " \t\r\n\v\f\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\u2028\u2029\u202f\u205f\u3000\u200b\u200c\u200d\u2060\ufeff"
+)
 _WITH_POINT = r"-?[0-9]+[.]0+"
 _DECIMAL = r"-?[0-9]+[.][0-9]+"
-# Larger integers have no exact double.
+# Larger integers have no exact double, or no exact number of a shorter type.
 _MAX_EXACT = 1 << 53
+_MAX_EXACT_OF_TYPE = {"halffloat": 1 << 11, "float": 1 << 24}
 # Placeholders up to this length are words; longer ones are UUIDs, of digits only, and hashes.
 _MAX_WORD, _HASH_LENGTH = 4, 64
 _HASH_SIZES = (20, 32, 48, 64)
+_LONG_LENGTHS = ", ".join(str(length) for length in sorted({*map(len, PLACEHOLDERS)}) if length > _MAX_WORD)
+_PLACEHOLDER = f"(?i:{'|'.join(sorted(map(re.escape, PLACEHOLDERS)))})"
+
+MAX_LABEL_CHARACTERS, MAX_GENDER_CHARACTERS, MAX_AGE = 128, 64, 150
+_AGE = r" *([0-9]{1,6}) *(?:([-\x{2013}]) *([0-9]{1,6})|(\+))? *"
+# Most ages in their normal form.
+_PLAIN_AGE = r"(?:[0-9]|[1-9][0-9]|1[0-4][0-9]|150)\+?|[1-9][0-9]-[1-9][0-9]"
 
 
 @dataclass(frozen=True)
@@ -122,12 +153,14 @@ class IdFacts:
         placeholders: Whether some ids may be placeholders.
         points: Whether some whole numbers have a decimal point.
         others: Whether some ids are not whole numbers; known only if there are points.
+        assumed: Whether the column was not looked at: a query fails if it reads an id for which the rest is wrong.
     """
 
     blanks: bool = True
     placeholders: bool = True
     points: bool = False
     others: bool = False
+    assumed: bool = False
 
     @property
     def are_whole(self) -> bool:
@@ -144,12 +177,14 @@ class Column:
         role: Its role.
         kind: Kind of its physical type; kinds that differ between files are separated by commas.
         type: Name of its physical type, for reports; never the field names of a nested type.
+        form: Kind of its matching ids; None for other roles.
     """
 
     name: str
-    role: Role
+    role: Role | RoomRole
     kind: str
     type: str
+    form: MatchingId | None = None
 
     @property
     def fits(self) -> bool:
@@ -159,8 +194,18 @@ class Column:
             len(kinds) == 1 or kinds <= _SAME_VALUES[self.role]
         )
 
+    @property
+    def is_number(self) -> bool:
+        """Whether the type has fractions in some file."""
+        return bool({FLOAT, DECIMAL} & set(self.kind.split(", ")))
 
-def takes(role: Role, kind: str) -> bool:
+    @property
+    def may_have_points(self) -> bool:
+        """Whether its ids may be whole numbers, so that a decimal point needs `IdFacts`."""
+        return self.form in (None, MatchingId.STRING, MatchingId.PHONE_NUMBER)
+
+
+def takes(role: Role | RoomRole, kind: str) -> bool:
     """Whether a column with this role may have this kind of type."""
     return kind in _KINDS_OF_ROLE[role]
 
@@ -193,19 +238,6 @@ def check_declaration(
     if roles.count(Role.TIMESTAMP) > 1:
         raise UsageError(f"At most one column can have the role {Role.TIMESTAMP}.")
     return declared
-
-
-def physical_types(
-    engine: Engine, view: str, tables: TableFiles, names: Sequence[str]
-) -> Mapping[str, tuple[str, str]]:
-    """Read the kinds and names of the physical types of columns of a scanned view; all must exist."""
-    if tables.format != "parquet":
-        return dict.fromkeys(names, (CELL, "text"))
-    if not names:
-        return {}
-    quoted = ", ".join(quote_identifier(name) for name in names)
-    schema = engine.fetch(f"SELECT {quoted} FROM {quote_identifier(view)} LIMIT 0").schema
-    return {name: (kind_of(field.type), type_name(field.type)) for name, field in zip(names, schema, strict=True)}
 
 
 def kind_of(type_: pa.DataType) -> str:
@@ -252,12 +284,15 @@ def raw_id_sql(column: Column) -> str:
     Grouping and joining integers is several times faster than text.
     """
     name = quote_identifier(column.name)
-    whole = f"{name} = floor({name}) AND abs({name}) < {_MAX_EXACT}"
+    limit = _MAX_EXACT_OF_TYPE.get(column.type, _MAX_EXACT)
     return {
         UUID: f"CAST({name} AS VARCHAR)",
         BINARY: _bytes_sql(name),
-        FLOAT: f"CASE WHEN {whole} THEN CAST(CAST({name} AS BIGINT) AS VARCHAR) || '.0' "
-        f"ELSE nullif(CAST({name} AS VARCHAR), 'nan') END",
+        # A number that may have lost digits is marked, so that it is not a whole one. NaN becomes NULL in any
+        # branch: DuckDB decides comparisons by the statistics of a parquet file, which ignore it.
+        FLOAT: f"CASE WHEN abs({name}) >= {limit} THEN nullif(CAST({name} AS VARCHAR), 'nan') || 'e0' "
+        f"WHEN {name} = floor({name}) THEN CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR) || '.0' "
+        f"ELSE CAST({name} AS VARCHAR) END",
         DECIMAL: f"CASE WHEN {name} = floor({name}) THEN CAST(CAST({name} AS HUGEINT) AS VARCHAR) "
         f"ELSE CAST({name} AS VARCHAR) END",
     }.get(column.kind, name)
@@ -296,25 +331,33 @@ def id_facts_sql(cell: str, *, is_number: bool, is_complete: bool) -> str:
     return ", ".join(f"coalesce(bool_or({test}), false)" for test in tests)
 
 
+def decimal_sql(cell: str) -> str:
+    """SQL condition that is cheap, and true for all ids that are fractions, and for some others."""
+    return f"right({cell}, 1) <= '9' AND contains({cell}, '.')"
+
+
 def _trimmed(cell: str) -> str:
     return f"trim({cell}, {quote_literal(_BLANKS)})"
 
 
-def id_sql(cell: str, facts: IdFacts, *, is_number: bool) -> tuple[str, list[Rule]]:
+def id_sql(cell: str, facts: IdFacts, column: Column) -> tuple[str, list[Rule]]:
     """SQL expression for the id in a text cell, and the rules for unusable cells.
 
     Args:
         cell: Expression for the raw id as text.
         facts: What the column contains.
-        is_number: Whether the column has a type of fractions in some file.
+        column: The column.
     """
+    if facts.assumed:
+        id_ = f"CASE WHEN {may_be_odd_sql(cell)} THEN error('odd id') ELSE {cell} END"
+        return id_, [Rule(ErrorCode.EMPTY_CELL, f"{cell} IS NULL")]
     id_ = _trimmed(cell) if facts.blanks else cell
     rules = [Rule(ErrorCode.EMPTY_CELL, f"coalesce({id_} = '', true)")]
     if facts.placeholders:
         rules.append(Rule(ErrorCode.PLACEHOLDER, _is_placeholder(id_), PLACEHOLDER_IDS))
     if facts.points and facts.others:
-        condition = "true" if is_number else f"regexp_full_match({id_}, '{_DECIMAL}')"
-        rules.append(Rule(ErrorCode.INVALID_INTEGER_FORMAT, condition, DECIMAL_IDS))
+        condition = "true" if column.is_number else f"regexp_full_match({id_}, '{_DECIMAL}')"
+        rules.append(point_rule(column, condition))
     elif facts.are_whole:
         id_ = f"regexp_replace({id_}, '{DECIMAL_TAIL}', '')"
     return id_, rules
@@ -322,33 +365,42 @@ def id_sql(cell: str, facts: IdFacts, *, is_number: bool) -> tuple[str, list[Rul
 
 DECIMAL_IDS = "ids with a decimal point"
 PLACEHOLDER_IDS = "no real ids"
-AMBIGUOUS_ID = Rule(ErrorCode.INVALID_INTEGER_FORMAT, "", DECIMAL_IDS).key
+
+
+def point_rule(column: Column, condition: str = "false") -> Rule:
+    """The rule for ids with a decimal point among other ids."""
+    is_phone = column.form is MatchingId.PHONE_NUMBER
+    code = ErrorCode.INVALID_PHONE_E164_NUMBER if is_phone else ErrorCode.INVALID_INTEGER_FORMAT
+    return Rule(code, condition, DECIMAL_IDS)
 
 
 def _is_placeholder(id_: str) -> str:
-    """SQL condition: true for placeholders, in any letter case; ordinary ids are not converted to lower case."""
-    by_length = defaultdict[int, list[str]](list)
-    for text in sorted(PLACEHOLDERS):
-        by_length[len(text)].append(text)
-    conditions = []
-    for length, texts in sorted(by_length.items()):
-        listed = ", ".join(quote_literal(text) for text in texts)
-        starts = ", ".join(quote_literal(start) for start in sorted({text[:2] for text in texts}))
-        start = f" AND lower(left({id_}, 2)) IN ({starts})" if length > _MAX_WORD else ""
-        conditions.append(f"strlen({id_}) = {length}{start} AND lower({id_}) IN ({listed})")
-    return f"({' OR '.join(conditions)})"
+    """SQL condition: true for placeholders, in any letter case; the length decides for ordinary ids."""
+    # Not IN with many values: DuckDB would turn it into a join, and evaluate its terms for every row.
+    return (
+        f"((strlen({id_}) <= {_MAX_WORD} OR strlen({id_}) IN ({_LONG_LENGTHS})) "
+        f"AND regexp_full_match({id_}, {quote_literal(_PLACEHOLDER)}))"
+    )
 
 
-def may_be_odd_sql(cell: str) -> str:
-    """SQL condition that is cheap, and true for all ids that need `IdFacts`, and for some others."""
+def may_be_odd_sql(cell: str, point: str = "") -> str:
+    """SQL condition that is cheap, and true for all ids that need `IdFacts`, and for some others.
+
+    Args:
+        cell: Expression for the raw id.
+        point: SQL condition for ids that may have a decimal point; by default, one with zeros only.
+    """
+    point = point or f"contains({cell}, '.0')"
     long = sorted(text for text in PLACEHOLDERS if len(text) > _MAX_WORD)
     uuids = ", ".join(quote_literal(text) for text in long if len(text) < _HASH_LENGTH)
-    starts = ", ".join(sorted({quote_literal(text[:2]) for text in long if len(text) == _HASH_LENGTH}))
+    starts = " ".join(sorted({text[:2] for text in long if len(text) == _HASH_LENGTH}))
     return (
         f"strlen({cell}) <= {_MAX_WORD} OR {cell} IN ({uuids}) "
-        f"OR strlen({cell}) = {_HASH_LENGTH} AND lower(left({cell}, 2)) IN ({starts}) "
-        # Blanks sort before all visible characters.
-        f"OR contains({cell}, '.0') OR length({cell}) <> strlen({cell}) OR {cell} < '!' OR right({cell}, 1) < '!'"
+        # Blanks sort before all visible characters. `right` takes twice as long.
+        f"OR {cell} < '!' OR substr({cell}, -1) < '!' OR {point} OR length({cell}) <> strlen({cell}) "
+        # CASE, because DuckDB may evaluate the sides of AND in any order, also for ids of other lengths.
+        f"OR CASE WHEN strlen({cell}) = {_HASH_LENGTH} THEN contains('{starts}', lower(left({cell}, 2))) "
+        "ELSE false END"
     )
 
 
@@ -361,6 +413,8 @@ def rules_of(column: Column) -> tuple[str, list[Rule]]:
     A rule applies to cells for which neither the condition nor an earlier rule does.
     """
     name = quote_identifier(column.name)
+    if isinstance(column.role, RoomRole):
+        return _room_rules(column, column.role)
     if column.role is Role.TIMESTAMP:
         out_of_range = {
             CELL: f"regexp_full_match({name}, '{_INTEGER_PATTERN}')",
@@ -383,6 +437,50 @@ def rules_of(column: Column) -> tuple[str, list[Rule]]:
         usable = f"coalesce({name}, '') = '' OR regexp_full_match({name}, '{NUMBER_PATTERN}')"
         return usable, _seen(column.role, name)
     return "true", []
+
+
+def _room_rules(column: Column, role: RoomRole) -> tuple[str, list[Rule]]:
+    text, code = _as_text(column), ErrorCode.INVALID_NUMERIC_RANGE
+    empty = Rule(ErrorCode.EMPTY_CELL, f"coalesce({text} = '', true)")
+    if role is RoomRole.NUMBER:
+        if column.kind == CELL:
+            return f"regexp_full_match({text}, '{NUMBER_PATTERN}')", [
+                empty,
+                Rule(ErrorCode.INVALID_FLOAT_FORMAT, "true"),
+            ]
+        name = quote_identifier(column.name)
+        infinite = [Rule(code, f"NOT isfinite({name})")] if column.kind == FLOAT else []
+        return "false", [Rule(ErrorCode.EMPTY_CELL, f"{name} IS NULL"), *infinite]
+    if role is RoomRole.AGE:
+        return f"coalesce({text} = '', true)", [Rule(code, f"{_age_sql(text)} IS NULL")]
+    if role is RoomRole.GENDER:
+        return "false", [_too_long(text, MAX_GENDER_CHARACTERS)]
+    return "false", [empty, *([_too_long(text, MAX_LABEL_CHARACTERS)] if role is RoomRole.LABEL else [])]
+
+
+def _as_text(column: Column) -> str:
+    name = quote_identifier(column.name)
+    return name if column.kind in (CELL, TEXT) else f"CAST({name} AS VARCHAR)"
+
+
+def _too_long(text: str, n_characters: int) -> Rule:
+    # In bytes first, which are counted already.
+    condition = f"strlen({text}) > {n_characters} AND length({text}) > {n_characters}"
+    return Rule(ErrorCode.INVALID_NUMERIC_RANGE, condition)
+
+
+def _age_sql(text: str) -> str:
+    """SQL for an age in its normal form; NULL if it is missing or invalid."""
+    start, end = (f"TRY_CAST(regexp_extract({text}, '^{_AGE}$', {group}) AS INTEGER)" for group in (1, 3))
+    is_open = f"regexp_extract({text}, '^{_AGE}$', 4) <> ''"
+    return (
+        f"CASE WHEN regexp_full_match({text}, '{_PLAIN_AGE}') "
+        f"AND (NOT contains({text}, '-') OR left({text}, 2) <= right({text}, 2)) THEN {text} "
+        f"WHEN coalesce({start} > {MAX_AGE}, true) THEN NULL "
+        f"WHEN {is_open} THEN {start} || '+' "
+        f"WHEN {end} IS NULL THEN CAST({start} AS VARCHAR) "
+        f"WHEN {end} BETWEEN {start} AND {MAX_AGE} THEN {start} || '-' || {end} END"
+    )
 
 
 REMEDIES = {
@@ -420,6 +518,14 @@ def value_sql(column: Column) -> str:
     """
     name = quote_identifier(column.name)
     trimmed = f"trim({name})" if column.kind == CELL else name
+    if isinstance(column.role, RoomRole):
+        text, typed = _as_text(column), "TRY_CAST" if column.kind == CELL else "CAST"
+        values = {
+            RoomRole.NUMBER: f"{typed}({trimmed} AS DOUBLE)",
+            RoomRole.AGE: _age_sql(text),
+            RoomRole.GENDER: f"nullif({text}, '')",
+        }
+        return values.get(column.role, text)
     if column.role is Role.TIMESTAMP:
         return {
             CELL: f"coalesce(TRY_CAST({trimmed} AS BIGINT), {_iso_seconds(name)})",

@@ -217,6 +217,9 @@ class _Verdict:
     status_code: StatusCode
     reason: str
 
+    def on(self, report: ValidationReport) -> ValidationReport:
+        return report.failed(self.status_code, self.reason, self.code)
+
 
 @dataclass(frozen=True)
 class _Counts:
@@ -260,7 +263,7 @@ def _validate(source: str | Path, task: _Task) -> ValidationReport:
                 )
                 return _validate_rows(engine, checked, task, report)
     except InputError as error:
-        return _failed(report, _verdict_of(error))
+        return _verdict_of(error).on(report)
 
 
 def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: ValidationReport) -> ValidationReport:
@@ -268,17 +271,8 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
     tally = _tally_rows(engine, checked, report.table, task)
     if tally.n_rows == 0:
         reason = f"The {upload.what} has no rows. Upload a file with at least one row."
-        return _failed(report, _Verdict(ErrorCode.EMPTY_FILE, upload.invalid, reason))
-    report = replace(
-        report,
-        n_rows=tally.n_rows,
-        n_invalid_rows=tally.n_invalid_rows,
-        n_invalid_rows_by_code=dict(sorted(tally.n_rows_by_code.items())),
-        columns=tuple(
-            tally.column_report(position, column.name) for position, column in enumerate(checked.columns)
-        ),
-        table=tally.with_lines(report.table),
-    )
+        return report.failed(upload.invalid, reason, ErrorCode.EMPTY_FILE)
+    report = tally.added_to(report, [column.name for column in checked.columns])
     report, counts = _with_counts(engine, checked, tally, report, task)
     verdict = (
         _wrong_time_unit(engine, checked, report, upload)
@@ -288,7 +282,7 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
     if not verdict:
         task.on_valid(engine, checked)
     task.runtime.report_progress(1.0, "validated")
-    return _failed(report, verdict) if verdict else replace(report, n_rows_dropped=report.n_invalid_rows)
+    return verdict.on(report) if verdict else replace(report, n_rows_dropped=report.n_invalid_rows)
 
 
 # --- Reading the rows ---
@@ -297,12 +291,11 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
 def _tally_rows(engine: Engine, checked: Checked, table: TableReport, task: _Task) -> Tally:
     from cleanroom_pipelines.uploads import schemas
 
-    schema = schemas.table_schemas(checked.rules)
     tally = Tally([Recorder() for _ in checked.columns])
     n_rows = max(1, engine.fetch(f"SELECT count(*) AS n FROM {checked.name}")["n"][0].as_py())
-    select = ", ".join(f"e{i} AS c{i}" for i in range(len(checked.columns)))
+    select = ", ".join(f"e{i}" for i in range(len(checked.columns)))
     for batch in engine.batches(f"SELECT {select} FROM {checked.name}", rows=task.batch_rows):
-        tally.add_batch(schemas.batch_errors(schema, batch), batch.num_rows)
+        tally.add_batch(schemas.batch_errors(checked.rules, batch.columns), batch.num_rows)
         task.runtime.report_progress(_SHARE_OF_BATCHES * tally.n_readable_rows / n_rows, "validating rows")
     for part in checked.rejected:
         tally.add_rejected(part.lines, part.n_rows_before, 1 if table.format == "csv" else 0)
@@ -372,20 +365,6 @@ def _with_duplicates_dropped(
 
 
 # --- Verdicts ---
-
-
-def _failed(report: ValidationReport, verdict: _Verdict) -> ValidationReport:
-    table = report.table
-    if verdict.code:
-        recorded = (RecordedError(verdict.code, verdict.reason), *table.recorded[: MAX_RECORDED_ERRORS - 1])
-        table = replace(table, n_errors=table.n_errors + 1, recorded=recorded)
-    return replace(
-        report,
-        outcome=Outcome.FAILED,
-        table=table,
-        status_code=verdict.status_code,
-        reason=verdict.reason,
-    )
 
 
 def _verdict_of(error: InputError) -> _Verdict:

@@ -31,8 +31,6 @@ from cleanroom_pipelines.uploads.checks import CommonError, UploadKind
 from cleanroom_pipelines.uploads.report import ErrorCode
 from cleanroom_pipelines.uploads.roles import Role
 
-_NUMBERS = {cells.FLOAT, cells.DECIMAL}
-
 
 @dataclass(frozen=True)
 class Rejected:
@@ -97,6 +95,7 @@ def read(
     *,
     scratch: Path,
     keeps_rejected: bool = False,
+    assumes_plain: bool = False,
 ) -> Checked:
     """Open a table as the view `name` (see `Checked`).
 
@@ -108,6 +107,9 @@ def read(
         upload: Kind of upload, for messages.
         scratch: Existing folder.
         keeps_rejected: Whether to keep the lines that could not be parsed, by file.
+        assumes_plain: Whether to read ids of type text without looking at them first: a query of the view fails
+            if it reads an id that is not plain. After a failure, `look` at the ids and repeat the query. Ignored
+            on a cluster.
 
     Raises:
         TrainingDataError: Or SeedError: a column is missing, occurs twice or has an unsuitable type, or a quote is
@@ -125,11 +127,28 @@ def read(
         n_rejected, rejected = _parse(
             engine, raw, runs[0][0], columns, upload, scratch=scratch, by_file=keeps_rejected
         )
-    facts = _facts(engine, raw, columns, repeats=upload is checks.INTERACTIONS)
-    judged = [_judged(position, column, facts[position]) for position, column in enumerate(columns)]
+    facts = _facts(
+        engine,
+        raw,
+        columns,
+        repeats=upload is checks.INTERACTIONS,
+        assumes_plain=assumes_plain and not engine.is_cluster,
+    )
+    return _viewed(engine, Checked(name, tables, columns, facts, (), n_rejected, rejected), facts)
+
+
+def look(engine: Engine, checked: Checked) -> Checked:
+    """Look at the ids of a table that was read without it, and replace its view by an exact one."""
+    if not any(facts and facts.assumed for facts in checked.facts):
+        return checked
+    return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns, repeats=False))
+
+
+def _viewed(engine: Engine, checked: Checked, facts: tuple[IdFacts | None, ...]) -> Checked:
+    judged = [_judged(position, column, facts[position]) for position, column in enumerate(checked.columns)]
     select = ", ".join(sql for sql, _ in judged)
-    engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {select} FROM {raw}")
-    return Checked(name, tables, columns, facts, tuple(rules for _, rules in judged), n_rejected, rejected)
+    engine.execute(f"CREATE OR REPLACE TEMP VIEW {checked.name} AS SELECT {select} FROM {checked.name}_raw")
+    return replace(checked, facts=facts, rules=tuple(rules for _, rules in judged))
 
 
 def columns_of(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> tuple[Column, ...]:
@@ -249,7 +268,8 @@ def _nothing(position: int, column: Column, *, is_text: bool) -> str:
     """Return SQL for the NULL cells of a column that has a type only in other files."""
     if column.role.is_id:
         return f"CAST(NULL AS {'VARCHAR' if is_text else 'BIGINT'}) AS c{position}"
-    type_ = {Role.TIMESTAMP: "BIGINT", Role.NUMERICAL_FEATURE: "DOUBLE"}.get(column.role, "VARCHAR")
+    types = {str(Role.TIMESTAMP): "BIGINT", str(Role.NUMERICAL_FEATURE): "DOUBLE"}
+    type_ = types.get(column.role, "VARCHAR")
     array = "[]" if column.kind == cells.LIST else ""
     return f"CAST(NULL AS {type_}{array}) AS v{position}, CAST(NULL AS VARCHAR) AS e{position}"
 
@@ -257,7 +277,9 @@ def _nothing(position: int, column: Column, *, is_text: bool) -> str:
 # --- Second layer: ids ---
 
 
-def _facts(engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool) -> tuple[IdFacts | None, ...]:
+def _facts(
+    engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool, assumes_plain: bool = False
+) -> tuple[IdFacts | None, ...]:
     """Return the facts about each column of ids that needs them; None for all other columns.
 
     Args:
@@ -265,20 +287,24 @@ def _facts(engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool
         raw: Its name.
         columns: The declared columns.
         repeats: Whether ids repeat, so that looking at the distinct ones costs less.
+        assumes_plain: Whether to assume, instead of looking, that ids of type text are plain.
     """
     facts = dict[int, IdFacts]()
     for position, column in enumerate(columns):
         if not column.role.is_id or _is_integer(column) or _is_exact(column):
             continue
+        if assumes_plain and not column.is_number:
+            facts[position] = IdFacts(blanks=False, placeholders=False, assumed=True)
+            continue
         ids = f"(SELECT DISTINCT c{position} FROM {raw})" if repeats and not engine.is_cluster else raw
-        if not _is_number(column):
+        if not column.is_number:
             # one row; not WHERE, which would be evaluated for every row before they are made distinct
             odd = cells.may_be_odd_sql(f"c{position}")
             if not engine.fetch(f"SELECT count(*) FILTER ({odd}) AS n FROM {ids}")["n"][0].as_py():
                 facts[position] = IdFacts(blanks=False, placeholders=False)
                 continue
         for is_complete in (False, True):
-            aggregates = cells.id_facts_sql(f"c{position}", is_number=_is_number(column), is_complete=is_complete)
+            aggregates = cells.id_facts_sql(f"c{position}", is_number=column.is_number, is_complete=is_complete)
             row = engine.fetch(f"-- one row: what a column of ids contains\nSELECT {aggregates} FROM {ids}")
             facts[position] = IdFacts(*(value[0].as_py() for value in row.columns))
             if not facts[position].blanks and not facts[position].points:
@@ -296,10 +322,6 @@ def _is_integer(column: Column) -> bool:
     return column.kind == cells.INTEGER and (column.type == "uint64" or "uint64" not in column.type)
 
 
-def _is_number(column: Column) -> bool:
-    return bool(_NUMBERS & set(column.kind.split(", ")))
-
-
 def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, tuple[Rule, ...]]:
     """Return SQL for a column's value and error in the second layer, and the column's rules."""
     if not column.role.is_id:
@@ -307,10 +329,10 @@ def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, 
     value = f"c{position}"
     if _is_integer(column):
         rules = [Rule(ErrorCode.EMPTY_CELL, f"{value} IS NULL")]
-    elif facts is None or (column.role is Role.ITEM_ID and not _is_number(column) and not facts.are_whole):
+    elif facts is None or (column.role is Role.ITEM_ID and not column.is_number and not facts.are_whole):
         rules = [Rule(ErrorCode.EMPTY_CELL, f"coalesce({value} = '', true)")]
     else:
-        value, rules = cells.id_sql(value, facts, is_number=_is_number(column))
+        value, rules = cells.id_sql(value, facts, column)
     return f"{value} AS v{position}, {cells.error_sql(rules)} AS e{position}", tuple(rules)
 
 
@@ -387,7 +409,8 @@ def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -
     Raises:
         InputError: Some ids are decimals among other ids, or a line could not be parsed.
     """
-    ambiguous = f"SELECT 1 FROM {checked.name} WHERE e0 = {quote_literal(cells.AMBIGUOUS_ID)} LIMIT 1"
+    key = cells.point_rule(checked.columns[0]).key
+    ambiguous = f"SELECT 1 FROM {checked.name} WHERE e0 = {quote_literal(key)} LIMIT 1"
     facts = checked.facts[0]
     if facts is not None and facts.points and facts.others and engine.fetch(ambiguous).num_rows:
         raise upload.refusal(
@@ -401,8 +424,8 @@ def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -
             remedy="Quote cells that contain the separator.",
             problem="rows",
         )
-    # Read from the footers of parquet files.
-    return int(engine.fetch(f"SELECT count(*) AS n FROM {checked.name}")["n"][0].as_py())
+    # From the footers of parquet files; the judged view would check assumed ids, which reads them all.
+    return int(engine.fetch(f"SELECT count(*) AS n FROM {checked.name}_raw")["n"][0].as_py())
 
 
 def common_error(engine: Engine, checked: Checked) -> CommonError | None:

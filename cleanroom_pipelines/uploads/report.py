@@ -226,6 +226,20 @@ class ValidationReport(Document):
         kept = [each for each in self.table.warnings if drop is None or drop not in each]
         return replace(self, table=replace(self.table, warnings=(*sentences, *kept)))
 
+    def failed(self, status_code: StatusCode, reason: str, code: ErrorCode | None = None) -> Self:
+        """Return the report of a table that cannot be used.
+
+        Args:
+            status_code: The status code.
+            reason: What is wrong and what to do.
+            code: The error of the table; None if the errors of the rows already show the reason.
+        """
+        table = self.table
+        if code is not None:
+            recorded = (RecordedError(code, reason), *table.recorded[: MAX_RECORDED_ERRORS - 1])
+            table = replace(table, n_errors=table.n_errors + 1, recorded=recorded)
+        return replace(self, outcome=Outcome.FAILED, table=table, status_code=status_code, reason=reason)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report in the contract's JSON shape."""
         report = super().as_dict()

@@ -1,6 +1,6 @@
 """Column roles: the meaning of each column of an uploaded table.
 
-Lives here: the only list of roles.
+Lives here: the only lists of roles: those that are declared, and those of a data room's files.
 Add here when a column can have a new meaning.
 Keep out: the cells that a role accepts (`cells`).
 """
@@ -26,3 +26,24 @@ class Role(StrEnum):
     def is_id(self) -> bool:
         """Whether the column holds ids; only ids must not be missing."""
         return self in (Role.USER_ID, Role.ITEM_ID)
+
+
+class RoomRole(StrEnum):
+    """Meaning of a column in a file of a data room, besides USER_ID; the position of a column determines it."""
+
+    MATCHING_ID = "MATCHING_ID"
+    LABEL = "LABEL"
+    SCOPE = "SCOPE"
+    AGE = "AGE"
+    GENDER = "GENDER"
+    NUMBER = "NUMBER"
+
+    @property
+    def is_id(self) -> bool:
+        """Whether the column holds ids."""
+        return self is RoomRole.MATCHING_ID
+
+    @property
+    def is_feature(self) -> bool:
+        """Whether the column is a feature: none is, since a room's model has its own features."""
+        return False

@@ -2,7 +2,7 @@
 
 Lives here: detecting an upload's format, unpacking it, and reading its raw cells.
 Add here when uploads may have another format.
-Keep out: valid cells (`room_schemas`) and a room's files (`rooms`).
+Keep out: usable cells (`cells`) and a room's files (`rooms`).
 
 The format is detected from the content, since the names of uploads cannot be trusted: `PAR1` is Parquet, the gzip
 and zstd magic numbers are compressed files of either format, everything else is CSV (quotes doubled inside quotes,
@@ -22,16 +22,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
 
-from cleanroom_pipelines.engine import (
-    EngineSettings,
-    TableFiles,
-    open_engine,
-    quote_literal,
-    too_large,
-    unpacked_blocks,
-)
+import pyarrow as pa
+
+from cleanroom_pipelines.engine import quote_identifier, quote_literal, too_large, unpacked_blocks
 from cleanroom_pipelines.errors import InputError, StorageFullError
-from cleanroom_pipelines.identity import are_whole_numbers
 
 # gzip and zstd
 _PACKED_MAGICS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
@@ -85,6 +79,7 @@ class RoomFile:
         line_end: Line ending of a CSV's first record; empty if the file ends there.
         n_bytes: Size of the upload, in bytes.
         delimiter: What separates the cells of a CSV.
+        types: The types of Parquet's columns; empty for a CSV.
     """
 
     path: Path
@@ -93,6 +88,7 @@ class RoomFile:
     line_end: str
     n_bytes: int
     delimiter: str = ","
+    types: tuple[pa.DataType, ...] = ()
 
     @property
     def n_columns(self) -> int:
@@ -109,16 +105,6 @@ class RoomFile:
         """Whether almost all records have one cell only."""
         n_ones = self.record_sizes.get(1, 0)
         return n_ones > 0 and sum(self.record_sizes.values()) - n_ones <= n_ones * _MAX_SHARE_OF_OTHERS
-
-    @property
-    def tables(self) -> TableFiles:
-        """The file as `TableFiles`, with columns named c0, c1, …."""
-        return TableFiles((self.path,), self.format, column_names(self.n_columns))
-
-
-def column_names(n_columns: int) -> tuple[str, ...]:
-    """Names of columns by position: c0, c1, …."""
-    return tuple(f"c{i}" for i in range(n_columns))
 
 
 def open_room_file(path: Path, scratch: Path, *, sizes: Sequence[int], max_bytes: int | None = None) -> RoomFile:
@@ -156,21 +142,21 @@ def open_room_file(path: Path, scratch: Path, *, sizes: Sequence[int], max_bytes
     )
 
 
-def scan_sql(file: RoomFile, n_columns: int) -> str:
-    """SQL query for a file's cells in file order, in columns c0, c1, …: VARCHAR for CSV, own types for Parquet.
+def scan_sql(file: RoomFile, names: Sequence[str]) -> str:
+    """SQL query for a file's cells in file order: VARCHAR for CSV, own types for Parquet.
 
     Args:
         file: The file.
-        n_columns: Expected number of columns; CSV lines with another number are rejected.
+        names: Names of the columns by position; CSV lines with another number of cells are rejected.
     """
-    names = column_names(n_columns)
     path = quote_literal(str(file.path))
     if file.format == "parquet":
-        return f"SELECT * FROM read_parquet({path}, hive_partitioning = false) AS file_cells({', '.join(names)})"
+        listed = ", ".join(map(quote_identifier, names))
+        return f"SELECT * FROM read_parquet({path}, hive_partitioning = false) AS file_cells({listed})"
     columns = ", ".join(f"{quote_literal(name)}: 'VARCHAR'" for name in names)
     line_end = file.line_end.replace("\r", "\\r").replace("\n", "\\n")
     # In a file of one column, DuckDB reads a blank line as a missing cell; an empty cell in quotes is a row.
-    is_alone = n_columns == 1
+    is_alone = len(names) == 1
     return (
         f"SELECT * FROM read_csv({path}, columns = {{{columns}}}, auto_detect = false, header = false, "
         f"compression = 'none', delim = {quote_literal(file.delimiter)}, quote = '\"', escape = '\"', "
@@ -178,37 +164,8 @@ def scan_sql(file: RoomFile, n_columns: int) -> str:
         f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, rejects_limit = 0"
         # Without new_line, DuckDB may detect a line break inside a quoted cell as the file's line ending.
         + (f", new_line = '{line_end}')" if line_end else ")")
-        + (" WHERE c0 IS NOT NULL" if is_alone else "")
+        + (f" WHERE {quote_identifier(names[0])} IS NOT NULL" if is_alone else "")
     )
-
-
-class DecimalTails:
-    """Finds columns in which the decimal tails of ids mean nothing, because all ids are whole numbers.
-
-    Few files have such ids, so a column is read for this only after its first id with a decimal tail.
-
-    Args:
-        engine: Settings of the engine.
-        file: The file.
-        n_columns: Its number of columns.
-        paths: What the engine may read.
-    """
-
-    def __init__(self, engine: EngineSettings, file: RoomFile, n_columns: int, paths: Sequence[Path]) -> None:
-        self.n_header_rows = 0
-        self._engine, self._file, self._n_columns, self._paths = engine, file, n_columns, paths
-        self._known: dict[int, bool] = {}
-
-    def mean_nothing(self, position: int) -> bool:
-        """Whether all ids of the column at a position are whole numbers."""
-        if position not in self._known:
-            name = column_names(self._n_columns)[position]
-            sql = f"SELECT {name} FROM ({scan_sql(self._file, self._n_columns)})"
-            with open_engine(self._engine, paths=self._paths) as engine:
-                batches = enumerate(engine.batches(sql))
-                ids = (batch.column(0)[self.n_header_rows if n == 0 else 0 :] for n, batch in batches)
-                self._known[position] = are_whole_numbers(ids)
-        return self._known[position]
 
 
 def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None) -> RoomFile:
@@ -225,7 +182,8 @@ def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None
     if not magic:
         raise InputError("The file is empty.", remedy="Upload a file with at least one row.", problem="empty")
     if magic == _PARQUET_MAGIC:
-        return RoomFile(plain, "parquet", {_n_parquet_columns(plain, max_bytes): 1}, "", n_bytes)
+        types = _parquet_types(plain, max_bytes)
+        return RoomFile(plain, "parquet", {len(types): 1}, "", n_bytes, types=types)
     if magic.startswith(_UTF16_MAGICS):
         raise InputError("The file looks like UTF-16.", remedy="Save it as UTF-8.", problem="unreadable")
     shape = _shape_of_csv(plain, sizes)
@@ -237,18 +195,17 @@ def _magic_of(path: Path) -> bytes:
         return stream.read(len(_PARQUET_MAGIC))
 
 
-def _n_parquet_columns(path: Path, max_bytes: int | None) -> int:
-    import pyarrow as pa
+def _parquet_types(path: Path, max_bytes: int | None) -> tuple[pa.DataType, ...]:
     import pyarrow.parquet as pq
 
     try:
         facts = pq.read_metadata(path)
         groups = (facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
-        n_columns = len(facts.schema.to_arrow_schema())
+        types = tuple(facts.schema.to_arrow_schema().types)
         # a repeated cell takes almost no bytes, but is read for each row
-        if max_bytes is not None and max(sum(groups), facts.num_rows * n_columns) > max_bytes:
+        if max_bytes is not None and max(sum(groups), facts.num_rows * len(types)) > max_bytes:
             raise too_large(max_bytes)
-        return n_columns
+        return types
     except pa.ArrowException as error:
         raise ValueError(type(error).__name__) from None
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from cleanroom_pipelines.errors import InputError
 from cleanroom_pipelines.identity.names import kind_of_name, normal_name
-from cleanroom_pipelines.uploads.room_schemas import Cell, RoomColumn
+from cleanroom_pipelines.uploads.cells import Column
+from cleanroom_pipelines.uploads.roles import Role, RoomRole
 
 # The names of an embedding's numbers, including those that pandas gives: e0, dim_1, 2.
 _NUMBER_NAME = re.compile(r"(?:e|d|x|v|f|dim|emb|embedding|feature|vector)?[0-9]{1,4}")
@@ -34,18 +35,18 @@ _LABELS = _words(
     "audience audiencetype audiencename type segment segmentid segmentname segments interest interests "
     "category topic attribute label tag list listname group groupname seed seedtype"
 )
-_WORDS: dict[Cell, frozenset[str]] = {
-    Cell.USER_ID: _USER_IDS,
-    Cell.MATCHING_ID: _USER_IDS | _OTHER_MATCHING_IDS,
-    Cell.LABEL: _LABELS,
-    Cell.SCOPE: frozenset({"scope"}),
-    Cell.AGE: _words("age agegroup agebracket agerange"),
-    Cell.GENDER: _words("gender sex"),
+_WORDS: dict[Role | RoomRole, frozenset[str]] = {
+    Role.USER_ID: _USER_IDS,
+    RoomRole.MATCHING_ID: _USER_IDS | _OTHER_MATCHING_IDS,
+    RoomRole.LABEL: _LABELS,
+    RoomRole.SCOPE: frozenset({"scope"}),
+    RoomRole.AGE: _words("age agegroup agebracket agerange"),
+    RoomRole.GENDER: _words("gender sex"),
 }
 _ALL_WORDS = frozenset[str]().union(*_WORDS.values())
 
 
-def is_header(columns: Sequence[RoomColumn], row: Sequence[object]) -> bool:
+def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
     """Whether the first row of a file holds column names.
 
     Args:
@@ -58,7 +59,7 @@ def is_header(columns: Sequence[RoomColumn], row: Sequence[object]) -> bool:
     words = [normal_name(str(cell or "")) for cell in row]
     named = [
         _NUMBER_NAME.fullmatch(word) is not None
-        if column.cell is Cell.NUMBER
+        if column.role is RoomRole.NUMBER
         else word in _ALL_WORDS or _is_id_name(word)
         for column, word in zip(columns, words, strict=True)
     ]
@@ -73,9 +74,9 @@ def is_header(columns: Sequence[RoomColumn], row: Sequence[object]) -> bool:
     return True
 
 
-def _fit(columns: Sequence[RoomColumn], words: Sequence[str]) -> bool:
+def _fit(columns: Sequence[Column], words: Sequence[str]) -> bool:
     return all(
-        word in _WORDS[column.cell] or (column.cell is Cell.MATCHING_ID and _is_id_name(word))
+        word in _WORDS[column.role] or (column.role is RoomRole.MATCHING_ID and _is_id_name(word))
         for column, word in zip(columns, words, strict=True)
     )
 

@@ -2,7 +2,7 @@
 
 Lives here: the columns of each dataset, validating rows batch by batch, the report.
 Add here when there is a new dataset, or a new reason for a dataset to fail.
-Keep out: a room's files (`rooms`), valid cells (`room_schemas`), file formats (`room_files`).
+Keep out: a room's files (`rooms`), judging cells (`one_pass`), file formats (`room_files`).
 
 The files of a dataset are read once, in batches. Valid rows are written to Parquet files in scratch with their row
 numbers, matching ids as keyed digests only. `room_counts` then finds the duplicates.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -30,20 +30,12 @@ from cleanroom_pipelines.errors import (
     TrainingDataError,
     UsageError,
 )
-from cleanroom_pipelines.identity import (
-    Dataset,
-    JudgedIds,
-    judge_ids,
-    judge_user_ids,
-    room_digests,
-    sha256_hex,
-    with_tail,
-    without_tail,
-)
+from cleanroom_pipelines.identity import Dataset, room_digests, sha256_hex
 from cleanroom_pipelines.terms import MatchingId
-from cleanroom_pipelines.uploads import cells, checks
+from cleanroom_pipelines.uploads import cells, checks, room_headers
+from cleanroom_pipelines.uploads.cells import Column
+from cleanroom_pipelines.uploads.one_pass import JudgedRows, OnePass
 from cleanroom_pipelines.uploads.report import (
-    MAX_RECORDED_ERRORS,
     ColumnType,
     ErrorCode,
     Outcome,
@@ -52,17 +44,15 @@ from cleanroom_pipelines.uploads.report import (
     TableReport,
     ValidationReport,
 )
+from cleanroom_pipelines.uploads.roles import Role, RoomRole
 from cleanroom_pipelines.uploads.room_counts import Key, with_counts
-from cleanroom_pipelines.uploads.room_files import DecimalTails, RoomFile, column_names, open_room_file, scan_sql
+from cleanroom_pipelines.uploads.room_files import RoomFile, open_room_file, scan_sql
 from cleanroom_pipelines.uploads.tally import Recorder, Tally
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-    from cleanroom_pipelines.uploads.room_schemas import RoomColumn
-    from cleanroom_pipelines.uploads.schemas import CellErrors
-
-# From the kind of id and the ids as uploaded to the hashes for an ad destination; null where it has no hash.
+# From the kind of id and the usable ids to the hashes for an ad destination; null where it has no hash.
 ActivationHasher = Callable[[MatchingId, pa.Array], pa.Array]
 
 # The type of the ids of a seed file of one column; contracts/media.md gives no name.
@@ -204,7 +194,7 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
     reading.runtime.report_progress(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
     report = part.report()
     if (reason := _no_valid_rows(part.tally, rules)) is not None:
-        return ReadDataset(dataset, _failed(report, rules, *reason), None)
+        return ReadDataset(dataset, report.failed(rules.invalid, *reason), None)
     assert part.rows is not None
     report = with_counts(report, part.rows, rules.key, part.tally.row_number, reading.runtime.engine)
     reading.runtime.report_progress(1.0, f"{rules.what}: validated")
@@ -225,7 +215,7 @@ class _Part:
         self.tally = Tally([])
         self.table = TableReport()
         self.schema = SchemaReport()
-        self.columns: Sequence[RoomColumn] = ()
+        self.columns: Sequence[Column] = ()
         self.n_embeddings = 0
         folder = Path(tempfile.mkdtemp(prefix=f"{dataset.key}-", dir=reading.scratch))
         self._folder = folder
@@ -272,75 +262,76 @@ class _Part:
             _file_damage_as_error(),
             open_engine(self.reading.runtime.engine, paths=[folder, upload.path]) as engine,
         ):
-            self._read_rows(engine, file, upload, paths=[folder, upload.path])
+            self._read_rows(engine, file, upload)
         for left in folder.iterdir():
             left.unlink()
 
-    def _read_rows(self, engine: Engine, file: RoomFile, upload: RoomUpload, paths: Sequence[Path]) -> None:
-        from cleanroom_pipelines.uploads import room_headers, room_schemas
-
-        columns = self._columns_of(engine, file, upload)
-        schema = room_schemas.room_schemas(columns)
-        select = ", ".join(
-            column.select_sql.format(name)
-            for column, name in zip(columns, column_names(len(columns)), strict=True)
-        )
+    def _read_rows(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> None:
+        columns = self._columns_of(file, upload)
+        engine.execute(f"CREATE TEMP VIEW upload AS {scan_sql(file, [column.name for column in columns])}")
+        rows = OnePass(engine, "upload", columns, self._n_header_rows(engine, file, columns))
+        self._note_schema(columns, rows.misfits, upload)
         n_rows_before = self.tally.n_readable_rows
         batch_rows = min(self.reading.batch_rows, max(MIN_BATCH_ROWS, CELLS_PER_BATCH // len(columns)))
         share_of = _share_done(engine, file)
         stage = f"{_RULES[self.dataset].what}: validating rows"
-        engine.rejected_lines()
-        tails = DecimalTails(self.reading.runtime.engine, file, len(columns), paths)
-        for number, batch in enumerate(engine.batches(f"SELECT {select} FROM upload", rows=batch_rows)):
-            share = share_of(batch)
-            if number == 0 and file.format == "csv" and room_headers.is_header(columns, _first_row(batch)):
-                tails.n_header_rows = 1
-                self.warn("The first row holds column names and was skipped.")
-                batch = batch.slice(1)  # noqa: PLW2901 the same rows without the header
-            self._add_batch(schema, columns, batch, upload.matching_id, tails)
-            self.reading.runtime.report_progress(share, stage)
+        for batch in rows.batches(batch_rows):
+            self._add_batch(batch, columns, upload.matching_id)
+            self.reading.runtime.report_progress(share_of(batch), stage)
+        for column in rows.mixed:
+            self.warn(
+                f"Column {column.name!r} holds decimal numbers mixed with other ids; these rows are invalid. "
+                "Save the column as text."
+            )
         rejected = engine.rejected_lines()
-        self.tally.add_rejected(rejected, n_rows_before, tails.n_header_rows)
+        self.tally.add_rejected(rejected, n_rows_before, rows.n_header_rows)
         checks.check_quotes(rejected)
+
+    def _n_header_rows(self, engine: Engine, file: RoomFile, columns: Sequence[Column]) -> int:
+        """Return the number of rows before the data, 0 or 1, and add a warning about a header."""
+        if file.format != "csv":
+            return 0
+        first = engine.fetch("SELECT * FROM upload LIMIT 1").to_pylist()
+        engine.rejected_lines()
+        if not first or not room_headers.is_header(columns, list(first[0].values())):
+            return 0
+        self.warn("The first row holds column names and was skipped.")
+        return 1
 
     def warn(self, sentence: str) -> None:
         """Add a warning to the report, once."""
         if sentence not in self.table.warnings:
             self.table = replace(self.table, warnings=(*self.table.warnings, sentence))
 
-    def _columns_of(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> "Sequence[RoomColumn]":
-        named = _columns_of(self.dataset, file, upload)
-        if not file.has_columns(len(named)):
-            raise _wrong_column_count(file.n_columns, len(named))
-        if self.dataset is Dataset.SEED_AUDIENCES and len(named) == 1:
+    def _columns_of(self, file: RoomFile, upload: RoomUpload) -> list[Column]:
+        roles = _roles_of(self.dataset, file, upload)
+        if not file.has_columns(len(roles)):
+            raise _wrong_column_count(file.n_columns, len(roles))
+        if self.dataset is Dataset.SEED_AUDIENCES and len(roles) == 1:
             self.warn(f"A file has one column only; its ids have the audience type '{DEFAULT_AUDIENCE_TYPE}'.")
-        engine.execute(f"CREATE OR REPLACE TEMP VIEW upload AS {scan_sql(file, len(named))}")
-        types = cells.physical_types(engine, "upload", file.tables, column_names(len(named)))
-        columns = [
-            _typed(engine, replace(column, kind=types[name][0]), name)
-            for column, name in zip(named, column_names(len(named)), strict=True)
+        kinds = [(cells.kind_of(type_), cells.type_name(type_)) for type_ in file.types]
+        return [
+            Column(name, role, *typed, upload.matching_id if role is RoomRole.MATCHING_ID else None)
+            for (name, role), typed in zip(roles, kinds or [(cells.CELL, "text")] * len(roles), strict=True)
         ]
-        self._note_schema(columns, [types[name][1] for name in column_names(len(named))], upload)
-        return columns
 
-    def _note_schema(self, columns: "Sequence[RoomColumn]", types: Sequence[str], upload: RoomUpload) -> None:
+    def _note_schema(self, columns: Sequence[Column], misfits: Sequence[Column], upload: RoomUpload) -> None:
         self.columns = max(self.columns, columns, key=len)
         self.n_embeddings = upload.n_embeddings or 0
         self.tally.columns += [Recorder() for _ in range(len(self.tally.columns), len(columns))]
         described = tuple(
             ColumnType(
                 column.name,
-                upload.matching_id if upload.matching_id and column.name == "matching_id" else column.cell,
+                column.form or column.role,
                 # The text of a nested type holds its field names, which may be data.
-                type_ if column.fits else column.kind,
+                column.kind if column in misfits else column.type,
             )
-            for column, type_ in zip(columns, types, strict=True)
+            for column in columns
         )
-        misfits = [column for column in columns if not column.fits]
         errors = tuple(
             RecordedError(
                 ErrorCode.INVALID_FILE_TYPE,
-                f"The column must be {column.types_in_words}.",
+                f"The column must be {cells.TYPES_IN_WORDS[column.role]}.",
                 column=column.name,
             )
             for column in misfits
@@ -350,72 +341,23 @@ class _Part:
         if misfits:
             raise InputError(
                 f"Column {misfits[0].name!r} has a type that is not allowed.",
-                remedy=f"Convert it to {misfits[0].types_in_words}.",
+                remedy=f"Convert it to {cells.TYPES_IN_WORDS[misfits[0].role]}.",
                 problem="type",
             )
 
-    def _add_batch(
-        self,
-        schema: Sequence[Any],
-        columns: "Sequence[RoomColumn]",
-        batch: pa.RecordBatch,
-        kind: MatchingId | None,
-        tails: DecimalTails,
-    ) -> None:
-        from cleanroom_pipelines.uploads import schemas
-
-        errors = schemas.batch_errors(schema, batch)
-        arrays = dict(zip([column.name for column in columns], batch.columns, strict=True))
-        changed = np.zeros(batch.num_rows, np.bool_)
-        for position, column in enumerate(columns):
-            if column.is_id:
-                ids, judged, found = self._judge(column, position, arrays[column.name], kind, tails)
-                errors += found
-                if column.name == "user_id":
-                    arrays["user_id"] = judged.normal
-                elif kind is not None:
-                    changed = judged.changed
-                    arrays["matching_id"] = ids
-                    arrays["digest"] = room_digests(self.reading.room_key, kind.family, sha256_hex(judged))
-        valid = _valid_rows(errors, batch.num_rows)
+    def _add_batch(self, rows: JudgedRows, columns: Sequence[Column], kind: MatchingId | None) -> None:
+        valid = rows.usable
+        arrays = dict(rows.values)
+        if rows.matching is not None and kind is not None:
+            arrays["digest"] = room_digests(self.reading.room_key, kind.family, sha256_hex(rows.matching))
         numbers = self.tally.n_readable_rows + 1 + np.flatnonzero(valid)
-        self.tally.add_batch(errors, batch.num_rows)
-        self.table = replace(self.table, n_ids_changed=self.table.n_ids_changed + int((changed & valid).sum()))
+        self.tally.add_batch(rows.errors, len(valid))
+        n_changed = int((rows.changed & valid).sum())
+        self.table = replace(self.table, n_ids_changed=self.table.n_ids_changed + n_changed)
         kept = {name: array.filter(pa.array(valid)) for name, array in arrays.items()}
         self._rows.write(_room_rows(self.dataset, kept, numbers, kind, columns))
         if kind is not None and "user_id" in kept:
             self._add_hashes(kind, kept)
-
-    def _judge(
-        self, column: "RoomColumn", position: int, ids: pa.Array, kind: MatchingId | None, tails: DecimalTails
-    ) -> "tuple[pa.Array, JudgedIds, list[CellErrors]]":
-        """Return a column's ids without meaningless decimal tails, which of them are valid, and the errors."""
-        from cleanroom_pipelines.uploads import room_schemas, schemas
-
-        is_user = column.cell is room_schemas.Cell.USER_ID or kind is None
-        may_be_number = is_user or kind in (MatchingId.STRING, MatchingId.PHONE_NUMBER)
-        tailed = with_tail(ids) if may_be_number else np.zeros(len(ids), np.bool_)
-        removes = bool(tailed.any()) and tails.mean_nothing(position)
-        if removes:
-            ids = without_tail(ids)
-        judged = judge_user_ids(ids) if is_user else judge_ids(kind or MatchingId.STRING, ids)
-        errors = [
-            schemas.CellErrors(position, ErrorCode(problem.value), rows)
-            for problem, rows in judged.problems().items()
-        ]
-        if removes:
-            judged = replace(judged, changed=judged.changed | (tailed & judged.valid))
-        elif tailed.any():
-            self.warn(
-                f"Column {column.name!r} holds decimal numbers mixed with other ids; these rows are invalid. "
-                "Save the column as text."
-            )
-            errors.append(
-                schemas.CellErrors(
-                    position, ErrorCode.INVALID_INTEGER_FORMAT, np.flatnonzero(tailed & judged.valid)
-                )
-            )
-        return ids, judged, errors
 
     def _add_hashes(self, kind: MatchingId, kept: Mapping[str, pa.Array]) -> None:
         for destination, hasher in self.reading.activation.items():
@@ -426,19 +368,8 @@ class _Part:
 
     def report(self) -> ValidationReport:
         """Report on the rows read so far."""
-        tally = self.tally
-        return ValidationReport(
-            _RULES[self.dataset].what,
-            Outcome.PASSED,
-            n_rows=tally.n_rows,
-            n_invalid_rows=tally.n_invalid_rows,
-            n_invalid_rows_by_code=dict(sorted(tally.n_rows_by_code.items())),
-            columns=tuple(
-                tally.column_report(position, column.name) for position, column in enumerate(self.columns)
-            ),
-            schema=self.schema,
-            table=tally.with_lines(self.table),
-        )
+        report = ValidationReport(_RULES[self.dataset].what, Outcome.PASSED, schema=self.schema, table=self.table)
+        return self.tally.added_to(report, [column.name for column in self.columns])
 
 
 class _Sink:
@@ -477,25 +408,23 @@ class _Sink:
         self._stack.close()
 
 
-def _columns_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> "list[RoomColumn]":
-    from cleanroom_pipelines.uploads.room_schemas import Cell, RoomColumn
-
-    columns = {
-        Dataset.MATCHING: [("user_id", Cell.USER_ID), ("matching_id", Cell.MATCHING_ID)],
-        Dataset.SEGMENTS: [("user_id", Cell.USER_ID), ("segment", Cell.LABEL)],
-        Dataset.DEMOGRAPHICS: [("user_id", Cell.USER_ID), ("age", Cell.AGE), ("gender", Cell.GENDER)],
+def _roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple[str, Role | RoomRole]]:
+    """The names and roles of a file's columns, by position."""
+    user, matching = ("user_id", Role.USER_ID), ("matching_id", RoomRole.MATCHING_ID)
+    roles: dict[Dataset, list[tuple[str, Role | RoomRole]]] = {
+        Dataset.MATCHING: [user, matching],
+        Dataset.SEGMENTS: [user, ("segment", RoomRole.LABEL)],
+        Dataset.DEMOGRAPHICS: [user, ("age", RoomRole.AGE), ("gender", RoomRole.GENDER)],
         Dataset.EMBEDDINGS: [
-            ("user_id", Cell.USER_ID),
-            ("scope", Cell.SCOPE),
-            *((f"e{i}", Cell.NUMBER) for i in range(upload.n_embeddings or 0)),
+            user,
+            ("scope", RoomRole.SCOPE),
+            *((f"e{i}", RoomRole.NUMBER) for i in range(upload.n_embeddings or 0)),
         ],
-        Dataset.SEED_AUDIENCES: [("matching_id", Cell.MATCHING_ID), ("audience_type", Cell.LABEL)],
-    }[dataset]
+        Dataset.SEED_AUDIENCES: [matching, ("audience_type", RoomRole.LABEL)],
+    }
     if dataset is Dataset.DEMOGRAPHICS:
-        columns = columns[: max(file.n_columns, 1)]
-    elif dataset is Dataset.SEED_AUDIENCES and file.is_one_column:
-        columns = columns[:1]
-    return [RoomColumn(name, cell, cells.CELL) for name, cell in columns]
+        return roles[dataset][: max(file.n_columns, 1)]
+    return roles[dataset][: 1 if dataset is Dataset.SEED_AUDIENCES and file.is_one_column else None]
 
 
 def _sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
@@ -507,60 +436,24 @@ def _sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
     }.get(dataset, (2,))
 
 
-def _typed(engine: Engine, column: "RoomColumn", name: str) -> "RoomColumn":
-    """Return a column of ids, marked as whole if its decimals all are, and as text if its type is UUID."""
-    if column.is_id and column.kind == cells.OTHER:
-        types = engine.fetch(f"SELECT typeof({name}) AS type FROM upload LIMIT 1")["type"].to_pylist()
-        return replace(column, kind=cells.TEXT) if types == ["UUID"] else column
-    if not column.may_be_whole:
-        return column
-    whole = engine.fetch(f"SELECT {column.are_whole_sql.format(name)} AS whole FROM upload")
-    return replace(column, is_whole=whole["whole"][0].as_py())
-
-
-def _first_row(batch: pa.RecordBatch) -> list[Any]:
-    return [column[0].as_py() for column in batch.columns] if batch.num_rows else []
-
-
 def _room_rows(
     dataset: Dataset,
     kept: Mapping[str, pa.Array],
     numbers: npt.NDArray[np.int64],
     kind: MatchingId | None,
-    columns: "Sequence[RoomColumn]",
+    columns: Sequence[Column],
 ) -> pa.Table:
     """Select the columns of the room's file from the valid rows of a batch, without matching ids."""
-    from cleanroom_pipelines.uploads import room_schemas
-
     rows: dict[str, pa.Array] = {"row_number": pa.array(numbers, pa.int64())}
-    nothing = pa.nulls(len(numbers), pa.string())
+    rows |= {name: array for name, array in kept.items() if name != "matching_id"}
     if dataset is Dataset.DEMOGRAPHICS:
-        rows["user_id"] = kept["user_id"]
-        rows["age"] = room_schemas.normal_ages(kept.get("age", nothing))
-        rows["gender"] = _or_null(kept.get("gender", nothing))
-    elif dataset is Dataset.EMBEDDINGS:
-        rows |= {"user_id": kept["user_id"], "scope": kept["scope"]}
-        rows |= {column.name: room_schemas.numbers_of(kept[column.name]) for column in columns[2:]}
-    else:
-        rows |= {name: array for name, array in kept.items() if name != "matching_id"}
+        nothing = pa.nulls(len(numbers), pa.string())
+        rows = {"age": nothing, "gender": nothing} | rows
     if dataset is Dataset.SEED_AUDIENCES and len(columns) == 1:
         rows["audience_type"] = pa.array([DEFAULT_AUDIENCE_TYPE] * len(numbers), pa.string())
     if kind is not None:
         rows["kind"] = pa.array([kind.value] * len(numbers), pa.string())
     return pa.table(rows)
-
-
-def _or_null(texts: pa.Array) -> pa.Array:
-    import pyarrow.compute as pc
-
-    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-
-
-def _valid_rows(errors: "Sequence[CellErrors]", n_rows: int) -> npt.NDArray[np.bool_]:
-    valid = np.ones(n_rows, np.bool_)
-    for error in errors:
-        valid[error.rows] = False
-    return valid
 
 
 def _hashes_of(destination: str, hasher: ActivationHasher, kind: MatchingId, ids: pa.Array) -> pa.Array:
@@ -572,7 +465,7 @@ def _hashes_of(destination: str, hasher: ActivationHasher, kind: MatchingId, ids
     raise EngineError(f"The hashes for {destination} could not be computed ({cause}).")
 
 
-def _share_done(engine: Engine, file: RoomFile) -> Callable[[pa.RecordBatch], float]:
+def _share_done(engine: Engine, file: RoomFile) -> Callable[[JudgedRows], float]:
     """Return a function that estimates the share of a file read so far: by rows (Parquet) or bytes (text)."""
     if file.format == "parquet":
         total = float(engine.fetch("SELECT count(*) AS n FROM upload")["n"][0].as_py())
@@ -580,9 +473,10 @@ def _share_done(engine: Engine, file: RoomFile) -> Callable[[pa.RecordBatch], fl
         total = float(file.path.stat().st_size)
     done = 0.0
 
-    def share(batch: pa.RecordBatch) -> float:
+    def share(rows: JudgedRows) -> float:
         nonlocal done
-        done += float(batch.num_rows if file.format == "parquet" else batch.nbytes)
+        n_bytes = sum(array.nbytes for array in rows.values.values())
+        done += float(len(rows.changed) if file.format == "parquet" else n_bytes)
         return min(1.0, done / total)
 
     return share
@@ -618,9 +512,9 @@ def _wrong_column_count(n_found: int, n_expected: int) -> InputError:
     )
 
 
-def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[ErrorCode | None, str] | None:
+def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[str, ErrorCode] | None:
     if tally.n_rows == 0:
-        return ErrorCode.EMPTY_FILE, f"The {rules.what} has no rows. Upload a file with at least one row."
+        return f"The {rules.what} has no rows. Upload a file with at least one row.", ErrorCode.EMPTY_FILE
     if tally.n_invalid_rows < tally.n_rows:
         return None
     commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
@@ -628,26 +522,12 @@ def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[ErrorCode | None, str] 
         f"No row of the {rules.what} is valid; the most common error is {commonest.value}. "
         "Correct the rows listed in the validation report."
     )
-    return ErrorCode.INVALID_NUMBER_OF_ROWS, reason
+    return reason, ErrorCode.INVALID_NUMBER_OF_ROWS
 
 
 def _failed_for(report: ValidationReport, rules: _Rules, error: InputError) -> ValidationReport:
     problem = error.attributes.get("problem", "")
     found = error.attributes.get("code")
     code = ErrorCode(found) if found else _WHOLE_FILE_CODES.get(problem, ErrorCode.INVALID_FILE_TYPE)
-    failed = _failed(report, rules, code, f"The {rules.what} cannot be used. {error}")
-    return replace(failed, status_code=rules.missing) if problem == "missing" else failed
-
-
-def _failed(report: ValidationReport, rules: _Rules, code: ErrorCode | None, reason: str) -> ValidationReport:
-    table = report.table
-    if code:
-        recorded = (RecordedError(code, reason), *table.recorded[: MAX_RECORDED_ERRORS - 1])
-        table = replace(table, n_errors=table.n_errors + 1, recorded=recorded)
-    return replace(
-        report,
-        outcome=Outcome.FAILED,
-        table=table,
-        status_code=rules.invalid,
-        reason=reason,
-    )
+    status_code = rules.missing if problem == "missing" else rules.invalid
+    return report.failed(status_code, f"The {rules.what} cannot be used. {error}", code)

@@ -151,7 +151,7 @@ def ingest_base(
         room_key: The room's secret, at least 16 bytes.
         out: Output folder; created if missing. Nothing is written if a dataset fails.
         activation: By destination, the function that computes its hashes; called with the kind of id and the
-            valid ids as uploaded.
+            valid ids, without white space around them.
         activation_out: Folder for `activation.parquet` (user_id, destination, hash). The hashes are not keyed, so
             the caller must encrypt the file. Written only with `activation` and a new matching table.
         runtime: Engine, progress and cancellation.

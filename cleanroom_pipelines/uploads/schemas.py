@@ -35,29 +35,23 @@ class CellErrors:
     rows: npt.NDArray[np.int64]
 
 
-def table_schemas(rules: Sequence[Sequence[Rule]]) -> list[pandera.DataFrameSchema]:
-    """Build one schema per declared column of a batch, whose columns `c0`, `c1`, … hold keys of broken rules.
+def table_schema(position: int, rules: Sequence[Rule]) -> pandera.DataFrameSchema:
+    """Build the schema of a column of keys of broken rules, which is named by its position: `c0`, `c1`, ….
 
     Each rule becomes a check that carries its code. The engine evaluated the conditions, so the schema sees no
     cell, and a report counts exactly the rows that every other reader drops.
-
-    Args:
-        rules: Rules of each column.
     """
-    return [
-        pandera.DataFrameSchema(
-            {f"c{position}": pandera.Column(nullable=True, checks=[_check(rule) for rule in of_column])}
-        )
-        for position, of_column in enumerate(rules)
-    ]
+    return pandera.DataFrameSchema(
+        {f"c{position}": pandera.Column(nullable=True, checks=[_check(rule) for rule in rules])}
+    )
 
 
-def batch_errors(parts: Sequence[pandera.DataFrameSchema], batch: pa.RecordBatch) -> list[CellErrors]:
+def batch_errors(rules: Sequence[Sequence[Rule]], keys: Sequence[pa.Array]) -> list[CellErrors]:
     """Validate one batch with pandera, collecting all errors.
 
     Args:
-        parts: Schemas from `table_schemas`.
-        batch: Rows, with columns named c0, c1, ….
+        rules: Rules of each column.
+        keys: For each column, the key of the rule that each cell breaks; null for a usable cell.
 
     Returns:
         Errors by column and code, without cell values.
@@ -65,8 +59,12 @@ def batch_errors(parts: Sequence[pandera.DataFrameSchema], batch: pa.RecordBatch
     Raises:
         EngineError: pandera itself failed; the message holds only the class name of its error.
     """
-    frame = pa.Table.from_batches([batch]).to_pandas(types_mapper=pd.ArrowDtype)
-    return [error for i, part in enumerate(parts) for error in _column_errors(part, frame[[f"c{i}"]], i)]
+    found = []
+    for position, (of_column, broken) in enumerate(zip(rules, keys, strict=True)):
+        if broken.null_count < len(broken):
+            frame = pa.table({f"c{position}": broken}).to_pandas(types_mapper=pd.ArrowDtype)
+            found += _column_errors(table_schema(position, of_column), frame, position)
+    return found
 
 
 def _column_errors(part: pandera.DataFrameSchema, frame: pd.DataFrame, position: int) -> list[CellErrors]:
@@ -84,13 +82,9 @@ def _column_errors(part: pandera.DataFrameSchema, frame: pd.DataFrame, position:
         # Raised outside the handler: pandera's error quotes cells, and __context__ would keep it.
         raise EngineError(f"The validation failed ({failure}).")
     return [
-        CellErrors(position, _code_of(str(check)), np.sort(group["index"].to_numpy(np.int64)))
+        CellErrors(position, ErrorCode(str(check)), np.sort(group["index"].to_numpy(np.int64)))
         for check, group in cases.groupby("check")
     ]
-
-
-def _code_of(check: str) -> ErrorCode:
-    return ErrorCode.EMPTY_CELL if check == "not_nullable" else ErrorCode(check)
 
 
 def _check(rule: Rule) -> pandera.Check:

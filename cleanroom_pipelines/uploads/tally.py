@@ -22,6 +22,7 @@ from cleanroom_pipelines.uploads.report import (
     ErrorCode,
     RecordedError,
     TableReport,
+    ValidationReport,
 )
 
 if TYPE_CHECKING:
@@ -86,16 +87,25 @@ class Tally:
         """Convert a row number among readable rows into one among all data rows."""
         return readable + bisect_left(self.rejected_after, readable)
 
-    def column_report(self, position: int, name: str) -> ColumnReport:
-        """Report the errors of the column at a position under the given name."""
+    def added_to(self, report: ValidationReport, names: Sequence[str]) -> ValidationReport:
+        """Return a report with the rows, the errors of the columns of the given names, and the lines."""
+        return replace(
+            report,
+            n_rows=self.n_rows,
+            n_invalid_rows=self.n_invalid_rows,
+            n_invalid_rows_by_code=dict(sorted(self.n_rows_by_code.items())),
+            columns=tuple(self._column_report(position, name) for position, name in enumerate(names)),
+            table=self._with_lines(report.table),
+        )
+
+    def _column_report(self, position: int, name: str) -> ColumnReport:
         recorder = self.columns[position]
         recorded = (
             RecordedError(code, MESSAGES[code], self.row_number(row), name) for row, code in recorder.first
         )
         return ColumnReport(name, recorder.n_total, tuple(recorded))
 
-    def with_lines(self, table: TableReport) -> TableReport:
-        """Return a table's report with the lines that could not be parsed."""
+    def _with_lines(self, table: TableReport) -> TableReport:
         found = list(zip(self.rejected_after, self.rejected_codes, strict=True))[:MAX_RECORDED_ERRORS]
         recorded = (RecordedError(code, MESSAGES[code], after + i) for i, (after, code) in enumerate(found, 1))
         return replace(table, n_errors=len(self.rejected_after), recorded=tuple(recorded))

@@ -5,11 +5,13 @@ missing; only relevant users are found. Random bases and definitions (nested, wi
 and case variants) are compared with a plain evaluator.
 """
 
+import hashlib
 import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +33,7 @@ from cleanroom_pipelines.audiences.definitions import (
 from cleanroom_pipelines.audiences.evaluating import count, evaluate, evaluate_counted, evaluate_files
 from cleanroom_pipelines.audiences.relations import open_room_relations
 from cleanroom_pipelines.engine import open_engine, stable_hash
+from cleanroom_pipelines.errors import InputError
 
 from ..examples import one_in
 from .definition_worlds import USERS, Room, rooms, source_of, users_of
@@ -75,6 +78,74 @@ def test_a_room_finds_the_users_the_definition_describes(room: Room) -> None:
 
 def no_audiences(id_: str) -> Definition:
     raise AssertionError("nothing is referred to")
+
+
+PLAIN = "customer-1"
+# Another way to write an id, and the id that it must meet.
+ODD = [
+    (" customer-1", PLAIN),
+    ("customer-1\t", PLAIN),
+    ("customer-1\n", PLAIN),
+    ("\u200bcustomer-1", PLAIN),
+    ("customer-1\u00a0", PLAIN),
+    ("41791234567.0", "41791234567"),
+    (" 41791234567.00", "41791234567"),
+]
+PLACEHOLDERS = [
+    "NULL",
+    "n/a ",
+    "00000000-0000-0000-0000-000000000000",
+    hashlib.sha256(b"").hexdigest().upper(),
+    hashlib.sha256(b"nan").hexdigest().title(),
+]
+
+
+def combined(folder: Path, operator: CombineOperator, *lists: list[str]) -> set[str]:
+    refs = [FileRef(str(folder / f"{number}.parquet"), "id") for number in range(len(lists))]
+    for ref, ids in zip(refs, lists, strict=True):
+        pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), ref.path)
+    combinators = tuple(Combinator(operator, ref) for ref in refs[1:])
+    evaluate_files(RuleBased(refs[0], None, combinators), no_audiences, folder / "out.parquet")
+    return set(pq.read_table(folder / "out.parquet")["user_id"].to_pylist())
+
+
+def test_ids_meet_however_they_are_written_and_in_whichever_list(tmp_path: Path) -> None:
+    # Single ids too, whose statistics in the files already tell the lists apart.
+    for odd, plain in ODD:
+        other = f"9{plain}" if plain.isdigit() else f"x{plain}"
+        for one, two in ((odd, plain), (plain, odd)):
+            assert combined(tmp_path, CombineOperator.INTERSECT, [one], [two]) == {plain}
+            assert combined(tmp_path, CombineOperator.DIFF, [one], [two]) == set()
+            assert combined(tmp_path, CombineOperator.DIFF, [one, other], [other], [two]) == set()
+            assert combined(tmp_path, CombineOperator.UNION, [one, other], [two]) == {plain, other}
+
+
+def test_placeholders_are_in_no_result(tmp_path: Path) -> None:
+    for placeholder in PLACEHOLDERS:
+        lists = [placeholder, PLAIN], [PLAIN, placeholder.lower().strip()]
+        assert combined(tmp_path, CombineOperator.UNION, *lists) == {PLAIN}
+        assert combined(tmp_path, CombineOperator.INTERSECT, *lists) == {PLAIN}
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_decimals_among_other_ids_are_rejected_in_any_list(tmp_path: Path, position: int) -> None:
+    lists = [["41791234567", PLAIN], ["41791234567"], ["41791234567", PLAIN]]
+    lists[position] = ["41791234567.0", PLAIN]
+    for operator in CombineOperator:
+        with pytest.raises(InputError, match="decimal point among other ids"):
+            combined(tmp_path, operator, *lists)
+
+
+def test_a_list_that_is_damaged_behind_its_header_is_rejected(tmp_path: Path) -> None:
+    ids = [f"customer-{number}" for number in range(20_000)]
+    pq.write_table(pa.table({"id": ids}), tmp_path / "damaged.parquet", use_dictionary=False)
+    damaged = bytearray((tmp_path / "damaged.parquet").read_bytes())
+    damaged[1000:3000] = bytes(2000)
+    (tmp_path / "damaged.parquet").write_bytes(damaged)
+    definition = RuleBased(FileRef(str(tmp_path / "damaged.parquet"), "id"), None, ())
+    with pytest.raises(InputError, match="could not be read to its end"):
+        evaluate_files(definition, no_audiences, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
 
 
 lists_of_ids = st.lists(st.none() | st.sampled_from(USERS), max_size=12)

@@ -1,27 +1,15 @@
 """Contract: `train`, `generate` and `match` read remote sources with the same result as local
 files, and leave no copy behind; `apply --dry-run` reports a misspelt column."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from .. import worlds
-from ..object_stores import PROFILE, ObjectStore, empty_store
+from ..object_stores import ObjectStore
 from .commands import Commands
 
 SCHEMA = ",".join(f"{name}={role}" for name, role in worlds.ROLES.items())
-
-
-@pytest.fixture
-def store(
-    store_server: ThreadedMotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ObjectStore]:
-    with empty_store(store_server, tmp_path) as running:
-        monkeypatch.setenv("AWS_PROFILE", PROFILE)
-        running.client().create_bucket(Bucket="shop")
-        yield running
 
 
 def test_the_commands_read_a_store_as_local_files(

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleanroom_pipelines.identity import PLACEHOLDERS, IdProblem, JudgedIds, judge_ids, judge_user_ids, sha256_hex
+from cleanroom_pipelines.identity import PLACEHOLDERS, IdProblem, JudgedIds, judge_ids, sha256_hex
 from cleanroom_pipelines.terms import Family, MatchingId
 
 from ..offenders import offenders
@@ -216,15 +216,5 @@ def test_placeholders_are_invalid_as_every_kind() -> None:
             IdProblem.PLACEHOLDER: len(given_)
         }
         assert sha256_hex(judged).null_count == len(given_)
-        assert not judge_user_ids(pa.array(given_)).valid.any()
 
     assert offenders(MatchingId, check) == []
-
-
-def test_user_ids_are_trimmed_and_otherwise_kept() -> None:
-    judged = judge_user_ids(pa.array([" u1\t", "U1", "E\u0301", "", None, "null", "nullable"]))
-    assert judged.normal.to_pylist() == ["u1", "U1", "E\u0301", None, None, None, "nullable"]
-    assert {problem.value: rows.tolist() for problem, rows in judged.problems().items()} == {
-        "EMPTY_CELL": [3, 4],
-        "PLACEHOLDER": [5],
-    }

@@ -122,6 +122,13 @@ def test_one_id_however_it_is_written() -> None:
     assert offenders(written, check) == []
 
 
+def test_a_decimal_never_becomes_another_number() -> None:
+    decimals = pa.array(["41791234567.0", "4179123456.7", "4179123456.70", "41791234567.000"])
+    assert not judge_ids(MatchingId.PHONE_NUMBER, decimals).valid.any()
+    judged = judge_ids(MatchingId.PHONE_NUMBER, pa.array(["41.79.123.45.67", "+41.791234567"]))
+    assert judged.normal.to_pylist() == ["+41791234567", "+41791234567"]
+
+
 def test_what_is_no_number() -> None:
     no_numbers = [
         "079 123 45 67",

@@ -7,7 +7,7 @@ Keep out: anything of the real server: these tests are about the client only.
 import json
 import ssl
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from cleanroom_pipelines.media import CustomAudience
 from cleanroom_pipelines.media.protocol import PREFIX
 
 DROP = "drop the connection"
@@ -43,6 +44,11 @@ class Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut_at: int | None = None
+
+
+def custom_audience(id_: str, name: str, definition: Mapping[str, Any] | None = None) -> CustomAudience:
+    """Return an audience as the server would."""
+    return CustomAudience.from_dict({"id": id_, "name": name, "definition": definition or {"kind": "lookalike"}})
 
 
 def result(value: Any) -> Answer:

@@ -20,7 +20,6 @@ from cleanroom_pipelines.media import (
     Audiences,
     BaseAudience,
     CombineOperator,
-    CustomAudience,
     ExclusionTargetingAudienceBuilder,
     Filter,
     FilterOperator,
@@ -44,9 +43,10 @@ from cleanroom_pipelines.media import (
 )
 
 from ..cases import assert_each
+from .fake_server import custom_audience
 
 SEED = SeedAudience("customers")
-CUSTOM = CustomAudience("abc123", "Best", "lookalike", {"kind": "lookalike", "reach": 5})
+CUSTOM = custom_audience("abc123", "Best", {"kind": "lookalike", "reach": 5})
 PUBLISHER = Participant(["p@example.com"], [Permission.EXPORT_AUDIENCE], "publisher", id="1")
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20)
 
@@ -243,7 +243,7 @@ def test_audiences_are_found_by_type_and_name() -> None:
 
 
 def test_a_name_used_by_two_groups_is_ambiguous() -> None:
-    twin = CustomAudience("def456", "Best", "rule_based", {"kind": "rule_based"})
+    twin = custom_audience("def456", "Best", {"kind": "rule_based"})
     with pytest.raises(AmbiguousNameError):
         Audiences([CUSTOM, twin]).get_custom_audience("Best")
     with pytest.raises(AmbiguousNameError):

@@ -72,7 +72,7 @@ def priced(kind: str, about: dict[str, Any] | None = None) -> Callable[[MediaWor
 def ingest(world: MediaWorld, digests: dict[str, str] | None = None) -> None:
     """Ingest what both sides provided, if necessary; types of seeds by the digest of their ids."""
     digests = digests or {"loyal": "l"}
-    seeds = {"digests": digests, "seeds": {"by_type": dict.fromkeys(digests, 500)}}
+    seeds = {"digests": digests, "seeds": {"by_type": {kind: {"n_unique_ids": 500} for kind in digests}}}
     if world.installation.catalog.resources.newest_version(Kind.DATA_ROOM, world.room).status == "CREATE_PENDING":
         world.finish(Kind.DATA_ROOM, world.room, {"base_audience": {}, "seed_audiences": seeds})
 
@@ -80,6 +80,15 @@ def ingest(world: MediaWorld, digests: dict[str, str] | None = None) -> None:
 def proposal(world: MediaWorld, group: str = "owner", **wanted: Any) -> dict[str, Any]:
     found = world.call(group, "propose", room_id=world.room, **(wanted or {"kind": "refill", "units": 3}))
     return dict(found)
+
+
+def with_second(world: MediaWorld, group: str) -> str:
+    """Add a second member to a group, regardless of permissions, and return its e-mail address."""
+    second = f"{group}-2@media.example"
+    world.installation.catalog.rooms.change_users(
+        world.room, world.ids[group], lambda each: each.with_user(second, each.permissions)
+    )
+    return second
 
 
 # what is called, with what, and which groups may; a room id is added
@@ -118,6 +127,20 @@ TABLE: dict[str, Cell] = {
     "new figures of the base": ("renew_base_figures", lambda world, group: ingest(world) or {}, only("create")),
     "proposals": ("list_proposals", lambda world, group: {}, ALL),
     "proposal": ("propose", lambda world, group: {"kind": "refill", "units": 3}, ALL),
+    "add a user": (
+        "add_user",
+        lambda world, group: {
+            "participant_id": world.ids[group],
+            "email": f"{group}-2@media.example",
+            "permissions": [each.value for each in GROUPS[group]],
+        },
+        only("users"),
+    ),
+    "remove a user": (
+        "remove_user",
+        lambda world, group: {"participant_id": world.ids[group], "email": with_second(world, group)},
+        only("users"),
+    ),
     "approval": (
         "approve",
         lambda world, group: {"proposal_id": proposal(world)["id"]},
@@ -178,7 +201,16 @@ def test_each_group_may_do_what_its_permission_allows(shared: Installation) -> N
 
 
 def test_every_room_method_is_in_the_permission_table() -> None:
-    elsewhere = {"whoami", "create_room", "list_rooms", "create_lab", "get_lab", "start_lab", "decline_room"}
+    elsewhere = {
+        "whoami",
+        "create_room",
+        "list_rooms",
+        "create_lab",
+        "get_lab",
+        "start_lab",
+        "delete_lab",
+        "decline_room",
+    }
     about_jobs = {"get_job", "get_job_result", "cancel_job"}
     assert {method for method, _, _ in TABLE.values()} == {each.value for each in Method} - elsewhere - about_jobs
 
@@ -826,7 +858,7 @@ def test_new_figures_of_the_base_are_paid_once(shared: Installation) -> None:
     assert error_of(lambda: world.call("create", **renew))["type"] == "ConflictError", "it is being made"
     (line,) = shared.catalog.pairs.ledger_lines(world.budget.pair.id)
     answered = {"base_figures": {"question": line.key}}
-    seeds = {"digests": {"loyal": "l"}, "seeds": {"by_type": {"loyal": 500}}}
+    seeds = {"digests": {"loyal": "l"}, "seeds": {"by_type": {"loyal": {"n_unique_ids": 500}}}}
     world.finish(
         Kind.DATA_ROOM, world.room, {"base_audience": {}, "seed_audiences": seeds, "data_attributes": answered}
     )
@@ -875,7 +907,7 @@ def test_an_estimate_discloses_nothing_unpaid(shared: Installation) -> None:
         world.provision()
         overlapped = overlap()["overlap_statistics"]["overlap"]
         overlapped["without_own_counts"]["rows"][0]["overlap_size"] = size
-        seeds = {"digests": {"loyal": "l"}, "seeds": {"by_type": {"loyal": size}}}
+        seeds = {"digests": {"loyal": "l"}, "seeds": {"by_type": {"loyal": {"n_unique_ids": size}}}}
         documents = {"base_audience": {}, "seed_audiences": seeds, "overlap_statistics": {"overlap": overlapped}}
         world.finish(Kind.DATA_ROOM, world.room, documents)
         asked = [{"kind": "audience_size", "definition": each} for each in (LOOKALIKE, REMARKETING, rule())]

@@ -103,7 +103,14 @@ CELLS: dict[str, tuple[dict[str, Any], Permission | None]] = {
     "audit log": ({"method": "get_audit_log"}, None),
 }
 # what is not let through for another reason than permission: nothing is provisioned
-NOT_YET = {"overlap statistics", "insights", "data attributes", "new figures of the base"}
+NOT_YET = {
+    "overlap statistics",
+    "insights",
+    "data attributes",
+    "new figures of the base",
+    "base reports",
+    "seeds report",
+}
 _PROVIDING = (P.PROVIDE_BASE_AUDIENCE, P.PROVIDE_SEED_AUDIENCE)
 
 

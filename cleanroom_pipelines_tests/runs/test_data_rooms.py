@@ -477,7 +477,11 @@ def test_oversized_upload_is_rejected_and_leaves_nothing(
     report = document(world, world.room, "seed_audiences", "report")["report"]
     assert "The file is larger than 64,000,000 bytes when unpacked." in json.dumps(report)
     assert world.installation.uploads.locations() == {brought.location}, "the drop's copy is gone"
-    assert [path for path in inbox.rglob("*") if path.is_file()] == []
+    [receipt] = [path for path in inbox.rglob("*") if path.is_file()]
+    assert receipt.parent == inbox / "seed_audiences" / "rejected"
+    told = json.loads(receipt.read_text())
+    assert (told["file"], told["status"], told["statusCode"]) == ("file.csv", "CREATE_FAILED", "SEED_INVALID")
+    assert (told["upload"]["bytes"], told["message"]) == (len(bomb), newest.status_message)
     scratch = world.installation.home.scratch_root
     assert sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file()) < 10_000
     assert list(scratch.rglob("unpacked")) == []

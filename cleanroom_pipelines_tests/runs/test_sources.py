@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from cleanroom_pipelines.catalog import Cause, Kind, TrainingDatasetSpec
 from cleanroom_pipelines.errors import CleanroomError, SeedError, TrainingDataError
@@ -18,20 +17,9 @@ from cleanroom_pipelines.runs.building import build_audience_model, build_traini
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines_tests import worlds
-from cleanroom_pipelines_tests.object_stores import PROFILE, ObjectStore, empty_store
+from cleanroom_pipelines_tests.object_stores import PROFILE, ObjectStore
 
 OWN, OTHER = "000000000000", "111111111111"
-
-
-@pytest.fixture
-def store(
-    store_server: ThreadedMotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ObjectStore]:
-    """A store with the bucket `shop`; the operator's own profile may read it."""
-    with empty_store(store_server, tmp_path) as running:
-        monkeypatch.setenv("AWS_PROFILE", PROFILE)
-        running.client().create_bucket(Bucket="shop")
-        yield running
 
 
 @pytest.fixture

@@ -556,7 +556,7 @@ def test_a_check_that_breaks_is_no_invalid_row(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(pd.Series, "fillna", broken)
     with pytest.raises(EngineError) as caught:
-        interactions(write_csv(tmp_path / "t.csv", ["u,i,5,1"]))
+        interactions(write_csv(tmp_path / "t.csv", ["u,i,5,1", ",i,5,1"]))
     assert "a cell" not in str(caught.value)
     assert caught.value.__context__ is None
 

@@ -132,7 +132,7 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     insights = MediaDcr.from_existing(room.id, agency).get_insights().result()
     print("insights:", {each.audience_type: len(each.rows) for each in insights.audiences})
     show_price("the same insights for another participant", theirs.estimate("insights", audience_type=SEED))
-    print("attributes:", [each.name for each in theirs.get_data_attributes().result().attributes])
+    print("attributes:", list(theirs.get_data_attributes().result().attributes))
     seed = theirs.get_audiences().result().get_seed_audience(SEED)
 
     # 4. One audience of each kind, and a rule applied to a lookalike
@@ -163,12 +163,12 @@ def main(url: str, tokens: list[str], folder: Path) -> None:
     )
     draft = RuleBasedAudienceBuilder(name="draft", source_audience=BaseAudience()).with_filters(older).build()
     show_price("a draft's size", theirs.estimate("audience_size", definition=draft.as_dict()))
-    print("draft:", theirs.get_audience_size(draft).result())
+    print("draft:", theirs.get_audience_size(draft).result()["userId"])
 
     # 5. Share, size, statistics, lists
     theirs.share_audiences([lookalike], [theirs.get_participants()[0]])
     for audience in (lookalike, rule, remarketing, exclusion, shoppers):
-        print(f"{audience.name}: {theirs.get_audience_size(audience).result()} users")
+        print(f"{audience.name}: {theirs.get_audience_size(audience).result()['userId']} users")
     statistics = theirs.get_lookalike_audience_statistics(lookalike).result()
     print(f"area under the ROC curve: {statistics.auc}")
     shared = room.get_audiences().result().get_custom_audience("Like redeemers")

@@ -122,6 +122,7 @@ class Call:
         group = record.group_of(self.email)
         if group is None:
             raise denied()
+        group = group.as_member(self.email)
         self.trail |= {"room": record.id, "participant": group.id}
         if not all(group.may(permission) for permission in permissions):
             raise denied()
@@ -137,7 +138,7 @@ def _is_text(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Room:
-    """A room from the point of view of one of its participants."""
+    """A room from the point of view of one of its participants: the group, with the caller's permissions."""
 
     installation: Installation
     record: DataRoom

@@ -26,8 +26,9 @@ from cleanroom_pipelines.audiences.definitions import (
 )
 from cleanroom_pipelines.catalog import CustomAudience, CustomAudienceSpec, Kind
 from cleanroom_pipelines.errors import ConflictError
+from cleanroom_pipelines.identity import Dataset, inputs_of
 from cleanroom_pipelines.media.errors import AudienceHasDependentsError
-from cleanroom_pipelines.runs.budgets import room_organizations
+from cleanroom_pipelines.runs.budgets import Budget, Question, room_organizations, room_pair
 from cleanroom_pipelines.runs.building import read_documents
 from cleanroom_pipelines.runs.building_audiences import resolver
 from cleanroom_pipelines.server.media.access import Call, Room, denied
@@ -165,19 +166,25 @@ class Present:
     """The room's current data that definitions can refer to.
 
     Args:
-        seed_types: Types of its seed audiences, sorted.
+        n_ids: The number of ids of each seed type, sorted by type.
         values: The values of each attribute; empty without a base audience.
     """
 
-    seed_types: tuple[str, ...]
+    n_ids: Mapping[str, int]
     values: Mapping[str, frozenset[str]]
+
+    @property
+    def seed_types(self) -> tuple[str, ...]:
+        """Types of its seed audiences, sorted."""
+        return tuple(self.n_ids)
 
     @classmethod
     def of(cls, room: Room) -> Self:
         """Read a room's data, once for all audiences of a response."""
         seeds, attributes = _documents(room, "seed_audiences"), _documents(room, "data_attributes")
+        by_type = seeds["seeds"]["by_type"] if seeds else {}
         return cls(
-            tuple(sorted(seeds["seeds"]["by_type"])) if seeds else (),
+            {kind: counts["n_unique_ids"] for kind, counts in sorted(by_type.items())},
             {
                 each["name"]: frozenset(each["values"])
                 for each in (attributes["attributes"]["attributes"] if attributes else ())
@@ -185,17 +192,53 @@ class Present:
         )
 
 
+def shown_seeds(room: Room, present: Present) -> list[dict[str, Any]]:
+    """Return the seed audiences as JSON: the size of a file for its provider, matched users if they were paid."""
+    uploads = inputs_of(room.record.inputs, Dataset.SEED_AUDIENCES).values()
+    uploaded = [room.installation.catalog.rooms.upload(each).created_at for each in uploads]
+    is_provider = room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
+    released = _paid_overlap(room) if room.group.may(Permission.VIEW_OVERLAP) else {}
+    return [
+        {
+            "kind": "seed",
+            "audience_type": kind,
+            "audience_size": n_ids if is_provider else None,
+            "created_at": max(uploaded).isoformat() if uploaded else None,
+            "overlap_size": released.get(kind, {}).get("overlap_size"),
+            "is_empty": released.get(kind, {}).get("is_empty"),
+        }
+        for kind, n_ids in present.n_ids.items()
+    ]
+
+
+def _paid_overlap(room: Room) -> dict[str, Mapping[str, Any]]:
+    """Return the released overlap of each seed type whose overlap was paid for."""
+    document = _documents(room, "overlap_statistics").get("overlap")
+    pair = room_pair(room.installation, room.record)
+    if document is None or pair is None:
+        return {}
+    budget = Budget(room.installation, pair, room.id)
+    rows = zip(document["without_own_counts"]["rows"], document["questions"], strict=True)
+    return {row["audience_type"]: row for row, asked in rows if budget.is_paid([Question.from_dict(asked)])}
+
+
 def shown_audience(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
-    """Return an audience as JSON, the same for all groups that can see it."""
+    """Return an audience as JSON; only its own group sees the e-mail address of its creator."""
+    definition, resolve = parse_definition(audience.definition), resolver(room.installation.catalog)
+    is_own = audience.created_by == room.group.id
+    sources = [resolve(ref.id) for ref in reachable(definition, resolve) if isinstance(ref, CustomRef)]
     return {
         "id": audience.id,
         "name": audience.name,
         "kind": audience.definition["kind"],
         "definition": dict(audience.definition),
         "created_at": audience.created_at.isoformat(),
-        "created_by": audience.created_by,
+        "created_by": audience.created_by_email if is_own else audience.created_by,
+        "created_by_group_id": audience.created_by,
+        "does_audience_depend_on_lookalike_audience": any(isinstance(each, Lookalike) for each in sources),
         "shared_with": list(audience.shared_with),
         "staleness_warnings": _staleness(room, audience, present),
+        "missing": _missing(definition, present),
     }
 
 
@@ -224,6 +267,20 @@ def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[s
     if values and any(wanted - values.get(attribute, frozenset()) for attribute, wanted in looked_for.items()):
         warnings.append("A filter value in its definition does not occur in the base audience.")
     return warnings
+
+
+def _missing(definition: Definition, present: Present) -> dict[str, list[str]]:
+    """Return what a definition itself names and the room does not have, for those who can see the definition."""
+    seeds = {each.audience_type for each in references(definition) if isinstance(each, SeedRef)}
+    wanted = {name: values for name, values in filter_values(definition).items() if values}
+    found: Mapping[str, frozenset[str]] = {name: present.values.get(name, frozenset()) for name in wanted}
+    values = set().union(*(wanted[name] - found[name] for name in wanted)) if present.values else set()
+    return {
+        "missing_custom_audiences": [],
+        "missing_filter_attributes": [name for name in wanted if present.values and not found[name]],
+        "missing_filter_values": sorted(values),
+        "missing_seed_audiences": sorted(seeds - {*present.seed_types}),
+    }
 
 
 def _own(room: Room, audience_id: str) -> CustomAudience:

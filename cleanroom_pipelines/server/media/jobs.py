@@ -37,6 +37,13 @@ _NEEDS = {
     JobKind.OVERLAP_STATISTICS: ("base", "seeds"),
     JobKind.INSIGHTS: ("base", "seeds"),
     JobKind.DATA_ATTRIBUTES: ("base",),
+    JobKind.BASE_REPORTS: ("base",),
+    JobKind.SEEDS_REPORT: ("seeds",),
+}
+_REPORTS = {
+    JobKind.LAB_VALIDATION: "data_lab",
+    JobKind.BASE_REPORTS: "base_audience",
+    JobKind.SEEDS_REPORT: "seed_audiences",
 }
 _MOST_ROWS = 10_000_000
 
@@ -64,7 +71,7 @@ def start_job(call: Call) -> dict[str, Any]:
         room.require(CollaborationType.INSIGHTS, "insights")
     has = {"base": room.record.has_base, "seeds": room.record.has_seeds}
     missing = [side for side in _NEEDS.get(kind, ()) if not has[side]]
-    if missing:
+    if missing and not _has_report(call, kind, Kind.DATA_ROOM, room.id):  # a rejected file has a report
         sides = {"base": "base audience", "seeds": "seed audiences"}
         raise errors.NotProvisionedError(f"The room has no {sides[missing[0]]} yet.", remedy="Provision it first.")
     options = {} if (about := call.mapping("audience")) is None else {"audience_type": _seed_type(about)}
@@ -167,10 +174,7 @@ def _state(call: Call, job: RoomJob) -> _State:
         return _State(JobStatus.RUNNING, stage.progress, stage.words, stage.place)
     if job.cancelled:
         return _State(JobStatus.FAILED, error=errors.JobCancelledError("The job was cancelled."))
-    is_available = version.status is Status.ACTIVE or (
-        kind in (JobKind.LAB_VALIDATION, JobKind.BASE_REPORTS, JobKind.SEEDS_REPORT)
-        and _has_report(call, job, kind)
-    )
+    is_available = version.status is Status.ACTIVE or _has_report(call, kind, job.target_kind, job.target_id)
     if is_available:
         return _State(JobStatus.SUCCESS, 1.0)
     return _State(JobStatus.FAILED, error=errors.job_failure(_why(version)))
@@ -222,10 +226,10 @@ def _why(version: Version) -> errors.MediaError:
     return kind(message)
 
 
-def _has_report(call: Call, job: RoomJob, kind: JobKind) -> bool:
-    asset = {JobKind.LAB_VALIDATION: "data_lab", JobKind.BASE_REPORTS: "base_audience"}.get(kind, "seed_audiences")
-    versions = call.installation.catalog.resources.versions(job.target_kind, job.target_id)
-    return any(asset in version.artifacts for version in versions)
+def _has_report(call: Call, kind: JobKind, about: Kind, id_: str) -> bool:
+    """Check whether any version of the room or lab has the report of this kind of job."""
+    versions = call.installation.catalog.resources.versions(about, id_) if kind in _REPORTS else ()
+    return any(_REPORTS[kind] in version.artifacts for version in versions)
 
 
 def _shown(call: Call, job: RoomJob) -> dict[str, Any]:
@@ -233,6 +237,7 @@ def _shown(call: Call, job: RoomJob) -> dict[str, Any]:
     return {
         "id": job.id,
         "kind": job.kind,
+        "room_id": job.data_room_id,
         "status": state.status.value,
         "progress": state.progress,
         "stage": state.stage,
@@ -404,7 +409,8 @@ def _insights(call: Call, room: Room, job: RoomJob) -> Any:
     result, wanted = document["result"], job.options.get("audience_type")
     tables = [each for each in result["audiences"] if wanted in (None, each["audience_type"])]
     questions = [each for table in tables for each in document["questions"][table["audience_type"]]]
-    return _paid(call, room, questions, {"audiences": tables, "noise": result["noise"]})
+    answer = {"audiences": tables, "total_publisher": result.get("total_publisher"), "noise": result["noise"]}
+    return _paid(call, room, questions, answer)
 
 
 def _attributes(call: Call, room: Room, job: RoomJob) -> Any:
@@ -412,15 +418,9 @@ def _attributes(call: Call, room: Room, job: RoomJob) -> Any:
 
 
 def _audiences(call: Call, room: Room, job: RoomJob) -> Any:
-    created = room.record.created_at.isoformat()
     present = room_audiences.Present.of(room)
-    seeds = [
-        {"kind": "seed", "audience_type": kind, "size": None, "created_at": created, "is_empty": None}
-        for kind in present.seed_types
-    ]
-    return {
-        "audiences": [*seeds, *(room_audiences.shown_audience(room, each, present) for each in room.visible())]
-    }
+    custom = (room_audiences.shown_audience(room, each, present) for each in room.visible())
+    return {"audiences": [*room_audiences.shown_seeds(room, present), *custom]}
 
 
 def _size(call: Call, room: Room, job: RoomJob) -> Any:

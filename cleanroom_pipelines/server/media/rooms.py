@@ -20,14 +20,15 @@ from cleanroom_pipelines.catalog import (
     Status,
     Upload,
 )
+from cleanroom_pipelines.catalog.room_specs import check_email
 from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName
 from cleanroom_pipelines.media.errors import ConflictError, InvalidRequestError, NotValidatedError
 from cleanroom_pipelines.privacy import PAIR_TENTHS, ReleasePolicy
-from cleanroom_pipelines.runs.budgets import Budget, room_pair
+from cleanroom_pipelines.runs.budgets import Budget, room_organizations, room_pair
 from cleanroom_pipelines.runs.building import newest_artifact
-from cleanroom_pipelines.server.media.access import Call, check_quota, denied
+from cleanroom_pipelines.server.media.access import Call, Room, check_quota, denied
 from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
 
@@ -117,6 +118,14 @@ def own_lab(call: Call) -> DataLab:
     if lab.owner_email != call.email:
         raise denied()
     return lab
+
+
+def delete_lab(call: Call) -> dict[str, Any]:
+    """Delete one of the caller's labs; what was provisioned from it to rooms stays there."""
+    lab = own_lab(call)
+    call.trail["resource"] = lab.id
+    call.installation.catalog.deletion.request_delete(Kind.DATA_LAB, lab.id)
+    return {}
 
 
 def provision_base(call: Call) -> dict[str, Any]:
@@ -222,6 +231,69 @@ def decline_room(call: Call) -> dict[str, Any]:
     return {}
 
 
+def add_user(call: Call) -> dict[str, Any]:
+    """Add a user of the caller's organisation to the caller's own group, with some of its permissions.
+
+    Raises:
+        InvalidRequestError: The user belongs to another organisation, or is in the room already.
+    """
+    room, email = _managed(call), call.text("email").strip().lower()
+    permissions = tuple(dict.fromkeys(_members(Permission, call.texts("permissions"), "permission")))
+    whole = room.record.participant(room.group.id)
+    assert whole is not None
+    if not permissions or not set(permissions) <= set(whole.permissions):
+        raise InvalidRequestError(
+            "A user's permissions must be some of the participant's.", remedy="Give at least one of these."
+        )
+    check_email(email)
+    organization_of = call.installation.catalog.pairs.organization_of_user
+    if {organization_of(email)} != {organization_of(each) for each in whole.emails}:
+        raise InvalidRequestError(
+            "The user belongs to another organisation than the participant.",
+            remedy="Add users of the participant's organisation.",
+        )
+    changed = call.installation.catalog.rooms.change_users(
+        room.id, room.group.id, lambda group: group.with_user(email, permissions)
+    )
+    return _room(call, changed)
+
+
+def remove_user(call: Call) -> dict[str, Any]:
+    """Remove a user from the caller's own group.
+
+    Raises:
+        ConflictError: No other user has one of the group's permissions, the user owns the room, or the room's data
+            would count as another organisation's.
+    """
+    room, email = _managed(call), call.text("email").strip().lower()
+    whole = room.record.participant(room.group.id)
+    assert whole is not None
+    if email not in whole.emails:
+        raise denied()
+    after = tuple(each.without_user(email) if each.id == whole.id else each for each in room.record.participants)
+    sides = [
+        room_organizations(call.installation, record)
+        for record in (room.record, replace(room.record, participants=after))
+    ]
+    if email == room.record.owner_email or sides[0] != sides[1]:
+        raise ConflictError(
+            "The user owns the data room, or provides data for the participant's organisation.",
+            remedy="Create another data room without the user.",
+        )
+    changed = call.installation.catalog.rooms.change_users(
+        room.id, room.group.id, lambda group: group.without_user(email)
+    )
+    return _room(call, changed) if changed.group_of(call.email) else {"id": room.id}
+
+
+def _managed(call: Call) -> Room:
+    """Return the room, if the caller may manage the users of the group that the call names: only the own one."""
+    room = call.room(Permission.MANAGE_USERS)
+    if call.text("participant_id") != room.group.id:
+        raise denied()
+    return room
+
+
 def _room(call: Call, record: DataRoom) -> dict[str, Any]:
     group = record.group_of(call.email)
     assert group is not None
@@ -260,6 +332,9 @@ def _lab(call: Call, record: DataLab) -> dict[str, Any]:
         "name": record.name,
         "status": record.status.value,
         "is_validated": record.status is Status.ACTIVE,
+        "datasets": dict(record.datasets),
+        "n_embeddings": record.n_embeddings,
+        "activation": list(record.activation),
         "reports": documents.get("reports"),
         "statistics": documents.get("statistics"),
         "error": error,
@@ -307,7 +382,27 @@ def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:
         role=role,
         permissions=tuple(dict.fromkeys(_members(Permission, permissions, "permission"))),
         organization_id=organization,
+        member_permissions=_member_permissions(value),
     )
+
+
+def _member_permissions(value: Mapping[str, Any]) -> dict[str, tuple[Permission, ...]]:
+    """Return the members who have fewer permissions than their group, with these."""
+    given, emails = value.get("member_permissions") or {}, {each.strip().lower() for each in value["emails"]}
+    if not isinstance(given, dict) or not all(isinstance(each, list) for each in given.values()):
+        raise InvalidRequestError(
+            "The permissions of a participant's members are malformed.",
+            remedy="Give a list of permissions for each e-mail address.",
+        )
+    members = {
+        email.strip().lower(): tuple(dict.fromkeys(_members(Permission, each, "permission")))
+        for email, each in given.items()
+    }
+    if not set(members) <= emails or any(not set(each) <= {*value["permissions"]} for each in members.values()):
+        raise InvalidRequestError(
+            "A member's permissions must be some of the participant's.", remedy="Give only these."
+        )
+    return members
 
 
 def _activation(call: Call) -> tuple[str, ...]:

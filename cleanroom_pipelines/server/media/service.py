@@ -29,6 +29,7 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.CREATE_LAB: rooms.create_lab,
     Method.GET_LAB: rooms.get_lab,
     Method.START_LAB: jobs.start_lab,
+    Method.DELETE_LAB: rooms.delete_lab,
     Method.PROVISION_BASE: rooms.provision_base,
     Method.DEPROVISION_BASE: rooms.deprovision_base,
     Method.PROVISION_SEEDS: rooms.provision_seeds,
@@ -48,6 +49,8 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.PROPOSE: budgets.propose,
     Method.APPROVE: budgets.approve,
     Method.DECLINE_ROOM: rooms.decline_room,
+    Method.ADD_USER: rooms.add_user,
+    Method.REMOVE_USER: rooms.remove_user,
 }
 _KINDS = frozenset({"STRING", "EMAIL", "HASHED_EMAIL", "PHONE_NUMBER", "HASHED_PHONE_NUMBER"})
 

@@ -1,0 +1,25 @@
+"""Data labs of the Media client, under the name by which scripts of the other Media API import them.
+
+Keep out: everything but names from `media`.
+"""
+
+from cleanroom_pipelines.media.api import IdType, ValidationReport
+from cleanroom_pipelines.media.data_lab import (
+    DataLab,
+    DataLabBuilder,
+    DataLabDatasetType,
+    DataLabReports,
+    IdentifiersConfig,
+)
+from cleanroom_pipelines.media.validation_reports import ValidationReports
+
+__all__ = [
+    "DataLab",
+    "DataLabBuilder",
+    "DataLabDatasetType",
+    "DataLabReports",
+    "IdType",
+    "IdentifiersConfig",
+    "ValidationReport",
+    "ValidationReports",
+]
