@@ -16,10 +16,21 @@ from sqlalchemy import and_, func, or_, select
 from cleanroom_pipelines.catalog.database import Part, damaged
 from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
 from cleanroom_pipelines.catalog.names import Kind
-from cleanroom_pipelines.catalog.records import DELETING, OPEN, GenerationJob, Resource, Status, Version
+from cleanroom_pipelines.catalog.records import (
+    DELETING,
+    OPEN,
+    AudienceModel,
+    ExportJob,
+    GenerationJob,
+    Resource,
+    Status,
+    Version,
+)
 from cleanroom_pipelines.catalog.tables import (
     PLACE,
     ROWS,
+    AudienceModelRow,
+    ExportJobRow,
     GenerationJobRow,
     InstallationRow,
     ResourceRow,
@@ -73,6 +84,48 @@ class Overview(Part):
         with self._database.read() as session:
             return tuple(
                 (resource_record(row), version_record(version)) for row, version in session.execute(query)
+            )
+
+    def failures(self, since: datetime | None = None) -> tuple[Version, ...]:
+        """Return the newest versions that failed, in the order in which they did.
+
+        Args:
+            since: UTC; only versions that failed later. All if not given.
+        """
+        query = (
+            select(VersionRow)
+            .join(ResourceRow, ResourceRow.id == VersionRow.resource_id)
+            .where(is_newest(), VersionRow.status == Status.CREATE_FAILED, ResourceRow.status.not_in(DELETING))
+        )
+        if since is not None:
+            query = query.where(VersionRow.finished_at > since)
+        with self._database.read() as session:
+            rows = session.scalars(query.order_by(VersionRow.finished_at, VersionRow.resource_id))
+            return tuple(version_record(row) for row in rows)
+
+    def coming_refreshes(self, limit: int) -> tuple[AudienceModel, ...]:
+        """Return the models with a declared refresh, next due first."""
+        query = (
+            select(AudienceModelRow)
+            .where(AudienceModelRow.next_refresh_at.is_not(None), AudienceModelRow.status.not_in(DELETING))
+            .order_by(AudienceModelRow.next_refresh_at, AudienceModelRow.id)
+            .limit(limit)
+        )
+        with self._database.read() as session:
+            return tuple(record_of(AudienceModel, row) for row in session.scalars(query))
+
+    def exports_since(self, since: datetime, limit: int) -> tuple[tuple[ExportJob, Version], ...]:
+        """Return the exports finished after a time with their current versions, newest first."""
+        query = (
+            select(ExportJobRow, VersionRow)
+            .join(VersionRow, VersionRow.resource_id == ExportJobRow.id)
+            .where(VersionRow.number == ExportJobRow.current_version, VersionRow.finished_at > since)
+            .order_by(VersionRow.finished_at.desc(), VersionRow.resource_id)
+            .limit(limit)
+        )
+        with self._database.read() as session:
+            return tuple(
+                (record_of(ExportJob, row), version_record(found)) for row, found in session.execute(query)
             )
 
     def mark_of_change(self) -> str:

@@ -18,9 +18,9 @@ import click
 
 from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import ConfigurationError
+from cleanroom_pipelines.runs.code_location import CODE_LOCATION
 from cleanroom_pipelines.runs.dagster_home import dagster_environment, prepare_dagster_home
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.running import CODE_LOCATION
 
 
 def start_dagster(host: str, port: int) -> NoReturn:

@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,16 +26,19 @@ from cleanroom_pipelines.cli.console import (
     print_json,
     progress_bar,
     readers_may_leave,
-    table,
 )
 from cleanroom_pipelines.cli.deleting import delete, resource_of
 from cleanroom_pipelines.cli.ledgers import ledger
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
 from cleanroom_pipelines.cli.recovering import recover
 from cleanroom_pipelines.cli.retrying import retry
+from cleanroom_pipelines.cli.status import status
 from cleanroom_pipelines.cli.users import token, user
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.ways_in import acting_for
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.catalog import Catalog
 
 _FILE = click.Path(path_type=Path)
 
@@ -100,7 +103,7 @@ def _run(arguments: list[str]) -> int:
 
 for group in (account, audit, benchmark, bucket, collaboration, template, token, user):
     cleanroom.add_command(group)
-for command in (algebra, delete, export, ledger, recover, retry):
+for command in (algebra, delete, export, ledger, recover, retry, status):
     cleanroom.add_command(command)
 
 
@@ -177,7 +180,8 @@ def serve(host: str, port: int, no_worker: bool, tls_certificate: Path | None, t
 def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
     """Create and update the resources declared in FILE.
 
-    These are parties, training datasets, audience models and refreshes, configured models, jobs and exports.
+    These are parties, training datasets, models, refreshes, configured models, jobs and exports. Tables
+    and seeds that are new or changed are checked first. With --run, the exit code is 2 if any of the work failed.
     """
     from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 
@@ -190,6 +194,7 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
         new_slot=lambda: installation.token_hex(12),
         sources_of=installation.sources_of,
         dry_run=dry_run,
+        check_tables=True,
     )
     if run and not dry_run:
         from cleanroom_pipelines.cli.watching import run_pending_watched
@@ -197,11 +202,33 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
         run_pending_watched(installation)
     if as_json:
         print_json([vars(change) for change in changes])
-        return
-    for change in changes:
-        verb = {"create": "would create", "update": "would update", "keep": "keeps"} if dry_run else {}
-        action = verb.get(change.action, {"create": "created", "update": "updated", "keep": "kept"}[change.action])
-        click.echo(f"{action} {change.kind.words} {change.name!r} {change.id}".rstrip())
+    else:
+        for change in changes:
+            click.echo(
+                f"{_action_of(change.action, dry_run)} {change.kind.words} {change.name!r} {change.id}".rstrip()
+            )
+    if run and not dry_run:
+        _raise_on_failure(installation.catalog, [change.id for change in changes])
+
+
+def _action_of(action: str, dry_run: bool) -> str:
+    if dry_run:
+        return {"create": "would create", "update": "would update", "keep": "keeps"}[action]
+    return {"create": "created", "update": "updated", "keep": "kept"}[action]
+
+
+def _raise_on_failure(catalog: "Catalog", ids: list[str]) -> None:
+    """Raise an error with the first reason if the work on any of these resources failed."""
+    from cleanroom_pipelines.runs.reasons import failure_of
+
+    records = [record for key in ids if (record := catalog.resources.find(key)) is not None]
+    failures = [failure for record in records if (failure := failure_of(catalog, record.kind, record.id))]
+    if failures:
+        first = failures[0].root
+        raise CleanroomError(
+            f"{len(failures)} of {len(records)} declared resources failed. The {first.kind.words} {first.name!r} "
+            f"failed: {failures[0].reason}"
+        )
 
 
 @cleanroom.command()
@@ -220,58 +247,6 @@ def run(max_seconds: float | None, wait: bool) -> None:
     click.echo(f"Finished {n_runs} {'run' if n_runs == 1 else 'runs'}.")
     if sentence := unfinished_sentence(installation.catalog):
         click.echo(sentence)
-
-
-@cleanroom.command()
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def status(as_json: bool) -> None:
-    """List all resources with status and progress."""
-    from cleanroom_pipelines.catalog import Kind
-
-    catalog = open_installation().catalog
-    catalog.resources.check_file()
-    rows: list[dict[str, Any]] = []
-    stages = catalog.work.stages()
-    for kind in Kind:
-        for record, newest in catalog.resources.with_newest(kind):
-            stage = stages.get((record.id, newest.number))
-            rows.append(
-                {
-                    "kind": kind.words,
-                    "name": record.name,
-                    "id": record.id,
-                    "status": record.status,
-                    "status_code": record.status_code,
-                    "message": record.status_message or newest.summary.get("sentence", ""),
-                    "version": newest.number,
-                    "version_status": newest.status,
-                    "progress": newest.progress,
-                    "stage": stage.words if stage else "",
-                    "place": stage.place if stage else None,
-                }
-            )
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo("Nothing exists yet. Start with `cleanroom demo`, or `cleanroom apply FILE.yaml`.")
-        return
-    table(
-        "",
-        ["kind", "name", "partition", "status", ""],
-        [[row["kind"], row["name"], row["id"], _status_of(row), row["message"] or ""] for row in rows],
-    )
-
-
-def _status_of(row: dict[str, Any]) -> str:
-    from cleanroom_pipelines.catalog import Stage
-
-    if row["stage"]:
-        stage = Stage(row["stage"], row["progress"], row["place"])
-        return f"{row['status']} (version {row['version']}: {stage})"
-    if row["version_status"] != row["status"]:
-        return f"{row['status']} (version {row['version']}: {row['version_status']})"
-    return f"{row['status']} {row['status_code'] or ''}".rstrip()
 
 
 @cleanroom.command()

@@ -5,7 +5,7 @@ Add here when another kind of resource can be declared.
 Keep out: the schema of the file (form.py), the parties (parties.py) and the catalogue's rules.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +78,7 @@ def apply_declaration(
     new_slot: Callable[[], str],
     sources_of: Callable[[str], Sources] | None = None,
     dry_run: bool = False,
+    check_tables: bool = False,
 ) -> list[DeclaredChange]:
     """Create missing resources and update changed ones, parents first; delete nothing.
 
@@ -91,6 +92,7 @@ def apply_declaration(
         sources_of: Returns the places that tables of an account are read from; None: local files only, and a dry
             run does not read them.
         dry_run: Return the changes without making them, and check the headers of all tables.
+        check_tables: Before making changes, check the headers of the tables and seeds that are new or changed.
 
     Returns:
         One change for each declared party and resource, parents first.
@@ -98,7 +100,7 @@ def apply_declaration(
     Raises:
         UsageError: A parent is not declared, or a rule of the catalogue is violated.
         SeedError: A seed is missing.
-        TrainingDataError: In a dry run: a table is missing, cannot be read, or lacks a declared column.
+        TrainingDataError: A table that is checked is missing, cannot be read, or lacks a declared column.
         ConflictError: A name belongs to a resource that was not declared, or that is being deleted.
     """
     with ExitStack() as stack:
@@ -108,6 +110,8 @@ def apply_declaration(
         if dry_run:
             planned.check_tables()
             return changes
+        if check_tables:
+            planned.check_tables({change.name for change in changes if change.action != "keep"})
         return _Applying(catalog, vault, declaration, new_slot, seeds, dry_run=False).run()
 
 
@@ -166,17 +170,23 @@ class _Applying:
                     self._settle(ExportJobSpec(name=name, generation_job_id=job, size=size))
         return self._changes
 
-    def check_tables(self) -> None:
-        """Read the headers of all tables and seeds; only after a dry run, which finds the account."""
+    def check_tables(self, names: Collection[str] | None = None) -> None:
+        """Read the headers of tables and seeds; only after a dry run, which finds the account.
+
+        Args:
+            names: Check only the datasets and jobs with these names; all if not given.
+        """
         if self._seeds.sources_of is None:
             return
         sources, folder = self._seeds.sources_of(self._account_id), self._declaration.folder
         for number, dataset in enumerate(self._declaration.training_datasets):
             with _at(f"training_datasets.{number}"):
-                check_dataset(dataset, folder, sources)
+                if names is None or dataset.name in names:
+                    check_dataset(dataset, folder, sources)
         for number, job in enumerate(self._declaration.generation_jobs):
             with _at(f"generation_jobs.{number}"):
-                check_seed(self._seed(job))
+                if names is None or job.name in names:
+                    check_seed(self._seed(job))
 
     def _settle_parties(self) -> None:
         parties, declaration = self._parties, self._declaration

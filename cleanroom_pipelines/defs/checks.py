@@ -11,12 +11,14 @@ from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.defs.assets.lookalike import (
     audience,
     audience_export,
+    audience_model,
     seed_validation_report,
     training_dataset,
 )
 from cleanroom_pipelines.defs.declaring import PARTITIONS
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.building import newest_artifact, verify_exported_files
+from cleanroom_pipelines.runs.situation import drift_of
 
 
 @dg.asset_check(asset=training_dataset, blocking=True, partitions_def=PARTITIONS[Kind.TRAINING_DATASET])
@@ -64,6 +66,17 @@ def recall_beats_chance(
             "recall, lower confidence bound": main["recall_interval"][0],
             "recall of a random ranking": main["recall_random"],
         },
+    )
+
+
+@dg.asset_check(asset=audience_model, partitions_def=PARTITIONS[Kind.AUDIENCE_MODEL])
+def model_is_like_the_one_before(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """The numbers of users and items changed by at most 20 % since the version before."""
+    sentence = drift_of(installation.open(), context.partition_key)
+    return dg.AssetCheckResult(
+        passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
     )
 
 

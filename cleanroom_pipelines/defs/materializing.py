@@ -1,22 +1,44 @@
 """Reporting build results to Dagster.
 
-Lives here: the translation every asset body shares.
+Lives here: the translation every asset body shares: a result, or the reason of a failure.
 Add here when every materialisation must report something more.
 Keep out: the metadata of single assets (pages.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
-from cleanroom_pipelines.defs.pages import metadata_of
+from cleanroom_pipelines.defs.pages import metadata_of, report_of
+from cleanroom_pipelines.errors import ClaimLostError, CleanroomError
+from cleanroom_pipelines.runs import failures
 from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.kinds import ASSETS
+from cleanroom_pipelines.runs.labels import EXPLAINED_TAG
+from cleanroom_pipelines.runs.reasons import failure_of
 from cleanroom_pipelines.runs.running import run_of
 from cleanroom_pipelines.runs.work import without_data
 
 Results = Iterator[dg.MaterializeResult]  # type: ignore[type-arg]
+
+
+class Failed(dg.Failure):
+    """A failure whose text and metadata are our own, so that Dagster never masks it.
+
+    With DAGSTER_REDACT_USER_CODE_ERRORS Dagster marks errors of user code, and replaces the text of marked ones.
+    """
+
+    __module__ = "builtins"  # so that Dagster shows "Failed: " and the reason, without the name of a module
+
+    @property
+    def _redacted_error_uuid(self) -> None:
+        return None
+
+    @_redacted_error_uuid.setter
+    def _redacted_error_uuid(self, _: str) -> None:
+        pass
 
 
 def materialize(
@@ -24,21 +46,73 @@ def materialize(
 ) -> Results:
     """Build one partition and yield its materialisation.
 
-    Yields nothing when another run has claimed the work: the run then succeeds and says so in its log.
+    Yields nothing when another run has claimed the work: the run then succeeds and says so in its log. If the
+    newest version has failed, the run fails too, so that Dagster continues to show the failure.
 
     Args:
         context: The run.
         installation: The installation to work on.
         make: A function of runs.building.
         **options: Passed on to `make`.
+
+    Raises:
+        Failed: The version failed; the reason is also an event on the partition.
     """
+    asset = str(options.get("asset") or context.asset_key.to_user_string())
+    try:
+        with without_data():
+            made = make(installation, context.partition_key, run_of(context.run, context.instance), **options)
+            context.log.info(made.sentence)
+            metadata = {} if made.failure or made.manifest is None else metadata_of(installation, made)
+    except CleanroomError as error:
+        raise _explain(context, installation, asset, error) from None
+    if made.failure is not None or (made.manifest is None and not made.made):
+        _raise_if_failed(context, installation, made)
+    if made.manifest is not None:
+        yield dg.MaterializeResult(
+            asset_key=made.asset, metadata=metadata, data_version=dg.DataVersion(made.manifest.data_version)
+        )
+
+
+def _raise_if_failed(context: dg.AssetExecutionContext, installation: Installation, made: AssetResult) -> None:
+    """Fail the run if the version failed: in this run, which has a report, or earlier."""
+    kind = ASSETS[made.asset].kind
+    if made.failure is None:
+        installation.catalog.work.settle_orphans()  # it may wait for a parent that has failed
+    if failure_of(installation.catalog, kind, made.partition) is None and made.failure is None:
+        return
     with without_data():
-        made = make(installation, context.partition_key, run_of(context.run, context.instance), **options)
-        context.log.info(made.sentence)
-        if made.manifest is not None:
-            metadata = metadata_of(installation, made)
-            yield dg.MaterializeResult(
-                asset_key=made.asset,
-                metadata=metadata,
-                data_version=dg.DataVersion(made.manifest.data_version),
+        report = report_of(installation, made)
+    check = ASSETS[made.asset].check
+    if check is not None and made.manifest is not None:
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey(made.asset),
+                check_name=check,
+                passed=False,
+                description=made.failure,
+                metadata={"reason": made.failure or ""},
+                blocking=True,
+                partition=made.partition,
             )
+        )
+    raise _explain(context, installation, made.asset, CleanroomError(made.failure or ""), report) from None
+
+
+def _explain(
+    context: dg.AssetExecutionContext,
+    installation: Installation,
+    asset: str,
+    error: CleanroomError,
+    report: Mapping[str, Any] | None = None,
+) -> Failed:
+    """Report the reason on the partition's page, and return the failure of the step."""
+    failure = failure_of(installation.catalog, ASSETS[asset].kind, context.partition_key)
+    if failure is None or isinstance(error, ClaimLostError):  # the version did not fail, only this run did
+        reason = {"reason": str(error)}
+        return Failed(description=str(error), metadata=reason, allow_retries=False)
+    for observation in failures.observations(failure, report):
+        context.log_event(observation)
+    context.instance.add_run_tags(context.run.run_id, {EXPLAINED_TAG: failure.version.run_key})
+    metadata = {**failures.metadata_of(failure), **(report or {})}
+    return Failed(description=failure.sentence, metadata=metadata, allow_retries=False)

@@ -12,11 +12,12 @@ from typing import Any
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import RECORDS, Resource
+from cleanroom_pipelines.catalog import RECORDS, AudienceModel, Resource
 from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
+from cleanroom_pipelines.runs.kinds import ASSETS
+from cleanroom_pipelines.runs.reasons import escaped, link_to
 
 Metadata = dict[str, Any]
 
@@ -61,6 +62,14 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
     return page
 
 
+def report_of(installation: Installation, made: AssetResult) -> Metadata:
+    """Metadata of a version whose data failed validation: the page of its report."""
+    row = ASSETS[made.asset]
+    if made.manifest is None:
+        return {}
+    return _page_at(row.page)(installation.catalog.get(RECORDS[row.kind], made.partition), made.documents)
+
+
 def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """Metadata of a training dataset: its validation report and profile."""
     from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
@@ -98,6 +107,8 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     if table := training["profile"].get("users_table"):
         share = table["n_matched_users"] / training["n_users"]
         page["users with a row in the users table"] = f"{table['n_matched_users']:,} ({share:.0%})"
+    if isinstance(record, AudienceModel) and record.next_refresh_at is not None:
+        page["next refresh"] = f"{record.next_refresh_at:%Y-%m-%d %H:%M} UTC"
     page["warnings"] = dg.MetadataValue.md(_list_markdown(training["warnings"]))
     page["seconds by stage"] = _seconds_table(training["timing_seconds"])
     return page
@@ -185,9 +196,9 @@ def _page_at(place: str) -> Callable[[Resource, Mapping[str, Any]], Metadata]:
 
 def _partition_markdown(installation: Installation, record: Resource) -> str:
     """Describe a resource: its name, description, dates, status and links to its parents."""
-    lines = [f"**{_escaped(record.name)}** ({record.kind.words} `{record.id}`)", ""]
+    lines = [f"**{escaped(record.name)}** ({record.kind.words} `{record.id}`)", ""]
     if record.description:
-        lines += [_escaped(record.description), ""]
+        lines += [escaped(record.description), ""]
     lines.append(
         f"Created {record.created_at:%Y-%m-%d %H:%M} UTC, changed {record.updated_at:%Y-%m-%d %H:%M} UTC."
     )
@@ -195,8 +206,7 @@ def _partition_markdown(installation: Installation, record: Resource) -> str:
     parent: Resource | None = record
     while parent and parent.parent_id and parent.parent_kind:
         parent = installation.catalog.get(RECORDS[parent.parent_kind], parent.parent_id)
-        page = f"/assets/{ASSETS_OF[parent.kind][-1]}?view=partitions&partition={parent.id}"
-        lines.append(f"- {parent.kind.words}: [{_escaped(parent.name)}]({page})")
+        lines.append(f"- {parent.kind.words}: {link_to(parent)}")
     return "\n".join(lines)
 
 
@@ -293,9 +303,4 @@ def _schema(*names: str) -> dg.TableSchema:
 
 
 def _list_markdown(lines: list[str]) -> str:
-    return "\n".join(f"- {_escaped(str(line))}" for line in lines) or "none"
-
-
-def _escaped(text: str) -> str:
-    """Escape user-supplied text for markdown."""
-    return "".join(f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~" else character for character in text)
+    return "\n".join(f"- {escaped(str(line))}" for line in lines) or "none"

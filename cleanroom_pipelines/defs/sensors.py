@@ -25,16 +25,10 @@ from cleanroom_pipelines.runs.drops import Drop
 from cleanroom_pipelines.runs.inbox import close_all_drops, find_drops, recover_drops, register_drop
 from cleanroom_pipelines.runs.ingesting import ingest
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.labels import LANE_TAG, PARTITION_TAG, WORKER_TAG
 from cleanroom_pipelines.runs.rebuilding import has_history
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
-from cleanroom_pipelines.runs.running import (
-    LANE_TAG,
-    PARTITION_TAG,
-    UNFINISHED,
-    WORKER_TAG,
-    ready_work,
-    run_request,
-)
+from cleanroom_pipelines.runs.running import UNFINISHED, ready_work, run_request
 from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
 
@@ -149,7 +143,9 @@ def _requests_of_lane(
     tried = [version for version in waiting if _was_tried(instance, version.run_key)]
     if len(waiting) <= _RUNS_OF_THEIR_OWN and not tried:
         reserved = [version for version in waiting if opened.catalog.work.reserve(version)]
-        return [run_request(version, lane) for version in reserved], "All pending work already has runs."
+        return [
+            run_request(opened.catalog, version, lane) for version in reserved
+        ], "All pending work already has runs."
     is_worker = [run.job_name == run_all_pending.name and run.tags.get(LANE_TAG) == lane for run in unfinished]
     n_workers = sum(is_worker)
     wanted = min(_MAX_WORKERS[lane], -(-len(waiting) // (_RUNS_OF_THEIR_OWN + 1))) or 1

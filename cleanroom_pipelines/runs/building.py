@@ -88,6 +88,7 @@ class AssetResult:
         manifest: Manifest of the artifact that was built or verified; None when there was neither.
         documents: The artifact's small JSON files by name without `.json`.
         made: Whether a new artifact was built, rather than an existing one verified.
+        failure: Why the version failed although the artifact, which holds only a report, was built.
     """
 
     asset: str
@@ -96,6 +97,7 @@ class AssetResult:
     manifest: Manifest | None = None
     documents: Mapping[str, Any] = field(default_factory=dict)
     made: bool = True
+    failure: str | None = None
 
 
 def build_training_dataset(installation: Installation, partition: str, run: Run) -> AssetResult:
@@ -141,6 +143,7 @@ def build_training_dataset(installation: Installation, partition: str, run: Run)
             work.finish(sentence)
         else:
             work.fail(report.status_code or StatusCode.TRAINING_DATA_INVALID, report.reason)
+            made = replace(made, failure=report.reason)
         return made
 
 
@@ -251,9 +254,9 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
             if isinstance(work, NothingToDo):
                 return _nothing_to_do(installation, "audience", partition, work)
             if "seed_validation_report" not in work.version.artifacts:
-                _build_report(work)
-                if not work.is_open:
-                    raise SeedError("The seed cannot be used.", remedy="See its validation report.")
+                report_made = _build_report(work)
+                if report_made.failure is not None:
+                    raise SeedError(report_made.failure)
             job, configured, model = _family(installation.catalog, work)
             inputs = (installation.store.as_input(model.artifact("audience_model")), _seed_input(job))
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
@@ -497,6 +500,7 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
     made = _result(work, "seed_validation_report", sentence, documents)
     if failure:
         work.fail(*failure)
+        made = replace(made, failure=failure[1])
         if (
             not job.keep_seed and job.origin is not Origin.INBOX
         ):  # an inbox seed is deleted when its receipt is written
@@ -659,8 +663,14 @@ def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
-    """Return the training window: as declared or, if its length is declared, that long before the data's end."""
-    if seconds := version.params.get("window_seconds"):
+    """Return the declared window, or the length that refreshes use, before the data's end.
+
+    The first model uses that length too, unless a window is declared: otherwise its first refresh loses users.
+    """
+    seconds = version.params.get("window_seconds")
+    if seconds is None and model.window_start is None and model.window_end is None:
+        seconds = model.refresh_window_seconds
+    if seconds:
         return {"start": None, "end": None, "seconds": seconds}
     return {"start": model.window_start, "end": model.window_end, "seconds": None}
 

@@ -11,6 +11,7 @@ inputs changed; otherwise the new version reuses the artifact of the previous on
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def build_data_lab(installation: Installation, partition: str, run: Run) -> Asse
             work.finish(sentence)
         else:
             work.fail(StatusCode.TRAINING_DATA_INVALID, sentence)
+            made = replace(made, failure=sentence)
         return made
 
 
@@ -89,7 +91,7 @@ def build_room_asset(
                 work.report_progress(number / len(ROOM_ASSETS), name.replace("_", " "))
                 _MAKERS[name](state)
                 if not work.is_open:
-                    return state.result_of(asset)
+                    return replace(state.result_of(asset), failure=state.failure)
         if finishes:
             make_room_inbox(installation, state.room)
             work.finish(state.sentence)
@@ -110,6 +112,7 @@ class _State:
         self.artifacts = dict(catalog.resources.version(Kind.DATA_ROOM, room.id, work.version.number).artifacts)
         self.before = catalog.resources.current_version(Kind.DATA_ROOM, room.id)
         self.made = set[str]()
+        self.failure: str | None = None
 
     @property
     def base_inputs(self) -> dict[str, str]:
@@ -464,6 +467,7 @@ def _fail_validation(state: _State, failed: Mapping[str, str], code: StatusCode,
             before |= state.installation.store.manifest(earlier).facts.get("inputs", {})
     state.installation.catalog.rooms.restore_inputs(state.room.id, failed, before)
     state.work.fail(code, message)
+    state.failure = message
     for upload_id in failed.values():
         close_room_drop(state.installation, state.room.id, upload_id, code, message)
         state.installation.uploads.delete(upload_id)

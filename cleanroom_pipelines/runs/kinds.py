@@ -32,11 +32,13 @@ class AssetRow:
         kind: The kind of resource behind its partitions.
         code_version: Raise it when the asset's code builds something different from the same inputs.
         page: The function below `cleanroom_pipelines.defs` that returns its metadata, as `module.name`.
+        check: The blocking check of the data; a run reports it as failed when the data fail validation.
     """
 
     kind: Kind
     code_version: str
     page: str
+    check: str | None = None
 
 
 KINDS: Mapping[Kind, KindRow] = {
@@ -51,15 +53,15 @@ KINDS: Mapping[Kind, KindRow] = {
     Kind.AUDIENCE_LIST: KindRow("audience_lists", "deliver_audience"),
 }
 ASSETS: Mapping[str, AssetRow] = {
-    "training_dataset": AssetRow(Kind.TRAINING_DATASET, "1", "pages.training_dataset"),
+    "training_dataset": AssetRow(Kind.TRAINING_DATASET, "1", "pages.training_dataset", "dataset_is_valid"),
     "audience_model": AssetRow(Kind.AUDIENCE_MODEL, "3", "pages.audience_model"),
     "configured_audience_model": AssetRow(Kind.CONFIGURED_AUDIENCE_MODEL, "1", "pages.configured_audience_model"),
-    "seed_validation_report": AssetRow(Kind.GENERATION_JOB, "1", "pages.seed_validation_report"),
+    "seed_validation_report": AssetRow(Kind.GENERATION_JOB, "1", "pages.seed_validation_report", "seed_is_usable"),
     "audience": AssetRow(Kind.GENERATION_JOB, "3", "pages.audience"),
     "audience_export": AssetRow(Kind.EXPORT_JOB, "1", "pages.audience_export"),
     "data_lab": AssetRow(Kind.DATA_LAB, "1", "room_pages.data_lab"),
-    "base_audience": AssetRow(Kind.DATA_ROOM, "1", "room_pages.base_audience"),
-    "seed_audiences": AssetRow(Kind.DATA_ROOM, "1", "room_pages.seed_audiences"),
+    "base_audience": AssetRow(Kind.DATA_ROOM, "1", "room_pages.base_audience", "base_is_usable"),
+    "seed_audiences": AssetRow(Kind.DATA_ROOM, "1", "room_pages.seed_audiences", "seeds_are_usable"),
     "data_attributes": AssetRow(Kind.DATA_ROOM, "2", "room_pages.data_attributes"),
     "overlap_statistics": AssetRow(Kind.DATA_ROOM, "2", "room_pages.overlap_statistics"),
     "insights": AssetRow(Kind.DATA_ROOM, "2", "room_pages.insights"),

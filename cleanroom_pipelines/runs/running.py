@@ -8,29 +8,24 @@ Keep out: when to run (sensors, schedules) and building (building.py).
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from importlib import import_module
 from threading import Event, Thread
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import Lane, Version
-from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.catalog import Catalog, Kind, Lane, Version
+from cleanroom_pipelines.errors import CleanroomError, NotFoundError
+from cleanroom_pipelines.runs.code_location import LOCATION_TAGS, load_repository, origin_of
 from cleanroom_pipelines.runs.deleting import delete_pending
 from cleanroom_pipelines.runs.inbox import close_all_drops, recover_drops
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import KINDS
+from cleanroom_pipelines.runs.labels import LANE_TAG, PARTITION_TAG, VERSION_TAG, WAY_TAG, WORKER_TAG, tags_of
 from cleanroom_pipelines.runs.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.runs.retention import housekeeping
 from cleanroom_pipelines.runs.supervision import supervise
 from cleanroom_pipelines.runs.traces import add_partitions
 from cleanroom_pipelines.runs.work import Run, holding_for_run
 
-CODE_LOCATION = "cleanroom_pipelines.definitions"
-VERSION_TAG = "cleanroom/version"
-WORKER_TAG = "cleanroom/worker"
-LANE_TAG = "cleanroom/lane"
-PARTITION_TAG = "dagster/partition"
 SCORING_JOB = "score_shards"
 
 HEARTBEAT_SECONDS = 15.0
@@ -111,7 +106,9 @@ def run_pending(
                 partition_key=version.resource_id,
                 instance=instance,
                 raise_on_error=False,
-                tags={VERSION_TAG: str(version.number)} | ({WORKER_TAG: worker} if worker else {}),
+                tags=tags_of(installation.catalog, version)
+                | LOCATION_TAGS
+                | ({WORKER_TAG: worker} if worker else {}),
                 # Dagster logs a stack trace for each error; the caller reports the failure instead
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
@@ -123,6 +120,8 @@ def run_pending(
             raise KeyboardInterrupt
         if not result.success:
             on_failure(version)
+    if n_runs:
+        supervise(installation, instance)
     return n_runs
 
 
@@ -205,12 +204,30 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
     """
     kind = next((kind for kind, row in KINDS.items() if row.job == run.job_name), None)
     partition = run.tags.get(PARTITION_TAG)
+    _complete_record(installation, run, instance, kind)
     with beating(installation, run.run_id):
         if kind is None or partition is None:
             yield
             return
         with holding_for_run(installation, kind, partition, run_of(run, instance)):
             yield
+
+
+def _complete_record(
+    installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance, kind: Kind | None
+) -> None:
+    """Add what a run lacks to be found: a worker's run its code location, a manually started run its tags."""
+    tags = dict[str, str]()
+    if run.remote_job_origin is None:
+        instance.run_storage.replace_job_origin(run, origin_of(run.job_name))
+    partition = run.tags.get(PARTITION_TAG)
+    if kind is not None and partition is not None and VERSION_TAG not in run.tags:
+        with suppress(NotFoundError):  # a step reports it
+            version = installation.catalog.resources.newest_version(kind, partition)
+            by_hand = tags_of(installation.catalog, version) | {WAY_TAG: "ui"}
+            tags |= {key: value for key, value in by_hand.items() if key != VERSION_TAG}
+    if tags:
+        instance.add_run_tags(run.run_id, tags)
 
 
 def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
@@ -224,21 +241,14 @@ def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
     return Run(run.run_id, int(number) if number else None, was_cancelled)
 
 
-def run_request(version: Version, lane: Lane) -> dg.RunRequest:
+def run_request(catalog: Catalog, version: Version, lane: Lane) -> dg.RunRequest:
     """Build the run request of a pending version; its run key prevents a second run, its lane tag limits load."""
     return dg.RunRequest(
         job_name=KINDS[version.kind].job,
         partition_key=version.resource_id,
         run_key=version.run_key,
-        tags={VERSION_TAG: str(version.number), LANE_TAG: lane.value},
+        tags=tags_of(catalog, version) | {LANE_TAG: lane.value},
     )
-
-
-@cache
-def load_repository() -> dg.RepositoryDefinition:
-    """Load all Dagster definitions by module name, because this package must not import `defs`."""
-    repository: dg.RepositoryDefinition = import_module(CODE_LOCATION).defs().get_repository_def()
-    return repository
 
 
 def _instance() -> dg.DagsterInstance:

@@ -23,13 +23,15 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.runs.code_location import LOCATION_TAGS, load_repository
 from cleanroom_pipelines.runs.dagster_home import dagster_instance
 from cleanroom_pipelines.runs.deleting import delete_pending
 from cleanroom_pipelines.runs.inbox import close_all_drops, recover_drops
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.labels import WORKER_TAG
 from cleanroom_pipelines.runs.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.runs.retention import housekeeping
-from cleanroom_pipelines.runs.running import SCORING_JOB, WORKER_TAG, beating, load_repository, run_pending
+from cleanroom_pipelines.runs.running import SCORING_JOB, beating, run_pending
 from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.runs.signals import STOP_SIGNALS, StopRequest, handle_signals
 from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
@@ -134,7 +136,7 @@ class Rounds:
         load_repository().get_job(SCORING_JOB).execute_in_process(
             instance=self._instance,
             raise_on_error=False,
-            tags={WORKER_TAG: self._worker},
+            tags={WORKER_TAG: self._worker} | LOCATION_TAGS,
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
         )
 

@@ -1,6 +1,7 @@
 """Synchronise the catalogue (resources) with Dagster (runs and partitions).
 
-Lives here: what every tick does before it starts runs: fail dead runs and orphans, update partitions.
+Lives here: what every tick does before it starts runs: fail dead runs and orphans, update partitions, explain
+failures.
 Add here when catalogue and Dagster can diverge in another way.
 Keep out: starting runs.
 """
@@ -10,6 +11,7 @@ from datetime import timedelta
 import dagster as dg
 
 from cleanroom_pipelines.catalog import hex_of
+from cleanroom_pipelines.runs.failures import explain_failures
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import KINDS
 from cleanroom_pipelines.runs.seeds import forget_spent_seeds
@@ -48,6 +50,7 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
     catalog.work.settle_orphans()
     forget_spent_seeds(installation)
     _sync_partitions(installation, instance)
+    explain_failures(installation, instance)
 
 
 def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:

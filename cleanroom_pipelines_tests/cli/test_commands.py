@@ -110,12 +110,47 @@ def test_status_shows_the_queue_position(
 def test_status_shows_the_reason_of_a_failure(
     command: Commands, installation: Installation, tmp_path: Path
 ) -> None:
-    declaration = worlds.declare(tmp_path / "c.yaml", interactions=tmp_path / "nowhere.csv", seed=None)
+    declaration = declare_text_times(tmp_path)
     command("apply", declaration)
     command("run")
     first = json.loads(command("status", "--json").out)[0]
-    assert (first["version_status"], first["status_code"]) == ("CREATE_FAILED", "TRAINING_DATA_NOT_FOUND")
+    assert (first["version_status"], first["status_code"]) == ("CREATE_FAILED", "TRAINING_DATA_INVALID")
     assert first["message"]
+    whole = command("status").out
+    assert whole.startswith("3 failed, 0 running, 0 waiting.\nfailed: training dataset 'Shop events': ")
+    assert "then run: cleanroom retry --failed" in whole
+    (header, *lines) = command("status", "--failed", "lookalikes").out.splitlines()
+    assert header.split("\t") == ["name", "kind", "status", "partition", "message"]
+    assert [line.split("\t")[0] for line in lines] == [worlds.CONFIGURED]
+    assert command("status", "nothing has this name").out.startswith("No such resource.")
+
+
+def declare_text_times(folder: Path) -> Path:
+    """A declaration whose table has the declared columns, but no times."""
+    (folder / "t.csv").write_text("user,item,ts\n" + "a,b,yesterday\n" * 1000)
+    return worlds.declare(folder / "c.yaml", interactions=folder / "t.csv", seed=None)
+
+
+def test_apply_rejects_a_missing_table_before_it_creates_anything(
+    command: Commands, installation: Installation, tmp_path: Path
+) -> None:
+    declaration = worlds.declare(tmp_path / "c.yaml", interactions=tmp_path / "nowhere.csv", seed=None)
+    ended = command("apply", declaration)
+    assert (ended.code, ended.out) == (2, "")
+    assert "The interactions table was not found" in ended.err
+    assert json.loads(command("status", "--json").out) == []
+
+
+def test_apply_and_run_end_with_2_and_the_reason_if_work_fails(
+    command: Commands, installation: Installation, tmp_path: Path
+) -> None:
+    ended = command("apply", "--run", declare_text_times(tmp_path))
+    assert ended.code == 2
+    last = ended.err.strip().splitlines()[-1]
+    assert last.startswith(
+        "cleanroom: 3 of 3 declared resources failed. The training dataset 'Shop events' failed: "
+    )
+    assert "Traceback" not in ended.err
 
 
 def test_cancel(command: Commands, installation: Installation, world: worlds.World) -> None:

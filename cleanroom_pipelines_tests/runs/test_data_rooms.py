@@ -22,11 +22,11 @@ from cleanroom_pipelines.identity import BASE_DATASETS
 from cleanroom_pipelines.runs.budgets import room_pair
 from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.runs.building_audiences import resolver
+from cleanroom_pipelines.runs.code_location import load_repository
 from cleanroom_pipelines.runs.deleting import delete_now
 from cleanroom_pipelines.runs.installation import Settings
 from cleanroom_pipelines.runs.kinds import KINDS
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
-from cleanroom_pipelines.runs.running import load_repository
 from cleanroom_pipelines.runs.traces import shown_partitions
 from cleanroom_pipelines.storage import ArtifactReference
 

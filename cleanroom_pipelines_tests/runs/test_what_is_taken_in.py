@@ -22,10 +22,10 @@ from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConfigurationError, SeedError
 from cleanroom_pipelines.runs.building import build_seed_validation_report
 from cleanroom_pipelines.runs.building_rooms import build_room_asset
+from cleanroom_pipelines.runs.code_location import load_repository
 from cleanroom_pipelines.runs.drops import StillWrittenError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox, provision_drop
-from cleanroom_pipelines.runs.running import load_repository
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.work import Run, Work, holding_for_run, working
 from cleanroom_pipelines.storage import ArtifactReference, SeedVault, artifacts, open_files

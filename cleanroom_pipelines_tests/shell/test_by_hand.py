@@ -7,6 +7,7 @@ requeues the work.
 """
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -140,8 +141,8 @@ def test_damaged_artifact_fails_the_run(again: Shell, tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "whole", folder)
         damage(folder)
         error = failure_of(again.materialize("audience", partition=again.partition("audience")))
-        assert "ArtifactError" in error, damage.__name__
-        assert "Build it again." in error, damage.__name__
+        assert "artifact" in error, damage.__name__
+        assert re.search("Build (it|the artifact) again", error), damage.__name__
     assert len(worlds.materializations(again.instance, "audience")) == 1
 
 

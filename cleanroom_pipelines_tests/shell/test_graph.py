@@ -30,7 +30,11 @@ def test_snapshot_has_the_commands_format() -> None:
     assert SNAPSHOT.read_text() == snapshot.as_text()
 
 
-@pytest.mark.parametrize("name", sorted(GRAPH["assets"]))
+START_PAGE = "clean_room"
+"""It has neither partitions nor artifacts."""
+
+
+@pytest.mark.parametrize("name", sorted(GRAPH["assets"].keys() - {START_PAGE}))
 def test_every_asset_has_a_description(name: str) -> None:
     asset = GRAPH["assets"][name]
     assert asset["description"].endswith(".")
@@ -40,7 +44,7 @@ def test_every_asset_has_a_description(name: str) -> None:
 
 
 def test_code_versions_match_the_artifacts() -> None:
-    assert {name: asset["code_version"] for name, asset in GRAPH["assets"].items()} == {
+    assert {name: asset["code_version"] for name, asset in GRAPH["assets"].items() if name != START_PAGE} == {
         name: row.code_version for name, row in ASSETS.items()
     }
 

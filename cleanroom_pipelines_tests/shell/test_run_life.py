@@ -12,7 +12,8 @@ import pytest
 
 from cleanroom_pipelines.catalog import RECORDS, Kind, Status, Version
 from cleanroom_pipelines.runs.kinds import KINDS
-from cleanroom_pipelines.runs.running import VERSION_TAG, alive, beating, run_of
+from cleanroom_pipelines.runs.labels import VERSION_TAG
+from cleanroom_pipelines.runs.running import alive, beating, run_of
 from cleanroom_pipelines.runs.work import Work, working
 
 from .. import worlds

@@ -19,8 +19,10 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs import shared_scoring, work
+from cleanroom_pipelines.runs.code_location import load_repository
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.running import SCORING_JOB, WORKER_TAG, load_repository, run_pending
+from cleanroom_pipelines.runs.labels import WORKER_TAG
+from cleanroom_pipelines.runs.running import SCORING_JOB, run_pending
 from cleanroom_pipelines.runs.serving_worker import Rounds
 from cleanroom_pipelines.runs.shared_scoring import help_scoring, n_helpers_wanted
 from cleanroom_pipelines.similarity import scoring, shards, training

@@ -1,0 +1,138 @@
+"""`cleanroom status`: the situation of the installation, and all resources with status and progress.
+
+Lives here: printing both, filters, and watching.
+Keep out: reading the situation (runs.situation).
+"""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cleanroom_pipelines.cli.console import open_installation, print_json, table
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.runs.installation import Installation
+    from cleanroom_pipelines.runs.situation import Situation
+
+_WATCH_SECONDS = 2.0
+_COLUMNS = ("name", "kind", "status", "partition", "message")
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[WORD]...")
+@click.option("--failed", is_flag=True, help="Only resources whose newest version failed.")
+@click.option("--watch", is_flag=True, help="Print again every two seconds, until interrupted.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def status(words: tuple[str, ...], failed: bool, watch: bool, as_json: bool) -> None:
+    """Show what failed, runs, waits and is due, then all resources.
+
+    With WORDs, list only resources whose name, kind, status or partition contains one of them. In a pipe, each
+    resource is one line with tabs between its columns.
+    """
+    installation = open_installation()
+    while True:
+        installation.catalog.resources.check_file()
+        rows = [row for row in rows_of(installation) if _is_wanted(row, words, failed)]
+        if watch and sys.stdout.isatty():
+            click.clear()
+        if as_json:
+            print_json(rows)
+        else:
+            _print(installation, rows, is_filtered=bool(words or failed))
+        if not watch:
+            return
+        sys.stdout.flush()
+        time.sleep(_WATCH_SECONDS)
+
+
+def rows_of(installation: "Installation") -> list[dict[str, Any]]:
+    """Return one row for each resource, parents first."""
+    from cleanroom_pipelines.catalog import Kind
+
+    catalog = installation.catalog
+    stages = catalog.work.stages()
+    rows: list[dict[str, Any]] = []
+    for kind in Kind:
+        for record, newest in catalog.resources.with_newest(kind):
+            stage = stages.get((record.id, newest.number))
+            rows.append(
+                {
+                    "kind": kind.words,
+                    "name": record.name,
+                    "id": record.id,
+                    "status": record.status,
+                    "status_code": record.status_code,
+                    "message": record.status_message or newest.summary.get("sentence", ""),
+                    "version": newest.number,
+                    "version_status": newest.status,
+                    "progress": newest.progress,
+                    "stage": stage.words if stage else "",
+                    "place": stage.place if stage else None,
+                }
+            )
+    return rows
+
+
+def _is_wanted(row: dict[str, Any], words: tuple[str, ...], failed: bool) -> bool:
+    if failed and row["version_status"] != "CREATE_FAILED":
+        return False
+    text = " ".join((row["name"], row["kind"], row["id"], _status_of(row))).lower()
+    return not words or any(word.lower() in text for word in words)
+
+
+def _print(installation: "Installation", rows: list[dict[str, Any]], *, is_filtered: bool) -> None:
+    from cleanroom_pipelines.runs.situation import situation_of
+
+    if not rows:
+        none = "No such resource." if is_filtered else "Nothing exists yet."
+        click.echo(f"{none} Start with `cleanroom demo`, or `cleanroom apply FILE.yaml`.")
+        return
+    if not is_filtered:
+        for line in _lines_of(situation_of(installation)):
+            click.echo(line)
+        click.echo()
+    cells = [[row["name"], row["kind"], _status_of(row), row["id"], row["message"] or ""] for row in rows]
+    if sys.stdout.isatty():
+        table("", list(_COLUMNS), cells)
+        return
+    for row_cells in (list(_COLUMNS), *cells):
+        click.echo("\t".join(row_cells))
+
+
+def _lines_of(situation: "Situation") -> list[str]:
+    """Return the situation as lines of text, the most urgent first."""
+    lines = [situation.headline]
+    for problem in situation.problems:
+        what = f"{problem.first.kind.words} {problem.first.name!r}"
+        lines.append(f"failed: {what}: {problem.reason}{problem.consequences}")
+        lines.append(f"    Solve the problem, then run: {problem.command}")
+    lines += [
+        f"running: {each.record.kind.words} {each.record.name!r}: {each.stage}" for each in situation.running
+    ]
+    lines += [
+        f"waiting: {each.record.kind.words} {each.record.name!r}: {each.stage}" for each in situation.waiting
+    ]
+    for record, due, is_overdue in situation.refreshes:
+        overdue = " (overdue)" if is_overdue else ""
+        lines.append(f"next refresh: {record.name!r} {due:%Y-%m-%d %H:%M} UTC{overdue}")
+    lines += [f"changed: {sentence}" for sentence in situation.drift]
+    lines += [
+        f"exported: {each.record.name!r}: {each.n_users:,} users in {each.place}" for each in situation.exports
+    ]
+    for pair, (left, total) in situation.budgets.items():
+        lines.append(f"privacy budget: {pair}: {left:g} of {total:g} units left")
+    lines.append(f"free disk space: {situation.free_bytes / 1e9:,.1f} of {situation.total_bytes / 1e9:,.1f} GB")
+    return lines
+
+
+def _status_of(row: dict[str, Any]) -> str:
+    from cleanroom_pipelines.catalog import Stage
+
+    if row["stage"]:
+        stage = Stage(row["stage"], row["progress"], row["place"])
+        return f"{row['status']} (version {row['version']}: {stage})"
+    if row["version_status"] != row["status"]:
+        return f"{row['status']} (version {row['version']}: {row['version_status']})"
+    return f"{row['status']} {row['status_code'] or ''}".rstrip()

@@ -1,0 +1,85 @@
+"""Reasons: why a version failed, and how to go on.
+
+Lives here: finding the failure that caused a version's failure, its sentence and its remedy.
+Add here when a version can fail because of another one in a new way.
+Keep out: Dagster, which takes seconds to load (failures.py), and retries (catalog).
+"""
+
+from dataclasses import dataclass
+
+from cleanroom_pipelines.catalog import RECORDS, Catalog, Kind, Resource, Status, Version
+from cleanroom_pipelines.errors import NotFoundError, StatusCode
+from cleanroom_pipelines.runs.kinds import ASSETS_OF
+
+_DATA_CODES = (
+    StatusCode.TRAINING_DATA_NOT_FOUND,
+    StatusCode.TRAINING_DATA_INVALID,
+    StatusCode.TRAINING_DATA_TOO_SMALL,
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a version failed, for the pages of its partition.
+
+    Args:
+        record: The resource.
+        version: Its newest version, which failed.
+        root: The resource whose failure is the cause; the same one unless a parent failed.
+        reason: What happened and what to do, without data.
+    """
+
+    record: Resource
+    version: Version
+    root: Resource
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The reason; for a failed parent with the parent's name in front."""
+        if self.root.id == self.record.id:
+            return self.reason
+        return f"The {self.root.kind.words} '{self.root.name}' failed: {self.reason}"
+
+    @property
+    def remedy(self) -> str:
+        """How to go on once the problem is solved: a click and a command."""
+        here, command = f"this {self.record.kind.words}", f"cleanroom retry {self.record.id}"
+        if self.root.id != self.record.id:
+            here = f"the {self.root.kind.words} '{self.root.name}' and, once that is done, on {here}"
+            command = "cleanroom retry --failed"
+        return f"Solve the problem. Then click Materialize on {here}, or run `{command}`."
+
+
+def failure_of(catalog: Catalog, kind: Kind, partition: str) -> Failure | None:
+    """Return why a resource's newest version failed, or None if it did not fail or does not exist."""
+    try:
+        record, version = catalog.get(RECORDS[kind], partition), catalog.resources.newest_version(kind, partition)
+        if version.status is not Status.CREATE_FAILED:
+            return None
+        root, cause = _root_of(catalog, record, version)
+    except NotFoundError:
+        return None
+    return Failure(record, version, root, cause.status_message or "The work failed.")
+
+
+def link_to(record: Resource) -> str:
+    """Return a Markdown link to the partition's page of a resource."""
+    return f"[{escaped(record.name)}](/assets/{ASSETS_OF[record.kind][-1]}?view=partitions&partition={record.id})"
+
+
+def escaped(text: str) -> str:
+    """Escape user-supplied text for Markdown."""
+    return "".join(f"\\{character}" if character in "\\`*_{}[]()<>#+-!|~" else character for character in text)
+
+
+def _root_of(catalog: Catalog, record: Resource, version: Version) -> tuple[Resource, Version]:
+    """Return the resource whose failure made this one fail, and its failed version."""
+    while record.parent_kind is not None and record.parent_id is not None:
+        if version.status_code not in (StatusCode.PARENT_NOT_ACTIVE, *_DATA_CODES):
+            break
+        above = catalog.resources.newest_version(record.parent_kind, record.parent_id)
+        if above.status is not Status.CREATE_FAILED:
+            break
+        record, version = catalog.get(RECORDS[record.parent_kind], record.parent_id), above
+    return record, version

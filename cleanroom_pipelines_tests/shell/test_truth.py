@@ -1,0 +1,184 @@
+"""What Dagster shows is what is true.
+
+Contract: a version that failed is never a materialisation. Its partition is failed in Dagster, with the reason as
+an event: when a run failed, its parent failed, or it was cancelled before it ran. A run with nothing to do leaves
+that as it is. Our own errors are never masked. Runs of workers carry their code location and names.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.runs.building import newest_artifact
+from cleanroom_pipelines.runs.code_location import CODE_LOCATION
+from cleanroom_pipelines.runs.failures import explain_failures
+from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
+from cleanroom_pipelines.runs.situation import drift_of, situation_of
+
+from .. import worlds
+from .conftest import Shell, repository
+from .ticks import tick
+
+MISSPELT = "lacks the declared column 'user'"
+
+
+def failed_partitions(shell: Shell, asset: str) -> set[str]:
+    """What Dagster's UI shows in red."""
+    key = dg.AssetKey(asset)
+    definition = repository().assets_defs_by_key[key].partitions_def
+    assert definition is not None
+    with dg.partition_loading_context(dynamic_partitions_store=shell.instance):
+        cached = get_and_update_asset_status_cache_value(shell.instance, key, definition)
+        assert cached is not None
+        return set(cached.deserialize_failed_partition_subsets(definition).get_partition_keys())
+
+
+def reasons(shell: Shell, asset: str, partition: str) -> list[str]:
+    """The descriptions of a partition's events, newest first."""
+    filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
+    records = shell.instance.fetch_observations(filters, limit=10).records
+    return [str(record.asset_observation and record.asset_observation.description) for record in records]
+
+
+@pytest.fixture
+def broken(new_shell: Callable[[str], Shell], world: worlds.World, tmp_path: Path) -> Shell:
+    """A clean room whose table lacks a column; what depends on it failed with it."""
+    table = tmp_path / "misspelt.csv"
+    table.write_text("usr,item,ts\n" + "".join(f"{who},{item},{ts}\n" for who, item, ts in worlds.events()))
+    shell = new_shell("room")
+    declaration = worlds.declare(tmp_path / "cleanroom.yaml", interactions=table, seed=world.seed)
+    worlds.apply(shell.installation, declaration)
+    shell.run_pending()
+    return shell
+
+
+def test_every_failed_partition_is_red_and_says_why(broken: Shell) -> None:
+    faults = dict[str, list[str]]()
+    for asset in (asset for kind in worlds.ROAD for asset in ASSETS_OF[kind]):
+        partition = broken.partition(asset)
+        is_right = {
+            "it is not red": failed_partitions(broken, asset) == {partition},
+            "it was materialised": not worlds.materializations(broken.instance, asset),
+            "it does not say why": [MISSPELT in reason for reason in reasons(broken, asset, partition)] == [True],
+        }
+        faults[asset] = [fault for fault, right in is_right.items() if not right]
+    assert {asset: found for asset, found in faults.items() if found} == {}
+
+
+def test_failure_is_explained_once(broken: Shell) -> None:
+    n_runs = len(broken.instance.get_runs())
+    assert explain_failures(broken.installation, broken.instance) == 0
+    assert len(broken.instance.get_runs()) == n_runs
+
+
+def test_failed_check_says_why(broken: Shell) -> None:
+    for run in broken.instance.get_runs(dg.RunsFilter(job_name="validate_training_dataset")):
+        logs = broken.instance.all_logs(run.run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        (evaluation,) = [log.get_dagster_event().asset_check_evaluation_data for log in logs]
+        assert (evaluation.check_name, evaluation.passed) == ("dataset_is_valid", False)
+        assert MISSPELT in str(evaluation.description)
+
+
+def test_checks_of_the_registry_exist() -> None:
+    known = {(key.asset_key.to_user_string(), key.name) for key in repository().asset_graph.asset_check_keys}
+    named = {(asset, row.check) for asset, row in ASSETS.items() if row.check}
+    assert named
+    assert named <= known
+
+
+def test_run_with_nothing_to_do_leaves_the_failure(broken: Shell) -> None:
+    model = broken.partition("audience_model")
+    result = broken.materialize("audience_model", partition=model)
+    broken.run_pending()
+    assert not result.success
+    assert failed_partitions(broken, "audience_model") == {model}
+
+
+def test_our_own_errors_are_not_masked(broken: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_REDACT_USER_CODE_ERRORS", "1")
+    result = broken.materialize("training_dataset", partition=broken.partition("training_dataset"))
+    (failure,) = result.get_step_failure_events()
+    error = failure.step_failure_data.error
+    assert error is not None
+    assert error.message.startswith("Failed: The interactions table lacks")
+    assert "masked" not in error.to_string()
+
+
+def test_failed_refresh_makes_its_model_red(trained: Shell) -> None:
+    dataset, model = trained.partition("training_dataset"), trained.partition("audience_model")
+    assert failed_partitions(trained, "audience_model") == set()
+    trained.world.interactions.rename(away := trained.world.interactions.with_suffix(".away"))
+    try:
+        trained.materialize("training_dataset", partition=dataset)
+        trained.run_pending()
+    finally:
+        away.rename(trained.world.interactions)
+    assert failed_partitions(trained, "training_dataset") == {dataset}
+    assert len(worlds.materializations(trained.instance, "training_dataset")) == 1
+    assert trained.installation.catalog.resources.newest_version(Kind.AUDIENCE_MODEL, model).number == 1
+
+
+def test_cancelled_work_that_never_ran_says_so(trained: Shell) -> None:
+    model = trained.partition("audience_model")
+    catalog = trained.installation.catalog
+    catalog.work.request_manually(Kind.AUDIENCE_MODEL, model)
+    catalog.work.request_cancel(Kind.AUDIENCE_MODEL, model)
+    trained.run_pending()
+    assert reasons(trained, "audience_model", model) == ["The work was cancelled."]
+    assert failed_partitions(trained, "audience_model") == {model}
+
+
+def test_runs_of_a_worker_carry_code_location_and_names(broken: Shell) -> None:
+    label = {".dagster/repository": f"__repository__@{CODE_LOCATION}"}
+    runs = broken.instance.get_runs()
+    assert len(broken.instance.get_runs(dg.RunsFilter(tags=label))) == len(runs) == 5
+    for run in runs:
+        assert run.remote_job_origin is not None
+        assert run.remote_job_origin.location_name == CODE_LOCATION
+        assert run.tags["cleanroom/requested_by"] == "operator"
+        assert run.tags["cleanroom/way_in"] == "apply"
+        assert run.tags["cleanroom/name"].startswith((worlds.DATASET[:4], worlds.JOB))
+
+
+def test_start_page_names_cause_and_remedy_and_is_renewed_after_a_change(broken: Shell) -> None:
+    (problem,) = situation_of(broken.installation).problems
+    assert (problem.first.name, problem.command) == (worlds.DATASET, "cleanroom retry --failed")
+    assert len(problem.others) == 4
+    first = tick(broken, "start_page")
+    event, check = first.asset_events
+    assert not check.passed
+    page = {name: value.value for name, value in event.metadata.items()}
+    assert page["summary"] == "**5 failed, 0 running, 0 waiting.**"
+    assert "lacks the declared column" in page["failed 1"].replace("  \n", " ")
+    second = tick(broken, "start_page", cursor=first.cursor)
+    assert second.asset_events == []
+    broken.installation.catalog.work.retry(Kind.TRAINING_DATASET, broken.partition("training_dataset"))
+    event, _ = tick(broken, "start_page", cursor=second.cursor).asset_events
+    assert "4 failed, 0 running, 1 waiting" in str(event.metadata["summary"].value)
+
+
+def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
+    new_shell: Callable[[str], Shell], world: worlds.World, tmp_path: Path
+) -> None:
+    shell, table = new_shell("room"), worlds.write_events(tmp_path / "events.parquet", worlds.events())
+    refresh = {"refresh": {"every": "7d", "window": "30d"}}
+    worlds.apply(
+        shell.installation, worlds.declare(tmp_path / "c.yaml", interactions=table, seed=None, model=refresh)
+    )
+    shell.run_pending()
+    model = shell.partition("audience_model")
+    _, documents = newest_artifact(shell.installation, Kind.AUDIENCE_MODEL, model, "audience_model")
+    training = documents["training"]
+    assert training["last_time"] - training["first_time"] <= 30 * 86_400
+    assert drift_of(shell.installation, model) == ""
+    few = [row for row in worlds.events() if row[0] < worlds.user(150)]
+    worlds.write_events(table, few)
+    shell.installation.catalog.work.request_refresh(model)
+    shell.run_pending()
+    sentence = drift_of(shell.installation, model)
+    assert sentence == "300 → 150 users since the version before."
+    assert any(sentence in line for line in situation_of(shell.installation).drift)
