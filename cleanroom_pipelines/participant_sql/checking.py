@@ -49,6 +49,8 @@ _MAX_NAME_CHARACTERS = 128
 _MAX_SHOWN = 20
 _PARAMETER_NAME = re.compile(r"[0-9a-zA-Z_]{1,100}")
 _FUNCTION_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
+_INTERVAL = re.compile(r" *[+-]?[0-9]+ *|(?: *[+-]?[0-9]+ *[a-zA-Z]+)+ *")
+_MAX_INTERVAL_CHARACTERS = 100
 _NUMBER = re.compile(r"[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?")
 # Control characters except tab and line ends, and lone surrogates, which cannot be encoded.
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -64,6 +66,20 @@ _NAME_ARGUMENTS = {
     (exp.Window, "alias"),
     (exp.Join, "using"),
 }
+# Names that DuckDB reads as functions where the nearest FROM has no such column, although they are quoted.
+_NAMES_OF_VALUES = frozenset(
+    {
+        *(
+            "current_catalog",
+            "current_date",
+            "current_role",
+            "current_schema",
+            "current_time",
+            "current_timestamp",
+        ),
+        *("current_user", "localtime", "localtimestamp", "session_user", "user"),
+    }
+)
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}
 _CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END}
 
@@ -117,6 +133,7 @@ def check_query(
     tables = _check_tree(tree, is_authors)
     _check_output(tree)
     named = _rename(tables, databases, is_authors)
+    _qualify(tree)
     _translate(tree, is_authors)
     return CheckedQuery(_render(tree), named, tuple(parameters[name] for name in names))
 
@@ -158,6 +175,12 @@ class _Parser(SparkParser):
     STRICT_CAST = True
 
     steps_left = 0
+
+    def _parse_interval_span(self, this: exp.Expr, *args: Any, **kwargs: Any) -> exp.Interval:
+        """Reject texts of other forms: the parser skips what it does not know, and takes quadratic time for it."""
+        if this.is_string and not (len(this.name) <= _MAX_INTERVAL_CHARACTERS and _INTERVAL.fullmatch(this.name)):
+            self.raise_error("Invalid interval")
+        return super()._parse_interval_span(this, *args, **kwargs)
 
     def _parse_number_of_parameter(self) -> exp.Expr | None:
         return exp.Placeholder(this=self._prev.text) if self._match(TokenType.NUMBER) else None
@@ -440,8 +463,9 @@ def _check_value(node: exp.Expr) -> None:
             raise _invalid_parameter()
     elif isinstance(node, exp.SimilarTo):
         _check_literal(node, "expression", MAX_PATTERN_CHARACTERS)
-    elif isinstance(node, exp.Any | exp.All) and not isinstance(node.this, exp.Query):
-        raise _not_allowed(node)
+    elif isinstance(node, exp.DataTypeParam | exp.Any | exp.All):
+        if not isinstance(node.this, exp.Literal if isinstance(node, exp.DataTypeParam) else exp.Query):
+            raise _not_allowed(node)
 
 
 def _is_column_list_star(star: exp.Star) -> bool:
@@ -532,6 +556,34 @@ def _name(table: exp.Table, name: str) -> None:
     if not table.alias:
         table.set("alias", exp.TableAlias(this=table.this.copy()))
     table.set("this", exp.to_identifier(name, quoted=True))
+
+
+def _qualify(tree: exp.Expr) -> None:
+    """Qualify columns with names of values, such as `user`: with a table's name before them, they are columns."""
+    stack: list[tuple[exp.Expr, exp.Expr, bool]] = [(tree, tree, False)]
+    while stack:
+        node, query, is_order = stack.pop()
+        if isinstance(node, exp.Query):
+            query, is_order = node, False
+        elif isinstance(node, exp.Column) and not node.table and _folded(node.name) in _NAMES_OF_VALUES:
+            is_selected = is_order and _folded(node.name) in map(_folded, query.named_selects)
+            if not is_selected:
+                node.set("table", exp.to_identifier(_only_source(query), quoted=True))
+        is_order = is_order and not isinstance(node, exp.Window)
+        stack += [
+            (child, query, is_order or (child.arg_key == "order" and child.parent is query))
+            for child in node.iter_expressions()
+        ]
+
+
+def _only_source(query: exp.Expr) -> str:
+    source = query.args["from_"].this if query.args.get("from_") else None
+    if source is None or not source.alias or source.args.get("joins") or query.args.get("joins"):
+        raise _rejected(
+            "The query does not say which table has a column with a name such as user or current_date.",
+            remedy="Qualify the column with the alias of its table.",
+        )
+    return str(source.alias)
 
 
 def _only_database(databases: Sequence[str], is_authors: bool) -> str:

@@ -30,6 +30,8 @@ from cleanroom_pipelines.participant_sql.patterns import (
 
 MAX_PATTERN_CHARACTERS = 500
 MAX_PADDED_CHARACTERS = 1_000
+# Filling a template takes time quadratic in their number, and templates are kept by number.
+MAX_ARGUMENTS = 255
 MAX_SIMILAR = 3
 
 # `value` is any expression, `value...` any number of them; the others are literals, translated by `_LITERALS`.
@@ -184,7 +186,7 @@ bool_and(value) = bool_and($1)
 bool_or(value) = bool_or($1)
 count(star) = count($1)
 count(value) = count($1)
-count_if(value) = count_if($1)
+count_if(value) = count(nullif($1, false))
 every(value) = bool_and($1)
 max(value) = max($1)
 mean(value) = avg(spark_number($1))
@@ -231,7 +233,7 @@ CASTS = {
     exp.DType.SMALLINT: "spark_whole",
     exp.DType.TEXT: "spark_text",
     exp.DType.TIMESTAMP: "spark_timestamp",
-    exp.DType.TIMESTAMPNTZ: "spark_timestamp",
+    exp.DType.TIMESTAMPNTZ: "spark_local_timestamp",
     exp.DType.TIMESTAMPTZ: "spark_timestamp",
     exp.DType.TINYINT: "spark_whole",
     exp.DType.DECIMAL: "spark_digits",
@@ -280,7 +282,7 @@ class Function:
     def takes(self, n_arguments: int) -> bool:
         """Return whether it can be called with a number of arguments."""
         if self.kinds and self.kinds[-1] == "value...":
-            return n_arguments >= max(len(self.kinds), 1)
+            return len(self.kinds) <= n_arguments <= MAX_ARGUMENTS
         return n_arguments == len(self.kinds)
 
 

@@ -28,7 +28,28 @@ _FAIL_AS_TEXT = f"CAST({_FAIL} AS VARCHAR)"
 _TEXT, _TIME = "CAST(v AS VARCHAR)", "CAST(v AS TIMESTAMP)"
 # Texts of floating-point numbers that Java and DuckDB write alike.
 _ALIKE = "-?([1-9][0-9]{0,6}[.][0-9]+|0[.]0|0[.]0{0,2}[1-9][0-9]*)"
-_NO_UNDERSCORE = f"replace(trim({_TEXT}), '_', 'x')"
+# Java and Spark take all control characters for spaces here.
+_TRIMMED = f"regexp_replace({_TEXT}, '\\A[\\x00-\\x20\\x7F]+|[\\x00-\\x20\\x7F]+\\z', '', 'g')"
+_NO_UNDERSCORE = f"replace({_TRIMMED}, '_', '?')"
+# Of a date, Spark reads a year, a year and a month, or a day with anything after it.
+_DAY = (
+    f"regexp_extract({_TRIMMED}, '(?s)\\A[+]?([0-9]{{4,6}}(-[0-9]{{1,2}})?|"
+    "[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}([ T].*)?)\\z', 1)"
+)
+_DATE = (
+    f"CAST(regexp_replace(regexp_replace(split_part(split_part({_DAY}, ' ', 1), 'T', 1), "
+    "'\\A([0-9]+)\\z', '\\1-01'), '\\A([0-9]+-[0-9]+)\\z', '\\1-01') AS DATE)"
+)
+# A time of day may end after the hour or the minute; a time zone may follow the second.
+_HAS_HOUR = (
+    f"regexp_matches({_TRIMMED}, '\\A[+]?[0-9]{{4,6}}-[0-9]{{1,2}}-[0-9]{{1,2}}[ T]([01]?[0-9]|2[0-3])"
+    "(:[0-9]{1,2}(:|\\z)|\\z)')"
+)
+_CLOCK = (
+    f"ltrim(regexp_replace(regexp_replace({_TRIMMED}, '([ T][0-9]{{1,2}})\\z', '\\1:00'), "
+    "'([0-9]) +([+-][0-9:]+)\\z', '\\1\\2'), '+')"
+)
+_HAS_NO_HOUR = f"regexp_full_match({_TRIMMED}, '[+]?[0-9]{{4,6}}(-[0-9]{{1,2}}){{0,2}}')"
 # Letters whose other case Java writes with several letters, or chooses by their neighbours.
 _UPPER_ODD = (
     r"[\x{0149}\x{019B}\x{01F0}\x{0264}\x{0390}\x{03B0}\x{0587}\x{1C8A}\x{1E96}-\x{1E9A}\x{1F50}-\x{1FFC}"
@@ -36,24 +57,33 @@ _UPPER_ODD = (
 )
 _LOWER_ODD = r"\x{03A3}(\PL|\z)|[\x{0130}\x{1C89}\x{A7CB}-\x{A7DC}\x{10D50}-\x{10D65}\x{16EA0}-\x{16EB8}]"
 
+
+def _timestamp(clock: str) -> str:
+    return (
+        f"CASE WHEN NOT {_IS_TEXT} THEN CASE WHEN {_IS_WHOLE} THEN make_timestamp(CAST(v AS BIGINT) * 1000000) "
+        f"ELSE {_TIME} END WHEN {_HAS_NO_HOUR} THEN CAST({_DATE} AS TIMESTAMP) "
+        f"WHEN {_HAS_HOUR} THEN {clock} ELSE CAST({_FAIL} AS TIMESTAMP) END"
+    )
+
+
 # Bodies over `v`, the macro's only argument. Each also exists as `…_or_null`, which is NULL instead of an error.
 _CASTS = {
     "text": f"CASE WHEN {_IS_FLOAT} AND NOT regexp_full_match({_TEXT}, '{_ALIKE}') THEN {_FAIL_AS_TEXT} "
     f"WHEN {_IS_TIME} THEN CAST({_TIME} AS VARCHAR) "
     f"WHEN {_IS_TEXT} OR {_IS_FLOAT} OR {_IS_DECIMAL} OR {_IS_WHOLE} "
     f"OR typeof(v) IN ('BOOLEAN', 'DATE', '\"NULL\"') THEN {_TEXT} ELSE {_FAIL_AS_TEXT} END",
-    "whole": f"CASE WHEN {_IS_TEXT} THEN CAST(regexp_replace(trim({_TEXT}), '[^0-9+-]', 'x', 'g') AS BIGINT) "
+    "whole": f"CASE WHEN {_IS_TEXT} THEN CAST(regexp_replace({_TRIMMED}, '[^0-9+-]', '?', 'g') AS BIGINT) "
     f"WHEN {_IS_FLOAT} THEN CAST(trunc(CAST(v AS DOUBLE)) AS BIGINT) "
     f"WHEN {_IS_DECIMAL} THEN CAST(split_part({_TEXT}, '.', 1) AS BIGINT) "
     f"WHEN {_IS_TIME} THEN CAST(floor(epoch({_TIME})) AS BIGINT) ELSE CAST(v AS BIGINT) END",
     "double": f"CASE WHEN {_IS_TEXT} THEN CAST({_NO_UNDERSCORE} AS DOUBLE) ELSE CAST(v AS DOUBLE) END",
     "float": f"CASE WHEN {_IS_TEXT} THEN CAST({_NO_UNDERSCORE} AS FLOAT) ELSE CAST(v AS FLOAT) END",
     "digits": f"CASE WHEN {_IS_TEXT} THEN {_NO_UNDERSCORE} ELSE {_TEXT} END",
-    "boolean": f"CASE WHEN {_IS_TEXT} THEN CAST(trim({_TEXT}) AS BOOLEAN) ELSE CAST(v AS BOOLEAN) END",
-    "date": f"CASE WHEN {_IS_TEXT} THEN CAST(replace({_TEXT}, '/', 'x') AS DATE) "
+    "boolean": f"CASE WHEN {_IS_TEXT} THEN CAST({_TRIMMED} AS BOOLEAN) ELSE CAST(v AS BOOLEAN) END",
+    "date": f"CASE WHEN {_IS_TEXT} THEN {_DATE} "
     f"WHEN {_IS_TIME} THEN CAST({_TIME} AS DATE) ELSE CAST(v AS DATE) END",
-    "timestamp": f"CASE WHEN {_IS_TEXT} THEN CAST(replace({_TEXT}, '/', 'x') AS TIMESTAMP) "
-    f"WHEN {_IS_WHOLE} THEN make_timestamp(CAST(v AS BIGINT) * 1000000) ELSE {_TIME} END",
+    "timestamp": _timestamp(f"CAST(CAST({_CLOCK} AS TIMESTAMPTZ) AS TIMESTAMP)"),
+    "local_timestamp": _timestamp(f"CAST({_CLOCK} AS TIMESTAMP)"),
 }
 _ONE = {
     # an operand of / and avg, whose result for decimals has digits of its own in Spark
@@ -119,6 +149,7 @@ def _rounding(digits: int) -> Iterator[str]:
     name = f"rounded_{digits}"
     yield _macro(
         f"{name}_by_type",
-        f"(k DOUBLE, v) AS {exact}, (k BIGINT, v) AS v, (k HUGEINT, v) AS v, (k DECIMAL, v) AS round(v, {digits})",
+        f"(k DOUBLE, v) AS {exact}, (k FLOAT, v) AS CAST({exact} AS FLOAT), (k BIGINT, v) AS v, "
+        f"(k HUGEINT, v) AS v, (k DECIMAL, v) AS round(v, {digits})",
     )
     yield _macro(f"{name}(x)", f"list_transform([x], lambda v: spark_{name}_by_type(v, v))[1]")

@@ -216,6 +216,9 @@ def _interval(node: exp.Expr) -> exp.Expr:
         raise NotAvailableError(
             "an interval that is not added to or subtracted from a date", "Write date + INTERVAL '3' DAY."
         )
+    operands = [node.parent.args.get(name) for name in ("this", "expression")]
+    if all(isinstance(operand, exp.Interval) for operand in operands):
+        raise NotAvailableError("an interval of several parts", "Write all in one text: INTERVAL '1 day 2 hours'.")
     return node
 
 

@@ -152,7 +152,6 @@ avg(n)
 count(*)
 count(city)
 count(DISTINCT city)
-count_if(b)
 count(*) FILTER (WHERE n > 2)
 bool_and(b)
 bool_or(b)
@@ -244,6 +243,7 @@ SYNONYMS = {
     "concat(s, city, n)": "s || city || n",
     "regexp_extract(s, '([A-Z])')": "regexp_extract(s, '([A-Z])', 1)",
     "regexp_replace(s, '[a-z]', 'x')": "regexp_replace(s, '[a-z]', 'x', 'g')",
+    "count_if(b)": "count(*) FILTER (WHERE b)",
     "ceil(f)": "CAST(ceil(f) AS BIGINT)",
     "floor(f)": "CAST(floor(f) AS BIGINT)",
     "sign(f)": "CAST(sign(f) AS DOUBLE)",

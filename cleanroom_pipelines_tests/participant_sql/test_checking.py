@@ -463,6 +463,18 @@ REJECTED = [
     'SELECT "kanarienvogel" FROM a.b',
     'SELECT x FROM a.b UNION SELECT "kanarienvogel" FROM a.b',
     'SELECT u."kanarienvogel" FROM a.b u',
+    # intervals of which a part would be lost
+    "SELECT d + INTERVAL '- 1 day' FROM a.b",
+    "SELECT d + INTERVAL '1 day kanarienvogel;' FROM a.b",
+    "SELECT d + INTERVAL '1 day 2' FROM a.b",
+    "SELECT d - INTERVAL 1 DAY 2 HOURS FROM a.b",
+    "SELECT date_add(d, INTERVAL 1 YEAR 2 MONTHS) FROM a.b",
+    # columns that could be functions
+    "SELECT user FROM a.b, c.d",
+    "SELECT (SELECT `CURRENT_SCHEMA`) FROM a.b",
+    "SELECT x FROM a.b UNION SELECT y FROM c.d ORDER BY session_user",
+    "SELECT coalesce(" + ",".join(["kanarienvogel"] * 256) + ") FROM a.b",
+    "SELECT CAST(x AS DECIMAL(5, (SELECT 1))) FROM a.b",
     # clauses of Spark's
     "SELECT x FROM a.b TABLESAMPLE (10 PERCENT)",
     "SELECT x FROM a.b TABLESAMPLE (BUCKET 1 OUT OF 10 ON kanarienvogel)",
@@ -682,6 +694,34 @@ def test_the_author_alone_is_shown_the_databases() -> None:
         check_query("SELECT id FROM users", databases=["web", "shop"], is_authors=True)
 
 
+def test_a_column_with_the_name_of_a_function_is_a_column() -> None:
+    """DuckDB would give a column `user` that the nearest table lacks the name of its own user."""
+
+    def is_qualified(text: str, sql: str) -> None:
+        assert check_query(text).sql == sql
+
+    inner = 'SELECT 1 FROM "table_2" AS "d" WHERE "d"."user" = \'x\''
+    assert_each(
+        is_qualified,
+        [
+            ("SELECT User FROM a.b", 'SELECT "b"."User" FROM "table_1" AS "b"'),
+            ("SELECT max(`localtime`) FROM a.b AS t", 'SELECT MAX("t"."localtime") FROM "table_1" AS "t"'),
+            (
+                "SELECT t.user FROM a.b t, c.d",
+                'SELECT "t"."user" FROM "table_1" AS "t" CROSS JOIN "table_2" AS "d"',
+            ),
+            (
+                "SELECT x AS user FROM a.b ORDER BY user",
+                'SELECT "x" AS "user" FROM "table_1" AS "b" ORDER BY "user" NULLS FIRST',
+            ),
+            (
+                "SELECT x FROM a.b WHERE EXISTS (SELECT 1 FROM c.d WHERE user = 'x')",
+                f'SELECT "x" FROM "table_1" AS "b" WHERE EXISTS({inner})',
+            ),
+        ],
+    )
+
+
 # --- Bounded work ---
 
 
@@ -732,6 +772,10 @@ BOMBS = [
     "SELECT " + "kanarienvogel" * 7_000 + "(x) FROM a.b",
     "SELECT x FROM a.b " + "LATERAL VIEW explode(x) t AS y " * 2_000,
     "SELECT x FROM a.b WHERE x = " + "'a'" * 9_000 + " 'b'",
+    "SELECT d + INTERVAL '" + "1" * 90_000 + "' DAY FROM a.b",
+    "SELECT d + INTERVAL 1 DAY '" + " " * 90_000 + "' FROM a.b",
+    "SELECT coalesce(" + ",".join("x" * 9_000) + ") FROM a.b",
+    "SELECT " + "user + " * 9_000 + "user FROM a.b",
 ]
 
 
