@@ -66,6 +66,7 @@ _NAME_ARGUMENTS = {
     (exp.Window, "alias"),
     (exp.Join, "using"),
 }
+_OPERANDS: Mapping[type[exp.Expr], type] = {exp.DataTypeParam: exp.Literal, exp.Any: exp.Query, exp.All: exp.Query}
 # Names that DuckDB reads as functions where the nearest FROM has no such column, although they are quoted.
 _NAMES_OF_VALUES = frozenset(
     {
@@ -463,9 +464,8 @@ def _check_value(node: exp.Expr) -> None:
             raise _invalid_parameter()
     elif isinstance(node, exp.SimilarTo):
         _check_literal(node, "expression", MAX_PATTERN_CHARACTERS)
-    elif isinstance(node, exp.DataTypeParam | exp.Any | exp.All):
-        if not isinstance(node.this, exp.Literal if isinstance(node, exp.DataTypeParam) else exp.Query):
-            raise _not_allowed(node)
+    elif not isinstance(node.this, _OPERANDS.get(type(node), object)):
+        raise _not_allowed(node)
 
 
 def _is_column_list_star(star: exp.Star) -> bool:
