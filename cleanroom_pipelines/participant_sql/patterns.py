@@ -26,7 +26,6 @@ _REPLACEMENT = re.compile(r"(?:[^\\$]|\$[0-9](?![0-9]))*")
 _FORMAT = re.compile(r"([A-Za-z])\1*|'([^'%]*)'|[^A-Za-z'%#\[\]{}]")
 _SHOWN = {
     "yyyy": "%Y",
-    "y": "%-Y",
     "yy": "%y",
     "MM": "%m",
     "M": "%-m",
