@@ -560,7 +560,8 @@ def _name(table: exp.Table, name: str) -> None:
 
 def _qualify(tree: exp.Expr) -> None:
     """Qualify columns with names of values, such as `user`: with a table's name before them, they are columns."""
-    stack: list[tuple[exp.Expr, exp.Expr, bool]] = [(tree, tree, False)]
+    assert isinstance(tree, exp.Query)
+    stack: list[tuple[exp.Expr, exp.Query, bool]] = [(tree, tree, False)]
     while stack:
         node, query, is_order = stack.pop()
         if isinstance(node, exp.Query):
@@ -576,7 +577,7 @@ def _qualify(tree: exp.Expr) -> None:
         ]
 
 
-def _only_source(query: exp.Expr) -> str:
+def _only_source(query: exp.Query) -> str:
     source = query.args["from_"].this if query.args.get("from_") else None
     if source is None or not source.alias or source.args.get("joins") or query.args.get("joins"):
         raise _rejected(

@@ -109,4 +109,5 @@ def translated_format(text: str, *, is_read: bool) -> str | None:
             return None
         translated += known[found[0]] if found[1] else found[2] or found[0].replace("''", "'")
         position = found.end()
-    return translated
+    # without a year, Spark takes 1970, and DuckDB 1900
+    return None if is_read and "%Y" not in translated else translated

@@ -470,6 +470,7 @@ REJECTED = [
     "SELECT d - INTERVAL 1 DAY 2 HOURS FROM a.b",
     "SELECT date_add(d, INTERVAL 1 YEAR 2 MONTHS) FROM a.b",
     "SELECT date_format(d, 'y') FROM a.b",
+    "SELECT to_timestamp(x, 'HH:mm') FROM a.b",
     # columns that could be functions
     "SELECT user FROM a.b, c.d",
     "SELECT (SELECT `CURRENT_SCHEMA`) FROM a.b",
