@@ -229,7 +229,7 @@ TOO_MUCH = [
 
 
 def test_every_accepted_object_can_be_read_again(room: Room, tmp_path: Path) -> None:
-    """Headers and metadata are stored with the file: those that the disk or a response cannot have are rejected."""
+    """Headers and metadata that the disk cannot keep with the file, or a response cannot have, are rejected."""
     del tmp_path
     me = room.parties.advertiser
 

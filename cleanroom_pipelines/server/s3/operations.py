@@ -213,10 +213,10 @@ def attributes_of(context: Context) -> dict[str, str]:
     ):
         raise S3Error("InvalidArgument", "The metadata is larger than 2 KB.")
     check_headers([*found.values(), *metadata.values()])
-    kept = found | {name: value for name, value in metadata.items() if name not in found}
-    if len(json.dumps(kept)) > _MOST_STORED:
+    attributes = found | {name: value for name, value in metadata.items() if name not in found}
+    if len(json.dumps(attributes)) > _MOST_STORED:
         raise S3Error("InvalidArgument", "The headers and metadata of an object are too large together.")
-    return kept
+    return attributes
 
 
 def check_headers(values: Iterable[str]) -> None:
