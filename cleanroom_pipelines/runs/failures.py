@@ -70,9 +70,12 @@ def explain_failures(installation: Installation, instance: dg.DagsterInstance) -
     key, storage = f"cleanroom/failures/{installation.opened.identity.id}", instance.daemon_cursor_storage
     noted = storage.get_cursor_values({key}).get(key)
     seen = datetime.fromisoformat(noted) if noted else None
-    failed = installation.catalog.resources.failures(seen and seen - _OVERLAP)[:_MOST_PER_TICK]
-    n_explained = sum(_explain(installation, instance, version) for version in failed)
-    newest = max((version.finished_at for version in failed if version.finished_at), default=seen)
+    n_explained, newest = 0, seen
+    for version in installation.catalog.resources.failures(seen and seen - _OVERLAP):
+        if n_explained == _MOST_PER_TICK:
+            break
+        n_explained += _explain(installation, instance, version)
+        newest = max(newest or version.finished_at, version.finished_at) if version.finished_at else newest
     if newest and newest != seen:
         storage.set_cursor_values({key: newest.astimezone(UTC).isoformat()})
     return n_explained

@@ -75,6 +75,18 @@ def test_failure_is_explained_once(broken: Shell) -> None:
     assert len(broken.instance.get_runs()) == n_runs
 
 
+def test_many_failures_at_once_are_all_explained(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cleanroom_pipelines.runs.failures._MOST_PER_TICK", 1)
+    broken = request.getfixturevalue("broken")
+    for _ in range(20):
+        if not explain_failures(broken.installation, broken.instance):
+            break
+    assets = [asset for kind in worlds.ROAD for asset in ASSETS_OF[kind]]
+    assert [asset for asset in assets if not failed_partitions(broken, asset)] == []
+
+
 def test_failed_check_says_why(broken: Shell) -> None:
     for run in broken.instance.get_runs(dg.RunsFilter(job_name="validate_training_dataset")):
         logs = broken.instance.all_logs(run.run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
