@@ -71,7 +71,8 @@ class ParticipantSpec(Document):
         members = dict(self.member_permissions)
         if set(permissions) != set(self.permissions):
             members[email] = permissions
-        return replace(self, emails=(*self.emails, email), member_permissions=members)
+        declined = tuple(each for each in self.declined if each != email)
+        return replace(self, emails=(*self.emails, email), declined=declined, member_permissions=members)
 
     def without_user(self, email: str) -> Self:
         """Return the group without a member."""

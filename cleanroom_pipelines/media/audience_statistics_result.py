@@ -50,8 +50,8 @@ class LalAudienceStatistics(ServerDocument):
 
     Args:
         auc: Area under the ROC curve; None if too few seed users are known.
-        fpr: False positive rates, in order of decreasing threshold; empty if `auc` is None.
-        tpr: True positive rates, in order of decreasing threshold; empty if `auc` is None.
+        fpr: False positive rate at each threshold, highest threshold first; empty if `auc` is None.
+        tpr: True positive rate at each threshold, highest threshold first; empty if `auc` is None.
         reach: The whole reach table, 1 to 30 percent; empty if it is not published.
         seed_size: Released count of the source's matched users; None if hidden.
         addressable_size: Number of all relevant users; None if hidden.

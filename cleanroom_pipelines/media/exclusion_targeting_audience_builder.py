@@ -12,7 +12,7 @@ class ExclusionTargetingAudienceDefinition(SeedAudienceDefinition):
 
     Args:
         name: Name of the audience.
-        source_audience_type: The type of the seed audience to exclude.
+        source_audience_type: Seed type whose matched users are left out.
         shared_with: Participants to share the audience with.
     """
 
@@ -24,7 +24,7 @@ class ExclusionTargetingAudienceBuilder(AudienceBuilder):
 
     Args:
         name: Name of the audience.
-        source_audience_type: The type of the seed audience to exclude.
+        source_audience_type: Seed type whose matched users are left out.
     """
 
     def __init__(self, *, name: str, source_audience_type: str) -> None:

@@ -352,8 +352,10 @@ def _provider(
     for name, upload_id in sorted(room.inputs.items()):
         owner = catalog.rooms.upload(upload_id).owner_email
         group = room.group_of(owner)
-        # files that the operator puts into the inbox for a party belong to that party, even in another's room
-        if name.startswith(prefix) is seeds and group is not None and group.may(permission):
+        # Files that the operator puts into the inbox for a party belong to that party, even in another's room: the
+        # room's owner counts as their uploader. Others keep their files when they leave the room.
+        is_provider = owner != room.owner_email or (group is not None and group.may(permission))
+        if name.startswith(prefix) is seeds and is_provider:
             return catalog.pairs.organization_of_user(owner)
     emails = [email for group in room.participants if group.may(permission) for email in group.emails]
     return catalog.pairs.organization_of_user(emails[0]) if emails else None

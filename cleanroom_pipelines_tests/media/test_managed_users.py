@@ -6,6 +6,7 @@ a room stays that of the same two organisations, so that no budget is renewed.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,3 +148,23 @@ def test_members_with_fewer_permissions_are_given_at_creation(world: MediaWorld)
             continue
         with pytest.raises(errors.InvalidRequestError):
             created(wrong)
+
+
+def test_no_departure_renews_the_budget(world: MediaWorld) -> None:
+    catalog = world.installation.catalog
+    catalog.rooms.change_users(
+        world.room, world.ids["seed"], lambda group: replace(group, emails=("x@other.example", *group.emails))
+    )
+    world.provision()
+    before = room_organizations(world.installation, catalog.get(DataRoom, world.room))
+    world.call("seed", "decline_room", room_id=world.room)
+    assert room_organizations(world.installation, catalog.get(DataRoom, world.room)) == before
+
+
+def test_a_user_who_declined_may_be_added_again(world: MediaWorld) -> None:
+    add(world)
+    world.call(NEW, "decline_room", room_id=world.room)
+    add(world)
+    crew = world.installation.catalog.get(DataRoom, world.room).participant(world.ids["crew"])
+    assert crew is not None
+    assert (crew.emails, crew.declined) == ((email("crew"), NEW), ())
