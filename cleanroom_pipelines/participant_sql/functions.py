@@ -1,10 +1,10 @@
-"""Functions that a participant's query may call: Spark's, and what each is in DuckDB.
+"""Functions of Spark that a participant's query may call, and their equivalents in DuckDB.
 
 Lives here: the table of functions, their arguments, and finding the row of a call.
 Add here when users need another function. It must be deterministic except for the date, read only its arguments,
 return one value, not multiply data (no series, no repetition), and contain each argument once: nested calls would
 double the text each time. Tests compare every row with Spark, except those that Spark does not have.
-Keep out: what one DuckDB expression cannot mean exactly (macros.py); nodes that are not functions (allowed.py).
+Keep out: functions without an exact DuckDB expression (macros.py); nodes that are not functions (allowed.py).
 """
 
 import difflib
@@ -268,8 +268,8 @@ class Function:
     """One row of the table: a function with one list of arguments.
 
     Args:
-        kinds: What its arguments are.
-        template: Its meaning in DuckDB, over `$1`, ….
+        kinds: The kinds of its arguments.
+        template: The equivalent DuckDB expression, with `$1`, … as arguments.
         is_aggregate: Whether it takes DISTINCT.
     """
 

@@ -1,4 +1,4 @@
-"""DuckDB macros with the meaning of Spark's functions, for what one DuckDB expression does not mean exactly.
+"""DuckDB macros for functions of Spark that no single DuckDB expression reproduces exactly.
 
 Lives here: the macros, and creating them in an engine.
 Add here when a function of Spark depends on the type of its argument, or needs an argument more than once.

@@ -38,7 +38,7 @@ class Request:
 
     @property
     def has_two_lengths(self) -> bool:
-        """Whether a proxy in front may see the request end elsewhere, and so another request begin (smuggling)."""
+        """Whether the length is stated twice, so a proxy may see the request end elsewhere (request smuggling)."""
         return bool(self.header("transfer-encoding") and self.header("content-length"))
 
 

@@ -26,7 +26,7 @@ USERS = ["u1", "u2", "u3", "u4", "u5", "u6"]
 
 
 def keep(file: Path, *destinations: AdDestination, kinds: tuple[MatchingId, ...] = tuple(IDS)) -> Path:
-    """What ingest does with the hashers: it asks each for the ids of every matching table."""
+    """What ingest does with the hashers: it asks each for the ids of every table of matching ids."""
     rows = []
     for kind in kinds:
         users, ids = IDS[kind]
