@@ -63,7 +63,7 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
 
 
 def report_of(installation: Installation, made: AssetResult) -> Metadata:
-    """Metadata of a version whose data failed validation: the page of its report."""
+    """Metadata that shows the validation report of a version whose data failed validation."""
     row = ASSETS[made.asset]
     if made.manifest is None:
         return {}

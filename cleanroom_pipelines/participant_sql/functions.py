@@ -237,7 +237,7 @@ CASTS = {
     exp.DType.DECIMAL: "spark_digits",
 }
 
-# What EXTRACT gives, by field.
+# The function that computes each field of EXTRACT.
 FIELDS = {
     **dict.fromkeys(("YEAR", "YEARS"), "year"),
     **dict.fromkeys(("QUARTER",), "quarter"),
@@ -259,7 +259,7 @@ _UNITS = {
     **dict.fromkeys(("DAY", "DD"), "day"),
     **{unit: unit.lower() for unit in ("HOUR", "MINUTE", "SECOND")},
 }
-# Whole numbers of these are the same in both engines; of months, they are not.
+# Differences in whole units of these are the same in both engines; differences in months are not.
 _SPANS = {"WEEK", "DAY", "HOUR", "MINUTE", "SECOND"}
 
 
@@ -302,7 +302,7 @@ def _by_name() -> Mapping[str, tuple[Function, ...]]:
 
 
 FUNCTIONS: Mapping[str, tuple[Function, ...]] = _by_name()
-# Calls that the parser makes nodes of their own of, and that a query may use too.
+# Calls for which the parser has its own node types, and that a query may use too.
 _OTHER_NAMES = ("cast", "exists", "extract", "if", "try_cast")
 
 

@@ -56,7 +56,7 @@ _CASTS = {
     f"WHEN {_IS_WHOLE} THEN make_timestamp(CAST(v AS BIGINT) * 1000000) ELSE {_TIME} END",
 }
 _ONE = {
-    # an operand of / and avg, whose result for decimals has digits of its own in Spark
+    # an operand of / and avg, whose result for decimals has another number of digits in Spark
     "number": f"CASE WHEN {_IS_DECIMAL} THEN {_FAIL} "
     f"WHEN {_IS_TEXT} THEN CAST({_NO_UNDERSCORE} AS DOUBLE) ELSE CAST(v AS DOUBLE) END",
     "not_zero": f"CASE WHEN v = 0 THEN {_FAIL} ELSE v END",

@@ -172,9 +172,7 @@ def ingest_base(
     if set(by_dataset) & set(keep):
         raise UsageError("A dataset is both uploaded and kept.", remedy="Upload it or keep it, not both.")
     if Dataset.MATCHING not in {*by_dataset, *keep}:
-        raise UsageError(
-            "The base audience has no table of matching ids.", remedy="Upload user ids with matching ids."
-        )
+        raise UsageError("The base audience has no matching ids.", remedy="Upload user ids with matching ids.")
     if activation and activation_out is None:
         raise UsageError("There is no output folder for the ad-destination hashes.", remedy="Set activation_out.")
     with _scratch(runtime.engine) as scratch:
