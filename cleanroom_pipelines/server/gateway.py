@@ -154,7 +154,7 @@ class Gateway:
 
 
 def _is_private(scope: Scope) -> bool:
-    """Whether others cannot read a connection: it uses TLS (also before a trusted proxy), or is local."""
+    """Whether a connection cannot be read by others: TLS, as the trusted proxy says, or this machine itself."""
     client = scope.get("client")
     try:
         return scope.get("scheme") == "https" or (client is not None and ip_address(client[0]).is_loopback)

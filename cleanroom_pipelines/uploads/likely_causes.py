@@ -16,7 +16,7 @@ from cleanroom_pipelines.engine import Engine
 from cleanroom_pipelines.identity.decimals import DECIMAL_TAIL, WHOLE_NUMBER
 
 _TRIMMED = "trim({0}, chr(9) || chr(10) || chr(13) || ' ')"
-# From the form in which ids might match to what to say of it; at a tie, the first is named.
+# Changed forms of an id in which ids may match, each with its description; on a tie, the first is named.
 _CHANGES = {
     _TRIMMED: "without the spaces around them",
     f"lower({_TRIMMED})": "without regard to letter case",

@@ -169,7 +169,7 @@ class UniquenessReport(Errors):
     n_duplicates: Annotated[int, Field(alias="numDuplicates")] = 0
 
 
-# Fields of the whole report that the contract puts into `table`.
+# Fields of the whole report that its JSON format has in `table`.
 _IN_TABLE = ("what", "statusCode", "reason")
 
 

@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 _SHARE_OF_READING = 0.8
-# Validation alone keeps no digest; they only have to tell ids apart until it ends.
+# Validation alone keeps no digests; until it ends, they only distinguish ids.
 _NO_ROOM = bytes(32)
 _N_FIRST_USERS = 1_000
 # Marks the warnings about two datasets.
