@@ -1,5 +1,5 @@
-"""Contract: the hashes that are kept when a base is taken in make the same files as the ids themselves would, for
-the destinations that were switched on and no other, each id in the column of its family."""
+"""Contract: the hashes stored when a base is ingested give the same files as the ids themselves would, for the
+enabled destinations only, each id in the column of its family."""
 
 from pathlib import Path
 
