@@ -33,6 +33,7 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.storage import ArtifactReference, Home
 from cleanroom_pipelines.storage.artifacts import is_leftover
+from cleanroom_pipelines.storage.multipart import MultipartUploads
 from cleanroom_pipelines.storage.processes import clean_up_after_the_dead, is_process_folder
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
         if record.kind is Kind.DATA_ROOM and newest is not None and newest.status is Status.ACTIVE:
             delete_unused_room_data(installation, record.id, newest.artifacts)
     _delete_leftovers(installation, resources, at, is_quiet=not begun)
+    MultipartUploads(installation.home, lambda: at).delete_old()
     return len(superseded)
 
 

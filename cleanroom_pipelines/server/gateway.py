@@ -29,6 +29,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 HEALTH = "/_cleanroom/health"
 _FORMER_BUCKETS = "/_cleanroom/buckets/"
 _WITHOUT_BODY = (204, 304)
+_OF_PROXIES = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
 _SLOWEST_UPLOAD = 10_000  # bytes per second
 
 
@@ -154,10 +155,15 @@ class Gateway:
 
 
 def _is_private(scope: Scope) -> bool:
-    """Whether a connection cannot be read by others: TLS, as the trusted proxy says, or this machine itself."""
-    client = scope.get("client")
+    """Whether a connection cannot be read by others: TLS, as the trusted proxy says, or this machine itself.
+
+    A proxy on this machine that does not state TLS has clients elsewhere.
+    """
+    if scope.get("scheme") == "https":
+        return True
+    client, is_proxied = scope.get("client"), any(name in _OF_PROXIES for name, _ in scope["headers"])
     try:
-        return scope.get("scheme") == "https" or (client is not None and ip_address(client[0]).is_loopback)
+        return client is not None and not is_proxied and ip_address(client[0]).is_loopback
     except ValueError:
         return False
 

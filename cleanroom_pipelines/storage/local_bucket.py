@@ -92,6 +92,9 @@ class LocalBucket:
         """
         if next(self.list(""), None) is not None:
             raise BucketError("The bucket is not empty.", remedy="Delete its objects.", problem="in the way")
+        for path in sorted(self._folder.rglob("*"), reverse=True):
+            with suppress(OSError):  # a folder that a killed writer left
+                path.rmdir()
         with _translated_errors(is_writing=True), suppress(FileNotFoundError):
             self._folder.rmdir()
 
@@ -167,6 +170,7 @@ class LocalBucket:
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(draft, dir_fd=folder)
+                self._remove_empty(folders)
                 raise
             os.fsync(folder)
 
@@ -178,10 +182,14 @@ class LocalBucket:
                 os.close(_open_file(folder, name))
                 os.unlink(name, dir_fd=folder)
                 os.fsync(folder)
-            with suppress(OSError):  # the first folder that is not empty ends it
-                while folders:
-                    with self._at(folders[:-1]) as above:
-                        os.rmdir(folders.pop(), dir_fd=above)
+            self._remove_empty(folders)
+
+    def _remove_empty(self, folders: list[str]) -> None:
+        """Remove a folder and those above it, up to the first that is not empty."""
+        with suppress(OSError, BucketError):
+            while folders:
+                with self._at(folders[:-1]) as above:
+                    os.rmdir(folders.pop(), dir_fd=above)
 
     def _open_draft(self, stack: ExitStack, folders: Sequence[str]) -> tuple[int, str, int]:
         """Open a folder and a new file in it; return the folder, the file's name and the file."""

@@ -154,6 +154,11 @@ class MultipartUploads:
                 MultipartUpload(path.name, "", "", {}, self._clock(), LocalBucket(path)).discard()
         return sorted(found, key=lambda each: (each.key, each.started, each.id))
 
+    def delete_old(self) -> None:
+        """Delete the uploads of all accounts that are too old."""
+        for folder in self._home.accounts.glob("*/multipart"):
+            self.list(folder.parent.name)
+
     def _is_old(self, path: Path) -> bool:
         try:
             return self._clock().timestamp() - path.stat().st_mtime > LONGEST.total_seconds()

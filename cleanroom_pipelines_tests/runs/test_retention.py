@@ -2,6 +2,7 @@
 everything, the inputs of current versions, and everything that unfinished work needs are kept. Leftovers of killed
 processes are deleted after a day: drafts, decrypted copies, seeds without a job."""
 
+import io
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore
+from cleanroom_pipelines.storage.multipart import LONGEST, MultipartUploads
 
 from ..conftest import StandingClock
 from .building import COLUMNS, make_room, parents_of, write_artifact
@@ -286,3 +288,18 @@ def _job(installation: Installation, room: dict[Kind, Resource], location: str) 
     )
     make_all(installation)
     return job
+
+
+def test_unfinished_uploads_are_deleted_after_a_week(installation: Installation, clock: StandingClock) -> None:
+    """Also if their account never comes back: an upload has parts of a table of people."""
+    uploads = MultipartUploads(installation.home, installation.clock)
+    upload = uploads.start("111111111111", "mine", "a.jsonl", {})
+    upload.store(1, io.BytesIO(b"a"))
+    folder = installation.home.accounts / "111111111111" / "multipart" / upload.id
+    age(folder, clock, hours=0)
+    clock.turn(hours=LONGEST.total_seconds() / 3600 - 1)
+    delete_superseded(installation)
+    assert folder.exists()
+    clock.turn(hours=2)
+    delete_superseded(installation)
+    assert list(folder.parent.iterdir()) == []

@@ -228,6 +228,31 @@ def test_a_presigned_url_ends(room: Room) -> None:
     is_rejected(room, presigned(me, path="/theirs/a.jsonl"), "AccessDenied")
 
 
+def test_headers_in_a_presigned_url_have_their_meaning(room: Room) -> None:
+    """SDKs write headers into the query; ignoring them would store an object without what its sender signed."""
+    me = room.parties.advertiser
+
+    def is_refused(query: str, error: str) -> None:
+        is_rejected(room, presigned(me, "PUT", f"/mine/hoisted?{query}"), error)
+
+    cases = [
+        ("x-amz-server-side-encryption=aws%3Akms", "NotImplemented"),
+        ("X-Amz-Acl=public-read", "NotImplemented"),
+        ("x-amz-expected-bucket-owner=222222222222", "AccessDenied"),
+        ("x-amz-copy-source=theirs%2Fa.jsonl", "AccessDenied"),
+        ("x-amz-meta-a=b%0D%0Ac%3A%20d", "InvalidArgument"),
+    ]
+    assert_each(is_refused, cases)
+    assert ask(room.gateway, presigned(me, "PUT", "/mine/copy?x-amz-copy-source=mine%2Fa.jsonl")).status == 200
+    assert ask(room.gateway, presigned(me, path="/mine/copy")).body == ask(room.gateway, presigned(me)).body
+    of_empty = "x-amz-checksum-crc32=AAAAAA%3D%3D&x-amz-sdk-checksum-algorithm=CRC32"
+    query = f"x-amz-meta-a=b&x-amz-meta-c%0D%0Ad=e&{of_empty}"
+    body = replace(presigned(me, "PUT", f"/mine/meta?{query}"), body=b"new!")
+    assert ask(room.gateway, body.with_header("Content-Length", "4")).status == 200
+    answer = ask(room.gateway, presigned(me, path="/mine/meta"))
+    assert {name: value for name, value in answer.headers.items() if "meta" in name} == {"x-amz-meta-a": "b"}
+
+
 # bodies
 
 
@@ -427,6 +452,15 @@ def test_an_altered_unsigned_body_is_rejected(room: Room) -> None:
     assert_each(check, UNSIGNED_TRAILER)
 
 
+def test_a_body_may_not_have_many_small_chunks(room: Room) -> None:
+    def small(n: int) -> tuple[RawRequest, list[bytes]]:
+        trailer = f"{CRC}:{crc32(b'a' * n)}\r\n\r\n".encode()
+        return streamed(room, UNSIGNED_TRAILED, length=n), [chunk(b"a", None) * n, b"0\r\n", trailer]
+
+    stays_out(room, *small(1_001), MALFORMED)
+    assert sent(room, *small(999)).status == 200
+
+
 def test_an_unsigned_body_needs_a_private_connection(room: Room) -> None:
     head, pieces = streamed(room, UNSIGNED_TRAILED), unsigned_chunks(crc32(WHOLE))
     stays_out(room, head, pieces, MALFORMED, client="192.0.2.7")
@@ -441,6 +475,8 @@ def test_an_unsigned_body_needs_a_private_connection(room: Room) -> None:
         MALFORMED,
         client="192.0.2.7",
     )
+    for name in ("X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "Via"):  # of a proxy that states no TLS
+        stays_out(room, with_more((name, "127.0.0.1"))(head), pieces, MALFORMED, client="::1")
     assert sent(room, streamed(room, UNSIGNED_TRAILED), pieces, client="192.0.2.7", scheme="https").status == 200
     assert sent(room, streamed(room, UNSIGNED_TRAILED), pieces, client="::1").status == 200
 

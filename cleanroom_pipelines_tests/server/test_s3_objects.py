@@ -222,6 +222,35 @@ def test_concurrent_uploads_to_one_key_are_atomic(room: Room) -> None:
     assert [path.name for path in (bucket_of(room, me, "seeds") / "deep").iterdir()] == ["a.jsonl"]
 
 
+TOO_MUCH = [
+    (("x-amz-meta-a", '"' * 2_000),),
+    (("x-amz-meta-a", "a" * 2_000), ("Content-Disposition", "b" * 2_000)),
+]
+
+
+def test_every_accepted_object_can_be_read_again(room: Room, tmp_path: Path) -> None:
+    """Headers and metadata that the disk cannot keep with the file, or a response cannot have, are rejected."""
+    del tmp_path
+    me = room.parties.advertiser
+
+    def is_refused(headers: tuple[tuple[str, str], ...]) -> None:
+        assert send(room, me, put("seeds/a", SECRET, *headers)).error == "InvalidArgument"
+        assert send(room, me, get("seeds/a")).error == "NoSuchKey"
+
+    assert_each(is_refused, [(each,) for each in TOO_MUCH])
+    odd = for_s3(put("seeds/a", SECRET), me).with_header("Content-Disposition", "caf\xe9")
+    assert ask(room.gateway, odd).error == "InvalidArgument"
+    assert send(room, me, get("seeds/a")).error == "NoSuchKey"
+    kept = (("x-amz-meta-a", "a" * 2_000), ("Content-Disposition", "b" * 1_000))
+    assert send(room, me, put("seeds/a", SECRET, *kept)).status == 200
+    answer = send(room, me, get("seeds/a"))
+    assert (answer.body, answer.headers["x-amz-meta-a"], answer.headers["content-disposition"]) == (
+        SECRET,
+        "a" * 2_000,
+        "b" * 1_000,
+    )
+
+
 # keys
 
 ODD_KEYS = [

@@ -145,3 +145,20 @@ def test_old_uploads_end(home: Home) -> None:
     assert uploads.find(ACCOUNT, upload.id) is None
     assert uploads.list(ACCOUNT) == []
     assert list((home.accounts / ACCOUNT / "multipart").iterdir()) == []
+
+
+def test_a_failed_write_leaves_no_folder(tmp_path: Path) -> None:
+    bucket = LocalBucket(tmp_path / "bucket")
+
+    class FailingStream(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise BucketError("The copy source failed.")
+
+    with pytest.raises(BucketError):
+        bucket.put("a/b/c", FailingStream())
+    assert list(bucket.path("").iterdir()) == []
+    bucket.put("a", io.BytesIO(b"1"))
+    bucket.delete_object("a")
+    bucket.path("left/by/a-killed/writer").mkdir(parents=True)
+    bucket.remove()
+    assert not bucket.exists

@@ -25,6 +25,9 @@ _WITH_TRAILER: Final = "-TRAILER"
 _UNSIGNED_STREAMING: Final = f"{_STREAMING}{UNSIGNED}{_WITH_TRAILER}"
 _LONGEST_LINE: Final = 1200
 _MOST_TRAILERS: Final = 8
+# S3 accepts only the last chunk below this size: reading smaller ones takes much time.
+_SMALL_CHUNK: Final = 8 << 10
+_MOST_SMALL_CHUNKS: Final = 1000
 _EMPTY: Final = hashlib.sha256(b"").hexdigest()
 _CHUNKED: Final = "aws-chunked"
 
@@ -158,7 +161,7 @@ class _Chunks:
         self._previous = signature.signature if signature else ""
         self._found: dict[str, str] = {}
         self._buffer, self._at = b"", 0
-        self._left = 0
+        self._left = self._n_small = 0
         self._claimed = ""
         self._hash = hashlib.sha256()
         self._state = "size"
@@ -220,6 +223,9 @@ class _Chunks:
             raise _invalid()
         self._left, self._claimed = int(match[1], 16), (match[2] or b"").decode()
         self._hash = hashlib.sha256()
+        self._n_small += self._left < _SMALL_CHUNK
+        if self._n_small > _MOST_SMALL_CHUNKS:
+            raise S3Error("InvalidRequest", "The body has more than 1,000 chunks of less than 8 KB.")
         if self._left:
             self._state = "data"
         else:

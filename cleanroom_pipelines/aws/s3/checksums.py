@@ -4,7 +4,8 @@ Lives here: the algorithms, under the names of their headers.
 Add here when the model gets an algorithm that can be computed with what is installed.
 
 zlib has CRC32, hashlib has MD5 and SHA. No locked package has CRC32C and CRC64NVME, so numpy computes them here,
-for many pieces of the data at once: one step per byte of every piece, then the pieces are joined pairwise.
+for many pieces of the data at once: one step per byte of every piece, then the pieces are joined pairwise. Small
+pieces are collected first, because alone they take ten times as long.
 """
 
 import base64
@@ -90,8 +91,19 @@ class _Crc:
     def __init__(self, polynomial: int, n_bytes: int) -> None:
         self._polynomial, self._n_bytes = polynomial, n_bytes
         self._mask = self._value = (1 << 8 * n_bytes) - 1
+        self._waiting = bytearray()
 
     def update(self, data: bytes) -> None:
+        self._waiting += data
+        if len(self._waiting) >= _N_LANES * 64:
+            self._add_waiting()
+
+    def digest(self) -> bytes:
+        self._add_waiting()
+        return (self._value ^ self._mask).to_bytes(self._n_bytes, "big")
+
+    def _add_waiting(self) -> None:
+        data, self._waiting = bytes(self._waiting), bytearray()
         table = _table(self._polynomial)
         n_short = len(data) % _N_LANES if len(data) >= _N_LANES * 16 else len(data)
         value = self._value
@@ -100,9 +112,6 @@ class _Crc:
         if n_short < len(data):
             value = self._in_lanes(np.frombuffer(data, np.uint8, offset=n_short).reshape(_N_LANES, -1), value)
         self._value = value
-
-    def digest(self) -> bytes:
-        return (self._value ^ self._mask).to_bytes(self._n_bytes, "big")
 
     def _in_lanes(self, lanes: "np.ndarray[Any, np.dtype[np.uint8]]", start: int) -> int:
         table, length = _table(self._polynomial), lanes.shape[1]

@@ -25,6 +25,7 @@ MAX_XML_BYTES: Final = 4 << 20
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 _XML: Final = "application/xml"
 _SIGNING: Final = re.compile("x-amz-(algorithm|credential|date|expires|signedheaders|signature|content-sha256)")
+_HOISTED: Final = re.compile("x-amz-(?!checksum-|sdk-)[a-z0-9._-]+")
 _NO_RULE: Final = ("ListDirectoryBuckets", "WriteGetObjectResponse")  # of other endpoints
 _NUMBER = re.compile("[0-9]{1,15}")
 _UNPRINTABLE = re.compile("[\x00-\x1f\ufffe\uffff\ud800-\udfff]")
@@ -170,6 +171,14 @@ def read_call(method: str, bucket: str, key: str, query: Mapping[str, str], head
 def is_of_signature(name: str) -> bool:
     """Whether a parameter of the query belongs to its signature."""
     return _SIGNING.fullmatch(name.lower()) is not None
+
+
+def is_hoisted(name: str) -> bool:
+    """Whether a parameter of the query stands for a header, as SDKs write them in presigned URLs.
+
+    Those of checksums do not: SDKs sign the checksum of an empty body, since there is none yet.
+    """
+    return _HOISTED.fullmatch(name.lower()) is not None
 
 
 def _from_text(shape: "Shape", text: str, name: str) -> Any:

@@ -151,7 +151,8 @@ class S3Exchange:
         self._headers = headers = _headers_of(self.request)
         bucket, key = _address(headers.get("host", ""), self.request.raw_path, self.api.hosts)
         query = {name: value for name, value in _query_of(self.request).items() if not wire.is_of_signature(name)}
-        self._call = call = wire.read_call(self.request.method, bucket, key, query, headers)
+        hoisted = {name.lower(): value for name, value in query.items() if wire.is_hoisted(name)}
+        self._call = call = wire.read_call(self.request.method, bucket, key, query, hoisted | headers)
         self.trail.entry["operation"] = call.operation
         self._operation = operation = OPERATIONS.get(call.operation)
         if operation is None:

@@ -4,6 +4,7 @@ Lives here: checks that several operations have, and the registry of operations.
 Keep out: the operations themselves (`buckets.py`, `objects.py`, `multipart.py`), and HTTP (`api.py`).
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,6 +42,7 @@ OF_NEW_OBJECTS: Final = frozenset(HEADERS) | {"ACL", "Metadata", "ServerSideEncr
 _EVERYWHERE = frozenset({"ExpectedBucketOwner", "RequestPayer"})
 _PRIVATE_ACLS = ("private", "bucket-owner-full-control", "bucket-owner-read")
 _MOST_METADATA: Final = 2048  # limit of S3
+_MOST_STORED: Final = 3500  # as JSON: ext4 has 4 KB for all attributes of a file
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,11 @@ def attributes_of(context: Context) -> dict[str, str]:
         or sum(map(len, found.values())) > _MOST_METADATA
     ):
         raise S3Error("InvalidArgument", "The metadata is larger than 2 KB.")
-    check_headers(metadata.values())
-    return found | {name: value for name, value in metadata.items() if name not in found}
+    check_headers([*found.values(), *metadata.values()])
+    attributes = found | {name: value for name, value in metadata.items() if name not in found}
+    if len(json.dumps(attributes)) > _MOST_STORED:
+        raise S3Error("InvalidArgument", "The headers and metadata of an object are too large together.")
+    return attributes
 
 
 def check_headers(values: Iterable[str]) -> None:
