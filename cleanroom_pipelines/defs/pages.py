@@ -31,7 +31,7 @@ _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "audience_export": (("user_id", "VARCHAR", "user, most similar first"),),
     "audience_model": (
         ("user_id", "VARCHAR", "user of the training dataset"),
-        ("item", "INTEGER", "item of the vocabulary"),
+        ("item", "INTEGER", "number of the item among the items of the model"),
         ("weight", "FLOAT", "1 + ln(number of interactions)"),
     ),
 }
