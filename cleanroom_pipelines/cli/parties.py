@@ -131,7 +131,7 @@ def collaboration() -> None:
     type=click.Choice(["private", "full"]),
     default="private",
     show_default=True,
-    help="private: rank by one vector with noise. full: rank without noise; lists and metrics then reveal individuals.",
+    help="private: rank by one vector with noise. full: rank without noise; lists and metrics reveal individuals.",
 )
 @click.option(
     "--period",
