@@ -1,6 +1,6 @@
 """A self-hosted audience clean room on Dagster assets, DuckDB, pandera and LightGBM.
 
-Scripts of the other Media API import `create_client` and `Key` from here; they are loaded when they are used.
+Scripts of Decentriq's Media API import `create_client` and `Key` from here; they are loaded when they are used.
 """
 
 from typing import Any

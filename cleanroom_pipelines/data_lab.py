@@ -1,4 +1,4 @@
-"""Data labs of the Media client, under the name by which scripts of the other Media API import them.
+"""Data labs of the Media client, under the name by which scripts of Decentriq's Media API import them.
 
 Keep out: everything but names from `media`.
 """

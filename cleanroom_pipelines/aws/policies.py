@@ -6,7 +6,7 @@ Add here when another element, operator or condition key can be evaluated exactl
 Keep out: storing policies (catalogue); membership in collaborations (operations).
 
 A document with anything else is rejected when it is parsed, with a message that names the element: a partly
-understood statement could allow what its author forbade. Source: contract 3.11; "IAM JSON policy elements" and
+understood statement could allow what its author forbade. Source: "IAM JSON policy elements" and
 "Policy evaluation logic" of the AWS IAM user guide.
 """
 

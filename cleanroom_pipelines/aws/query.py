@@ -73,10 +73,10 @@ def caller_identity(caller: Caller, operation: str | None, request_id: str) -> A
 
 
 _INSTEAD: Final[Mapping[str, str]] = {
-    STS: "Only GetCallerIdentity is: sign each request with the access key of an account, without a session.",
+    STS: "Only GetCallerIdentity is available. Sign each request with an account's access key, without a session.",
     "glue": "Put a table's files below <database>/<table>/ of the bucket warehouse-<account id>, and name both in "
     "CreateTrainingDataset.",
-    "iam": "Accounts and keys are created by the operator; any role of your own account can be named.",
+    "iam": "The operator creates accounts and keys. You can name any role of your own account.",
 }
 
 
@@ -88,7 +88,7 @@ def not_available(service: str, operation: str | None) -> ApiError:
         operation: The operation from `requested_operation`.
     """
     what = operation or "The operation"
-    instead = _INSTEAD.get(service, "Only the services cleanrooms-ml, cleanrooms, s3 and sts are.")
+    instead = _INSTEAD.get(service, "Only the services cleanrooms-ml, cleanrooms, s3 and sts are available.")
     return ApiError(
         "UnknownOperationException",
         f"{what} of the service {service} is not available here. {instead}",

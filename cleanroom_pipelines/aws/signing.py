@@ -114,7 +114,7 @@ class S3Signature:
     signing_key: bytes = field(repr=False)
 
     def signs(self, text: str, signature: str) -> bool:
-        """Whether a signature is that of a text."""
+        """Check whether a signature was made for a text with this key."""
         return hmac.compare_digest(_hmac(self.signing_key, text), signature)
 
 
@@ -138,7 +138,7 @@ def verify_s3(
 
     Args:
         method: HTTP method.
-        raw_path: The path as received. S3's path is encoded once, so it is signed as the key that it names.
+        raw_path: The path as received. It is signed percent-encoded once; other services encode it twice.
         raw_query: The query string after `?`, still percent-encoded.
         headers: The headers as received, decoded as Latin-1.
         find_key: Returns the key with an id, or None.

@@ -35,7 +35,7 @@ Answer = tuple[int, dict[str, str], bytes]
 """Status, headers, body."""
 
 _INSTEAD: Final[Mapping[str, str]] = {
-    SERVICE: "Use the operations of lookalikes; custom models are not supported.",
+    SERVICE: "Only the lookalike operations are supported, not custom models.",
     COLLABORATIONS: "Collaborations can be read; the operator creates and changes them.",
 }
 

@@ -429,7 +429,7 @@ def _reject_second_upload(session: Session, spec: GenerationJobSpec) -> None:
 
 
 def _own_columns(spec: Spec, now: datetime) -> dict[str, Any]:
-    """Return the values of those columns in a kind's own table that are not fields of its spec."""
+    """Return the values for the columns of a kind's table that are not fields of its spec."""
     if isinstance(spec, AudienceModelSpec):
         return {"next_refresh_at": _first_refresh(spec.refresh_every_seconds, now)}
     if isinstance(spec, GenerationJobSpec) and spec.origin is Origin.INBOX:

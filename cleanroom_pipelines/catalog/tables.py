@@ -413,7 +413,7 @@ class PairRow(Base):
 
 
 class LedgerLineRow(Base):
-    """One row per question that a pair paid for; rows are never deleted."""
+    """One row per question that a pair of organisations paid for; rows are never deleted."""
 
     __tablename__ = "ledger_lines"
 

@@ -316,7 +316,8 @@ class Scheduling(Claims):
             assert isinstance(model, AudienceModelRow)
             if model.refresh_every_seconds is None:
                 raise UsageError(
-                    f"The audience model {model_id} has no refresh.", remedy="Declare its refresh interval."
+                    f"The audience model {model_id} has no refresh interval.",
+                    remedy="Declare its refresh interval.",
                 )
             newest = newest_version(session, model)
             if newest.status in OPEN and newest.cause is Cause.REFRESH:

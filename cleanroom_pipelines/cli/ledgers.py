@@ -53,7 +53,7 @@ def ledger(  # noqa: PLR0917 click passes them by name
     if changes or approved_by:
         if pair is None or len(changes) != 1:
             raise UsageError(
-                "A change to a budget needs a pair, and exactly one change.",
+                "To change a budget, name one pair of organisations and one change.",
                 remedy="Give PAIR, and one of --refill, --period and --share.",
             )
         _agree(installation, pairs[0], _change(refill, share), approved_by, yes=yes)

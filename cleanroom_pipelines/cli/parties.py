@@ -131,7 +131,7 @@ def collaboration() -> None:
     type=click.Choice(["private", "full"]),
     default="private",
     show_default=True,
-    help="Rank by one vector with noise, or without noise (full), so that lists and metrics reveal individuals.",
+    help="private: rank by one vector with noise. full: rank without noise; lists and metrics reveal individuals.",
 )
 @click.option(
     "--period",

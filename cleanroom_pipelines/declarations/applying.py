@@ -171,7 +171,7 @@ class _Applying:
         return self._changes
 
     def check_tables(self, names: Collection[str] | None = None) -> None:
-        """Read the headers of tables and seeds; only after a dry run, which finds the account.
+        """Read the headers of tables and seeds. Call it after a dry run, which determines the account.
 
         Args:
             names: Check only the datasets and jobs with these names; all if not given.

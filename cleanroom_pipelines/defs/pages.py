@@ -31,7 +31,7 @@ _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "audience_export": (("user_id", "VARCHAR", "user, most similar first"),),
     "audience_model": (
         ("user_id", "VARCHAR", "user of the training dataset"),
-        ("item", "INTEGER", "item of the vocabulary"),
+        ("item", "INTEGER", "number of the item among the items of the model"),
         ("weight", "FLOAT", "1 + ln(number of interactions)"),
     ),
 }
@@ -63,7 +63,7 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
 
 
 def report_of(installation: Installation, made: AssetResult) -> Metadata:
-    """Metadata of a version whose data failed validation: the page of its report."""
+    """Metadata that shows the validation report of a version whose data failed validation."""
     row = ASSETS[made.asset]
     if made.manifest is None:
         return {}

@@ -95,9 +95,9 @@ def reach(rows: list[Mapping[str, Any]]) -> dg.MetadataValue:
     axis.plot(reaches, [each / 100 for each in reaches], color=_RANDOM, linestyle="--", label="random")
     axis.set_xlabel("reach, % of all relevant users")
     axis.set_ylabel("held-out source users found")
-    axis.set_title("Held-out source users found by reach")
+    axis.set_title("Held-out source users found, by reach")
     axis.legend(frameon=False)
-    return _as_markdown(figure, "held-out source users found by reach")
+    return _as_markdown(figure, "held-out source users found, by reach")
 
 
 def _draw_recall(axis: Any, metrics: Mapping[str, Any]) -> None:

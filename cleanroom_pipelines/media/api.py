@@ -1,10 +1,10 @@
-"""What the server returns, as pydantic models with the members that scripts for the other Media API read.
+"""What the server returns, as pydantic models with the members that scripts for Decentriq's Media API read.
 
 Lives here: audiences and references to them, validation reports, and the results of jobs about a room.
-Add here when the server returns another kind of object that the other Media API also has.
+Add here when the server returns another kind of object that Decentriq's Media API also has.
 Keep out: requesting them (`media.py`, `compute_job.py`), and results that only this API has (`results.py`).
 
-A field `audience_type` of a `CamelResult` is also the attribute `audienceType`, and is written as `audienceType`.
+A field of a `CamelResult`, such as `audience_type`, is also the attribute `audienceType`, its name in JSON.
 A number that is None is hidden, or too small to publish.
 """
 
@@ -44,7 +44,7 @@ class Result(BaseModel):
 
 
 class CamelResult(Result):
-    """A result whose fields also have the names that the other Media API gives them."""
+    """A result whose fields also have the names that Decentriq's Media API gives them."""
 
     model_config = ConfigDict(alias_generator=to_camel)
 
@@ -57,14 +57,14 @@ class CamelResult(Result):
 
 
 class AudienceKind(Term):
-    """Whether an audience is one of the advertiser's or was defined in the room."""
+    """Kinds of audiences: provided by the advertiser (SEED), or defined in the room (CUSTOM)."""
 
     SEED = "SEED"
     CUSTOM = "CUSTOM"
 
 
 class IdType(Term):
-    """The kinds of identifiers that scripts for the other Media API name; `matching_id` converts one."""
+    """Kinds of identifiers in scripts for Decentriq's Media API; `matching_id` converts one to a `MatchingId`."""
 
     STRING = "STRING"
     EMAIL = "EMAIL"
@@ -83,7 +83,7 @@ class IdType(Term):
 
 
 def matching_id(kind: Any) -> MatchingId:
-    """Convert an `IdType`, or the text of one, to the kind of matching ids by which both sides match.
+    """Convert an `IdType`, or its text, to a kind of matching ids.
 
     Raises:
         InvalidRequestError: The kind is unknown, or ids of this kind cannot be matched here.
@@ -185,7 +185,7 @@ _KINDS = {"exclusion": "EXCLUSION_TARGETING"}
 
 
 class CustomAudienceDefinition(CamelResult):
-    """The definition of a custom audience; `definition["reach"]` reads the form in which it is sent.
+    """The definition of a custom audience; `definition["reach"]` returns a field as it is sent.
 
     Args:
         kind: `LOOKALIKE`, `RULE_BASED`, `REMARKETING` or `EXCLUSION_TARGETING`.
@@ -195,7 +195,7 @@ class CustomAudienceDefinition(CamelResult):
         filters: Conditions on the source's users.
         combine: Other audiences, in order.
         seed_audience_ref: The seed audience of a remarketing or exclusion audience.
-        sent: The definition in the form in which it is sent.
+        sent: The definition as it is sent to the server.
     """
 
     kind: str = ""
@@ -220,12 +220,12 @@ class CustomAudienceDefinition(CamelResult):
         return self.sent[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return a field in the form in which it is sent."""
+        """Return a field as it is sent to the server."""
         return self.sent.get(name, default)
 
 
 class StalenessWarnings(CamelResult):
-    """What a definition itself names and the room no longer has."""
+    """What a definition refers to directly, but the room no longer has."""
 
     missing_custom_audiences: list[str] | None = None
     missing_filter_attributes: list[str] | None = None
@@ -240,7 +240,7 @@ class CustomAudience(CamelResult):
 
     Args:
         id: Its id.
-        name: Its name; each group names its audiences independently.
+        name: Its name; each participant names its audiences independently.
         definition: Its definition.
         created_at: When it was created, ISO 8601 in UTC.
         created_by: E-mail address of its creator, for the creator's group; for others the id of that group.
@@ -463,7 +463,7 @@ class OverlapStatistic(Result):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def num_activation_ids_in_overlap(self) -> dict[str, int] | None:
-        """The overlap by the name of the id that lists contain."""
+        """The overlap size as `{"userId": size}`: the name is that of the ids in exported lists."""
         return None if self.overlap_size is None else {USER_ID: self.overlap_size}
 
 

@@ -295,7 +295,7 @@ class MediaGetAudiencesJob(MediaComputeJob[Audiences]):
 
 
 class MediaEstimateAudienceSizeJob(MediaComputeJob[dict[str, int | None]]):
-    """Computes the size of an audience by the name of its ids; None if it is hidden or too small to publish."""
+    """Computes the size of an audience, as `{"userId": size}`; a hidden or too small size is None."""
 
     kind = JobKind.AUDIENCE_SIZE
 

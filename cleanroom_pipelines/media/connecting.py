@@ -1,4 +1,4 @@
-"""Opening a client as scripts for the other Media API do.
+"""Opening a client as scripts for Decentriq's Media API do.
 
 Lives here: `create_client`, and `Key`, which such scripts pass along with uploads.
 Keep out: the client itself (`client.py`).

@@ -49,7 +49,7 @@ class IdentifiersConfig:
         id_name: Its name; free text.
         id_type: Its type.
         is_matching_id: Whether both sides match by it.
-        is_activation_id: Whether lists contain it: only user ids, and the hashed ids of `with_activation`, can.
+        is_activation_id: Whether exported lists contain it; possible for user ids and ids of `with_activation`.
     """
 
     id_name: str
@@ -74,7 +74,7 @@ class DataLabReports(dict[str, Any]):
 
 
 class _Outcome:
-    """Whether validation passed: the truth of this object, or its result when called with a report."""
+    """Whether validation passed: read it as a bool, or call it with a report."""
 
     def __init__(self, lab: "DataLab") -> None:
         self._lab = lab
@@ -253,7 +253,7 @@ class DataLab:
 
     @property
     def is_validation_passed(self) -> _Outcome:
-        """Whether the datasets passed validation: `is_validation_passed`, or `is_validation_passed(report)`."""
+        """Whether the datasets passed validation; `is_validation_passed(report)` checks a report."""
         return _Outcome(self)
 
     def get_validation_report(self, timeout: float | None = RESULT_SECONDS) -> DataLabReports:
@@ -306,7 +306,7 @@ class DataLab:
                 )
 
     def _reopen(self) -> None:
-        """Let the next use of `id` create a data lab on the server that replaces the present one."""
+        """Mark the data lab as changed: the next use of `id` creates a new one on the server, in its place."""
         if self._id is not None:
             self._replaced_id, self._id = self._id, None
 
@@ -427,7 +427,7 @@ class DataLabBuilder:
         )
 
     def with_collaboration_types(self, collaboration_types: list[CollaborationType]) -> Self:
-        """Accept the collaborations that the data lab is for; every validated data lab can be used for all."""
+        """Accept and ignore the collaboration types: every validated data lab can be used for all of them."""
         del collaboration_types
         return self
 

@@ -22,7 +22,7 @@ class AudienceDefinition(ABC):
     """The definition of an audience, its name, and the participants to share the audience with.
 
     Args:
-        name: Name of the audience, unique in the group that creates it.
+        name: Name of the audience, unique among the audiences of its creator's participant.
         shared_with: Participants to share the audience with; None for none.
     """
 

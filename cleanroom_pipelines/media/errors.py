@@ -27,7 +27,7 @@ class NotFoundError(MediaError, LookupError):
 
 
 class AmbiguousNameError(MediaError, LookupError):
-    """Several visible audiences have that name; each group names its audiences independently."""
+    """Several visible audiences have that name; each participant names its audiences independently."""
 
 
 class InvalidRequestError(MediaError, ValueError):

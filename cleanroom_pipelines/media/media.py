@@ -210,7 +210,7 @@ class MediaDcr:
 
         Raises:
             PermissionDeniedError: It is not the caller's own participant, or the caller may not manage users.
-            ConflictError: No remaining user would have one of the participant's permissions.
+            ConflictError: One of the participant's permissions would be left without a user.
         """
         [participant_id] = self._participant_ids([participant])
         self._room = self._client.call(
@@ -228,7 +228,7 @@ class MediaDcr:
         """
         if activation_id not in (known := (USER_ID, *self.get_configuration().activation)):
             raise InvalidRequestError(
-                "The data room keeps no ids of this name.", remedy=f"Choose from: {', '.join(known)}."
+                "This data room cannot deliver ids of this name.", remedy=f"Choose from: {', '.join(known)}."
             )
         self._activation_id = activation_id
 
@@ -243,7 +243,7 @@ class MediaDcr:
         return any(each.can_export_audience() for each in others)
 
     def get_audit_log(self) -> list[DataRoomAuditLog]:
-        """Return the audit log; entries of other groups omit audience and user."""
+        """Return the audit log; entries of other participants omit audience and user."""
         entries = self._client.call(Method.GET_AUDIT_LOG, room_id=self.id)["entries"]
         return [DataRoomAuditLog(entry) for entry in entries]
 

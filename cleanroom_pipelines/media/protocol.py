@@ -129,8 +129,8 @@ _OF_CORE: tuple[tuple[type[core.CleanroomError], type[MediaError]], ...] = (
 def as_media_error(error: Exception) -> MediaError:
     """Convert any error into a Media API error; an unexpected error becomes a `ServerError` without its text.
 
-    A core error becomes the Media API error with the same name, if there is one; for other core errors,
-    the class of the error decides.
+    A core error becomes the Media API error with its own name or that of a base class, if there is one; for
+    others, a table maps core classes to Media API errors.
     """
     if isinstance(error, MediaError):
         return error

@@ -1,7 +1,7 @@
 """Results that only this API has: sizes with their noise, user lists, prices and budgets.
 
 Lives here: one class per result, each with its noise and its JSON form.
-Add here when a job gets a result that the other Media API does not have; its own are in `api.py`.
+Add here when a job gets a result that Decentriq's Media API lacks; results of both are in `api.py`.
 Keep out: computation. A number that is None is hidden, or too small to publish.
 """
 
@@ -46,7 +46,7 @@ class UserListDelivery(Result):
 
     Args:
         files: The files, in order.
-        manifest: The export's description of itself.
+        manifest: Fields of the export's `manifest.json`.
         reveals: What the list discloses by design: `REMARKETING`, `EXCLUSION`, `seed`, `ensemble`; may be empty.
     """
 

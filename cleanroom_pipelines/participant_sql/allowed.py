@@ -95,7 +95,7 @@ _EXPRESSIONS: Mapping[type[exp.Expr], str] = {
     exp.Interval: "this unit",
 }
 
-# Functions that the parser makes nodes of their own of; the others are `Anonymous` (functions.py).
+# Functions for which the parser has its own node types; the others are `Anonymous` (functions.py).
 _FUNCTIONS: Mapping[type[exp.Expr], str] = {
     exp.Anonymous: "this expressions",
     exp.CurrentDate: "",

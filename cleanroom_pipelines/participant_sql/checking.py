@@ -122,8 +122,8 @@ def check_query(
             subqueries, set operations, aggregates and windows are allowed, and `:name` in place of any value.
         parameters: A value for each `:name`; bound as text, which DuckDB also compares with numbers and dates.
         databases: The databases of the tables' owner; a table without a database is in the only one.
-        is_authors: Whether only the author of the query is shown the message: it may then name a function as it
-            is written there, and the databases.
+        is_authors: Whether only the author of the query sees the message, which may then quote function names
+            of the query and name the databases.
 
     Raises:
         SeedError: The query is not allowed (`SQL_NOT_ALLOWED`). The message quotes the query only where
@@ -247,7 +247,7 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
 
 
 def _whole_texts(tokens: Sequence[Token], text: str) -> list[Token]:
-    """Join the parts of a text with a doubled quote in it, which is one quote."""
+    """Join the parts of a text that contains a doubled quote, which stands for one quote."""
     whole: list[Token] = []
     for token in tokens:
         before = whole[-1] if whole else None

@@ -22,7 +22,7 @@ _MAX_BYTES: Final = 100_000
 _WHOLE = "[+-]?[0-9]+"
 _NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-# DuckDB's type, and the cells that it converts; others, such as 1.5 as a whole number, it would round.
+# DuckDB's type, and the pattern of cells to convert: DuckDB would round others, such as 1.5 as an INTEGER.
 _TYPES: Final[Mapping[str, tuple[str, str]]] = {
     "tinyint": ("TINYINT", _WHOLE),
     "smallint": ("SMALLINT", _WHOLE),

@@ -1,10 +1,10 @@
-"""Functions that a participant's query may call: Spark's, and what each is in DuckDB.
+"""Functions of Spark that a participant's query may call, and their equivalents in DuckDB.
 
 Lives here: the table of functions, their arguments, and finding the row of a call.
 Add here when users need another function. It must be deterministic except for the date, read only its arguments,
 return one value, not multiply data (no series, no repetition), and contain each argument once: nested calls would
 double the text each time. Tests compare every row with Spark, except those that Spark does not have.
-Keep out: what one DuckDB expression cannot mean exactly (macros.py); nodes that are not functions (allowed.py).
+Keep out: functions without an exact DuckDB expression (macros.py); nodes that are not functions (allowed.py).
 """
 
 import difflib
@@ -239,7 +239,7 @@ CASTS = {
     exp.DType.DECIMAL: "spark_digits",
 }
 
-# What EXTRACT gives, by field.
+# The function that computes each field of EXTRACT.
 FIELDS = {
     **dict.fromkeys(("YEAR", "YEARS"), "year"),
     **dict.fromkeys(("QUARTER",), "quarter"),
@@ -261,7 +261,7 @@ _UNITS = {
     **dict.fromkeys(("DAY", "DD"), "day"),
     **{unit: unit.lower() for unit in ("HOUR", "MINUTE", "SECOND")},
 }
-# Whole numbers of these are the same in both engines; of months, they are not.
+# Differences in whole units of these are the same in both engines; differences in months are not.
 _SPANS = {"WEEK", "DAY", "HOUR", "MINUTE", "SECOND"}
 
 
@@ -270,8 +270,8 @@ class Function:
     """One row of the table: a function with one list of arguments.
 
     Args:
-        kinds: What its arguments are.
-        template: Its meaning in DuckDB, over `$1`, ….
+        kinds: The kinds of its arguments.
+        template: The equivalent DuckDB expression, with `$1`, … as arguments.
         is_aggregate: Whether it takes DISTINCT.
     """
 
@@ -304,7 +304,7 @@ def _by_name() -> Mapping[str, tuple[Function, ...]]:
 
 
 FUNCTIONS: Mapping[str, tuple[Function, ...]] = _by_name()
-# Calls that the parser makes nodes of their own of, and that a query may use too.
+# Calls for which the parser has its own node types, and that a query may use too.
 _OTHER_NAMES = ("cast", "exists", "extract", "if", "try_cast")
 
 

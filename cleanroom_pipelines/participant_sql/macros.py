@@ -1,4 +1,4 @@
-"""DuckDB macros with the meaning of Spark's functions, for what one DuckDB expression does not mean exactly.
+"""DuckDB macros for functions of Spark that no single DuckDB expression reproduces exactly.
 
 Lives here: the macros, and creating them in an engine.
 Add here when a function of Spark depends on the type of its argument, or needs an argument more than once.
@@ -86,7 +86,7 @@ _CASTS = {
     "local_timestamp": _timestamp(f"CAST({_CLOCK} AS TIMESTAMP)"),
 }
 _ONE = {
-    # an operand of / and avg, whose result for decimals has digits of its own in Spark
+    # an operand of / and avg, whose result for decimals has another number of digits in Spark
     "number": f"CASE WHEN {_IS_DECIMAL} THEN {_FAIL} "
     f"WHEN {_IS_TEXT} THEN CAST({_NO_UNDERSCORE} AS DOUBLE) ELSE CAST(v AS DOUBLE) END",
     "not_zero": f"CASE WHEN v = 0 THEN {_FAIL} ELSE v END",

@@ -56,8 +56,8 @@ def translated_pattern(pattern: str, *, is_search: bool) -> str | None:
 
     Args:
         pattern: The expression.
-        is_search: Whether only the match or its groups matter, not how far it reaches. `$` then also stands
-            before a last line end, which the translation includes in the match.
+        is_search: Whether only the match or its groups matter, not how far it reaches. `$` then also matches
+            before a final line end, which the translation includes in the match.
     """
     translated, position = "", 0
     while position < len(pattern):
@@ -94,7 +94,7 @@ def translated_replacement(text: str) -> str | None:
 
 
 def plain_separator(pattern: str) -> str | None:
-    """Return the text that a pattern stands for; None where it stands for several texts, or for none."""
+    """Return the only text that a pattern matches; None if it matches several texts, or none."""
     if not re.fullmatch(rf"(?:\\[^A-Za-z0-9\s]|{_PLAIN})+", pattern):
         return None
     return re.sub(r"\\(.)", r"\1", pattern)

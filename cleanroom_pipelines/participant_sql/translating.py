@@ -32,7 +32,7 @@ class NotAvailableError(Exception):
 
     Args:
         what: What it is, without quoting the query.
-        remedy: What to write.
+        remedy: What to write instead.
         function: The name of the function in question, as in the query.
     """
 
@@ -113,7 +113,7 @@ def _ignoring_nulls(name: str, called: exp.Expr) -> exp.Expr:
 
 
 def _ignore_nulls(node: exp.Expr) -> exp.Expr:
-    """Translate IGNORE NULLS after a call, which is translated already; the call itself does it inside."""
+    """Translate IGNORE NULLS that follows a call; inside a call, the call's own translation handles it."""
     is_after = isinstance(node.this, exp.Anonymous) and not isinstance(node.parent, exp.Anonymous)
     return _ignoring_nulls(node.this.name, node.this) if is_after else node
 
@@ -154,7 +154,7 @@ def _divide(node: exp.Expr) -> exp.Expr:
     for operand in (node.this, node.expression):
         if isinstance(operand, exp.Literal) and not operand.is_string and _is_decimal(operand.name):
             raise NotAvailableError(
-                "a division by or of a decimal number, which has digits of its own in Spark",
+                "a division of or by a DECIMAL, whose result has another number of digits in Spark",
                 "Write a whole number, or CAST it AS DOUBLE.",
             )
     divisor = _call("spark_number", node.expression)
@@ -191,7 +191,7 @@ def _join_texts(node: exp.Expr) -> exp.Expr:
 
 
 def _shift(node: exp.Expr) -> exp.Expr:
-    """Add an interval to a date or time: days and longer keep a date a date."""
+    """Add an interval to a date or time; a date plus days or longer units stays a date."""
     value, interval = node.this, node.expression
     if isinstance(value, exp.Interval) and isinstance(node, exp.Add):
         value, interval = interval, value
@@ -242,7 +242,7 @@ def _is_ascii(node: exp.Expr) -> bool:
 
 def _escape(node: exp.Expr) -> exp.Expr:
     if not isinstance(node.this, exp.Like) or not _is_ascii(node.expression) or len(node.expression.name) != 1:
-        raise NotAvailableError("ESCAPE with other than LIKE and one character", "Write LIKE '…' ESCAPE '!'.")
+        raise NotAvailableError("an ESCAPE without LIKE, or of several characters", "Write LIKE '…' ESCAPE '!'.")
     return node
 
 

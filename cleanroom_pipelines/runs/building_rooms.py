@@ -30,7 +30,7 @@ from cleanroom_pipelines.terms import CollaborationType
 
 ROOM_ASSETS = ASSETS_OF[Kind.DATA_ROOM]
 SEALED_HASHES = "activation.sealed"
-"""The file, in a base audience's artifact, of the encrypted hashes for ad destinations."""
+"""Name of the file with the encrypted hashes for ad destinations, in a base audience's artifact."""
 
 _HASHES = "activation hashes"
 

@@ -26,7 +26,7 @@ LOCATION_TAGS = {REPOSITORY_LABEL_TAG: f"{_REPOSITORY}@{CODE_LOCATION}"}
 
 @cache
 def load_repository() -> dg.RepositoryDefinition:
-    """Load all Dagster definitions by name, as a daemon does, because this layer is below the assets."""
+    """Load all Dagster definitions as a daemon does, by module name: this layer must not import the assets."""
     repository: dg.RepositoryDefinition = import_module(CODE_LOCATION).defs().get_repository_def()
     return repository
 

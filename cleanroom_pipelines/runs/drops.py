@@ -1,6 +1,7 @@
 """Files dropped into the inbox: finding complete ones, and rejecting those that cannot be used.
 
-Lives here: what the inboxes of seeds and of rooms share: drops, receipts, rejected files, deleting a folder.
+Lives here: what the inboxes of seeds and of rooms share: drops (files in the inbox), receipts (JSON files that
+report what became of a drop), rejected files, deleting a folder.
 Add here when dropped files of every kind need something more.
 Keep out: what a file is for (inbox.py, room_inbox.py).
 
@@ -40,7 +41,8 @@ class Drop:
     Args:
         path: The file.
         place: Names of the folders from the inbox to the file, such as `("seeds", <partition key>)`.
-        signature: Size in bytes and modification time in nanoseconds; unchanged one tick later: complete.
+        signature: Size in bytes and modification time in nanoseconds. A drop is complete if they are unchanged at
+            the sensor's next tick.
     """
 
     path: Path
@@ -285,6 +287,6 @@ def _still_written() -> StillWrittenError:
 
 @contextmanager
 def one_at_a_time(installation: Installation) -> Iterator[None]:
-    """Ensure that only one process of this home accepts, recovers or settles drops at a time."""
+    """Ensure that only one process of this home accepts, recovers or closes drops at a time."""
     with locked(installation.home.inbox / ".lock"):
         yield

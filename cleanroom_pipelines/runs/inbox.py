@@ -12,7 +12,7 @@ A dropped file acts as the operator, on behalf of the configured model's owner. 
 and the words in the job's name, never a path; the receipts of rejected files and of failed jobs contain it. Every
 step is repeatable: the job's row is found by the seed's keyed digest, so dropping the same content twice gives one
 job. Dropping a seed whose job or export failed requests another attempt. A lock in the home lets one process at a
-time accept, recover or settle a drop.
+time accept, recover or close a drop.
 """
 
 import json

@@ -36,7 +36,7 @@ class Failure:
 
     @property
     def sentence(self) -> str:
-        """The reason; for a failed parent with the parent's name in front."""
+        """The reason; if a parent failed, the parent's name and its reason."""
         if self.root.id == self.record.id:
             return self.reason
         return f"The {self.root.kind.words} '{self.root.name}' failed: {self.reason}"

@@ -50,7 +50,7 @@ def find_room_drops(installation: Installation) -> Iterator[Drop]:
 
 @acting_for("inbox")
 def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejected | None:
-    """Seal a copy of a complete drop, provision its room with it, and delete the file; or reject the file.
+    """Encrypt a copy of a complete drop, provision its room with it, and delete the file; or reject the file.
 
     After an interruption the same upload is reused, so that a file provisions its room only once.
 
@@ -99,7 +99,7 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejecte
 def _sealed_upload(
     installation: Installation, room: DataRoom, resting: RestingDrop, matching_id: MatchingId | None
 ) -> Upload:
-    """Return the sealed upload of a drop; create it unless an upload with the file's id already exists."""
+    """Return the encrypted upload of a drop; create it unless an upload with the file's id already exists."""
     folder = resting.drop.path.parent.name
     for number in count():
         mark = f"{room.id}/{folder}/{resting.state}/{number}"

@@ -65,7 +65,7 @@ class Doorkeeper:
         Args:
             request: The request.
             body_sha256: SHA-256 of its body, in hex.
-            trail: Gets the caller.
+            trail: Records the caller for the audit log.
             service: The service that the signature must be for.
 
         Raises:

@@ -155,9 +155,9 @@ class Gateway:
 
 
 def _is_private(scope: Scope) -> bool:
-    """Whether a connection cannot be read by others: TLS, as the trusted proxy says, or this machine itself.
+    """Whether others cannot read a connection: it uses TLS (also before a trusted proxy), or is local.
 
-    A proxy on this machine that does not state TLS has clients elsewhere.
+    A local connection does not count if it comes through a proxy that does not state TLS.
     """
     if scope.get("scheme") == "https":
         return True

@@ -1,4 +1,4 @@
-"""The lookalike (AWS) API over HTTP, and what stands around it: reading collaborations, and the caller's identity.
+"""The lookalike (AWS) API over HTTP, and two small AWS APIs: reading collaborations, and the caller's identity.
 
 Lives here: the order of the steps: signature, rate limit, route, validation, operation, audit, response.
 Keep out: the implementation of the steps (`aws`).
@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LookalikeApi:
-    """Handler of requests to the 25 operations, and to other services by the scope of the signature.
+    """Handler of requests to the 25 operations, and to other services that the signature's scope names.
 
     Args:
         endpoint: The parts that the operations use.
@@ -86,7 +86,7 @@ class LookalikeApi:
         return Reply(*wire.write(operation, output, request.id, is_strict=self.is_strict))
 
     def _identify(self, service: str, caller: Caller, request: Request, body: bytes, trail: AuditTrail) -> Reply:
-        """Return the caller's identity, which is all that other services have here."""
+        """Return the caller's identity, the only operation of other services that is available here."""
         name = query.requested_operation(request.headers, request.raw_query, body)
         if service != query.STS:
             raise query.not_available(service, name)

@@ -20,7 +20,7 @@ class Request:
         raw_path: The path, still percent-encoded.
         raw_query: The query string after `?`, still percent-encoded.
         headers: The headers as received; a repeated header occurs several times.
-        is_secure: Whether it arrived over TLS, as a proxy on this machine states in X-Forwarded-Proto.
+        is_secure: Whether it arrived over TLS: here, or at a proxy that states so in X-Forwarded-Proto.
         is_private: Whether it came over TLS or from this machine.
     """
 
@@ -38,7 +38,7 @@ class Request:
 
     @property
     def has_two_lengths(self) -> bool:
-        """Whether a proxy in front may see the request end elsewhere, and so another request begin (smuggling)."""
+        """Whether the length is stated twice, so a proxy may see the request end elsewhere (request smuggling)."""
         return bool(self.header("transfer-encoding") and self.header("content-length"))
 
 

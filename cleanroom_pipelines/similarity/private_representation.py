@@ -291,7 +291,7 @@ class _SumMoments:
 
 @dataclass(frozen=True)
 class _SumProducts:
-    """Task that sums the products of the vectors of a shard's users, for each number d of coordinates."""
+    """Task that sums the outer product of each user's vector over a shard, for each dimension d."""
 
     model: Model
     representation: PrivateRepresentation

@@ -88,7 +88,7 @@ class LocalBucket:
         """Remove the bucket.
 
         Raises:
-            BucketError: It has objects, with the problem `in the way`.
+            BucketError: It has objects; `problem` is `in the way`.
         """
         if next(self.list(""), None) is not None:
             raise BucketError("The bucket is not empty.", remedy="Delete its objects.", problem="in the way")
@@ -152,7 +152,7 @@ class LocalBucket:
         e_tag: str = "",
         is_new: bool = False,
     ) -> None:
-        """See Bucket.put; `is_new` rejects a key that exists, with the problem `changed`."""
+        """See Bucket.put. With `is_new`, a key that exists is rejected; `problem` is `changed`."""
         *folders, name = _segments(key)
         with _translated_errors(is_writing=True), ExitStack() as stack:
             folder, draft, descriptor = self._open_draft(stack, folders)
@@ -175,7 +175,7 @@ class LocalBucket:
             os.fsync(folder)
 
     def delete_object(self, key: str) -> None:
-        """See Bucket.delete_object; folders that are empty then are removed too."""
+        """See Bucket.delete_object; folders that become empty are removed too."""
         *folders, name = _segments(key)
         with suppress(NotFoundError), _translated_errors():
             with self._at(folders) as folder:
@@ -289,7 +289,7 @@ def _segments(key: str) -> list[str]:
 
 
 def _link_new(draft: str, name: str, folder: int) -> None:
-    """Give a draft its name, unless there is a file of that name."""
+    """Give a draft its final name, unless a file with that name exists."""
     try:
         os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
     except FileExistsError:
@@ -313,7 +313,7 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> str:
 
 
 def _describe(descriptor: int, e_tag: str, attributes: Mapping[str, str]) -> None:
-    """Attach the properties of an object to its file, where the disk can store them."""
+    """Store an object's properties in extended attributes of its file, if the disk supports them."""
     status = os.fstat(descriptor)
     found = {"e_tag": e_tag, "attributes": dict(attributes), "n_bytes": status.st_size, "ns": status.st_mtime_ns}
     if hasattr(os, "setxattr"):

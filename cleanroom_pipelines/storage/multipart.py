@@ -5,7 +5,7 @@ Add here when unfinished uploads get another operation.
 Keep out: the API's errors and limits (`server.s3`), ownership of buckets (buckets).
 
 An upload is a local bucket in `accounts/<account>/multipart/<id>`: its parts are objects named by their numbers,
-and a further object says what it becomes.
+and one more object describes the future object.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ class MultipartUpload:
         found = self.part(number)
         if found is None or self.parts_bucket.size(_ABOUT) is None:
             self.discard()  # it was aborted meanwhile
-            raise NotFoundError("The upload does not exist any more.")
+            raise NotFoundError("The upload no longer exists.")
         return found
 
     @contextmanager
@@ -143,7 +143,7 @@ class MultipartUploads:
         return found if self._clock() - started <= LONGEST else None
 
     def list(self, account_id: str) -> list[MultipartUpload]:
-        """Return an account's uploads by key and time; those that are too old are deleted first."""
+        """Return an account's uploads, sorted by key and time; those that are too old are deleted first."""
         found = []
         folder = self._folder(account_id)
         for path in folder.iterdir() if folder.is_dir() else ():

@@ -57,7 +57,7 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class ObjectEntry:
-    """One object: its key in the bucket and its size; from `find` and on a real store also its other properties.
+    """One object: its key and size; if returned by `find` or a real store, also its other properties.
 
     Args:
         key: Its key.
@@ -198,7 +198,7 @@ class Bucket(Protocol):
             key: Its key.
             source: The content.
             attributes: Headers by name, and user metadata.
-            e_tag: The ETag of an object from several parts; a real store gives its own.
+            e_tag: The ETag of an object from several parts; a real store computes its own.
 
         Raises:
             BucketError: The bucket cannot be written.
@@ -215,7 +215,8 @@ class Bucket(Protocol):
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
         """List the objects of a folder and, if `deep`, of its subfolders; empty if the folder does not exist.
 
-        They are ordered by the bytes of their keys, starting after a key. Reading starts with the first item.
+        They are ordered by the bytes of their keys, starting after a key. Nothing is read before
+        the first item is requested.
 
         Raises:
             BucketError: The bucket cannot be read.

@@ -91,6 +91,6 @@ def table_of(home: Home, account_id: str, folder: Path) -> tuple[str, str] | Non
 
 
 def is_key_of_table(key: str) -> bool:
-    """Whether a key in a warehouse's bucket is that of a file of a table: `<database>/<table>/…`."""
+    """Whether a key in a warehouse's bucket belongs to a table's file: `<database>/<table>/…`."""
     parts = key.split("/")
     return len(parts) > 2 and all(map(_NAME.fullmatch, parts[:2]))

@@ -153,7 +153,7 @@ class IdFacts:
         placeholders: Whether some ids may be placeholders.
         points: Whether some whole numbers have a decimal point.
         others: Whether some ids are not whole numbers; known only if there are points.
-        assumed: Whether the column was not looked at: a query fails if it reads an id for which the rest is wrong.
+        assumed: Whether the other values are assumed, not counted: a query fails if an id contradicts them.
     """
 
     blanks: bool = True
@@ -196,7 +196,7 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Whether the type has fractions in some file."""
+        """Whether the type is fractional in at least one file."""
         return bool({FLOAT, DECIMAL} & set(self.kind.split(", ")))
 
     @property

@@ -4,8 +4,8 @@ Lives here: comparing ids after small changes of their form, and describing the 
 Add here when ids of the same people are written differently in another way.
 Keep out: deciding whether ids match (`similarity`, `audiences`).
 
-Two ways of asking, because an answer about the ids of two parties would tell one of them about the other's:
-- `no_match` compares two tables of the same party, such as a publisher's segments and matching tables, or the
+There are two functions, because comparing the ids of two parties would reveal the ids of one to the other:
+- `no_match` compares two tables of the same party, such as a publisher's segments and matching ids, or the
   files of one person's command.
 - `form_of` describes the ids of one party alone. Across parties only this may be shown, to that party, next to the
   kind of ids that the other side declared. Which changes of form would make ids match must not be computed: the
@@ -16,7 +16,7 @@ from cleanroom_pipelines.engine import Engine
 from cleanroom_pipelines.identity.decimals import DECIMAL_TAIL, WHOLE_NUMBER
 
 _TRIMMED = "trim({0}, chr(9) || chr(10) || chr(13) || ' ')"
-# From the form in which ids might match to what to say of it; at a tie, the first is named.
+# Changed forms of an id in which ids may match, each with its description; on a tie, the first is named.
 _CHANGES = {
     _TRIMMED: "without the spaces around them",
     f"lower({_TRIMMED})": "without regard to letter case",
@@ -38,14 +38,14 @@ _MOST = 0.5
 
 
 def no_match(engine: Engine, ids: str, others: str, *, what: str = "ids", where: str = "") -> str:
-    """Say that none of a party's ids match another table of the same party, and the likely cause.
+    """Return a sentence that none of a party's ids match another of its own tables, and the likely cause.
 
     Args:
         engine: A session that can run both queries.
         ids: Query of one column of texts named id.
         others: Query of the same shape.
         what: The word for the ids, in plural.
-        where: The other table, such as "are in the matching table".
+        where: The end of the first sentence, such as "are in the matching table".
 
     Returns:
         A sentence with the number of ids, and one with the likely cause.

@@ -1,12 +1,12 @@
 """Judging the cells of a file of a data room, in one pass over its rows.
 
-Lives here: the reader's second entry, for files whose columns have no names and whose ids must not be written.
+Lives here: reading, besides `reading.read`, of files without column names whose ids must not be written.
 Add here when the files of data rooms may be read in another way.
 Keep out: which cells are usable (cells), the columns of each dataset (room_reading), file formats (room_files).
 
 `reading.read` parses text into a file, and counts the facts about its ids before it reads them. Matching ids must
-not be written, not even to scratch. So the cells are judged while they are read, as if each fact were true, and
-the facts about a column are counted once an id occurs whose reading they decide: a decimal. Few files have one.
+not be written, not even to scratch. So the cells are judged while they are read, assuming each fact to be true.
+The facts about a column are counted only if an id occurs that depends on them: a decimal. Few files have one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -80,7 +80,7 @@ class OnePass:
 
     @property
     def misfits(self) -> list[Column]:
-        """The columns whose type does not suit; ids in a type of fractions must all be whole numbers."""
+        """The columns whose type does not fit their role; ids of a fractional type must all be whole numbers."""
         mixed = [column for column in self.mixed if column.is_number]
         return [column for column in self._columns if not column.fits or column in mixed]
 

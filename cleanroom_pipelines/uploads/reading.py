@@ -138,7 +138,7 @@ def read(
 
 
 def look(engine: Engine, checked: Checked) -> Checked:
-    """Look at the ids of a table that was read without it, and replace its view by an exact one."""
+    """Count the facts about ids that `assumes_plain` assumed, and replace the table's view by an exact one."""
     if not any(facts and facts.assumed for facts in checked.facts):
         return checked
     return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns, repeats=False))
@@ -339,7 +339,7 @@ def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, 
 # --- Facts about the rows ---
 
 HEAVY_SHARE, HEAVY_ROWS = 0.2, 25
-"""One id on this share of the rows, and on this many, is hardly one person."""
+"""An id on at least this share and this number of the rows is unlikely to be one person."""
 
 
 def heavy_id_warnings(n_most: int, n_rows: int) -> tuple[str, ...]:

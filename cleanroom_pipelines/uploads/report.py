@@ -31,8 +31,6 @@ class ErrorCode(StrEnum):
     """Reason why a cell, row or file is invalid; a closed list.
 
     A line that cannot be parsed is reported as NOT_ENOUGH_COLUMNS, or as TOO_MANY_COLUMNS if that is the cause.
-
-    Source: contracts/media.md, section 1.
     """
 
     EMPTY_CELL = "EMPTY_CELL"
@@ -171,7 +169,7 @@ class UniquenessReport(Errors):
     n_duplicates: Annotated[int, Field(alias="numDuplicates")] = 0
 
 
-# Fields of the whole report that the contract puts into `table`.
+# Fields of the whole report that its JSON format has in `table`.
 _IN_TABLE = ("what", "statusCode", "reason")
 
 
@@ -192,8 +190,6 @@ class ValidationReport(Document):
         n_rows_dropped: Rows a reader must drop; 0 if FAILED.
         status_code: Status code of a resource that fails because of this report; None if PASSED.
         reason: Why validation failed and what to do, in one or two sentences; empty if PASSED.
-
-    Source: contracts/media.md, section 1.
     """
 
     what: str
@@ -241,7 +237,7 @@ class ValidationReport(Document):
         return replace(self, outcome=Outcome.FAILED, table=table, status_code=status_code, reason=reason)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report in the contract's JSON shape."""
+        """Return the report in the JSON format of Decentriq's Media API."""
         report = super().as_dict()
         if not report["table"]["warnings"]:
             # as reports were written before there were warnings

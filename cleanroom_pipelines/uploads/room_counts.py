@@ -62,7 +62,7 @@ def with_counts(
     with open_engine(settings, paths=rows.files) as engine:
         engine.scan("valid", rows)
         counts = engine.fetch(
-            # one row: distinct keys, and of what the first column of the key names, all and those with two rows
+            # one row: distinct keys, distinct values of the first column, and those of them with at least two rows
             f"WITH keys AS (SELECT {columns}, count(*) AS n_rows FROM valid GROUP BY {columns}), "
             f"named AS (SELECT {key.columns[0]}, sum(n_rows) AS n_rows FROM keys GROUP BY {key.columns[0]}) "
             "SELECT (SELECT count(*) FROM keys) AS n_unique, count(*) AS n_users, "

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 # From the kind of id and the usable ids to the hashes for an ad destination; null where it has no hash.
 ActivationHasher = Callable[[MatchingId, pa.Array], pa.Array]
 
-# The type of the ids of a seed file of one column; contracts/media.md gives no name.
+# The audience type of the ids in a seed file of one column.
 DEFAULT_AUDIENCE_TYPE = "default"
 MAX_BATCH_ROWS = 500_000
 CELLS_PER_BATCH = 4_000_000
@@ -87,7 +87,7 @@ class RoomUpload:
         if has_ids != (self.matching_id is not None):
             raise UsageError(
                 f"The dataset {self.dataset} {'needs a' if has_ids else 'cannot have a'} kind of matching id.",
-                remedy="Set the kind for matching tables and seed audiences only.",
+                remedy="Set the kind for the datasets MATCHING and SEED_AUDIENCES only.",
             )
         if (self.dataset is Dataset.EMBEDDINGS) != bool(self.n_embeddings and self.n_embeddings > 0):
             raise UsageError(
@@ -108,7 +108,9 @@ class _Rules:
 
 _BASE = (StatusCode.TRAINING_DATA_INVALID, StatusCode.TRAINING_DATA_NOT_FOUND)
 _RULES = {
-    Dataset.MATCHING: _Rules("matching table", Key(("user_id", "digest"), ("user_id", "matching_id")), *_BASE),
+    Dataset.MATCHING: _Rules(
+        "table of matching ids", Key(("user_id", "digest"), ("user_id", "matching_id")), *_BASE
+    ),
     Dataset.SEGMENTS: _Rules("segments table", Key(("user_id", "segment"), ("user_id", "segment")), *_BASE),
     Dataset.DEMOGRAPHICS: _Rules("demographics table", Key(("user_id",), ("user_id",)), *_BASE),
     Dataset.EMBEDDINGS: _Rules("embeddings table", Key(("user_id", "scope"), ("user_id", "scope")), *_BASE),
@@ -308,7 +310,7 @@ class _Part:
         if not file.has_columns(len(roles)):
             raise _wrong_column_count(file.n_columns, len(roles))
         if self.dataset is Dataset.SEED_AUDIENCES and len(roles) == 1:
-            self.warn(f"A file has one column only; its ids have the audience type '{DEFAULT_AUDIENCE_TYPE}'.")
+            self.warn(f"A file has only one column; its ids get the audience type '{DEFAULT_AUDIENCE_TYPE}'.")
         kinds = [(cells.kind_of(type_), cells.type_name(type_)) for type_ in file.types]
         return [
             Column(name, role, *typed, upload.matching_id if role is RoomRole.MATCHING_ID else None)

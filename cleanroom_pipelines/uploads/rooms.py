@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 _SHARE_OF_READING = 0.8
-# Validation alone keeps no digest; they only have to tell ids apart until it ends.
+# Validation alone keeps no digests; until it ends, they only distinguish ids.
 _NO_ROOM = bytes(32)
 _N_FIRST_USERS = 1_000
 # Marks the warnings about two datasets.
@@ -146,21 +146,21 @@ def ingest_base(
     Args:
         uploads: New datasets. Only MATCHING may have several files, and they may differ in kind of id.
         previous: Folder that an earlier call wrote, needed for `keep`.
-        keep: Datasets copied unchanged from `previous`, with their reports. A kept matching table gives no
-            hashes for ad destinations: keep the earlier `activation.parquet` too.
+        keep: Datasets copied unchanged from `previous`, with their reports. If matching ids are kept, no
+            hashes for ad destinations are written: keep the earlier `activation.parquet` too.
         room_key: The room's secret, at least 16 bytes.
         out: Output folder; created if missing. Nothing is written if a dataset fails.
         activation: By destination, the function that computes its hashes; called with the kind of id and the
             valid ids, without white space around them.
         activation_out: Folder for `activation.parquet` (user_id, destination, hash). The hashes are not keyed, so
-            the caller must encrypt the file. Written only with `activation` and a new matching table.
+            the caller must encrypt the file. Written only with `activation` and new matching ids.
         runtime: Engine, progress and cancellation.
 
     Returns:
         The reports and the counts.
 
     Raises:
-        UsageError: No matching table, two files for one dataset, a seed audience, a dataset both new and kept, a
+        UsageError: No matching ids, two files for one dataset, a seed audience, a dataset both new and kept, a
             kept dataset that is not in `previous`, or a key that is too short.
         ArtifactError: The kept files cannot be read.
         CancelledError: The run was cancelled; files written so far are incomplete.
@@ -172,9 +172,7 @@ def ingest_base(
     if set(by_dataset) & set(keep):
         raise UsageError("A dataset is both uploaded and kept.", remedy="Upload it or keep it, not both.")
     if Dataset.MATCHING not in {*by_dataset, *keep}:
-        raise UsageError(
-            "The base audience has no table of matching ids.", remedy="Upload user ids with matching ids."
-        )
+        raise UsageError("The base audience has no matching ids.", remedy="Upload user ids with matching ids.")
     if activation and activation_out is None:
         raise UsageError("There is no output folder for the ad-destination hashes.", remedy="Set activation_out.")
     with _scratch(runtime.engine) as scratch:
@@ -293,7 +291,7 @@ def _by_dataset(
     if not all(dataset.has_ids for dataset in several):
         raise UsageError(
             "A dataset has two files.",
-            remedy="Upload one file per dataset; only the matching table may have several.",
+            remedy="Upload one file per dataset; only matching ids may have several.",
         )
     return {dataset: found[dataset] for dataset in Dataset if dataset in found}
 
@@ -311,7 +309,7 @@ def _reports_of(
     kept: Mapping[str, ValidationReport] = MappingProxyType({}),
     warnings: Mapping[Dataset, str] = MappingProxyType({}),
 ) -> dict[str, ValidationReport]:
-    """Return the reports of kept and new datasets, with outdated warnings about the matching table replaced."""
+    """Return the reports of kept and new datasets, with outdated warnings about matching ids replaced."""
     old = {name: report.with_warnings(drop=_IN_MATCHING) for name, report in kept.items()}
     reports = old | {dataset.key: part.report for dataset, part in read.items()}
     return reports | {
@@ -372,7 +370,7 @@ def _write_base(
 def _warnings_of_strangers(
     engine: Engine, has: Mapping[Dataset, bool], read: Collection[Dataset]
 ) -> dict[Dataset, str]:
-    """Return a warning for each dataset of which no user is in the matching table."""
+    """Return a warning for each dataset that shares no user with the table of matching ids."""
     found = {}
     for dataset in (Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS):
         table = f"new_{dataset.key}" if dataset in read else dataset.key
@@ -380,7 +378,9 @@ def _warnings_of_strangers(
             continue
         users, others = (f"SELECT user_id AS id FROM {name}" for name in (table, "matching"))
         what = f"users of the {dataset.key} table"
-        found[dataset] = no_match(engine, users, others, what=what, where=_IN_MATCHING)
+        found[dataset] = no_match(
+            engine, users, others, what=what, where=f"{_IN_MATCHING} (user ids with matching ids)"
+        )
     return found
 
 

@@ -1,9 +1,9 @@
-"""What stands around the 25 operations, with real clients of botocore's models.
+"""Services other than the 25 operations, with real clients built from botocore's models.
 
-Contract: `sts` says whose key it is; `cleanrooms` shows a member its collaborations, and nothing of others;
-whatever else a client asks for gets an error of the form that it reads, which names the operation and no value;
-headers added after signing do not reject a request, unless something reads them; a page token continues only its
-own listing; a seed's compute configuration is shown as it was given.
+Contract: `sts` returns the account of a key; `cleanrooms` shows members their own collaborations only; any other
+request gets an error in the format that its client reads, which names the operation and no value; headers added
+after signing do not cause a rejection, unless something reads them; a page token continues only its own listing; a
+seed's compute configuration is returned as it was given.
 """
 
 import json

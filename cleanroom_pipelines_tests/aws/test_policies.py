@@ -1,8 +1,6 @@
 """Contract: a resource policy is evaluated as in AWS, with accounts as principals: Deny overrides Allow, and a
 request that no statement covers is denied; a document that cannot be evaluated exactly is rejected when parsed,
 with the element's name and no quotes; no document makes parsing or evaluation slow.
-
-Source: contract 3.11 and 2.8 of the AWS-compatible API.
 """
 
 import json
@@ -553,7 +551,7 @@ def test_any_text_is_parsed_or_rejected(text: str) -> None:
 
 
 def test_the_actions_are_those_of_the_model() -> None:
-    """The 25 operations of contract 1.3: all in botocore's model that do not concern custom models."""
+    """The 25 operations: all in botocore's model that do not concern custom models."""
     loaders = pytest.importorskip("botocore.loaders")
     model = loaders.Loader().load_service_model("cleanroomsml", "service-2")
     custom = re.compile("Trained|Algorithm|MLInput|MLConfiguration|Collaboration|CancelTr")

@@ -1,4 +1,4 @@
-"""What the catalogue's tests build with: a clock to turn, numbered ids, specs and a chain of resources."""
+"""Helpers of the catalogue's tests: an adjustable clock, numbered ids, specs and a chain of resources."""
 
 import itertools
 import re

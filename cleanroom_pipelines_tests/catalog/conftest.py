@@ -1,7 +1,7 @@
 """The catalogue under test: on SQLite, and for tests marked `on_both_dialects` on PostgreSQL too.
 
-A process keeps one catalogue of each for all its tests, and empties it before each: a new one would open its
-connections and compile every statement anew.
+A process keeps one catalogue of each kind for all its tests and empties it before each test: a new one would open
+its connections and compile every statement again.
 """
 
 import itertools

@@ -1,5 +1,5 @@
-"""Contract: one run at a time holds a version; only the holder may write to it or close it; a silent run is let go
-of and tried again twice."""
+"""Contract: one run at a time holds a version; only the holder may write to it or close it; if a run stops
+responding, its version is released and tried twice more."""
 
 from collections.abc import Callable
 from datetime import timedelta

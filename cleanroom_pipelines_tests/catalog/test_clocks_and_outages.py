@@ -1,7 +1,8 @@
-"""Leases, reservations and heartbeats when clocks jump and databases go away.
+"""Leases, reservations and heartbeats when clocks jump and databases are unavailable.
 
-Contract: a clock that is put back leaves no work stuck; an outage makes nobody dead who could not be heard; one
-version is reserved for one run; on PostgreSQL the server's clock decides, whatever the host's says.
+Contract: a clock that is set back does not block work; an outage does not make a holder count as dead because its
+heartbeats could not arrive; one version is reserved for one run; on PostgreSQL the server's clock decides,
+whatever the host's clock says.
 """
 
 from datetime import timedelta

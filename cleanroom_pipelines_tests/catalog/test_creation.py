@@ -1,5 +1,5 @@
-"""Contract: a resource is created once, under a name that is free, below a parent of the same account; a change
-makes a new version exactly where the work depends on it."""
+"""Contract: a resource is created once, under an unused name, below a parent of the same account; a change creates
+a new version exactly if the work depends on it."""
 
 import re
 import secrets

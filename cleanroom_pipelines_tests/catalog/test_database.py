@@ -1,5 +1,5 @@
-"""Contract: a catalogue opens by itself, from several processes at once, on first use; its schema is the
-tables'; what cannot be opened says what to do; an error quotes nothing that was to be stored."""
+"""Contract: a catalogue is created on first use, also by several processes at once; its schema is that of the
+table classes; an error about one that cannot be opened says what to do; no error quotes a value to be stored."""
 
 import contextlib
 import multiprocessing

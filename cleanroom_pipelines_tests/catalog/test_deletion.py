@@ -1,5 +1,5 @@
-"""Contract: what something depends on is not deleted; models and jobs go in steps that survive a kill; nothing
-of a deleted resource is left."""
+"""Contract: a resource with dependents is not deleted; models and jobs are deleted in steps that survive a kill;
+nothing of a deleted resource remains."""
 
 import pytest
 from sqlalchemy import func, select, update

@@ -1,6 +1,6 @@
-"""Contract: a version's output is delivered only for the run that holds it, and only if nobody cancelled before.
-From then on a cancel is refused until the version is closed, whoever delivers; every attempt has a later turn than
-the one before; what was published may be taken back by the holder."""
+"""Contract: a version's output is delivered only by the run that holds it, and only if it was not cancelled
+before. From then on cancelling is rejected until the version is closed, whichever run delivers; every attempt has
+a higher number than the one before; the holder may withdraw what it published."""
 
 from collections.abc import Callable
 

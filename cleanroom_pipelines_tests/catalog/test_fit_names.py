@@ -1,6 +1,6 @@
 """Contract: names, descriptions, tags, e-mail addresses, roles and file labels look like what they are: composed
-(NFC), without control and bidirectional characters. What a person types is refused otherwise, what a file system
-gives is put right; both are told in one place."""
+(NFC), without control and bidirectional characters. Input from people is rejected otherwise; names from a file
+system are corrected. One place decides both."""
 
 import unicodedata
 

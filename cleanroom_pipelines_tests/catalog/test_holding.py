@@ -1,4 +1,5 @@
-"""Contract: while the body runs its lease is renewed; it learns that the claim is lost; its errors are its own."""
+"""Contract: while the body runs, its lease is renewed; it is notified if the claim is lost; its errors are passed
+on unchanged."""
 
 import threading
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""Whose a catalogue is, what it deleted, and what it can be rebuilt from.
+"""The identity of a catalogue, its tombstones, and the dossiers from which it can be rebuilt.
 
-Contract: an identity is read without changing the database and is given once; the generation rises in the
-transaction that publishes or deletes, however many do so at once, and is told after it. A seed or upload has a
-tombstone until a record names it, and from when none does any more. What a dossier says of a version is what the
-catalogue then has.
+Contract: an identity is read without changing the database, and is created once; the generation rises in the
+transaction that publishes or deletes, also if many do so at once, and is reported after it. A seed or upload has a
+tombstone until a record refers to it, and again when none does any more. A catalogue rebuilt from a version's
+dossier has what the dossier contains.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Contract (user guide, cross-account behaviours): a job that one account starts on another's configured model is
-one execution with two ARNs; each account finds, lists, tags and deletes it under its own name, neither keeps the
-other from anything, and a third account finds nothing. Neither is told the other's locations."""
+one execution with two ARNs; each account finds, lists, tags and deletes it under its own name, neither prevents
+the other from anything, and a third account finds nothing. Neither sees the other's locations."""
 
 import hashlib
 import itertools

@@ -1,4 +1,4 @@
-"""Contract: a name is what the AWS API takes, emoji included; an id steers no path, whatever the name."""
+"""Contract: a name is valid if the AWS API accepts it, emoji included; no name has an effect on a path."""
 
 import re
 

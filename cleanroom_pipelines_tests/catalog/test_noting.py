@@ -1,7 +1,7 @@
-"""Every way to change the catalogue is noted, whether it was done or refused.
+"""Every change to the catalogue is audited, whether it was made or rejected.
 
-Contract: README, security: the audit log has every change and every refusal. What runs only keep for themselves
-(claims, leases, progress, heartbeats) and what became of work is no change that somebody asked for.
+Contract: the audit log has every change and every rejection, as the README says. Bookkeeping of runs (claims,
+leases, progress, heartbeats) and results of work are not audited, because no user requested them.
 """
 
 import ast

@@ -1,4 +1,5 @@
-"""Contract: what looks at the whole catalogue sees every resource once and who is alive; a copy is a catalogue."""
+"""Contract: an overview of the whole catalogue has every resource once, and the live workers; a copy is a valid
+catalogue."""
 
 from datetime import timedelta
 from pathlib import Path

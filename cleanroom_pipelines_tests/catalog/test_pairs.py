@@ -1,6 +1,7 @@
 """Contract: two organisations have one ledger, whichever of them asks, and units are never restored.
 
-A question that costs too much changes nothing; a change that both must approve takes effect once both approved it.
+A question that costs too much changes nothing; a change that both must approve takes effect once both have
+approved it.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,5 @@
-"""Contract: an account, a collaboration, a template and a bucket are made once, under a name that is free, by and
-for accounts that exist; a key opens nothing once it or its account is disabled."""
+"""Contract: an account, a collaboration, a template and a bucket are created once, under an unused name, by and
+for existing accounts; a key is rejected once it or its account is disabled."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Contract: a policy is kept as it was written, and changed only where the conditions of the change hold."""
+"""Contract: a policy is stored as it was written, and changed only if the conditions of the change hold."""
 
 import hashlib
 from itertools import product

@@ -1,6 +1,6 @@
-"""Contract: when a version becomes ACTIVE, exactly the declared resources made from an older one get a new
-version, in the same transaction; a finished audience brings its export, once; resources of the AWS API never
-change by themselves."""
+"""Contract: when a version becomes ACTIVE, exactly the declared resources built from an older one get a new
+version, in the same transaction; a finished audience gets its export, once; resources of the AWS API never change
+by themselves."""
 
 import pytest
 

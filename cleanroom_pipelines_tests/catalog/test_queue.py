@@ -1,6 +1,6 @@
-"""Contract: small questions have a lane of their own; in a lane owners take turns, each with its oldest version.
+"""Contract: small jobs have their own queue; in each queue owners take turns, each with its oldest version.
 
-The owner of an account's work is the account that asked; of a data room's, the user.
+The owner of an account's work is the account that requested it; of a data room's work, the user.
 """
 
 import pytest

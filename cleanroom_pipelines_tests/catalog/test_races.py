@@ -1,5 +1,5 @@
-"""Contract: however many processes reach for the same rows at once, each version is closed once, each name and
-each dropped seed is one resource, and no update is lost."""
+"""Contract: however many processes change the same rows at once, each version is closed once, each name and each
+dropped seed is one resource, and no update is lost."""
 
 import multiprocessing
 from collections import Counter

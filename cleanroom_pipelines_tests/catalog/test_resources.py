@@ -1,5 +1,5 @@
-"""Contract: a resource is found by id, by name and by seed; a listing neither repeats nor skips, whatever is
-created while somebody pages through it; another account's resources are not there."""
+"""Contract: a resource is found by id, by name and by seed; a listing neither repeats nor skips items, whatever is
+created while a client pages through it; resources of other accounts are invisible."""
 
 import itertools
 import pickle

@@ -1,4 +1,5 @@
-"""Contract: a spec that breaks a documented rule is a UsageError before anything is stored; the limits are in."""
+"""Contract: a spec that breaks a documented rule is a UsageError before anything is stored; values at the limits
+are valid."""
 
 import pickle
 import traceback

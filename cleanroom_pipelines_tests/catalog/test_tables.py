@@ -1,6 +1,6 @@
 """The columns that hold JSON.
 
-Contract: byte by byte what homes hold already; what cannot be read is an error without a word of it.
+Contract: byte by byte what existing homes contain; an unreadable value is an error that does not quote it.
 """
 
 import json

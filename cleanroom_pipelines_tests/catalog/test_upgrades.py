@@ -1,4 +1,4 @@
-"""Contract: a catalogue that an older version filled opens, with everything in it, and can be worked with."""
+"""Contract: a catalogue that an older version filled opens with everything in it, and can be used."""
 
 import json
 from fractions import Fraction

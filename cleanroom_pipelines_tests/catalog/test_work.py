@@ -1,5 +1,5 @@
-"""Contract: what is ready is what can be made now; what waits in vain is failed and says for what; asking by
-hand never ends in silence; a refresh is one model's."""
+"""Contract: a version is ready if it can be built now; one that waits for something that failed is failed, with
+the reason; a manual request always has a visible outcome; a refresh concerns one model."""
 
 from datetime import UTC, datetime, timedelta
 

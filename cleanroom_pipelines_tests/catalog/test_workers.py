@@ -1,4 +1,4 @@
-"""Contract: a worker that was not heard of for a minute counts as dead."""
+"""Contract: a worker without a heartbeat for a minute counts as dead."""
 
 import pytest
 

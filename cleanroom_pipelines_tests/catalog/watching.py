@@ -1,7 +1,7 @@
-"""Looking into a catalogue's transactions, and stepping between them, by the events that SQLAlchemy publishes.
+"""Observing the transactions of a catalogue, and interrupting them, by SQLAlchemy's events.
 
-Lives here: what happens at a moment that only another process, or a rare race, would hit.
-Keep out: reading and writing rows past the catalogue (`databases.py`).
+Lives here: actions at a moment that only another process, or a rare race, would hit.
+Keep out: reading and writing rows without the catalogue (`databases.py`).
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
-"""Contract: an export tells what changed since an earlier one, so that whoever applies the changes to the earlier
-list has the new one, whatever the formats, the order and the control group. An earlier export that is damaged, or
-holds ids of another sort, is refused, and no error quotes an id."""
+"""Contract: an export lists the changes since an earlier one: applied to the earlier list, they give the new one,
+whatever the formats, the order and the control group. An earlier export that is damaged, or has ids of another
+kind, is rejected; no error quotes an id."""
 
 import json
 from collections.abc import Sequence

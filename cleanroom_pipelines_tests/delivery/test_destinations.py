@@ -1,5 +1,5 @@
-"""Contract: each destination gets the hashes that its own rule gives, and refuses, in a sentence and without
-quoting an id, what its rule cannot be kept for. Given hashes serve only where the rule is our normal form."""
+"""Contract: each destination gets hashes by its own rule; ids that its rule does not allow are rejected in a
+sentence that quotes no id. Given hashes are accepted only if the rule equals our normal form."""
 
 import hashlib
 import re

@@ -1,6 +1,6 @@
-"""Contract: a control group is the same at every refresh, holds the share that was asked for, and has nothing to
-do with the group of another audience. A delivery without it and the group itself are the whole audience, and a
-hash that belongs to someone in the group never goes out."""
+"""Contract: a control group is the same at every refresh, has the requested share, and is independent of other
+audiences' groups. A delivery without it and the group together are the whole audience, and a hash that belongs to
+a user in the group is never delivered."""
 
 import math
 from fractions import Fraction

@@ -1,5 +1,5 @@
-"""Contract: the hashes that are kept when a base is taken in make the same files as the ids themselves would, for
-the destinations that were switched on and no other, each id in the column of its family."""
+"""Contract: the hashes stored when a base is ingested give the same files as the ids themselves would, for the
+enabled destinations only, each id in the column of its family."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ USERS = ["u1", "u2", "u3", "u4", "u5", "u6"]
 
 
 def keep(file: Path, *destinations: AdDestination, kinds: tuple[MatchingId, ...] = tuple(IDS)) -> Path:
-    """What ingest does with the hashers: it asks each for the ids of every matching table."""
+    """What ingest does with the hashers: it asks each for the ids of every table of matching ids."""
     rows = []
     for kind in kinds:
         users, ids = IDS[kind]

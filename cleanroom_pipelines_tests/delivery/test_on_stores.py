@@ -1,4 +1,5 @@
-"""Contract: a delivery on a real store, compared with an earlier one there, is byte for byte that on the disk."""
+"""Contract: a delivery on a real store, compared with an earlier one there, equals byte for byte that on the
+disk."""
 
 from collections.abc import Iterator
 from pathlib import Path

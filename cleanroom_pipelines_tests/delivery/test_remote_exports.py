@@ -1,5 +1,6 @@
-"""Contract: an export on a real store is byte for byte the one on the disk. Its manifest is uploaded last, so an
-attempt that was cut off is no export; the next attempt takes its place, and nobody else's object is touched."""
+"""Contract: an export on a real store equals byte for byte that on the disk. Its manifest is uploaded last, so an
+interrupted attempt is not an export; the next attempt replaces it, and objects of other writers are never
+changed."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Contract: what a room holds is named `matching:<kind>`, `segments`, …, `seeds:<kind>`, and by nothing else."""
+"""Contract: the inputs of a room are named `matching:<kind>`, `segments`, …, `seeds:<kind>`; other names are
+invalid."""
 
 import pytest
 

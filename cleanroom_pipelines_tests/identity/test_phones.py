@@ -1,8 +1,8 @@
-"""Phone numbers as many at once, against the library one by one.
+"""Phone numbers: the batch implementation compared with the library, one number at a time.
 
-Contract: the patterns over arrays say the same as `phonenumbers` itself, for the example numbers of every region
-and type, for these with changed digits and with a national prefix, and for random digits behind every calling
-code; a number is the same id however it is written.
+Contract: the patterns over arrays give the same results as `phonenumbers` itself, for the example numbers of every
+region and type, for these with changed digits and with a national prefix, and for random digits after every
+calling code; a number is the same id however it is written.
 """
 
 import random

@@ -1,7 +1,7 @@
 """Scripts of the kinds that people run on a Media data room, each in two forms.
 
-Lives here: `THEIRS`, written for the signatures of the other Media API, and `OURS`, written for the shorter ones.
-Add here when a member or call is added that scripts of the other Media API use.
+Lives here: `THEIRS`, written for the signatures of Decentriq's Media API, and `OURS`, for the shorter ones.
+Add here when a member or call is added that scripts of Decentriq's Media API use.
 Keep out: running them, and what they must find.
 
 A script finds PUBLISHER and ADVERTISER (e-mail address and token), COLLEAGUE (an e-mail address), URL, FOLDER and

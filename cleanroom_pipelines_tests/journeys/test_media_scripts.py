@@ -1,6 +1,6 @@
-"""Scripts for the other Media API, with only the name of the package changed in their imports.
+"""Scripts for Decentriq's Media API, with only the name of the package changed in their imports.
 
-Contract: on a served installation each kind of script runs in the form of the other Media API and in ours, and
+Contract: on a served installation each kind of script runs in the form of Decentriq's Media API and in ours, and
 both find the same.
 """
 

@@ -127,7 +127,7 @@ DEFAULTS = {
     ("MediaDcr", "delete_audiences", "delete_dependent_audiences"): False,
 }
 
-# enum: (members in the document's order, values on the wire by contracts/media.md)
+# enum: (members in the document's order, values on the wire)
 ENUMS: dict[str, dict[str, str]] = {
     "CollaborationType": {
         "INSIGHTS": "ENABLE_INSIGHTS",

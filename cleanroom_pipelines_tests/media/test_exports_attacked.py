@@ -1,5 +1,4 @@
-"""Contract: contracts/privacy.md, sections 3 to 5: what lists and results together must not disclose, in a real
-room.
+"""Contract: what lists and results together must not disclose, in a real room.
 
 A list discloses no more than the result that was paid; a changed seed is a new question and paid again; whatever
 discloses by design is labelled everywhere; a spent budget returns nothing more, however a question is phrased.

@@ -1,9 +1,8 @@
 """The handlers without HTTP: permissions, jobs, the ledger, the audit log and parameters.
 
-Contract: contracts/media.md, section 3, and contracts/privacy.md, sections 4 and 5. Permissions follow the table
-there, cell by cell; a forbidden call, another room's object and a missing object give the same error; every call
-has an audit entry without names; each question is charged once, to the two organisations whose data it concerns;
-parameters are checked and never quoted.
+Contract: permissions follow the table in test_permission_matrix.py, cell by cell; a forbidden call, another room's
+object and a missing object give the same error; every call has an audit entry without names; each question is
+charged once, to the two organisations whose data it concerns; parameters are checked and never quoted.
 """
 
 import itertools

@@ -1,8 +1,8 @@
 """Adding users to a participant and removing them.
 
-Contract: only a member of a group that holds MANAGE_USERS changes that group; a new user belongs to the group's
-organisation and has some of its permissions, and only these; every permission stays with somebody, and the data of
-a room stays that of the same two organisations, so that no budget is renewed.
+Contract: only a member of a group (participant) with MANAGE_USERS changes that group; a new user belongs to the
+group's organisation and has some of its permissions, and no others; every permission keeps at least one user, and
+a room's data keeps counting as that of the same two organisations, so that no budget is renewed.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What scripts for the other Media API use besides its documented classes.
+"""What scripts for Decentriq's Media API use besides its documented classes.
 
 Contract: the calls exist with these parameters in this order; what is accepted without effect has none, and what
 cannot be done is rejected by name. The facts were copied from the other package's signatures manually.

@@ -1,5 +1,5 @@
-"""Contract: contracts/media.md section 3, cell by cell over HTTP: each call, by a group with the required
-permission, by one with all other permissions, by a non-participant, and without a token.
+"""Contract: the table of calls and required permissions, cell by cell over HTTP: each call, by a group with the
+required permission, by one with all other permissions, by a non-participant, and without a token.
 
 Without permission, the response is the same as for a room that does not exist, nothing is created, and the call is
 audited. The server runs without a worker: the tests check only whether calls are permitted.

@@ -1,7 +1,7 @@
 """Participants, built and loaded by scripts.
 
 Contract: a built participant and a loaded one behave alike; the export permission allows exports. Neither was the
-case in the original.
+case in Decentriq's client.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Results of jobs, as scripts store them.
 
-Contract: the JSON text of each result, byte by byte, with the members of the other Media API; additional fields of
-a newer server are ignored, and missing fields of an older one are None or empty.
+Contract: the JSON text of each result, byte by byte, with the members of Decentriq's Media API; additional fields
+of a newer server are ignored, and missing fields of an older one are None or empty.
 """
 
 import json

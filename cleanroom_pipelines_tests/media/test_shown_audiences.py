@@ -1,8 +1,9 @@
 """What the server shows of audiences, labs and reports, and to whom.
 
-Contract: the size of the advertiser's file is for its provider; the matched users of a seed audience are shown
-once the overlap was paid, to those who may view it; what a definition misses is named by the definition's own
-words only; nothing provisioned is a NotProvisionedError; a deleted lab leaves the files that others use.
+Contract: only the provider of the advertiser's file sees its size; the number of matched users of a seed audience
+is shown once the overlap was paid, to callers who may view it; missing data of a definition is named only in the
+definition's own words; data that was not provisioned is a NotProvisionedError; deleting a lab keeps the files that
+others use.
 """
 
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What the tests of the execution build with: a room in the catalogue, and its work closed without doing it."""
+"""Helpers for tests of runs: create a room in the catalogue, and close its work without doing it."""
 
 import json
 from dataclasses import dataclass, field

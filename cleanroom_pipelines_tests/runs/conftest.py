@@ -1,4 +1,4 @@
-"""Databases that wait for no disk, and rooms that are made once and copied."""
+"""Databases that do not wait for the disk, and rooms that are created once and copied."""
 
 import shutil
 from collections.abc import Iterator

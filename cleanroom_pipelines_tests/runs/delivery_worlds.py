@@ -1,7 +1,7 @@
-"""Deliveries that are ready to be made: an export of an audience, and a list of a room.
+"""Prepared deliveries: an export of an audience, and a list of a room.
 
-Lives here: the records and artifacts that a delivery needs, and what of it can be seen outside.
-Keep out: what goes wrong with it.
+Lives here: the records and artifacts that a delivery needs, and what is visible of it from outside.
+Keep out: failures of deliveries.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""A process that does one piece of work and dies at the k-th boundary of it, for every k.
+"""A process that does one piece of work and is killed at its k-th boundary, for every k.
 
 Lives here: what a boundary is, and the process.
-Keep out: which work it is, and what must be whole afterwards.
+Keep out: the work itself, and checks of the state afterwards.
 
-A boundary is a moment between two things that another process can see: before a file is opened for writing,
-renamed or removed, before and after a transaction that changed something is committed, before a request to an
-object store is sent and after its answer came. The process is a fork of one that has loaded everything, and dies
-by SIGKILL: no handler runs, nothing is flushed, no lock is given back but by the system.
+A boundary is a moment between two events that another process can see: before a file is opened for writing,
+renamed or removed, before and after a transaction with changes is committed, before a request to an object store
+is sent and after its response. The process is forked from one that has loaded everything, and is killed by
+SIGKILL: no handler runs, nothing is flushed, and only the system releases its locks.
 """
 
 import multiprocessing

@@ -1,7 +1,7 @@
-"""A publisher and an advertiser of two organisations who meet over the AWS API, with large seeds.
+"""A publisher and an advertiser of two organisations who use the AWS API, with large seeds.
 
-Lives here: a home with a trained model and shared sizes, made once and copied; starting jobs over the API, doing
-their work, and what either side is told.
+Lives here: a home with a trained model and shared sizes, created once and copied; starting jobs over the API,
+doing their work, and what each side sees.
 Keep out: assertions.
 """
 

@@ -1,6 +1,6 @@
 """Contract: a home that was backed up and restored elsewhere is the same home: catalogue, key, artifacts, seeds,
-warehouses, buckets, inbox. Nothing is ever written over; a file that is no backup, was cut short or altered is
-refused; whatever fails leaves nothing. The backup and the key are their owner's only."""
+warehouses, buckets, inbox. Nothing is ever overwritten; a file that is not a backup, or was truncated or altered,
+is rejected; a failure leaves no files. Only their owner can read the backup and the key."""
 
 import hashlib
 import io

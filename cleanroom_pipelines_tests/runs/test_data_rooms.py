@@ -1,6 +1,6 @@
-"""Contract: issue 5. A room's assets are made of what is provisioned, again only where something changed, and what
-is taken out is gone; audiences hold the users their definitions name; lists are delivered and say what they
-reveal; documents and events hold released numbers only, and no id."""
+"""Contract: a room's assets are built from the provisioned data, and rebuilt only where something changed;
+deprovisioned data is deleted; audiences have the users that their definitions select; lists are delivered and
+state what they reveal; documents and events contain released numbers only, and no id."""
 
 import gzip
 import json

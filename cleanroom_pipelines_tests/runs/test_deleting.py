@@ -1,9 +1,9 @@
-"""What is deleted is gone: seed, artifacts, receipts, caches, and whatever Dagster knew of it; and nothing else.
+"""Deleting removes the seed, artifacts, receipts, caches and records in Dagster of a resource, and nothing else.
 
-Contract: cleanroomsml 2.7 and 3.13, DESIGN section 4. A model or job goes from DELETE_PENDING on; a training
-dataset or configured model is gone at once and what it left is cleared. Cut off after any step it goes on, several
-at once do it once, a run that is at work is waited for, a failing store is told and tried again when asked again.
-What an export wrote stays at its destination. Another catalogue's resources are never touched.
+Contract: a model or job is deleted after DELETE_PENDING; a training dataset or configured model is deleted at
+once, and its data cleaned up. A deletion that was interrupted after any step continues; several concurrent
+deletions act once; a deletion waits for a run in progress; if a store fails, this is reported, and another request
+tries again. Exported files stay at their destination. Resources of another catalogue are never changed.
 """
 
 import sqlite3

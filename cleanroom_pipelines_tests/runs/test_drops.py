@@ -1,7 +1,7 @@
-"""Contract: no file stays in the inbox without a word. A file in a wrong folder, or in a format that is not read,
-is rejected with a receipt next to it that has the file's name, the reason and the remedy. The name is in no other
-place. On an encrypted volume the file is kept next to its receipt for a day. One call ingests both inboxes.
-"""
+"""Contract: no file stays in the inbox without an explanation. A file in a wrong folder, or in an unsupported
+format, is rejected with a receipt next to it that has the file's name, the reason and the remedy. The name occurs
+nowhere else. On an encrypted volume the file is kept next to its receipt for a day. One call ingests both
+inboxes."""
 
 import gzip
 import io

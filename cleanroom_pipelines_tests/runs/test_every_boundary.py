@@ -1,12 +1,12 @@
-"""Contract: whoever dies at any boundary of the work is followed by the next one, who ends it once.
+"""Contract: if a process is killed at any boundary of its work, the next process finishes the work, once.
 
-Each kind of work is done by processes that die by SIGKILL at its first boundary, its second one, and so on until
-one comes to its end (`dying.py`); where a piece takes seconds, at every n-th one. After each the folder is opened
-anew, a lease later, and what is pending is done: every version ends once, every delivery is there once and whole,
-and nothing is left of what was under way.
+Each kind of work is done by processes that are killed by SIGKILL at the first boundary, the second one, and so on
+until one finishes (`dying.py`); if a piece of work takes seconds, at every n-th boundary. After each kill the
+folder is opened again, one lease later, and the pending work is done: every version ends once, every delivery
+exists once and complete, and no temporary files remain.
 
-`FAULTS` counts them: at least so many processes died. With the fifty of `journeys/test_kills.py` there are more
-than 200.
+`FAULTS` is the minimum number of killed processes. With the fifty of `journeys/test_kills.py` there are more than
+200.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
-"""Contract: an object store that answers 500 or 503 delays a delivery or fails it in one sentence, and never
-halves or doubles it. A real proxy stands before the store and answers so, before or after it has done what was
-asked; what answers again after a moment is not noticed, what does not is named in the version's message, and
-another attempt delivers once.
-"""
+"""Contract: an object store that responds with 500 or 503 delays a delivery, or makes it fail with one sentence,
+and never truncates or duplicates it. A real proxy in front of the store sends these responses, before or after the
+store has processed the request. Short failures have no visible effect; long ones are named in the version's
+message, and another attempt delivers once."""
 
 import http.client
 import json

@@ -1,10 +1,10 @@
-"""Contract: what leaves is fenced. Nothing becomes visible outside for a run that was cancelled, whose
-resource is being deleted or that lost its claim, up to the last step; what it staged is removed. The manifest says
-which attempt wrote it, and an earlier attempt never replaces a later one. Held for exports on a disk and on an
-object store and for the lists of rooms, whose artifacts are on either.
+"""Contract: deliveries are fenced. Up to the last step, nothing becomes visible outside for a run that was
+cancelled, whose resource is being deleted or that lost its claim; its staged files are removed. The manifest names
+the attempt that wrote it, and an earlier attempt never replaces a later one. Tested for exports on a disk and on
+an object store, and for the lists of rooms, whose artifacts are on either.
 
 The moments are "in the middle", when the second file is written, and "at the last step", immediately before the
-rename or the request that makes the delivery visible. A pause is played by letting the lease run out.
+rename or the request that makes the delivery visible. A pause is simulated by letting the lease expire.
 """
 
 import json

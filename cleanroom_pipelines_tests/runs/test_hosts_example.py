@@ -1,6 +1,7 @@
-"""Contract: what the example of several hosts says exists: settings, programs, files; all of it parses.
+"""Contract: the settings, programs and files that the example of several hosts names exist, and all of its files
+can be parsed.
 
-Its storage is opened for real by journeys/test_hosts.py, and its containers are run by containers/walk.sh.
+journeys/test_hosts.py opens its storage for real, and containers/walk.sh runs its containers.
 """
 
 import re

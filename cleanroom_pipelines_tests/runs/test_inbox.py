@@ -1,8 +1,8 @@
-"""Contract: a complete file in the folder of a configured model becomes one generation job that holds its seed, or
-is refused with a receipt; either way the file is gone. Cut off between any two steps, what is done again ends in
-exactly one job with its seed. The same content twice is one job; dropped again after a failure it is attempted
-again. A job that has ended leaves one receipt, true at any time, without ids or cells; no seed.
-"""
+"""Contract: a complete file in the folder of a configured model becomes one generation job with its seed, or is
+rejected with a receipt; either way the file is deleted. After an interruption between any two steps, a repetition
+ends with exactly one job and its seed. The same content twice gives one job; dropped again after a failure, it is
+retried. A job that has ended has one receipt, which is kept up to date and has no ids or cells; its seed is
+deleted."""
 
 import json
 import os

@@ -1,8 +1,8 @@
-"""A process that is told to end gives its work back, whatever becomes of the signal.
+"""A process that is asked to stop requeues its work, whatever the signal interrupts.
 
-Contract: DESIGN section 4, claims. A shutdown makes the version pending again at once and counts no attempt, also
-when the signal comes as the claim is taken, when a library makes an error of its own of it, and when it is asked
-for between two shards. A run that somebody stopped on purpose fails its version as CANCELLED.
+Contract: a shutdown makes the version pending again at once, without counting an attempt, also if the signal
+arrives while the claim is taken, if a library converts it to its own error, and between two shards. A run that was
+stopped on purpose fails its version as CANCELLED.
 """
 
 import os

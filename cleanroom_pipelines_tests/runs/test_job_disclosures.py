@@ -1,8 +1,8 @@
 """What the two sides of a job see, and what a list must not reveal.
 
-Contract: cleanroomsml 2.5, 2.6, 3.14 and 3.17. A finished job keeps in its summary what the API shows of its
-metrics; its status names no count of matches, no path and no id. Across accounts an export that leaves the seed
-out holds at most half of the scored users who are not in the seed. A job keeps what it was started with.
+Contract: the summary of a finished job has the metrics that the API shows; its status has no count of matches,
+path or id. Across accounts, an export without the seed has at most half of the scored users who are not in the
+seed. A job keeps the configuration with which it was started.
 """
 
 import json

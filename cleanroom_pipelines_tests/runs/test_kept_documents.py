@@ -1,6 +1,6 @@
-"""Documents that versions of before are read by.
+"""Documents that earlier versions have written can be read.
 
-Contract: byte by byte what homes hold already.
+Contract: byte by byte what existing homes contain.
 """
 
 import json

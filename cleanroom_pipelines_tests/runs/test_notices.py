@@ -1,5 +1,5 @@
-"""Contract: a notice reaches a URL as a JSON POST or a command on its standard input, holds nothing but what ended
-and how, and a hook that fails, hangs or cannot be found never fails the work."""
+"""Contract: a notice is sent to a URL as a JSON POST, or to a command on its standard input; it contains only what
+ended and how. A hook that fails, hangs or does not exist never fails the work."""
 
 import contextlib
 import json

@@ -1,9 +1,8 @@
 """Generation jobs between two organisations, over the AWS API: what they reveal, cost and reject.
 
-Contract: privacy, sections 4 to 6 and 8. All that leaves of a seed is made of released values: with the noise
-held fixed, two seeds that differ by one person, or by hundreds, get the same answers. A list is in place and in an
-order that reveals nothing, unless an authorised party requested another; then it says so. Both APIs charge
-one ledger.
+Contract: all results are computed from released values of the seed: with the same noise, two seeds that differ by
+one person, or by hundreds, get the same results. Lists and their order reveal nothing, unless an authorised party
+requested otherwise; then they state it. Both APIs charge one ledger.
 """
 
 import hashlib

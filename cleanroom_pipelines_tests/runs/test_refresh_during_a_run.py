@@ -1,6 +1,7 @@
-"""Contract: a refresh that fires during a run destroys and doubles nothing: the run ends on what it began with.
+"""Contract: a refresh during a run deletes and duplicates nothing: the run finishes with the model it started
+with.
 
-The refresh is real: the model is trained anew to its end in the midst of the job that ranks with the one before.
+The refresh is real: the model is retrained completely while a job ranks with the previous one.
 """
 
 from pathlib import Path

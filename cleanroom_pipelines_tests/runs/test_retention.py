@@ -1,6 +1,6 @@
-"""Contract: superseded artifacts go after the retention time; the current and the newest version of everything,
-what a current version was made from, and everything while work is open stay. What a killed process left goes after
-a day: drafts, unsealed copies, seeds that no job refers to."""
+"""Contract: superseded artifacts are deleted after the retention time. The current and the newest version of
+everything, the inputs of current versions, and everything that unfinished work needs are kept. Leftovers of killed
+processes are deleted after a day: drafts, decrypted copies, seeds without a job."""
 
 import io
 import os

@@ -1,8 +1,8 @@
 """The worker of `cleanroom serve` does what comes, shows it in Dagster's UI, and ends when it should.
 
-Contract: DESIGN section 7, issue 4. New work and deletions are noticed within the time of a look; SIGTERM gives
-back what is under way, SIGKILL loses nothing but the time of the lease; it ends with its parent; the runs are
-those of the home's own Dagster; two beside each other do nothing twice; a failure of one look does not end it.
+Contract: new work and deletions are noticed at the next poll; on SIGTERM unfinished work is requeued, and SIGKILL
+costs only the time of the lease; the worker ends with its parent; its runs are in the home's own Dagster; two
+workers do nothing twice; a failed poll does not end the worker.
 """
 
 import os

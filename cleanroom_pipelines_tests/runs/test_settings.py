@@ -1,5 +1,5 @@
-"""Contract: each setting is read from its variable; one that is wrong is told by the variable's name, and its
-value is never repeated. An installation opens its parts where the settings say."""
+"""Contract: each setting is read from its variable; an error about a wrong one names the variable and never its
+value. An installation opens its parts at the configured places."""
 
 import contextlib
 import dataclasses

@@ -1,6 +1,5 @@
-"""Contract: issue 16, section 3. Declared tables and seeds may be remote: a run reads them with the operator's
-credentials or those of the account's registered bucket, and a dry run checks their headers. Only a declaration may
-name such a source."""
+"""Contract: declared tables and seeds may be remote: a run reads them with the operator's credentials or those of
+the account's registered bucket, and a dry run checks their headers. Only a declaration may name such a source."""
 
 import json
 from collections.abc import Iterator, Mapping

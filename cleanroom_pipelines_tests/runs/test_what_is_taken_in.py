@@ -1,8 +1,7 @@
-"""Contract: what is taken in is what was named. A dropped file that somebody writes to is left. What is taken is a
-copy, whose digest is checked whenever it is opened; a file that came into the place of the one that was copied is
-another drop. Held for seeds and for the files of rooms, and for uploads as far as they lie in the vault. A drop of
-a room that is cut off anywhere provisions its room once.
-"""
+"""Contract: exactly the named file is ingested. A dropped file that a process is still writing is left alone. A
+copy is ingested, whose digest is checked whenever it is opened; a file that replaced the copied one is another
+drop. Tested for seeds, for the files of rooms, and for uploads in the vault. A room's drop that is interrupted at
+any point provisions its room once."""
 
 import fcntl
 import os

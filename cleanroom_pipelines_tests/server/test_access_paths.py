@@ -1,11 +1,12 @@
 """The cost of reads does not grow with history.
 
-Contract: issue Safety, section 8. Every look of the command line, of both APIs, of the sensors, of the schedules
-and of the worker is made on one installation twice: with 10 things of history of every kind, then with 1,000. The
-statements it sends to the databases, the files of the home that it opens and the bytes that it reads may grow only
-where its answer does. A new look is one row of `LOOKS`.
+Contract: every kind of read by the command line, both APIs, the sensors, the schedules and the worker runs twice
+on one installation: with 10 objects of history of each kind, then with 1,000. The number of database statements,
+of opened files of the home and of bytes read may grow only if the result does. A new kind of read is one row of
+`LOOKS`.
 
-History is planted by copying the rows of a few things that were made through the catalogue, none of it under way.
+History is added by copying the rows of a few objects that were created through the catalogue; none of it is
+unfinished.
 """
 
 import os

@@ -1,10 +1,9 @@
 """Attacks: what an account cannot access, and what is never disclosed.
 
-Contract: issue 4, contract 2.8, 3.8 to 3.17, 3.20 and 3.22. In every operation, another account's resource looks
-like one that never existed; no name, URL or symlink leads out of its root; a policy's Deny applies; SQL that
-accesses more than its own tables is rejected or killed and leaves neither process nor file; a failed job gives its
-reason without counts and locations; ids, seeds, SQL and secrets never appear in a response to the other side, a
-log, an audit entry, a status or a Dagster event.
+Contract: in every operation, another account's resource looks like one that never existed; no name, URL or symlink
+leads out of its root; a policy's Deny applies; SQL that accesses more than its own tables is rejected or killed
+and leaves neither process nor file; a failed job gives its reason without counts and locations; ids, seeds, SQL
+and secrets never appear in a response to the other side, a log, an audit entry, a status or a Dagster event.
 """
 
 import itertools

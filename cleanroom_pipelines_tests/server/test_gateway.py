@@ -1,9 +1,9 @@
 """The gateway executes only what was signed, and malformed requests block nothing.
 
-Contract: issue 4 and contract 1.1, 3.10, 3.20. An altered, expired or wrongly signed request is rejected with the
-same message for every key, and changes nothing; only the signed path is routed; a request with an ambiguous length
-closes its connection; endless headers and bodies hold neither threads nor memory; rejections are audited before
-the response is sent; the health check reveals nothing.
+Contract: an altered, expired or wrongly signed request is rejected with the same message for every key, and
+changes nothing; only the signed path is routed; a request with an ambiguous length closes its connection; endless
+headers and bodies hold neither threads nor memory; rejections are audited before the response is sent; the health
+check reveals nothing.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The data-room (Media) API through the gateway: tokens, limits, bodies, uploads and downloads.
 
-Contract: contracts/media.md, section 1, and media/protocol.py. A token is valid until it expires, is revoked or
-its user is disabled; without one, a request reveals nothing and its body is not stored; malformed requests get our
-own errors; an upload is complete or leaves nothing; every request is audited.
+Contract: media/protocol.py. A token is valid until it expires, is revoked or its user is disabled; without one, a
+request reveals nothing and its body is not stored; malformed requests get our own errors; an upload is complete or
+leaves nothing; every request is audited.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Attacks: an account cannot make the operator's credentials read a place that it names.
 
-Contract: issue 16, section 3. Over HTTP a training dataset is a table of the account's own warehouse, and a seed
-an object of the account's own bucket, whatever their names look like. A source that the operator declared for an
-account is not shown to it.
+Contract: over HTTP a training dataset is a table of the account's own warehouse, and a seed an object of the
+account's own bucket, whatever their names look like. A source that the operator declared for an account is not
+shown to it.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """`cleanroom serve` listens, or reports in one sentence why it cannot.
 
-Contract: DESIGN section 7: exit code 2 and one clear sentence; nothing is started on an address in use.
+Contract: exit code 2 and one clear sentence; if the address is in use, nothing is started.
 """
 
 import socket

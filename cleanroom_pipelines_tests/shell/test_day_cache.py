@@ -1,5 +1,5 @@
-"""Contract: a dataset of a file per day is counted once per file; the model is the same, byte for byte, and
-housekeeping removes the counts of datasets that are gone."""
+"""Contract: a dataset with one file per day is counted once per file; the model is the same, byte for byte, and
+housekeeping removes the counts of deleted datasets."""
 
 import os
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Writers of the audit log that tests start as processes of their own, and its rows past its rules.
+"""Processes that write to the audit log, and changes to its rows that bypass its rules.
 
-Lives here: what such a process does, and reading and replacing the lines of the table as a forger can. It imports
-no test and no pytest, for each process has to import it.
+Lives here: what such a process does, and reading and replacing lines of the table as a forger can. It imports
+neither tests nor pytest, because each process imports it.
 """
 
 import sqlite3

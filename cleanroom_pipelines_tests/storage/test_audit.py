@@ -1,8 +1,6 @@
 """Contract: an entry is on disk before `write` returns, for any number of concurrent threads and processes; any
 alteration, removal, move, insertion or truncation is detected; a kill leaves a valid log; a full disk is an
 error before anything happens; no field accepts data; and a log of an earlier release still verifies.
-
-Source: contract 3.20 of the AWS-compatible API.
 """
 
 import itertools

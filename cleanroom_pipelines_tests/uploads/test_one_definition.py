@@ -1,8 +1,8 @@
 """Validation and the model count and use the same rows of any file.
 
-Contract (contracts/similarity.md, "the same in every way in"): a row is dropped for a null or empty id, a line
-that cannot be parsed and a cell of the wrong type, never for a missing time or feature; a seed that passes
-validation is the seed that is matched. Files that are rejected as a whole get the same message.
+Contract, the same for every way in: a row is dropped for a null or empty id, a line that cannot be parsed and a
+cell of the wrong type, never for a missing time or feature; a seed that passes validation is the seed that is
+matched. Files that are rejected as a whole get the same message.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """The report's JSON shape and its Markdown page.
 
-Contract: exactly the members of contracts/media.md, section 1; reading the JSON gives the same report; a page
-starts with one sentence and renders odd column names.
+Contract: exactly the documented members; reading the JSON gives the same report; a page starts with one sentence
+and renders odd column names.
 """
 
 import json

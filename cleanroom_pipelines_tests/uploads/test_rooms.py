@@ -465,7 +465,7 @@ def strangers(give: Give) -> list[RoomUpload]:
 def test_tables_without_common_users_are_a_warning_with_its_cause(tmp_path: Path, give: Give) -> None:
     uploads = strangers(give)
     sentence = (
-        "None of the 30 users of the segments table are in the matching table. "
+        "None of the 30 users of the segments table are in the matching table (user ids with matching ids). "
         "They would match without regard to letter case."
     )
     for report in (ingest(tmp_path / "out", uploads), validate_base(uploads, runtime=Runtime(ENGINE))):

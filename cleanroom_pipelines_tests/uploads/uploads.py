@@ -21,6 +21,6 @@ def report_on(upload: RoomUpload, *, runtime: Runtime) -> ValidationReport:
             return ingest_seeds([upload], room_key=bytes(32), out=folder / "out", runtime=runtime).report
         uploads = [upload]
         if upload.dataset is not Dataset.MATCHING:
-            (folder / "matching").write_text("u1,1\n")  # a data lab always has a matching table
+            (folder / "matching").write_text("u1,1\n")  # a data lab always has a table of matching ids
             uploads.append(RoomUpload(Dataset.MATCHING, folder / "matching", MatchingId.STRING))
         return validate_base(uploads, runtime=runtime).reports[upload.dataset.key]

@@ -156,7 +156,7 @@ def _terms(endpoint: Endpoint, one: Collaboration) -> str:
 
 
 def _membership_id(one: Collaboration, account_id: str) -> str:
-    """Return the id of an account's membership, which follows from both ids."""
+    """Return the id of an account's membership, which is derived from the ids of account and collaboration."""
     return str(uuid.uuid5(uuid.UUID(one.id), account_id))
 
 

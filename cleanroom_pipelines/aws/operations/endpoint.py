@@ -135,7 +135,7 @@ def quota_exceeded(name: str, value: int) -> ApiError:
 
 @dataclass(frozen=True)
 class Listing:
-    """One listing as a caller requested it; the tokens of its pages continue no other listing.
+    """One listing as a caller requested it; its page tokens are not valid for any other listing.
 
     Args:
         member: The member of the response that has the items.

@@ -167,7 +167,7 @@ def _requested_seed(endpoint: Endpoint, caller: Caller, parameters: Parameters) 
 
 
 def _check_query(endpoint: Endpoint, caller: Caller, seed: RequestedSeed) -> None:
-    """Check an SQL seed as far as it is certain now: the SQL, and that the caller's own tables exist.
+    """Check what can be checked of an SQL seed before it runs: the SQL, and whether the caller's own tables exist.
 
     The message quotes the caller's own query only, and shows nothing of another account's template or tables.
     """
@@ -194,7 +194,7 @@ def _check_query(endpoint: Endpoint, caller: Caller, seed: RequestedSeed) -> Non
 
 
 def _check_template(endpoint: Endpoint, caller: Caller, arn: str, collaboration_id: str | None) -> None:
-    """Check that the caller owns a template, or shares the collaboration in which it was created."""
+    """Check that the caller owns a template, or is in the collaboration for which it was created."""
     template = endpoint.catalog.parties.template(arn)
     if template is not None and template.account_id == caller.account_id:
         return

@@ -1,4 +1,4 @@
-"""Bodies of S3 requests: as they are, or in chunks that may be signed, with checksums in headers or in a trailer.
+"""Bodies of S3 requests: plain, or in chunks that may be signed, with checksums in headers or in a trailer.
 
 Lives here: decoding `aws-chunked` bodies piece by piece, and comparing a body with all that was declared about it.
 Keep out: where the content is kept, and verifying requests (`aws.signing`).
@@ -40,7 +40,7 @@ class Body:
         headers: The request's headers by lower-case name.
         most_bytes: Largest allowed size of the content.
         is_private: Whether the connection protects the body, so that it need not be signed.
-        is_content: Whether checksums in the headers are those of this body, not of a whole object.
+        is_content: Whether checksums in the headers cover this body, and not a whole object of several parts.
 
     Raises:
         S3Error: The declaration of the body is invalid, or the content too large.
@@ -105,7 +105,7 @@ class Body:
         """Compare the whole body with its declarations.
 
         Raises:
-            S3Error: It differs.
+            S3Error: The body differs from what was declared.
         """
         if self._chunks is not None:
             for name, value in self._chunks.finish().items():

@@ -4,8 +4,8 @@ Lives here: the algorithms, under the names of their headers.
 Add here when the model gets an algorithm that can be computed with what is installed.
 
 zlib has CRC32, hashlib has MD5 and SHA. No locked package has CRC32C and CRC64NVME, so numpy computes them here,
-in many lanes at once: one step for the next byte of each lane, then the lanes are joined pairwise. Small
-pieces wait for others, because they take ten times as long alone.
+for many pieces of the data at once: one step per byte of every piece, then the pieces are joined pairwise. Small
+pieces are collected first, because alone they take ten times as long.
 """
 
 import base64
@@ -45,9 +45,7 @@ def checksum_of(header: str) -> Checksum:
     if name in _ALGORITHMS:
         return _ALGORITHMS[name]()
     if name.startswith("xxhash"):
-        raise S3Error(
-            "NotImplemented", "Checksums by XXHash are not verified here. Use CRC32, CRC64NVME or SHA256."
-        )
+        raise S3Error("NotImplemented", "XXHash checksums are not supported here. Use CRC32, CRC64NVME or SHA256.")
     raise S3Error("InvalidRequest", "The checksum's algorithm is unknown. Use CRC32, CRC64NVME or SHA256.")
 
 
@@ -83,7 +81,7 @@ class _Crc32:
 
 
 class _Crc:
-    """A reflected CRC with all bits of its start and end inverted.
+    """A reflected CRC whose initial state and result have all bits inverted.
 
     Args:
         polynomial: The polynomial, reflected.
@@ -141,7 +139,7 @@ def _table(polynomial: int) -> _Numbers:
 
 
 def _advanced(values: _Numbers, polynomial: int, n_bytes: int) -> _Numbers:
-    """Return the states after so many zero bytes; the steps for powers of two are kept."""
+    """Return the states after a number of zero bytes; the tables for powers of two are cached."""
     power = 0
     while n_bytes:
         if n_bytes & 1:
@@ -153,7 +151,7 @@ def _advanced(values: _Numbers, polynomial: int, n_bytes: int) -> _Numbers:
 
 @cache
 def _zeros(polynomial: int, power: int) -> _Numbers:
-    """Return what 2**power zero bytes make of each byte of a state, as eight tables of 256."""
+    """Return the effect of 2**power zero bytes on each byte of a state, as eight tables of 256."""
     if power:
         half = _zeros(polynomial, power - 1)
         return _applied(half, half.reshape(-1)).reshape(8, 256)

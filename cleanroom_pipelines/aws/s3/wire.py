@@ -62,7 +62,7 @@ class S3Call:
 
 @dataclass(frozen=True)
 class _Rule:
-    """When a request calls an operation: method, path, fixed and required parts of query and headers."""
+    """What a request needs to call an operation: method, path, fixed and required parts of query and headers."""
 
     operation: str
     method: str
@@ -200,7 +200,7 @@ def _from_text(shape: "Shape", text: str, name: str) -> Any:
 
 
 class _Tree(ET.TreeBuilder):
-    """A tree without document types, so without entities, and of a limited number of elements."""
+    """Builder of a tree; rejects document types (and with them entities) and too many elements."""
 
     def __init__(self) -> None:
         super().__init__()

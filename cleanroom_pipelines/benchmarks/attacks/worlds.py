@@ -135,7 +135,7 @@ POPULATION = PublisherUsers.make()
 
 @dataclass(frozen=True)
 class _WorldKey(InstallationKey):
-    """An installation key from which each world derives other noise."""
+    """An installation key from which each world derives different noise."""
 
     world: str = ""
 

@@ -138,7 +138,7 @@ def _is_text(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Room:
-    """A room from the point of view of one of its participants: the group, with the caller's permissions."""
+    """A room as the caller sees it. The group is the caller's participant, with the caller's permissions only."""
 
     installation: Installation
     record: DataRoom

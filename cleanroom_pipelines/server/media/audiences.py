@@ -193,7 +193,7 @@ class Present:
 
 
 def shown_seeds(room: Room, present: Present) -> list[dict[str, Any]]:
-    """Return the seed audiences as JSON: the size of a file for its provider, matched users if they were paid."""
+    """Return the seed audiences as JSON: file sizes for their provider only, matched users once paid for."""
     uploads = inputs_of(room.record.inputs, Dataset.SEED_AUDIENCES).values()
     uploaded = [room.installation.catalog.rooms.upload(each).created_at for each in uploads]
     is_provider = room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
@@ -270,7 +270,7 @@ def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[s
 
 
 def _missing(definition: Definition, present: Present) -> dict[str, list[str]]:
-    """Return what a definition itself names and the room does not have, for those who can see the definition."""
+    """Return what a definition refers to directly, but the room lacks; for callers who can see the definition."""
     seeds = {each.audience_type for each in references(definition) if isinstance(each, SeedRef)}
     wanted = {name: values for name, values in filter_values(definition).items() if values}
     found: Mapping[str, frozenset[str]] = {name: present.values.get(name, frozenset()) for name in wanted}

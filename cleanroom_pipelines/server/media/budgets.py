@@ -51,7 +51,7 @@ def of(room: Room) -> Budget:
     """Return the budget of a room's two data providers.
 
     Raises:
-        NotProvisionedError: No participant may provide one of the sides.
+        NotProvisionedError: No participant may provide the base audience, or none the seed audiences.
     """
     pair = room_pair(room.installation, room.record)
     if pair is None:
@@ -112,7 +112,7 @@ def _published_base_question(room: Room) -> str | None:
 
 
 def propose(call: Call) -> dict[str, Any]:
-    """Propose a refill, a period, a share, or full-ensemble lookalikes, for both providers to approve."""
+    """Propose a refill, a budget period, a spending limit or full-ensemble lookalikes to both providers."""
     room = call.room()
     budget = of(room)
     kind = call.text("kind")
@@ -206,7 +206,7 @@ def _as_dict(budget: Budget, proposal: Proposal) -> dict[str, Any]:
 
 
 def _cost(call: Call, room: Room) -> tuple[int, bool]:
-    """Return the price of the query in a call, in tenths of a unit, and whether the price is an upper bound."""
+    """Return the price of the query in a call, in tenths of a unit, and whether this price is an upper bound."""
     kind, state = call.text("kind"), _state(room)
     if kind == _BASE_FIGURES:
         return state.budget.cost([state.question_of_base()]), False

@@ -243,13 +243,14 @@ def add_user(call: Call) -> dict[str, Any]:
     assert whole is not None
     if not permissions or not set(permissions) <= set(whole.permissions):
         raise InvalidRequestError(
-            "A user's permissions must be some of the participant's.", remedy="Give at least one of these."
+            "A user can have only permissions that the participant has.",
+            remedy="Give at least one of the participant's permissions.",
         )
     check_email(email)
     organization_of = call.installation.catalog.pairs.organization_of_user
     if {organization_of(email)} != {organization_of(each) for each in whole.emails}:
         raise InvalidRequestError(
-            "The user belongs to another organisation than the participant.",
+            "The user and the participant belong to different organisations.",
             remedy="Add users of the participant's organisation.",
         )
     changed = call.installation.catalog.rooms.change_users(
@@ -262,8 +263,8 @@ def remove_user(call: Call) -> dict[str, Any]:
     """Remove a user from the caller's own group.
 
     Raises:
-        ConflictError: No other user has one of the group's permissions, the user owns the room, or the room's data
-            would count as another organisation's.
+        ConflictError: Only this user has one of the group's permissions, the user owns the room, or the room's
+            data would count as another organisation's.
     """
     room, email = _managed(call), call.text("email").strip().lower()
     whole = room.record.participant(room.group.id)
@@ -287,7 +288,7 @@ def remove_user(call: Call) -> dict[str, Any]:
 
 
 def _managed(call: Call) -> Room:
-    """Return the room, if the caller may manage the users of the group that the call names: only the own one."""
+    """Return the room, if the call names the caller's own group and the caller may manage its users."""
     room = call.room(Permission.MANAGE_USERS)
     if call.text("participant_id") != room.group.id:
         raise denied()
@@ -387,7 +388,7 @@ def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:
 
 
 def _member_permissions(value: Mapping[str, Any]) -> dict[str, tuple[Permission, ...]]:
-    """Return the members who have fewer permissions than their group, with these."""
+    """Return the permissions of the members who have fewer than their group."""
     given, emails = value.get("member_permissions") or {}, {each.strip().lower() for each in value["emails"]}
     if not isinstance(given, dict) or not all(isinstance(each, list) for each in given.values()):
         raise InvalidRequestError(
@@ -400,7 +401,7 @@ def _member_permissions(value: Mapping[str, Any]) -> dict[str, tuple[Permission,
     }
     if not set(members) <= emails or any(not set(each) <= {*value["permissions"]} for each in members.values()):
         raise InvalidRequestError(
-            "A member's permissions must be some of the participant's.", remedy="Give only these."
+            "A member can have only permissions that the participant has.", remedy="Remove the others."
         )
     return members
 

@@ -98,7 +98,7 @@ class S3Api:
         parts: The parts that the operations use.
         door: Authenticates and audits requests.
         scratch: Returns the folder for bodies being received.
-        hosts: Names of the endpoint; in `bucket.<name>` a host names the bucket.
+        hosts: Host names of the endpoint; a request to `bucket.<name>` addresses that bucket.
     """
 
     parts: S3Parts
@@ -110,7 +110,7 @@ class S3Api:
         wire.service()  # load the model at startup, so that a missing one is reported then
 
     def begin(self, request: Request) -> "S3Exchange | Reply":
-        """Check a request before its body is read; return what takes the body, or an error."""
+        """Check a request before its body is read; return the exchange that receives the body, or an error."""
         exchange = S3Exchange(self, request, AuditTrail(request.id, {"operation": "S3"}))
         error_reply = exchange.attempt(exchange.prepare)
         if error_reply is not None:
@@ -142,7 +142,7 @@ class S3Exchange:
         """Verify the signature, and check all that the head of the request declares.
 
         Raises:
-            S3Error: It is rejected.
+            S3Error: The request is rejected.
         """
         if self.request.has_two_lengths:
             message = "The request has both Transfer-Encoding and Content-Length headers."
@@ -252,7 +252,7 @@ class S3Exchange:
 
 
 def _headers_of(request: Request) -> dict[str, str]:
-    """Return the headers by lower-case name; S3's own may occur only once."""
+    """Return the headers by lower-case name; those that S3 reads may occur only once."""
     found: dict[str, str] = {}
     for name, value in request.headers:
         lower = name.lower()
@@ -285,7 +285,7 @@ def _unquoted(text: str) -> str:
 
 
 def _address(host: str, raw_path: str, hosts: Sequence[str]) -> tuple[str, str]:
-    """Return the bucket and the key that host and path name; the path is unquoted as it was signed."""
+    """Return the bucket and the key that host and path address; the path is percent-decoded once."""
     path = _unquoted(raw_path)
     if not path.startswith("/"):
         raise S3Error("InvalidURI")

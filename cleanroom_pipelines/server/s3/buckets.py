@@ -1,4 +1,4 @@
-"""Operations on buckets: which there are, and what they list.
+"""Operations on buckets: listing, creating and deleting them, and listing their objects.
 
 Keep out: single objects (`objects.py`).
 """
@@ -51,14 +51,14 @@ def head_bucket(context: Context) -> Output:
 
 
 def get_bucket_location(context: Context) -> Output:
-    """GetBucketLocation: a bucket is in every Region, so in that of the request."""
+    """GetBucketLocation: the Region of the request, since a bucket is in every Region."""
     _ = context.bucket
     region = context.caller.region
     return {"LocationConstraint": None if region == "us-east-1" else region}
 
 
 def create_bucket(context: Context) -> Output:
-    """CreateBucket: a folder of the account."""
+    """CreateBucket: create a folder of the account."""
     if context.get("ACL", "private") != "private":
         raise S3Error("NotImplemented", "Buckets are always private here.")
     name = context.call.bucket
@@ -70,7 +70,7 @@ def create_bucket(context: Context) -> Output:
 
 
 def delete_bucket(context: Context) -> Output:
-    """DeleteBucket: an empty folder of the account; the operator unregisters the others."""
+    """DeleteBucket: delete an empty folder of the account; other buckets are the operator's to remove."""
     bucket = context.bucket
     if is_warehouse_name(context.call.bucket) or context.parts.buckets.is_registered(context.call.bucket):
         raise S3Error("AccessDenied", "Only the operator can remove this bucket.")
@@ -85,7 +85,7 @@ def delete_bucket(context: Context) -> Output:
 
 
 def get_bucket_versioning(context: Context) -> Output:
-    """GetBucketVersioning: it was never switched on."""
+    """GetBucketVersioning: versioning is never enabled."""
     _ = context.bucket
     return {}
 
@@ -103,7 +103,7 @@ def list_objects_v2(context: Context) -> Output:
 
 
 def list_objects(context: Context) -> Output:
-    """ListObjects, S3's first listing."""
+    """ListObjects, the older listing of S3."""
     page = _page(context, after=context.get("Marker", ""))
     return _shown(context, page) | {
         "Marker": encoded(context, context.get("Marker", "")),
@@ -149,7 +149,7 @@ def _shown(context: Context, page: _Page) -> dict[str, Any]:
 def _page(context: Context, *, after: str) -> _Page:
     """Collect the objects and common prefixes that follow a key or a common prefix."""
     if context.get("EncodingType", "url") != "url":
-        raise S3Error("InvalidArgument", "The only encoding type is url.")
+        raise S3Error("InvalidArgument", "EncodingType must be url.")
     bucket, prefix, delimiter = context.bucket, context.get("Prefix", ""), context.get("Delimiter", "")
     most, page = page_size(context, "MaxKeys"), _Page()
     if not most:
@@ -171,7 +171,7 @@ def _page(context: Context, *, after: str) -> _Page:
 
 
 def _entries(bucket: Bucket, prefix: str, delimiter: str, after: str) -> Iterator[tuple[str, ObjectEntry | None]]:
-    """Yield the keys below a prefix with their objects, and common prefixes without, in order."""
+    """Yield each key below a prefix with its object, and each common prefix with None, in order."""
     if delimiter and after and _common(after, prefix, delimiter) == after:
         after += _LAST
     while True:
@@ -215,7 +215,7 @@ def _listed(bucket: Bucket, prefix: str, after: str) -> Iterator[ObjectEntry]:
 
 
 def _before(prefix: str) -> str:
-    """Return a text that sorts before all keys with a prefix, and after most others."""
+    """Return a text that sorts before all keys with a prefix, and after most smaller keys."""
     last = ord(prefix[-1]) if prefix else 0
     return prefix[:-1] + chr(last - 1) + _LAST if 0 < last < 0xD800 else ""
 
@@ -228,4 +228,4 @@ def _from_token(token: str | None) -> str:
     try:
         return base64.b64decode(token or "", altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        raise S3Error("InvalidArgument", "The continuation token is not one of this server's.") from None
+        raise S3Error("InvalidArgument", "The continuation token is invalid. List from the start.") from None

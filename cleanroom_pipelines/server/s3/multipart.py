@@ -56,7 +56,7 @@ def upload_part_copy(context: Context) -> Output:
     text = context.get("CopySourceRange")
     part = range_of(text, source.n_bytes)
     if text is not None and (part is None or not _RANGE.fullmatch(text)):
-        raise S3Error("InvalidArgument", "The range of the source has the form bytes=first-last.")
+        raise S3Error("InvalidArgument", "Write the range of the source as bytes=first-last.")
     with tempfile.TemporaryFile(prefix="copy-", dir=context.parts.home.scratch) as stream:
         copy_into(stream, bucket, source, part)
         stored = _stored(context, stream)
@@ -66,7 +66,7 @@ def upload_part_copy(context: Context) -> Output:
 def _stored(context: Context, content: IO[bytes]) -> ObjectEntry:
     upload, number = _upload(context), context.get("PartNumber")
     if not 1 <= number <= _LAST_PART:
-        raise S3Error("InvalidArgument", "A part's number is 1 to 10,000.")
+        raise S3Error("InvalidArgument", "The part number must be from 1 to 10,000.")
     n_bytes = content.seek(0, 2)
     content.seek(0)
     if n_bytes + sum(part.n_bytes for other, part in upload.parts() if other != number) > context.parts.most_bytes:
@@ -87,7 +87,7 @@ def complete_multipart_upload(context: Context) -> Output:
         raise S3Error("EntityTooLarge")
     expected = context.get("MpuObjectSize")
     if expected is not None and int(expected) != sum(part.n_bytes for part in parts):
-        raise S3Error("InvalidRequest", "The parts do not have the declared size of the object.")
+        raise S3Error("InvalidRequest", "The parts together do not have the declared size of the object.")
     try:
         with upload.joined(numbers, context.parts.home.scratch) as stream:
             _check_whole(context, stream)
@@ -100,7 +100,7 @@ def complete_multipart_upload(context: Context) -> Output:
 
 
 def _chosen(upload: MultipartUpload, listed: Sequence[dict[str, Any]]) -> tuple[list[int], list[ObjectEntry]]:
-    """Return the listed parts, which must be there, in order and large enough."""
+    """Return the parts that a request lists; reject missing, unordered and too small parts."""
     numbers = [each.get("PartNumber", 0) for each in listed]
     if not 0 < len(numbers) <= _LAST_PART:
         raise S3Error("MalformedXML", "Give 1 to 10,000 parts.")
@@ -118,7 +118,7 @@ def _chosen(upload: MultipartUpload, listed: Sequence[dict[str, Any]]) -> tuple[
 
 
 def _check_whole(context: Context, stream: IO[bytes]) -> None:
-    """Compare the object with its declared checksums, except those of the parts' checksums, which have a dash."""
+    """Compare the object with its declared checksums; skip those with a dash, which cover the parts' checksums."""
     for header, value in context.checksums.items():
         if is_checksum(header) and value and "-" not in value:
             checksum = checksum_of(header)
@@ -158,7 +158,7 @@ def list_parts(context: Context) -> Output:
 
 
 def list_multipart_uploads(context: Context) -> Output:
-    """ListMultipartUploads: all of a bucket, as there are at most 100."""
+    """ListMultipartUploads: all uploads of a bucket on one page, since an account has at most 100."""
     prefix, name = context.get("Prefix", ""), context.call.bucket
     open_bucket(context, context.caller, name)
     uploads = context.parts.uploads.list(context.caller.account_id)

@@ -76,7 +76,7 @@ def _described(context: Context, entry: ObjectEntry) -> dict[str, Any]:
 
 
 def range_of(text: str | None, n_bytes: int) -> tuple[int, int] | None:
-    """Read a range; None for the whole object, also if there is more than one, as S3 does.
+    """Parse a range header; None (the whole object) if it is missing or has several ranges, as on S3.
 
     Raises:
         S3Error: InvalidRange.
@@ -103,7 +103,7 @@ def put_object(context: Context) -> Output:
 
 
 def checksums_shown(context: Context) -> dict[str, str]:
-    """Return the declared checksums, which the body had, by the model's names."""
+    """Return the body's declared checksums, which were verified, by the model's names."""
     return {
         f"Checksum{header.rpartition('-')[2].upper()}": value
         for header, value in context.checksums.items()
@@ -123,16 +123,16 @@ def store(context: Context, attributes: dict[str, str], content: Any, e_tag: str
     check_key(name, bucket, key, is_write=True)
     condition = context.get("IfNoneMatch")
     if condition not in (None, "*"):
-        raise S3Error("NotImplemented", "The only value of If-None-Match for a write is *.")
+        raise S3Error("NotImplemented", "If-None-Match must be * for a write.")
     if condition and isinstance(bucket, RemoteBucket):
-        raise S3Error("NotImplemented", "A registered bucket has no conditional writes here.")
+        raise S3Error("NotImplemented", "Conditional writes to registered buckets are not supported here.")
     if isinstance(bucket, LocalBucket):
         bucket.put(key, content, attributes=attributes, e_tag=e_tag, is_new=condition == "*")
     else:
         bucket.put(key, content, attributes=attributes)
     entry = bucket.find(key)
     if entry is None:
-        raise S3Error("NoSuchKey", "The object was deleted again meanwhile.")
+        raise S3Error("NoSuchKey", "Another request has deleted the object meanwhile.")
     context.entry["n_bytes"] = entry.n_bytes
     return entry
 
@@ -142,7 +142,7 @@ def copy_object(context: Context) -> Output:
     bucket, source = source_of(context)
     directive = context.get("MetadataDirective", "COPY")
     if directive not in ("COPY", "REPLACE"):
-        raise S3Error("InvalidArgument", "MetadataDirective is COPY or REPLACE.")
+        raise S3Error("InvalidArgument", "MetadataDirective must be COPY or REPLACE.")
     replaced = attributes_of(context)
     with tempfile.TemporaryFile(prefix="copy-", dir=context.parts.home.scratch) as stream:
         copy_into(stream, bucket, source)
@@ -200,7 +200,7 @@ def _deleted(name: str, bucket: LocalBucket | RemoteBucket, each: dict[str, Any]
         if each.keys() - {"Key"} and each.get("VersionId", "null") != "null":
             raise S3Error("NotImplemented", "Objects have no versions here.")
         if each.keys() & {"ETag", "LastModifiedTime", "Size"}:
-            raise S3Error("NotImplemented", "Conditional deletes are not available here.")
+            raise S3Error("NotImplemented", "Conditional deletes are not supported here.")
         check_key(name, bucket, each["Key"], is_write=False)
         bucket.delete_object(each["Key"])
     except S3Error as error:
@@ -211,7 +211,7 @@ def _deleted(name: str, bucket: LocalBucket | RemoteBucket, each: dict[str, Any]
 
 
 def get_object_tagging(context: Context) -> Output:
-    """GetObjectTagging: there are none, which clients ask before they copy."""
+    """GetObjectTagging: always empty; some clients read tags before they copy an object."""
     if context.bucket.find(context.call.key) is None:
         raise S3Error("NoSuchKey")
     return {"TagSet": []}

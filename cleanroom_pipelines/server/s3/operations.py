@@ -52,7 +52,7 @@ class S3Parts:
     Args:
         home: The installation's home.
         buckets: All buckets.
-        registered: Returns the names of an account's registered buckets, with their time.
+        registered: Returns the names of an account's registered buckets, with the time of registration.
         uploads: Unfinished multipart uploads.
         most_bytes: Size limit of one object.
         is_encrypted: Whether home and temporary space are on an encrypted volume.
@@ -162,7 +162,7 @@ def existing_bucket(context: Context, name: str) -> LocalBucket | RemoteBucket:
 
 
 def exists(parts: S3Parts, name: str, bucket: LocalBucket | RemoteBucket) -> bool:
-    """Whether a bucket exists; a registered one and a warehouse do, also when they are empty."""
+    """Whether a bucket exists; registered buckets and warehouses always do."""
     is_kept = is_warehouse_name(name) or not isinstance(bucket, LocalBucket) or bucket.exists
     return is_kept or parts.buckets.is_registered(name)
 
@@ -182,7 +182,7 @@ def check_key(name: str, bucket: LocalBucket | RemoteBucket, key: str, *, is_wri
         raise S3Error("NotImplemented", message)
     if is_write and is_warehouse_name(name) and not is_key_of_table(key):
         raise S3Error(
-            "InvalidRequest", "A key in a warehouse is <database>/<table>/<file>, with partitions between."
+            "InvalidRequest", "A key in a warehouse must be <database>/<table>/<file>, with any partition folders."
         )
 
 
@@ -190,17 +190,15 @@ def attributes_of(context: Context) -> dict[str, str]:
     """Return the headers and user metadata to keep with a new object.
 
     Raises:
-        S3Error: A parameter promises what this server does not have, or the metadata is too large.
+        S3Error: A parameter requests something that is not supported here, or the metadata is too large.
     """
     if context.get("ACL", "private") not in _PRIVATE_ACLS:
         raise S3Error("NotImplemented", "Objects are always private here. Share them with a presigned URL.")
     if context.get("StorageClass", "STANDARD") != "STANDARD":
-        raise S3Error("NotImplemented", "There is only the storage class STANDARD here.")
+        raise S3Error("NotImplemented", "The only storage class here is STANDARD.")
     encryption = context.get("ServerSideEncryption")
     if encryption is not None and not (encryption == "AES256" and context.parts.is_encrypted):
-        message = (
-            "Encryption is that of the disk: the operator sets CLEANROOM_ENCRYPTION=volume, which allows AES256."
-        )
+        message = "Only the disk encrypts objects. AES256 is accepted if CLEANROOM_ENCRYPTION=volume is set."
         raise S3Error("NotImplemented", message)
     found = {header: context.get(name) for name, header in HEADERS.items() if context.get(name) is not None}
     encodings = [each.strip() for each in found.pop("Content-Encoding", "").split(",")]
@@ -220,7 +218,7 @@ def attributes_of(context: Context) -> dict[str, str]:
 
 
 def check_headers(values: Iterable[str]) -> None:
-    """Reject values that a response cannot have as a header.
+    """Reject values that cannot be sent as a response header.
 
     Raises:
         S3Error: InvalidArgument.
@@ -286,10 +284,10 @@ def source_of(context: Context) -> tuple[Bucket, ObjectEntry]:
 
 
 def encoded(context: Context, text: str | None) -> str | None:
-    """Return a key as a listing shows it: percent-encoded if the request wants that."""
+    """Return a key as a listing shows it: percent-encoded if the request asks for that."""
     return quote(text, safe="/-_.~") if text is not None and context.get("EncodingType") == "url" else text
 
 
 def page_size(context: Context, name: str) -> int:
-    """Return how many entries a page may have, at most 1,000."""
+    """Return the maximum number of entries per page, at most 1,000."""
     return min(int(context.get(name, 1000)), 1000)

@@ -135,7 +135,7 @@ def _check_names(names: Sequence[str]) -> None:
 def _piece(bucket: "RemoteBucket", entry: ObjectEntry, name: str) -> Piece:
     seconds = int(entry.modified.timestamp()) if entry.modified else 0
     identity = f"{entry.e_tag} {entry.n_bytes}"
-    # Stores have times in seconds. The rest of the time tells two objects of one second and size apart.
+    # Stores give times in seconds. The fraction distinguishes two objects of the same second and size.
     rest = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:3], "big")
     return Piece(name, identity, partial(_copy, bucket, entry), seconds * 10**9 + rest)
 

@@ -4,8 +4,8 @@ Lives here: fetching only what changed, the manifest, and the lock that keeps a 
 Add here when the manifest needs another field.
 Keep out: what a table consists of (objects, tables).
 
-A file keeps its path and its modification time for as long as its content is the same, so the day cache, whose
-keys are both, counts only what is new.
+A file keeps its path and its modification time for as long as its content is the same, so the cache of
+counts per file, whose keys are both, counts only new files.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""Contract: privacy.md section 8. Attacking participants guess right in at most 60 % plus three standard errors.
+"""Contract: attacking participants guess right in at most 60 % of cases, plus three standard errors (PRIVACY.md).
 With the policy off the same attacks succeed, so each is a real attack."""
 
 from pathlib import Path

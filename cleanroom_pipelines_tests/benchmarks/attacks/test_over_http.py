@@ -1,5 +1,5 @@
-"""Contract: privacy.md section 8. One of each attack over HTTP: requests give the same results as in process, and
-their cost is in the pair's ledger, in the audit log, and in the participants' view of it."""
+"""Contract: one of each attack over HTTP: requests give the same results as in process, and their cost is in the
+pair's ledger, in the audit log, and in the participants' view of it."""
 
 from collections.abc import Iterator, Mapping
 

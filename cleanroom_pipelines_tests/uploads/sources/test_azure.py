@@ -1,4 +1,4 @@
-"""Contract: issue 16, section 3. Tables in Azure are read as those on S3 are, from the emulator Azurite."""
+"""Contract: tables in Azure (here the emulator Azurite) are read like those in S3."""
 
 import base64
 import hashlib

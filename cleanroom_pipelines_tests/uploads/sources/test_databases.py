@@ -1,5 +1,5 @@
-"""Contract: issue 16, section 3. A table or query in PostgreSQL is read by ADBC over a connection that the
-environment names, with the model of the same rows in a local file; its password appears nowhere."""
+"""Contract: a table or query in PostgreSQL is read by ADBC over a connection that the environment names, with the
+model of the same rows in a local file; its password appears nowhere."""
 
 from collections.abc import Iterator
 from pathlib import Path

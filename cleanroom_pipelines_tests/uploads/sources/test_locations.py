@@ -1,5 +1,5 @@
-"""Contract: issue 16, section 3. A source names a place and never a password; what is not a known kind of place is
-rejected with one sentence that does not quote it."""
+"""Contract: a source names a place and never a password; what is not a known kind of place is rejected with one
+sentence that does not quote it."""
 
 import pytest
 

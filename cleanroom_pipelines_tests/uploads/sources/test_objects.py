@@ -1,5 +1,5 @@
-"""Contract: issue 16, section 3. A folder, object or glob in a store is read as the same local files would be;
-what has not changed is not fetched again, and the day cache counts only what is new."""
+"""Contract: a folder, object or glob in a store is read as the same local files would be; what has not changed is
+not fetched again, and the cache of counts per file counts only new files."""
 
 import json
 import time

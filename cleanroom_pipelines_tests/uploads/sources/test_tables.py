@@ -1,5 +1,5 @@
-"""Contract: issue 16, section 3. Iceberg and Delta tables are read at a snapshot, with the model of the same
-rows in a local file; a new snapshot costs only its new files; errors have no text of the libraries."""
+"""Contract: Iceberg and Delta tables are read at a snapshot, with the model of the same rows in a local file; a
+new snapshot costs only its new files; errors never contain text of the libraries."""
 
 import json
 from pathlib import Path
