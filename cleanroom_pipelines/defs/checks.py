@@ -73,7 +73,7 @@ def recall_beats_chance(
 def model_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """The numbers of users and items changed by at most 20 % since the version before."""
+    """The numbers of users and items changed by at most 20 % since the previous version."""
     sentence = drift_of(installation.open(), context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None

@@ -135,7 +135,7 @@ def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Me
         "validation report": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(documents["report"]))),
     }
     if message := documents["outcome"]["message"]:
-        page["reason not usable"] = f"{documents['outcome']['statusCode']}: {message}"
+        page["why it is not usable"] = f"{documents['outcome']['statusCode']}: {message}"
     if match := documents.get("match"):
         page["seed match"] = dg.MetadataValue.json(match)
     return page

@@ -32,7 +32,7 @@ def page_of(situation: Situation) -> Metadata:
     page: Metadata = {"summary": dg.MetadataValue.md(f"**{situation.headline}**")}
     for number, problem in enumerate(situation.problems, start=1):
         reason = _wrapped(problem.reason + problem.consequences)
-        page[f"failed {number}"] = dg.MetadataValue.md(
+        page[f"failure {number}"] = dg.MetadataValue.md(
             f"**{problem.first.kind.words} {link_to(problem.first)}**  \n{reason}  \n"
             f"Then click *Materialize* on its page, or run  \n`{problem.command}`"
         )
@@ -44,7 +44,7 @@ def page_of(situation: Situation) -> Metadata:
             for record, due, is_overdue in situation.refreshes
         ]
     )
-    page["changes since the version before"] = _lines([escaped(sentence) for sentence in situation.drift])
+    page["changes since the previous version"] = _lines([escaped(sentence) for sentence in situation.drift])
     page["exports of the last 7 days"] = _table(
         [
             {

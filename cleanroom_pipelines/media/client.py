@@ -382,7 +382,7 @@ def _http_errors() -> Iterator[None]:
         if "CERTIFICATE" in str(error).upper():
             raise ServerUnavailableError(
                 "The server's certificate is not trusted.",
-                remedy="Set `verify` to the file of the authority that signed it.",
+                remedy="Set `verify` to the certificate file of the authority that signed it.",
             ) from None
         raise _NeverSentError(
             "The server cannot be reached.", remedy="Check the address, and that the server is running."

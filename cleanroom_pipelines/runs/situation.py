@@ -170,7 +170,7 @@ def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> s
         for key, words in (("n_users", "users"), ("n_items", "items"))
         if abs(after.get(key, 0) - before.get(key, 0)) > limit * max(1, before.get(key, 0))
     ]
-    return f"{', '.join(changes)} since the version before." if changes else ""
+    return f"{', '.join(changes)} since the previous version." if changes else ""
 
 
 def _problems(catalog: Catalog, failed: Sequence[Version]) -> tuple[Problem, ...]:

@@ -148,7 +148,7 @@ class _WriteGroup:
 
 
 def _packed_pairs(pairs: ShardPairs, n_items: Int64) -> pa.Array:
-    """Return each user's pairs, packed into bytes."""
+    """Return each user's pairs of item and count, packed into bytes."""
     packed = pairs.items * _ITEM_UNIT + pairs.counts.astype(np.int64) * _COUNT_UNIT + pairs.days
     offsets = np.concatenate([[0], np.cumsum(n_items)]) * packed.itemsize
     return pa.LargeBinaryArray.from_buffers(

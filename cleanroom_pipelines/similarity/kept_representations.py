@@ -1,4 +1,4 @@
-"""Reuse an earlier model's private representation, so that vectors already paid for can score refreshed data.
+"""Reuse an earlier model's private representation, so that released vectors can score refreshed data for free.
 
 Lives here: transferring a representation to a new model, and its identity.
 Add here when representations can outlive their models in another way.

@@ -173,7 +173,7 @@ class Model:
         return int(self.description["n_blocks"]) // self.n_shards
 
     def block(self, shard: Shard, number: int) -> Block:
-        """Return a shard's block by its number."""
+        """Return the block with this number in a shard."""
         width = (1 << STABLE_HASH_BITS) // int(self.description["n_blocks"])
         first = (shard.number * self.blocks_per_shard + number) * width
         first_place, last_place = np.searchsorted(shard.hashes, [first, first + width]).tolist()

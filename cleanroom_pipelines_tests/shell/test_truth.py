@@ -192,5 +192,5 @@ def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
     shell.installation.catalog.work.request_refresh(model)
     shell.run_pending()
     sentence = drift_of(shell.installation, model)
-    assert sentence == "300 → 150 users since the version before."
+    assert sentence == "300 → 150 users since the previous version."
     assert any(sentence in line for line in situation_of(shell.installation).drift)
