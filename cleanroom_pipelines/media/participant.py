@@ -41,7 +41,8 @@ class Participant:
     def __post_init__(self) -> None:
         if isinstance(self.emails, str) or isinstance(self.permissions, str):
             raise InvalidRequestError(
-                "A participant's e-mail addresses and permissions must be lists.", remedy="Pass them as lists, in square brackets."
+                "A participant's e-mail addresses and permissions must be lists.",
+                remedy="Pass them as lists, in square brackets.",
             )
         self.emails = [str(email) for email in self.emails]
         # a loaded participant has strings, a constructed one has enum members: normalize both

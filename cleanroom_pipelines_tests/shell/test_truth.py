@@ -165,7 +165,7 @@ def test_start_page_names_cause_and_remedy_and_is_renewed_after_a_change(broken:
     assert not check.passed
     page = {name: value.value for name, value in event.metadata.items()}
     assert page["summary"] == "**5 failed, 0 running, 0 waiting.**"
-    assert "lacks the declared column" in page["failed 1"].replace("  \n", " ")
+    assert "lacks the declared column" in page["failure 1"].replace("  \n", " ")
     second = tick(broken, "start_page", cursor=first.cursor)
     assert second.asset_events == []
     broken.installation.catalog.work.retry(Kind.TRAINING_DATASET, broken.partition("training_dataset"))

@@ -135,7 +135,7 @@ class Sources:
             store = open_url(location.store + location.options)
         except ConfigurationError:
             raise UsageError(
-                "The source's URL cannot be opened, or an environment variable that its object store needs is not set.",
+                "The source's URL cannot be opened, or an environment variable of its object store is not set.",
                 remedy="Check the URL; for az:// set AZURE_STORAGE_ACCOUNT_NAME.",
             ) from None
         return RemoteBucket(lambda: store, self.scratch)
