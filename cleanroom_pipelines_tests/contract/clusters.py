@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pyspark
 
+from cleanroom_pipelines_tests.ports import free_port
+
 SPARK_HOME = Path(pyspark.__file__).parent
 _START_SECONDS = 90
 _END_SECONDS = 20
@@ -107,14 +109,6 @@ def connect_server(folder: Path, *, master: str = "local[2]", python: str = sys.
     with _process(folder, "connect", command, environment):
         _wait(lambda: _is_open(port), "the Connect server", folder)
         yield f"sc://127.0.0.1:{port}"
-
-
-def free_port() -> int:
-    """Return a port of loopback that no process listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _environment(folder: Path, *, daemon_memory: str = "256m", **more: str) -> Mapping[str, str]:

@@ -919,7 +919,7 @@ def test_invalid_engine_addresses() -> None:
 
 @pytest.mark.spark
 def test_an_unreachable_cluster() -> None:
-    from cleanroom_pipelines_tests.contract.clusters import free_port
+    from cleanroom_pipelines_tests.ports import free_port
 
     for scheme in ("spark", "sc"):
         url = f"{scheme}://127.0.0.1:{free_port()}"

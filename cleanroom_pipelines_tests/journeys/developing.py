@@ -5,7 +5,6 @@ Lives here: starting it, waiting until it responds, ending all its processes, an
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from cleanroom_pipelines_tests.ports import free_port
 from cleanroom_pipelines_tests.worlds import wait_until
 
 _NO_OUTPUT = """
@@ -39,13 +39,6 @@ def keep_no_output(folder: Path, template: Path | None = None) -> None:
         source = template or resources.files("cleanroom_pipelines.runs").joinpath("dagster.yaml")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         target.write_text(source.read_text() + _NO_OUTPUT)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

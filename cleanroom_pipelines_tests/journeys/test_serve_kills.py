@@ -61,7 +61,8 @@ from cleanroom_pipelines_tests.server.server import (
 
 from .. import worlds
 from ..databases import reading, url_of, writing
-from .developing import free_port, keep_no_output
+from ..ports import free_port
+from .developing import keep_no_output
 
 pytestmark = pytest.mark.slow
 
@@ -273,7 +274,8 @@ class Person:
     def wait(self, kind: Kind, look: Callable[[], Any]) -> None:
         """Wait until a resource is built; retry what failed for good because its run was killed three times."""
         deadline = time.monotonic() + STANDSTILL
-        while (seen := look())["status"] != "ACTIVE":
+        while (seen := look()).get("status") != "ACTIVE":
+            assert "status" in seen, f"not a response of this server: {sorted(seen)}"
             assert time.monotonic() < deadline, f"a {kind.words} is still {seen['status']}"
             if seen["status"] == "CREATE_FAILED":
                 assert seen["statusDetails"]["statusCode"] in ("INTERNAL", "PARENT_NOT_ACTIVE"), seen
