@@ -3,8 +3,8 @@
 import random
 import socket
 
-# Below the ports that Linux and macOS give to a process that asks for any. From that range another test's server could get
-# the port while the first one is down, and answer its clients.
+# Below the ports that Linux and macOS give to a process that asks for any. From that range another test's server
+# could get the port while the first one is down, and answer its clients.
 _PORTS = range(15_000, 30_000)
 
 
