@@ -292,7 +292,7 @@ def raw_id_sql(column: Column) -> str:
         # branch: DuckDB decides comparisons by the statistics of a parquet file, which ignore it.
         FLOAT: f"CASE WHEN abs({name}) >= {limit} THEN nullif(CAST({name} AS VARCHAR), 'nan') || 'e0' "
         f"WHEN {name} = floor({name}) THEN CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR) || '.0' "
-        f"ELSE CAST({name} AS VARCHAR) END",
+        f"ELSE nullif(CAST({name} AS VARCHAR), 'nan') END",
         DECIMAL: f"CASE WHEN {name} = floor({name}) THEN CAST(CAST({name} AS HUGEINT) AS VARCHAR) "
         f"ELSE CAST({name} AS VARCHAR) END",
     }.get(column.kind, name)
