@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 
 from .. import worlds
@@ -154,7 +155,7 @@ def canary_shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 def test_nothing_leaks_through_dagster(
-    canary_shell: Shell, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    canary_shell: Shell, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell, world = canary_shell, canary_shell.world
     installation, instance = shell.installation, shell.instance
@@ -193,7 +194,15 @@ def test_nothing_leaks_through_dagster(
     export = worlds.the(installation, Kind.EXPORT_JOB, f"{worlds.JOB} 20%")
     assert not shell.materialize("audience_export", partition=export.id).success
 
+    # the start page, with the failures, and the same by the command
+    (page, _) = tick(shell, "start_page").asset_events
+    assert "failure 1" in page.metadata
+    assert CANARY not in dg.serialize_value(page)
+    monkeypatch.setenv("CLEANROOM_HOME", str(installation.home.root))
+    assert cleanroom.main(["status"], standalone_mode=False) in (None, 0)
+
     said = capfd.readouterr()
+    assert "Bad seed 1" in said.out
     assert CANARY not in said.out + said.err
     assert CANARY not in all_events(instance)
     assert places_with_canary(shell.folder) == []
