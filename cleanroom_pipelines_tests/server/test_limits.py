@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from cleanroom_pipelines.aws.wire import MAX_BODY_BYTES
 from cleanroom_pipelines.catalog import Kind
@@ -231,6 +232,11 @@ def test_another_accounts_page_token_reveals_nothing(room: Room) -> None:
         client = room.client(me)
         client.create_training_dataset(**dataset_parameters(me, name))
     page = room.client(me).list_training_datasets(maxResults=1)
-    theirs = room.client(other).list_training_datasets(nextToken=page["nextToken"])
-    assert theirs["trainingDatasets"] == []
-    assert "nextToken" not in theirs
+    invented = page["nextToken"][:-4] + page["nextToken"][-4:][::-1]
+    rejections = []
+    for token in (page["nextToken"], invented):
+        with pytest.raises(ClientError) as rejected:
+            room.client(other).list_training_datasets(nextToken=token)
+        rejections.append(rejected.value.response["Error"])
+    assert rejections[0]["Code"] == "ValidationException"
+    assert rejections[0] == rejections[1]
