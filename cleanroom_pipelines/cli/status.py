@@ -118,9 +118,7 @@ def _lines_of(situation: "Situation") -> list[str]:
         overdue = " (overdue)" if is_overdue else ""
         lines.append(f"next refresh: {record.name!r} {due:%Y-%m-%d %H:%M} UTC{overdue}")
     lines += [f"changed: {sentence}" for sentence in situation.drift]
-    lines += [
-        f"exported: {each.record.name!r}: {each.n_users:,} users in {each.place}" for each in situation.exports
-    ]
+    lines += [f"exported: {each.record.name!r}: {each.size} in {each.place}" for each in situation.exports]
     for pair, (left, total) in situation.budgets.items():
         lines.append(f"privacy budget: {pair}: {left:g} of {total:g} units left")
     lines.append(f"free disk space: {situation.free_bytes / 1e9:,.1f} of {situation.total_bytes / 1e9:,.1f} GB")

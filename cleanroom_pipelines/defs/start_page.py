@@ -49,7 +49,7 @@ def page_of(situation: Situation) -> Metadata:
         [
             {
                 "export": each.record.name,
-                "users": f"{each.n_users:,}",
+                "size": each.size,
                 "finished": f"{each.finished_at:%Y-%m-%d %H:%M} UTC" if each.finished_at else "",
                 "stored at": each.place,
             }

@@ -63,14 +63,19 @@ class Export:
     Args:
         record: The export job.
         place: The real path of its folder, or its URL on a store.
-        n_users: The number of users in it.
+        n_users: The number of users in it; None if its version does not state it.
         finished_at: UTC.
     """
 
     record: Resource
     place: str
-    n_users: int
+    n_users: int | None
     finished_at: datetime | None
+
+    @property
+    def size(self) -> str:
+        """The number of users in words."""
+        return "an unknown number of users" if self.n_users is None else f"{self.n_users:,} users"
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def situation_of(installation: Installation) -> Situation:
             if model.next_refresh_at
         ),
         exports=tuple(
-            Export(record, _place_of(installation, record), int(version.summary["delivered"]), version.finished_at)
+            Export(record, _place_of(installation, record), version.summary.get("delivered"), version.finished_at)
             for record, version in catalog.resources.exports_since(now - _WEEK, _MOST_ROWS)
         ),
         budgets=budgets,
@@ -168,7 +173,7 @@ def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> s
     changes = [
         f"{before[key]:,} → {after[key]:,} {words}"
         for key, words in (("n_users", "users"), ("n_items", "items"))
-        if abs(after.get(key, 0) - before.get(key, 0)) > limit * max(1, before.get(key, 0))
+        if key in before and key in after and abs(after[key] - before[key]) > limit * max(1, before[key])
     ]
     return f"{', '.join(changes)} since the previous version." if changes else ""
 
