@@ -147,12 +147,7 @@ def verify_s3(
     Raises:
         ApiError: AccessDeniedException, as of `verify`; `reason` distinguishes the cases.
     """
-    if not (raw_path.isascii() and raw_query.isascii()):
-        raise _denied("The path and the query must be percent-encoded.", "not ASCII")
-    found = _by_name(headers)
-    for name in _ONLY_ONCE:
-        if len(found.get(name, ())) > 1:
-            raise _denied(f"The request has more than one {name} header.", "repeated header")
+    found = _well_formed(raw_path, raw_query, headers)
     query, is_presigned = _pairs(raw_query), "x-amz-signature=" in raw_query.lower()
     if is_presigned:
         claim, timestamp = _read_query_claim(query, found, now)
@@ -219,12 +214,7 @@ def verify(
         ApiError: AccessDeniedException. An unknown key, a disabled one and a wrong signature share a message; only
             `reason` distinguishes them, for the audit log.
     """
-    if not (raw_path.isascii() and raw_query.isascii()):
-        raise _denied("The path and the query must be percent-encoded.", "not ASCII")
-    found = _by_name(headers)
-    for name in _ONLY_ONCE:
-        if len(found.get(name, ())) > 1:
-            raise _denied(f"The request has more than one {name} header.", "repeated header")
+    found = _well_formed(raw_path, raw_query, headers)
     claim = _read_claim(found, raw_query)
     if claim.service != service:
         raise _denied(f"Credential should be scoped to correct service: '{service}'.", "wrong service")
@@ -272,6 +262,17 @@ def service_named(headers: Sequence[tuple[str, str]]) -> str:
 
 def _denied(message: str, reason: str) -> ApiError:
     return ApiError("AccessDeniedException", message, reason=reason)
+
+
+def _well_formed(raw_path: str, raw_query: str, headers: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the headers by name, after rejecting what two readers could understand differently."""
+    if not (raw_path.isascii() and raw_query.isascii()):
+        raise _denied("The path and the query must be percent-encoded.", "not ASCII")
+    found = _by_name(headers)
+    for name in _ONLY_ONCE:
+        if len(found.get(name, ())) > 1:
+            raise _denied(f"The request has more than one {name} header.", "repeated header")
+    return found
 
 
 def _by_name(headers: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
