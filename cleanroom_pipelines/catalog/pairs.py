@@ -123,8 +123,8 @@ class Pairs(Part):
             rows = session.scalars(query.order_by(LedgerLineRow.created_at, LedgerLineRow.key)).all()
             return tuple(record_of(LedgerLine, row) for row in rows)
 
-    def is_paid(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
-        """Return those of the given question keys that the pair has already paid for."""
+    def paid_among(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
+        """Of the given keys of questions, return those that the pair's budget has paid for."""
         wanted = list(keys)
         with self._database.read() as session:
             query = select(LedgerLineRow.key).where(

@@ -148,7 +148,12 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
 )
 @click.option("--items", default=20_000, show_default=True, help="Number of items in the synthetic data.")
 @click.option("--memory", default="8GB", show_default=True, help="Memory limit of the engine.")
-@click.option("--threads", default=2, show_default=True, help="Threads of engines and peers.")
+@click.option(
+    "--threads",
+    default=2,
+    show_default=True,
+    help="Number of threads of each engine and of each library it is compared with.",
+)
 @click.option("--engine", "engines", default="duckdb", show_default=True, help="One or both of duckdb,spark.")
 @click.option(
     "--steps", default="train,generate,export,match,combine", show_default=True, help="Steps to measure."
@@ -278,7 +283,12 @@ def api(  # noqa: PLR0917 - click passes options by name
     help="Number of ids in the longest list and in the base audience.",
 )
 @click.option("--repetitions", default=3, show_default=True, help="Number of measurements of each method.")
-@click.option("--threads", default=2, show_default=True, help="Threads of engines and peers.")
+@click.option(
+    "--threads",
+    default=2,
+    show_default=True,
+    help="Number of threads of each engine and of each library it is compared with.",
+)
 @click.option(
     "--questions", default="", help="Any of intersections,differences,unions,mixed,matching; default: all."
 )

@@ -130,7 +130,7 @@ def housekeeping() -> None:
 
 @dg.op
 def rebuild_missing_materializations(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Report materialisations of current versions that are missing in Dagster's storage."""
+    """Record in Dagster the materialisations of current versions that its storage lacks."""
     opened = installation.open()
     with without_data(), handle_signals() as interruption:
         n_rebuilt = rebuild_history(opened, context.instance, interruption.is_set)

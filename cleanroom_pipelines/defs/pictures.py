@@ -40,7 +40,7 @@ def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:
         axis.set_xlabel("times as common in the seed as among all users")
     else:
         axis.barh([entry["name"][:40] for entry in top], [entry["strength"] for entry in top], color=_SEED)
-        axis.set_xlabel("effect in the seed, in standard deviations of noise and chance")
+        axis.set_xlabel("difference from all users, in standard errors")
     axis.set_title("Items and features that distinguish the seed")
     return _as_markdown(figure, "items and features that distinguish the seed")
 

@@ -105,12 +105,12 @@ class Budget:
     def is_paid(self, questions: Iterable[Question]) -> bool:
         """Whether all given questions have already been paid for."""
         keys = {question.key for question in questions}
-        return keys <= self.installation.catalog.pairs.is_paid(self.pair.id, keys)
+        return keys <= self.installation.catalog.pairs.paid_among(self.pair.id, keys)
 
     def cost(self, questions: Iterable[Question]) -> int:
         """Return the cost of the given questions that were not paid for yet, in tenths of a unit."""
         by_key = {question.key: question for question in questions}
-        paid = self.installation.catalog.pairs.is_paid(self.pair.id, by_key)
+        paid = self.installation.catalog.pairs.paid_among(self.pair.id, by_key)
         return sum(question.tenths for key, question in by_key.items() if key not in paid)
 
     def pay(self, questions: Sequence[Question], organization: str | None = None) -> Ledger:

@@ -328,7 +328,7 @@ def _build_attributes(state: _State) -> None:
 
 
 def _earlier_figures(state: _State, room: RoomBudget) -> dict[str, Any] | None:
-    """Return the released figures of the base audience; valid until it is removed or new ones are paid for.
+    """Return the base audience's released figures, valid until it is removed or other figures are paid for.
 
     Returns:
         The document; without `figures` if they must be computed again. None if there are none to reuse.

@@ -45,7 +45,7 @@ def has_history(installation: Installation, instance: dg.DagsterInstance) -> boo
 def rebuild_history(
     installation: Installation, instance: dg.DagsterInstance, should_stop: Callable[[], bool] = lambda: False
 ) -> int:
-    """Report materialisations of current versions that are missing in Dagster's storage.
+    """Record in Dagster the materialisations of current versions that its storage lacks.
 
     Can be repeated after an interruption. Versions whose artifacts cannot be read are skipped.
 

@@ -81,7 +81,7 @@ def test_paid_question_is_free_and_overspending_changes_nothing(catalog: Catalog
     assert again is not None
     assert again.spent == 1000
     assert catalog.pairs.charge(pair, [line("a"), line("d", 1)]) is None
-    assert catalog.pairs.is_paid(pair, [line("a").key, line("d").key]) == {line("a").key}
+    assert catalog.pairs.paid_among(pair, [line("a").key, line("d").key]) == {line("a").key}
     assert {each.key for each in catalog.pairs.ledger_lines(pair)} == {line(each).key for each in "abc"}
     with pytest.raises(NotFoundError):
         catalog.pairs.charge("pair-" + "0" * 24, [line("a")])
@@ -191,7 +191,7 @@ def test_monthly_budget_ignores_earlier_months(catalog: Catalog, clock: Clock, p
     paid = catalog.pairs.charge(pair, [line("b")])
     assert paid is not None
     assert (paid.spent, paid.period) == (20, "month")
-    assert catalog.pairs.is_paid(pair, [line("a").key]), "and still free"
+    assert catalog.pairs.paid_among(pair, [line("a").key]), "and still free"
     assert len(catalog.pairs.ledger_lines(pair)) == 2
 
 

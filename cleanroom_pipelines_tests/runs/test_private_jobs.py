@@ -357,7 +357,7 @@ def test_monthly_budget_renews_and_shows_the_yearly_bound(world_cache: WorldCach
         arn = world.job("loyal", collaborationId=collaboration)
         assert "60% of cases a month and 81% of a year's" in world.message(arn)
         assert 0 < world.spent < 985
-        first = catalog.pairs.is_paid(
+        first = catalog.pairs.paid_among(
             world.pair.id, [line.key for line in catalog.pairs.ledger_lines(world.pair.id)]
         )
         clock.turn(days=40)

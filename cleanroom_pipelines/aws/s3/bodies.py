@@ -148,7 +148,7 @@ def _chunks_of(signature: S3Signature, headers: Mapping[str, str]) -> "_Chunks |
     if bool(names) != has_trailer or len(names) > _MOST_TRAILERS or len(set(names)) < len(names):
         raise S3Error("InvalidRequest", "x-amz-trailer does not name the trailer that the body declares.")
     if not all(map(is_checksum, names)) or set(names) & headers.keys():
-        raise S3Error("InvalidRequest", "A trailer may contain only checksums that the headers do not.")
+        raise S3Error("InvalidRequest", "A trailer may contain only checksums, and none that a header gives.")
     return _Chunks(signature if signature.payload != _UNSIGNED_STREAMING else None, tuple(names))
 
 

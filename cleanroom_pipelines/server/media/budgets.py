@@ -56,7 +56,7 @@ def of(room: Room) -> Budget:
     pair = room_pair(room.installation, room.record)
     if pair is None:
         raise NotProvisionedError(
-            "The room has no participant who may provide the base or the seed audiences.",
+            "The room needs a participant who may provide the base audience, and one for seed audiences.",
             remedy="Create a room with a provider for each side.",
         )
     return Budget(room.installation, pair, room.id)
