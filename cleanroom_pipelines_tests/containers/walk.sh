@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs data/example/hosts in real containers: builds the image, starts compose.yaml with two workers, runs the demo and
 # the data-room example in it, kills a worker during its work, and starts runs with DockerRunLauncher.
-# Takes 10 to 30 minutes on two cores, so .ci/run leaves it out. Needs a running Docker engine, docker-compose or the
+# Takes more than 10 minutes on two cores, so .ci/run leaves it out. Needs a running Docker engine, docker-compose or the
 # compose plugin, and the images below; where no image registry is reachable, BASE=debootstrap makes them from Debian's
 # packages (as root).
 #
@@ -12,6 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 work=$(mktemp -d)
 export POSTGRES_PASSWORD=walk IMAGE=cleanroom-walk CLEANROOM_MEMORY=3GB SHARED_FOLDER=$work/shared
 export DAGSTER_PORT=${DAGSTER_PORT:-33000} SERVE_PORT=${SERVE_PORT:-38723} COMPOSE_PROJECT_NAME=walk
+export COMPOSE_COMPATIBILITY=true  # names such as walk_serve_1 from the compose plugin too
 export DAGSTER_YAML=$work/dagster.yaml
 base=${BASE:-docker.io/library/python:3.12-slim}
 
