@@ -59,6 +59,7 @@ from cleanroom_pipelines.catalog.records import (
     Collaboration,
     ConfiguredAtStart,
     ConfiguredAudienceModel,
+    ConsoleSession,
     CustomAudience,
     DataLab,
     DataRoom,
@@ -69,6 +70,7 @@ from cleanroom_pipelines.catalog.records import (
     JobViewPage,
     Ledger,
     LedgerLine,
+    LinkPurpose,
     ManualRequest,
     Member,
     Page,
@@ -77,6 +79,7 @@ from cleanroom_pipelines.catalog.records import (
     Proposal,
     Resource,
     RoomJob,
+    SignInLink,
     Stage,
     Status,
     Token,
@@ -96,6 +99,7 @@ from cleanroom_pipelines.catalog.room_specs import (
     ParticipantSpec,
 )
 from cleanroom_pipelines.catalog.rooms import Rooms
+from cleanroom_pipelines.catalog.sessions import SignIn
 from cleanroom_pipelines.catalog.spec_digests import spec_digest
 from cleanroom_pipelines.catalog.specs import (
     LARGEST,
@@ -158,6 +162,7 @@ class Catalog:
         rooms: Data rooms: uploads, provisioning, jobs and audiences.
         parties: Accounts, collaborations, templates, buckets and policies.
         users: Users of the Media API and their tokens.
+        sign_in: Their passwords, sign-in links and sessions in the console.
         pairs: Pairs of organisations and their privacy ledgers.
         job_views: Cross-account jobs, as each of their two accounts sees them.
         dossiers: Whole resources, for rebuilding a catalogue from manifests.
@@ -188,6 +193,7 @@ class Catalog:
         self.rooms = _Rooms(self.database)
         self.parties = _Parties(self.database)
         self.users = Users(self.database)
+        self.sign_in = SignIn(self.database)
         self.pairs = Pairs(self.database)
         self.job_views = JobViews(self.database)
         self.dossiers = Dossiers(self.database)
@@ -232,6 +238,7 @@ __all__ = [
     "ConfiguredAtStart",
     "ConfiguredAudienceModel",
     "ConfiguredAudienceModelSpec",
+    "ConsoleSession",
     "CustomAudience",
     "CustomAudienceSpec",
     "DataLab",
@@ -252,6 +259,7 @@ __all__ = [
     "Lane",
     "Ledger",
     "LedgerLine",
+    "LinkPurpose",
     "ManualRequest",
     "Member",
     "Origin",
@@ -267,6 +275,7 @@ __all__ = [
     "Resource",
     "RoomJob",
     "ShareMetrics",
+    "SignInLink",
     "Spec",
     "Stage",
     "Starter",

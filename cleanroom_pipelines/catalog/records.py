@@ -421,6 +421,47 @@ class User:
     disabled: bool
 
 
+class LinkPurpose(StrEnum):
+    """What a sign-in link is for."""
+
+    INVITATION = "invitation"
+    SIGN_IN = "sign_in"
+
+
+@dataclass(frozen=True)
+class SignInLink:
+    """A link by which a user can sign in once; stored only as a keyed digest, and deleted when it is used.
+
+    Attributes:
+        email: Its user.
+        purpose: An invitation also sets the user's password.
+        invited_by: The user who invited; None for the operator.
+        created_at: UTC.
+        expires_at: UTC.
+    """
+
+    email: str
+    purpose: LinkPurpose
+    invited_by: str | None
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class ConsoleSession:
+    """A user's session in the console, stored only as a keyed digest.
+
+    Attributes:
+        email: Its user.
+        created_at: UTC.
+        used_at: UTC; the last recorded request.
+    """
+
+    email: str
+    created_at: datetime
+    used_at: datetime
+
+
 @dataclass(frozen=True)
 class Token:
     """A user's credential, stored only as a keyed digest.

@@ -43,7 +43,7 @@ from cleanroom_pipelines.catalog.options import (
     Origin,
     ShareMetrics,
 )
-from cleanroom_pipelines.catalog.records import RECORDS, Cause, ParentRef, Resource, Status, Version
+from cleanroom_pipelines.catalog.records import RECORDS, Cause, LinkPurpose, ParentRef, Resource, Status, Version
 from cleanroom_pipelines.catalog.room_specs import ParticipantSpec
 from cleanroom_pipelines.catalog.specs import Columns, RequestedSeed
 from cleanroom_pipelines.documents import as_json, from_json
@@ -353,6 +353,7 @@ class UserRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     disabled: Mapped[bool]
     organization: Mapped[str | None] = mapped_column(String(255))
+    password: Mapped[str | None] = mapped_column(String(200))
 
 
 class TokenRow(Base):
@@ -366,6 +367,31 @@ class TokenRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
     revoked: Mapped[bool]
+
+
+class SignInLinkRow(Base):
+    """One row per unused link by which a user can sign in once."""
+
+    __tablename__ = "sign_in_links"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    email: Mapped[str] = mapped_column(ForeignKey("users.email"), index=True)
+    purpose: Mapped[LinkPurpose] = mapped_column(_word(LinkPurpose))
+    invited_by: Mapped[str | None] = mapped_column(String(320))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class SessionRow(Base):
+    """One row per session of a user in the console."""
+
+    __tablename__ = "sessions"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    email: Mapped[str] = mapped_column(ForeignKey("users.email"), index=True)
+    token_id: Mapped[str | None] = mapped_column(ForeignKey("tokens.id"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    used_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class UploadRow(Base):

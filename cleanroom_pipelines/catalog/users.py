@@ -7,14 +7,14 @@ Keep out: generating tokens and their digests (the shell has the key) and permis
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import ClashError, Part
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import Token, User
 from cleanroom_pipelines.catalog.room_specs import check_email
-from cleanroom_pipelines.catalog.tables import TokenRow, UserRow, record_of
+from cleanroom_pipelines.catalog.tables import SessionRow, TokenRow, UserRow, record_of
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
@@ -48,14 +48,16 @@ class Users(Part):
 
     @noted
     def set_user_disabled(self, email: str, disabled: bool) -> User:
-        """Disable all tokens of a user, or enable them again.
+        """Disable all tokens and the password of a user and end the user's sessions, or enable the user again.
 
         Raises:
             NotFoundError: The user does not exist.
         """
         with self._database.write() as session:
-            row = _find_user(session, email)
+            row = find_user(session, email)
             row.disabled = disabled
+            if disabled:
+                session.execute(delete(SessionRow).where(SessionRow.email == email))
             return record_of(User, row)
 
     @noted
@@ -71,7 +73,7 @@ class Users(Part):
             NotFoundError: The user does not exist.
         """
         with self._database.write() as session:
-            _find_user(session, email)
+            find_user(session, email)
             row = TokenRow(
                 id=self._database.token_hex(8),
                 email=email,
@@ -106,6 +108,11 @@ class Users(Part):
 
     def user_of_token(self, digest: str) -> str | None:
         """Return the user of a token; None if the token is unknown, revoked or expired, or its user disabled."""
+        token = self.token_of(digest)
+        return None if token is None else token.email
+
+    def token_of(self, digest: str) -> Token | None:
+        """Return a token; None if it is unknown, revoked or expired, or its user disabled."""
         with self._database.read() as session:
             found = session.execute(
                 select(TokenRow, UserRow.disabled)
@@ -114,10 +121,15 @@ class Users(Part):
             ).first()
             if found is None or found[0].revoked or found[1] or found[0].expires_at <= self._database.now():
                 return None
-            return str(found[0].email)
+            return record_of(Token, found[0])
 
 
-def _find_user(session: Session, email: str) -> UserRow:
+def find_user(session: Session, email: str) -> UserRow:
+    """Return a user's row.
+
+    Raises:
+        NotFoundError: The user does not exist.
+    """
     row = session.get(UserRow, email)
     if row is None:
         raise NotFoundError("There is no such user.", remedy="Ask the operator to create the user.")

@@ -163,13 +163,14 @@ def serve(host: str, port: int, no_worker: bool, tls_certificate: Path | None, t
 
     Prints the URL when ready.
     """
+    from cleanroom_pipelines.console.app import Console
     from cleanroom_pipelines.server.starting import open_tls
     from cleanroom_pipelines.server.starting import serve as start
 
     if (tls_certificate is None) != (tls_key is None):
         raise click.UsageError("Give both --tls-certificate and --tls-key, or neither.")
     tls = open_tls(tls_certificate, tls_key) if tls_certificate and tls_key else None
-    start(open_installation(), host, port, worker=not no_worker, on_ready=click.echo, tls=tls)
+    start(open_installation(), host, port, worker=not no_worker, on_ready=click.echo, tls=tls, make_site=Console)
 
 
 @cleanroom.command()

@@ -11,6 +11,10 @@ import click
 
 from cleanroom_pipelines.cli.console import open_installation
 
+_BASE_URL = click.option(
+    "--url", default="http://127.0.0.1:8723", show_default=True, help="The server's address, as the user opens it."
+)
+
 
 @click.group()
 def user() -> None:
@@ -59,6 +63,40 @@ def enable_user(email: str) -> None:
     """Enable a user again: their tokens are accepted."""
     open_installation().catalog.users.set_user_disabled(email.lower(), False)
     print("Enabled.")
+
+
+@user.command("invite")
+@click.argument("email")
+@_BASE_URL
+def invite_user(email: str, url: str) -> None:
+    """Print a link by which the user sets a password for the console; valid seven days, for one use.
+
+    Creates the user if needed. An invitation also replaces a forgotten password.
+    """
+    from cleanroom_pipelines.runs.sign_in import invite
+
+    secret, _ = invite(open_installation(), email.lower())
+    print(f"{url.rstrip('/')}/console/invitation/{secret}")
+
+
+@user.command("link")
+@click.argument("email")
+@_BASE_URL
+def sign_in_link(email: str, url: str) -> None:
+    """Print a link by which the user signs in to the console once; valid 15 minutes."""
+    from cleanroom_pipelines.catalog import LinkPurpose
+    from cleanroom_pipelines.runs.sign_in import issue_link
+
+    secret, _ = issue_link(open_installation(), email.lower(), LinkPurpose.SIGN_IN)
+    print(f"{url.rstrip('/')}/console/link/{secret}")
+
+
+@user.command("sign-out")
+@click.argument("email")
+def sign_out_user(email: str) -> None:
+    """End all sessions of a user in the console."""
+    open_installation().catalog.sign_in.end_sessions(email.lower())
+    print("Signed out everywhere.")
 
 
 @click.group()

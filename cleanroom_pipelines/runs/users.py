@@ -44,9 +44,15 @@ def issue_token(installation: Installation, email: str, days: int = 90) -> tuple
 
 def user_of(installation: Installation, token: str) -> str | None:
     """Return the e-mail address of the user whom a token belongs to; None if the token is not valid."""
+    found = token_of(installation, token)
+    return None if found is None else found.email
+
+
+def token_of(installation: Installation, token: str) -> Token | None:
+    """Return the catalogue's record of a token; None if the token is not valid."""
     if not _TOKEN.fullmatch(token):
         return None
-    return installation.catalog.users.user_of_token(_digest(installation, token))
+    return installation.catalog.users.token_of(_digest(installation, token))
 
 
 def _digest(installation: Installation, token: str) -> str:

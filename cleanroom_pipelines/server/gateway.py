@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol
 
 import anyio.to_thread
 
@@ -18,9 +18,9 @@ from cleanroom_pipelines.aws.answers import ApiError
 from cleanroom_pipelines.aws.signing import is_for_s3
 from cleanroom_pipelines.media.protocol import PREFIX as MEDIA_PREFIX
 from cleanroom_pipelines.server.lookalike_api import LookalikeApi
-from cleanroom_pipelines.server.media_api import MAX_BODY_BYTES, MediaApi, MediaUpload
+from cleanroom_pipelines.server.media_api import MAX_BODY_BYTES, MediaApi
 from cleanroom_pipelines.server.requests import Reply, Request
-from cleanroom_pipelines.server.s3.api import S3Api, S3Exchange
+from cleanroom_pipelines.server.s3.api import S3Api
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,6 +31,33 @@ _FORMER_BUCKETS = "/_cleanroom/buckets/"
 _WITHOUT_BODY = (204, 304)
 _OF_PROXIES = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
 _SLOWEST_UPLOAD = 10_000  # bytes per second
+
+
+class Upload(Protocol):
+    """A body of any size while it is being received; `S3Exchange` documents the methods."""
+
+    def take(self, chunk: bytes) -> Reply | None: ...  # noqa: D102
+    def finish(self) -> Reply: ...  # noqa: D102
+    def give_up(self) -> Reply: ...  # noqa: D102
+    def discard(self) -> None: ...  # noqa: D102
+
+
+class Site(Protocol):
+    """Pages for browsers, such as the console."""
+
+    most_bytes: int
+
+    def serves(self, request: Request) -> bool:
+        """Whether a request is for a page of this site."""
+
+    def answer(self, request: Request, body: bytes) -> Reply:
+        """Answer a request whose body is small."""
+
+    def begin(self, request: Request) -> Upload | Reply:
+        """Start receiving a form that may contain files."""
+
+    def reject(self, request: Request, status: int) -> Reply:
+        """Reject a request that was not received completely, and close its connection."""
 
 
 class _DisconnectedError(Exception):
@@ -47,6 +74,7 @@ class Gateway:
         media: The data-room (Media) API.
         new_id: Returns a new UUID for each request.
         seconds_for_body: Time limit for a body; an upload gets another second for each 10,000 bytes.
+        site: The pages; None for APIs only.
     """
 
     api: LookalikeApi
@@ -54,6 +82,7 @@ class Gateway:
     media: MediaApi
     new_id: Callable[[], str]
     seconds_for_body: float = 60.0
+    site: Site | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection; websockets are rejected."""
@@ -76,6 +105,7 @@ class Gateway:
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
             is_secure=scope.get("scheme") == "https",
             is_private=_is_private(scope),
+            client=(scope.get("client") or ("",))[0],
         )
         if is_for_s3(request.header("authorization") or "", request.raw_query):
             return await self._upload(self.s3.begin, request, receive)
@@ -92,6 +122,8 @@ class Gateway:
             if request.method == "PUT":
                 return await self._upload(self.media.begin, request, receive)
             return await self._call_media(request, receive)
+        if self.site is not None and self.site.serves(request):
+            return await self._show(self.site, request, receive)
         if request.raw_path.startswith(_FORMER_BUCKETS):
             return await self._reject(
                 request,
@@ -100,6 +132,17 @@ class Gateway:
                 ends=True,
             )
         return await self._call(request, receive)
+
+    async def _show(self, site: Site, request: Request, receive: Receive) -> Reply:
+        if (request.header("content-type") or "").lower().startswith("multipart/form-data"):
+            return await self._upload(site.begin, request, receive)
+        try:
+            body = await _body(receive, site.most_bytes, self.seconds_for_body)
+        except TimeoutError:
+            return await anyio.to_thread.run_sync(site.reject, request, 408)
+        if body is None:
+            return await anyio.to_thread.run_sync(site.reject, request, 413)
+        return await anyio.to_thread.run_sync(site.answer, request, body)
 
     async def _call_media(self, request: Request, receive: Receive) -> Reply:
         try:
@@ -129,7 +172,7 @@ class Gateway:
         return await anyio.to_thread.run_sync(self.api.reject, request, error)
 
     async def _upload(
-        self, begin: Callable[[Request], S3Exchange | MediaUpload | Reply], request: Request, receive: Receive
+        self, begin: Callable[[Request], Upload | Reply], request: Request, receive: Receive
     ) -> Reply:
         """Receive a body of any size into a file, after authenticating the sender."""
         upload = await anyio.to_thread.run_sync(begin, request)
@@ -137,7 +180,7 @@ class Gateway:
             return upload
         return await self._receive(upload, receive)
 
-    async def _receive(self, upload: S3Exchange | MediaUpload, receive: Receive) -> Reply:
+    async def _receive(self, upload: Upload, receive: Receive) -> Reply:
         deadline = asyncio.get_running_loop().time() + self.seconds_for_body
         try:
             more = True

@@ -18,11 +18,14 @@ class RateLimit:
     Args:
         per_second: Requests per second and account.
         clock: Monotonic clock, in seconds.
+        burst: Requests that may be sent at once; None for those of two seconds.
     """
 
-    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, per_second: float, clock: Callable[[], float] = time.monotonic, burst: float | None = None
+    ) -> None:
         self._per_second = per_second
-        self._most = max(1.0, per_second * _BURST_SECONDS)
+        self._most = burst or max(1.0, per_second * _BURST_SECONDS)
         self._clock = clock
         self._left: dict[str, tuple[float, float]] = {}
         self._lock = Lock()

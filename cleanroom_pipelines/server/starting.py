@@ -29,7 +29,7 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.parties import open_access_key
 from cleanroom_pipelines.runs.requested_seeds import take_back_seeds
 from cleanroom_pipelines.server.callers import Doorkeeper
-from cleanroom_pipelines.server.gateway import Gateway
+from cleanroom_pipelines.server.gateway import Gateway, Site
 from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.lookalike_api import LookalikeApi
 from cleanroom_pipelines.server.media.service import MediaService
@@ -50,7 +50,11 @@ _SECONDS_TO_RESTART, _MOST_SECONDS_TO_RESTART = 2.0, 60.0
 
 
 def make_gateway(
-    installation: Installation, *, is_strict: bool = False, seconds: Callable[[], float] = time.monotonic
+    installation: Installation,
+    *,
+    is_strict: bool = False,
+    seconds: Callable[[], float] = time.monotonic,
+    make_site: Callable[[Installation], Site] | None = None,
 ) -> Gateway:
     """Build the ASGI application of an installation.
 
@@ -58,6 +62,7 @@ def make_gateway(
         installation: The installation.
         is_strict: Whether to validate every output against its shape; for tests.
         seconds: Monotonic clock for the rate limits, in seconds.
+        make_site: Builds the pages; None for APIs only.
 
     Raises:
         ConfigurationError: A package that the API needs is not installed.
@@ -104,7 +109,8 @@ def make_gateway(
     hosts = tuple(name for name in ("localhost", settings.s3_host) if name)
     s3 = S3Api(parts, door, installation.home.scratch, hosts)
     media = MediaApi(MediaService(installation), media_rate)
-    return Gateway(LookalikeApi(endpoint, door, is_strict), s3, media, _new_uuid)
+    site = make_site(installation) if make_site else None
+    return Gateway(LookalikeApi(endpoint, door, is_strict), s3, media, _new_uuid, site=site)
 
 
 def serve(
@@ -115,6 +121,7 @@ def serve(
     worker: bool,
     on_ready: Callable[[str], None],
     tls: ssl.SSLContext | None = None,
+    make_site: Callable[[Installation], Site] | None = None,
 ) -> None:
     """Serve until the process receives a stop signal.
 
@@ -125,6 +132,7 @@ def serve(
         worker: Whether to execute pending work in child processes too.
         on_ready: Called with the URL when the server accepts requests.
         tls: What `open_tls` returned; None for plain HTTP.
+        make_site: Builds the pages; None for APIs only.
 
     Raises:
         ConfigurationError: The address cannot be bound, or a package that the API needs is not installed.
@@ -137,7 +145,7 @@ def serve(
     sys.setswitchinterval(_SECONDS_BEFORE_SWITCH)
     installation.catalog.database.stay_connected()
     installation.audit.stay_connected()
-    server = make_server(make_gateway(installation), tls=tls)
+    server = make_server(make_gateway(installation, make_site=make_site), tls=tls)
     shown = f"[{host}]" if ":" in host else host
     url = f"{'http' if tls is None else 'https'}://{shown}:{listening.getsockname()[1]}"
     notifier = Thread(target=_notify_when_ready, args=(server, url, on_ready), daemon=True)

@@ -88,7 +88,7 @@ _TEXTS = {
     "request_id": re.compile(r"[a-zA-Z0-9-]{1,64}"),
     "account": re.compile(r"[0-9]{12}"),
     "access_key": re.compile(r"[a-zA-Z0-9]{1,128}"),
-    "way": re.compile(r"api|media|cli|inbox|ui|schedule|worker"),
+    "way": re.compile(r"api|media|console|cli|inbox|ui|schedule|worker"),
     "operation": re.compile(_WORD),
     "outcome": re.compile(r"[a-z][a-z_]{0,31}"),
     "error": re.compile(_WORD),

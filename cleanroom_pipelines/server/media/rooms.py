@@ -69,10 +69,21 @@ def get_room(call: Call) -> dict[str, Any]:
 
 
 def list_rooms(call: Call) -> dict[str, Any]:
-    """Return the rooms in which the caller participates."""
-    mine = [room for room in call.installation.catalog.rooms.data_rooms() if room.group_of(call.email)]
+    """Return the rooms in which the caller participates, with the caller's role and what is provisioned."""
+    rooms = call.installation.catalog.rooms.data_rooms()
+    mine = [(room, group.as_member(call.email)) for room in rooms if (group := room.group_of(call.email))]
+    return {"rooms": [_listed(room, group) for room, group in mine]}
+
+
+def _listed(room: DataRoom, group: ParticipantSpec) -> dict[str, Any]:
     return {
-        "rooms": [{"id": room.id, "name": room.name, "created_at": room.created_at.isoformat()} for room in mine]
+        "id": room.id,
+        "name": room.name,
+        "created_at": room.created_at.isoformat(),
+        "role": group.role,
+        "permissions": [each.value for each in group.permissions],
+        "base": room.has_base,
+        "seeds": room.has_seeds,
     }
 
 

@@ -61,9 +61,11 @@ class MediaService:
 
     Args:
         installation: The installation.
+        way: The entry point that audit entries name.
     """
 
     installation: Installation
+    way: str = "media"
 
     def call(self, email: str, method: str, params: Mapping[str, Any], request_id: str | None = None) -> Any:
         """Execute a call and write its audit entry.
@@ -156,6 +158,10 @@ class MediaService:
         call = Call(self.installation, email, {}, {"operation": operation, "request_id": request_id})
         self._write(call, error, soon=isinstance(error, errors.TooManyRequestsError))
 
+    def audit_success(self, operation: str, request_id: str, email: str) -> None:
+        """Audit a successful request that no handler audits, such as signing in."""
+        self._write(Call(self.installation, email, {}, {"operation": operation, "request_id": request_id}), None)
+
     @contextmanager
     def _audited(self, call: Call, *, only_reads: bool) -> Iterator[None]:
         try:
@@ -168,7 +174,7 @@ class MediaService:
         self._write(call, None, soon=only_reads)
 
     def _write(self, call: Call, error: Exception | None, *, soon: bool = False) -> None:
-        entry: dict[str, Any] = {"way": "media", **{k: v for k, v in call.trail.items() if v is not None}}
+        entry: dict[str, Any] = {"way": self.way, **{k: v for k, v in call.trail.items() if v is not None}}
         if call.email:
             entry["user"] = self.installation.audit_name(call.email)
         entry["outcome"] = "ok" if error is None else "refused" if status_of(error) < 500 else "failed"

@@ -1,0 +1,162 @@
+"""How users sign in to the console: passwords, sign-in links and sessions.
+
+Lives here: encoded passwords, and the keyed digests of links and sessions.
+Add here when a user can sign in in another way.
+Keep out: encoding passwords, secrets and their digests (the shell has the key), cookies and pages.
+
+A session ends with its user, its token, a new password, after `IDLE` without a request, and after `LONGEST`.
+"""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, or_, select, update
+
+from cleanroom_pipelines.catalog.database import Part
+from cleanroom_pipelines.catalog.noting import noted
+from cleanroom_pipelines.catalog.records import ConsoleSession, LinkPurpose, SignInLink
+from cleanroom_pipelines.catalog.tables import SessionRow, SignInLinkRow, TokenRow, UserRow, record_of
+from cleanroom_pipelines.catalog.users import find_user
+
+IDLE, LONGEST = timedelta(minutes=30), timedelta(hours=12)
+_BETWEEN_RECORDS = timedelta(minutes=1)
+
+
+class SignIn(Part):
+    """The part of the catalogue that stores how users sign in."""
+
+    def password(self, email: str) -> str | None:
+        """Return a user's encoded password; None if the user is unknown or disabled, or has no password."""
+        with self._database.read() as session:
+            row = session.get(UserRow, email)
+            return None if row is None or row.disabled else row.password
+
+    @noted
+    def set_password(self, email: str, encoded: str) -> None:
+        """Set a user's password, and end all of the user's sessions.
+
+        Raises:
+            NotFoundError: The user does not exist.
+        """
+        with self._database.write() as session:
+            find_user(session, email).password = encoded
+            session.execute(delete(SessionRow).where(SessionRow.email == email))
+
+    @noted
+    def add_link(
+        self, email: str, digest: str, purpose: LinkPurpose, expires_at: datetime, invited_by: str | None = None
+    ) -> SignInLink:
+        """Store a link's digest; the user's earlier links for the same purpose become invalid.
+
+        Raises:
+            NotFoundError: The user does not exist.
+        """
+        now = self._database.now()
+        with self._database.write() as session:
+            find_user(session, email)
+            earlier = (SignInLinkRow.email == email) & (SignInLinkRow.purpose == purpose)
+            session.execute(delete(SignInLinkRow).where(or_(earlier, SignInLinkRow.expires_at <= now)))
+            row = SignInLinkRow(
+                email=email,
+                digest=digest,
+                purpose=purpose,
+                invited_by=invited_by,
+                created_at=now,
+                expires_at=expires_at,
+            )
+            session.add(row)
+            session.flush()
+            return record_of(SignInLink, row)
+
+    def link(self, digest: str, purpose: LinkPurpose) -> SignInLink | None:
+        """Return a link; None if it is unknown, used or expired, or its user is disabled."""
+        query = select(SignInLinkRow).join(UserRow, UserRow.email == SignInLinkRow.email)
+        valid = SignInLinkRow.expires_at > self._database.now(), UserRow.disabled.is_(False)
+        with self._database.read() as session:
+            row = session.scalar(
+                query.where(SignInLinkRow.digest == digest, SignInLinkRow.purpose == purpose, *valid)
+            )
+            return None if row is None else record_of(SignInLink, row)
+
+    def use_link(self, digest: str, purpose: LinkPurpose, password: str | None = None) -> SignInLink | None:
+        """Use up a link, and set its user's password; None if another request was first, or the link is invalid.
+
+        Args:
+            digest: The link's keyed digest.
+            purpose: What the link must be for.
+            password: The new password, encoded; None to keep the old one.
+        """
+        link = self.link(digest, purpose)
+        if link is None:
+            return None
+        with self._database.write() as session:
+            row = session.get(SignInLinkRow, digest, with_for_update=True)
+            if row is None:
+                return None
+            session.delete(row)
+            if password is not None:
+                find_user(session, link.email).password = password
+                session.execute(delete(SessionRow).where(SessionRow.email == link.email))
+        return link
+
+    def invitations(self) -> tuple[SignInLink, ...]:
+        """Return the invitations that can still be accepted, oldest first."""
+        valid = SignInLinkRow.purpose == LinkPurpose.INVITATION, SignInLinkRow.expires_at > self._database.now()
+        with self._database.read() as session:
+            query = select(SignInLinkRow).where(*valid).order_by(SignInLinkRow.created_at, SignInLinkRow.email)
+            return tuple(record_of(SignInLink, row) for row in session.scalars(query))
+
+    def can_sign_in(self, email: str) -> bool:
+        """Return whether a user has a password, or was ever issued a token."""
+        with self._database.read() as session:
+            row = session.get(UserRow, email)
+            token = session.scalar(select(TokenRow.id).where(TokenRow.email == email).limit(1))
+            return token is not None or (row is not None and row.password is not None)
+
+    def add_session(self, email: str, digest: str, token_id: str | None = None) -> None:
+        """Store a new session's digest, and delete sessions that have ended.
+
+        Raises:
+            NotFoundError: The user does not exist.
+        """
+        now = self._database.now()
+        ended = or_(SessionRow.used_at <= now - IDLE, SessionRow.created_at <= now - LONGEST)
+        with self._database.write() as session:
+            find_user(session, email)
+            session.execute(delete(SessionRow).where(ended))
+            session.add(SessionRow(email=email, digest=digest, token_id=token_id, created_at=now, used_at=now))
+
+    def session(self, digest: str) -> ConsoleSession | None:
+        """Return a session and record its use; None if it is unknown or has ended."""
+        now = self._database.now()
+        query = (
+            select(SessionRow)
+            .join(UserRow, UserRow.email == SessionRow.email)
+            .outerjoin(TokenRow, TokenRow.id == SessionRow.token_id)
+            .where(
+                SessionRow.digest == digest,
+                SessionRow.used_at > now - IDLE,
+                SessionRow.created_at > now - LONGEST,
+                UserRow.disabled.is_(False),
+                or_(SessionRow.token_id.is_(None), (TokenRow.expires_at > now) & TokenRow.revoked.is_(False)),
+            )
+        )
+        with self._database.read() as session:
+            row = session.scalar(query)
+            if row is None:
+                return None
+            found = record_of(ConsoleSession, row)
+        if found.used_at <= now - _BETWEEN_RECORDS:
+            with self._database.write() as session:
+                session.execute(update(SessionRow).where(SessionRow.digest == digest).values(used_at=now))
+        return found
+
+    def end_session(self, digest: str) -> None:
+        """End a session; idempotent."""
+        with self._database.write() as session:
+            session.execute(delete(SessionRow).where(SessionRow.digest == digest))
+
+    @noted
+    def end_sessions(self, email: str) -> None:
+        """End all sessions of a user."""
+        with self._database.write() as session:
+            session.execute(delete(SessionRow).where(SessionRow.email == email))

@@ -1,0 +1,209 @@
+"""The console as a site of the HTTP server: routing, access to pages, and errors.
+
+Lives here: `Console`, which finds a request's page and session, and turns errors into pages.
+Keep out: the pages (`pages`) and receiving requests (`server.gateway`).
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import unquote
+
+from cleanroom_pipelines.console.forms import MAX_FIELD_BYTES, Form, FormReader, read_fields
+from cleanroom_pipelines.console.page import Page, Route
+from cleanroom_pipelines.console.pages import ROUTES, TABS
+from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, url
+from cleanroom_pipelines.console.sessions import SignInLimits, check_origin, check_transport, session_secret
+from cleanroom_pipelines.media import errors
+from cleanroom_pipelines.media.protocol import as_media_error, status_of
+from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.sign_in import find_session
+from cleanroom_pipelines.server.limits import RateLimit
+from cleanroom_pipelines.server.media.service import MediaService
+from cleanroom_pipelines.server.requests import Reply, Request
+from cleanroom_pipelines.ways_in import REQUEST, acting_for
+
+_LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+_STATIC = f"{PREFIX}/static/"
+_READS = ("GET", "HEAD")
+
+
+class Console:
+    """The pages of an installation.
+
+    Args:
+        installation: The installation.
+    """
+
+    most_bytes = MAX_FIELD_BYTES
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._service = MediaService(installation, way="console")
+        self._rendering = Rendering()
+        self._limits = SignInLimits()
+        self._rate = RateLimit(installation.settings.requests_per_second)
+
+    def serves(self, request: Request) -> bool:
+        """Whether a request is for a page, or a browser's request for the server's root."""
+        if request.raw_path == "/":
+            is_api = request.header("authorization") or "X-Amz-" in request.raw_query
+            accepts = request.header("accept") or ""
+            return request.method in _READS and not is_api and "text/html" in accepts
+        return request.raw_path == PREFIX or request.raw_path.startswith(f"{PREFIX}/")
+
+    def answer(self, request: Request, body: bytes) -> Reply:
+        """Answer a request whose body is small."""
+        if request.raw_path in ("/", PREFIX):
+            return Reply(303, {**PRIVATE, "Location": f"{PREFIX}/"})
+        if request.raw_path.startswith(_STATIC) and request.method in _READS:
+            found = self._rendering.static.get(request.raw_path.removeprefix(_STATIC))
+            if found is not None:
+                return found
+        return self._guarded(request, lambda: self._answer(request, body))
+
+    def begin(self, request: Request) -> "FormUpload | Reply":
+        """Start receiving a form that may contain files, if its sender may send it."""
+
+        def begin() -> FormUpload | Reply:
+            route, page = self._open(request)
+            if route is None:
+                return self._to_sign_in(request, page)
+            if not route.files:
+                raise errors.InvalidRequestError("This page receives no files.", remedy="Open the page again.")
+            self._service.admit_upload(page.email, request.id)
+            most_bytes = self._installation.settings.max_upload_bytes
+            content_type = request.header("content-type") or ""
+            reader = FormReader(content_type, self._installation.home.scratch, most_bytes)
+            return FormUpload(self, route, page, reader)
+
+        return self._guarded(request, begin)
+
+    def reject(self, request: Request, status: int) -> Reply:
+        """Reject a request that was not received completely, and close its connection."""
+        error = errors.InvalidRequestError(
+            "The form is too large or took too long to arrive.", remedy="Try again."
+        )
+        self._service.audit_rejection("unknown", error, request.id)
+        reply = self._error_page(request, "", error, status)
+        return Reply(status, {**reply.headers, "Connection": "close"}, reply.body)
+
+    def run(self, route: Route, page: Page) -> Reply:
+        """Answer with a page, after its form was read."""
+        return self._guarded(page.request, lambda: route.answer(page), page.email)
+
+    def fail(self, page: Page, error: Exception) -> Reply:
+        """Return the page of an error in a form that was being received, and audit it."""
+        self._service.audit_rejection("upload", error, page.request.id, page.email)
+        return self._error_page(page.request, page.email, as_media_error(error), status_of(error))
+
+    def _answer(self, request: Request, body: bytes) -> Reply:
+        route, page = self._open(request)
+        if route is None:
+            return self._to_sign_in(request, page)
+        page.form = self._audited(request, page.email, "unknown", lambda: read_fields(body)) if body else Form()
+        return self.run(route, page)
+
+    def _open(self, request: Request) -> tuple[Route | None, Page]:
+        """Return a request's route and page; None as the route if the user must sign in first.
+
+        Raises:
+            MediaError: The page does not exist, or its sender may not send this request.
+        """
+        self._audited(request, "", "authorize", lambda: check_transport(request))
+        if request.method not in _READS:
+            self._audited(request, "", "authorize", lambda: check_origin(request))
+        route, values = self._audited(request, "", "unknown", lambda: _find(request))
+        session = find_session(self._installation, session_secret(request))
+        email = session.email if session else ""
+        page = Page(self._service, self._rendering, self._limits, request, email, values, tabs=TABS, routes=ROUTES)
+        if session is None:
+            return (route if route.is_public else None), page
+        self._audited(request, email, "authorize", lambda: self._count(email))
+        return route, page
+
+    def _count(self, email: str) -> None:
+        if not self._rate.allows(email):
+            raise errors.TooManyRequestsError("Too many requests.", remedy="Try again in some seconds.")
+
+    def _to_sign_in(self, request: Request, page: Page) -> Reply:
+        error = errors.UnauthorizedError("Your session has ended.", remedy="Sign in again.")
+        if request.method in _READS:
+            to = {"next": request.raw_path.removeprefix(PREFIX)} if request.raw_path != f"{PREFIX}/" else None
+            return Reply(303, {**PRIVATE, "Location": url("/sign-in", to)})
+        self._service.audit_rejection("authorize", error, request.id)
+        return page.show("signing/sign_in.html", status=401, error=error, next="")
+
+    def _audited(self, request: Request, email: str, operation: str, do: Callable[[], T]) -> T:
+        """Run a check, and audit its rejection; handlers audit only calls that reach them."""
+        try:
+            return do()
+        except errors.MediaError as error:
+            self._service.audit_rejection(operation, error, request.id, email)
+            raise
+
+    def _guarded(self, request: Request, do: Callable[[], T], email: str = "") -> T | Reply:
+        """Run what answers a request; any error becomes a page."""
+        try:
+            with acting_for(REQUEST):
+                return do()
+        except Exception as error:
+            known, status = as_media_error(error), status_of(error)
+            if isinstance(error, WrongMethodError):
+                status = 405
+            if status >= 500:
+                _LOG.error("A page failed: %s.", type(error).__name__)
+            return self._error_page(request, email, known, status)
+
+    def _error_page(self, request: Request, email: str, error: errors.MediaError, status: int) -> Reply:
+        page = Page(self._service, self._rendering, self._limits, request, email, {})
+        return page.show("error.html", status=status, error=error, code=status)
+
+
+class WrongMethodError(errors.NotFoundError):
+    """The page exists, but not for this method."""
+
+
+class FormUpload:
+    """A form with files while it is being received."""
+
+    def __init__(self, console: Console, route: Route, page: Page, reader: FormReader) -> None:
+        self._console, self._route, self._page, self._reader = console, route, page, reader
+
+    def take(self, chunk: bytes) -> Reply | None:
+        """Read a part of the form; an error page ends the upload."""
+        try:
+            self._reader.take(chunk)
+        except Exception as error:
+            return self._console.fail(self._page, error)
+        return None
+
+    def finish(self) -> Reply:
+        """Answer with the page that receives the form."""
+        try:
+            self._page.form = self._reader.finish()
+        except errors.MediaError as error:
+            return self._console.fail(self._page, error)
+        return self._console.run(self._route, self._page)
+
+    def give_up(self) -> Reply:
+        """Reject a form that takes too long."""
+        error = errors.InvalidRequestError("The file took too long to arrive.", remedy="Try again.")
+        return self._console.fail(self._page, error)
+
+    def discard(self) -> None:
+        """Delete the files from scratch."""
+        self._reader.form.close()
+
+
+def _find(request: Request) -> tuple[Route, dict[str, str]]:
+    found = [(route, values) for route in ROUTES if (values := route.match(request.raw_path)) is not None]
+    if not found:
+        raise errors.NotFoundError("This page does not exist.", remedy="Go to your data rooms.")
+    method = "GET" if request.method == "HEAD" else request.method
+    fitting = [(route, values) for route, values in found if route.method == method]
+    if not fitting:
+        raise WrongMethodError("This page cannot be requested this way.", remedy="Go to your data rooms.")
+    route, values = fitting[0]
+    return route, {name: unquote(value) for name, value in values.items()}

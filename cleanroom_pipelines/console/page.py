@@ -1,0 +1,220 @@
+"""A request for a page: what the functions of pages work with.
+
+Lives here: `Page` and `Route`.
+Add here when several pages need the same of a request.
+Keep out: sessions, routing (`app.py`) and what pages show (`pages`).
+"""
+
+import mimetypes
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from starlette.routing import compile_path
+
+from cleanroom_pipelines.console.forms import Form, FormFile
+from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, url
+from cleanroom_pipelines.console.sessions import SignInLimits
+from cleanroom_pipelines.media.errors import InvalidRequestError
+from cleanroom_pipelines.media.protocol import Method
+from cleanroom_pipelines.server.media.service import MediaService
+from cleanroom_pipelines.server.requests import Reply, Request
+from cleanroom_pipelines.storage.vault import chunks_of
+from cleanroom_pipelines.terms import Permission
+
+
+@dataclass(frozen=True)
+class Tab:
+    """An entry of a room's menu.
+
+    Args:
+        key: Its text is `tab.<key>`.
+        path: The path of its route, with `{room_id}`.
+        needs: The user sees it with any of these permissions; empty for all participants.
+    """
+
+    key: str
+    path: str
+    needs: tuple[Permission, ...] = ()
+
+
+@dataclass
+class Page:
+    """A request for a page, by a signed-in user or for a public page.
+
+    Args:
+        service: The handlers.
+        rendering: The templates.
+        limits: Limits on attempts to sign in.
+        request: The request without its body.
+        email: Address of the signed-in user; empty on a public page.
+        path: The values of the route's parameters.
+        form: The fields and files of a POST.
+        tabs: The entries of a room's menu.
+        routes: All pages.
+    """
+
+    service: MediaService
+    rendering: Rendering
+    limits: SignInLimits
+    request: Request
+    email: str
+    path: Mapping[str, str]
+    form: Form = field(default_factory=Form)
+    tabs: tuple[Tab, ...] = ()
+    routes: "tuple[Route, ...]" = ()
+    _headers: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def query(self) -> Mapping[str, str]:
+        """The fields of the query; the first value of each."""
+        try:
+            return dict(reversed(parse_qsl(self.request.raw_query, max_num_fields=100)))
+        except ValueError:
+            raise InvalidRequestError("The address is malformed.", remedy="Go to your data rooms.") from None
+
+    def call(self, method: Method, **params: Any) -> Any:
+        """Call a handler of the data-room (Media) API as the signed-in user.
+
+        Raises:
+            MediaError: The handler rejected the call or failed.
+        """
+        return self.service.call(self.email, method, params, self.request.id)
+
+    def room(self) -> dict[str, Any]:
+        """Return the room that the path names, as `get_room` does, with the user's participant as `mine`.
+
+        Raises:
+            MediaError: The user is not in the room.
+        """
+        return self._room
+
+    @cached_property
+    def _room(self) -> dict[str, Any]:
+        room: dict[str, Any] = self.call(Method.GET_ROOM, room_id=self.path["room_id"])
+        mine = next(each for each in room["participants"] if self.email in each["emails"])
+        permissions = mine.get("member_permissions", {}).get(self.email, mine["permissions"])
+        return {**room, "mine": {**mine, "permissions": permissions}}
+
+    def may(self, *permissions: Permission) -> bool:
+        """Whether the user has all permissions in the path's room; handlers check them too."""
+        return {each.value for each in permissions} <= set(self.room()["mine"]["permissions"])
+
+    def upload(self, file: FormFile, matching_id: str | None = None) -> dict[str, Any]:
+        """Store a file of the form encrypted, and return its `manifest_hash`.
+
+        Raises:
+            MediaError: It is too large, or the user has too many files.
+        """
+        return self.service.upload(self.email, file.chunks(), file.name, matching_id)
+
+    def show(
+        self, template: str, *, status: int = 200, room: Mapping[str, Any] | None = None, **values: Any
+    ) -> Reply:
+        """Render a page.
+
+        Args:
+            template: Name of the template.
+            status: HTTP status.
+            room: The room whose menu the page has.
+            **values: Values for the template.
+        """
+        done = self.query.get("done", "")
+        shared = {
+            "me": self.email,
+            "path": self.request.raw_path,
+            "form": self.form,
+            "error": None,
+            "done": done if done.endswith("done") and done in self.rendering.texts else None,
+            "room": room,
+            "tabs": self._tabs(room) if room else (),
+        }
+        return self.rendering.render(template, shared | values, status=status, headers=self._headers)
+
+    def redirect(self, path: str, *, done: str | None = None, **parts: str) -> Reply:
+        """Answer a successful POST with another page.
+
+        Args:
+            path: The path of its route.
+            done: Key of a text to show there; it ends in `done`.
+            **parts: Values for the path's parameters.
+        """
+        to = url(path, {"done": done} if done else None, **parts)
+        return Reply(303, {**PRIVATE, **self._headers, "Location": to})
+
+    def download(self, job_id: str, name: str) -> Reply:
+        """Send a file of one of the user's lists.
+
+        Raises:
+            MediaError: The user has no such file.
+        """
+        stack = ExitStack()
+        try:
+            path = stack.enter_context(self.service.opening(self.email, job_id, name))
+            stream = stack.enter_context(path.open("rb"))
+        except BaseException:
+            stack.close()
+            raise
+        n_bytes = path.stat().st_size
+        return Reply(200, _attachment(name), chunks=chunks_of(stream), n_bytes=n_bytes, close=stack.close)
+
+    def attach(self, name: str, chunks: Iterable[str]) -> Reply:
+        """Send a small file, such as figures as CSV."""
+        return Reply(200, _attachment(name), "".join(chunks).encode())
+
+    def is_page(self, path: str) -> bool:
+        """Whether a path below /console is that of a page, to which a user may be sent after signing in."""
+        is_path = re.fullmatch(r"/[\w%./~-]*", path, re.ASCII) and not path.startswith("//")
+        return bool(is_path) and any(
+            each.method == "GET" and each.match(PREFIX + path) is not None for each in self.routes
+        )
+
+    def set_cookie(self, cookie: str) -> None:
+        """Set a cookie with the reply."""
+        self._headers["Set-Cookie"] = cookie
+
+    def _tabs(self, room: Mapping[str, Any]) -> list[tuple[Tab, str]]:
+        mine = set(room["mine"]["permissions"])
+        shown = [each for each in self.tabs if not each.needs or any(p.value in mine for p in each.needs)]
+        return [(each, url(each.path, room_id=room["id"])) for each in shown]
+
+
+class Route:
+    """A page's method and path.
+
+    Args:
+        method: GET or POST; GET also answers HEAD.
+        path: Its path below /console, with parameters as `{name}`.
+        answer: The function that answers.
+        is_public: Whether it is shown without signing in.
+        files: Whether its form may contain files.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        answer: Callable[[Page], Reply],
+        *,
+        is_public: bool = False,
+        files: bool = False,
+    ) -> None:
+        self.method, self.path, self.answer = method, path, answer
+        self.is_public, self.files = is_public, files
+        self._pattern = compile_path(PREFIX + path)[0]
+
+    def match(self, raw_path: str) -> dict[str, str] | None:
+        """Return the values of the parameters in a path, still percent-encoded; None for another path."""
+        found = self._pattern.match(raw_path)
+        return found.groupdict() if found else None
+
+
+def _attachment(name: str) -> dict[str, str]:
+    kind, encoding = mimetypes.guess_type(name)
+    kind = kind if kind and not encoding else "application/octet-stream"
+    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return {**PRIVATE, "Content-Type": kind, "Content-Disposition": disposition}

@@ -1,0 +1,14 @@
+"""The pages of the console, one module for each area.
+
+Lives here: the list of modules, from which the routes and the menu of a room follow.
+Add here the module of a new page, in the order of a room's menu.
+Keep out: everything else.
+"""
+
+from cleanroom_pipelines.console.page import Route, Tab
+from cleanroom_pipelines.console.pages import rooms, signing
+
+MODULES = (signing, rooms)
+
+ROUTES: tuple[Route, ...] = tuple(route for module in MODULES for route in module.PAGES)
+TABS: tuple[Tab, ...] = tuple(module.TAB for module in MODULES if hasattr(module, "TAB"))

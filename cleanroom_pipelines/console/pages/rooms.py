@@ -1,0 +1,83 @@
+"""Data rooms: the list with each room's next step, and the page of one room.
+
+Lives here: the next step of a user, the checklist of both sides, and what a room's outputs reveal.
+Keep out: the pages of a room's menu (the neighbouring modules).
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.rendering import url
+from cleanroom_pipelines.media.protocol import Method
+from cleanroom_pipelines.server.requests import Reply
+from cleanroom_pipelines.terms import CollaborationType, Permission
+
+# The steps that need both sides' data, in the usual order.
+_LATER = (
+    (Permission.VIEW_OVERLAP, "overlap"),
+    (Permission.CREATE_CUSTOM_AUDIENCE, "audiences"),
+    (Permission.EXPORT_AUDIENCE, "lists"),
+    (Permission.VIEW_INSIGHTS, "insights"),
+)
+# What participants of a room can learn about individuals, by the collaboration type that allows it.
+_REVEALING = (CollaborationType.REMARKETING, CollaborationType.EXCLUSION)
+
+
+def rooms(page: Page) -> Reply:
+    """List the user's data rooms."""
+    found = page.call(Method.LIST_ROOMS)["rooms"]
+    return page.show("rooms/rooms.html", rooms=[{**each, **_step(page, each)} for each in found])
+
+
+def room(page: Page) -> Reply:
+    """Show a room: the state of both sides, its participants, and what its outputs reveal."""
+    found = page.room()
+    provided = page.call(Method.GET_PROVISIONING, room_id=found["id"])
+    state = {"id": found["id"], "permissions": found["mine"]["permissions"], **provided}
+    return page.show(
+        "rooms/room.html",
+        room=found,
+        provided=provided,
+        next=_step(page, state),
+        types=CollaborationType,
+        reveals=[(each, each.value in found["collaboration_types"]) for each in _REVEALING],
+        providers={
+            "base": _provider(found, Permission.PROVIDE_BASE_AUDIENCE),
+            "seeds": _provider(found, Permission.PROVIDE_SEED_AUDIENCE),
+        },
+    )
+
+
+def next_step(permissions: Collection[str], *, base: bool, seeds: bool) -> tuple[str, str | None]:
+    """Return the key of a user's next step in a room, and the path of its page if it is the user's turn.
+
+    Args:
+        permissions: The user's permissions.
+        base: Whether the base audience is provisioned.
+        seeds: Whether the seed audiences are.
+    """
+    may = set(permissions)
+    if not base and Permission.PROVIDE_BASE_AUDIENCE.value in may:
+        return "provide_base", "/rooms/{room_id}/data"
+    if not seeds and Permission.PROVIDE_SEED_AUDIENCE.value in may:
+        return "provide_seeds", "/rooms/{room_id}/data"
+    if not base or not seeds:
+        return ("wait_seeds" if base else "wait_base"), None
+    step = next((step for permission, step in _LATER if permission.value in may), None)
+    return (step, f"/rooms/{{room_id}}/{step}") if step else ("look", None)
+
+
+def _step(page: Page, state: Mapping[str, Any]) -> dict[str, Any]:
+    key, path = next_step(state["permissions"], base=state["base"], seeds=state["seeds"])
+    is_there = path is not None and page.is_page(path.format(room_id=state["id"]))
+    return {"step": key, "address": url(path, room_id=state["id"]) if path and is_there else None}
+
+
+def _provider(room: Mapping[str, Any], permission: Permission) -> str | None:
+    found = (each["role"] for each in room["participants"] if permission.value in each["permissions"])
+    return next(found, None)
+
+
+PAGES = (Route("GET", "/", rooms), Route("GET", "/rooms/{room_id}", room))
+TAB = Tab("room", "/rooms/{room_id}")

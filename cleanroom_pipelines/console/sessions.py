@@ -1,0 +1,119 @@
+"""Who sends a request: the session cookie, protection against forged requests, and limits on signing in.
+
+Lives here: cookies, the checks of Sec-Fetch-Site and Origin, and the limits per address and user.
+Keep out: passwords and secrets (`runs.sign_in`) and pages.
+
+Forged requests are recognised as OWASP's cheat sheet on cross-site request forgery describes: by Sec-Fetch-Site,
+or by Origin where a browser does not send it.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from starlette.requests import cookie_parser
+
+from cleanroom_pipelines.media.errors import PermissionDeniedError, TooManyRequestsError
+from cleanroom_pipelines.server.limits import RateLimit
+from cleanroom_pipelines.server.requests import Request
+
+_PER_ADDRESS, _BURST_OF_ADDRESS = 1 / 6, 20.0
+_PER_USER, _BURST_OF_USER = 1 / 30, 10.0
+
+
+def session_secret(request: Request) -> str:
+    """Return the secret in a request's cookie; empty without one."""
+    # every header, because a proxy may split it
+    cookies = "; ".join(value for name, value in request.headers if name.lower() == "cookie")
+    return cookie_parser(cookies).get(_cookie_name(request), "")
+
+
+def keep_session(request: Request, secret: str) -> str:
+    """Return the header Set-Cookie that stores a session's secret until the browser is closed."""
+    return f"{_cookie_name(request)}={secret}{_attributes(request)}"
+
+
+def forget_session(request: Request) -> str:
+    """Return the header Set-Cookie that deletes the session's secret."""
+    return f"{_cookie_name(request)}=; Max-Age=0{_attributes(request)}"
+
+
+def check_transport(request: Request) -> None:
+    """Reject a request that others may have read.
+
+    Raises:
+        PermissionDeniedError: It arrived without TLS from another machine.
+    """
+    if not request.is_private:
+        raise PermissionDeniedError(
+            "The console needs an encrypted connection.",
+            remedy="Open it by https, or on the server's own machine.",
+        )
+
+
+def check_origin(request: Request) -> None:
+    """Reject a form that another site's page sent.
+
+    Raises:
+        PermissionDeniedError: The request is from another site, or does not say where it is from.
+    """
+    site = request.header("sec-fetch-site")
+    is_own = site == "same-origin" if site is not None else _is_own_origin(request)
+    if not is_own:
+        raise PermissionDeniedError("Another site sent the form.", remedy="Open the page again.")
+
+
+class SignInLimits:
+    """Limits on attempts to sign in, per address and per user, in this process.
+
+    Args:
+        clock: Monotonic clock, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._addresses = RateLimit(_PER_ADDRESS, clock, _BURST_OF_ADDRESS)
+        self._users = RateLimit(_PER_USER, clock, _BURST_OF_USER)
+
+    def check(self, request: Request, email: str | None = None) -> None:
+        """Count an attempt.
+
+        Raises:
+            TooManyRequestsError: There were too many attempts.
+        """
+        is_allowed = self._addresses.allows(_bucket(_network(request.client)))
+        if email is not None:
+            is_allowed &= self._users.allows(_bucket(email))
+        if not is_allowed:
+            raise TooManyRequestsError(
+                "There were too many attempts to sign in.", remedy="Try again in some minutes."
+            )
+
+
+def _cookie_name(request: Request) -> str:
+    return "__Host-cleanroom" if request.is_secure else "cleanroom"
+
+
+def _attributes(request: Request) -> str:
+    return f"; Path=/; HttpOnly; SameSite=Lax{'; Secure' if request.is_secure else ''}"
+
+
+def _is_own_origin(request: Request) -> bool:
+    origin = urlsplit(request.header("origin") or "")
+    scheme = "https" if request.is_secure else "http"
+    return bool(origin.netloc) and (origin.scheme, origin.netloc) == (scheme, request.header("host"))
+
+
+def _network(client: str) -> str:
+    """Return the address, or for IPv6 the network of 64 bits, which one sender has."""
+    try:
+        address = ip_address(client)
+    except ValueError:
+        return client
+    return address.exploded[:19] if isinstance(address, IPv6Address) else client
+
+
+def _bucket(text: str) -> str:
+    """Return one of 65,536 buckets: texts of unknown senders must not fill the memory."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:4]
