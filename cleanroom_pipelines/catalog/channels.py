@@ -129,8 +129,8 @@ def check_secret_name(name: str | None) -> None:
     if name is not None and not _SECRET.fullmatch(name):
         raise UsageError(
             "The name of a secret is invalid.",
-            remedy="Give NAME in capital letters, digits and underscores, and store the secret in the environment "
-            "variable CLEANROOM_SECRET_<NAME>, never in a declaration.",
+            remedy="Give only the name, in capital letters, digits and underscores. The operator stores the "
+            "secret itself in the environment.",
         )
 
 

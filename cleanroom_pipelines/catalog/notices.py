@@ -109,7 +109,7 @@ class Notices(Part):
             row = session.get(NoticeRow, name)
             if row is None:
                 raise NotFoundError(
-                    "No receiver of notices has this name.", remedy="List them with `cleanroom notice list`."
+                    "No receiver of notices has this name.", remedy="Give the name of a declared receiver."
                 )
             session.delete(row)
             if (outcome := session.get(NoticeOutcomeRow, name)) is not None:

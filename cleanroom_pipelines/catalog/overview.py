@@ -172,6 +172,16 @@ class Overview(Part):
         with self._database.read() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
+    def count_started(self, since: datetime) -> dict[tuple[Kind, Status], int]:
+        """Count the versions that started after a time, by kind and current status; absent ones are omitted."""
+        query = (
+            select(VersionRow.kind, VersionRow.status, func.count())
+            .where(VersionRow.started_at > since)
+            .group_by(VersionRow.kind, VersionRow.status)
+        )
+        with self._database.read() as session:
+            return {(row[0], row[1]): row[2] for row in session.execute(query)}
+
     def version(self, kind: Kind, resource_id: str, number: int) -> Version:
         """Return one version of a resource.
 

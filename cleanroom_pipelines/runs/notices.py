@@ -182,7 +182,7 @@ def send_test(
     if not receivers:
         raise NotFoundError(
             "There is no such receiver of notices.",
-            remedy="List them with `cleanroom notice list`; `cleanroom apply` creates them.",
+            remedy="Give the name of a declared receiver.",
         )
     return _send_to(catalog, receivers, Notice(TEST, "", "", "TEST"), secrets, lambda: False)
 

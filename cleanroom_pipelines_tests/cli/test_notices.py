@@ -74,7 +74,7 @@ def test_unknown_receiver(command: Commands, target: Path) -> None:
     for words in (("test", "other"), ("delete", "other")):
         ended = command("notice", *words)
         assert ended.code == 2
-        assert "cleanroom notice list" in ended.err
+        assert "Give the name of a declared receiver." in ended.err
 
 
 def test_deleted_receiver_gets_nothing(command: Commands, target: Path) -> None:
