@@ -1,8 +1,8 @@
 """`/_cleanroom/metrics` shows counts, ages and sizes, and no names.
 
 Contract: without a token only a direct request from this machine may read it, with a token only a request that has
-it; every metric of the Grafana board exists; labels are fixed words or keyed digests; metrics are available while the
-catalogue is not.
+it; every metric of the Grafana board exists; labels are fixed words or keyed digests; a catalogue that does not
+respond hides only its own metrics.
 """
 
 import asyncio
