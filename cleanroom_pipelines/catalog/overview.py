@@ -103,6 +103,17 @@ class Overview(Part):
             rows = session.scalars(query.order_by(VersionRow.finished_at, VersionRow.resource_id))
             return tuple(version_record(row) for row in rows)
 
+    def count_failures(self) -> int:
+        """Count the resources whose newest version failed."""
+        query = (
+            select(func.count())
+            .select_from(VersionRow)
+            .join(ResourceRow, ResourceRow.id == VersionRow.resource_id)
+            .where(is_newest(), VersionRow.status == Status.CREATE_FAILED, ResourceRow.status.not_in(DELETING))
+        )
+        with self._database.read() as session:
+            return session.scalar(query) or 0
+
     def coming_refreshes(self, limit: int) -> tuple[AudienceModel, ...]:
         """Return the models with a declared refresh, next due first."""
         query = (

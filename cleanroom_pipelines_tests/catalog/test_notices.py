@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from cleanroom_pipelines.catalog import Catalog, Kind, Lane, Mail, NoticeReceiver, Status, Webhook
-from cleanroom_pipelines.errors import NotFoundError
+from cleanroom_pipelines.errors import NotFoundError, StatusCode
 
 from .building import Builder, Clock, dataset_spec, model_spec
 from .dialects import on_both_dialects
@@ -42,3 +42,9 @@ def test_receivers_and_counts(catalog: Catalog, clock: Clock) -> None:
     day = timedelta(days=1)
     assert catalog.resources.count_started(clock() - day) == {(Kind.TRAINING_DATASET, Status.ACTIVE): 2}
     assert catalog.resources.count_started(clock()) == {}
+    assert catalog.resources.count_failures() == 0
+    (pending,) = catalog.work.ready()
+    claim = catalog.work.claim(pending.kind, pending.resource_id, pending.number, "run")
+    assert claim is not None
+    catalog.work.fail(claim, StatusCode.INTERNAL, "failed")
+    assert catalog.resources.count_failures() == len(catalog.resources.failures()) == 1

@@ -181,6 +181,8 @@ def test_data_room_api(proxied: Proxied, tmp_path: Path) -> None:
 
 
 def test_metrics_are_not_shown(proxied: Proxied) -> None:
+    assert _get(proxied.url, proxied.ca, "/_cleanroom/metrics").status_code == 404, "rejected by nginx itself"
+
     def is_hidden(path: str) -> None:
         response = _get(proxied.url, proxied.ca, path)
         assert response.status_code in (403, 404)

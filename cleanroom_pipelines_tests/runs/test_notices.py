@@ -24,12 +24,15 @@ from cleanroom_pipelines.catalog import (
     Kind,
     Mail,
     NoticeReceiver,
+    TrainingDataset,
     Webhook,
 )
 from cleanroom_pipelines.catalog.notices import OPERATOR
+from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.runs import notices
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.notices import Notice, notify, send, send_test, signature_of, states_of
+from cleanroom_pipelines.runs.work import Run, Work, working
 
 from ..catalog.building import dataset_spec
 from ..certificates import write_certificate
@@ -304,6 +307,23 @@ def test_notices_reach_those_they_concern(
     notice = Notice("training_dataset", job, "1", "CREATE_FAILED" if failed else "ACTIVE", code)
     notify(installation.catalog, notice, setting=hook.url, secrets={})
     assert receivers_of(hook) == {"hook", "everything", "shop", "datasets"} | ({"failures"} if failed else set())
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_work_that_ends_sends_a_notice(installation: Installation, hook: Hook, job: str, failed: bool) -> None:
+    declare(installation, hook, "shop", organization="shop group")
+    with working(installation, TrainingDataset, job, Run("run")) as work:
+        assert isinstance(work, Work)
+        if failed:
+            work.fail(StatusCode.TRAINING_DATA_INVALID, "canary")
+        else:
+            work.finish("canary", n_users=5)
+    ((_, _, body),) = hook.received
+    code = "TRAINING_DATA_INVALID" if failed else ""
+    expected = {"id": job, "status": "CREATE_FAILED" if failed else "ACTIVE", "status_code": code}
+    notice = json.loads(body)
+    assert notice | expected == notice
+    assert b"canary" not in body
 
 
 def test_outcome_is_stored_and_shown(installation: Installation, hook: Hook, job: str) -> None:
