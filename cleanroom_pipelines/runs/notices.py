@@ -67,7 +67,7 @@ class Notice:
             return "This is a test notice of the clean room."
         what = f"Version {self.version} of the {Kind(self.kind).words} {self.id}"
         if self.status_code:
-            return f"{what} failed ({self.status_code}). `cleanroom status` shows the reason."
+            return f"{what} failed ({self.status_code}). Its status shows the reason."
         return f"{what} is finished."
 
     @property

@@ -40,10 +40,7 @@ from ..mails import PASSWORD, MailServer
 from ..worlds import wait_until
 
 NOTICE = Notice("generation_job", "spring-0123456789ab", "1", "CREATE_FAILED", "SEED_TOO_SMALL")
-TEXT = (
-    "Version 1 of the generation job spring-0123456789ab failed (SEED_TOO_SMALL). "
-    "`cleanroom status` shows the reason."
-)
+TEXT = "Version 1 of the generation job spring-0123456789ab failed (SEED_TOO_SMALL). Its status shows the reason."
 IN_JSON = {
     "kind": "generation_job",
     "id": "spring-0123456789ab",
