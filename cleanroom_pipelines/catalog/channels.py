@@ -35,7 +35,11 @@ class Webhook:
     @property
     def words(self) -> str:
         """The channel in words; the path of the URL is left out, because it may contain a secret."""
-        return f"webhook to {urlsplit(self.url).hostname}"
+        try:
+            host = urlsplit(self.url).hostname
+        except ValueError:  # of the setting, which is not checked
+            host = None
+        return f"webhook to {host}" if host else "webhook with an invalid URL"
 
     def check(self) -> None:
         """Raise UsageError unless the URL and the name of the secret are valid."""
