@@ -41,7 +41,7 @@ def metadata_of(failure: Failure) -> Metadata:
         "reason": failure.sentence,
         "what to do": failure.remedy,
         "status": f"version {version.number}: {version.status} ({version.status_code})",
-        "failed first": dg.MetadataValue.md(link_to(failure.root)),
+        "failed first": dg.MetadataValue.md(link_to(failure.root, is_failed=True)),
     }
 
 

@@ -6,11 +6,14 @@ Keep out: Dagster, which takes seconds to load (failures.py), and retries (catal
 """
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from cleanroom_pipelines.catalog import RECORDS, Catalog, Kind, Resource, Status, Version
 from cleanroom_pipelines.errors import NotFoundError, StatusCode
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 
+RETRY_JOB = "retry_failed"
+"""The job that retries all failed work, for a click instead of a command."""
 _DATA_CODES = (
     StatusCode.TRAINING_DATA_NOT_FOUND,
     StatusCode.TRAINING_DATA_INVALID,
@@ -44,11 +47,10 @@ class Failure:
     @property
     def remedy(self) -> str:
         """How to go on once the problem is solved: a click and a command."""
-        here, command = f"this {self.record.kind.words}", f"cleanroom retry {self.record.id}"
         if self.root.id != self.record.id:
-            here = f"the {self.root.kind.words} '{self.root.name}' and, once that is done, on {here}"
-            command = "cleanroom retry --failed"
-        return f"Solve the problem. Then click Materialize on {here}, or run `{command}`."
+            return f"Solve the problem. Then launch the job {RETRY_JOB}, or run `cleanroom retry --failed`."
+        here = f"this {self.record.kind.words}"
+        return f"Solve the problem. Then click Materialize on {here}, or run `cleanroom retry {self.record.id}`."
 
 
 def failure_of(catalog: Catalog, kind: Kind, partition: str) -> Failure | None:
@@ -63,9 +65,17 @@ def failure_of(catalog: Catalog, kind: Kind, partition: str) -> Failure | None:
     return Failure(record, version, root, cause.status_message or "The work failed.")
 
 
-def link_to(record: Resource) -> str:
-    """Return a Markdown link to the partition's page of a resource."""
-    return f"[{escaped(record.name)}](/assets/{ASSETS_OF[record.kind][-1]}?view=partitions&partition={record.id})"
+def link_to(record: Resource, *, is_failed: bool = False) -> str:
+    """Return a Markdown link to the partition's page of a resource.
+
+    Args:
+        record: The resource.
+        is_failed: Link to the events of the partition. Without a materialisation, Dagster's page of a partition
+            shows that its run failed, and not why; the page of its events starts with the reason.
+    """
+    key = quote(record.id)
+    view = f"events&partitions%5B0%5D={key}" if is_failed else "partitions"
+    return f"[{escaped(record.name)}](/assets/{ASSETS_OF[record.kind][-1]}?view={view}&partition={key})"
 
 
 def escaped(text: str) -> str:

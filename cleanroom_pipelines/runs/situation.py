@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Status, Version
+from cleanroom_pipelines.catalog import AudienceModel, Catalog, Kind, Resource, Status, Version
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.reasons import Failure, failure_of
@@ -21,6 +21,7 @@ _MOST_FAILURES = 100
 _WEEK = timedelta(days=7)
 _TENTHS = 10
 _FULL_SHARE = 0.1
+_GRACE = timedelta(minutes=15)  # the schedule of refreshes ticks every five
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Situation:
         running: What runs.
         waiting: What waits, and for what.
         refreshes: Models with their next refresh, soonest first, and whether it is overdue.
+        late: Why a model with a declared refresh is not fresh, by its id; fresh ones are not in it.
         exports: Exports of the last seven days, newest first.
         budgets: Units left and in total, by pair of organisations.
         drift: Sentences about models whose population changed much with the last refresh.
@@ -100,6 +102,7 @@ class Situation:
     running: tuple[Open, ...]
     waiting: tuple[Open, ...]
     refreshes: tuple[tuple[Resource, datetime, bool], ...]
+    late: Mapping[str, str]
     exports: tuple[Export, ...]
     budgets: Mapping[str, tuple[float, float]]
     drift: tuple[str, ...]
@@ -150,6 +153,7 @@ def situation_of(installation: Installation) -> Situation:
             for model in models
             if model.next_refresh_at
         ),
+        late={model.id: sentence for model in models if (sentence := lateness_of(installation, model))},
         exports=tuple(
             Export(record, _place_of(installation, record), version.summary.get("delivered"), version.finished_at)
             for record, version in catalog.resources.exports_since(now - _WEEK, _MOST_ROWS)
@@ -161,6 +165,17 @@ def situation_of(installation: Installation) -> Situation:
         free_bytes=usage.free,
         total_bytes=usage.total,
     )
+
+
+def lateness_of(installation: Installation, model: AudienceModel) -> str:
+    """Return why a model is not as fresh as its declaration demands; empty if it is, or declares no refresh."""
+    if (due := model.next_refresh_at) is None:
+        return ""
+    if (failure := failure_of(installation.catalog, Kind.AUDIENCE_MODEL, model.id)) is not None:
+        return failure.sentence
+    if due > installation.clock() - _GRACE:
+        return ""
+    return f"A refresh was due at {due:%Y-%m-%d %H:%M} UTC and has not started. Check that Dagster's daemon runs."
 
 
 def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> str:
