@@ -14,8 +14,8 @@ import dagster as dg
 from cleanroom_pipelines.defs.checks import model_is_fresh
 from cleanroom_pipelines.defs.pages import Metadata
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs.code_location import CODE_LOCATION, REPOSITORY
-from cleanroom_pipelines.runs.reasons import RETRY_JOB, escaped, link_to
+from cleanroom_pipelines.runs.code_location import CODE_LOCATION
+from cleanroom_pipelines.runs.reasons import escaped, link_to
 from cleanroom_pipelines.runs.situation import Problem, Situation, situation_of
 from cleanroom_pipelines.runs.work import without_data
 
@@ -117,9 +117,9 @@ def _freshness(situation: Situation, late_before: Collection[str]) -> Iterator[d
 
 def _click(problem: Problem) -> str:
     """The click that retries what failed."""
-    if not problem.others:
+    if not problem.job:
         return "click *Materialize* on its page"
-    return f"launch the job [{RETRY_JOB}](/locations/{REPOSITORY}@{CODE_LOCATION}/jobs/{RETRY_JOB}/launchpad)"
+    return f"launch the job [{problem.job}](/locations/{CODE_LOCATION}/jobs/{problem.job}/playground)"
 
 
 def _wrapped(text: str) -> str:

@@ -19,8 +19,8 @@ from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 CODE_LOCATION = "cleanroom_pipelines.definitions"
-REPOSITORY = "__repository__"
-LOCATION_TAGS = {REPOSITORY_LABEL_TAG: f"{REPOSITORY}@{CODE_LOCATION}"}
+_REPOSITORY = "__repository__"
+LOCATION_TAGS = {REPOSITORY_LABEL_TAG: f"{_REPOSITORY}@{CODE_LOCATION}"}
 """The tag that Dagster gives to runs of this code location when it launches them itself."""
 
 
@@ -35,4 +35,4 @@ def origin_of(job_name: str) -> RemoteJobOrigin:
     """Return the origin of a job's runs; Dagster's timeline and run groups omit runs without one."""
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=CODE_LOCATION)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=CODE_LOCATION)
-    return RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY), job_name)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, _REPOSITORY), job_name)

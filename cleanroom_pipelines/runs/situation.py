@@ -14,7 +14,7 @@ from typing import Any
 from cleanroom_pipelines.catalog import AudienceModel, Catalog, Kind, Resource, Status, Version
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.reasons import Failure, failure_of
+from cleanroom_pipelines.runs.reasons import APPLY, RETRY_ALL, RETRY_JOB, START_JOB, Failure, failure_of
 
 _MOST_ROWS = 50
 _MOST_FAILURES = 100
@@ -32,12 +32,14 @@ class Problem:
         first: The resource that failed first.
         reason: What happened and what to do.
         others: The resources that failed because of it.
-        command: The command that retries all of them.
+        job: The job to launch in Dagster; empty if a click on Materialize is enough.
+        command: The command that does the same.
     """
 
     first: Resource
     reason: str
     others: tuple[Resource, ...]
+    job: str
     command: str
 
     @property
@@ -205,8 +207,12 @@ def _problems(catalog: Catalog, failed: Sequence[Version]) -> tuple[Problem, ...
 def _problem_of(failures: list[Failure]) -> Problem:
     first = failures[0].root
     others = tuple(each.record for each in failures if each.record.id != first.id)
-    command = "cleanroom retry --failed" if others else f"cleanroom retry {first.id}"
-    return Problem(first, failures[0].reason, others, command)
+    job, command = "", f"cleanroom retry {first.id}"
+    if failures[0].needs_new_seed:
+        job, command = START_JOB, APPLY
+    elif others:
+        job, command = RETRY_JOB, RETRY_ALL
+    return Problem(first, failures[0].reason, others, job, command)
 
 
 def _open_work(installation: Installation) -> tuple[tuple[Open, ...], tuple[Open, ...]]:

@@ -5,8 +5,7 @@ version; the pictures are on the asset page.
 """
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import RECORDS, Kind, Status
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines_tests.browsing import body, chromium, see, texts
 from cleanroom_pipelines_tests.journeys.developing import dagster_dev
 from cleanroom_pipelines_tests.worlds import installed, settings, wait_until, write_seed, write_world
 
@@ -27,55 +27,12 @@ ASSETS = (
     "audience",
     "audience_export",
 )
-_ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1600,1200",
-)
 
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert chromium and driver, "this test needs Chromium and chromedriver"
-    options = Options()
-    options.binary_location = chromium
-    for argument in _ARGUMENTS:
-        options.add_argument(argument)
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
-
-
-def see(browser: Any, what: Callable[[], Any], seconds: float = 180) -> Any:
-    """Wait until an element is on the page and return it; the error shows what is there instead."""
-    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    wait = WebDriverWait(browser, seconds, ignored_exceptions=[StaleElementReferenceException])
-    try:
-        return wait.until(lambda _: what())
-    except TimeoutException:
-        raise AssertionError(f"not on the page {browser.current_url}: {body(browser)}") from None
-
-
-def texts(browser: Any, tag: str, start: str) -> list[Any]:
-    """Return the elements with a tag whose text starts with the given text."""
-    return [element for element in browser.find_elements("tag name", tag) if element.text.startswith(start)]
-
-
-def body(browser: Any) -> str:
-    return str(browser.find_element("tag name", "body").text)
+    with chromium() as opened:
+        yield opened
 
 
 def test_the_ui_shows_a_seed_become_an_export(tmp_path: Path, browser: Any) -> None:
