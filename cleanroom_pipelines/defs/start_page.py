@@ -25,7 +25,11 @@ _LINE = 60
 
 @dg.asset(group_name="start", kinds={"duckdb"}, owners=["team:publisher"])
 def clean_room(installation: InstallationResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Start here: what failed and how to fix it, what runs and waits, what is due, and where exports are."""
+    """Start here: what failed and how to fix it, what runs and waits, what is due, and where exports are.
+
+    If work waits for minutes, look at Deployment > Daemons: without a running daemon nothing starts, and this page
+    is not renewed.
+    """
     with without_data():
         return dg.MaterializeResult(metadata=page_of(situation_of(installation.open())))
 

@@ -226,8 +226,16 @@ def _open_work(installation: Installation) -> tuple[tuple[Open, ...], tuple[Open
         except NotFoundError:
             continue
         is_running = version.status is Status.CREATE_IN_PROGRESS
-        (running if is_running else waiting).append(Open(record, str(stage) if is_running else stage.words))
+        words = (str(stage) if is_running else stage.words) + _stops_of(version.attempt - is_running)
+        (running if is_running else waiting).append(Open(record, words))
     return tuple(running), tuple(waiting)
+
+
+def _stops_of(n_stops: int) -> str:
+    if n_stops <= 0:
+        return ""
+    times = "once" if n_stops == 1 else f"{n_stops} times"
+    return f"; its process stopped responding {times}, and it is retried"
 
 
 def _place_of(installation: Installation, record: Any) -> str:

@@ -1,7 +1,8 @@
 """Contract: the Dagster UI in a browser, with a real daemon, webserver and Chromium.
 
 The asset graph is legible; a seed put into the inbox becomes an export; a click on Materialize builds a new
-version; the pictures are on the asset page.
+version; the pictures are on the asset page. A failure and its reason are on the start page, on the events of its
+partition, and on its run; `shell/faults.py` shows that for twelve faults, and clicks what repairs them.
 """
 
 import os
@@ -15,6 +16,7 @@ from cleanroom_pipelines.catalog import RECORDS, Kind, Status
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines_tests.browsing import body, chromium, see, texts
 from cleanroom_pipelines_tests.journeys.developing import dagster_dev
+from cleanroom_pipelines_tests.shell import faults
 from cleanroom_pipelines_tests.worlds import installed, settings, wait_until, write_seed, write_world
 
 pytestmark = pytest.mark.browser
@@ -93,6 +95,12 @@ def test_the_ui_shows_a_seed_become_an_export(tmp_path: Path, browser: Any) -> N
         first = installation.catalog.resources.version(Kind.AUDIENCE_MODEL, model, 1)
         assert first.status is Status.ACTIVE
         snap("new_version")
+
+        room = faults.Room(tmp_path, installation, browser, Path(pictures) if pictures else None, url)
+        scene, fault = faults.scene_of(room, "missing column"), faults.TOGETHER["missing column"]
+        fault.cause(scene)
+        scene.wait_for(Status.CREATE_FAILED, fault.failed)
+        faults.look_at_failure(scene, fault.reason, fault.failed)
 
 
 def apply_through_the_command(declaration: Path, home: Path) -> None:

@@ -2,10 +2,10 @@
 
     python -m cleanroom_pipelines_tests.shell.faults [FAULT]... [--pictures FOLDER]
 
-After each fault, the reason is on the start page, on the page of a failed partition's events, and on its run's page;
-nothing that failed is shown as materialised; and the click that the start page names repairs it. It takes a quarter
-of an hour, and needs Chromium, chromedriver and the right to mount a small disk. It ends with the first page that
-shows something else.
+After each fault, the reason is on the start page, on the page of a failed partition's events, and on the page of
+its run; nothing that failed is shown as materialised; and the click that the start page names repairs it. It takes
+a quarter of an hour, and needs Chromium, chromedriver and the right to mount a small disk. It ends with the first
+page that shows something else.
 
 Lives here: the faults, and looking at the pages.
 Add here when something else can fail in front of an operator.
@@ -39,7 +39,7 @@ from ..browsing import chromium, lines_of, see, texts
 from ..journeys.developing import dagster_dev
 from ..worlds import World, wait_until
 
-_PATIENCE = 300
+_PATIENCE = 900
 
 
 @dataclass

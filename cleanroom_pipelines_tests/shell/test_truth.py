@@ -210,10 +210,13 @@ def test_bad_seed_needs_a_new_one(trained: Shell, world: worlds.World, tmp_path:
 def freshness(shell: Shell, model: str) -> list[tuple[bool, str]]:
     """The evaluations of a model's check of freshness, newest first."""
     key = dg.AssetCheckKey(dg.AssetKey("audience_model"), "model_is_fresh")
-    found = [
-        record.event for record in shell.instance.event_log_storage.get_asset_check_execution_history(key, 10)
+    records = shell.instance.event_log_storage.get_asset_check_execution_history(key, 10)
+    events = [record.event.get_dagster_event() for record in records if record.event]
+    evaluations = [
+        event.asset_check_evaluation_data
+        for event in events
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
     ]
-    evaluations = [event.get_dagster_event().asset_check_evaluation_data for event in found if event]
     return [(each.passed, str(each.description)) for each in evaluations if each.partition == model]
 
 
