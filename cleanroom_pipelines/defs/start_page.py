@@ -6,7 +6,6 @@ Keep out: reading the situation (runs.situation).
 """
 
 import hashlib
-import textwrap
 from collections.abc import Collection, Iterator
 
 import dagster as dg
@@ -20,7 +19,6 @@ from cleanroom_pipelines.runs.situation import Problem, Situation, situation_of
 from cleanroom_pipelines.runs.work import without_data
 
 _TICK_SECONDS = 30
-_LINE = 60
 
 
 @dg.asset(group_name="start", kinds={"duckdb"}, owners=["team:publisher"])
@@ -38,7 +36,7 @@ def page_of(situation: Situation) -> Metadata:
     """Metadata of the start page, the most urgent first."""
     page: Metadata = {"summary": dg.MetadataValue.md(f"**{situation.headline}**")}
     for number, problem in enumerate(situation.problems, start=1):
-        reason = _wrapped(problem.reason + problem.consequences)
+        reason = escaped(problem.reason + problem.consequences)
         page[f"failure {number}"] = dg.MetadataValue.md(
             f"**{problem.first.kind.words} {link_to(problem.first, is_failed=True)}**  \n{reason}  \n"
             f"Then {_click(problem)}, or run  \n`{problem.command}`"
@@ -124,11 +122,6 @@ def _click(problem: Problem) -> str:
     if not problem.job:
         return "click *Materialize* on its page"
     return f"launch the job [{problem.job}](/locations/{CODE_LOCATION}/jobs/{problem.job}/playground)"
-
-
-def _wrapped(text: str) -> str:
-    """Break long lines: Dagster's table of metadata does not."""
-    return "  \n".join(escaped(line) for line in textwrap.wrap(text, _LINE))
 
 
 def _lines(lines: list[str]) -> dg.MetadataValue:

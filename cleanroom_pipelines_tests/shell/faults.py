@@ -198,12 +198,14 @@ def assert_nothing_failed_is_green(scene: Scene, failed: Sequence[Kind]) -> None
 
 def materialize(room: Room, record: Resource) -> None:
     """Click Materialize and Launch on the page of a failed partition's events."""
+
+    def buttons(name: str) -> list[Any]:
+        return [each for each in texts(room.browser, "button", name) if each.is_enabled()]
+
     room.open(reason_page(record))
-    see(room.browser, lambda: texts(room.browser, "button", "Materialize"), 60)[0].click()
-    see(room.browser, lambda: [e for e in texts(room.browser, "button", "Launch") if e.is_enabled()], 60)[
-        -1
-    ].click()
-    see(room.browser, lambda: "Launched run" in lines_of(room.browser) or "/runs/" in room.browser.current_url, 60)
+    see(room.browser, lambda: buttons("Materialize"), 60)[0].click()
+    see(room.browser, lambda: buttons("Launch"), 60)[-1].click()
+    see(room.browser, lambda: not buttons("Launch"), 60)
 
 
 def retry_all(room: Room) -> None:
@@ -277,6 +279,7 @@ class Fault:
         failed: The kinds that fail, the cause first.
         repair: Removes the cause, outside Dagster.
         click: What the start page says to click then.
+        prepare: Declares what must be built before.
     """
 
     cause: Callable[[Scene], None]
@@ -284,6 +287,7 @@ class Fault:
     failed: Sequence[Kind]
     repair: Callable[[Scene], None]
     click: str = "retry_failed"
+    prepare: Callable[[Scene], None] = lambda _: None
 
 
 def bad_table(write: Callable[[Path], None], reason: str) -> Fault:
@@ -317,23 +321,24 @@ def bad_seed(users: Callable[[World], Sequence[str]], reason: str) -> Fault:
     return Fault(cause, reason, JOB_AND_EXPORT, repair, click="start_generation_job")
 
 
-def lose_table_after(scene: Scene, request: Callable[[], object], **changes: Mapping[str, Any]) -> None:
-    """Build everything once, then move the table away and request work that needs it."""
-    scene.declare(seed=False, **changes)
+def declare_model(scene: Scene, **refresh: str) -> None:
+    scene.declare(seed=False, model={"refresh": refresh} if refresh else {})
+
+
+def lose_table(scene: Scene) -> None:
+    """Move the table away once everything is built."""
     scene.wait_for(Status.ACTIVE)
     scene.world.interactions.rename(scene.world.interactions.with_suffix(".away"))
-    request()
 
 
 def lose_path(scene: Scene) -> None:
-    lose_table_after(scene, lambda: materialize(scene.room, scene.of(Kind.TRAINING_DATASET)))
+    lose_table(scene)
+    materialize(scene.room, scene.of(Kind.TRAINING_DATASET))
 
 
 def fail_refresh(scene: Scene) -> None:
-    work = scene.room.installation.catalog.work
-    lose_table_after(
-        scene, lambda: work.request_refresh(scene.of(Kind.AUDIENCE_MODEL).id), model={"refresh": {"every": "7d"}}
-    )
+    lose_table(scene)
+    scene.room.installation.catalog.work.request_refresh(scene.of(Kind.AUDIENCE_MODEL).id)
 
 
 def find_table(scene: Scene) -> None:
@@ -392,8 +397,14 @@ TOGETHER: Mapping[str, Fault] = {
     "no match": bad_seed(lambda _: [f"stranger-{number}" for number in range(60)], "the model knows"),
     "tiny seed": bad_seed(lambda world: world.group[:8], "seed"),
     "cancelled job": Fault(cancel_job, "The work was cancelled", JOB_AND_EXPORT, lambda _: None),
-    "lost path": Fault(lose_path, "was not found", CASCADE[:1], find_table, click="materialize"),
-    "failed refresh": Fault(fail_refresh, "was not found", CASCADE[:2], find_table),
+    "lost path": Fault(lose_path, "was not found", CASCADE[:1], find_table, "materialize", declare_model),
+    "failed refresh": Fault(
+        fail_refresh,
+        "was not found",
+        CASCADE[:2],
+        find_table,
+        prepare=lambda scene: declare_model(scene, every="7d"),
+    ),
 }
 """Faults that do not disturb each other; they happen at the same time."""
 ALONE: Mapping[str, Fault] = {
@@ -406,6 +417,8 @@ KILLED_DAEMON = "killed daemon"
 def play(room: Room, faults: Mapping[str, Fault]) -> None:
     """Cause faults, look at what Dagster shows, repair them, click what the start page says, and look again."""
     scenes = {name: scene_of(room, name) for name in faults}
+    for name, fault in faults.items():
+        fault.prepare(scenes[name])
     for name, fault in faults.items():
         fault.cause(scenes[name])
     for name, fault in faults.items():
@@ -499,7 +512,7 @@ def main() -> int:
             with serving(room, log):
                 if together := {name: fault for name, fault in TOGETHER.items() if name in wanted}:
                     play(room, together)
-                for each in ALONE.keys() & wanted:
+                for each in [name for name in ALONE if name in wanted]:
                     play(room, {each: ALONE[each]})
             if KILLED_DAEMON in wanted:
                 kill_daemon(room, log)
