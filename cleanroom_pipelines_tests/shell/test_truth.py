@@ -282,6 +282,16 @@ def test_nothing_is_unsynced_because_of_another_partition(
     assert set(statuses.values()) == {StaleStatus.FRESH}
 
 
+def test_start_page_says_that_a_process_stopped(trained: Shell) -> None:
+    catalog, model = trained.installation.catalog, trained.partition("audience_model")
+    catalog.work.request_manually(Kind.AUDIENCE_MODEL, model)
+    claim = catalog.work.claim(Kind.AUDIENCE_MODEL, model, 2, "a run that is killed")
+    assert claim is not None
+    catalog.work.abandon(claim)
+    (waiting,) = situation_of(trained.installation).waiting
+    assert waiting.stage == "waiting; its process stopped responding once, and it is retried"
+
+
 def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
     new_shell: Callable[[str], Shell], world: worlds.World, tmp_path: Path
 ) -> None:
