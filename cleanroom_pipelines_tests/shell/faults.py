@@ -408,7 +408,7 @@ TOGETHER: Mapping[str, Fault] = {
 }
 """Faults that do not disturb each other; they happen at the same time."""
 ALONE: Mapping[str, Fault] = {
-    "full disk": Fault(fill_disk, "disk", CASCADE[1:3], lambda scene: filler_of(scene).unlink()),
+    "full disk": Fault(fill_disk, "The disk is full", CASCADE[1:3], lambda scene: filler_of(scene).unlink()),
     "killed worker": Fault(kill_workers, "Runs stopped 3 times", CASCADE[1:3], lambda _: None),
 }
 KILLED_DAEMON = "killed daemon"

@@ -92,6 +92,7 @@ def test_every_check_was_evaluated_and_passed(finished: Shell) -> None:
     assert sorted(check.check_name for check in evaluations) == [
         "dataset_is_valid",
         "export_matches_manifest",
+        "model_is_fresh",
         "model_is_like_the_one_before",
         "recall_beats_chance",
         "seed_is_usable",
