@@ -389,13 +389,14 @@ def kill_run_of(room: Room, record: Resource) -> None:
     wait_until(lambda: run_id() != found, seconds=_PATIENCE, what="the end of the lease", every=0.5)
 
 
+FEW = "The seed has fewer matched users than the configured model requires"
 TOGETHER: Mapping[str, Fault] = {
     "missing column": bad_table(lambda path: write_csv(path, "usr,item,ts"), "lacks the declared column 'user'"),
     "missing table": bad_table(lambda path: path.unlink(missing_ok=True), "was not found"),
     "text times": bad_table(lambda path: write_csv(path, day="day "), "column 'ts'"),
     "empty seed": bad_seed(lambda _: [], "The seed is empty"),
-    "no match": bad_seed(lambda _: [f"stranger-{number}" for number in range(60)], "the model knows"),
-    "tiny seed": bad_seed(lambda world: world.group[:8], "seed"),
+    "no match": bad_seed(lambda _: [f"stranger-{number}" for number in range(60)], FEW),
+    "tiny seed": bad_seed(lambda world: world.group[:8], FEW),
     "cancelled job": Fault(cancel_job, "The work was cancelled", JOB_AND_EXPORT, lambda _: None),
     "lost path": Fault(lose_path, "was not found", CASCADE[:1], find_table, "materialize", declare_model),
     "failed refresh": Fault(
@@ -427,6 +428,11 @@ def play(room: Room, faults: Mapping[str, Fault]) -> None:
     for name, fault in faults.items():
         look_at_failure(scenes[name], fault.reason, fault.failed)
         report(f"{name}: the pages show the reason")
+    recover(room, faults, scenes)
+
+
+def recover(room: Room, faults: Mapping[str, Fault], scenes: Mapping[str, Scene]) -> None:
+    """Repair the faults, click what the start page says, and look again."""
     for name, fault in faults.items():
         fault.repair(scenes[name])
         if fault.click == "start_generation_job":
