@@ -16,6 +16,7 @@ from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.labels import LANE_TAG
 from cleanroom_pipelines.runs.rebuilding import rebuild_history
 from cleanroom_pipelines.runs.retention import delete_superseded
+from cleanroom_pipelines.runs.retrying import retry_failed as retry_all_failed
 from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.shared_scoring import help_scoring
@@ -112,6 +113,22 @@ def start_job(
 def start_generation_job() -> None:
     """Start this to build an audience from a seed file: fill in the form in the launchpad."""
     start_job()
+
+
+@dg.op
+def queue_failed_work(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+    """Queue everything that failed; the pending_work sensor then runs it."""
+    with without_data(), acting_for("ui"):
+        queued, skipped = retry_all_failed(installation.open().catalog)
+    for record, reason in skipped:
+        context.log.warning(f"Skipped the {record.kind.words} {record.name!r}: {reason}")
+    context.log.info(f"Queued {len(queued)} failed {'version' if len(queued) == 1 else 'versions'}.")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def retry_failed() -> None:
+    """Retries everything that failed, once the cause is removed: start this job yourself."""
+    queue_failed_work()
 
 
 @dg.op
