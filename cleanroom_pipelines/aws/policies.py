@@ -133,7 +133,7 @@ def read_policy(text: str, resource_arn: str, *, is_known: Callable[[str], bool]
         ApiError: ValidationException; it names the element that cannot be evaluated exactly, and quotes no value.
     """
     try:
-        return _Reader(resource_arn, is_known).policy(text)
+        return _PolicyReader(resource_arn, is_known).policy(text)
     except _RejectedError as rejected:
         where = f"{rejected.element}: " if rejected.element else ""
         raise ApiError(
@@ -410,7 +410,7 @@ class _RejectedError(Exception):
         self.constraint = constraint
 
 
-class _Reader:
+class _PolicyReader:
     """Parser of the policy document of one resource."""
 
     def __init__(self, resource_arn: str, is_known: Callable[[str], bool]) -> None:

@@ -61,7 +61,7 @@ _NO_SECRET = "0" * 40
 
 
 @dataclass(frozen=True)
-class Key:
+class SigningKey:
     """An access key, with its decrypted secret.
 
     Attributes:
@@ -131,7 +131,7 @@ def verify_s3(
     raw_query: str,
     headers: Sequence[tuple[str, str]],
     *,
-    find_key: Callable[[str], Key | None],
+    find_key: Callable[[str], SigningKey | None],
     now: datetime,
 ) -> S3Signature:
     """Verify the signature of an S3 request, in its header or its query; the body comes later.
@@ -188,7 +188,7 @@ def verify(
     headers: Sequence[tuple[str, str]],
     body_sha256: str,
     *,
-    find_key: Callable[[str], Key | None],
+    find_key: Callable[[str], SigningKey | None],
     now: datetime,
     service: str = SERVICE,
 ) -> Caller:
@@ -234,7 +234,7 @@ def verify(
     return Caller(key.account_id, key.id, claim.region)
 
 
-def _check_key(key: Key | None, claim: _Claim, text: str) -> Key:
+def _check_key(key: SigningKey | None, claim: _Claim, text: str) -> SigningKey:
     """Return the key if it has signed the text."""
     expected = _hmac(_signing_key(key.secret if key else _NO_SECRET, claim), text)
     is_correct = hmac.compare_digest(expected, claim.signature)

@@ -151,7 +151,7 @@ class Answer:
     body: Mapping[str, Any]
 
 
-class Connection:
+class LoadConnection:
     """A persistent connection that signs its calls for one account.
 
     Args:
@@ -241,7 +241,7 @@ class LoadClient:
         number: int,
         accounts: Sequence[LoadAccount],
         random_seed: int,
-        connect: Callable[[LoadAccount], Connection],
+        connect: Callable[[LoadAccount], LoadConnection],
     ) -> None:
         self.account = accounts[number % len(accounts)]
         self.things: list[Thing] = []
@@ -547,7 +547,7 @@ def run_load(
             progress(0.0, "setting up")
             accounts = _settle(installation, url, plan.n_accounts)
             clients = [
-                LoadClient(number, accounts, plan.random_seed, partial(Connection, url))
+                LoadClient(number, accounts, plan.random_seed, partial(LoadConnection, url))
                 for number in range(plan.n_clients)
             ]
             cpu_before = _cpu_seconds(process.pid)
@@ -652,7 +652,7 @@ def _settle(installation: Installation, url: str, n_accounts: int) -> list[LoadA
 
 
 def _settled(catalog: Catalog, url: str, account: LoadAccount, others: Sequence[str]) -> LoadAccount:
-    connection = Connection(url, account)
+    connection = LoadConnection(url, account)
 
     def create(name: str, member: str, parameters: Mapping[str, Any]) -> str:
         answer = connection.call(name, parameters)
@@ -729,7 +729,7 @@ def check(catalog: Catalog, accounts: Sequence[LoadAccount], clients: Sequence[L
                 wanted[thing.owner][nouns[thing.kind], name, "CREATE_PENDING"] += 1
     problems = []
     for account in accounts:
-        found = Counter(_listed(Connection(url, account)))
+        found = Counter(_listed(LoadConnection(url, account)))
         missing, surplus = wanted[account.id] - found, found - wanted[account.id]
         problems += [f"lost: one of {noun} with status {status}" for noun, _, status in missing.elements()]
         problems += [f"unexpected: one of {noun} with status {status}" for noun, _, status in surplus.elements()]
@@ -740,7 +740,7 @@ def check(catalog: Catalog, accounts: Sequence[LoadAccount], clients: Sequence[L
     return problems
 
 
-def _listed(connection: Connection) -> Iterator[tuple[str, str, str]]:
+def _listed(connection: LoadConnection) -> Iterator[tuple[str, str, str]]:
     """Yield all resources that an account can list, page by page."""
     for noun, (_, member) in _LISTS.items():
         page: dict[str, Any] = {}

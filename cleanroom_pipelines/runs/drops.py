@@ -51,7 +51,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedDrop:
     """The outcome of a drop that was rejected.
 
     Args:
@@ -160,7 +160,7 @@ def reject(
     *,
     what: str,
     facts: Mapping[str, Any] | None = None,
-) -> Rejected | None:
+) -> RejectedDrop | None:
     """Reject a drop: write a receipt to `rejected/` next to it, log the rejection, and remove the file.
 
     On an encrypted volume the file is moved to `rejected/`, where the daily cleanup deletes it after a day.
@@ -190,7 +190,7 @@ def reject(
     known = {name: value for name, value in entry.items() if name == "operation" or is_partition_key(value)}
     installation.audit.write({"way": "inbox", **known, "outcome": "refused", "error": type(error).__name__})
     resting.remove(receipt.with_suffix(KEPT) if is_kept else None)
-    return Rejected(receipt)
+    return RejectedDrop(receipt)
 
 
 def write_rejection(

@@ -51,7 +51,7 @@ from cleanroom_pipelines.runs.drops import (
     ACCEPTED,
     REJECTED,
     Drop,
-    Rejected,
+    RejectedDrop,
     RestingDrop,
     drops_below,
     one_at_a_time,
@@ -80,7 +80,7 @@ def find_drops(installation: Installation) -> Iterator[Drop]:
 
 
 @acting_for("inbox")
-def register_drop(installation: Installation, drop: Drop) -> Resource | Rejected | None:
+def register_drop(installation: Installation, drop: Drop) -> Resource | RejectedDrop | None:
     """Register a complete drop as a generation job, or reject it with a receipt; either way, delete the file.
 
     If the seed's job or export failed before, it is retried. The file stays only while its job is being deleted.
@@ -320,7 +320,7 @@ def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str,
         installation.vault.put(slot, copy, move=True)
 
 
-def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | Rejected | None:
+def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | RejectedDrop | None:
     """Create the generation job of the seed in a slot, or reject the seed with a receipt."""
     location = installation.vault.find(slot)
     # The same content may be dropped for two models, and names must be unique: the slot depends on both.
@@ -357,7 +357,7 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
     facts = {"job": None, "seed": {"bytes": note["bytes"], "digest": note["digest"]}}
     receipt = write_rejection(installation, folder, note.get("file"), rejection, facts)
     shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
-    return Rejected(receipt)
+    return RejectedDrop(receipt)
 
 
 def _retry_job(installation: Installation, slot: str, job: GenerationJob) -> None:

@@ -198,7 +198,7 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
 
 
 @dataclass(frozen=True)
-class _State:
+class _CatalogueState:
     """How a catalogue relates to its home: intact, missing, outdated, or of another installation.
 
     Args:
@@ -214,23 +214,25 @@ class _State:
     is_whole: bool = False
 
 
-def _state_of(catalog: Catalog, kept: Identity | None, key_digest: str) -> _State:
+def _state_of(catalog: Catalog, kept: Identity | None, key_digest: str) -> _CatalogueState:
     try:
         if catalog.ownership.exists():
             catalog.resources.check_file()
         found, is_blank = catalog.ownership.identity(), catalog.ownership.is_blank()
     except ConfigurationError as error:
-        return _State(error.message)
+        return _CatalogueState(error.message)
     if found is None:
         if is_blank:
-            return _State("The catalogue is missing or empty.")
-        return _State("The catalogue was created by an earlier release than the home.", is_kept=True)
+            return _CatalogueState("The catalogue is missing or empty.")
+        return _CatalogueState("The catalogue was created by an earlier release than the home.", is_kept=True)
     if found.key_digest != key_digest or (kept is not None and found.id != kept.id):
-        return _State("The catalogue belongs to another installation.")
+        return _CatalogueState("The catalogue belongs to another installation.")
     if kept is None:
-        return _State("The home has no identity file, so its catalogue may be outdated.", found, is_kept=True)
+        return _CatalogueState(
+            "The home has no identity file, so its catalogue may be outdated.", found, is_kept=True
+        )
     is_whole = found.generation >= kept.generation
-    return _State("The catalogue is older than the home.", found, is_kept=True, is_whole=is_whole)
+    return _CatalogueState("The catalogue is older than the home.", found, is_kept=True, is_whole=is_whole)
 
 
 def _identity_of(root: Path) -> Identity | None:
@@ -283,13 +285,13 @@ class _Stored:
         return (asset, partition, version) in self.artifacts
 
 
-def _plan(installation: Installation, catalog: Catalog, key: InstallationKey, state: _State) -> Plan:
+def _plan(installation: Installation, catalog: Catalog, key: InstallationKey, state: _CatalogueState) -> Plan:
     stored = _Stored(installation.parts.store, key)
     records = [record for kind in Kind for record in catalog.resources.iterate(kind)]
     known = {record.id: record for record in records}
     versions = {record.id: catalog.resources.versions(record.kind, record.id) for record in records}
     deleted = catalog.deletion.deleted(hex_of(partition) for _, partition in stored.by_resource)
-    builder = _Builder(installation, catalog, key, stored)
+    builder = _ResourceBuilder(installation, catalog, key, stored)
     proven, lost = list[ProvenResource](), list[Lost]()
     for (kind, partition), manifests in stored.by_resource.items():
         if hex_of(partition) in deleted:
@@ -339,7 +341,7 @@ def _incomplete(
 
 
 @dataclass(frozen=True)
-class _Builder:
+class _ResourceBuilder:
     """Derives resources and versions from manifests."""
 
     installation: Installation

@@ -24,7 +24,7 @@ from cleanroom_pipelines.runs.drops import (
     ACCEPTED,
     REJECTED,
     Drop,
-    Rejected,
+    RejectedDrop,
     RestingDrop,
     drops_below,
     one_at_a_time,
@@ -49,7 +49,7 @@ def find_room_drops(installation: Installation) -> Iterator[Drop]:
 
 
 @acting_for("inbox")
-def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejected | None:
+def provision_drop(installation: Installation, drop: Drop) -> DataRoom | RejectedDrop | None:
     """Encrypt a copy of a complete drop, provision its room with it, and delete the file; or reject the file.
 
     After an interruption the same upload is reused, so that a file provisions its room only once.

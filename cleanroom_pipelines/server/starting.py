@@ -22,7 +22,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.aws.operations.endpoint import Endpoint
-from cleanroom_pipelines.aws.signing import Key
+from cleanroom_pipelines.aws.signing import SigningKey
 from cleanroom_pipelines.catalog import Catalog, Kind, Lane, make_arn
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.runs.installation import Installation
@@ -66,11 +66,11 @@ def make_gateway(
     # Decrypting a key takes longer than most operations, so it is cached; its validity is checked each time.
     open_key = lru_cache(maxsize=1000)(partial(open_access_key, installation))
 
-    def find_key(key_id: str) -> Key | None:
+    def find_key(key_id: str) -> SigningKey | None:
         found = installation.catalog.parties.access_key(key_id)
         if found is None:
             return None
-        return Key(found.id, found.account_id, open_key(found), found.disabled)
+        return SigningKey(found.id, found.account_id, open_key(found), found.disabled)
 
     rate, media_rate = (RateLimit(settings.requests_per_second, seconds) for _ in range(2))
     door = Doorkeeper(find_key, installation.audit, installation.clock, rate)

@@ -195,18 +195,18 @@ def check_seed(
 
 
 @dataclass(frozen=True)
-class _Rules:
+class _KindRules:
     upload: UploadKind
     counts_duplicates: bool
     drops_duplicates: bool
     names_unknown_columns: bool
 
 
-_INTERACTIONS = _Rules(
+_INTERACTIONS = _KindRules(
     checks.INTERACTIONS, counts_duplicates=False, drops_duplicates=False, names_unknown_columns=True
 )
-_USERS = _Rules(checks.USERS, counts_duplicates=True, drops_duplicates=True, names_unknown_columns=True)
-_SEED = _Rules(checks.SEED, counts_duplicates=True, drops_duplicates=False, names_unknown_columns=False)
+_USERS = _KindRules(checks.USERS, counts_duplicates=True, drops_duplicates=True, names_unknown_columns=True)
+_SEED = _KindRules(checks.SEED, counts_duplicates=True, drops_duplicates=False, names_unknown_columns=False)
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class _Counts:
 
 @dataclass(frozen=True)
 class _Task:
-    rules: _Rules
+    rules: _KindRules
     # None for a seed, whose column is chosen from its file.
     declared: tuple[tuple[str, Role], ...] | None
     judge_size: Callable[[_Counts], _Verdict | None]
@@ -414,7 +414,7 @@ def _too_few(upload: UploadKind, n_found: int, n_least: int, unit: str) -> _Verd
     return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.too_small, reason)
 
 
-def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _Rules) -> TableReport:
+def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _KindRules) -> TableReport:
     names = {name for name, _ in declared}
     unknown = [name for name in tables.columns if name not in names]
     named = rules.names_unknown_columns and names <= set(tables.columns)

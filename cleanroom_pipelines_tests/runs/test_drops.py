@@ -19,7 +19,7 @@ from cleanroom_pipelines.engine import tables
 from cleanroom_pipelines.errors import SeedError
 from cleanroom_pipelines.runs import drops
 from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
-from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, Rejected, StillWrittenError
+from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, RejectedDrop, StillWrittenError
 from cleanroom_pipelines.runs.ingesting import ingest_all
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.retention import delete_superseded
@@ -147,7 +147,7 @@ def test_a_file_of_a_room_in_a_wrong_folder_is_rejected(
 ) -> None:
     path = put(inbox, *(part.format(room=room.id) for part in place), NAME)
     for drop in find_room_drops(inbox.installation):
-        assert isinstance(provision_drop(inbox.installation, drop), Rejected)
+        assert isinstance(provision_drop(inbox.installation, drop), RejectedDrop)
     receipt = receipt_next_to(path)
     assert message.format(room=room.id) in str(receipt["message"])
     assert (receipt["file"], receipt["upload"]["bytes"]) == (NAME, len(SEED))  # type: ignore[index]

@@ -11,8 +11,8 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
-    Listing,
     Parameters,
+    RequestedPages,
     check_quota,
     check_role,
     invalid,
@@ -121,7 +121,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
     if parts is not None and not _is_exact(endpoint, caller, parts):
         return {"audienceGenerationJobs": []}
-    listing = Listing("audienceGenerationJobs", caller, parameters)
+    listing = RequestedPages("audienceGenerationJobs", caller, parameters)
     page = endpoint.catalog.job_views.list_job_views(
         caller.account_id,
         caller.region,

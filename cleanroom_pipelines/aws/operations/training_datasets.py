@@ -12,8 +12,8 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
-    Listing,
     Parameters,
+    RequestedPages,
     check_quota,
     check_role,
     invalid,
@@ -75,7 +75,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListTrainingDatasets."""
-    return page_of(endpoint, Listing("trainingDatasets", caller, parameters), _KIND, _summary)
+    return page_of(endpoint, RequestedPages("trainingDatasets", caller, parameters), _KIND, _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:

@@ -61,7 +61,7 @@ class S3Call:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _OperationRule:
     """What a request needs to call an operation: method, path, fixed and required parts of query and headers."""
 
     operation: str
@@ -101,17 +101,17 @@ def _model_of(operation: str) -> "OperationModel":
 
 
 @lru_cache(maxsize=1)
-def _rules() -> tuple[_Rule, ...]:
+def _rules() -> tuple[_OperationRule, ...]:
     names = [name for name in service().operation_names if name not in _NO_RULE]
     rules = [_rule(_model_of(name)) for name in names]
     return tuple(sorted(rules, key=lambda rule: -len(rule.fixed) - len(rule.required)))
 
 
-def _rule(operation: "OperationModel") -> _Rule:
+def _rule(operation: "OperationModel") -> _OperationRule:
     path, _, query = operation.http["requestUri"].partition("?")
     shape = operation.input_shape
     required = [shape.members[name].serialization for name in shape.required_members] if shape else []
-    return _Rule(
+    return _OperationRule(
         operation.name,
         operation.http["method"],
         "{Bucket}" in path,

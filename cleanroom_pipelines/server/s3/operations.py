@@ -106,7 +106,7 @@ Output = Mapping[str, Any] | Reply
 
 
 @dataclass(frozen=True)
-class Operation:
+class S3Operation:
     """One operation that is served.
 
     Args:
@@ -122,7 +122,7 @@ class Operation:
     is_write: bool = False
 
 
-def check_parameters(operation: Operation, call: S3Call, caller: Caller) -> None:
+def check_parameters(operation: S3Operation, call: S3Call, caller: Caller) -> None:
     """Reject parameters that would have no effect here.
 
     Raises:
