@@ -75,6 +75,7 @@ from cleanroom_pipelines.storage.buckets import Buckets, folder_on_disk
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.similarity.rankings import Audience
+    from cleanroom_pipelines.similarity.specs import TrainingTables
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def build_training_dataset(installation: Installation, partition: str, run: Run)
 def build_audience_model(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Train the similarity model of a dataset and window, without any seed."""
     from cleanroom_pipelines.similarity.kept_representations import keep_representation
-    from cleanroom_pipelines.similarity.specs import SizeProfile
+    from cleanroom_pipelines.similarity.specs import SizeProfile, Window
     from cleanroom_pipelines.similarity.training import train
 
     with working(installation, AudienceModel, partition, run) as work, ExitStack() as stack:
@@ -166,11 +167,12 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
         window = _window_of(model, work.version)
         with work.drafting("audience_model", inputs, {"window": window, **_columns_of(dataset)}) as draft:
             report = train(
-                **_training_arguments(dataset, window),
-                out=draft.path,
+                _tables_of(dataset),
+                draft.path,
+                window=Window(window["start"], window["end"]),
+                window_seconds=window["seconds"],
                 day_cache=day_cache(installation, dataset),
                 size_profile=SizeProfile(installation.settings.size_profile),
-                max_invalid_share=dataset.max_invalid_share,
                 runtime=work.runtime,
             )
             earlier = installation.catalog.resources.current_version(Kind.AUDIENCE_MODEL, partition)
@@ -675,17 +677,16 @@ def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
     return {"start": model.window_start, "end": model.window_end, "seconds": None}
 
 
-def _training_arguments(dataset: TrainingDataset, window: Mapping[str, int | None]) -> dict[str, Any]:
-    from cleanroom_pipelines.similarity.specs import InteractionsSchema, UsersSchema, Window
+def _tables_of(dataset: TrainingDataset) -> "TrainingTables":
+    from cleanroom_pipelines.similarity.specs import InteractionsSchema, TrainingTables, UsersSchema
 
-    return {
-        "interactions": dataset.source,
-        "schema": InteractionsSchema(dataset.columns),
-        "users": dataset.users_source,
-        "users_schema": UsersSchema(dataset.users_columns) if dataset.users_source else None,
-        "window": Window(window["start"], window["end"]),
-        "window_seconds": window["seconds"],
-    }
+    return TrainingTables(
+        interactions=dataset.source,
+        schema=InteractionsSchema(dataset.columns),
+        users=dataset.users_source,
+        users_schema=UsersSchema(dataset.users_columns) if dataset.users_source else None,
+        max_invalid_share=dataset.max_invalid_share,
+    )
 
 
 def _population_floors(installation: Installation) -> dict[str, int]:

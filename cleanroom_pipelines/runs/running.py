@@ -43,7 +43,6 @@ def run_pending(
     *,
     worker: str | None = None,
     max_seconds: float | None = None,
-    max_versions: int | None = None,
     on_start: Callable[[Version], None] = lambda _: None,
     on_failure: Callable[[Version], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -59,7 +58,6 @@ def run_pending(
         instance: Where the runs are recorded; None: the instance in DAGSTER_HOME, or else an ephemeral one.
         worker: Id of the surrounding run, if any; the runs carry it as a tag.
         max_seconds: Start nothing more after this time.
-        max_versions: Maximum number of versions to run.
         on_start: Called with each version before its run.
         on_failure: Called with each version whose run failed.
         should_stop: Checked before each version; when true, nothing more is started.
@@ -87,8 +85,6 @@ def run_pending(
     while not should_stop():
         supervise(installation, instance)
         delete_pending(installation, instance)
-        if max_versions is not None and n_runs >= max_versions:
-            break
         if max_seconds is not None and time.monotonic() - begun > max_seconds:
             break
         follows = lane is Lane.HEAVY and ready_work(installation, instance, passed_over, Lane.SMALL, made_last)

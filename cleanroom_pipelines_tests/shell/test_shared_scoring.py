@@ -72,7 +72,7 @@ def pending(world: World, many_shards: None, tmp_path_factory: pytest.TempPathFa
     )
     with opened(folder) as (installation, dagster):
         worlds.apply(installation, declaration)
-        assert run_pending(installation, dagster, max_versions=3) == 3
+        assert worlds.run_first(installation, dagster, 3) == 3
     return folder
 
 

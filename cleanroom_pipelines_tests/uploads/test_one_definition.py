@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime, open_engine
 from cleanroom_pipelines.errors import InputError, SeedError, StatusCode, TrainingDataError
-from cleanroom_pipelines.similarity import InteractionsSchema, Window, reading
+from cleanroom_pipelines.similarity import InteractionsSchema, TrainingTables, Window, reading
 from cleanroom_pipelines.similarity.seeds import read_seed
 from cleanroom_pipelines.similarity.training import train
 from cleanroom_pipelines.uploads.checks import INTERACTIONS, find_upload
@@ -292,7 +292,7 @@ def test_what_cannot_be_read_is_refused_in_the_same_words(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(content)
         report = validated(tmp_path / name)
         with pytest.raises(TrainingDataError) as caught:
-            train(interactions=tmp_path / name, schema=SCHEMA, out=tmp_path / "model", runtime=Runtime(ENGINE))
+            train(TrainingTables(tmp_path / name, SCHEMA), tmp_path / "model", runtime=Runtime(ENGINE))
         assert str(caught.value) == report.reason
         assert caught.value.remedy
         assert caught.value.status_code is report.status_code is StatusCode.TRAINING_DATA_INVALID
