@@ -109,7 +109,7 @@ class Policy:
 
     statements: tuple[PolicyStatement, ...]
 
-    def speaks_to(self, account: str) -> bool:
+    def may_allow(self, account: str) -> bool:
         """Check whether any statement could allow an account some action if the statement's conditions held.
 
         Args:
@@ -359,12 +359,12 @@ def _applies(
     return (
         (statement.accounts is None or caller_account in statement.accounts)
         and any(matches_wildcards(pattern, action) for pattern in statement.actions)
-        and any(_means(pattern, resource_arn) for pattern in statement.resources)
+        and any(_matches_arn(pattern, resource_arn) for pattern in statement.resources)
         and all(_holds(each, found.get(each.key, ()), is_deny=statement.is_deny) for each in statement.conditions)
     )
 
 
-def _means(pattern: str, arn: str) -> bool:
+def _matches_arn(pattern: str, arn: str) -> bool:
     """Check whether a pattern matches an ARN; no wildcard matches a colon, because both have exactly six parts."""
     return pattern == "*" or matches_wildcards(pattern, arn)
 

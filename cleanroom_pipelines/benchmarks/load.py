@@ -545,7 +545,7 @@ def run_load(
         machine["fsync_milliseconds"] = _fsync_milliseconds(Path(folder))
         with _server(home, Path(folder) / "server.log") as (url, process):
             progress(0.0, "setting up")
-            accounts = _settle(installation, url, plan.n_accounts)
+            accounts = _create_accounts(installation, url, plan.n_accounts)
             clients = [
                 LoadClient(number, accounts, plan.random_seed, partial(LoadConnection, url))
                 for number in range(plan.n_clients)
@@ -639,7 +639,7 @@ def _server(home: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes
         process.stdout.close()
 
 
-def _settle(installation: Installation, url: str, n_accounts: int) -> list[LoadAccount]:
+def _create_accounts(installation: Installation, url: str, n_accounts: int) -> list[LoadAccount]:
     """Create the accounts with their initial resources."""
     ids = [f"{number:012d}" for number in range(1, n_accounts + 1)]
     accounts = []

@@ -147,7 +147,7 @@ class Scheduling(Claims):
             ]
         return in_turns(queued, started)
 
-    def settle_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
+    def fail_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
         """Fail pending versions whose parent failed, with the training data's status code or PARENT_NOT_ACTIVE.
 
         Args:
@@ -161,7 +161,7 @@ class Scheduling(Claims):
         while found := [
             version
             for row in self._doomed(1000)
-            if (version := self._settle(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
+            if (version := self._fail_orphan(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
         ]:
             settled += found
         return tuple(settled)
@@ -335,7 +335,7 @@ class Scheduling(Claims):
             query = query.where(is_unreserved(self._database.lease_time(session)))
             return list(session.execute(query.order_by(VersionRow.created_at, _RESOURCE.id).limit(limit)))
 
-    def _settle(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
+    def _fail_orphan(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
         with self._database.write() as session:
             try:
                 gate = lock_resource(session, gate_kind, gate_id)

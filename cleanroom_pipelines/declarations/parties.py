@@ -83,7 +83,7 @@ class ApplyingParties:
             remedy="Declare it in the same file, or create it first.",
         )
 
-    def settle_account(self, form: AccountForm) -> None:
+    def apply_account(self, form: AccountForm) -> None:
         """Create an account, or keep the existing one with this name."""
         check_new_account(form.name, form.id, form.organization)
         existing = self._accounts.get(form.name)
@@ -109,7 +109,7 @@ class ApplyingParties:
         self._accounts[form.name] = account_id
         self._note(PartyKind.ACCOUNT, form.name, account_id, True)
 
-    def settle_collaboration(self, form: CollaborationForm) -> None:
+    def apply_collaboration(self, form: CollaborationForm) -> None:
         """Create a collaboration, or keep the existing one with this name."""
         # Accounts that a dry run would create have no id yet; their names distinguish them.
         members = [self.account_of(member) or member for member in form.members]
@@ -141,7 +141,7 @@ class ApplyingParties:
             self._collaborations[form.name], new_id = created, created.id
         self._note(PartyKind.COLLABORATION, form.name, new_id, True)
 
-    def settle_template(self, form: TemplateForm) -> None:
+    def apply_template(self, form: TemplateForm) -> None:
         """Add a template, or keep the existing one with this name."""
         account, region = form.account or self._declaration.account, self._declaration.region
         account_id = self.account_of(account)
@@ -171,7 +171,7 @@ class ApplyingParties:
             arn = self._catalog.parties.add_template(form.name, account_id, sql, collaboration_id, region).arn
         self._note(PartyKind.TEMPLATE, form.name, arn, True)
 
-    def settle_bucket(self, form: BucketForm) -> None:
+    def apply_bucket(self, form: BucketForm) -> None:
         """Register a bucket, or keep the existing one with this name."""
         account_id = self.account_of(form.account or self._declaration.account)
         check_new_bucket(form.name, form.url, form.credentials_profile)

@@ -154,7 +154,7 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
         UsageError: The database cannot be used, and is not a file that can be replaced.
     """
     parts, home = installation.parts, installation.home
-    if not parts.holds_something() and parts.catalog.ownership.is_blank():
+    if not parts.has_data() and parts.catalog.ownership.is_blank():
         yield None
         return
     key = load_key(parts.key_file)

@@ -70,7 +70,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
     return installation.catalog.get(GenerationJob, job.id)
 
 
-def take_back_seeds(
+def forget_seeds_from(
     installation: Installation, account_id: str, s3_uris: Sequence[str]
 ) -> tuple[GenerationJob, ...]:
     """Delete the copies of deleted objects that jobs keep for another attempt, and return the jobs that used them.

@@ -162,7 +162,7 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 
 @contextmanager
-def beating(
+def sending_heartbeats(
     installation: Installation, worker: str, *, every_seconds: float = HEARTBEAT_SECONDS
 ) -> Iterator[None]:
     """Send a heartbeat for this worker every 15 seconds, so that its death would be detected.
@@ -201,7 +201,7 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
     kind = next((kind for kind, row in KINDS.items() if row.job == run.job_name), None)
     partition = run.tags.get(PARTITION_TAG)
     _complete_record(installation, run, instance, kind)
-    with beating(installation, run.run_id):
+    with sending_heartbeats(installation, run.run_id):
         if kind is None or partition is None:
             yield
             return

@@ -39,7 +39,7 @@ def folder_of_process(root: Path) -> Path:
         return _own[mine][0]
 
 
-def clean_up_after_the_dead(root: Path) -> int:
+def clean_up_dead_processes(root: Path) -> int:
     """Delete the scratch folders and drafts of processes of this host that have ended.
 
     Args:

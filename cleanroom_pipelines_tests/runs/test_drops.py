@@ -451,7 +451,7 @@ def test_a_file_that_fails_does_not_delay_the_others(inbox: Inbox) -> None:
 @pytest.mark.parametrize("is_encrypted", [False, True])
 @pytest.mark.parametrize("comes", ["before", "after"])
 @pytest.mark.parametrize(
-    ("owner", "name"), [(drops, "write_durably"), (AuditLog, "write"), (drops.RestingDrop, "remove")]
+    ("owner", "name"), [(drops, "write_durably"), (AuditLog, "write"), (drops.CompleteDrop, "remove")]
 )
 def test_a_rejection_cut_off_anywhere_is_completed(
     inbox: Inbox, encrypted: Inbox, owner: object, name: str, comes: str, *, is_encrypted: bool

@@ -226,7 +226,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
     except NotFoundError:
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL) from None
     policy = _policy_of(configured)
-    if policy is None or not policy.speaks_to(caller.account_id):
+    if policy is None or not policy.may_allow(caller.account_id):
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
     if not may_start(
         policy,

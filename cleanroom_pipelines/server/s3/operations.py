@@ -56,7 +56,7 @@ class S3Parts:
         uploads: Unfinished multipart uploads.
         most_bytes: Size limit of one object.
         is_encrypted: Whether home and temporary space are on an encrypted volume.
-        take_back: Deletes the copies that jobs keep of an account's deleted objects, by their URLs, and returns
+        forget_seeds: Deletes the copies that jobs keep of an account's deleted objects, by their URLs, and returns
             the ARNs and statuses of the jobs that used them.
     """
 
@@ -66,7 +66,7 @@ class S3Parts:
     uploads: MultipartUploads
     most_bytes: int
     is_encrypted: bool
-    take_back: Callable[[str, Sequence[str]], Sequence[tuple[str, str]]] = lambda *_: ()
+    forget_seeds: Callable[[str, Sequence[str]], Sequence[tuple[str, str]]] = lambda *_: ()
 
 
 @dataclass(frozen=True)
