@@ -362,7 +362,7 @@ def reachable(
 
 @dataclass(frozen=True)
 class DefinitionPath:
-    """The chain of custom audiences followed so far, for detecting cycles.
+    """The custom audiences followed so far, to detect cycles of references.
 
     Args:
         resolve: Returns the definition of a custom audience.

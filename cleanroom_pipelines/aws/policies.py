@@ -66,7 +66,7 @@ class Decision(StrEnum):
     DENIED = "DENIED"
     """A statement denies it, regardless of other statements."""
     NOT_MENTIONED = "NOT_MENTIONED"
-    """No statement applies, which denies it for another account."""
+    """No statement applies; then other accounts are denied."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Policy:
     statements: tuple[PolicyStatement, ...]
 
     def may_allow(self, account: str) -> bool:
-        """Check whether any statement could allow an account some action if the statement's conditions held.
+        """Check whether a statement names the account, so that it may allow something if its conditions hold.
 
         Args:
             account: 12 digits.
@@ -280,7 +280,7 @@ def _with_single_stars(pattern: str) -> str:
 
 
 def _reached(pattern: str, text: str) -> int:
-    """Return which prefixes of a pattern match a text: bit k stands for the pattern's first k characters.
+    """Return which prefixes of a pattern match a text, as bits: bit k is set if the first k characters match.
 
     All alternatives are followed at once, as the bits of one integer, so that there is no backtracking.
     """

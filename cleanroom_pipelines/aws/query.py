@@ -74,8 +74,8 @@ def caller_identity(caller: Caller, operation: str | None, request_id: str) -> A
 
 _INSTEAD: Final[Mapping[str, str]] = {
     STS: "Only GetCallerIdentity is available. Sign each request with an account's access key, without a session.",
-    "glue": "Put a table's files below <database>/<table>/ of the bucket warehouse-<account id>, and name both in "
-    "CreateTrainingDataset.",
+    "glue": "Put a table's files below <database>/<table>/ of the bucket warehouse-<account id>, then name "
+    "database and table in CreateTrainingDataset.",
     "iam": "The operator creates accounts and keys. You can name any role of your own account.",
 }
 

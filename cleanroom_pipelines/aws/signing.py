@@ -158,7 +158,7 @@ def verify_s3(
         raise _denied(f"Credential should be scoped to correct service: '{S3}'.", "wrong service")
     _check_signed_headers(found, claim.signed_headers, is_dated=is_presigned)
     if timestamp[:8] != claim.date:
-        raise _denied("The date in the credential scope is not that of the request.", "wrong scope date")
+        raise _denied("The date in the credential scope differs from the request's date.", "wrong scope date")
     payload = found.get("x-amz-content-sha256", [dict(query).get("X-Amz-Content-Sha256", "")])[0]
     if not payload:
         if not is_presigned:
@@ -223,7 +223,7 @@ def verify(
         raise _denied("The x-amz-content-sha256 header is not the SHA-256 of the request's body.", "wrong body")
     timestamp = _timestamp(found)
     if timestamp[:8] != claim.date:
-        raise _denied("The date in the credential scope is not that of the request.", "wrong scope date")
+        raise _denied("The date in the credential scope differs from the request's date.", "wrong scope date")
     _check_time(timestamp, now)
 
     path, query = quote(raw_path or "/", safe="/~"), _canonical_query(raw_query)
@@ -235,7 +235,7 @@ def verify(
 
 
 def _check_key(key: SigningKey | None, claim: _Claim, text: str) -> SigningKey:
-    """Return the key if it has signed the text."""
+    """Check that a key exists, is enabled and signed the text, and return it."""
     expected = _hmac(_signing_key(key.secret if key else _NO_SECRET, claim), text)
     is_correct = hmac.compare_digest(expected, claim.signature)
     if key is None or key.is_disabled or not is_correct:
@@ -265,7 +265,7 @@ def _denied(message: str, reason: str) -> ApiError:
 
 
 def _well_formed(raw_path: str, raw_query: str, headers: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the headers by name, after rejecting what two readers could understand differently."""
+    """Return the headers by name; reject a request that two parsers could read differently."""
     if not (raw_path.isascii() and raw_query.isascii()):
         raise _denied("The path and the query must be percent-encoded.", "not ASCII")
     found = _by_name(headers)

@@ -237,7 +237,7 @@ def _lists(folder: Path) -> list[Path]:
 
 
 def write_lists(folder: Path, settings: AlgebraSettings) -> None:
-    """Write the input lists: each contains another share of the ids, and 1 % of its ids twice."""
+    """Write the input lists: each has a different share of the ids, and 1 % of its ids twice."""
     # Hashes determine the ids of each list and their order, so that the lists are independent of each other.
     with open_engine(EngineSettings(threads=settings.threads), paths=[folder]) as engine:
         for number, (file, share) in enumerate(zip(_lists(folder), _SHARES, strict=True)):

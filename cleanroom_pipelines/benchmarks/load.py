@@ -35,7 +35,7 @@ from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.parties import issue_access_key
 from cleanroom_pipelines.server.gateway import HEALTH
 
-FLOOR: Final = "(nothing: the floor)"
+FLOOR: Final = "(health check: minimum)"
 _REGION: Final = "eu-central-1"
 _SECONDS_TO_START, _SECONDS_TO_END, _SECONDS_TO_ANSWER = 120.0, 30.0, 60.0
 _SENTENCE = {"sentence": "Closed by the benchmark.", "metrics": {"relevance": [], "recall": None}}

@@ -256,7 +256,7 @@ def note_delivery(version: VersionRow, *, is_begun: bool) -> None:
 
 
 def is_being_delivered(version: VersionRow, queue_generation: int | None = None) -> bool:
-    """Return whether the given attempt (or any attempt, without one) has begun to deliver a version's output."""
+    """Return whether an attempt has begun to deliver a version's output; without `attempt`, whether any has."""
     begun = version.params.get(_DELIVERY)
     return begun is not None and queue_generation in (None, begun)
 

@@ -285,7 +285,8 @@ class Parties(Part):
             member = session.get(MemberRow, (collaboration_id, account_id))
             if row is None or member is None:
                 raise NotFoundError(
-                    "There is no such collaboration with this member.", remedy="List the collaborations."
+                    "The collaboration does not exist, or the account is not a member.",
+                    remedy="List the collaborations.",
                 )
             member.active = active
             session.flush()
@@ -322,7 +323,7 @@ class Parties(Part):
                     member = session.get(MemberRow, (collaboration_id, account_id))
                     if member is None or not member.active:
                         raise NotFoundError(
-                            "There is no such collaboration with this member.",
+                            "The collaboration does not exist, or the account is not a member.",
                             remedy="List the collaborations.",
                         )
                 taken = session.scalar(

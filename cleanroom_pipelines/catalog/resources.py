@@ -300,7 +300,7 @@ class Resources(Part):
             return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
     def mark_receipt_current(self, job_id: str, reported: Iterable[Version]) -> None:
-        """Mark an inbox seed's result file as up to date, unless its job or an export changed or is unfinished.
+        """Mark an inbox seed's result file as up to date, unless its job or an export has changed or still runs.
 
         Args:
             job_id: The generation job.

@@ -238,7 +238,7 @@ def _opened(tables: "TableFiles", settings: Any) -> "Iterator[tuple[Engine, Path
 
 
 def _population(ranking: Path) -> int | None:
-    """Return the number of scored users including the seed, of which percentages are taken; None if unknown."""
+    """Return the number of users that percentages refer to (all scored users and the seed); None if unknown."""
     import json
 
     try:
@@ -324,7 +324,7 @@ class _IdsOfUsers:
                 yield hash_ids(where, kind, batch.column(0), batch.column(place))
 
     def noting(self, users: "Iterator[pa.Array]") -> "Iterator[pa.Array]":
-        """Pass on batches of users, and remember the first million users for `why_none`."""
+        """Yield the batches unchanged, and remember the first million users for `why_none`."""
         n_users = 0
         for batch in users:
             if n_users < _MAX_USERS_COMPARED:

@@ -190,7 +190,7 @@ class ApplyingParties:
         self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
 
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
-        """Check whether a collaboration has the declared terms; a monthly period approved later is accepted."""
+        """Check whether a collaboration has the declared terms, or a monthly period that was approved later."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))

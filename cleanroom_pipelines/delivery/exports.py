@@ -421,7 +421,7 @@ class _Files:
 
 
 class _RowStream:
-    """Splits a stream of row batches into pieces of any requested length."""
+    """Cuts a stream of row batches into pieces of the requested lengths."""
 
     def __init__(self, batches: Iterable[Sequence[str]]) -> None:
         self._batches = iter(batches)

@@ -178,7 +178,7 @@ class _Parser(SparkParser):
     steps_left = 0
 
     def _parse_interval_span(self, this: exp.Expr, *args: Any, **kwargs: Any) -> exp.Interval:
-        """Reject texts of other forms: the parser skips what it does not know, and takes quadratic time for it."""
+        """Reject unknown forms of interval, which the parser would skip, in quadratic time."""
         if this.is_string and not (len(this.name) <= _MAX_INTERVAL_CHARACTERS and _INTERVAL.fullmatch(this.name)):
             self.raise_error("Invalid interval")
         return super()._parse_interval_span(this, *args, **kwargs)
@@ -559,7 +559,7 @@ def _name(table: exp.Table, name: str) -> None:
 
 
 def _qualify(tree: exp.Expr) -> None:
-    """Qualify columns with names of values, such as `user`: with a table's name before them, they are columns."""
+    """Put the table's name before columns such as `user`, which SQL would otherwise read as a built-in value."""
     assert isinstance(tree, exp.Query)
     stack: list[tuple[exp.Expr, exp.Query, bool]] = [(tree, tree, False)]
     while stack:

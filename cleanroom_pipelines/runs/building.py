@@ -367,7 +367,7 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
             documents: dict[str, Any] = {}
 
             def note(written: ExportManifest) -> None:
-                """Finish the artifact before the export is published; after that, only the version is closed."""
+                """Store the artifact before the export is published, so that only closing the version remains."""
                 warnings = list(selection.warnings)
                 documents["export"] = {
                     **written.as_dict(),
@@ -425,7 +425,7 @@ def _mode_of(
     configured: ConfiguredAudienceModel,
     ranked: Mapping[str, Any],
 ) -> tuple[SeedMode, list[str]]:
-    """Return where a list places the seed, and what it reveals; a ranking between two organisations fixes both."""
+    """Return where a list places the seed, and what it reveals; the ranking decides both for private jobs."""
     if "private_mode" in ranked:
         return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
     mode = export.seed_mode or job.seed_mode
@@ -450,7 +450,7 @@ def verify_exported_files(installation: Installation, partition: str, manifest: 
     place = installation.buckets.destination(export.account_id, beside) / manifest.facts["folder"]
     written = verify_export(place)
     if written["delivered"] != manifest.facts["delivered"]:
-        raise ArtifactError("The export contains another number of users than its manifest states.")
+        raise ArtifactError("The number of users in the export differs from its manifest.")
     return int(written["delivered"])
 
 

@@ -136,7 +136,7 @@ class _RoomBuild:
         return ArtifactReference(asset, self.room.id, self.artifacts[asset])
 
     def earlier(self, asset: str) -> ArtifactReference | None:
-        """Return the reference to the previous version's artifact of an asset; None if it has none."""
+        """Return the reference to the previous version's artifact of an asset; None if there is none."""
         return self.before.artifact(asset) if self.before and asset in self.before.artifacts else None
 
     @contextmanager

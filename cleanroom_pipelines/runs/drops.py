@@ -67,7 +67,7 @@ class StillWrittenError(CleanroomError):
 
 @dataclass(frozen=True)
 class CompleteDrop:
-    """A drop that no process was writing to when it was checked.
+    """A dropped file that was complete when it was checked.
 
     Args:
         drop: The drop.
@@ -110,7 +110,7 @@ class CompleteDrop:
 
 
 def complete_drop(installation: Installation, drop: Drop) -> CompleteDrop:
-    """Check that no process is writing a drop, and record its file's state before reading.
+    """Check that a dropped file is complete, and record its state, to detect later changes.
 
     Raises:
         StillWrittenError: A process may be writing it.

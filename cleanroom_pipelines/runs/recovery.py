@@ -456,7 +456,7 @@ class _ResourceBuilder:
 
 
 def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
-    """Whether the artifacts show that a version is further than an older catalogue knows."""
+    """Whether the artifacts prove more progress of a version than an older catalogue records."""
     if known is None:
         return True
     return proven.failure is None and is_proof(known.status, known.finished_at, proven.made_at)
@@ -486,7 +486,7 @@ def _is_usable(asset: str, manifest: Manifest, artifacts: Mapping[str, str]) -> 
 
 
 def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Return the assets that a version of a kind of resource has once it is finished."""
+    """Return the assets that a finished version of this kind of resource has."""
     if kind is Kind.GENERATION_JOB:
         return {"audience"}
     if kind is Kind.CUSTOM_AUDIENCE:
@@ -495,7 +495,7 @@ def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | No
 
 
 def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Return the other assets that a room version with these artifacts has once it is finished."""
+    """Return the further assets that a room version with these artifacts needs to be finished."""
     wanted = {"data_attributes"} if "base_audience" in artifacts else set[str]()
     if {"base_audience", "seed_audiences"} <= set(artifacts):
         wanted.add("overlap_statistics")

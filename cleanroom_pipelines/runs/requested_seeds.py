@@ -73,7 +73,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
 def forget_seeds_from(
     installation: Installation, account_id: str, s3_uris: Sequence[str]
 ) -> tuple[GenerationJob, ...]:
-    """Delete the copies of deleted objects that jobs keep for another attempt, and return the jobs that used them.
+    """Delete the seeds that failed jobs keep of deleted objects; return all jobs that used these objects.
 
     A job that runs deletes its copy when it ends. What was built of the seed stays until its job is deleted.
 

@@ -201,7 +201,7 @@ def _delete_leftovers(
 
 
 def _in_scratch(home: Home) -> Iterator[Path]:
-    """Yield what is in the scratch folders of running processes, and all other entries of the scratch folder."""
+    """Yield the contents of running processes' scratch folders, and every other entry of the scratch folder."""
     for path in home.scratch_root.iterdir():
         if path.name.startswith("."):
             continue

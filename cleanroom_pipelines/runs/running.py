@@ -212,7 +212,7 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
 def _complete_record(
     installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance, kind: Kind | None
 ) -> None:
-    """Add what a run lacks to be found: a worker's run its code location, a manually started run its tags."""
+    """Add the code location to a worker's run, and tags to a manual one, so that Dagster's pages find them."""
     tags = dict[str, str]()
     if run.remote_job_origin is None:
         instance.run_storage.replace_job_origin(run, origin_of(run.job_name))

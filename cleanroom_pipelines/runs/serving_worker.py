@@ -98,7 +98,7 @@ class Rounds:
         self._next_round = self._next_long_round = 0.0
 
     def do_round(self) -> None:
-        """Find pending work and do it."""
+        """Do one round: clean up if it is due, then do all pending work."""
         installation, instance = self._installation, self._instance
         installation.check()
         if time.monotonic() >= self._next_long_round:
@@ -159,7 +159,7 @@ def _stop_signals() -> Iterator[StopRequest]:
 
 
 def _end_of_parent() -> threading.Event:
-    """Return an event that is set when standard input closes, which happens however the parent process ends."""
+    """Return an event that is set when the parent process ends, even if killed: standard input then closes."""
     ended = threading.Event()
 
     def watch() -> None:

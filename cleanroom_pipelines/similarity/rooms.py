@@ -252,7 +252,7 @@ def check_reach(reach_percent: int) -> None:
 
 
 def reach_size(reach_percent: int, n_users: int) -> int:
-    """Return the number of users in a reach: max(1, ⌊r·N/100⌋), as for every percentage audience size."""
+    """Return the number of users in a reach, as for any percentage size: max(1, ⌊r·N/100⌋)."""
     return AudienceSize(SizeType.PERCENTAGE, reach_percent).n_users(n_users)
 
 

@@ -443,7 +443,7 @@ class _Writing:
 
 
 class _Pieces:
-    """Splits a stream of one-column batches into arrays of any requested length."""
+    """Cuts a stream of one-column batches into arrays of the requested lengths."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self._batches = batches

@@ -211,7 +211,7 @@ _SEED = _KindRules(checks.SEED, counts_duplicates=True, drops_duplicates=False, 
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Why an upload fails; the code is None if the errors of the rows already show the reason."""
+    """Why an upload fails; the code is None if row errors already show the reason."""
 
     code: ErrorCode | None
     status_code: StatusCode

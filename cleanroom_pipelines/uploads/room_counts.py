@@ -1,4 +1,4 @@
-"""Counts over a whole dataset of a data room: duplicates, users, and ids that hold too many rows.
+"""Counts over a whole dataset of a data room: duplicates, users, and ids on suspiciously many rows.
 
 Lives here: the queries over the valid rows of a dataset, after all its files were read.
 Add here when a dataset's report gets another figure of all its rows.

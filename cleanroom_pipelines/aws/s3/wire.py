@@ -154,7 +154,7 @@ def read_call(method: str, bucket: str, key: str, query: Mapping[str, str], head
     own = {each.serialization["name"] for each in members.values() if each.serialization.get("location")}
     for name in query:
         if name in _known_in_queries() and name not in own and name not in {each for each, _ in rule.fixed}:
-            raise S3Error("InvalidArgument", f"{rule.operation} does not have the parameter {name}.")
+            raise S3Error("InvalidArgument", f"{rule.operation} does not support the parameter {name}.")
     found: dict[str, Any] = {}
     for name, member in members.items():
         location, wire_name = member.serialization.get("location"), member.serialization.get("name", name)
@@ -174,7 +174,7 @@ def is_of_signature(name: str) -> bool:
 
 
 def is_hoisted(name: str) -> bool:
-    """Whether a parameter of the query stands for a header, as SDKs write them in presigned URLs.
+    """Whether a query parameter stands for a header; SDKs move headers there in presigned URLs.
 
     Those of checksums do not: SDKs sign the checksum of an empty body, since there is none yet.
     """

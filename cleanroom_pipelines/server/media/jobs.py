@@ -181,7 +181,7 @@ def _state(call: Call, job: RoomJob) -> _JobState:
 
 
 def _answering(call: Call, job: RoomJob) -> Version:
-    """Return the version that a job's result comes from, or that the job waits for.
+    """Return the version that has a job's result, or that will have it.
 
     If the room was being rebuilt when a job about an audience was started, the result uses the new data: the job
     waits for the room, and then for the audience's version that is built from it.

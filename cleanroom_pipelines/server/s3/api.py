@@ -158,7 +158,7 @@ class S3Exchange:
         self.trail.entry["operation"] = call.operation
         self._operation = operation = OPERATIONS.get(call.operation)
         if operation is None:
-            raise S3Error("NotImplemented", f"This server does not have the operation {call.operation}.")
+            raise S3Error("NotImplemented", f"This server does not support the operation {call.operation}.")
         self.trail.is_read = not operation.is_write
         check_parameters(operation, call, signature.caller)
         if bucket:

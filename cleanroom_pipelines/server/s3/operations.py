@@ -132,7 +132,7 @@ def check_parameters(operation: S3Operation, call: S3Call, caller: Caller) -> No
         if call.parameters.get(name, caller.account_id) != caller.account_id:
             raise S3Error("AccessDenied", reason="another owner expected")
     for name in sorted(call.parameters.keys() - operation.accepts - _EVERYWHERE):
-        raise S3Error("NotImplemented", f"This server does not have the parameter {name} of {call.operation}.")
+        raise S3Error("NotImplemented", f"This server does not support the parameter {name} of {call.operation}.")
 
 
 def open_bucket(context_or_parts: Context | S3Parts, caller: Caller, name: str) -> LocalBucket | RemoteBucket:
