@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -139,11 +138,6 @@ def validate_users(
     declared = cells.check_declaration(columns, needs=[Role.USER_ID])
     task = _Task(_USERS, declared, lambda counts: None, max_invalid_share, batch_rows, runtime)
     return _validate(source, task)
-
-
-def validate_seed(source: str | Path, **settings: Any) -> ValidationReport:
-    """Validate a seed; arguments and errors as in `check_seed`."""
-    return check_seed(source, **settings)[0]
 
 
 def check_seed(

@@ -20,6 +20,7 @@ from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
 from .. import worlds
 from ..cli.commands import Commands
 from ..offenders import offenders
+from .exporting import holds_out
 
 N_RANKED, N_SCORED = 400, 500
 USERS = [f"user-{number:03d}" for number in range(N_RANKED)]
@@ -150,7 +151,7 @@ def test_all_options_together(command: Commands, ranking: Path, ids: Path, tmp_p
     assert told["warnings"] == ["Google Customer Match does not accept HASHED_EMAIL; these ids were left out."]
     manifest = told["manifest"]
     chosen = Holdout.parse("10%", holdout_salt(b"", "spring"))
-    held_out = [user for user in USERS[:100] if chosen.holds_out(user)]
+    held_out = [user for user in USERS[:100] if holds_out(chosen, user)]
     assert manifest["holdout"] == {"share": "10%", "users": len(held_out)}
     assert manifest["delivered"] == 100 - len(held_out)
     assert manifest["columns"] == ["Email", "Phone"]

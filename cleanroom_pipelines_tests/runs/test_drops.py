@@ -27,7 +27,7 @@ from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox
 from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts, seed_suffix
-from cleanroom_pipelines.uploads.files import validate_seed
+from cleanroom_pipelines.uploads.files import check_seed
 from cleanroom_pipelines.uploads.report import Outcome
 
 from .. import worlds
@@ -278,7 +278,7 @@ def test_every_format_of_the_file_layer_is_accepted(
     assert job is not None
     with inbox.installation.vault.opening(job.seed_location, job.seed_digest) as copy:
         assert copy.name == f"seed{kept_suffix}"
-        report = validate_seed(copy)
+        report = check_seed(copy)[0]
     assert (report.outcome, report.n_valid_rows, report.table.n_files) == (Outcome.PASSED, 30, 1)
     assert job.seed_name == {"20261130_members": "20261130 members", "part-00000": "part 00000"}.get(
         name, "members 0" if name == "members_0" else "members"

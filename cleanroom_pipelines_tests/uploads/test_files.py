@@ -19,7 +19,7 @@ import pytest
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import EngineError, StatusCode, UsageError
-from cleanroom_pipelines.uploads.files import validate_interactions, validate_seed, validate_users
+from cleanroom_pipelines.uploads.files import check_seed, validate_interactions, validate_users
 from cleanroom_pipelines.uploads.report import ErrorCode, Outcome, ValidationReport
 from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.offenders import offenders
@@ -34,7 +34,7 @@ def interactions(source: Path, **overrides: Any) -> ValidationReport:
 
 
 def seed(source: Path, **overrides: Any) -> ValidationReport:
-    return validate_seed(source, runtime=Runtime(ENGINE), **overrides)
+    return check_seed(source, runtime=Runtime(ENGINE), **overrides)[0]
 
 
 def write_csv(file: Path, rows: list[str], header: str = "user,item,ts,spend") -> Path:

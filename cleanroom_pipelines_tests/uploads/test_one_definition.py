@@ -27,7 +27,7 @@ from cleanroom_pipelines.similarity import InteractionsSchema, TrainingTables, W
 from cleanroom_pipelines.similarity.seeds import read_seed
 from cleanroom_pipelines.similarity.training import train
 from cleanroom_pipelines.uploads.checks import INTERACTIONS, find_upload
-from cleanroom_pipelines.uploads.files import validate_interactions, validate_seed
+from cleanroom_pipelines.uploads.files import check_seed, validate_interactions
 from cleanroom_pipelines.uploads.reading import read
 from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.roles import Role
@@ -227,9 +227,9 @@ def test_seeds(
         lines = [broken if isinstance(row, list) else (row,) for row in rows]
         path = write_text(folder, format_, [column], [("u1",), *lines])
     fewest, most = limits
-    report = validate_seed(
-        path, min_unique=fewest, max_unique=most, max_invalid_share=0.5, runtime=Runtime(ENGINE)
-    )
+    report = check_seed(path, min_unique=fewest, max_unique=most, max_invalid_share=0.5, runtime=Runtime(ENGINE))[
+        0
+    ]
     try:
         seed = read_seed(path, min_users=fewest, max_users=most, max_invalid_share=0.5, engine=ENGINE)
     except SeedError as error:
@@ -257,7 +257,7 @@ def test_the_column_of_a_seed(tmp_path: Path) -> None:
 
     def check(columns: tuple[str, ...], is_seed: bool) -> None:
         path = write_text(tmp_path, "csv", columns, [(f"v{n}",) * len(columns) for n in range(30)])
-        report = validate_seed(path, runtime=Runtime(ENGINE))
+        report = check_seed(path, runtime=Runtime(ENGINE))[0]
         assert report.passed is is_seed
         if is_seed:
             assert read_seed(path, engine=ENGINE).n_unique == report.uniqueness.n_unique == 30
@@ -304,7 +304,7 @@ def test_a_seed_with_mixed_line_ends_is_refused_with_a_remedy(tmp_path: Path) ->
     (tmp_path / "seed.csv").write_bytes(b"user_id,x\na,1\r\nb,2\n")
     with pytest.raises(SeedError) as caught:
         read_seed(tmp_path / "seed.csv", engine=ENGINE)
-    assert str(caught.value) == validate_seed(tmp_path / "seed.csv", runtime=Runtime(ENGINE)).reason
+    assert str(caught.value) == check_seed(tmp_path / "seed.csv", runtime=Runtime(ENGINE))[0].reason
     assert "line" in caught.value.remedy
 
 

@@ -17,6 +17,7 @@ from xml.etree import ElementTree as ET
 
 from cleanroom_pipelines.aws.model import load_service
 from cleanroom_pipelines.aws.s3.errors import S3Error
+from cleanroom_pipelines.aws.xml import add_text, add_texts, document
 
 if TYPE_CHECKING:
     from botocore.model import OperationModel, ServiceModel, Shape
@@ -28,7 +29,6 @@ _SIGNING: Final = re.compile("x-amz-(algorithm|credential|date|expires|signedhea
 _HOISTED: Final = re.compile("x-amz-(?!checksum-|sdk-)[a-z0-9._-]+")
 _NO_RULE: Final = ("ListDirectoryBuckets", "WriteGetObjectResponse")  # of other endpoints
 _NUMBER = re.compile("[0-9]{1,15}")
-_UNPRINTABLE = re.compile("[\x00-\x1f\ufffe\uffff\ud800-\udfff]")
 _MOST_ELEMENTS: Final = 100_000
 # The names that botocore ignores and other clients may look for.
 _ROOTS: Final[Mapping[str, str]] = {
@@ -284,14 +284,14 @@ def write(operation: str, output: Mapping[str, Any], request_id: str) -> tuple[i
     if operation == "GetBucketLocation":  # its only value is the root itself
         root = ET.Element("LocationConstraint", xmlns=NAMESPACE)
         root.text = there.get("LocationConstraint")
-        return status, headers | {"Content-Type": _XML}, _document(root)
+        return status, headers | {"Content-Type": _XML}, document(root)
     payload = shape.serialization.get("payload")
     body = {name: value for name, value in there.items() if not shape.members[name].serialization.get("location")}
     if not body and operation not in _ROOTS:
         return status, headers, b""
     root = ET.Element(_ROOTS.get(operation) or payload or shape.name, xmlns=NAMESPACE)
     _fill(root, shape.members[payload] if payload else shape, body[payload] if payload else body)
-    return status, headers | {"Content-Type": _XML}, _document(root)
+    return status, headers | {"Content-Type": _XML}, document(root)
 
 
 def write_error(error: S3Error, request_id: str, *, has_body: bool = True) -> tuple[int, dict[str, str], bytes]:
@@ -305,14 +305,8 @@ def write_error(error: S3Error, request_id: str, *, has_body: bool = True) -> tu
     headers = {"x-amz-request-id": request_id, **error.headers}
     if not has_body or error.name == "NotModified":
         return error.status, headers, b""
-    root = ET.Element("Error")
-    for name, text in (("Code", error.name), ("Message", error.message), ("RequestId", request_id)):
-        ET.SubElement(root, name).text = text
-    return error.status, headers | {"Content-Type": _XML}, _document(root)
-
-
-def _document(root: ET.Element) -> bytes:
-    return bytes(ET.tostring(root, encoding="UTF-8", xml_declaration=True))
+    root = add_texts(ET.Element("Error"), {"Code": error.name, "Message": error.message, "RequestId": request_id})
+    return error.status, headers | {"Content-Type": _XML}, document(root)
 
 
 def _fill(element: ET.Element, shape: "Shape", value: Mapping[str, Any]) -> None:
@@ -331,11 +325,10 @@ def _fill(element: ET.Element, shape: "Shape", value: Mapping[str, Any]) -> None
 
 
 def _add(parent: ET.Element, name: str, shape: "Shape", value: Any) -> None:
-    element = ET.SubElement(parent, name)
     if shape.type_name == "structure":
-        _fill(element, shape, value)
+        _fill(ET.SubElement(parent, name), shape, value)
     else:
-        element.text = _UNPRINTABLE.sub("\ufffd", _text(shape, value))  # XML has no such characters
+        add_text(parent, name, _text(shape, value))
 
 
 def _text(shape: "Shape", value: Any, *, in_header: bool = False) -> str:
