@@ -189,7 +189,7 @@ def test_a_clock_may_be_15_minutes_off(create: RawRequest) -> None:
     assert_each(is_accepted, [-900, -1, 0, 1, 900])
 
 
-def test_the_end_of_a_day_is_no_boundary() -> None:
+def test_the_end_of_a_day_does_not_matter() -> None:
     midnight = datetime(2026, 3, 2, tzinfo=UTC)
     check(sign(RawRequest("GET", "/tags/x"), now=midnight - timedelta(minutes=5)), midnight + timedelta(minutes=5))
 

@@ -1,7 +1,7 @@
 """Contract: the settings, programs and files that the example of several hosts names exist, and all of its files
 can be parsed.
 
-journeys/test_hosts.py opens its storage for real. containers/walk.sh runs its containers, by hand.
+journeys/test_hosts.py opens its storage for real. containers/walk.sh runs its containers, manually.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Contract: without a cluster a large audience is scored by several Dagster runs over ranges of shards and merged.
 
-The ranking is that of one run, byte for byte, whoever scored what; a helper that dies is taken over; nothing is
+The ranking is that of one run, byte for byte, whichever run scored what; a helper that dies is taken over; nothing is
 left; what helpers are given does not tell who the seed users are.
 """
 

@@ -421,7 +421,7 @@ def test_seed_of_500_001_ids(tmp_path: Path) -> None:
     assert_failed(report, StatusCode.SEED_TOO_LARGE, ErrorCode.INVALID_NUMBER_OF_ROWS)
 
 
-def test_seed_that_is_no_json(tmp_path: Path) -> None:
+def test_seed_that_is_not_json(tmp_path: Path) -> None:
     file = tmp_path / "s.jsonl"
     file.write_text('{"user_id": "a"}\n' + "user a\n" * 40)
     report = seed(file)
@@ -550,7 +550,7 @@ def test_failing_integers_and_doubles_in_one_batch(tmp_path: Path) -> None:
     assert [column.n_errors for column in report.columns] == [0, 0, 1, 1]
 
 
-def test_a_check_that_breaks_is_no_invalid_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_breaks_is_not_an_invalid_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: pd.Series, value: str) -> pd.Series:
         raise TypeError("a cell: u")
 

@@ -279,7 +279,7 @@ def test_a_missing_time_lies_in_no_window(tmp_path: Path) -> None:
         opened(untimed, tmp_path / "c", Window(1_600_000_000))
 
 
-def test_what_cannot_be_read_is_refused_in_the_same_words(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_rejected_with_the_same_message(tmp_path: Path) -> None:
     files = [
         ("rows.csv", b"u,i,t,n,c\nu,i,5,1,c\r\nu,i,5,1,c\n"),
         ("rows.parquet", b"PAR1 or so"),
@@ -300,7 +300,7 @@ def test_what_cannot_be_read_is_refused_in_the_same_words(tmp_path: Path) -> Non
     assert offenders(files, check) == []
 
 
-def test_a_seed_with_mixed_line_ends_is_refused_with_a_remedy(tmp_path: Path) -> None:
+def test_a_seed_with_mixed_line_ends_is_rejected_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "seed.csv").write_bytes(b"user_id,x\na,1\r\nb,2\n")
     with pytest.raises(SeedError) as caught:
         read_seed(tmp_path / "seed.csv", engine=ENGINE)
@@ -308,7 +308,7 @@ def test_a_seed_with_mixed_line_ends_is_refused_with_a_remedy(tmp_path: Path) ->
     assert "line" in caught.value.remedy
 
 
-def test_a_value_of_an_unusable_cell_is_no_error(tmp_path: Path) -> None:
+def test_a_value_of_an_unusable_cell_is_not_an_error(tmp_path: Path) -> None:
     """A view may compute the values of rows that are filtered afterwards."""
     rows = [FIRST, ("u", "i", "9" * 40, "x" * 9, ""), ("u", "i", "1e9", "1e400", "")]
     path = write_text(tmp_path, "csv", NAMES, rows)
