@@ -158,7 +158,7 @@ class _Dialect(Spark):
 
 
 class _Parser(SparkParser):
-    """Parser that keeps functions as they are written, with numbers for parameters.
+    """Parser that keeps functions as they are written, and numbers the parameters.
 
     It has a step limit, since some texts take time exponential in their length.
     """
@@ -618,7 +618,7 @@ def _cte_of(table: exp.Table) -> exp.CTE | None:
 
 
 def _scopes(node: exp.Expr) -> Iterator[list[exp.CTE]]:
-    """Yield the CTEs visible at a node, nearest WITH first; inside a WITH, only preceding CTEs are visible."""
+    """Yield the CTEs visible at a node, innermost WITH first; inside a WITH, only preceding CTEs are visible."""
     child, parent = node, node.parent
     while parent is not None:
         with_ = parent.args.get("with_")

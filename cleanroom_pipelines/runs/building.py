@@ -529,7 +529,7 @@ def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reject_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
-    """Reject an export that is so large that the users missing in it reveal the seed.
+    """Reject an export so large that the users missing from it would reveal the seed.
 
     Raises:
         UsageError: More than half of the scored users who are not in the seed would be delivered.

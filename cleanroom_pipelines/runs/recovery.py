@@ -357,7 +357,7 @@ class _ResourceBuilder:
         dossier: Dossier | None,
         known: Sequence[Version] | None,
     ) -> ProvenResource | None:
-        """Return what the catalogue lacks about a resource, derived from manifests; None if it lacks nothing."""
+        """Derive from manifests what the catalogue lacks about a resource; None if nothing is missing."""
         deleted = self.catalog.deletion.deleted_artifacts(kind, hex_of(partition))
         by_number: dict[int, list[Manifest]] = defaultdict(list)
         for manifest in manifests:
@@ -505,7 +505,7 @@ def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> 
 
 
 def _parents_of(partition: str, manifests: Iterable[Manifest], dossier: Dossier | None) -> tuple[ParentRef, ...]:
-    """Return a resource's parent versions: those of its input artifacts, and the one in its catalogue record."""
+    """Return a resource's parent versions, from its input artifacts and its catalogue record."""
     found = dict[str, ParentRef]()
     for manifest in manifests:
         for each in manifest.inputs:

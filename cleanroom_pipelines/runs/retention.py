@@ -63,7 +63,7 @@ def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> 
 
 
 def delete_superseded(installation: Installation, now: datetime | None = None) -> int:
-    """Delete artifacts whose retention time after being superseded has passed, and leftovers of killed processes.
+    """Delete artifacts that were superseded longer ago than the retention time, and leftovers of killed processes.
 
     It keeps the current and the newest version of every resource, the inputs of current versions, and versions
     that were current when unfinished work began (its run may be reading them).

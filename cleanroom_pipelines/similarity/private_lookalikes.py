@@ -475,7 +475,7 @@ def _rank_in_memory(model: Model, scores: Float64, path: Path) -> Float64:
 
 
 def _scale_places(n_users: int) -> Int64:
-    """Return the positions of the 1,999 users whose scores divide all users, best first, into 2,000 parts."""
+    """Return the 1,999 positions in the ranking that divide it into 2,000 equal parts."""
     return (np.arange(1, _N_STEPS, dtype=np.int64) * n_users) // _N_STEPS
 
 

@@ -1,7 +1,7 @@
 """Contract: without a cluster a large audience is scored by several Dagster runs over ranges of shards and merged.
 
-The ranking is that of one run, byte for byte, whichever run scored what; the work of a dead helper is done by another; no
-files are left; the data for helpers does not reveal the seed users.
+The ranking is that of one run, byte for byte, whichever run scored what; the work of a dead helper is done by
+another; no files are left; the data for helpers does not reveal the seed users.
 """
 
 import os

@@ -114,7 +114,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListAudienceGenerationJobs: jobs on the caller's models, and its own jobs on models of other accounts."""
+    """ListAudienceGenerationJobs: jobs on the caller's models, and the caller's jobs on other accounts' models."""
     configured = parameters.get("configuredAudienceModelArn")
     parts = parse_arn(configured) if configured is not None else None
     if configured is not None and (parts is None or parts.kind is not Kind.CONFIGURED_AUDIENCE_MODEL):

@@ -79,7 +79,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteTrainingDataset: the table itself is kept, because it is the caller's own."""
+    """DeleteTrainingDataset: deletes the dataset, but not the caller's table."""
     key = own_arn(caller, parameters["trainingDatasetArn"], _KIND)
     endpoint.catalog.deletion.request_delete(_KIND, key, caller.account_id, caller.region)
     return None

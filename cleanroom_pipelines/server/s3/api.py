@@ -254,7 +254,7 @@ class S3Exchange:
 
 
 def _headers_of(request: Request) -> dict[str, str]:
-    """Return the headers by lower-case name; those that S3 reads may occur only once."""
+    """Return the headers by lower-case name; reject repeated headers that S3 reads."""
     found: dict[str, str] = {}
     for name, value in request.headers:
         lower = name.lower()
