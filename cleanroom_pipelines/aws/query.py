@@ -12,8 +12,8 @@ from urllib.parse import parse_qs
 from xml.etree import ElementTree as ET
 
 from cleanroom_pipelines.aws.answers import ApiError, Caller, ErrorName
+from cleanroom_pipelines.aws.documents import add_text, add_texts, document
 from cleanroom_pipelines.aws.wire import Answer, Headers
-from cleanroom_pipelines.aws.xml import add_text, add_texts, document
 
 STS: Final = "sts"
 """The name in signatures of the service that tells callers who they are."""

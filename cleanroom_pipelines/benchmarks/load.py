@@ -647,11 +647,11 @@ def _create_accounts(installation: Installation, url: str, n_accounts: int) -> l
         installation.catalog.parties.create_account(f"account {account_id}", account_id)
         account = LoadAccount(account_id, *issue_access_key(installation, account_id))
         others = [other for other in ids if other != account_id]
-        accounts.append(_settled(installation.catalog, url, account, others))
+        accounts.append(_with_resources(installation.catalog, url, account, others))
     return accounts
 
 
-def _settled(catalog: Catalog, url: str, account: LoadAccount, others: Sequence[str]) -> LoadAccount:
+def _with_resources(catalog: Catalog, url: str, account: LoadAccount, others: Sequence[str]) -> LoadAccount:
     connection = LoadConnection(url, account)
 
     def create(name: str, member: str, parameters: Mapping[str, Any]) -> str:

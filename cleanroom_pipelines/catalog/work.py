@@ -157,14 +157,14 @@ class Scheduling(Claims):
             The failed versions, including indirect descendants.
         """
         at = self._database.at(now)
-        settled: list[Version] = []
+        failed: list[Version] = []
         while found := [
             version
             for row in self._doomed(1000)
             if (version := self._fail_orphan(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
         ]:
-            settled += found
-        return tuple(settled)
+            failed += found
+        return tuple(failed)
 
     @noted
     def request_version(

@@ -379,7 +379,7 @@ def reject_invalid_rows(
     n_invalid, n_rows = counts
     if n_rows and checks.exceeds(n_invalid, n_rows, max_invalid_share):
         message, remedy = invalid_rows_reason(engine, checked, upload, counts, max_invalid_share)
-        raise upload.refusal(message, remedy=remedy, problem="rows")
+        raise upload.rejection(message, remedy=remedy, problem="rows")
 
 
 def invalid_rows_reason(
@@ -413,13 +413,13 @@ def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -
     ambiguous = f"SELECT 1 FROM {checked.name} WHERE e0 = {quote_literal(key)} LIMIT 1"
     facts = checked.facts[0]
     if facts is not None and facts.points and facts.others and engine.fetch(ambiguous).num_rows:
-        raise upload.refusal(
+        raise upload.rejection(
             f"Some ids of the {upload.what} are fractions, or have a decimal point that other ids lack.",
             remedy="Save the column as text.",
             problem="rows",
         )
     if checked.n_rejected:
-        raise upload.refusal(
+        raise upload.rejection(
             f"{checked.n_rejected:,} lines of the {upload.what} could not be split into columns.",
             remedy="Quote cells that contain the separator.",
             problem="rows",

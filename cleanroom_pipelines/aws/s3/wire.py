@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 from xml.etree import ElementTree as ET
 
+from cleanroom_pipelines.aws.documents import add_text, add_texts, document
 from cleanroom_pipelines.aws.model import load_service
 from cleanroom_pipelines.aws.s3.errors import S3Error
-from cleanroom_pipelines.aws.xml import add_text, add_texts, document
 
 if TYPE_CHECKING:
     from botocore.model import OperationModel, ServiceModel, Shape
