@@ -42,6 +42,7 @@ BOOKKEEPING = {
     "publish_output",
     "mark_receipt_current",
     "heartbeat_worker",
+    "record_outcome",
     "dead_workers",
     "forget_worker",
     "reap",
