@@ -169,7 +169,7 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         page["distinguishing features"] = _apart_table(apart)
     else:
         page["distinguishing features"] = (
-            "No item or feature value of at least 25 seed users is more common in the seed than chance explains."
+            "No item or feature value that at least 25 seed users have is more common in the seed than by chance."
         )
     return page
 
@@ -249,9 +249,7 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
             "95 % interval": f"{row['recall_interval'][0]:.1%} to {row['recall_interval'][1]:.1%}",
             "recall of a random ranking": f"{row['recall_random']:.1%}",
             "lift": f"{row['lift']:.2f}",
-            "relevance": "not better than random"
-            if row["relevance"] is None
-            else f"{row['relevance']:.2f}",
+            "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
             "relevance of a random ranking (farther from 0)": f"{row['relevance_random']:.2f}",
         }
         for row in metrics["sizes"]
