@@ -396,7 +396,7 @@ TOGETHER: Mapping[str, Fault] = {
     "text times": bad_table(lambda path: write_csv(path, day="day "), "column 'ts'"),
     "empty seed": bad_seed(lambda _: [], "The seed is empty"),
     "no match": bad_seed(lambda _: [f"stranger-{number}" for number in range(60)], FEW),
-    "tiny seed": bad_seed(lambda world: world.group[:8], FEW),
+    "tiny seed": bad_seed(lambda world: world.group[:8], "fewer than the required 25 unique ids"),
     "cancelled job": Fault(cancel_job, "The work was cancelled", JOB_AND_EXPORT, lambda _: None),
     "lost path": Fault(lose_path, "was not found", CASCADE[:1], find_table, "materialize", declare_model),
     "failed refresh": Fault(
