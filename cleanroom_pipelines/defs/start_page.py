@@ -125,11 +125,6 @@ def _click(problem: Problem) -> str:
     return f"launch the job [{problem.job}](/locations/{CODE_LOCATION}/jobs/{problem.job}/playground)"
 
 
-def _wrapped(text: str) -> str:
-    """Break long lines, because Dagster's metadata table does not."""
-    return "  \n".join(escaped(line) for line in textwrap.wrap(text, _LINE))
-
-
 def _lines(lines: list[str]) -> dg.MetadataValue:
     return dg.MetadataValue.md("\n".join(f"- {line}" for line in lines) or "none")
 
