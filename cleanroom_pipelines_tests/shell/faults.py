@@ -9,7 +9,7 @@ page that shows something else.
 
 Lives here: the faults, and looking at the pages.
 Add here when something else can fail in front of an operator.
-Keep out: what needs no browser (test_truth.py).
+Keep out: what needs no browser (test_shown_failures.py).
 """
 
 import argparse
