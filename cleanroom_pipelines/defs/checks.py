@@ -18,7 +18,7 @@ from cleanroom_pipelines.defs.assets.lookalike import (
 from cleanroom_pipelines.defs.declaring import PARTITIONS
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.building import newest_artifact, verify_exported_files
-from cleanroom_pipelines.runs.situation import drift_of, lateness_of
+from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, lateness_of
 
 
 @dg.asset_check(asset=training_dataset, blocking=True, partitions_def=PARTITIONS[Kind.TRAINING_DATASET])
@@ -91,6 +91,29 @@ def model_is_fresh(
     due = model.next_refresh_at
     next_refresh = f"Next refresh: {due:%Y-%m-%d %H:%M} UTC." if due else "No refresh is declared."
     return dg.AssetCheckResult(passed=not sentence, description=sentence or next_refresh)
+
+
+@dg.asset_check(asset=audience, partitions_def=PARTITIONS[Kind.GENERATION_JOB])
+def audience_is_like_the_one_before(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """Matched users changed by at most 20 %, and recall by little, since the previous version."""
+    sentence = drift_of_audience(installation.open(), context.partition_key)
+    return dg.AssetCheckResult(
+        passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
+    )
+
+
+@dg.asset_check(asset=audience_export, partitions_def=PARTITIONS[Kind.EXPORT_JOB])
+def export_is_like_the_one_before(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """At most half of the exported users are new since the previous export, where changes are exported."""
+    _, documents = newest_artifact(installation.open(), Kind.EXPORT_JOB, context.partition_key, "audience_export")
+    sentence = drift_of_export(documents["export"])
+    return dg.AssetCheckResult(
+        passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
+    )
 
 
 @dg.asset_check(asset=audience_export, partitions_def=PARTITIONS[Kind.EXPORT_JOB])

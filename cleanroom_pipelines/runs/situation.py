@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cleanroom_pipelines.catalog import AudienceModel, Catalog, Kind, Resource, Status, Version
-from cleanroom_pipelines.errors import CleanroomError, NotFoundError
+from cleanroom_pipelines.errors import ArtifactError, CleanroomError, NotFoundError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.notices import NoticeState, states_of
 from cleanroom_pipelines.runs.reasons import APPLY, RETRY_ALL, RETRY_JOB, START_JOB, Failure, failure_of
@@ -199,6 +199,47 @@ def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> s
         if key in before and key in after and abs(after[key] - before[key]) > limit * max(1, before[key])
     ]
     return f"{', '.join(changes)} since the previous version." if changes else ""
+
+
+def drift_of_audience(installation: Installation, job_id: str, limit: float = 0.2) -> str:
+    """Compare an audience's newest two versions; return a sentence if matches or recall changed much.
+
+    Recall changed much if it left the confidence interval of the version before, and by more than a tenth. Both
+    numbers are those on the pages of the two versions, so comparing them reveals nothing more.
+    """
+    from cleanroom_pipelines.runs.building import read_stored
+
+    versions = installation.catalog.resources.versions(Kind.GENERATION_JOB, job_id)
+    built = [
+        version for version in versions if version.status is Status.ACTIVE and "audience" in version.artifacts
+    ]
+    if len(built) < 2:
+        return ""
+    references = [version.artifact("audience") for version in built[-2:]]
+    try:
+        before, after = (read_stored(installation.store, each)[1]["metrics"] for each in references)
+    except ArtifactError:  # superseded and deleted
+        return ""
+    old, new = before["match"]["n_matched"], after["match"]["n_matched"]
+    changes = [f"{old:,} → {new:,} matched users of the seed"] if abs(new - old) > limit * max(1, old) else []
+    low, high = before["recall_at"]["recall_interval"]
+    old, new = before["recall_at"]["recall"], after["recall_at"]["recall"]
+    if not low <= new <= high and abs(new - old) > limit / 2:
+        changes.append(f"{old:.2f} → {new:.2f} recall")
+    return f"{', '.join(changes)} since the previous version." if changes else ""
+
+
+def drift_of_export(export: Mapping[str, Any], limit: float = 0.5) -> str:
+    """Return a sentence if more than a share of a list's users are not those of the list before.
+
+    Args:
+        export: The document of the export, which counts the changes if the configured model asks for them.
+        limit: The share.
+    """
+    changes, delivered = export.get("changes"), export["delivered"]
+    if not changes or changes["added"] <= limit * delivered:
+        return ""
+    return f"{changes['added'] / delivered:.0%} of the users were not in the previous export."
 
 
 def _problems(catalog: Catalog, failed: Sequence[Version]) -> tuple[Problem, ...]:

@@ -89,7 +89,9 @@ def test_every_check_was_evaluated_and_passed(finished: Shell) -> None:
     logs = [log for run in finished.instance.get_runs() for log in finished.instance.all_logs(run.run_id, checks)]
     evaluations = [log.get_dagster_event().asset_check_evaluation_data for log in logs]
     assert sorted(check.check_name for check in evaluations) == [
+        "audience_is_like_the_one_before",
         "dataset_is_valid",
+        "export_is_like_the_one_before",
         "export_matches_manifest",
         "model_is_fresh",
         "model_is_like_the_one_before",

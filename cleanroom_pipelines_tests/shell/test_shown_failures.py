@@ -22,7 +22,7 @@ from cleanroom_pipelines.runs.code_location import CODE_LOCATION
 from cleanroom_pipelines.runs.failures import explain_failures
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
 from cleanroom_pipelines.runs.reasons import failure_of
-from cleanroom_pipelines.runs.situation import drift_of, situation_of
+from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, situation_of
 
 from .. import worlds
 from .conftest import Shell, repository
@@ -296,9 +296,16 @@ def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
     new_shell: Callable[[str], Shell], world: worlds.World, tmp_path: Path
 ) -> None:
     shell, table = new_shell("room"), worlds.write_events(tmp_path / "events.parquet", worlds.events())
-    refresh = {"refresh": {"every": "7d", "window": "30d"}}
+    refresh = {"refresh": {"every": "7d", "window": "30d", "keep_seed": True}}
     worlds.apply(
-        shell.installation, worlds.declare(tmp_path / "c.yaml", interactions=table, seed=None, model=refresh)
+        shell.installation,
+        worlds.declare(
+            tmp_path / "c.yaml",
+            interactions=table,
+            seed=world.seed,
+            model=refresh,
+            configured={"delivery": {"changes": True}},
+        ),
     )
     shell.run_pending()
     model = shell.partition("audience_model")
@@ -313,3 +320,24 @@ def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
     sentence = drift_of(shell.installation, model)
     assert sentence == "300 → 150 users since the previous version."
     assert any(sentence in line for line in situation_of(shell.installation).drift)
+    matched = drift_of_audience(shell.installation, shell.partition("audience"))
+    assert matched.endswith(" recall since the previous version.")
+    checks = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    logs = [log for run in shell.instance.get_runs() for log in shell.instance.all_logs(run.run_id, checks)]
+    evaluations = [log.get_dagster_event().asset_check_evaluation_data for log in logs]
+    warnings = {each.check_name: each.description for each in evaluations if not each.passed}
+    assert warnings["model_is_like_the_one_before"] == sentence
+    assert warnings["audience_is_like_the_one_before"] == matched
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (None, ""),
+        ({"added": 50, "removed": 10}, ""),
+        ({"added": 51, "removed": 0}, "51% of the users were not in the previous export."),
+    ],
+    ids=["no changes asked for", "half", "more than half"],
+)
+def test_much_changed_export(changes: dict[str, int] | None, expected: str) -> None:
+    assert drift_of_export({"delivered": 100, "changes": changes}) == expected
