@@ -127,7 +127,7 @@ def queue_failed_work(context: dg.OpExecutionContext, installation: Installation
 
 @dg.job(executor_def=dg.in_process_executor)
 def retry_failed() -> None:
-    """Retries everything that failed, once the cause is removed: start this job yourself."""
+    """Start this to retry everything that failed, once its cause is removed."""
     queue_failed_work()
 
 

@@ -9,7 +9,7 @@ page that shows something else.
 
 Lives here: the faults, and looking at the pages.
 Add here when something else can fail in front of an operator.
-Keep out: what needs no browser (test_truth.py).
+Keep out: what needs no browser (test_shown_failures.py).
 """
 
 import argparse
@@ -442,6 +442,8 @@ def recover(room: Room, faults: Mapping[str, Fault], scenes: Mapping[str, Scene]
             materialize(room, scenes[name].of(fault.failed[0]))
     if any(fault.click == "retry_failed" for fault in faults.values()):
         retry_all(room)
+    for scene in scenes.values():
+        scene.wait_for(Status.ACTIVE)  # all, before the start page says that nothing failed
     for name in faults:
         look_at_recovery(scenes[name])
         report(f"{name}: recovered by clicks")
