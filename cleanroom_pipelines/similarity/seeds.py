@@ -1,30 +1,25 @@
 """Seeds: read the advertiser's list and match it.
 
-Lives here: `read_seed` with all checks of a seed, `match_seed`, and the matched seed as bytes.
+Lives here: `read_seed`, `match_seed`, and the matched seed as bytes.
 Add here when matching a seed reports another figure.
 Keep out: validation of rows and columns (uploads); ranking; matching identifiers of rooms (identity).
 """
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 
 from cleanroom_pipelines.documents import Document
-from cleanroom_pipelines.engine import Engine, EngineSettings, open_configured_engine, open_engine
-from cleanroom_pipelines.errors import SeedError, StatusCode
+from cleanroom_pipelines.engine import Engine, EngineSettings, Runtime, open_configured_engine, open_engine
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.specs import GenerationSettings
-from cleanroom_pipelines.uploads.checks import SEED, find_upload, reading_of
+from cleanroom_pipelines.uploads.files import check_seed
 from cleanroom_pipelines.uploads.likely_causes import form_of, no_match
-from cleanroom_pipelines.uploads.reading import distinct_ids, read, reject_invalid_rows
 from cleanroom_pipelines.uploads.report import ValidationReport
-from cleanroom_pipelines.uploads.roles import Role
-from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, choose_seed_column
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.similarity.ensemble import Candidates
@@ -40,7 +35,6 @@ class SeedUsers:
         n_unique: Distinct usable ids.
         n_invalid: Rows without a usable id, dropped.
         n_duplicates: Rows that repeat an id, dropped.
-        ignored_columns: Columns other than the id column.
     """
 
     user_ids: pa.Array
@@ -48,7 +42,6 @@ class SeedUsers:
     n_unique: int
     n_invalid: int
     n_duplicates: int
-    ignored_columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, report: ValidationReport, user_ids: pa.ChunkedArray) -> Self:
@@ -135,51 +128,22 @@ def read_seed(
     path: str | Path,
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-    min_users: int = MIN_SEED_IDS,
-    max_users: int = MAX_SEED_IDS,
-    max_invalid_share: float = 0.05,
+    **limits: Any,
 ) -> SeedUsers:
     """Read a seed: JSON Lines `{"user_id": "…"}`, CSV with that header, or parquet.
-
-    Counts are the same as those of `uploads.validate_seed`.
 
     Args:
         path: File, glob or folder.
         engine: Memory, threads and scratch of the engine.
-        min_users: Fewest distinct ids (25).
-        max_users: Most distinct ids (500,000).
-        max_invalid_share: Largest allowed share of rows without a usable id, 0 to 1.
+        **limits: As in `uploads.files.check_seed`.
 
     Raises:
         SeedError: The seed is missing, unreadable, damaged or empty, has no user_id column, too many invalid rows,
             or too few or too many ids.
     """
-    tables = find_upload(path, SEED)
-    declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
-    with (
-        tempfile.TemporaryDirectory(prefix="seed-", dir=engine.scratch) as scratch,
-        reading_of(SEED),
-        open_engine(engine, paths=[*tables.files, Path(scratch)]) as database,
-    ):
-        checked = read(database, "seed", tables, declared, SEED, scratch=Path(scratch))
-        counts = database.fetch(
-            f"""-- one row
-            WITH usable AS (SELECT CASE WHEN {checked.usable} THEN v0 END AS id FROM seed)
-            SELECT count(*) AS n_rows, count(id) AS n_valid, count(DISTINCT id) AS n_unique FROM usable"""
-        ).to_pylist()[0]
-        n_rows = counts["n_rows"] + checked.n_rejected
-        n_invalid = n_rows - counts["n_valid"]
-        reject_invalid_rows(database, checked, SEED, (n_invalid, n_rows), max_invalid_share)
-        _check_counts(n_rows, counts["n_unique"], min_users=min_users, max_users=max_users)
-        ids = distinct_ids(database, checked)
-    return SeedUsers(
-        user_ids=ids.combine_chunks(),
-        n_rows=n_rows,
-        n_unique=counts["n_unique"],
-        n_invalid=n_invalid,
-        n_duplicates=counts["n_valid"] - counts["n_unique"],
-        ignored_columns=tuple(name for name in tables.columns if name != declared[0][0]),
-    )
+    report, user_ids = check_seed(path, is_strict=True, runtime=Runtime(engine), **limits)
+    assert user_ids is not None
+    return SeedUsers.of(report, user_ids)
 
 
 def match_seed(
@@ -253,22 +217,3 @@ def form_of_seed(
     with open_engine(engine) as database:
         database.register("seed", pa.table({"id": user_ids}))
         return form_of(database, "SELECT id FROM seed", what="ids") or ""
-
-
-def _check_counts(n_rows: int, n_unique: int, *, min_users: int, max_users: int) -> None:
-    if n_rows == 0:
-        raise SeedError("The seed has no rows.", remedy="Give at least 25 user ids.")
-    if n_unique < min_users:
-        raise SeedError(
-            f"The seed has {n_unique:,} distinct user ids; at least {min_users:,} are needed.",
-            remedy="Give a larger seed.",
-            status_code=StatusCode.SEED_TOO_SMALL,
-            n_unique=n_unique,
-        )
-    if n_unique > max_users:
-        raise SeedError(
-            f"The seed has {n_unique:,} distinct user ids; at most {max_users:,} are allowed.",
-            remedy="Give a smaller seed.",
-            status_code=StatusCode.SEED_TOO_LARGE,
-            n_unique=n_unique,
-        )

@@ -79,7 +79,7 @@ class UploadKind:
 
     def refusal(self, message: str, *, remedy: str, problem: str) -> InputError:
         """Build the error that rejects an upload of this kind."""
-        codes = {"missing": self.missing, "too large": self.too_large}
+        codes = {"missing": self.missing, "too small": self.too_small, "too large": self.too_large}
         code = codes.get(problem) or self.invalid
         return self.error(message, remedy=remedy, status_code=code, problem=problem)
 

@@ -42,7 +42,6 @@ def test_the_three_formats_give_the_same_seed(tmp_path: Path, form: str) -> None
         frame.to_json(path, orient="records", lines=True)
     seed = read_seed(path, engine=ENGINE)
     assert set(seed.user_ids.to_pylist()) == set(frame["user_id"])
-    assert seed.ignored_columns == ("extra",)
 
 
 def test_unusable_seeds_report_the_reason(tmp_path: Path) -> None:
