@@ -47,7 +47,7 @@ from cleanroom_pipelines.uploads.report import (
     ValidationReport,
 )
 from cleanroom_pipelines.uploads.roles import Role
-from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, SEED_COLUMN, choose_seed_column
+from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, SEED_COLUMN
 from cleanroom_pipelines.uploads.tally import Recorder, Tally, errors_of
 
 BATCH_ROWS = 1_000_000
@@ -160,7 +160,7 @@ def check_seed(
 
     Args:
         source: File, folder or glob of JSON Lines, CSV (header) or parquet, with a column user_id (or a single
-            column with a similar name: `uploads.seed_files`); other columns are ignored, and not named.
+            column with a similar name: `checks.choose_seed_column`); other columns are ignored, and not named.
         max_invalid_share: Maximum share of invalid rows, 0 to 1.
         min_unique: Minimum number of unique ids.
         max_unique: Maximum number of unique ids.
@@ -252,7 +252,7 @@ def _validate(source: str | Path, task: _Task) -> ValidationReport:
         declared = task.declared or ((SEED_COLUMN, Role.USER_ID),)
         report = replace(report, table=_table_report(tables, declared, task.rules))
         if task.declared is None:
-            declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
+            declared = ((checks.choose_seed_column(tables.columns), Role.USER_ID),)
             report = replace(report, table=_table_report(tables, declared, task.rules))
         checks.check_columns(tables, declared, upload)
         report = replace(report, schema=_schema_report(columns_of(tables, declared)))

@@ -110,6 +110,8 @@ class OnePass:
                 odd.append(f"coalesce({cells.may_be_odd_sql(cell, point)}, true) AS {is_odd}")
                 unknown = IdFacts(points=column.may_have_points, others=True)
                 facts = self._facts.get(position, unknown)
+                if column.form is not None:
+                    facts = replace(facts, placeholders=False)  # `judge_ids` finds them
                 id_, _ = cells.id_sql(cell, facts, column)
                 ids.append(f"CASE WHEN {is_odd} THEN {id_} ELSE {cell} END AS {value}")
                 _, rules = cells.id_sql(value, replace(facts, blanks=False), column)
