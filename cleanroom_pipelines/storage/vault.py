@@ -187,12 +187,12 @@ class Vault:
 class SeedVault(Vault):
     """The encrypted seeds of a home, each in its own slot: a folder named with hex digits and dashes.
 
-    A seed that was matched with a model is stored next to its seed, and deleted with it.
+    A matched seed is stored next to its seed, and deleted with it.
     Seeds stored by earlier releases, in another encryption format or unencrypted, can be opened too.
     """
 
     _PURPOSE, _DIGESTS = "seeds", "seed digests"
-    _LOCATION = re.compile(f"{_SLOT.pattern}/({_SEED.pattern}|{_MATCHED})")
+    _LOCATION = re.compile(f"{_SLOT.pattern}/({_SEED.pattern}|{re.escape(_MATCHED)})")
 
     def put(self, slot: str, file: Path, *, move: bool = False, digest: str | None = None) -> str:
         """Store a seed atomically, and return its location for the catalogue.
