@@ -6,7 +6,7 @@ Add here when work can be requested in a new way.
 Keep out: doing the work (`claims.py`).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -74,6 +74,13 @@ class Scheduling(Claims):
         """
         queue = self._queue(limit, parent_id)
         return tuple(each.version for each in queue if lane in (None, each.lane))[:limit]
+
+    def waiting(self) -> dict[Lane, tuple[int, datetime]]:
+        """Return, for each lane with ready versions, how many there are and when the oldest was requested."""
+        requested = defaultdict[Lane, list[datetime]](list)
+        for each in self._queue(_LONGEST_QUEUE):
+            requested[each.lane].append(each.version.created_at)
+        return {lane: (len(times), min(times)) for lane, times in requested.items()}
 
     def stages(self, resource_ids: Collection[str] | None = None) -> dict[tuple[str, int], Stage]:
         """Return the stages of all pending and in-progress versions.

@@ -206,9 +206,14 @@ class _Applying:
         for number, bucket in enumerate(declaration.buckets):
             with _at(f"buckets.{number}"):
                 parties.settle_bucket(bucket)
+        for number, notice in enumerate(declaration.notices):
+            with _at(f"notices.{number}"):
+                parties.settle_notice(notice)
 
-    def _note_party(self, kind: PartyKind, name: str, party_id: str, is_new: bool) -> None:
-        self._changes.append(DeclaredChange("create" if is_new else "keep", kind, name, party_id))
+    def _note_party(self, kind: PartyKind, name: str, party_id: str, is_new: bool | None) -> None:
+        action: Literal["create", "update", "keep"]
+        action = "update" if is_new is None else "create" if is_new else "keep"
+        self._changes.append(DeclaredChange(action, kind, name, party_id))
 
     def _settle_all(self, section: str, specs: Iterator[Spec]) -> None:
         for number in range(len(getattr(self._declaration, section))):

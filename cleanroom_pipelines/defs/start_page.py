@@ -59,6 +59,7 @@ def page_of(situation: Situation) -> Metadata:
     page["privacy budgets"] = _lines(
         [f"{escaped(pair)}: {left:g} of {total:g} units left" for pair, (left, total) in situation.budgets.items()]
     )
+    page["notices"] = _lines([escaped(each.sentence) for each in situation.notices])
     page["free disk space"] = f"{situation.free_bytes / 1e9:,.1f} of {situation.total_bytes / 1e9:,.1f} GB"
     return page
 

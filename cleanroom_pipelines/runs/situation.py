@@ -14,6 +14,7 @@ from typing import Any
 from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Status, Version
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.notices import NoticeState, states_of
 from cleanroom_pipelines.runs.reasons import Failure, failure_of
 
 _MOST_ROWS = 50
@@ -91,6 +92,7 @@ class Situation:
         exports: Exports of the last seven days, newest first.
         budgets: Units left and in total, by pair of organisations.
         drift: Sentences about models whose population changed much with the last refresh.
+        notices: The receivers of notices, and whether each one's last notice arrived.
         free_bytes: Free space on the disk of the home.
         total_bytes: Size of that disk.
     """
@@ -103,6 +105,7 @@ class Situation:
     exports: tuple[Export, ...]
     budgets: Mapping[str, tuple[float, float]]
     drift: tuple[str, ...]
+    notices: tuple[NoticeState, ...]
     free_bytes: int
     total_bytes: int
 
@@ -114,6 +117,8 @@ class Situation:
             parts = ["Everything is done; nothing failed"]
         if self.is_disk_full:
             parts.append("the disk is almost full")
+        if any(each.arrived is False for each in self.notices):
+            parts.append("a notice did not arrive")
         return f"{', '.join(parts)}."
 
     @property
@@ -158,6 +163,7 @@ def situation_of(installation: Installation) -> Situation:
         drift=tuple(
             f"{model.name}: {sentence}" for model in models if (sentence := drift_of(installation, model.id))
         ),
+        notices=states_of(catalog, setting=installation.settings.notify),
         free_bytes=usage.free,
         total_bytes=usage.total,
     )

@@ -34,6 +34,7 @@ from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.lookalike_api import LookalikeApi
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.media_api import MediaApi
+from cleanroom_pipelines.server.metrics import Metrics
 from cleanroom_pipelines.server.s3.api import S3Api
 from cleanroom_pipelines.server.s3.operations import S3Parts
 from cleanroom_pipelines.storage.multipart import MultipartUploads
@@ -104,7 +105,7 @@ def make_gateway(
     hosts = tuple(name for name in ("localhost", settings.s3_host) if name)
     s3 = S3Api(parts, door, installation.home.scratch, hosts)
     media = MediaApi(MediaService(installation), media_rate)
-    return Gateway(LookalikeApi(endpoint, door, is_strict), s3, media, _new_uuid)
+    return Gateway(LookalikeApi(endpoint, door, is_strict), s3, media, Metrics(installation), _new_uuid)
 
 
 def serve(

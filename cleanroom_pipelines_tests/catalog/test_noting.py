@@ -42,6 +42,7 @@ BOOKKEEPING = {
     "publish_output",
     "settle_receipt",
     "heartbeat_worker",
+    "record_outcome",
     "dead_workers",
     "forget_worker",
     "reap",

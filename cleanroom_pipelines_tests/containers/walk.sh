@@ -23,7 +23,7 @@ trap '$compose down --volumes >/dev/null 2>&1; rm -rf "$work"' EXIT
 if [ "$base" = debootstrap ]; then
   base=cleanroom-walk-base
   debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates stable "$work/root" >/dev/null
-  rm -rf "$work"/root/var/cache/apt/*.bin "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/*
+  rm -rf "$work/root"/var/cache/apt/*.bin "$work/root"/var/cache/apt/archives/*.deb "$work/root"/var/lib/apt/lists/*
   # how this machine reaches its package index
   cp /etc/ssl/certs/ca-certificates.crt "$work/root/etc/ssl/certs/"
   cp /etc/pip.conf "$work/root/etc/" 2>/dev/null || true
