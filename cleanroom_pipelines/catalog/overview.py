@@ -210,7 +210,7 @@ class Overview(Part):
             return frozenset(runs | set(session.scalars(select(WorkerRow.worker_id))))
 
     def spent_seeds(self, failed_before: datetime) -> tuple[GenerationJob, ...]:
-        """Return finished jobs whose seed need not be kept but is not deleted yet.
+        """Return finished jobs whose seed is no longer needed but still stored.
 
         Args:
             failed_before: UTC; jobs that failed later are excluded because they may still be retried.

@@ -154,7 +154,7 @@ class Scheduling(Claims):
             ]
         return in_turns(queued, started)
 
-    def settle_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
+    def fail_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
         """Fail pending versions whose parent failed, with the training data's status code or PARENT_NOT_ACTIVE.
 
         Args:
@@ -164,14 +164,14 @@ class Scheduling(Claims):
             The failed versions, including indirect descendants.
         """
         at = self._database.at(now)
-        settled: list[Version] = []
+        failed: list[Version] = []
         while found := [
             version
             for row in self._doomed(1000)
-            if (version := self._settle(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
+            if (version := self._fail_orphan(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
         ]:
-            settled += found
-        return tuple(settled)
+            failed += found
+        return tuple(failed)
 
     @noted
     def request_version(
@@ -342,7 +342,7 @@ class Scheduling(Claims):
             query = query.where(is_unreserved(self._database.lease_time(session)))
             return list(session.execute(query.order_by(VersionRow.created_at, _RESOURCE.id).limit(limit)))
 
-    def _settle(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
+    def _fail_orphan(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
         with self._database.write() as session:
             try:
                 gate = lock_resource(session, gate_kind, gate_id)

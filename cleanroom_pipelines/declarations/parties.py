@@ -94,7 +94,7 @@ class ApplyingParties:
             remedy="Declare it in the same file, or create it first.",
         )
 
-    def settle_account(self, form: AccountForm) -> None:
+    def apply_account(self, form: AccountForm) -> None:
         """Create an account, or keep the existing one with this name."""
         check_new_account(form.name, form.id, form.organization)
         existing = self._accounts.get(form.name)
@@ -120,7 +120,7 @@ class ApplyingParties:
         self._accounts[form.name] = account_id
         self._note(PartyKind.ACCOUNT, form.name, account_id, True)
 
-    def settle_collaboration(self, form: CollaborationForm) -> None:
+    def apply_collaboration(self, form: CollaborationForm) -> None:
         """Create a collaboration, or keep the existing one with this name."""
         # Accounts that a dry run would create have no id yet; their names distinguish them.
         members = [self.account_of(member) or member for member in form.members]
@@ -152,7 +152,7 @@ class ApplyingParties:
             self._collaborations[form.name], new_id = created, created.id
         self._note(PartyKind.COLLABORATION, form.name, new_id, True)
 
-    def settle_template(self, form: TemplateForm) -> None:
+    def apply_template(self, form: TemplateForm) -> None:
         """Add a template, or keep the existing one with this name."""
         account, region = form.account or self._declaration.account, self._declaration.region
         account_id = self.account_of(account)
@@ -182,7 +182,7 @@ class ApplyingParties:
             arn = self._catalog.parties.add_template(form.name, account_id, sql, collaboration_id, region).arn
         self._note(PartyKind.TEMPLATE, form.name, arn, True)
 
-    def settle_bucket(self, form: BucketForm) -> None:
+    def apply_bucket(self, form: BucketForm) -> None:
         """Register a bucket, or keep the existing one with this name."""
         account_id = self.account_of(form.account or self._declaration.account)
         check_new_bucket(form.name, form.url, form.credentials_profile)
@@ -200,7 +200,7 @@ class ApplyingParties:
             self._catalog.parties.register_bucket(form.name, account_id, form.url, form.credentials_profile)
         self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
 
-    def settle_notice(self, form: NoticeForm) -> None:
+    def apply_notice(self, form: NoticeForm) -> None:
         """Create or update a receiver of notices, or keep the existing one with this name."""
         receiver = _receiver_of(form)
         receiver.check()
@@ -220,7 +220,7 @@ class ApplyingParties:
         return self._catalog.notices.known_organizations() | {each.lower() for each in declared} | {LOCAL_ACCOUNT}
 
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
-        """Check whether a collaboration has the declared terms; a monthly period approved later is accepted."""
+        """Check whether a collaboration has the declared terms, or a monthly period that was approved later."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))

@@ -78,7 +78,7 @@ def _raise_if_failed(context: dg.AssetExecutionContext, installation: Installati
     """Fail the run if the version failed: in this run, which has a report, or earlier."""
     kind = ASSETS[made.asset].kind
     if made.failure is None:
-        installation.catalog.work.settle_orphans()  # it may wait for a parent that has failed
+        installation.catalog.work.fail_orphans()  # it may wait for a parent that has failed
     if failure_of(installation.catalog, kind, made.partition) is None and made.failure is None:
         return
     with without_data():

@@ -166,7 +166,7 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         page["distinguishing features"] = _apart_table(apart)
     else:
         page["distinguishing features"] = (
-            "No item or feature value of at least 25 seed users is more common in the seed than chance explains."
+            "No item or feature value that at least 25 seed users have is more common in the seed than by chance."
         )
     return page
 

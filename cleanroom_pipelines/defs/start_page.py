@@ -95,7 +95,7 @@ def start_page(context: dg.SensorEvaluationContext, installation: InstallationRe
 
 
 def _wrapped(text: str) -> str:
-    """Break long lines: Dagster's table of metadata does not."""
+    """Break long lines, because Dagster's metadata table does not."""
     return "  \n".join(escaped(line) for line in textwrap.wrap(text, _LINE))
 
 

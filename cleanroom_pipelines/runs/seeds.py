@@ -245,6 +245,6 @@ def forget_seed(installation: Installation, job: GenerationJob) -> None:
 
 
 def forget_spent_seeds(installation: Installation) -> None:
-    """Delete seeds of ended jobs whose run was killed before doing so, and of jobs that failed for good."""
+    """Delete seeds that killed runs left behind, and seeds of jobs that failed for good."""
     for job in installation.catalog.resources.spent_seeds(installation.clock() - _ATTEMPT_AGAIN_WITHIN):
         forget_seed(installation, job)

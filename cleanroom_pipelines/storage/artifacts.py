@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-_S3 = "s3"
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LEFTOVER = re.compile(r"\.draft-[a-z0-9_]{8}|\.export-[a-z0-9_-]{8,60}|\..+\.draft")

@@ -229,7 +229,7 @@ def expire_leases(installation: Installation) -> int:
         of_somebody = VersionRow.status.in_(OPEN), VersionRow.lease_expires_at.is_not(None)
         session.execute(update(VersionRow).where(*of_somebody).values(lease_expires_at=installation.clock()))
     catalog.work.reap()
-    catalog.work.settle_orphans()
+    catalog.work.fail_orphans()
     n_retried = 0
     for kind in worlds.ROAD:
         for record in catalog.resources.iterate(kind):
