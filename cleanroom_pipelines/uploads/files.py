@@ -269,7 +269,7 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
     upload = task.rules.upload
     tally = _tally_rows(engine, checked, report.table, task)
     if tally.n_rows == 0:
-        raise upload.refusal(
+        raise upload.rejection(
             f"The {upload.what} has no rows.", remedy="Upload a file with at least one row.", problem="empty"
         )
     report = tally.added_to(report, [column.name for column in checked.columns])
@@ -405,7 +405,7 @@ def _too_many_invalid(engine: Engine, checked: Checked, tally: Tally, task: _Tas
     upload = task.rules.upload
     counts = (tally.n_invalid_rows, tally.n_rows)
     message, remedy = invalid_rows_reason(engine, checked, upload, counts, task.max_invalid_share)
-    return _Verdict(None, upload.refusal(message, remedy=remedy, problem="rows"))
+    return _Verdict(None, upload.rejection(message, remedy=remedy, problem="rows"))
 
 
 def _too_few(upload: UploadKind, n_found: int, n_least: int, unit: str) -> _Verdict:
@@ -414,7 +414,7 @@ def _too_few(upload: UploadKind, n_found: int, n_least: int, unit: str) -> _Verd
 
 
 def _wrong_size(upload: UploadKind, problem: str, message: str, remedy: str) -> _Verdict:
-    return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.refusal(message, remedy=remedy, problem=problem))
+    return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.rejection(message, remedy=remedy, problem=problem))
 
 
 def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _KindRules) -> TableReport:
