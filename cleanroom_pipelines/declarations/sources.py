@@ -75,7 +75,7 @@ def _suggestion(name: str, there: Iterable[str]) -> str:
     return f"Did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
-def check_seed(seed: Path) -> None:
+def check_seed_header(seed: Path) -> None:
     """Read the header of a seed, and reject a seed without a column of ids.
 
     Raises:

@@ -5,11 +5,9 @@ Add here when a lookalike asset is added.
 Keep out: charts and metadata (defs), computation (the core), claims (work.py).
 """
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cleanroom_pipelines.audiences.sizes import SeedMode
@@ -45,6 +43,7 @@ from cleanroom_pipelines.errors import (
     TrainingDataError,
     UsageError,
 )
+from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
 from cleanroom_pipelines.runs.budgets import write_down_reveals
 from cleanroom_pipelines.runs.inbox import close_drop
 from cleanroom_pipelines.runs.installation import Installation
@@ -70,13 +69,10 @@ from cleanroom_pipelines.runs.shared_scoring import shared_scoring
 from cleanroom_pipelines.runs.sources import day_cache, opened_tables, table_inputs
 from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
 from cleanroom_pipelines.storage import (
-    ArtifactReference,
-    ArtifactStore,
     InstallationKey,
     Manifest,
     ObjectPlace,
 )
-from cleanroom_pipelines.storage.artifacts import MANIFEST
 from cleanroom_pipelines.storage.buckets import Buckets, folder_on_disk
 
 if TYPE_CHECKING:
@@ -565,12 +561,6 @@ def _nothing_to_do(installation: Installation, asset: str, partition: str, idle:
     return AssetResult(asset, partition, sentence, manifest, documents, made=False)
 
 
-def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
-    """Write documents into an artifact as small JSON files; their names are given without `.json`."""
-    for name, document in documents.items():
-        (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
-
-
 def _current(catalog: Catalog, kind: Kind, partition: str) -> Version:
     try:
         version = catalog.resources.current_version(kind, partition)
@@ -609,48 +599,6 @@ def _family(catalog: Catalog, work: Work[GenerationJob]) -> tuple[GenerationJob,
             min_matching_seed_size=started.min_matching_seed_size,
         )
     return job, configured, _current(catalog, Kind.AUDIENCE_MODEL, configured.audience_model_id)
-
-
-def newest_artifact(
-    installation: Installation, kind: Kind, partition: str, asset: str
-) -> tuple[Manifest, dict[str, Any]]:
-    """Return the manifest and the verified JSON documents of the newest artifact of a partition.
-
-    Raises:
-        ArtifactError: There is no such artifact, or it was altered.
-    """
-    for version in reversed(installation.catalog.resources.versions(kind, partition)):
-        if asset in version.artifacts:
-            return read_verified(installation.store, version.artifact(asset))
-    raise ArtifactError(f"This partition of the asset {asset} has not been built.", remedy="Build it first.")
-
-
-def read_verified(store: ArtifactStore, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
-    """Verify all files of a stored artifact, then return its manifest and JSON documents.
-
-    Raises:
-        ArtifactError: It is missing, or was altered.
-    """
-    with store.opening(reference) as folder:
-        return store.manifest(reference), read_documents(folder)
-
-
-def read_stored(store: ArtifactStore, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
-    """Read a stored artifact's manifest and verified JSON documents without opening its tables.
-
-    Raises:
-        ArtifactError: It is missing, or a document was altered.
-    """
-    manifest = store.manifest(reference)
-    names = [Path(entry.name) for entry in manifest.files]
-    documents = [name for name in names if name.suffix == ".json" and len(name.parts) == 1]
-    return manifest, {name.stem: json.loads(store.read(reference, str(name))) for name in documents}
-
-
-def read_documents(folder: Path) -> dict[str, Any]:
-    """Return the JSON documents of an artifact, by name."""
-    paths = (path for path in sorted(folder.glob("*.json")) if path.name != MANIFEST)
-    return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
 def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:

@@ -190,7 +190,7 @@ class PrivateJob:
         metrics["privacy"] = self._statement(prices, figures)
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
-    def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
+    def check_seed_size(self, model: Path, n_matched: int, minimum: int) -> None:
         """Check the number of matched seed users; skipped if a paid vector can rank the refreshed model.
 
         Args:

@@ -205,7 +205,7 @@ def why_unusable(
     if (private := PrivateJob.of(work.installation, work.record, configured, model)) is not None:
         try:
             with work.opening_input(model.artifact("audience_model")) as folder:
-                private.check_seed(folder, n_matched, minimum)
+                private.check_seed_size(folder, n_matched, minimum)
         except (SeedError, BudgetSpentError) as error:
             return error.status_code, str(error)
     elif n_matched < minimum:

@@ -12,8 +12,9 @@ from unittest import mock
 import pytest
 
 from cleanroom_pipelines.catalog import GenerationJob, Kind
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.backups import back_up, restore
-from cleanroom_pipelines.runs.building import build_audience, build_seed_validation_report, newest_artifact
+from cleanroom_pipelines.runs.building import build_audience, build_seed_validation_report
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.similarity import scoring
