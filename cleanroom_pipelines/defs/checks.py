@@ -98,7 +98,7 @@ def model_is_fresh(
 def audience_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """Matched users changed by at most 20 %, and recall by little, since the previous version."""
+    """Matched users changed by at most 20 %, and recall only slightly, since the previous version."""
     sentence = drift_of_audience(installation.open(), context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None

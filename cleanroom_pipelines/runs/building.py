@@ -260,7 +260,7 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
                 return _nothing_to_do(installation, "audience", partition, work)
             matched = _matched_seed(work)
             job, configured, model = _family(installation.catalog, work)
-            inputs = inputs_of(installation, job, model.artifact("audience_model"))
+            inputs = inputs_of(installation, job, model)
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
             if (private := PrivateJob.of(installation, job, configured, model)) is not None:
                 return _build_private_audience(work, private, matched, configured, settings)
@@ -305,7 +305,7 @@ def _build_private_audience(
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE
 
     installation, job, model = private.installation, private.job, private.model
-    inputs = inputs_of(installation, job, model.artifact("audience_model"))
+    inputs = inputs_of(installation, job, model)
     with (
         work.opening_input(model.artifact("audience_model")) as model_folder,
         work.drafting("audience", inputs, {**settings, "private": True}) as draft,
@@ -457,7 +457,7 @@ def _matched_seed(work: Work[GenerationJob]) -> "MatchedSeed":
     """Return the matched seed that the validation handed on; validate the seed if that was not done yet."""
     _, _, model = _family(work.installation.catalog, work)
     if "seed_validation_report" in work.version.artifacts:
-        judged = handed_on(work, model.artifact("audience_model"))
+        judged = handed_on(work, model)
         if judged is not None and judged.matched is not None:
             return judged.matched
     made, matched = _build_report(work)
@@ -473,7 +473,7 @@ def _build_report(work: Work[GenerationJob]) -> tuple[AssetResult, "MatchedSeed 
     installation = work.installation
     job, configured, model = _family(installation.catalog, work)
     job = work.record = fetch_requested_seed(installation, job)
-    seed = judge_seed(work, model.artifact("audience_model"))
+    seed = judge_seed(work, model)
     documents, sentence = {"report": seed.report.as_dict()}, report_sentence(seed.report)
     failure = why_unusable(work, seed, configured, model)
     if seed.matched is not None:
@@ -481,7 +481,7 @@ def _build_report(work: Work[GenerationJob]) -> tuple[AssetResult, "MatchedSeed 
         documents["match"] = match.as_dict()
         sentence = f"{sentence} {match.n_matched:,} of its users matched ({match.match_rate:.0%})."
         if failure is None:
-            hand_on(work, seed, model.artifact("audience_model"))
+            hand_on(work, seed, model)
         elif seed.user_ids is not None:
             # Not only for seeds without any match: that would tell them from seeds with few.
             form = form_of_ids(job.requested_seed, seed.user_ids, installation)
@@ -606,7 +606,7 @@ def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
-    """Return the declared window, or the length that refreshes use, before the data's end.
+    """Return the declared time window, or else one that has the length of the refreshes and ends with the data.
 
     The first model uses that length too, unless a window is declared: otherwise its first refresh loses users.
     """

@@ -32,7 +32,7 @@ from cleanroom_pipelines.privacy import BudgetSpentError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_jobs import PrivateJob
 from cleanroom_pipelines.runs.work import Work
-from cleanroom_pipelines.storage import ArtifactReference, Input
+from cleanroom_pipelines.storage import Input
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -141,12 +141,12 @@ class JudgedSeed:
     user_ids: "pa.ChunkedArray | None" = None
 
 
-def judge_seed(work: Work[GenerationJob], model: ArtifactReference) -> JudgedSeed:
+def judge_seed(work: Work[GenerationJob], model: Version) -> JudgedSeed:
     """Validate a job's seed and match it with the model, unless this was done before and handed on.
 
     Args:
         work: The work on the job, whose seed is in the vault.
-        model: The model's artifact.
+        model: The model's version.
 
     Raises:
         SeedError: The seed was deleted or altered.
@@ -162,12 +162,12 @@ def judge_seed(work: Work[GenerationJob], model: ArtifactReference) -> JudgedSee
         report, user_ids = check_seed(seed, runtime=Runtime(installation.engine_settings))
     if user_ids is None:
         return JudgedSeed(report)
-    with work.opening_input(model) as folder:
+    with work.opening_input(model.artifact("audience_model")) as folder:
         users = SeedUsers.of(report, user_ids)
         return JudgedSeed(report, match_seed(folder, users, engine=installation.engine_settings), user_ids)
 
 
-def hand_on(work: Work[GenerationJob], seed: JudgedSeed, model: ArtifactReference) -> None:
+def hand_on(work: Work[GenerationJob], seed: JudgedSeed, model: Version) -> None:
     """Store a usable seed's report and match, encrypted, so that no later step or attempt reads the seed again."""
     assert seed.matched is not None
     report = json.dumps(seed.report.as_dict()).encode()
@@ -175,13 +175,13 @@ def hand_on(work: Work[GenerationJob], seed: JudgedSeed, model: ArtifactReferenc
     work.installation.vault.put_matched(work.record.seed_location, content)
 
 
-def handed_on(work: Work[GenerationJob], model: ArtifactReference) -> JudgedSeed | None:
+def handed_on(work: Work[GenerationJob], model: Version) -> JudgedSeed | None:
     """Return what `hand_on` stored; None if it was for another seed, version of the model, or release."""
     from cleanroom_pipelines.similarity.seeds import MatchedSeed
     from cleanroom_pipelines.uploads.report import ValidationReport
 
-    content, purpose = work.installation.vault.read_matched(work.record.seed_location), _purpose(work, model)
-    if content is None or not content.startswith(purpose):
+    content = work.installation.vault.read_matched(work.record.seed_location)
+    if content is None or not content.startswith(purpose := _purpose(work, model)):
         return None
     report, _, matched = content.removeprefix(purpose).partition(b"\n")
     return JudgedSeed(ValidationReport.from_dict(json.loads(report)), MatchedSeed.from_bytes(matched))
@@ -219,12 +219,12 @@ def seed_input(job: GenerationJob) -> Input:
     return Input("seed", job.id, "", job.seed_digest or "")
 
 
-def inputs_of(installation: Installation, job: GenerationJob, model: ArtifactReference) -> tuple[Input, ...]:
+def inputs_of(installation: Installation, job: GenerationJob, model: Version) -> tuple[Input, ...]:
     """Return the inputs of a job's audience."""
-    return installation.store.as_input(model), seed_input(job)
+    return installation.store.as_input(model.artifact("audience_model")), seed_input(job)
 
 
-def _purpose(work: Work[GenerationJob], model: ArtifactReference) -> bytes:
+def _purpose(work: Work[GenerationJob], model: Version) -> bytes:
     """Return a keyed digest of seed, model and release."""
     inputs = inputs_of(work.installation, work.record, model)
     return bytes.fromhex(work.data_version("audience", inputs, {"release": version("cleanroom-pipelines")}))

@@ -5,8 +5,8 @@ Add here when there is a new kind of upload, or a new reason for one to fail.
 Keep out: valid cells (`uploads.cells`, `schemas`), reasons that reject a whole upload in every use
 (`uploads.checks`), and the format of reports (`report`).
 
-`reading.read` judges the cells in the engine. Rows with errors are read in batches of 1,000,000, from which pandera
-collects row numbers and codes; then one query counts users, uniqueness and duplicates.
+`reading.read` judges the cells in the engine. Rows with errors are read in batches of 1,000,000, from which
+pandera collects row numbers and codes; then one query counts users, uniqueness and duplicates.
 
 Measured on one thread of a 2-core machine, idle to busy, without imports (pandera: 2 to 3 s): Complete Journey
 (1.5 million rows of parquet, four columns) 0.2 to 0.4 s; 20 million rows of four columns, 6 to 17 s as parquet

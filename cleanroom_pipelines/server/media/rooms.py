@@ -139,7 +139,7 @@ def provision_base(call: Call) -> dict[str, Any]:
     if not kinds <= set(room.record.matching_ids):
         raise InvalidRequestError(
             "The data lab has a kind of matching ids that the room does not accept.",
-            remedy="Build a data lab with the room's kinds.",
+            remedy="Build a data lab with matching ids that the room accepts.",
         )
     for upload_id in lab.datasets.values():
         if call.installation.catalog.rooms.upload(upload_id).location is None:
