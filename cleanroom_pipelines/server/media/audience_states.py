@@ -1,0 +1,201 @@
+"""A room's audiences with what their pages show: state, released size, quality, and which others depend on them.
+
+Lives here: the calls of the data-room (Media) API that list and show audiences without a job, and rebuilding one.
+Add here when an audience's page shows something else.
+Keep out: changing audiences (`audiences.py`), and paying: what is unpaid is not shown.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cleanroom_pipelines.audiences.canonical import what_it_needs
+from cleanroom_pipelines.audiences.definitions import Lookalike, parse_definition
+from cleanroom_pipelines.catalog import Cause, CustomAudience, Kind, Status, Version
+from cleanroom_pipelines.catalog.records import OPEN
+from cleanroom_pipelines.errors import ArtifactError
+from cleanroom_pipelines.media.errors import ConflictError, PermissionDeniedError
+from cleanroom_pipelines.media.protocol import JobKind, error_as_dict
+from cleanroom_pipelines.runs.budgets import Budget, Question, room_pair
+from cleanroom_pipelines.runs.building import read_documents
+from cleanroom_pipelines.runs.building_audiences import resolver
+from cleanroom_pipelines.server.media.access import Call, Room, denied
+from cleanroom_pipelines.server.media.audiences import (
+    Present,
+    check_export,
+    own_audience,
+    seed_digests,
+    shown_audience,
+    shown_seeds,
+)
+from cleanroom_pipelines.server.media.jobs import failure_of, own_job
+from cleanroom_pipelines.terms import Permission
+
+RUNNING, FAILED, OUTDATED, READY = "running", "failed", "outdated", "ready"
+
+
+def list_audiences(call: Call) -> dict[str, Any]:
+    """Return the audiences that the caller can see, with their states and the sizes that were paid."""
+    room = call.room()
+    present = Present.of(room)
+    may_create = room.group.may(Permission.CREATE_CUSTOM_AUDIENCE)
+    values = {name: sorted(each) for name, each in present.values.items()} if may_create else {}
+    return {
+        "seeds": shown_seeds(room, present),
+        "audiences": [_listed(room, each, present) for each in room.visible()],
+        "values": values,
+    }
+
+
+def get_audience(call: Call) -> dict[str, Any]:
+    """Return an audience with its state, its quality, and what depends on it."""
+    room = call.room()
+    audience = room.audience(call.text("audience_id"))
+    call.trail["resource"] = audience.id
+    shown = _listed(room, audience, Present.of(room))
+    return {
+        **shown,
+        "dependents": _dependents(room, audience) if shown["is_own"] else None,
+        "statistics": _statistics(room, audience),
+        "export": _export(room, audience),
+    }
+
+
+def get_draft(call: Call) -> dict[str, Any]:
+    """Return the definition whose size one of the caller's jobs reports."""
+    job = own_job(call)
+    if job.kind != JobKind.AUDIENCE_SIZE or job.data_room_id is None:
+        raise denied()
+    call.room_of(job.data_room_id, Permission.CREATE_CUSTOM_AUDIENCE)
+    audience = call.installation.catalog.get(CustomAudience, job.target_id)
+    if not audience.hidden:
+        raise denied()
+    return {"room_id": job.data_room_id, "definition": dict(audience.definition)}
+
+
+def refresh_audience(call: Call) -> dict[str, Any]:
+    """Build an audience of the caller's group again, after it failed or the room got new data.
+
+    Raises:
+        ConflictError: It is being built, or is built from the room's current data.
+    """
+    room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
+    audience = own_audience(room, call.text("audience_id"))
+    call.trail["resource"] = audience.id
+    state, work = _state(room, audience)["name"], call.installation.catalog.work
+    if state == FAILED:
+        work.retry(Kind.CUSTOM_AUDIENCE, audience.id)
+    elif state == OUTDATED:
+        work.request_version(Kind.CUSTOM_AUDIENCE, audience.id, Cause.BY_HAND)
+    else:
+        raise ConflictError(
+            "The audience is being built, or uses the room's current data.", remedy="See its state."
+        )
+    return {}
+
+
+def _listed(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
+    return {
+        **shown_audience(room, audience, present),
+        "is_own": audience.created_by == room.group.id,
+        "state": _state(room, audience),
+        "size": _paid_size(room, audience),
+    }
+
+
+def _state(room: Room, audience: CustomAudience) -> dict[str, Any]:
+    """Return an audience's state; only groups that may ask about audiences see why one failed."""
+    resources, work = room.installation.catalog.resources, room.installation.catalog.work
+    newest = resources.newest_version(Kind.CUSTOM_AUDIENCE, audience.id)
+    if newest.status in OPEN:
+        stage = work.stages([audience.id]).get((audience.id, newest.number))
+        words = (stage.words, stage.progress, stage.place) if stage else ("", newest.progress, None)
+        return {"name": RUNNING, **dict(zip(("stage", "progress", "place"), words, strict=True))}
+    if newest.status is not Status.ACTIVE:
+        may_ask = room.group.may(Permission.CREATE_CUSTOM_AUDIENCE)
+        return {"name": FAILED, "error": error_as_dict(failure_of(newest)) if may_ask else None}
+    data = resources.current_version(Kind.DATA_ROOM, room.id)
+    return {"name": READY if data is not None and data.ref in newest.parents else OUTDATED}
+
+
+def _paid_size(room: Room, audience: CustomAudience) -> dict[str, Any] | None:
+    """Return the released size of an audience if the caller may ask for it and it was paid."""
+    if not room.group.may(Permission.CREATE_CUSTOM_AUDIENCE):
+        return None
+    published = _documents(room, audience, "custom_audience").get("audience")
+    pair = room_pair(room.installation, room.record)
+    if published is None or pair is None or "questions" not in published:
+        return None
+    questions = [Question.from_dict(each) for each in published["questions"]]
+    is_paid = Budget(room.installation, pair, room.id).is_paid(questions)
+    return dict(published["released"]) if is_paid else None
+
+
+def _statistics(room: Room, audience: CustomAudience) -> dict[str, Any] | None:
+    """Return the statistics of a lookalike, which were paid when it was built."""
+    if not room.group.may(Permission.CREATE_CUSTOM_AUDIENCE):
+        return None
+    if not isinstance(parse_definition(audience.definition), Lookalike):
+        return None
+    found = _documents(room, audience, "lookalike_statistics").get("statistics")
+    if found is None:
+        return None
+    statistics = found["result"]
+    published = _documents(room, audience, "custom_audience").get("audience", {}).get("released", {})
+    size_error = published.get("noise", {}).get("plus_minus")  # of all users; that of a part is smaller
+    rows = [{**each, "size_error": size_error, **_derived(each, statistics)} for each in statistics["reach"]]
+    return {**statistics, "reach": rows}
+
+
+def _derived(row: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the precision of a reach and the errors that follow from its own, computed from released figures.
+
+    The precision is the share of the reach's users who are in the source; None if a figure is hidden.
+    """
+    size, seed, found, error = row["size"], statistics["seed_size"], row["tpr"], row.get("tpr_error")
+    others = statistics["test_set_sizes"]["others"]
+    is_known = bool(size and seed) and found is not None
+    has_error = error is not None
+    return {
+        "precision": round(min(found * seed / size, 1.0), 3) if is_known else None,
+        "precision_error": round(error * seed / size, 3) if is_known and has_error else None,
+        "fpr_error": round(error * seed / others, 3) if is_known and has_error and others else None,
+    }
+
+
+def _dependents(room: Room, audience: CustomAudience) -> dict[str, Any]:
+    """Return the audiences whose definitions lead to this one: names of the visible ones, number of the others."""
+    all_ = room.installation.catalog.rooms.custom_audiences(room.id)
+    found = {audience.id}
+    while more := {each.id for each in all_ if found & set(each.references)} - found:
+        found |= more
+    others = [each for each in all_ if each.id in found - {audience.id}]
+    names = sorted(each.name for each in others if each.is_seen_by(room.group.id))
+    return {"names": names, "n_others": len(others) - len(names)}
+
+
+def _export(room: Room, audience: CustomAudience) -> dict[str, Any] | None:
+    """Return whether the caller may deliver an audience's list, and what the list would reveal."""
+    if not room.group.may(Permission.EXPORT_AUDIENCE):
+        return None
+    try:
+        check_export(room, audience)
+    except PermissionDeniedError as error:
+        return {"problem": error_as_dict(error), "reveals": []}
+    definition, resolve = parse_definition(audience.definition), resolver(room.installation.catalog)
+    built = _documents(room, audience, "custom_audience").get("audience", {}).get("reveals")
+    needs: Sequence[str] = [each.value for each in what_it_needs(definition, resolve, seed_digests(room))]
+    return {"problem": None, "reveals": sorted(needs) if built is None else built}
+
+
+def _documents(room: Room, audience: CustomAudience, asset: str) -> dict[str, Any]:
+    """Return an asset's documents from an audience's current version; empty if there are none."""
+    version: Version | None = room.installation.catalog.resources.current_version(
+        Kind.CUSTOM_AUDIENCE, audience.id
+    )
+    if version is None or asset not in version.artifacts:
+        return {}
+    try:
+        with room.installation.store.opening(version.artifact(asset)) as folder:
+            return read_documents(folder)
+    except ArtifactError:
+        return {}
