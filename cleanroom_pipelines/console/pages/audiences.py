@@ -94,7 +94,7 @@ def audience(page: Page, error: MediaError | None = None) -> Reply:
         holdouts=HOLDOUTS,
         statistics=statistics,
         roc=roc_curve(statistics) if statistics else None,
-        apart=_bars(statistics) if statistics else [],
+        apart=_bars(page, statistics) if statistics else [],
     )
 
 
@@ -267,9 +267,12 @@ def _price_of_figures(page: Page) -> dict[str, Any] | None:
     return price if price and price["units"] else None
 
 
-def _bars(statistics: Mapping[str, Any]) -> list[Bar]:
+def _bars(page: Page, statistics: Mapping[str, Any]) -> list[Bar]:
+    def label(attribute: str) -> str:
+        return page.rendering.text(f"audiences.attribute.{attribute}")
+
     return [
-        Bar(f"{each['attribute']}: {each['value']}", each["strength"], shown=f"{each['strength']:.1f}")
+        Bar(f"{label(each['attribute'])}: {each['value']}", each["strength"], 1.6, f"{each['strength']:.1f}")
         for each in statistics.get("explanation") or ()
         if each["strength"] is not None
     ]
