@@ -299,6 +299,26 @@ class Pairs(Part):
                 )
             return self._approve(session, row, organization)
 
+    @noted
+    def reject(self, proposal_id: str, organization: str) -> Proposal:
+        """Delete a proposal that has not taken effect, because an organisation of the pair rejects it.
+
+        Raises:
+            NotFoundError: The proposal does not exist.
+            ConflictError: The organisation does not belong to the pair, or the proposal has taken effect.
+        """
+        with self._database.write() as session:
+            row = session.get(ProposalRow, proposal_id, with_for_update=True)
+            if row is None:
+                raise NotFoundError("There is no such proposal.", remedy="List the proposals.")
+            if organization not in _find(session, row.pair_id).organizations or row.effective_at is not None:
+                raise ConflictError(
+                    "Only the organisations that provide the data can reject this, before both approved it.",
+                    remedy="List the proposals.",
+                )
+            session.delete(row)
+            return record_of(Proposal, row)
+
     def proposals(self, pair_id: str) -> tuple[Proposal, ...]:
         """Return all proposals of changes to a pair, oldest first."""
         with self._database.read() as session:

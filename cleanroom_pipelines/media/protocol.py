@@ -55,9 +55,12 @@ class Method(StrEnum):
     LIST_PROPOSALS = "list_proposals"
     PROPOSE = "propose"
     APPROVE = "approve"
+    REJECT = "reject"
     DECLINE_ROOM = "decline_room"
     ADD_USER = "add_user"
     REMOVE_USER = "remove_user"
+    GET_MEMBERS = "get_members"
+    INVITE_USER = "invite_user"
 
     @property
     def only_reads(self) -> bool:

@@ -156,6 +156,13 @@ TABLE: dict[str, Cell] = {
         lambda world, group: {"proposal_id": proposal(world)["id"]},
         only("base", "seed"),
     ),
+    "rejection": ("reject", lambda world, group: {"proposal_id": proposal(world)["id"]}, only("base", "seed")),
+    "members": ("get_members", lambda world, group: {"participant_id": world.ids[group]}, only("users")),
+    "invitation": (
+        "invite_user",
+        lambda world, group: {"participant_id": world.ids[group], "email": email(group)},
+        only("users"),
+    ),
 }
 
 

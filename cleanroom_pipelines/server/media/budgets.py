@@ -8,6 +8,7 @@ An estimate discloses nothing unpaid: the price of a lookalike follows from the 
 until that size is paid, the estimate is an upper bound.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from cleanroom_pipelines.audiences.canonical import canonical
@@ -132,6 +133,15 @@ def propose(call: Call) -> dict[str, Any]:
 
 def approve(call: Call) -> dict[str, Any]:
     """Approve a proposal on behalf of the caller's organisation."""
+    return _decide(call, call.installation.catalog.pairs.approve)
+
+
+def reject(call: Call) -> dict[str, Any]:
+    """Reject a proposal that has not taken effect, on behalf of the caller's organisation; it is deleted."""
+    return _decide(call, call.installation.catalog.pairs.reject)
+
+
+def _decide(call: Call, decide: Callable[[str, str], Proposal]) -> dict[str, Any]:
     room = call.room()
     budget = of(room)
     if not _is_provider(room):
@@ -140,7 +150,7 @@ def approve(call: Call) -> dict[str, Any]:
     if call.text("proposal_id") not in known:
         raise denied()
     try:
-        proposal = call.installation.catalog.pairs.approve(call.text("proposal_id"), call.organization)
+        proposal = decide(call.text("proposal_id"), call.organization)
     except (ConflictError, NotFoundError):
         raise denied() from None
     return _audited(call, budget, proposal)

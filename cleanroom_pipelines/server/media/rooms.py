@@ -248,7 +248,7 @@ def add_user(call: Call) -> dict[str, Any]:
     Raises:
         InvalidRequestError: The user belongs to another organisation, or is in the room already.
     """
-    room, email = _managed(call), call.text("email").strip().lower()
+    room, email = managed_room(call), call.text("email").strip().lower()
     permissions = tuple(dict.fromkeys(_members(Permission, call.texts("permissions"), "permission")))
     whole = room.record.participant(room.group.id)
     assert whole is not None
@@ -277,7 +277,7 @@ def remove_user(call: Call) -> dict[str, Any]:
         ConflictError: Only this user has one of the group's permissions, the user owns the room, or the room's
             data would count as another organisation's.
     """
-    room, email = _managed(call), call.text("email").strip().lower()
+    room, email = managed_room(call), call.text("email").strip().lower()
     whole = room.record.participant(room.group.id)
     assert whole is not None
     if email not in whole.emails:
@@ -298,8 +298,12 @@ def remove_user(call: Call) -> dict[str, Any]:
     return _room(call, changed) if changed.group_of(call.email) else {"id": room.id}
 
 
-def _managed(call: Call) -> Room:
-    """Return the room, if the call names the caller's own group and the caller may manage its users."""
+def managed_room(call: Call) -> Room:
+    """Return the room, if the call names the caller's own group and the caller may manage its users.
+
+    Raises:
+        PermissionDeniedError: The caller may not.
+    """
     room = call.room(Permission.MANAGE_USERS)
     if call.text("participant_id") != room.group.id:
         raise denied()

@@ -16,7 +16,7 @@ from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import Method, as_media_error, status_of
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.server.media import audience_states, audiences, budgets, jobs, rooms
+from cleanroom_pipelines.server.media import audience_states, audiences, budgets, jobs, people, rooms
 from cleanroom_pipelines.server.media.access import Call, check_quota
 from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
@@ -52,9 +52,12 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.LIST_PROPOSALS: budgets.list_proposals,
     Method.PROPOSE: budgets.propose,
     Method.APPROVE: budgets.approve,
+    Method.REJECT: budgets.reject,
     Method.DECLINE_ROOM: rooms.decline_room,
     Method.ADD_USER: rooms.add_user,
     Method.REMOVE_USER: rooms.remove_user,
+    Method.GET_MEMBERS: people.get_members,
+    Method.INVITE_USER: people.invite_user,
 }
 _KINDS = frozenset({"STRING", "EMAIL", "HASHED_EMAIL", "PHONE_NUMBER", "HASHED_PHONE_NUMBER"})
 

@@ -1,0 +1,61 @@
+"""The people of a participant: who can sign in to the console, and inviting those who cannot.
+
+Lives here: the calls of the data-room (Media) API about members' ways to sign in.
+Add here when members can be managed in another way.
+Keep out: members and their permissions in a room (`rooms.py`), signing in (the console).
+"""
+
+from typing import Any
+
+from cleanroom_pipelines.catalog import ParticipantSpec
+from cleanroom_pipelines.media.errors import ConflictError
+from cleanroom_pipelines.runs.sign_in import invite
+from cleanroom_pipelines.server.media.access import Call, denied
+from cleanroom_pipelines.server.media.rooms import managed_room
+
+
+def get_members(call: Call) -> dict[str, Any]:
+    """Return the members of the caller's own group, with their permissions and ways to sign in."""
+    group = _whole_group(call)
+    sign_in = call.installation.catalog.sign_in
+    invited = {each.email: each.expires_at.isoformat() for each in sign_in.invitations()}
+    return {
+        "members": [
+            {
+                "email": email,
+                "permissions": [each.value for each in group.as_member(email).permissions],
+                "can_sign_in": sign_in.can_sign_in(email),
+                "invited_until": invited.get(email),
+            }
+            for email in group.emails
+        ]
+    }
+
+
+def invite_user(call: Call) -> dict[str, Any]:
+    """Invite a member of the caller's own group and organisation to choose a password.
+
+    The secret of the invitation is in this response only. Members who can sign in are not invited, because an
+    invitation replaces the password.
+
+    Raises:
+        ConflictError: The member can sign in already, or belongs to another organisation.
+    """
+    group, email = _whole_group(call), call.text("email").strip().lower()
+    if email not in group.emails:
+        raise denied()
+    if call.installation.catalog.pairs.organization_of_user(email) != call.organization:
+        raise ConflictError(
+            "The member belongs to another organisation.", remedy="Ask the operator to invite the member."
+        )
+    if call.installation.catalog.sign_in.can_sign_in(email):
+        raise ConflictError("The member can sign in already.", remedy="Ask the operator for a one-time link.")
+    secret, link = invite(call.installation, email, call.email)
+    return {"invitation": secret, "expires_at": link.expires_at.isoformat()}
+
+
+def _whole_group(call: Call) -> ParticipantSpec:
+    room = managed_room(call)
+    group = room.record.participant(room.group.id)
+    assert group is not None
+    return group
