@@ -35,6 +35,7 @@ LIST = "/rooms/{room_id}/audiences"
 ONE = LIST + "/{audience_id}"
 DELIVERY = LIST + "/deliveries/{job_id}"
 TONES = {"ready": "good", "running": "wait", "outdated": "wait", "failed": "bad"}
+_STRENGTH_WITHIN = 1.6  # a strength is in standard deviations: ± 1.6 of them in 9 of 10 cases
 HOLDOUTS = ("", "5%", "10%", "20%", "50%")
 
 
@@ -272,7 +273,12 @@ def _bars(page: Page, statistics: Mapping[str, Any]) -> list[Bar]:
         return page.rendering.text(f"audiences.attribute.{attribute}")
 
     return [
-        Bar(f"{label(each['attribute'])}: {each['value']}", each["strength"], 1.6, f"{each['strength']:.1f}")
+        Bar(
+            f"{label(each['attribute'])}: {each['value']}",
+            each["strength"],
+            _STRENGTH_WITHIN,
+            f"{each['strength']:.1f} ± {_STRENGTH_WITHIN}",
+        )
         for each in statistics.get("explanation") or ()
         if each["strength"] is not None
     ]
