@@ -113,14 +113,8 @@ def value_of(page: str, name: str) -> str:
     return html.unescape(found[1])
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    home = tmp_path_factory.mktemp("audiences") / "home"
-    installation = Installation(Settings(home, seed_floor=1))
-    for group in ("agency", "owner"):
-        installation.catalog.users.create_user(email(group))
-    world = MediaWorld.open(installation, GROUPS)
-    world.provision()
+def ingest(world: MediaWorld) -> None:
+    """Finish the room's newest version with data of both sides, as a run would."""
     attributes = [{"name": name, "values": values} for name, values in VALUES.items()]
     documents: dict[str, Any] = {
         "base_audience": {},
@@ -131,6 +125,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "data_attributes": {"attributes": {"attributes": attributes}},
     }
     world.finish(Kind.DATA_ROOM, world.room, documents)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    home = tmp_path_factory.mktemp("audiences") / "home"
+    installation = Installation(Settings(home, seed_floor=1))
+    for group in ("agency", "owner"):
+        installation.catalog.users.create_user(email(group))
+    world = MediaWorld.open(installation, GROUPS)
+    world.provision()
+    ingest(world)
     with serving(home, "--no-worker") as server:
         yield Site(world, server.url)
 
@@ -362,6 +367,8 @@ def test_an_outdated_audience_says_so(site: Site) -> None:
     assert "The customer list is missing" in words(site.get("/new/remarketing"))
     assert "The customer list is missing" in words(site.get("/new/exclusion"))
     assert "The price is known once" in words(site.get("/new/rule_based"))
+    site.world.provision()
+    ingest(site.world)
 
 
 def test_others_see_nothing_and_every_refusal_is_audited(site: Site, ready: str) -> None:
