@@ -152,19 +152,22 @@ class RuleForm:
             self._edit_block(name, block, places)
         return True
 
-    def note(self, place: str, problem: str) -> None:
+    def note(self, place: str, problem: str, without_values: str) -> None:
         """Put an error beside the block or condition that it is about.
 
         Args:
             place: The place in the definition, as the error names it.
             problem: The error's words.
+            without_values: The words for a condition that has no values yet.
         """
         found = _PLACE.match(place)
         block = 0 if found is None or found[1] is None else int(found[1]) + 1
         if found is None or block >= len(self.blocks):
             return
         if found[2] is not None and int(found[2]) < len(self.blocks[block].conditions):
-            self.blocks[block].conditions[int(found[2])].problem = problem
+            condition = self.blocks[block].conditions[int(found[2])]
+            is_empty = condition.has_values and not condition.values
+            condition.problem = without_values if is_empty else problem
         else:
             self.blocks[block].problem = problem
 

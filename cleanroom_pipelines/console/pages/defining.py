@@ -26,6 +26,7 @@ from cleanroom_pipelines.server.requests import Reply
 NEW = LIST + "/new/{kind}"
 DRAFT = LIST + "/drafts/{job_id}"
 _FEW_VALUES = 12
+_PRICED_SOURCES = 8  # the price of another source is shown once it is chosen
 
 
 def show_new(page: Page) -> Reply:
@@ -118,7 +119,9 @@ def _show_rule(page: Page, rule: RuleForm, error: MediaError | None = None) -> R
         wrong = invalid
     # while blocks are edited, an unfinished one is not an error yet
     if isinstance(error, InvalidDefinitionError):
-        rule.note(error.attributes.get("place", ""), _words(error))
+        t = page.rendering.text
+        rule.note(error.attributes.get("place", ""), _words(error), t("audiences.value_needed"))
+        error = InvalidDefinitionError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
     return _show(
         page,
         "audiences/rule.html",
@@ -135,12 +138,16 @@ def _show_rule(page: Page, rule: RuleForm, error: MediaError | None = None) -> R
 
 def _show_lookalike(page: Page, definition: Mapping[str, Any], error: MediaError | None = None) -> Reply:
     found = _found(page)
-    sources = [
-        (key, name, price_of(page, JobKind.AUDIENCE_SIZE, definition=_like(key, 10)))
-        for key, name in _sources(page, found, with_base=False)
-    ]
+    known = _sources(page, found, with_base=False)
     given = definition.get("source")
-    chosen = key_of(given) if given else sources[0][0] if sources else ""
+    chosen = key_of(given) if given else known[0][0] if known else ""
+    priced = {chosen, *(key for key, _ in known[:_PRICED_SOURCES])}
+    sources = [
+        (key, name, key in priced, price_of(page, JobKind.AUDIENCE_SIZE, definition=_like(key, 10)))
+        if key in priced
+        else (key, name, False, None)
+        for key, name in known
+    ]
     return _show(
         page,
         "audiences/lookalike.html",
@@ -212,7 +219,8 @@ def _show(page: Page, template: str, error: MediaError | None, **values: Any) ->
 
 
 def _words(error: MediaError) -> str:
-    problem = error.attributes.get("problem_text") or error.message
+    """Return an error about a definition without the place, which the form shows."""
+    problem = error.message.removeprefix(f"At {error.attributes.get('place', '')}: ")
     return f"{problem} {error.remedy}"
 
 

@@ -5,13 +5,15 @@ Add here when an audience's page shows something else.
 Keep out: changing audiences (`audiences.py`), and paying: what is unpaid is not shown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from cleanroom_pipelines.audiences.canonical import what_it_needs
 from cleanroom_pipelines.audiences.definitions import Lookalike, parse_definition
 from cleanroom_pipelines.catalog import Cause, CustomAudience, Kind, Status, Version
-from cleanroom_pipelines.catalog.records import OPEN
+from cleanroom_pipelines.catalog.records import OPEN, Stage
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.media.errors import ConflictError, PermissionDeniedError
 from cleanroom_pipelines.media.protocol import JobKind, error_as_dict
@@ -36,12 +38,11 @@ RUNNING, FAILED, OUTDATED, READY = "running", "failed", "outdated", "ready"
 def list_audiences(call: Call) -> dict[str, Any]:
     """Return the audiences that the caller can see, with their states and the sizes that were paid."""
     room = call.room()
-    present = Present.of(room)
-    may_create = room.group.may(Permission.CREATE_CUSTOM_AUDIENCE)
-    values = {name: sorted(each) for name, each in present.values.items()} if may_create else {}
+    view = _View(room)
+    values = {name: sorted(each) for name, each in view.present.values.items()} if view.may_ask else {}
     return {
-        "seeds": shown_seeds(room, present),
-        "audiences": [_listed(room, each, present) for each in room.visible()],
+        "seeds": shown_seeds(room, view.present),
+        "audiences": [view.listed(each) for each in room.visible()],
         "values": values,
     }
 
@@ -49,14 +50,14 @@ def list_audiences(call: Call) -> dict[str, Any]:
 def get_audience(call: Call) -> dict[str, Any]:
     """Return an audience with its state, its quality, and what depends on it."""
     room = call.room()
-    audience = room.audience(call.text("audience_id"))
+    audience, view = room.audience(call.text("audience_id")), _View(room)
     call.trail["resource"] = audience.id
-    shown = _listed(room, audience, Present.of(room))
+    shown = view.listed(audience)
     return {
         **shown,
         "dependents": _dependents(room, audience) if shown["is_own"] else None,
-        "statistics": _statistics(room, audience),
-        "export": _export(room, audience),
+        "statistics": view.statistics(audience),
+        "export": view.export(audience),
     }
 
 
@@ -81,7 +82,7 @@ def refresh_audience(call: Call) -> dict[str, Any]:
     room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
     audience = own_audience(room, call.text("audience_id"))
     call.trail["resource"] = audience.id
-    state, work = _state(room, audience)["name"], call.installation.catalog.work
+    state, work = _View(room).state(audience)["name"], call.installation.catalog.work
     if state == FAILED:
         work.retry(Kind.CUSTOM_AUDIENCE, audience.id)
     elif state == OUTDATED:
@@ -93,57 +94,98 @@ def refresh_audience(call: Call) -> dict[str, Any]:
     return {}
 
 
-def _listed(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
-    return {
-        **shown_audience(room, audience, present),
-        "is_own": audience.created_by == room.group.id,
-        "state": _state(room, audience),
-        "size": _paid_size(room, audience),
-    }
+@dataclass(frozen=True)
+class _View:
+    """A room's audiences as the caller may see them; what all of them need is read once."""
 
+    room: Room
 
-def _state(room: Room, audience: CustomAudience) -> dict[str, Any]:
-    """Return an audience's state; only groups that may ask about audiences see why one failed."""
-    resources, work = room.installation.catalog.resources, room.installation.catalog.work
-    newest = resources.newest_version(Kind.CUSTOM_AUDIENCE, audience.id)
-    if newest.status in OPEN:
-        stage = work.stages([audience.id]).get((audience.id, newest.number))
-        words = (stage.words, stage.progress, stage.place) if stage else ("", newest.progress, None)
-        return {"name": RUNNING, **dict(zip(("stage", "progress", "place"), words, strict=True))}
-    if newest.status is not Status.ACTIVE:
-        may_ask = room.group.may(Permission.CREATE_CUSTOM_AUDIENCE)
-        return {"name": FAILED, "error": error_as_dict(failure_of(newest)) if may_ask else None}
-    data = resources.current_version(Kind.DATA_ROOM, room.id)
-    return {"name": READY if data is not None and data.ref in newest.parents else OUTDATED}
+    @cached_property
+    def present(self) -> Present:
+        """The room's current data that definitions can refer to."""
+        return Present.of(self.room)
 
+    @property
+    def may_ask(self) -> bool:
+        """Whether the caller may ask about audiences."""
+        return self.room.group.may(Permission.CREATE_CUSTOM_AUDIENCE)
 
-def _paid_size(room: Room, audience: CustomAudience) -> dict[str, Any] | None:
-    """Return the released size of an audience if the caller may ask for it and it was paid."""
-    if not room.group.may(Permission.CREATE_CUSTOM_AUDIENCE):
-        return None
-    published = _documents(room, audience, "custom_audience").get("audience")
-    pair = room_pair(room.installation, room.record)
-    if published is None or pair is None or "questions" not in published:
-        return None
-    questions = [Question.from_dict(each) for each in published["questions"]]
-    is_paid = Budget(room.installation, pair, room.id).is_paid(questions)
-    return dict(published["released"]) if is_paid else None
+    def listed(self, audience: CustomAudience) -> dict[str, Any]:
+        """Return an audience as JSON, with its state and the size that was paid."""
+        return {
+            **shown_audience(self.room, audience, self.present),
+            "is_own": audience.created_by == self.room.group.id,
+            "state": self.state(audience),
+            "size": self._paid_size(audience),
+        }
 
+    def state(self, audience: CustomAudience) -> dict[str, Any]:
+        """Return an audience's state; only callers who may ask about audiences see why one failed."""
+        catalog = self.room.installation.catalog
+        newest = catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, audience.id)
+        if newest.status in OPEN:
+            stage = catalog.work.stages([audience.id]).get((audience.id, newest.number)) or Stage("")
+            return {"name": RUNNING, "stage": stage.words, "progress": stage.progress, "place": stage.place}
+        if newest.status is not Status.ACTIVE:
+            return {"name": FAILED, "error": error_as_dict(failure_of(newest)) if self.may_ask else None}
+        is_current = self._data is not None and self._data.ref in newest.parents
+        return {"name": READY if is_current else OUTDATED}
 
-def _statistics(room: Room, audience: CustomAudience) -> dict[str, Any] | None:
-    """Return the statistics of a lookalike, which were paid when it was built."""
-    if not room.group.may(Permission.CREATE_CUSTOM_AUDIENCE):
-        return None
-    if not isinstance(parse_definition(audience.definition), Lookalike):
-        return None
-    found = _documents(room, audience, "lookalike_statistics").get("statistics")
-    if found is None:
-        return None
-    statistics = found["result"]
-    published = _documents(room, audience, "custom_audience").get("audience", {}).get("released", {})
-    size_error = published.get("noise", {}).get("plus_minus")  # of all users; that of a part is smaller
-    rows = [{**each, "size_error": size_error, **_derived(each, statistics)} for each in statistics["reach"]]
-    return {**statistics, "reach": rows}
+    def statistics(self, audience: CustomAudience) -> dict[str, Any] | None:
+        """Return the statistics of a lookalike, which were paid when it was built."""
+        if not self.may_ask or not isinstance(parse_definition(audience.definition), Lookalike):
+            return None
+        found = self._documents(audience, "lookalike_statistics").get("statistics")
+        if found is None:
+            return None
+        statistics = found["result"]
+        published = self._documents(audience, "custom_audience").get("audience", {}).get("released", {})
+        size_error = published.get("noise", {}).get("plus_minus")  # of all users; that of a part is smaller
+        rows = [{**each, "size_error": size_error, **_derived(each, statistics)} for each in statistics["reach"]]
+        return {**statistics, "reach": rows}
+
+    def export(self, audience: CustomAudience) -> dict[str, Any] | None:
+        """Return whether the caller may deliver an audience's list, and what the list would reveal."""
+        if not self.room.group.may(Permission.EXPORT_AUDIENCE):
+            return None
+        try:
+            check_export(self.room, audience)
+        except PermissionDeniedError as error:
+            return {"problem": error_as_dict(error), "reveals": []}
+        definition, resolve = parse_definition(audience.definition), resolver(self.room.installation.catalog)
+        built = self._documents(audience, "custom_audience").get("audience", {}).get("reveals")
+        needs = sorted(each.value for each in what_it_needs(definition, resolve, seed_digests(self.room)))
+        return {"problem": None, "reveals": needs if built is None else built}
+
+    def _paid_size(self, audience: CustomAudience) -> dict[str, Any] | None:
+        """Return the released size of an audience if the caller may ask for it and it was paid."""
+        published = self._documents(audience, "custom_audience").get("audience") if self.may_ask else None
+        if published is None or self._budget is None or "questions" not in published:
+            return None
+        questions = [Question.from_dict(each) for each in published["questions"]]
+        is_paid = not questions or self._budget.is_paid(questions)
+        return dict(published["released"]) if is_paid else None
+
+    @cached_property
+    def _budget(self) -> Budget | None:
+        pair = room_pair(self.room.installation, self.room.record)
+        return None if pair is None else Budget(self.room.installation, pair, self.room.id)
+
+    @cached_property
+    def _data(self) -> Version | None:
+        return self.room.installation.catalog.resources.current_version(Kind.DATA_ROOM, self.room.id)
+
+    def _documents(self, audience: CustomAudience, asset: str) -> dict[str, Any]:
+        """Return an asset's documents from an audience's current version; empty if there are none."""
+        installation = self.room.installation
+        version = installation.catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
+        if version is None or asset not in version.artifacts:
+            return {}
+        try:
+            with installation.store.opening(version.artifact(asset)) as folder:
+                return read_documents(folder)
+        except ArtifactError:
+            return {}
 
 
 def _derived(row: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -171,31 +213,3 @@ def _dependents(room: Room, audience: CustomAudience) -> dict[str, Any]:
     others = [each for each in all_ if each.id in found - {audience.id}]
     names = sorted(each.name for each in others if each.is_seen_by(room.group.id))
     return {"names": names, "n_others": len(others) - len(names)}
-
-
-def _export(room: Room, audience: CustomAudience) -> dict[str, Any] | None:
-    """Return whether the caller may deliver an audience's list, and what the list would reveal."""
-    if not room.group.may(Permission.EXPORT_AUDIENCE):
-        return None
-    try:
-        check_export(room, audience)
-    except PermissionDeniedError as error:
-        return {"problem": error_as_dict(error), "reveals": []}
-    definition, resolve = parse_definition(audience.definition), resolver(room.installation.catalog)
-    built = _documents(room, audience, "custom_audience").get("audience", {}).get("reveals")
-    needs: Sequence[str] = [each.value for each in what_it_needs(definition, resolve, seed_digests(room))]
-    return {"problem": None, "reveals": sorted(needs) if built is None else built}
-
-
-def _documents(room: Room, audience: CustomAudience, asset: str) -> dict[str, Any]:
-    """Return an asset's documents from an audience's current version; empty if there are none."""
-    version: Version | None = room.installation.catalog.resources.current_version(
-        Kind.CUSTOM_AUDIENCE, audience.id
-    )
-    if version is None or asset not in version.artifacts:
-        return {}
-    try:
-        with room.installation.store.opening(version.artifact(asset)) as folder:
-            return read_documents(folder)
-    except ArtifactError:
-        return {}
