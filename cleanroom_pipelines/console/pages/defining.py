@@ -202,7 +202,7 @@ def _show_draft(page: Page, error: MediaError | None = None) -> Reply:
 
 
 def _show(page: Page, template: str, error: MediaError | None, **values: Any) -> Reply:
-    """Render a form; what an error says of its name stands beside the name."""
+    """Render a form; what an error says of its name is shown next to the name."""
     problems: dict[str, str] = {}
     if isinstance(error, InvalidRequestError) and not page.form.text("name") and page.form.text("do") == "create":
         problems["name"] = page.rendering.text("audiences.name_missing")
