@@ -250,7 +250,7 @@ def _condition(t: Text, condition: Mapping[str, Any]) -> Markup:
 def _read_block(form: Form, name: str) -> Block:
     conditions = [_read_condition(form, f"{name}-c{n}") for n in _present(form, f"{name}-c{{}}-attribute")]
     return Block(
-        form.text(f"{name}-source"),
+        form.secret(f"{name}-source"),
         _one_of(CombineOperator, form.text(f"{name}-operator")),
         _one_of(MatchOperator, form.text(f"{name}-match")),
         [each for each in conditions if each.attribute in ATTRIBUTES],

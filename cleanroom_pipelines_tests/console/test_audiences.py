@@ -184,6 +184,12 @@ def test_errors_of_a_rule_stand_beside_its_blocks(site: Site) -> None:
     assert re.search(r'id="b0-c0">\s*<legend>[^<]*</legend>\s*<p class="wrong">', page)
     page = site.post("/new/rule_based", {"b0-source": "base", "do": "create", "name": ""}, status=400)
     assert 'id="name-problem"' in page
+    for name in ("x" * 300, "two\nlines"):
+        page = site.post("/new/rule_based", {"b0-source": "base", "do": "create", "name": name}, status=400)
+        assert 'id="name-problem"' in page
+    site.post("/new/rule_based", {"b0-source": "base", "do": "create", "name": "Twice"})
+    page = site.post("/new/rule_based", {"b0-source": "base", "do": "create", "name": "Twice"}, status=409)
+    assert "another audience with this name" in words(page)
     site.post("/new/rule_based", {"b0-source": "custom:unknown", "name": "x", "do": "create"}, status=403)
     site.get("/new/other", status=404)
 

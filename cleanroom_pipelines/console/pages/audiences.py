@@ -203,6 +203,7 @@ def delivery(page: Page) -> Reply:
         job=job,
         failure=error_from_dict(job["error"]) if job["error"] else None,
         list=page.call(Method.GET_JOB_RESULT, job_id=job["id"]) if is_done else None,
+        lists=page.is_page(f"/rooms/{room['id']}/lists"),
     )
 
 

@@ -202,12 +202,15 @@ def _show_draft(page: Page, error: MediaError | None = None) -> Reply:
 
 
 def _show(page: Page, template: str, error: MediaError | None, **values: Any) -> Reply:
-    """Render a form; what an error says of its name is shown next to the name."""
-    problems: dict[str, str] = {}
-    if isinstance(error, InvalidRequestError) and not page.form.text("name") and page.form.text("do") == "create":
-        problems["name"] = page.rendering.text("audiences.name_missing")
+    """Render a form; what an error says of a field is shown next to its field."""
+    t, problems = page.rendering.text, dict[str, str]()
+    if error is not None and error.attributes.get("reason") == "name":
+        problems["name"] = t("audiences.name_taken")
+    elif isinstance(error, InvalidRequestError) and error.message.startswith("The name"):
+        problems["name"] = _words(error) if page.form.text("name") else t("audiences.name_missing")
     if isinstance(error, InvalidDefinitionError) and page.path.get("kind") == "lookalike":
         problems["reach"] = _words(error)
+        error = InvalidDefinitionError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
     return page.show(
         template,
         status=status_of(error) if error else 200,
@@ -274,7 +277,7 @@ def _rows(page: Page, found: Mapping[str, Any], source: str) -> list[dict[str, A
 
 def _lookalike(page: Page) -> dict[str, Any]:
     return {
-        **_like(page.form.text("source"), page.form.number("reach")),
+        **_like(page.form.secret("source"), page.form.number("reach")),
         "exclude_seed_audience": page.form.has("exclude"),
     }
 
@@ -284,7 +287,7 @@ def _like(source: str, reach: int | None) -> dict[str, Any]:
 
 
 def _seeds(page: Page) -> dict[str, Any]:
-    return {"kind": _kind(page), "audience_type": page.form.text("audience_type")}
+    return {"kind": _kind(page), "audience_type": page.form.secret("audience_type")}
 
 
 PAGES = (
