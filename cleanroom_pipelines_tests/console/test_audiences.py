@@ -233,7 +233,7 @@ def test_a_lookalike_shows_its_price_and_then_thirty_rows(site: Site) -> None:
     assert 'id="reach-problem"' in page
     assert 'value="Like"' in page
     page = site.post("/new/lookalike", fields | {"reach": "20", "priced-seed:loyal": "1"}, status=400)
-    assert "not seen the price" in words(page)
+    assert "not seen this price" in words(page)
     made = site.post("/new/lookalike", fields | {"reach": "20", "exclude": "yes"})
     assert "being built" in words(site.get(made))
     id_ = site.created("Like")
@@ -262,7 +262,7 @@ def test_an_audience_of_customers_says_what_its_list_reveals(site: Site, kind: s
     assert site.world.spent == before, "looking costs nothing"
     assert "Ask for the size" in words(page)
     page = site.post(f"/{id_}/size", {"priced": "1"}, status=400)
-    assert "The price changed." in words(page)
+    assert "You have not seen this price yet." in words(page)
     page = site.get(site.post(f"/{id_}/size", {"priced": value_of(page, "priced")}))
     assert "too few to tell" in words(page)
     assert site.world.spent == before + COUNT.tenths
@@ -279,7 +279,7 @@ def test_states_are_shown_and_a_failed_audience_is_built_again(site: Site) -> No
     page = site.get(f"/{failed}")
     assert "Too few matched users." in words(page)
     assert "Too few matched users." not in words(site.get(f"/{failed}", "base")), "it may not ask about audiences"
-    assert "The price changed." in words(site.post(f"/{failed}/refresh", {}, status=400))
+    assert "You have not seen this price yet." in words(site.post(f"/{failed}/refresh", {}, status=400))
     site.post(f"/{failed}/refresh", {"priced": value_of(page, "priced")})
     assert (
         world.installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, failed).status
@@ -329,7 +329,9 @@ def test_a_list_is_delivered_at_the_shown_price(site: Site, ready: str) -> None:
     fields = {"destination": "google", "holdout": "10%", "priced": "2"}
     page = site.post(f"/{ready}/deliver", fields, status=403)
     assert re.search(r'<option value="10%" selected>', page), "the input is kept"
-    assert "The price changed." in words(site.post(f"/{ready}/deliver", {"destination": "plain"}, status=400))
+    assert "You have not seen this price yet." in words(
+        site.post(f"/{ready}/deliver", {"destination": "plain"}, status=400)
+    )
     delivery = site.post(f"/{ready}/deliver", {"destination": "plain", "priced": "2"})
     assert 'hx-trigger="every 3s"' in site.get(delivery)
     (made,) = [

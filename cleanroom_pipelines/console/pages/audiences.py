@@ -17,6 +17,7 @@ from cleanroom_pipelines.media.errors import (
     AudienceHasDependentsError,
     InvalidRequestError,
     MediaError,
+    NotFoundError,
     NotProvisionedError,
 )
 from cleanroom_pipelines.media.protocol import JobKind, Method, error_from_dict, status_of
@@ -39,14 +40,16 @@ _STRENGTH_WITHIN = 1.6  # a strength is in standard deviations: ± 1.6 of them i
 HOLDOUTS = ("", "5%", "10%", "20%", "50%")
 
 
-def audiences(page: Page) -> Reply:
-    """List the audiences that the user can see."""
+def audiences(page: Page, error: MediaError | None = None) -> Reply:
+    """List the audiences that the user can see; after a form that was rejected, with its error."""
     room = page.room()
     found = page.call(Method.LIST_AUDIENCES, room_id=room["id"])
     names = names_in(found)
     t = page.rendering.text
     return page.show(
         "audiences/audiences.html",
+        status=status_of(error) if error else 200,
+        error=error,
         room=room,
         seeds=found["seeds"],
         audiences=[
@@ -62,10 +65,13 @@ def audiences(page: Page) -> Reply:
 
 def renew_figures(page: Page) -> Reply:
     """Pay for figures of the current users, which other figures are computed from."""
-    price = _price_of_figures(page)
-    if price is not None and not agreed(page, price):
-        raise _changed_price()
-    page.call(Method.RENEW_BASE_FIGURES, room_id=page.path["room_id"])
+    try:
+        price = _price_of_figures(page)
+        if price is not None and not agreed(page, price):
+            raise unseen_price(page)
+        page.call(Method.RENEW_BASE_FIGURES, room_id=page.path["room_id"])
+    except MediaError as error:
+        return audiences(page, error)
     return page.redirect(LIST, room_id=page.path["room_id"], done="audiences.renewed.done")
 
 
@@ -105,7 +111,7 @@ def ask_size(page: Page) -> Reply:
     try:
         price = price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_))
         if price is not None and not agreed(page, price):
-            raise _changed_price()
+            raise unseen_price(page)
         job = page.call(Method.START_JOB, room_id=room_id, kind=JobKind.AUDIENCE_SIZE, audience=_about(id_))
         page.call(Method.GET_JOB_RESULT, job_id=job["id"])
     except MediaError as error:
@@ -134,7 +140,7 @@ def refresh(page: Page) -> Reply:
     try:
         price = price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_))
         if price is not None and not agreed(page, price):
-            raise _changed_price()
+            raise unseen_price(page)
         page.call(Method.REFRESH_AUDIENCE, room_id=room_id, audience_id=id_)
     except MediaError as error:
         return audience(page, error)
@@ -156,8 +162,9 @@ def delete(page: Page) -> Reply:
         found = page.call(Method.GET_AUDIENCE, room_id=room_id, audience_id=id_)["dependents"]
         n_dependents = len(found["names"]) + found["n_others"] if found else 0
         if n_dependents and page.form.number("dependents") != n_dependents:
+            t = page.rendering.text
             raise AudienceHasDependentsError(
-                "Other audiences depend on this one.", remedy="Look at them below, then confirm."
+                t("audiences.has_dependents"), remedy=t("audiences.has_dependents_remedy")
             )
         page.call(
             Method.DELETE_AUDIENCES,
@@ -181,7 +188,7 @@ def deliver(page: Page) -> Reply:
     try:
         price = price_of(page, JobKind.USER_LIST, audience=_about(id_))
         if price is not None and not agreed(page, price):
-            raise _changed_price()
+            raise unseen_price(page)
         job = page.call(
             Method.START_JOB, room_id=room_id, kind=JobKind.USER_LIST, audience=_about(id_), options=options
         )
@@ -195,7 +202,7 @@ def delivery(page: Page) -> Reply:
     room = page.room()
     job = page.call(Method.GET_JOB, job_id=page.path["job_id"])
     if job["room_id"] != room["id"] or job["kind"] != JobKind.USER_LIST:
-        raise missing_page()
+        raise missing_page(page)
     is_done = job["status"] == "Success"
     return page.show(
         "audiences/delivery.html",
@@ -248,13 +255,16 @@ def agreed(page: Page, price: Mapping[str, Any], name: str = "priced") -> bool:
     return bool(price["units"] <= shown)
 
 
-def missing_page() -> MediaError:
+def missing_page(page: Page) -> MediaError:
     """Return the error of an address that leads nowhere in this room."""
-    return InvalidRequestError("This is not part of the data room.", remedy="Go to its audiences.")
+    t = page.rendering.text
+    return NotFoundError(t("audiences.not_here"), remedy=t("audiences.not_here_remedy"))
 
 
-def _changed_price() -> MediaError:
-    return InvalidRequestError("The price changed.", remedy="Look at the price below, then send the form again.")
+def unseen_price(page: Page) -> MediaError:
+    """Return the error of a form that was not sent at the present price."""
+    t = page.rendering.text
+    return InvalidRequestError(t("audiences.price_unseen"), remedy=t("audiences.price_unseen_remedy"))
 
 
 def _about(audience_id: str) -> dict[str, str]:

@@ -17,9 +17,10 @@ from cleanroom_pipelines.console.pages.audiences import (
     missing_page,
     names_in,
     price_of,
+    unseen_price,
 )
 from cleanroom_pipelines.console.rules import RuleForm, key_of, name_of, sentence, source_of
-from cleanroom_pipelines.media.errors import InvalidDefinitionError, InvalidRequestError, MediaError, NotFoundError
+from cleanroom_pipelines.media.errors import InvalidDefinitionError, InvalidRequestError, MediaError
 from cleanroom_pipelines.media.protocol import JobKind, Method, error_from_dict, status_of
 from cleanroom_pipelines.server.requests import Reply
 
@@ -105,9 +106,7 @@ def _check_price(page: Page, definition: Mapping[str, Any]) -> None:
     is_like = definition["kind"] == "lookalike"  # its form shows a price for each source
     name = f"priced-{key_of(definition['source'])}" if is_like else "priced"
     if price is not None and not agreed(page, price, name):
-        raise InvalidRequestError(
-            "You have not seen the price of this yet.", remedy="Look at the price below, then send the form again."
-        )
+        raise unseen_price(page)
 
 
 def _show_rule(page: Page, rule: RuleForm, error: MediaError | None = None) -> Reply:
@@ -229,7 +228,7 @@ def _words(error: MediaError) -> str:
 
 def _kind(page: Page) -> str:
     if page.path["kind"] not in KINDS:
-        raise NotFoundError("This page does not exist.", remedy="Go to your data rooms.")
+        raise missing_page(page)
     return page.path["kind"]
 
 
@@ -252,7 +251,7 @@ def _given(page: Page) -> Mapping[str, Any] | None:
 def _draft(page: Page, job_id: str) -> dict[str, Any]:
     found: dict[str, Any] = page.call(Method.GET_DRAFT, job_id=job_id)
     if found["room_id"] != page.path["room_id"]:
-        raise missing_page()
+        raise missing_page(page)
     return found
 
 
