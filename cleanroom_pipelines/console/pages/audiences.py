@@ -66,9 +66,7 @@ def audiences(page: Page, error: MediaError | None = None) -> Reply:
 def renew_figures(page: Page) -> Reply:
     """Pay for figures of the current users, which other figures are computed from."""
     try:
-        price = _price_of_figures(page)
-        if price is not None and not agreed(page, price):
-            raise unseen_price(page)
+        require_agreed(page, _price_of_figures(page))
         page.call(Method.RENEW_BASE_FIGURES, room_id=page.path["room_id"])
     except MediaError as error:
         return audiences(page, error)
@@ -109,9 +107,7 @@ def ask_size(page: Page) -> Reply:
     """Ask for an audience's size, at the price that was shown."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
     try:
-        price = price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_))
-        if price is not None and not agreed(page, price):
-            raise unseen_price(page)
+        require_agreed(page, price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)))
         job = page.call(Method.START_JOB, room_id=room_id, kind=JobKind.AUDIENCE_SIZE, audience=_about(id_))
         page.call(Method.GET_JOB_RESULT, job_id=job["id"])
     except MediaError as error:
@@ -138,9 +134,7 @@ def refresh(page: Page) -> Reply:
     """Build an audience again, at the price that was shown."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
     try:
-        price = price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_))
-        if price is not None and not agreed(page, price):
-            raise unseen_price(page)
+        require_agreed(page, price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)))
         page.call(Method.REFRESH_AUDIENCE, room_id=room_id, audience_id=id_)
     except MediaError as error:
         return audience(page, error)
@@ -186,9 +180,7 @@ def deliver(page: Page) -> Reply:
     if page.form.has("gzip"):
         options["gzip"] = True
     try:
-        price = price_of(page, JobKind.USER_LIST, audience=_about(id_))
-        if price is not None and not agreed(page, price):
-            raise unseen_price(page)
+        require_agreed(page, price_of(page, JobKind.USER_LIST, audience=_about(id_)))
         job = page.call(
             Method.START_JOB, room_id=room_id, kind=JobKind.USER_LIST, audience=_about(id_), options=options
         )
@@ -246,25 +238,30 @@ def price_of(page: Page, kind: str, **about: Any) -> dict[str, Any] | None:
     return price
 
 
-def agreed(page: Page, price: Mapping[str, Any], name: str = "priced") -> bool:
-    """Whether the form was sent at a shown price, in its field `name`, that is at least the present one."""
+def require_agreed(page: Page, price: Mapping[str, Any] | None, name: str = "priced") -> None:
+    """Check that a form was sent at a shown price that is at least the present one.
+
+    Args:
+        page: The request.
+        price: The present price.
+        name: The field that has the shown price.
+
+    Raises:
+        InvalidRequestError: The user has not seen this price.
+    """
     try:
         shown = float(page.form.text(name, "-1"))
     except ValueError:
-        return False
-    return bool(price["units"] <= shown)
+        shown = -1.0
+    if price is not None and not price["units"] <= shown:
+        t = page.rendering.text
+        raise InvalidRequestError(t("audiences.price_unseen"), remedy=t("audiences.price_unseen_remedy"))
 
 
 def missing_page(page: Page) -> MediaError:
     """Return the error of an address that leads nowhere in this room."""
     t = page.rendering.text
     return NotFoundError(t("audiences.not_here"), remedy=t("audiences.not_here_remedy"))
-
-
-def unseen_price(page: Page) -> MediaError:
-    """Return the error of a form that was not sent at the present price."""
-    t = page.rendering.text
-    return InvalidRequestError(t("audiences.price_unseen"), remedy=t("audiences.price_unseen_remedy"))
 
 
 def _about(audience_id: str) -> dict[str, str]:

@@ -13,11 +13,10 @@ from cleanroom_pipelines.console.pages.audiences import (
     KINDS,
     LIST,
     ONE,
-    agreed,
     missing_page,
     names_in,
     price_of,
-    unseen_price,
+    require_agreed,
 )
 from cleanroom_pipelines.console.rules import RuleForm, key_of, name_of, sentence, source_of
 from cleanroom_pipelines.media.errors import InvalidDefinitionError, InvalidRequestError, MediaError
@@ -105,8 +104,7 @@ def _check_price(page: Page, definition: Mapping[str, Any]) -> None:
     price = price_of(page, JobKind.AUDIENCE_SIZE, definition=definition)
     is_like = definition["kind"] == "lookalike"  # its form shows a price for each source
     name = f"priced-{key_of(definition['source'])}" if is_like else "priced"
-    if price is not None and not agreed(page, price, name):
-        raise unseen_price(page)
+    require_agreed(page, price, name)
 
 
 def _show_rule(page: Page, rule: RuleForm, error: MediaError | None = None) -> Reply:
