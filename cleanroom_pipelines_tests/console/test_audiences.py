@@ -273,8 +273,8 @@ def test_an_audience_of_customers_says_what_its_list_reveals(site: Site, kind: s
 def test_states_are_shown_and_a_failed_audience_is_built_again(site: Site) -> None:
     world = site.world
     failed = world.audience("seed", LOOKALIKE, name="Failed", shared=["base"])
-    running = site.get()
-    assert 'hx-get="' in running
+    assert 'hx-get="' in site.get()
+    assert "Once the audience is built" in words(site.get(f"/{failed}"))
     world.fail(Kind.CUSTOM_AUDIENCE, failed, StatusCode.INSUFFICIENT_MATCHING_SEED, "Too few matched users.")
     page = site.get(f"/{failed}")
     assert "Too few matched users." in words(page)
@@ -390,3 +390,21 @@ def test_others_see_nothing_and_every_refusal_is_audited(site: Site, ready: str)
     assert len(refused) >= 2 * 7
     assert site.get("", "owner"), "the list is empty for them"
     assert "New audience" not in words(site.get("", "owner"))
+
+
+def test_another_room_s_address_shows_nothing_of_this_one(site: Site, ready: str) -> None:
+    world = site.world
+    groups = [{"emails": [email("seed")], "role": "seed", "permissions": [each.value for each in GROUPS["seed"]]}]
+    room = {"name": "Other", "participants": groups, "collaboration_types": [], "matching_ids": ["EMAIL"]}
+    other = world.call("seed", "create_room", **room, hide_absolute_values=True, activation=[])["id"]
+    root = f"/console/rooms/{other}/audiences"
+    draft = site.post("/new/rule_based", {"b0-source": "base", "do": "size", "priced": "2"})
+    delivery = site.post(f"/{ready}/deliver", {"destination": "plain", "priced": "2"})
+    assert "There are no audiences yet" in words(site.get(root))
+    for path in (f"/{ready}", f"/{ready}/delete"):
+        site.get(root + path, status=403)
+    for address in (draft, delivery):
+        path = address.removeprefix(site.root)
+        assert "does not exist in the data room" in words(site.get(root + path, status=404))
+    site.get(f"{root}/new/rule_based?draft={draft.rpartition('/')[2]}", status=404)
+    site.get(f"{root}/new/rule_based?from={ready}", status=403)

@@ -77,23 +77,25 @@ def audience(page: Page, error: MediaError | None = None) -> Reply:
     """Show an audience; after a form that was rejected, with its error."""
     room, id_ = page.room(), page.path["audience_id"]
     found = page.call(Method.GET_AUDIENCE, room_id=room["id"], audience_id=id_)
-    names = names_in(page.call(Method.LIST_AUDIENCES, room_id=room["id"]))
     failure, problem = found["state"].get("error"), (found["export"] or {}).get("problem")
-    may_ask = page.may(Permission.CREATE_CUSTOM_AUDIENCE)
     statistics = found["statistics"]
+    may_build, is_paid = page.may(Permission.CREATE_CUSTOM_AUDIENCE), found["size"] is not None
+    needs_price = may_build and not (is_paid and found["state"]["name"] == "ready")
+    price = price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)) if needs_price else None
     return page.show(
         "audiences/audience.html",
         status=status_of(error) if error else 200,
         error=error,
         room=room,
         audience=found,
-        means=sentence(page.rendering.text, found["definition"], names),
+        means=sentence(page.rendering.text, found["definition"], found["names"]),
         failure=error_from_dict(failure) if failure else None,
         barred=error_from_dict(problem) if problem else None,
         tones=TONES,
         roles=roles_of(room),
         others=[each for each in room["participants"] if each["id"] != room["mine"]["id"] and each["emails"]],
-        size_price=price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)) if may_ask else None,
+        may_change=may_build and found["is_own"],
+        size_price=price,
         list_price=price_of(page, JobKind.USER_LIST, audience=_about(id_)) if found["export"] else None,
         destinations=[each for each in AdDestination if each.value in ("plain", *room["activation"])],
         holdouts=HOLDOUTS,

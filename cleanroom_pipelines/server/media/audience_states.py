@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cleanroom_pipelines.audiences.canonical import what_it_needs
 from cleanroom_pipelines.audiences.definitions import Lookalike, parse_definition
 from cleanroom_pipelines.catalog import Cause, CustomAudience, Kind, Status, Version
 from cleanroom_pipelines.catalog.records import OPEN, Stage
@@ -19,13 +18,11 @@ from cleanroom_pipelines.media.errors import ConflictError, PermissionDeniedErro
 from cleanroom_pipelines.media.protocol import JobKind, error_as_dict
 from cleanroom_pipelines.runs.budgets import Budget, Question, room_pair
 from cleanroom_pipelines.runs.building import read_documents
-from cleanroom_pipelines.runs.building_audiences import resolver
 from cleanroom_pipelines.server.media.access import Call, Room, denied
 from cleanroom_pipelines.server.media.audiences import (
     Present,
     check_export,
     own_audience,
-    seed_digests,
     shown_audience,
     shown_seeds,
 )
@@ -58,6 +55,7 @@ def get_audience(call: Call) -> dict[str, Any]:
         "dependents": _dependents(room, audience) if shown["is_own"] else None,
         "statistics": view.statistics(audience),
         "export": view.export(audience),
+        "names": {each.id: each.name for each in room.visible()},
     }
 
 
@@ -145,17 +143,15 @@ class _View:
         return {**statistics, "reach": rows}
 
     def export(self, audience: CustomAudience) -> dict[str, Any] | None:
-        """Return whether the caller may deliver an audience's list, and what the list would reveal."""
+        """Return whether the caller may deliver an audience's list, and what it reveals once it is built."""
         if not self.room.group.may(Permission.EXPORT_AUDIENCE):
             return None
         try:
             check_export(self.room, audience)
         except PermissionDeniedError as error:
-            return {"problem": error_as_dict(error), "reveals": []}
-        definition, resolve = parse_definition(audience.definition), resolver(self.room.installation.catalog)
-        built = self._documents(audience, "custom_audience").get("audience", {}).get("reveals")
-        needs = sorted(each.value for each in what_it_needs(definition, resolve, seed_digests(self.room)))
-        return {"problem": None, "reveals": needs if built is None else built}
+            return {"problem": error_as_dict(error), "reveals": None}
+        built = self._documents(audience, "custom_audience").get("audience", {})
+        return {"problem": None, "reveals": built.get("reveals")}
 
     def _paid_size(self, audience: CustomAudience) -> dict[str, Any] | None:
         """Return the released size of an audience if the caller may ask for it and it was paid."""
