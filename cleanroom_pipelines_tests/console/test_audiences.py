@@ -92,10 +92,12 @@ class Site:
         room = self.world.installation.catalog.rooms.custom_audiences(self.world.room)
         return next(each.id for each in room if each.name == name)
 
-    def build(self, audience: str, size: int | None = 1200, *, text: str = "", **documents: Any) -> None:
+    def build(
+        self, audience: str, size: int | None = 1200, *, text: str = "", reason: str = "too_few", **documents: Any
+    ) -> None:
         """Finish an audience as a run would, with a size that has a price if it has a text."""
         questions = [Question.of("size", "content", text, COUNT).as_dict()] if text else []
-        released = {"size": size, "reason": None if size else "too_few", "noise": NOISE}
+        released = {"size": size, "reason": None if size else reason, "noise": NOISE}
         found = {"released": released, "questions": questions, "is_enough": True, "reveals": []}
         artifacts = {"custom_audience": {"audience": found}, **documents}
         self.world.finish(Kind.CUSTOM_AUDIENCE, audience, artifacts)
@@ -251,6 +253,32 @@ def test_a_lookalike_shows_its_price_and_then_thirty_rows(site: Site) -> None:
     assert re.search(r'name="reach"[^>]*value="20"', page)
 
 
+def test_figures_that_are_hidden_or_too_few_are_words(site: Site) -> None:
+    rows = [{**each, "size": None, "tpr_error": None} for each in ROWS]
+    hidden = {
+        **STATISTICS,
+        "auc_error": None,
+        "tpr_error": None,
+        "reach": rows,
+        "seed_size": None,
+        "test_set_sizes": {"seed": None, "others": None},
+        "explanation": [{"attribute": "age", "value": SCRIPT, "strength": None}],
+    }
+    empty = [{"reach": n, "size": 40, "tpr": None, "tpr_error": None, "fpr": None} for n in range(1, 31)]
+    nothing = {"auc": None, "auc_error": None, "fpr": None, "tpr": None, "tpr_error": None}
+    few = {**STATISTICS, **nothing, "reach": empty, "explanation": []}
+    shown = []
+    for name, statistics in (("hidden", hidden), ("few", few)):
+        audience = site.world.audience("seed", LOOKALIKE, name=name)
+        site.build(audience, None, reason=name, lookalike_statistics={"statistics": {"result": statistics}})
+        shown.append(words(site.get(f"/{audience}")))
+    assert "This data room hides the sizes of audiences." in shown[0]
+    assert f"age: {SCRIPT}" in shown[0]
+    assert "ROC curve The share" in shown[0], "the curve is drawn without its error"
+    assert "Area under the ROC curve too few to tell" in shown[1]
+    assert "No value stands out." in shown[1]
+
+
 @pytest.mark.parametrize("kind", ["remarketing", "exclusion"])
 def test_an_audience_of_customers_says_what_its_list_reveals(site: Site, kind: str) -> None:
     page = site.get(f"/new/{kind}")
@@ -395,7 +423,12 @@ def test_others_see_nothing_and_every_refusal_is_audited(site: Site, ready: str)
 def test_another_room_s_address_shows_nothing_of_this_one(site: Site, ready: str) -> None:
     world = site.world
     groups = [{"emails": [email("seed")], "role": "seed", "permissions": [each.value for each in GROUPS["seed"]]}]
-    room = {"name": "Other", "participants": groups, "collaboration_types": [], "matching_ids": ["EMAIL"]}
+    room = {
+        "name": "Other",
+        "participants": groups,
+        "collaboration_types": ["ENABLE_RULED_BASED_AUDIENCES"],
+        "matching_ids": ["EMAIL"],
+    }
     other = world.call("seed", "create_room", **room, hide_absolute_values=True, activation=[])["id"]
     root = f"/console/rooms/{other}/audiences"
     draft = site.post("/new/rule_based", {"b0-source": "base", "do": "size", "priced": "2"})
