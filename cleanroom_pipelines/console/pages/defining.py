@@ -26,7 +26,7 @@ from cleanroom_pipelines.server.requests import Reply
 NEW = LIST + "/new/{kind}"
 DRAFT = LIST + "/drafts/{job_id}"
 _FEW_VALUES = 12
-_PRICED_SOURCES = 8  # the price of another source is shown once it is chosen
+_PRICED_SOURCES = 3  # the price of another source is shown once it is chosen
 
 
 def show_new(page: Page) -> Reply:

@@ -6,7 +6,7 @@ Keep out: changing audiences (`audiences.py`), and paying: what is unpaid is not
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +97,7 @@ class _View:
     """A room's audiences as the caller may see them; what all of them need is read once."""
 
     room: Room
+    _read: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def present(self) -> Present:
@@ -173,6 +174,12 @@ class _View:
 
     def _documents(self, audience: CustomAudience, asset: str) -> dict[str, Any]:
         """Return an asset's documents from an audience's current version; empty if there are none."""
+        key = audience.id, asset
+        if key not in self._read:
+            self._read[key] = self._read_documents(audience, asset)
+        return self._read[key]
+
+    def _read_documents(self, audience: CustomAudience, asset: str) -> dict[str, Any]:
         installation = self.room.installation
         version = installation.catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
         if version is None or asset not in version.artifacts:
