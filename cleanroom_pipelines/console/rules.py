@@ -31,7 +31,7 @@ _PLACE = re.compile(r"definition(?:\.combinators\[(\d+)\])?(?:\.filters\.filters
 
 
 @dataclass
-class Condition:
+class RuleCondition:
     """A condition on one attribute.
 
     Args:
@@ -66,7 +66,7 @@ class Condition:
 
 
 @dataclass
-class Block:
+class RuleBlock:
     """A source with its conditions: the start of a rule, or an audience that is combined with it.
 
     Args:
@@ -80,7 +80,7 @@ class Block:
     source: str = "base"
     operator: str = CombineOperator.INTERSECT.value
     match: str = MatchOperator.MATCH_ALL.value
-    conditions: list[Condition] = field(default_factory=list)
+    conditions: list[RuleCondition] = field(default_factory=list)
     problem: str = ""
 
     @property
@@ -95,7 +95,7 @@ class Block:
         """Return the block of a rule's start or of one of its combinators."""
         filters = value.get("filters") or {"operator": MatchOperator.MATCH_ALL.value, "filters": []}
         conditions = [
-            Condition(each["attribute"], each["operator"], list(each.get("values") or ()))
+            RuleCondition(each["attribute"], each["operator"], list(each.get("values") or ()))
             for each in filters["filters"]
         ]
         operator = value.get("operator") or CombineOperator.INTERSECT.value
@@ -106,17 +106,17 @@ class Block:
 class RuleForm:
     """A rule while it is edited; always has at least one block."""
 
-    blocks: list[Block] = field(default_factory=lambda: [Block()])
+    blocks: list[RuleBlock] = field(default_factory=lambda: [RuleBlock()])
 
     @classmethod
     def read(cls, form: Form) -> Self:
         """Read the blocks of a form."""
-        return cls([_read_block(form, f"b{n}") for n in _present(form, "b{}-source")] or [Block()])
+        return cls([_read_block(form, f"b{n}") for n in _present(form, "b{}-source")] or [RuleBlock()])
 
     @classmethod
     def from_definition(cls, definition: Mapping[str, Any]) -> Self:
         """Return the form of a rule-based definition."""
-        return cls([Block.from_dict(each) for each in (definition, *(definition.get("combinators") or ()))])
+        return cls([RuleBlock.from_dict(each) for each in (definition, *(definition.get("combinators") or ()))])
 
     def definition(self) -> dict[str, Any]:
         """Return the definition as JSON, valid or not."""
@@ -145,7 +145,7 @@ class RuleForm:
             return False
         if name == "add-block":
             if len(self.blocks) <= MAX_COMBINATORS:
-                self.blocks.append(Block())
+                self.blocks.append(RuleBlock())
             return True
         block = _number(places, 0)
         if block is not None and block < len(self.blocks):
@@ -176,7 +176,7 @@ class RuleForm:
         if name == "remove-block" and block:
             del self.blocks[block]
         elif name == "add" and places[1:2] and places[1] in ATTRIBUTES and len(conditions) < MAX_FILTERS:
-            conditions.append(Condition(places[1]))
+            conditions.append(RuleCondition(places[1]))
         elif name == "remove" and (n := _number(places, 1)) is not None and n < len(conditions):
             del conditions[n]
 
@@ -247,9 +247,9 @@ def _condition(t: Text, condition: Mapping[str, Any]) -> Markup:
     return t(f"audiences.{kind}.{condition['operator']}", values=values, attribute=attribute)
 
 
-def _read_block(form: Form, name: str) -> Block:
+def _read_block(form: Form, name: str) -> RuleBlock:
     conditions = [_read_condition(form, f"{name}-c{n}") for n in _present(form, f"{name}-c{{}}-attribute")]
-    return Block(
+    return RuleBlock(
         form.secret(f"{name}-source"),
         _one_of(CombineOperator, form.text(f"{name}-operator")),
         _one_of(MatchOperator, form.text(f"{name}-match")),
@@ -257,9 +257,9 @@ def _read_block(form: Form, name: str) -> Block:
     )
 
 
-def _read_condition(form: Form, name: str) -> Condition:
+def _read_condition(form: Form, name: str) -> RuleCondition:
     operator = _one_of(FilterOperator, form.text(f"{name}-operator"))
-    return Condition(form.text(f"{name}-attribute"), operator, form.texts(f"{name}-values"))
+    return RuleCondition(form.text(f"{name}-attribute"), operator, form.texts(f"{name}-values"))
 
 
 def _present(form: Form, name: str) -> Iterator[int]:
