@@ -4,9 +4,9 @@ Lives here: what the pages of the overlap and of the insights have in common.
 Add here when another page asks questions that are paid from the privacy budget.
 Keep out: what an answer shows (the pages), and prices and payment (the handlers).
 
-Opening a page never spends the budget. A form shows the price and sends it along; if the price has risen since, the
-page is shown again. An answer that is there at once is paid with the form that asked; one that takes time is paid by
-a second form, with its price, when it is ready.
+Opening a page never spends the budget. A form shows the price and sends it along; if the price has risen since,
+the page is shown again. An answer that is there at once is paid with the form that asked; one that takes time is
+paid by a second form, with its price, when it is ready.
 """
 
 from collections.abc import Mapping, Sequence
