@@ -23,7 +23,7 @@ from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.sign_in import start_session
 from cleanroom_pipelines.terms import Permission
-from cleanroom_pipelines_tests.media.groups import EVERYTHING, MediaWorld, email, rule
+from cleanroom_pipelines_tests.media.groups import MediaWorld, email, rule
 from cleanroom_pipelines_tests.server.server import serving
 
 P = Permission
@@ -102,8 +102,8 @@ class Place:
     world: MediaWorld
 
     @classmethod
-    def open(cls, site: Site, *, ready: bool = True, types: tuple[str, ...] = EVERYTHING) -> "Place":
-        place = cls(site, MediaWorld.open(site.installation, GROUPS, types))
+    def open(cls, site: Site, *, ready: bool = True) -> "Place":
+        place = cls(site, MediaWorld.open(site.installation, GROUPS))
         if ready:
             place.world.provision()
             place.world.finish(Kind.DATA_ROOM, place.world.room, sides())
@@ -294,9 +294,6 @@ def test_rooms_that_cannot_answer_say_why(site: Site) -> None:
     for path, group in (("/overlap", "seed"), ("/insights", "agency")):
         assert "Data are missing" in words(empty.get(path, group))
     assert "Provision it first" in empty.post("/overlap", "seed", 409, price="100")
-    without = Place.open(site, types=("ENABLE_OVERLAP",))
-    assert "This data room has no insights" in words(without.get("/insights", "agency"))
-    assert "does not allow insights" in without.post("/insights", "agency", 403, price="22", audience_type="loyal")
 
 
 def test_lists_show_what_was_delivered_and_what_it_reveals(site: Site) -> None:

@@ -27,13 +27,11 @@ class Asking:
         kind: The kind of job.
         path: The path of its page.
         template: The template of its page.
-        collaboration: The collaboration type that the room must allow; empty if none.
     """
 
     kind: JobKind
     path: str
     template: str
-    collaboration: str = ""
 
     @property
     def answer_path(self) -> str:
@@ -51,7 +49,6 @@ class Asking:
             status=status_of(error) if error else 200,
             room=room,
             error=error,
-            is_allowed=not self.collaboration or self.collaboration in room["collaboration_types"],
             **values,
         )
 

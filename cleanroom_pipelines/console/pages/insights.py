@@ -14,10 +14,10 @@ from cleanroom_pipelines.console.pages.asking import Asking, job_of, missing, ow
 from cleanroom_pipelines.delivery.formats import csv_cell
 from cleanroom_pipelines.media.protocol import JobKind
 from cleanroom_pipelines.server.requests import Reply
-from cleanroom_pipelines.terms import CollaborationType, Permission
+from cleanroom_pipelines.terms import Permission
 
 _PATH = "/rooms/{room_id}/insights"
-_ASKING = Asking(JobKind.INSIGHTS, _PATH, "figures/insights.html", CollaborationType.INSIGHTS.value)
+_ASKING = Asking(JobKind.INSIGHTS, _PATH, "figures/insights.html")
 _ATTRIBUTES = ("interest", "age", "gender")
 _MOST_BARS = 25
 FIGURES = {
