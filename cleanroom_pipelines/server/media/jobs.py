@@ -318,7 +318,7 @@ def _listed(call: Call, job: RoomJob, names: Mapping[str, str]) -> dict[str, Any
         **_shown(call, job),
         "created_at": job.created_at.isoformat(),
         "options": {name: value for name, value in job.options.items() if name != "room_version"},
-        "is_of_current_data": current is None or current.number == job.target_version,
+        "is_of_current_data": current is None or job.target_version >= current.number,
         "audience": audience and {**audience, "name": names.get(str(audience.get("id")))},
     }
 
