@@ -30,8 +30,8 @@ from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, error_as_dict
 from cleanroom_pipelines.privacy import in_units
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact, read_documents
 from cleanroom_pipelines.runs.budgets import Question
-from cleanroom_pipelines.runs.building import newest_artifact, read_documents
 from cleanroom_pipelines.runs.building_audiences import FILES
 from cleanroom_pipelines.runs.upgrading import queue_room_rebuild
 from cleanroom_pipelines.server.media import audiences as room_audiences
@@ -221,7 +221,7 @@ def _state(call: Call, job: RoomJob) -> _JobState:
     is_available = version.status is Status.ACTIVE or _has_report(call, kind, job.target_kind, job.target_id)
     if is_available:
         return _JobState(JobStatus.SUCCESS, 1.0)
-    return _JobState(JobStatus.FAILED, error=errors.job_failure(_why(version)))
+    return _JobState(JobStatus.FAILED, error=failure_of(version))
 
 
 def _answering(call: Call, job: RoomJob) -> Version:
@@ -254,7 +254,8 @@ def _is_before(version: Version, room: Version) -> bool:
     return version.status is Status.ACTIVE and bool(built_from) and max(built_from) < room.number
 
 
-def _why(version: Version) -> errors.MediaError:
+def failure_of(version: Version) -> errors.MediaError:
+    """Return the error of work that failed."""
     message = version.status_message or "The work failed."
     kinds: Mapping[StatusCode, type[errors.MediaError]] = {
         StatusCode.INSUFFICIENT_MATCHING_SEED: errors.TooFewUsersError,
@@ -267,7 +268,7 @@ def _why(version: Version) -> errors.MediaError:
         StatusCode.CANCELLED: errors.JobCancelledError,
     }
     kind = kinds.get(version.status_code or StatusCode.INTERNAL, errors.ServerError)
-    return kind(message)
+    return errors.job_failure(kind(message))
 
 
 def _has_report(call: Call, kind: JobKind, about: Kind, id_: str) -> bool:
