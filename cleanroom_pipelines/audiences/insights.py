@@ -18,7 +18,7 @@ noise. A cell's addressable users are its matchable users scaled by the ratio of
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple, Self
 
@@ -26,7 +26,7 @@ from cleanroom_pipelines.audiences.attributes import LEAST_USERS_OF_A_VALUE, in_
 from cleanroom_pipelines.audiences.canonical import NAMES
 from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.audiences.relations import Relations
-from cleanroom_pipelines.privacy import INSIGHTS, Released, Releaser, affinity_ratio, ratio, released
+from cleanroom_pipelines.privacy import INSIGHTS, Released, Releaser, affinity_ratio, error_of, ratio, released
 from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, COUNT, MOST_INTERESTS
 
 # In row order: single attributes first, then pairs.
@@ -70,6 +70,7 @@ class ReleasedInsightsRow:
         share_in_overlap: 0 to 1; None if too few.
         share_in_matchable: 0 to 1.
         addressable: Relevant users in the cell.
+        errors: The ± at 90 % of each shown figure, by its name with `_error`; None if counts are hidden.
     """
 
     interest: str | None
@@ -80,6 +81,7 @@ class ReleasedInsightsRow:
     share_in_overlap: float | None
     share_in_matchable: float | None
     addressable: Released
+    errors: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def is_indicative(self) -> bool:
@@ -96,6 +98,7 @@ class ReleasedInsightsRow:
             "share_in_overlap": self.share_in_overlap,
             "share_in_matchable": self.share_in_matchable,
             "addressable_size": self.addressable.value,
+            **self.errors,
         }
 
 
@@ -225,23 +228,35 @@ def insights(
         question = f"insights of {of_overlap}"
         overlap = releaser.count(n_matched.get(audience_type, 0), question=of_overlap, price=COUNT)
         rows = []
-        for cell, matchable in figures.cells.items():
+        for cell in figures.cells:
             in_overlap = releaser.count(
                 n_in_cell.get((audience_type, cell), 0), question=question, cell=_name_of(cell), price=INSIGHTS
             )
-            rows.append(
-                ReleasedInsightsRow(
-                    *cell,
-                    overlap=in_overlap,
-                    affinity_ratio=affinity_ratio(in_overlap, overlap, matchable, figures.matchable),
-                    share_in_overlap=ratio(in_overlap, overlap),
-                    share_in_matchable=ratio(matchable, figures.matchable),
-                    addressable=figures.addressable_in(cell),
-                )
-            )
+            rows.append(_row(cell, in_overlap, overlap, figures))
         tables.append(ReleasedAudienceInsights(audience_type, tuple(rows)))
         questions.append(question)
     return ReleasedInsights(tuple(tables), tuple(questions), releaser.noise_of(INSIGHTS))
+
+
+def _row(cell: _Cell, in_overlap: Released, overlap: Released, figures: BaseFigures) -> ReleasedInsightsRow:
+    matchable, addressable = figures.cells[cell], figures.addressable_in(cell)
+    affinity = affinity_ratio(in_overlap, overlap, matchable, figures.matchable)
+    share, share_of_all = ratio(in_overlap, overlap), ratio(matchable, figures.matchable)
+    totals = (figures.addressable, figures.matchable)
+    return ReleasedInsightsRow(
+        *cell,
+        overlap=in_overlap,
+        affinity_ratio=affinity,
+        share_in_overlap=share,
+        share_in_matchable=share_of_all,
+        addressable=addressable,
+        errors={
+            "affinity_error": error_of(affinity, in_overlap, overlap, matchable, figures.matchable),
+            "share_in_overlap_error": error_of(share, in_overlap, overlap),
+            "share_in_matchable_error": error_of(share_of_all, matchable, figures.matchable),
+            "addressable_error": error_of(addressable.value, matchable, *totals),
+        },
+    )
 
 
 def _matchable_cells(relations: Relations, salt: str) -> Mapping[_Cell, int]:

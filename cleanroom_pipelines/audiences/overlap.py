@@ -27,7 +27,7 @@ from cleanroom_pipelines.audiences.definitions import (
 )
 from cleanroom_pipelines.audiences.relations import Relations
 from cleanroom_pipelines.errors import NotFoundError, UsageError
-from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, ratio
+from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, error_of, ratio
 
 _NO_VALUES: Mapping[str, str] = MappingProxyType({})
 _COUNTS = """-- one row per type of seed audience
@@ -66,6 +66,7 @@ class ReleasedOverlapRow:
             "overlap_size": self.overlap.value,
             "is_empty": not self.overlap.is_enough(),
             "match_rate": self.match_rate if with_own_counts else None,
+            "match_rate_error": error_of(self.match_rate, self.overlap) if with_own_counts else None,
         }
 
 

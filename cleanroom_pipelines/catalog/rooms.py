@@ -5,7 +5,7 @@ Add here when a room stores something more.
 Keep out: audiences (`room_audiences.py`), privacy ledgers (`pairs.py`) and permissions (the API layer).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 from sqlalchemy import func, select
@@ -273,6 +273,17 @@ class Rooms(Part):
         """
         with self._database.read() as session:
             return record_of(RoomJob, _find_job(session, job_id))
+
+    def room_jobs(self, data_room_id: str, email: str, kinds: Collection[str], most: int) -> tuple[RoomJob, ...]:
+        """Return the newest jobs of some kinds that a user started in a room, newest first."""
+        query = (
+            select(RoomJobRow)
+            .where(RoomJobRow.data_room_id == data_room_id, RoomJobRow.email == email, RoomJobRow.kind.in_(kinds))
+            .order_by(RoomJobRow.created_at.desc(), RoomJobRow.id)
+            .limit(most)
+        )
+        with self._database.read() as session:
+            return tuple(record_of(RoomJob, row) for row in session.scalars(query))
 
     @noted
     def cancel_room_job(self, job_id: str) -> RoomJob:

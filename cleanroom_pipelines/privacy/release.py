@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
+from statistics import NormalDist
 from typing import Any, NoReturn, Self
 
 from cleanroom_pipelines.errors import UsageError
@@ -21,6 +22,7 @@ from cleanroom_pipelines.privacy.policy import ReleasePolicy
 from cleanroom_pipelines.privacy.prices import COUNT, Price
 
 CURVE_POINTS = 101
+_WITHIN = NormalDist().inv_cdf(0.95)  # standard deviations of ± at 90 %
 _POLICY = ReleasePolicy()
 
 
@@ -94,6 +96,11 @@ class Released:
             return Released._of(0, self._policy, self._variance, is_hidden=self._is_hidden)
         value = round(self._rounded * part._rounded / whole._rounded)
         return Released._of(value, self._policy, self._variance, is_hidden=self._is_hidden)
+
+    def _relative_variance(self) -> float:
+        """Return the variance of noise and rounding, divided by the squared count."""
+        assert self._rounded
+        return float(self._variance + Fraction(self._policy.rounding**2, 12)) / self._rounded**2
 
     def kept(self) -> int | None:
         """Return the noised count, even if hidden, for storage in an artifact; `released` restores it."""
@@ -232,6 +239,24 @@ def affinity_ratio(
     if in_overlap is None or not in_matchable:
         return None
     return two_significant_digits(in_overlap / in_matchable)
+
+
+def error_of(value: float | None, *counts: Released | int) -> float | None:
+    """Return the error bound of a ratio of released counts: it is within ± of this at 90 %.
+
+    Relative errors of independent counts add up as squares; rounding counts as an error of its own.
+
+    Args:
+        value: The ratio; None if it is not shown.
+        *counts: Its numerators and denominators; a plain number is exact.
+
+    Returns:
+        Two significant digits; None if the ratio is not shown or a count is hidden: its size would follow.
+    """
+    if value is None or any(isinstance(each, Released) and each.value is None for each in counts):
+        return None
+    relative = sum(each._relative_variance() for each in counts if isinstance(each, Released))
+    return two_significant_digits(_WITHIN * abs(value) * math.sqrt(relative))
 
 
 def rate(value: float) -> float:

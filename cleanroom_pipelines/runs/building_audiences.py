@@ -7,6 +7,7 @@ Keep out: the room's own assets (`building_rooms.py`), access rights (the API), 
 An audience's exact users are stored in its artifact, for the operator only; documents hold released numbers only.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -370,7 +371,7 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
             with work.drafting(asset, inputs, dict(options)) as draft:
                 control_group = None
                 if share := options.get("holdout"):
-                    salt = holdout_salt(installation.room_key(audience.data_room_id), audience.id)
+                    salt = holdout_salt(installation.room_key(audience.data_room_id), _subject_of(audience))
                     holdout = Holdout.parse(str(share), salt)
                     control_group = ControlGroup(holdout, folder_on_disk(draft.path / "holdout"))
                 delivered = deliver(
@@ -457,8 +458,17 @@ def _delta_from(
     return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES
 
 
+def _subject_of(audience: CustomAudience) -> str:
+    """Return what an audience's control group depends on: it stays the same in all lists of a seed audience.
+
+    Each list of a seed audience has a hidden audience of its own, with another id.
+    """
+    return json.dumps(audience.definition, sort_keys=True) if audience.hidden else audience.id
+
+
 def _published(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
     """Return what a group may see about its list: files and format, but not how many users were left out."""
+    changes = manifest.get("changes") or {}
     files = [
         {
             "name": part["name"],
@@ -466,7 +476,7 @@ def _published(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str,
             "n_bytes": part["bytes"],
             "sha256": part["sha256"],
         }
-        for part in manifest["files"]
+        for part in [*manifest["files"], *changes.get("addedFiles", ()), *changes.get("removedFiles", ())]
     ]
     kept = ("format", "destination", "gzip")
     return {

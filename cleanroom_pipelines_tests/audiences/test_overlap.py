@@ -19,7 +19,7 @@ from cleanroom_pipelines.audiences.definitions import (
     SeedRef,
 )
 from cleanroom_pipelines.audiences.overlap import overlap_statistics, question_about
-from cleanroom_pipelines.privacy import COUNT, Releaser, ratio
+from cleanroom_pipelines.privacy import COUNT, Releaser, error_of, ratio
 
 from .plain_rooms import TYPES, PlainRoom, counted_users, matched_users, random_room
 
@@ -38,6 +38,7 @@ def expected(room: PlainRoom, releaser: Releaser) -> list[dict[str, object]]:
                 "overlap_size": overlap.value,
                 "is_empty": not overlap.is_enough(),
                 "match_rate": ratio(overlap, len(ids)),
+                "match_rate_error": error_of(ratio(overlap, len(ids)), overlap),
             }
         )
     return rows
@@ -53,6 +54,8 @@ def test_rows_match_a_simple_count(seed: int, hide: bool, tmp_path: Path) -> Non
         "rows": expected(room, releaser),
         "noise": releaser.noise_of(COUNT),
     }
+    errors = {row["match_rate_error"] is None for row in found.as_dict(with_own_counts=True)["rows"]}
+    assert errors == {True} if hide else False in errors, "an error would show a hidden count"
     assert found.questions == tuple(question_about(type_) for type_ in sorted(TYPES))
     assert found.price == COUNT
 
@@ -74,6 +77,7 @@ def test_only_the_advertiser_sees_its_size_and_match_rate(tmp_path: Path) -> Non
     mine, others = found.as_dict(with_own_counts=True), found.as_dict(with_own_counts=False)
     assert all(row["advertiser_size"] > 0 for row in mine["rows"])
     assert any(row["match_rate"] is not None for row in mine["rows"])
+    assert all(row["match_rate_error"] is None for row in others["rows"])
     # Size and rate together would tell how many ids the advertiser brought.
     assert all((row["advertiser_size"], row["match_rate"]) == (None, None) for row in others["rows"])
     assert [row["overlap_size"] for row in others["rows"]] == [row["overlap_size"] for row in mine["rows"]]

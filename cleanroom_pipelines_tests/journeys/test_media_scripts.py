@@ -13,7 +13,9 @@ import pytest
 
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.users import issue_token
+from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines_tests.server.server import serving
+from cleanroom_pipelines_tests.worlds import wait_until
 
 from .media_scripts import CREATE, OURS, PROVISION_BASE, PROVISION_SEEDS, THEIRS
 
@@ -95,3 +97,27 @@ def test_a_script_of_each_kind_runs_in_both_forms(names: Names, kind: str) -> No
     theirs, ours = run(THEIRS[kind], names)["found"], run(OURS[kind], names, "ours")["found"]
     assert theirs == ours
     check(kind, theirs)
+
+
+def test_lists_of_a_seed_audience_have_one_control_group_and_give_out_their_changes(names: Names) -> None:
+    service = MediaService(Installation(Settings(home=names["FOLDER"] / "home")))
+    (room,) = service.call(PUBLISHER, "list_rooms", {})["rooms"]
+
+    def delivered(**options: str) -> tuple[str, dict[str, Any]]:
+        about = {"kind": "seed", "audience_type": "loyal"}
+        asked = {"room_id": room["id"], "kind": "user_list", "audience": about, "options": options}
+        job = {"job_id": service.call(PUBLISHER, "start_job", asked)["id"]}
+        wait_until(
+            lambda: service.call(PUBLISHER, "get_job", job)["status"] != "Running", seconds=120, what="a list"
+        )
+        files = service.call(PUBLISHER, "get_job_result", job)["files"]
+        return job["job_id"], {file["name"].partition("-")[0]: file for file in files}
+
+    first, complete = delivered(holdout="10%")
+    _, changes = delivered(holdout="10%", delta_from=first)
+    assert list(complete) == ["part"]
+    assert complete["part"]["n_users"] < N_LOYAL
+    assert list(changes) == ["part", "added", "removed"]
+    assert changes["part"]["sha256"] == complete["part"]["sha256"]
+    assert (changes["added"]["n_users"], changes["removed"]["n_users"]) == (0, 0)
+    service.installation.audit.close()

@@ -123,6 +123,12 @@ TABLE: dict[str, Cell] = {
     "statistics": ("start_job", about_own("lookalike_statistics"), only("create")),
     "user list": ("start_job", about_own("user_list"), only("export")),
     "user list of a seed audience": ("start_job", start("user_list", {"audience": SEED}), only("export")),
+    "own questions": (
+        "list_jobs",
+        lambda world, group: {"kinds": ["overlap_statistics"]},
+        only("overlap"),
+    ),
+    "own lists": ("list_jobs", lambda world, group: {"kinds": ["user_list"]}, only("export")),
     "create": ("create_audience", lambda world, group: {"name": group, "definition": LOOKALIKE}, only("create")),
     "list of audiences": ("list_audiences", lambda world, group: {}, ALL),
     "an audience": ("get_audience", lambda world, group: {"audience_id": world.audience(group)}, ALL),
@@ -238,7 +244,7 @@ def test_every_room_method_is_in_the_permission_table() -> None:
         "decline_room",
         "delete_upload",
     }
-    about_jobs = {"get_job", "get_draft", "get_job_result", "cancel_job"}
+    about_jobs = {"get_job", "get_job_price", "get_draft", "get_job_result", "cancel_job"}
     assert {method for method, _, _ in TABLE.values()} == {each.value for each in Method} - elsewhere - about_jobs
 
 

@@ -23,6 +23,7 @@ from cleanroom_pipelines.privacy import (
     Releaser,
     affinity_ratio,
     curve,
+    error_of,
     rate,
     ratio,
     released,
@@ -230,6 +231,8 @@ def test_ratios_have_two_significant_digits() -> None:
     assert ratio(large(120), 100_000) == 0.0012
     assert ratio(large(120), 0) is None
     assert affinity_ratio(large(120), large(360), large(100), large(1_000)) == 3.3
+    assert error_of(0.25, large(100), 400) > error_of(0.25, large(200), 800) > 0  # type: ignore[operator]
+    assert error_of(None, large(100)) is None
     assert affinity_ratio(large(360), large(120), large(100), large(1_000)) == 10.0, "a share is 1 at most"
     too_few = OPEN.count(-1_000, question="few")
     many = large(100)

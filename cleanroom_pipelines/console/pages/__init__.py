@@ -6,9 +6,9 @@ Keep out: everything else.
 """
 
 from cleanroom_pipelines.console.page import Route, Tab
-from cleanroom_pipelines.console.pages import audiences, data, defining, rooms, signing
+from cleanroom_pipelines.console.pages import audiences, data, defining, insights, lists, overlap, rooms, signing
 
-MODULES = (signing, rooms, defining, audiences, data)
+MODULES = (signing, rooms, data, overlap, insights, defining, audiences, lists)
 
 ROUTES: tuple[Route, ...] = tuple(route for module in MODULES for route in module.PAGES)
 TABS: tuple[Tab, ...] = tuple(module.TAB for module in MODULES if hasattr(module, "TAB"))

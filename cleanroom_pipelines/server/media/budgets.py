@@ -73,7 +73,19 @@ def estimate(call: Call) -> dict[str, Any]:
     room = call.room(permission)
     budget = of(room)
     cost, is_most = _cost(call, room)
-    left = budget.ledger_for(call.organization).left
+    return priced(budget, call.organization, cost, is_most=is_most) | _prices_of_types(call, room)
+
+
+def priced(budget: Budget, organization: str, cost: int, *, is_most: bool = False) -> dict[str, Any]:
+    """Return a price as JSON, with what is left of the budget.
+
+    Args:
+        budget: The budget.
+        organization: The requesting organisation.
+        cost: The price, in tenths of a unit.
+        is_most: Whether this is an upper bound.
+    """
+    left = budget.ledger_for(organization).left
     return {
         "units": in_units(cost),
         "is_at_most": is_most,
@@ -225,15 +237,30 @@ def _cost(call: Call, room: Room) -> tuple[int, bool]:
         return state.budget.cost(_sizes(state, types)), False
     if kind == JobKind.INSIGHTS:
         wanted = [call.text("audience_type")] if call.params.get("audience_type") else list(types)
-        sizes = _sizes(state, wanted)
-        texts = [question_about(each, seeds=state.seeds) for each in wanted]
-        tables = [state.question("insights", f"insights of {text}", INSIGHTS) for text in texts]
-        return state.budget.cost([*sizes, *tables]), False
+        questions = [question for each in wanted for question in _questions_of_insights(state, each)]
+        return state.budget.cost(questions), False
     definition = _definition(call, room)
     if isinstance(definition, Lookalike):
         return _cost_of_lookalike(room, state, definition)
     text = canonical(definition, resolver(room.installation.catalog), state.seeds)
     return state.budget.cost([state.question("size", text)]), False
+
+
+def _prices_of_types(call: Call, room: Room) -> dict[str, Any]:
+    """Return the price of insights by type of seed audience, as each type can be asked about on its own."""
+    if call.text("kind") != JobKind.INSIGHTS:
+        return {}
+    state = _state(room)
+    units = {
+        each: in_units(state.budget.cost(_questions_of_insights(state, each)))
+        for each in Present.of(room).seed_types
+    }
+    return {"units_by_type": units}
+
+
+def _questions_of_insights(state: RoomBudget, audience_type: str) -> list[Question]:
+    text = question_about(audience_type, seeds=state.seeds)
+    return [*_sizes(state, [audience_type]), state.question("insights", f"insights of {text}", INSIGHTS)]
 
 
 def _state(room: Room) -> RoomBudget:

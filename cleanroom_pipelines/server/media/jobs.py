@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, parse_definition
-from cleanroom_pipelines.catalog import AudienceListSpec, CustomAudience, Kind, RoomJob, Status, Version
+from cleanroom_pipelines.catalog import (
+    AudienceList,
+    AudienceListSpec,
+    CustomAudience,
+    Kind,
+    RoomJob,
+    Status,
+    Version,
+)
 from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
@@ -46,6 +54,8 @@ _REPORTS = {
     JobKind.SEEDS_REPORT: "seed_audiences",
 }
 _MOST_ROWS = 10_000_000
+_MOST_JOBS = 50
+_SEED_NAME = "seed audience"  # of the hidden audience of a job about a seed audience
 
 
 def start_job(call: Call) -> dict[str, Any]:
@@ -101,6 +111,34 @@ def cancel_job(call: Call) -> dict[str, Any]:
     return _shown(call, call.installation.catalog.rooms.cancel_room_job(job.id))
 
 
+def list_jobs(call: Call) -> dict[str, Any]:
+    """Return the caller's newest jobs of the given kinds in a room, newest first."""
+    kinds = [each for each in (*ABOUT_ROOMS, *ABOUT_AUDIENCES) if each.value in call.texts("kinds")]
+    if not kinds or len(kinds) < len(call.texts("kinds")):
+        raise errors.InvalidRequestError("Unknown kinds of jobs.", remedy="Give kinds that require a permission.")
+    permissions = [ABOUT_ROOMS.get(each) or ABOUT_AUDIENCES[each] for each in kinds]
+    room = call.room(*permissions)
+    found = call.installation.catalog.rooms.room_jobs(room.id, call.email, kinds, _MOST_JOBS)
+    names = {each.id: each.name for each in room.visible()}
+    return {"jobs": [_listed(call, job, names) for job in found]}
+
+
+def get_job_price(call: Call) -> dict[str, Any]:
+    """Return what fetching the result of a job costs: nothing, if it is paid or free.
+
+    Raises:
+        JobFailedError: The job failed; the error gives the reason.
+        ConflictError: The job is still running.
+    """
+    job = own_job(call)
+    room = _room_of_complete(call, job)
+    if room is None:
+        raise errors.InvalidRequestError("Jobs of data labs have no price.", remedy="Fetch the result.")
+    budget = room_budgets.of(room)
+    cost = budget.cost([Question.from_dict(each) for each in _questions(call, job)])
+    return room_budgets.priced(budget, call.organization, cost)
+
+
 def get_job_result(call: Call) -> Any:
     """Return a job's result; pay for it from the privacy budget if it depends on the data of both sides.
 
@@ -112,17 +150,23 @@ def get_job_result(call: Call) -> Any:
     job = own_job(call)
     kind = JobKind(job.kind)
     call.trail["operation"] = f"get_job_result.{kind.value}"
+    room = _room_of_complete(call, job)
+    if room is None:
+        return _documents(call, job, "data_lab").get("reports", {})
+    return _ANSWERS[kind](call, room, job)
+
+
+def _room_of_complete(call: Call, job: RoomJob) -> Room | None:
+    """Return the room of a complete job whose result the caller may see; None for a job of a data lab."""
     state = _state(call, job)
     if state.error is not None:
         raise state.error
     if state.status is JobStatus.RUNNING:
         raise errors.ConflictError("The job is still running.", remedy="Wait until it is complete.")
-    if kind is JobKind.LAB_VALIDATION:
-        return _documents(call, job, "data_lab").get("reports", {})
-    assert job.data_room_id is not None
-    permission = ABOUT_ROOMS.get(kind) or ABOUT_AUDIENCES.get(kind)
-    room = call.room_of(job.data_room_id, *([permission] if permission else []))
-    return _ANSWERS[kind](call, room, job)
+    if job.data_room_id is None:
+        return None
+    permission = ABOUT_ROOMS.get(JobKind(job.kind)) or ABOUT_AUDIENCES.get(JobKind(job.kind))
+    return call.room_of(job.data_room_id, *([permission] if permission else []))
 
 
 @contextmanager
@@ -264,6 +308,41 @@ def own_job(call: Call) -> RoomJob:
     return job
 
 
+def _listed(call: Call, job: RoomJob, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a job with what it is about; the names are those of the audiences that the caller can see."""
+    audience, current = None, None
+    if job.target_kind is Kind.DATA_ROOM:
+        current = call.installation.catalog.resources.current_version(Kind.DATA_ROOM, job.target_id)
+    else:
+        audience = _audience_of(call, job)
+    return {
+        **_shown(call, job),
+        "created_at": job.created_at.isoformat(),
+        "options": {name: value for name, value in job.options.items() if name != "room_version"},
+        "is_of_current_data": current is None or job.target_version >= current.number,
+        "audience": audience and {**audience, "name": names.get(str(audience.get("id")))},
+    }
+
+
+def _audience_of(call: Call, job: RoomJob) -> dict[str, Any] | None:
+    """Return the reference to the audience that a job is about; None if it was deleted or is a draft."""
+    catalog = call.installation.catalog
+    try:
+        if job.target_kind is Kind.AUDIENCE_LIST:
+            id_ = catalog.get(AudienceList, job.target_id).custom_audience_id
+        else:
+            id_ = job.target_id
+        audience = catalog.get(CustomAudience, id_)
+    except NotFoundError:
+        return None
+    if not audience.hidden:
+        return {"kind": "custom", "id": audience.id}
+    definition = parse_definition(audience.definition)
+    if isinstance(definition, Remarketing) and audience.name == _SEED_NAME:
+        return {"kind": "seed", "audience_type": definition.audience_type}
+    return None
+
+
 def _note(
     call: Call, room: Room, kind: JobKind, target: Version, options: Mapping[str, Any] | None = None
 ) -> RoomJob:
@@ -294,7 +373,7 @@ def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
         if kind is JobKind.USER_LIST:
             room.require(CollaborationType.REMARKETING, "lists of matched users")
         seed = Remarketing(_seed_type(about))
-        return room_audiences.add_audience(call, room, seed, name="seed audience", hidden=True)
+        return room_audiences.add_audience(call, room, seed, name=_SEED_NAME, hidden=True)
     if about.get("kind") != "custom" or not isinstance(about.get("id"), str):
         raise errors.InvalidRequestError(
             "This kind of job does not support this audience.", remedy="Give another audience."
@@ -403,20 +482,34 @@ def _paid(
     return {**answer, "privacy": {"price": in_units(price), **budget.as_dict(call.organization)}}
 
 
+def _questions(call: Call, job: RoomJob) -> list[Mapping[str, Any]]:
+    """Return the questions that a job's result is paid for."""
+    match JobKind(job.kind):
+        case JobKind.OVERLAP_STATISTICS:
+            return list(_documents(call, job, "overlap_statistics")["overlap"]["questions"])
+        case JobKind.INSIGHTS:
+            wanted = job.options.get("audience_type")
+            tables = _documents(call, job, "insights")["insights"]["questions"]
+            return [each for kind, asked in tables.items() if wanted in (None, kind) for each in asked]
+        case JobKind.AUDIENCE_SIZE:
+            return list(_documents(call, job, "custom_audience")["audience"]["questions"])
+        case _:
+            return []
+
+
 def _overlap(call: Call, room: Room, job: RoomJob) -> Any:
     document = _documents(call, job, "overlap_statistics")["overlap"]
     is_advertiser = room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
     answer = document["with_own_counts" if is_advertiser else "without_own_counts"]
-    return _paid(call, room, document["questions"], answer)
+    return _paid(call, room, _questions(call, job), answer)
 
 
 def _insights(call: Call, room: Room, job: RoomJob) -> Any:
     document = _documents(call, job, "insights")["insights"]
     result, wanted = document["result"], job.options.get("audience_type")
     tables = [each for each in result["audiences"] if wanted in (None, each["audience_type"])]
-    questions = [each for table in tables for each in document["questions"][table["audience_type"]]]
     answer = {"audiences": tables, "total_publisher": result.get("total_publisher"), "noise": result["noise"]}
-    return _paid(call, room, questions, answer)
+    return _paid(call, room, _questions(call, job), answer)
 
 
 def _attributes(call: Call, room: Room, job: RoomJob) -> Any:
@@ -431,7 +524,7 @@ def _audiences(call: Call, room: Room, job: RoomJob) -> Any:
 
 def _size(call: Call, room: Room, job: RoomJob) -> Any:
     document = _documents(call, job, "custom_audience")["audience"]
-    return _paid(call, room, document["questions"], document["released"])
+    return _paid(call, room, _questions(call, job), document["released"])
 
 
 def _statistics(call: Call, room: Room, job: RoomJob) -> Any:

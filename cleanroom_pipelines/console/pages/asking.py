@@ -1,0 +1,145 @@
+"""Questions about both parties' data: their price, asking, and the answer once it is there.
+
+Lives here: what the pages of the overlap and of the insights have in common.
+Add here when another page asks questions that are paid from the privacy budget.
+Keep out: what an answer shows (the pages), and prices and payment (the handlers).
+
+Opening a page never spends the budget. A form shows the price and sends it along; if the price has risen since,
+the page is shown again. An answer that is there at once is paid with the form that asked; one that takes time is
+paid by a second form, with its price, when it is ready.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cleanroom_pipelines.console.page import Page
+from cleanroom_pipelines.media.errors import ConflictError, MediaError, NotFoundError, NotProvisionedError
+from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method, error_from_dict, status_of
+from cleanroom_pipelines.server.requests import Reply
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A kind of question with its own page.
+
+    Args:
+        kind: The kind of job.
+        path: The path of its page.
+        template: The template of its page.
+    """
+
+    kind: JobKind
+    path: str
+    template: str
+
+    @property
+    def answer_path(self) -> str:
+        """The path of the page of one answer."""
+        return f"{self.path}/{{job_id}}"
+
+    def show(self, page: Page, *, error: MediaError | None = None, **more: Any) -> Reply:
+        """Show the newest answer, or that of the path, with the price of another question and the earlier ones."""
+        room = page.room()
+        asked = own_jobs(page, self.kind)
+        job = job_of(page, asked) if "job_id" in page.path else next(iter(asked), None)
+        values = {**self.state(page, job), "price": self.price(page), "asked": asked, "job": job, **more}
+        return page.show(
+            self.template,
+            status=status_of(error) if error else 200,
+            room=room,
+            error=error,
+            **values,
+        )
+
+    def ask(self, page: Page, **about: Any) -> Reply:
+        """Start a job at the price that the form sends; if its answer is there at once, pay for it."""
+        room_id = page.room()["id"]
+        try:
+            agree(page, page.call(Method.GET_ESTIMATE, room_id=room_id, kind=self.kind.value, **about))
+            to = {"audience": {"kind": "seed", **about}} if about else {}
+            job = page.call(Method.START_JOB, room_id=room_id, kind=self.kind.value, **to)
+            if job["status"] == JobStatus.SUCCESS:
+                agree(page, page.call(Method.GET_JOB_PRICE, job_id=job["id"]))
+                page.call(Method.GET_JOB_RESULT, job_id=job["id"])
+        except MediaError as error:
+            return self.show(page, error=error)
+        return page.redirect(self.answer_path, room_id=room_id, job_id=job["id"])
+
+    def pay(self, page: Page) -> Reply:
+        """Pay for an answer that is ready, at the price that the form sends."""
+        job = job_of(page, own_jobs(page, self.kind))
+        try:
+            agree(page, page.call(Method.GET_JOB_PRICE, job_id=job["id"]))
+            page.call(Method.GET_JOB_RESULT, job_id=job["id"])
+        except MediaError as error:
+            return self.show(page, error=error)
+        return page.redirect(self.answer_path, room_id=page.room()["id"], job_id=job["id"])
+
+    def state(self, page: Page, job: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what the page shows of a job: its answer if it is paid, its price, or why it failed."""
+        found: dict[str, Any] = {"answer": None, "answer_price": None, "failure": None}
+        if job is None or job["status"] == JobStatus.RUNNING:
+            return found
+        if job["error"]:
+            return {**found, "failure": error_from_dict(job["error"])}
+        try:
+            price = page.call(Method.GET_JOB_PRICE, job_id=job["id"])
+            if price["units"]:
+                return {**found, "answer_price": price}
+            return {**found, "answer": page.call(Method.GET_JOB_RESULT, job_id=job["id"])}
+        except MediaError as error:
+            return {**found, "failure": error}
+
+    def price(self, page: Page) -> dict[str, Any] | None:
+        """Return the price of asking; None as long as a side has not provided its data."""
+        provided = page.call(Method.GET_PROVISIONING, room_id=page.room()["id"])
+        if not (provided["base"] and provided["seeds"]):
+            return None
+        try:
+            price: dict[str, Any] = page.call(Method.GET_ESTIMATE, room_id=page.room()["id"], kind=self.kind.value)
+        except NotProvisionedError:
+            return None
+        return price
+
+
+def agree(page: Page, price: Mapping[str, Any]) -> None:
+    """Check that the form sends at least the present price, which the page showed before.
+
+    Raises:
+        ConflictError: The price has risen, or the form sends none.
+    """
+    try:
+        shown = float(page.form.text("price", "-1"))
+    except ValueError:
+        shown = -1.0
+    if not shown >= price["units"]:
+        t = page.rendering.text
+        raise ConflictError(t("figures.price_changed"), remedy=t("figures.price_remedy"))
+
+
+def own_jobs(page: Page, kind: JobKind) -> list[dict[str, Any]]:
+    """Return the user's jobs of one kind in the room, newest first."""
+    found: list[dict[str, Any]] = page.call(Method.LIST_JOBS, room_id=page.room()["id"], kinds=[kind.value])[
+        "jobs"
+    ]
+    return found
+
+
+def job_of(page: Page, jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return that of the user's jobs which the path names.
+
+    Raises:
+        MediaError: The user has no such job in this room.
+    """
+    found = next((each for each in jobs if each["id"] == page.path["job_id"]), None)
+    if found is None:
+        page.call(Method.GET_JOB, job_id=page.path["job_id"])  # rejects, and audits, other users' jobs
+        raise missing(page)
+    return found
+
+
+def missing(page: Page) -> NotFoundError:
+    """Return the error of an answer that does not exist in this room."""
+    t = page.rendering.text
+    return NotFoundError(t("figures.missing"), remedy=t("figures.missing_remedy"))

@@ -1,0 +1,39 @@
+"""The overlap of a room: how many of the advertiser's customers are among the publisher's users.
+
+Lives here: asking for the overlap, and its figures.
+Add here when an answer about the overlap has another figure.
+Keep out: paying and the state of questions (`asking.py`).
+"""
+
+from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.pages.asking import Asking
+from cleanroom_pipelines.media.protocol import JobKind
+from cleanroom_pipelines.server.requests import Reply
+from cleanroom_pipelines.terms import Permission
+
+_PATH = "/rooms/{room_id}/overlap"
+_ASKING = Asking(JobKind.OVERLAP_STATISTICS, _PATH, "figures/overlap.html")
+
+
+def overlap(page: Page) -> Reply:
+    """Show the newest answer, or that of the path, the price of another one, and what was asked before."""
+    return _ASKING.show(page)
+
+
+def ask(page: Page) -> Reply:
+    """Ask for the overlap at the price that the form shows."""
+    return _ASKING.ask(page)
+
+
+def pay(page: Page) -> Reply:
+    """Pay for an answer that took time."""
+    return _ASKING.pay(page)
+
+
+PAGES = (
+    Route("GET", _PATH, overlap),
+    Route("POST", _PATH, ask),
+    Route("GET", _ASKING.answer_path, overlap),
+    Route("POST", _ASKING.answer_path, pay),
+)
+TAB = Tab("overlap", _PATH, (Permission.VIEW_OVERLAP,))
