@@ -229,7 +229,7 @@ def test_nothing_leaks_when_a_library_quotes_cells(
     class QuotingError(Exception):
         pass
 
-    def quote(**_: object) -> None:
+    def quote(*_: object, **__: object) -> None:
         try:
             raise ValueError(canary("cause"))
         except ValueError as cause:
