@@ -4,6 +4,7 @@ Lives here: the page, and the forms to add, invite and remove members, and to le
 Keep out: permissions in a room and ways to sign in (`server.media`).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from cleanroom_pipelines.console.page import Page, Route, Tab
@@ -94,7 +95,7 @@ def _call(page: Page, method: Method, **params: Any) -> Any:
     return page.call(method, room_id=room["id"], participant_id=room["mine"]["id"], **params)
 
 
-def _show(page: Page, error: MediaError | None = None, problems: dict[str, str] | None = None) -> Reply:
+def _show(page: Page, error: MediaError | None = None, problems: Mapping[str, str] | None = None) -> Reply:
     room = page.room()
     own = _call(page, Method.GET_MEMBERS) if page.may(Permission.MANAGE_USERS) else None
     return page.show(

@@ -4,6 +4,7 @@ Lives here: the page, and the forms to propose, approve and reject.
 Keep out: prices and bounds (`privacy`), who may decide (`server.media`).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from cleanroom_pipelines.console.page import Page, Route, Tab
@@ -57,7 +58,7 @@ def _decide(page: Page, method: Method, done: str) -> Reply:
     return page.redirect(_PATH, room_id=room_id, done=done)
 
 
-def _show(page: Page, error: MediaError | None = None, problems: dict[str, str] | None = None) -> Reply:
+def _show(page: Page, error: MediaError | None = None, problems: Mapping[str, str] | None = None) -> Reply:
     room = page.room()
     try:
         ledger = page.call(Method.GET_LEDGER, room_id=room["id"])
