@@ -15,6 +15,7 @@ from cleanroom_pipelines.server.requests import Reply
 
 _PATH = "/rooms/{room_id}/activity"
 _PER_PAGE = 50
+_VIEWS = frozenset(method.value for method in Method if method.only_reads)
 _COLUMNS = ("at", "action", "participant", "outcome", "audience", "user")
 
 
@@ -64,14 +65,13 @@ def _entries(page: Page, room: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _is_view(entry: dict[str, Any]) -> bool:
     """Whether an entry is that of a call that only read; rejected calls and paid answers are more than views."""
-    return entry["outcome"] == "ok" and entry["action"] in Method and Method(entry["action"]).only_reads
+    return entry["outcome"] == "ok" and entry["action"] in _VIEWS
 
 
 def _shown(page: Page, entry: dict[str, Any]) -> dict[str, Any]:
     action, _, about = str(entry["action"]).partition(".")
     audiences = entry["audience"] if isinstance(entry["audience"], list) else [entry["audience"]]
-    room_id = page.path["room_id"]
-    paths = {each: f"/rooms/{room_id}/audiences/{each}" for each in audiences if each}
+    paths = {each: f"/rooms/{page.path['room_id']}/audiences/{each}" for each in audiences if each}
     return {
         **entry,
         "texts": [
