@@ -1,7 +1,7 @@
 """Pages of the privacy budget, the people and the activity, over HTTP against a real `cleanroom serve`.
 
-Contract: participants see the budget and what is left of it, and payments of other rooms only if their organisation
-provides data; only data providers decide; only those who manage people see and change their own participant;
+Contract: participants see the budget and what is left of it, and payments of other rooms only if their
+organisation provides data; only data providers decide; only those who manage people see and change their own participant;
 an invitation's link is shown once; entries of other participants name no person and no audience; forms keep what
 was typed; texts of users are escaped; other rooms do not exist.
 """
@@ -85,7 +85,12 @@ def proposal_of(page: str) -> str:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("people") / "home"
     installation = Installation(Settings(home, seed_floor=1))
-    for each in ("manager@media.example", "agency@media.example", "owner@media.example", "colleague@media.example"):
+    for each in (
+        "manager@media.example",
+        "agency@media.example",
+        "owner@media.example",
+        "colleague@media.example",
+    ):
         installation.catalog.users.create_user(each)
     world = MediaWorld.open(installation, GROUPS)
     with serving(home, "--no-worker") as server:
