@@ -1,9 +1,9 @@
 """Pages of the privacy budget, the people and the activity, over HTTP against a real `cleanroom serve`.
 
 Contract: participants see the budget and what is left of it, and payments of other rooms only if their
-organisation provides data; only data providers decide; only those who manage people see and change their own participant;
-an invitation's link is shown once; entries of other participants name no person and no audience; forms keep what
-was typed; texts of users are escaped; other rooms do not exist.
+organisation provides data; only data providers decide; only those who manage people see and change their own
+participant; an invitation's link is shown once; entries of other participants name no person and no audience;
+forms keep what was typed; texts of users are escaped; other rooms do not exist.
 """
 
 import html
