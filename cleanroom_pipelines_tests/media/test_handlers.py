@@ -81,6 +81,14 @@ def proposal(world: MediaWorld, group: str = "owner", **wanted: Any) -> dict[str
     return dict(found)
 
 
+def failed(world: MediaWorld, group: str) -> str:
+    """Create an audience of a group whose build failed, and return its id."""
+    ingest(world)
+    audience = world.audience(group)
+    world.fail(Kind.CUSTOM_AUDIENCE, audience, StatusCode.INTERNAL, "It failed.")
+    return audience
+
+
 def with_second(world: MediaWorld, group: str) -> str:
     """Add a second member to a group, regardless of permissions, and return its e-mail address."""
     second = f"{group}-2@media.example"
@@ -108,6 +116,9 @@ TABLE: dict[str, Cell] = {
     "user list": ("start_job", about_own("user_list"), only("export")),
     "user list of a seed audience": ("start_job", start("user_list", {"audience": SEED}), only("export")),
     "create": ("create_audience", lambda world, group: {"name": group, "definition": LOOKALIKE}, only("create")),
+    "list of audiences": ("list_audiences", lambda world, group: {}, ALL),
+    "an audience": ("get_audience", lambda world, group: {"audience_id": world.audience(group)}, ALL),
+    "refresh": ("refresh_audience", lambda world, group: {"audience_id": failed(world, group)}, only("create")),
     "share": ("share_audiences", lambda world, group: {"audience_ids": [world.audience(group)]}, only("create")),
     "delete": ("delete_audiences", lambda world, group: {"audience_ids": [world.audience(group)]}, only("create")),
     "provision base": ("provision_base", lambda world, group: {"lab_id": world.lab(group)}, only("base")),
@@ -218,7 +229,7 @@ def test_every_room_method_is_in_the_permission_table() -> None:
         "delete_lab",
         "decline_room",
     }
-    about_jobs = {"get_job", "get_job_result", "cancel_job"}
+    about_jobs = {"get_job", "get_draft", "get_job_result", "cancel_job"}
     assert {method for method, _, _ in TABLE.values()} == {each.value for each in Method} - elsewhere - about_jobs
 
 

@@ -26,8 +26,8 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName
 from cleanroom_pipelines.media.errors import ConflictError, InvalidRequestError, NotValidatedError
 from cleanroom_pipelines.privacy import PAIR_TENTHS, ReleasePolicy
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.budgets import Budget, room_organizations, room_pair
-from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.server.media.access import Call, Room, check_quota, denied
 from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
@@ -150,7 +150,7 @@ def provision_base(call: Call) -> dict[str, Any]:
     if not kinds <= set(room.record.matching_ids):
         raise InvalidRequestError(
             "The data lab has a kind of matching ids that the room does not accept.",
-            remedy="Build a data lab with the room's kinds.",
+            remedy="Build a data lab with matching ids that the room accepts.",
         )
     for upload_id in lab.datasets.values():
         if call.installation.catalog.rooms.upload(upload_id).location is None:

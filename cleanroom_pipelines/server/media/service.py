@@ -16,7 +16,7 @@ from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import Method, as_media_error, status_of
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.server.media import audiences, budgets, jobs, ledgers, people, rooms
+from cleanroom_pipelines.server.media import audience_states, audiences, budgets, jobs, ledgers, people, rooms
 from cleanroom_pipelines.server.media.access import Call, check_quota
 from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
@@ -36,6 +36,10 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.DEPROVISION_SEEDS: rooms.deprovision_seeds,
     Method.GET_PROVISIONING: rooms.get_provisioning,
     Method.CREATE_AUDIENCE: audiences.create_audience,
+    Method.LIST_AUDIENCES: audience_states.list_audiences,
+    Method.GET_AUDIENCE: audience_states.get_audience,
+    Method.GET_DRAFT: audience_states.get_draft,
+    Method.REFRESH_AUDIENCE: audience_states.refresh_audience,
     Method.SHARE_AUDIENCES: audiences.share_audiences,
     Method.DELETE_AUDIENCES: audiences.delete_audiences,
     Method.START_JOB: jobs.start_job,
