@@ -65,7 +65,7 @@ class Browser:
     async def _send(
         self, method: str, path: str, fields: Mapping[str, str] | None, headers: Mapping[str, str]
     ) -> httpx.Response:
-        transport = httpx.ASGITransport(self.gateway, client=(self.address, 50_000))  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(self.gateway, client=(self.address, 50_000))
         cookie = {"Cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())}
         async with httpx.AsyncClient(transport=transport, base_url=self.root) as client:
             sent = {**(cookie if self.cookies else {}), **headers}
