@@ -6,9 +6,9 @@ Keep out: everything else.
 """
 
 from cleanroom_pipelines.console.page import Route, Tab
-from cleanroom_pipelines.console.pages import activity, audiences, defining, people, privacy, rooms, signing
+from cleanroom_pipelines.console.pages import activity, audiences, data, defining, people, privacy, rooms, signing
 
-MODULES = (signing, rooms, defining, audiences, people, privacy, activity)
+MODULES = (signing, rooms, data, defining, audiences, people, privacy, activity)
 
 ROUTES: tuple[Route, ...] = tuple(route for module in MODULES for route in module.PAGES)
 TABS: tuple[Tab, ...] = tuple(module.TAB for module in MODULES if hasattr(module, "TAB"))

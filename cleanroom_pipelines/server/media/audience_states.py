@@ -16,8 +16,8 @@ from cleanroom_pipelines.catalog.records import OPEN, Stage
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.media.errors import ConflictError, PermissionDeniedError
 from cleanroom_pipelines.media.protocol import JobKind, error_as_dict
+from cleanroom_pipelines.runs.artifact_documents import read_documents
 from cleanroom_pipelines.runs.budgets import Budget, Question, room_pair
-from cleanroom_pipelines.runs.building import read_documents
 from cleanroom_pipelines.server.media.access import Call, Room, denied
 from cleanroom_pipelines.server.media.audiences import (
     Present,
