@@ -59,6 +59,7 @@ class Method(StrEnum):
     GET_AUDIT_LOG = "get_audit_log"
     GET_ESTIMATE = "get_estimate"
     RENEW_BASE_FIGURES = "renew_base_figures"
+    GET_LEDGER = "get_ledger"
     LIST_PROPOSALS = "list_proposals"
     PROPOSE = "propose"
     APPROVE = "approve"

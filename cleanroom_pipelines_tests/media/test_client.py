@@ -490,7 +490,7 @@ def test_every_read_method_is_marked_as_read_only() -> None:
     reading = {method.value for method in Method if method.only_reads}
     looks = {"whoami", "get_room", "get_members", "list_rooms", "get_lab", "get_provisioning", "get_audit_log"}
     looks |= {"list_jobs", "get_job_price", "get_room_data", "get_upload", "list_labs"}
-    looks |= {"list_audiences", "get_audience", "get_draft"}
+    looks |= {"list_audiences", "get_audience", "get_draft", "get_ledger"}
     assert reading == looks | {"get_job", "get_job_result", "get_estimate", "list_proposals"}
 
 

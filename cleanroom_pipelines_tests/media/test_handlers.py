@@ -149,6 +149,7 @@ TABLE: dict[str, Cell] = {
     "price of a user list": ("get_estimate", priced("user_list", {"audience": SEED}), only("export")),
     "price of new figures of the base": ("get_estimate", priced("base_figures"), only("create")),
     "new figures of the base": ("renew_base_figures", lambda world, group: ingest(world) or {}, only("create")),
+    "ledger": ("get_ledger", lambda world, group: {}, ALL),
     "proposals": ("list_proposals", lambda world, group: {}, ALL),
     "proposal": ("propose", lambda world, group: {"kind": "refill", "units": 3}, ALL),
     "add a user": (

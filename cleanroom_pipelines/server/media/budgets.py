@@ -135,7 +135,7 @@ def propose(call: Call) -> dict[str, Any]:
     proposal = catalog.pairs.propose(
         budget.pair.id,
         kind,
-        call.organization if _is_provider(room) else "",
+        call.organization if is_provider(room) else "",
         tenths=call.number("units", 0) * TENTHS,
         data_room_id=room.id if kind == FULL_LOOKALIKE else None,
         share_of=_participating(room, call.text("organization")) if kind == SHARE else None,
@@ -156,7 +156,7 @@ def reject(call: Call) -> dict[str, Any]:
 def _decide(call: Call, decide: Callable[[str, str], Proposal]) -> dict[str, Any]:
     room = call.room()
     budget = of(room)
-    if not _is_provider(room):
+    if not is_provider(room):
         raise denied()
     known = {each.id for each in call.installation.catalog.pairs.proposals(budget.pair.id)}
     if call.text("proposal_id") not in known:
@@ -182,10 +182,10 @@ def _is_shown(call: Call, room: Room, proposal: Proposal) -> bool:
 
     The name of an organisation from another room may be a person's e-mail address.
     """
-    return proposal.organization in (None, call.organization) or _is_provider(room)
+    return proposal.organization in (None, call.organization) or is_provider(room)
 
 
-def _is_provider(room: Room) -> bool:
+def is_provider(room: Room) -> bool:
     """Check whether the caller represents its organisation, which requires permission to provide data."""
     return room.group.may(Permission.PROVIDE_BASE_AUDIENCE) or room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
 

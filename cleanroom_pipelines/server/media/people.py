@@ -15,7 +15,10 @@ from cleanroom_pipelines.server.media.rooms import managed_room
 
 
 def get_members(call: Call) -> dict[str, Any]:
-    """Return the members of the caller's own group, with their permissions and ways to sign in."""
+    """Return the members of the caller's own group, with their permissions and ways to sign in.
+
+    `colleagues` are users of the same organisation who are with the caller in a group of another room.
+    """
     group = _whole_group(call)
     sign_in = call.installation.catalog.sign_in
     invited = {each.email: each.expires_at.isoformat() for each in sign_in.invitations()}
@@ -28,8 +31,16 @@ def get_members(call: Call) -> dict[str, Any]:
                 "invited_until": invited.get(email),
             }
             for email in group.emails
-        ]
+        ],
+        "colleagues": _colleagues(call, group),
     }
+
+
+def _colleagues(call: Call, group: ParticipantSpec) -> list[str]:
+    catalog = call.installation.catalog
+    groups = (each.group_of(call.email) for each in catalog.rooms.data_rooms())
+    known = {email for each in groups if each is not None for email in each.emails} - {*group.emails}
+    return sorted(email for email in known if catalog.pairs.organization_of_user(email) == call.organization)
 
 
 def invite_user(call: Call) -> dict[str, Any]:

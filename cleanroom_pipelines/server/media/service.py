@@ -14,7 +14,16 @@ from typing import Any, BinaryIO
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import Method, as_media_error, status_of
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.server.media import audience_states, audiences, budgets, files, jobs, people, rooms
+from cleanroom_pipelines.server.media import (
+    audience_states,
+    audiences,
+    budgets,
+    files,
+    jobs,
+    ledgers,
+    people,
+    rooms,
+)
 from cleanroom_pipelines.server.media.access import Call
 from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
@@ -54,6 +63,7 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.GET_AUDIT_LOG: rooms.get_audit_log,
     Method.GET_ESTIMATE: budgets.estimate,
     Method.RENEW_BASE_FIGURES: budgets.renew_base_figures,
+    Method.GET_LEDGER: ledgers.get_ledger,
     Method.LIST_PROPOSALS: budgets.list_proposals,
     Method.PROPOSE: budgets.propose,
     Method.APPROVE: budgets.approve,

@@ -1,0 +1,91 @@
+"""The audit log of a room as the user may see it: what the participants did, newest first.
+
+Lives here: the page, its filters, and the log as CSV.
+Keep out: which entries and which of their fields a user may see (`server.media`).
+"""
+
+import csv
+import io
+from typing import Any
+
+from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.rendering import url
+from cleanroom_pipelines.media.protocol import Method
+from cleanroom_pipelines.server.requests import Reply
+
+_PATH = "/rooms/{room_id}/activity"
+_PER_PAGE = 50
+_VIEWS = frozenset(method.value for method in Method if method.only_reads)
+_COLUMNS = ("at", "action", "participant", "outcome", "audience", "user")
+
+
+def activity(page: Page) -> Reply:
+    """Show a page of the log; views are left out unless the user asks for them."""
+    room = page.room()
+    shown = _entries(page, room)
+    last = max(1, -(-len(shown) // _PER_PAGE))
+    asked = page.query.get("page", "1")
+    number = min(int(asked), last) if asked.isascii() and asked.isdigit() and len(asked) < 9 else 1
+    start = _PER_PAGE * (max(number, 1) - 1)
+    return page.show(
+        "activity/activity.html",
+        room=room,
+        entries=[_shown(page, each) for each in shown[start : start + _PER_PAGE]],
+        names={each["id"]: each["role"] for each in room["participants"] if each["role"]},
+        filters=_filters(page),
+        number=max(number, 1),
+        last=last,
+    )
+
+
+def as_csv(page: Page) -> Reply:
+    """Send the log as CSV, with the same filters."""
+    text = io.StringIO()
+    rows = csv.DictWriter(text, _COLUMNS, extrasaction="ignore")
+    rows.writeheader()
+    for each in _entries(page, page.room()):
+        audience = each["audience"]
+        rows.writerow(each | {"audience": " ".join(audience) if isinstance(audience, list) else audience})
+    return page.attach("activity.csv", [text.getvalue()])
+
+
+def _filters(page: Page) -> dict[str, str]:
+    return {name: "1" for name in ("mine", "views") if page.query.get(name) == "1"}
+
+
+def _entries(page: Page, room: dict[str, Any]) -> list[dict[str, Any]]:
+    filters, mine = _filters(page), room["mine"]["id"]
+    found = page.call(Method.GET_AUDIT_LOG, room_id=room["id"])["entries"]
+    return [
+        each
+        for each in reversed(found)
+        if ("mine" not in filters or each["participant"] == mine) and ("views" in filters or not _is_view(each))
+    ]
+
+
+def _is_view(entry: dict[str, Any]) -> bool:
+    """Whether an entry is that of a call that only read; rejected calls and paid answers are more than views."""
+    return entry["outcome"] == "ok" and entry["action"] in _VIEWS
+
+
+def _shown(page: Page, entry: dict[str, Any]) -> dict[str, Any]:
+    action, _, about = str(entry["action"]).partition(".")
+    audiences = entry["audience"] if isinstance(entry["audience"], list) else [entry["audience"]]
+    paths = {each: f"/rooms/{page.path['room_id']}/audiences/{each}" for each in audiences if each}
+    return {
+        **entry,
+        "texts": [
+            _text(page, "activity.action", action),
+            *([_text(page, "activity.about", about)] if about else []),
+        ],
+        "audiences": [(each, url(path) if page.is_page(path) else None) for each, path in paths.items()],
+    }
+
+
+def _text(page: Page, group: str, name: str) -> str:
+    key = f"{group}.{name}"
+    return page.rendering.text(key) if key in page.rendering.texts else name.replace("_", " ")
+
+
+PAGES = (Route("GET", _PATH, activity), Route("GET", f"{_PATH}/activity.csv", as_csv))
+TAB = Tab("activity", _PATH)

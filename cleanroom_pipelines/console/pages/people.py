@@ -1,0 +1,127 @@
+"""The people of a room: participants, the members of the user's own, and their invitations.
+
+Lives here: the page, and the forms to add, invite and remove members, and to leave the room.
+Keep out: permissions in a room and ways to sign in (`server.media`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.rendering import url
+from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
+from cleanroom_pipelines.media.protocol import Method, status_of
+from cleanroom_pipelines.server.requests import Reply
+from cleanroom_pipelines.terms import Permission
+
+_PATH = "/rooms/{room_id}/people"
+
+
+def people(page: Page) -> Reply:
+    """Show the participants of a room and, to those who may manage them, the members of the user's own."""
+    return _show(page)
+
+
+def add(page: Page) -> Reply:
+    """Add a member to the user's own participant."""
+    email, permissions = page.form.text("email"), page.form.texts("permissions")
+    problems = {}
+    if not email:
+        problems["email"] = page.rendering.text("people.email_missing")
+    if not permissions:
+        problems["permissions"] = page.rendering.text("people.permissions_missing")
+    if problems:
+        return _show(page, problems=problems)
+    try:
+        _call(page, Method.ADD_USER, email=email, permissions=permissions)
+    except InvalidRequestError as error:
+        return _show(page, problems={"email": f"{error.message} {error.remedy}"})
+    except MediaError as error:
+        return _show(page, error=error)
+    return page.redirect(_PATH, room_id=page.path["room_id"], done="people.added.done")
+
+
+def invite(page: Page) -> Reply:
+    """Invite a member to choose a password, and show the link, which is shown only here."""
+    email = page.form.text("email")
+    try:
+        found = _call(page, Method.INVITE_USER, email=email)
+    except MediaError as error:
+        return _show(page, error=error)
+    scheme = "https" if page.request.is_secure else "http"
+    path = url("/invitation/{secret}", secret=found["invitation"])
+    return page.show(
+        "people/invited.html",
+        room=page.room(),
+        email=email,
+        link=f"{scheme}://{page.request.header('host')}{path}",
+        expires_at=found["expires_at"],
+    )
+
+
+def ask_to_remove(page: Page) -> Reply:
+    """Ask before a member is removed."""
+    return page.show("people/remove.html", room=page.room(), email=page.query.get("email", ""))
+
+
+def remove(page: Page) -> Reply:
+    """Remove a member from the user's own participant."""
+    try:
+        _call(page, Method.REMOVE_USER, email=page.form.text("email"))
+    except MediaError as error:
+        return _show(page, error=error)
+    if page.form.text("email").lower() == page.email:
+        return page.redirect("/", done="people.left.done")
+    return page.redirect(_PATH, room_id=page.path["room_id"], done="people.removed.done")
+
+
+def ask_to_leave(page: Page) -> Reply:
+    """Ask before the user leaves the room."""
+    return page.show("people/leave.html", room=page.room())
+
+
+def leave(page: Page) -> Reply:
+    """Leave the room."""
+    try:
+        page.call(Method.DECLINE_ROOM, room_id=page.path["room_id"])
+    except MediaError as error:
+        return _show(page, error=error)
+    return page.redirect("/", done="people.left.done")
+
+
+def _call(page: Page, method: Method, **params: Any) -> Any:
+    """Call a handler about the user's own participant."""
+    room = page.room()
+    return page.call(method, room_id=room["id"], participant_id=room["mine"]["id"], **params)
+
+
+def _show(page: Page, error: MediaError | None = None, problems: Mapping[str, str] | None = None) -> Reply:
+    room = page.room()
+    own = _call(page, Method.GET_MEMBERS) if page.may(Permission.MANAGE_USERS) else None
+    return page.show(
+        "people/people.html",
+        status=status_of(error) if error else 400 if problems else 200,
+        error=error,
+        room=room,
+        own=own,
+        permissions=_permissions_of(page, room),
+        problems=problems or {},
+    )
+
+
+def _permissions_of(page: Page, room: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the permissions of the user's whole participant, which its members can have."""
+    whole = next(each for each in room["participants"] if each["id"] == room["mine"]["id"])
+    return [(name, page.rendering.text(f"permission.{name}"), "") for name in whole["permissions"]]
+
+
+PAGES = (
+    Route("GET", _PATH, people),
+    Route("POST", _PATH, add),
+    Route("POST", f"{_PATH}/invite", invite),
+    Route("GET", f"{_PATH}/remove", ask_to_remove),
+    Route("POST", f"{_PATH}/remove", remove),
+    Route("GET", f"{_PATH}/leave", ask_to_leave),
+    Route("POST", f"{_PATH}/leave", leave),
+)
+TAB = Tab("people", _PATH)
