@@ -104,7 +104,8 @@ class Gateway:
             raw_query=scope["query_string"].decode("latin-1"),
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
             is_secure=scope.get("scheme") == "https",
-            is_private=_is_private(scope),
+            is_private=scope.get("scheme") == "https" or _is_local(scope),
+            is_local=_is_local(scope),
             client=(scope.get("client") or ("",))[0],
         )
         if is_for_s3(request.header("authorization") or "", request.raw_query):
@@ -197,13 +198,8 @@ class Gateway:
             await anyio.to_thread.run_sync(upload.discard)
 
 
-def _is_private(scope: Scope) -> bool:
-    """Whether others cannot read a connection: it uses TLS (also before a trusted proxy), or is local.
-
-    A local connection does not count if it comes through a proxy that does not state TLS.
-    """
-    if scope.get("scheme") == "https":
-        return True
+def _is_local(scope: Scope) -> bool:
+    """Whether a connection comes from this machine; one through a proxy does not count, because it is remote."""
     client, is_proxied = scope.get("client"), any(name in _OF_PROXIES for name, _ in scope["headers"])
     try:
         return client is not None and not is_proxied and ip_address(client[0]).is_loopback
