@@ -1,4 +1,4 @@
-"""Terms: closed lists of words shared by a data room's clients, server and records.
+"""Terms: closed lists of words that the client, the server and the records of data rooms share.
 
 Lives here: permissions, collaboration types and kinds of matching ids, with their values in the Media API.
 Add here when clients and the server need to share another such list.
@@ -9,7 +9,7 @@ from enum import Enum, StrEnum
 
 
 class Term(StrEnum):
-    """A word of a closed list: its `str` names the member, `Permission.VIEW_OVERLAP`; its format is its value."""
+    """A word of a closed list: `str` gives the member's name (`Permission.VIEW_OVERLAP`), formatting its value."""
 
     __str__ = Enum.__str__
 

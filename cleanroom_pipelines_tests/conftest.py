@@ -1,4 +1,4 @@
-"""Fixtures that tests of several packages share: a home, an installation whose clock stands, worlds made once.
+"""Fixtures that tests of several packages share: a home, an installation with a fixed clock, worlds made once.
 
 Also here: how many examples property tests try, and the count of the tests that pytest collected.
 Add here a world that several packages copy. A world of one package needs no fixture here:

@@ -1,4 +1,4 @@
-"""Databases for tests: one PostgreSQL server for a whole run, and a catalogue's rows by a road of the tests' own.
+"""Databases for tests: one PostgreSQL server for a whole run, and direct access to a catalogue's rows.
 
 Lives here: what all of a process's databases share, starting that server once however many xdist workers run, a
 database or schema of a test's own on it, and sessions that read and write a catalogue past its rules

@@ -1,4 +1,4 @@
-"""How much work a call is, beside another call: no test depends on how fast a machine is.
+"""How much work a call is, compared with another call: no test depends on how fast a machine is.
 
 Keep out: what may take how much (the tests).
 """

@@ -1,7 +1,7 @@
-"""Documents: what every one of them does.
+"""Documents: what all of them have in common.
 
-Contract: by the names that JSON has for its fields, in their order; another document is refused without a word of
-what is in it.
+Contract: a document is read by its JSON names, in the order of its fields; another document is rejected without
+quoting it.
 """
 
 import json
@@ -56,7 +56,7 @@ def test_text_and_back() -> None:
         {"numUsers": 3, "parts": [{"colour": "red", "secret": 1}]},
     ],
 )
-def test_another_document_is_refused_in_silence(value: Any) -> None:
+def test_another_document_is_rejected_without_quoting_it(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^The document is not a valid Whole\.$") as caught:
         Whole.from_dict(value)
     assert caught.value.__context__ is None

@@ -1,4 +1,4 @@
-"""Contract: a world is made once per test run, whoever asks and however many do at once; a copy is one's own."""
+"""Contract: a world is made once per test run, even if several tests ask for it at once; a copy is one's own."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def test_a_copy_is_changed_alone(tmp_path: Path) -> None:
     assert (cache.original("some", lambda _: 1 / 0) / "file").read_text() == "whole"
 
 
-def test_what_failed_half_way_is_made_anew(tmp_path: Path) -> None:
+def test_what_failed_half_way_is_built_again(tmp_path: Path) -> None:
     cache = WorldCache(tmp_path / "worlds")
 
     def fail(folder: Path) -> None:
@@ -44,7 +44,7 @@ def test_what_failed_half_way_is_made_anew(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["whole"]
 
 
-def test_a_database_that_is_still_open_is_refused(tmp_path: Path) -> None:
+def test_a_database_that_is_still_open_is_rejected(tmp_path: Path) -> None:
     connections = []
 
     def leave_open(folder: Path) -> None:

@@ -205,6 +205,12 @@ class WorldCache:
         return Path(shutil.copytree(self.original(name, make), target, symlinks=True))
 
 
+def run_first(installation: Installation, instance: dg.DagsterInstance, n: int) -> int:
+    """Build the first n pending versions, and return the number of runs."""
+    begun: list[Version] = []
+    return run_pending(installation, instance, on_start=begun.append, should_stop=lambda: len(begun) >= n)
+
+
 def make_trained(world: World, folder: Path) -> None:
     """Make `home` and `dagster` of a clean room without a job: dataset, model and configured model are ACTIVE."""
     with _opened(folder) as (installation, instance):

@@ -92,7 +92,7 @@ def data_attributes(relations: Relations) -> DataAttributes:
 
 
 def in_reading_order(value: str) -> tuple[int, str]:
-    """Sort key: age brackets by their lower bound (5-9 before 18-24), all other texts by code point."""
+    """Sort key for attribute values: age brackets by lower bound (5-9 before 18-24), other texts by code point."""
     start = re.match(r"[0-9]{1,9}", value)
     return (int(start.group()) if start else -1, value)
 

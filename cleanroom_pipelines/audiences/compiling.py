@@ -114,7 +114,7 @@ class _Users:
         return _from(self.query()).distinct(copy=False)
 
     def keep(self, others: exp.Query, *, is_in: bool) -> None:
-        """Keep only users in another relation, or only those not in it; the set must consist of one select."""
+        """Keep only users who are (or are not) in another relation; the set must consist of one select."""
         (select,) = self.parts
         alias = f"other_{len(select.args.get('joins') or ()) + 1}"
         select.join(

@@ -290,7 +290,7 @@ def parse_definition(value: object, *, with_files: bool = False) -> Definition:
         UsageError: The definition is invalid. The message names the place, never a value; the attribute `place`
             has it too.
     """
-    reader = _Reader(with_files)
+    reader = _DefinitionReader(with_files)
     with _at("definition"):
         return reader.definition(value)
 
@@ -362,7 +362,7 @@ def reachable(
 
 @dataclass(frozen=True)
 class DefinitionPath:
-    """The chain of custom audiences followed so far, for detecting cycles.
+    """The custom audiences followed so far, to detect cycles of references.
 
     Args:
         resolve: Returns the definition of a custom audience.
@@ -388,7 +388,7 @@ class DefinitionPath:
         return self.resolve(id_), DefinitionPath(self.resolve, (*self.ids, id_))
 
 
-class _Reader:
+class _DefinitionReader:
     """Parser for JSON definitions with either room or file sources."""
 
     def __init__(self, with_files: bool) -> None:

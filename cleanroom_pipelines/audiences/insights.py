@@ -83,7 +83,7 @@ class ReleasedInsightsRow:
 
     @property
     def is_indicative(self) -> bool:
-        """Whether the row counts so few users that noise is noticeable in its count."""
+        """Whether the row's count is so small that its noise matters."""
         return self.overlap.is_indicative
 
     def as_dict(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class BaseFigures:
     cells: Mapping["_Cell", Released]
 
     def addressable_in(self, cell: "_Cell") -> Released:
-        """Estimate the relevant users of a cell from its matchable users and the ratio of the two totals."""
+        """Estimate a cell's relevant users: its matchable users, scaled by the base's ratio of the two."""
         return self.cells[cell].scaled(self.addressable, self.matchable)
 
     def as_dict(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class BaseFigures:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], *, is_hidden: bool) -> Self:
-        """Restore the figures from the output of `as_dict`; counts are hidden in rooms that hide them."""
+        """Read the figures from the output of `as_dict`; in a room that hides counts, they are hidden again."""
 
         def count(kept: int | None, price: Any) -> Released:
             return released(kept or 0, price=price, is_hidden=is_hidden)

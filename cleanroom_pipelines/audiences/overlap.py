@@ -125,7 +125,7 @@ def overlap_statistics(
 def question_about(
     audience_type: str | None, values: Mapping[str, str] = _NO_VALUES, *, seeds: Mapping[str, str] = NAMES
 ) -> str:
-    """Return the canonical text of the question how many users of a source have the given attribute values.
+    """Return the canonical text of the question: how many users of a source have these attribute values?
 
     It equals the size question of the audience with those filters, so that both get the same released count.
     Without values it is the question of the remarketing audience, or of the whole base.

@@ -27,7 +27,7 @@ _SIZED = {"string", "list", "map"}
 
 
 @dataclass
-class Checked:
+class CheckedValue:
     """The result of a validation.
 
     Attributes:

@@ -173,7 +173,7 @@ def operations(service: str = SERVICE) -> Mapping[str, Operation]:
     missing = [name for name in names if name not in model["operations"]]
     if missing:
         raise _too_old(f"lacks {missing[0]}")
-    build = _Builder(model["shapes"])
+    build = _ShapeBuilder(model["shapes"])
     return MappingProxyType({name: build.operation(model["operations"][name]) for name in names})
 
 
@@ -222,7 +222,7 @@ def _too_old(what: str) -> ConfigurationError:
     )
 
 
-class _Builder:
+class _ShapeBuilder:
     """Converts the service model's JSON into operations and shapes; builds each shape once."""
 
     def __init__(self, shapes: Mapping[str, Mapping[str, Any]]) -> None:

@@ -66,7 +66,7 @@ class Decision(StrEnum):
     DENIED = "DENIED"
     """A statement denies it, regardless of other statements."""
     NOT_MENTIONED = "NOT_MENTIONED"
-    """No statement applies, which denies it for another account."""
+    """No statement applies; then other accounts are denied."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class Policy:
 
     statements: tuple[PolicyStatement, ...]
 
-    def speaks_to(self, account: str) -> bool:
-        """Check whether any statement could allow an account some action if the statement's conditions held.
+    def may_allow(self, account: str) -> bool:
+        """Check whether a statement names the account, so that it may allow something if its conditions hold.
 
         Args:
             account: 12 digits.
@@ -133,7 +133,7 @@ def read_policy(text: str, resource_arn: str, *, is_known: Callable[[str], bool]
         ApiError: ValidationException; it names the element that cannot be evaluated exactly, and quotes no value.
     """
     try:
-        return _Reader(resource_arn, is_known).policy(text)
+        return _PolicyReader(resource_arn, is_known).policy(text)
     except _RejectedError as rejected:
         where = f"{rejected.element}: " if rejected.element else ""
         raise ApiError(
@@ -280,7 +280,7 @@ def _with_single_stars(pattern: str) -> str:
 
 
 def _reached(pattern: str, text: str) -> int:
-    """Return which prefixes of a pattern match a text: bit k stands for the pattern's first k characters.
+    """Return which prefixes of a pattern match a text, as bits: bit k is set if the first k characters match.
 
     All alternatives are followed at once, as the bits of one integer, so that there is no backtracking.
     """
@@ -359,12 +359,12 @@ def _applies(
     return (
         (statement.accounts is None or caller_account in statement.accounts)
         and any(matches_wildcards(pattern, action) for pattern in statement.actions)
-        and any(_means(pattern, resource_arn) for pattern in statement.resources)
+        and any(_matches_arn(pattern, resource_arn) for pattern in statement.resources)
         and all(_holds(each, found.get(each.key, ()), is_deny=statement.is_deny) for each in statement.conditions)
     )
 
 
-def _means(pattern: str, arn: str) -> bool:
+def _matches_arn(pattern: str, arn: str) -> bool:
     """Check whether a pattern matches an ARN; no wildcard matches a colon, because both have exactly six parts."""
     return pattern == "*" or matches_wildcards(pattern, arn)
 
@@ -410,7 +410,7 @@ class _RejectedError(Exception):
         self.constraint = constraint
 
 
-class _Reader:
+class _PolicyReader:
     """Parser of the policy document of one resource."""
 
     def __init__(self, resource_arn: str, is_known: Callable[[str], bool]) -> None:

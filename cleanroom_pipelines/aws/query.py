@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from cleanroom_pipelines.aws.answers import ApiError, Caller, ErrorName
+from cleanroom_pipelines.aws.documents import add_text, add_texts, document
 from cleanroom_pipelines.aws.wire import Answer, Headers
 
 STS: Final = "sts"
@@ -66,16 +67,16 @@ def caller_identity(caller: Caller, operation: str | None, request_id: str) -> A
         "UserId": caller.account_id,
         "Account": caller.account_id,
     }
-    root = ElementTree.Element("GetCallerIdentityResponse", xmlns=_NAMESPACE)
-    _add(root, "GetCallerIdentityResult", identity)
-    _add(root, "ResponseMetadata", {"RequestId": request_id})
-    return 200, _headers(request_id), ElementTree.tostring(root)
+    root = ET.Element("GetCallerIdentityResponse", xmlns=_NAMESPACE)
+    add_texts(ET.SubElement(root, "GetCallerIdentityResult"), identity)
+    add_text(ET.SubElement(root, "ResponseMetadata"), "RequestId", request_id)
+    return 200, _headers(request_id), document(root)
 
 
 _INSTEAD: Final[Mapping[str, str]] = {
     STS: "Only GetCallerIdentity is available. Sign each request with an account's access key, without a session.",
-    "glue": "Put a table's files below <database>/<table>/ of the bucket warehouse-<account id>, and name both in "
-    "CreateTrainingDataset.",
+    "glue": "Put a table's files below <database>/<table>/ of the bucket warehouse-<account id>, then name "
+    "database and table in CreateTrainingDataset.",
     "iam": "The operator creates accounts and keys. You can name any role of your own account.",
 }
 
@@ -105,19 +106,13 @@ def write_error(error: ApiError, request_id: str) -> Answer:
         error: The error to send.
         request_id: Id of the request, a UUID.
     """
-    root = ElementTree.Element("ErrorResponse", xmlns=_NAMESPACE)
+    root = ET.Element("ErrorResponse", xmlns=_NAMESPACE)
     code = _CODES.get(error.name, error.name.removesuffix("Exception"))
     type_ = "Sender" if error.status < 500 else "Receiver"
-    _add(root, "Error", {"Type": type_, "Code": code, "Message": error.message})
-    ElementTree.SubElement(root, "RequestId").text = request_id
-    return error.status, error.headers | _headers(request_id), ElementTree.tostring(root)
+    add_texts(ET.SubElement(root, "Error"), {"Type": type_, "Code": code, "Message": error.message})
+    add_text(root, "RequestId", request_id)
+    return error.status, error.headers | _headers(request_id), document(root)
 
 
 def _headers(request_id: str) -> dict[str, str]:
     return {"x-amzn-RequestId": request_id, "Content-Type": "text/xml"}
-
-
-def _add(parent: ElementTree.Element, name: str, members: Mapping[str, str]) -> None:
-    element = ElementTree.SubElement(parent, name)
-    for member, value in members.items():
-        ElementTree.SubElement(element, member).text = value

@@ -61,7 +61,7 @@ _NO_SECRET = "0" * 40
 
 
 @dataclass(frozen=True)
-class Key:
+class SigningKey:
     """An access key, with its decrypted secret.
 
     Attributes:
@@ -131,7 +131,7 @@ def verify_s3(
     raw_query: str,
     headers: Sequence[tuple[str, str]],
     *,
-    find_key: Callable[[str], Key | None],
+    find_key: Callable[[str], SigningKey | None],
     now: datetime,
 ) -> S3Signature:
     """Verify the signature of an S3 request, in its header or its query; the body comes later.
@@ -158,7 +158,7 @@ def verify_s3(
         raise _denied(f"Credential should be scoped to correct service: '{S3}'.", "wrong service")
     _check_signed_headers(found, claim.signed_headers, is_dated=is_presigned)
     if timestamp[:8] != claim.date:
-        raise _denied("The date in the credential scope is not that of the request.", "wrong scope date")
+        raise _denied("The date in the credential scope differs from the request's date.", "wrong scope date")
     payload = found.get("x-amz-content-sha256", [dict(query).get("X-Amz-Content-Sha256", "")])[0]
     if not payload:
         if not is_presigned:
@@ -188,7 +188,7 @@ def verify(
     headers: Sequence[tuple[str, str]],
     body_sha256: str,
     *,
-    find_key: Callable[[str], Key | None],
+    find_key: Callable[[str], SigningKey | None],
     now: datetime,
     service: str = SERVICE,
 ) -> Caller:
@@ -223,7 +223,7 @@ def verify(
         raise _denied("The x-amz-content-sha256 header is not the SHA-256 of the request's body.", "wrong body")
     timestamp = _timestamp(found)
     if timestamp[:8] != claim.date:
-        raise _denied("The date in the credential scope is not that of the request.", "wrong scope date")
+        raise _denied("The date in the credential scope differs from the request's date.", "wrong scope date")
     _check_time(timestamp, now)
 
     path, query = quote(raw_path or "/", safe="/~"), _canonical_query(raw_query)
@@ -234,8 +234,8 @@ def verify(
     return Caller(key.account_id, key.id, claim.region)
 
 
-def _check_key(key: Key | None, claim: _Claim, text: str) -> Key:
-    """Return the key if it has signed the text."""
+def _check_key(key: SigningKey | None, claim: _Claim, text: str) -> SigningKey:
+    """Check that a key exists, is enabled and signed the text, and return it."""
     expected = _hmac(_signing_key(key.secret if key else _NO_SECRET, claim), text)
     is_correct = hmac.compare_digest(expected, claim.signature)
     if key is None or key.is_disabled or not is_correct:
@@ -265,7 +265,7 @@ def _denied(message: str, reason: str) -> ApiError:
 
 
 def _well_formed(raw_path: str, raw_query: str, headers: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the headers by name, after rejecting what two readers could understand differently."""
+    """Return the headers by name; reject a request that two parsers could read differently."""
     if not (raw_path.isascii() and raw_query.isascii()):
         raise _denied("The path and the query must be percent-encoded.", "not ASCII")
     found = _by_name(headers)

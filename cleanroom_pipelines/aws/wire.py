@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from cleanroom_pipelines.aws.answers import ApiError
-from cleanroom_pipelines.aws.constraints import Checked, from_text
+from cleanroom_pipelines.aws.constraints import CheckedValue, from_text
 from cleanroom_pipelines.aws.model import (
     COLLABORATIONS,
     SERVICE,
@@ -93,7 +93,7 @@ def route(method: str, raw_path: str, service: str = SERVICE) -> tuple[Operation
 
 
 def _not_served(method: str, segments: Sequence[str], service: str) -> str:
-    """Return a message that names the operation, if AWS has one there; a path itself is never quoted."""
+    """Return a message that names the operation that AWS has at a path, if any; it never quotes the path."""
     for (its_method, pattern), name in other_operations(service).items():
         if its_method == method and _fits(pattern, segments):
             return f"{name} is not available here. {_INSTEAD[service]}"
@@ -146,7 +146,7 @@ def read(
         ApiError: ValidationException; its message names members and constraints, never values.
     """
     query, n_unknown_query = _read_query(operation.input, raw_query)
-    checked = Checked(n_unknown=n_unknown_query)
+    checked = CheckedValue(n_unknown=n_unknown_query)
     parameters = checked.structure(operation.input, path_parameters, locations=("uri",))
     parameters |= checked.structure(operation.input, query, locations=("querystring",))
     parameters |= checked.structure(
@@ -264,7 +264,7 @@ def write(
         return operation.status, headers, b""
     plain = _plain(operation.output, output or {}, is_strict)
     if is_strict:
-        checked = Checked()
+        checked = CheckedValue()
         checked.structure(operation.output, plain)
         if checked.problems:
             raise ValueError(f"The output of {operation.name}: {'; '.join(checked.problems)}")

@@ -178,7 +178,7 @@ def _seconds(runs: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _ratio(measured: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, float]:
-    """Return our time as a multiple of the best time of the others, by measure."""
+    """Return our time, by measure, as a multiple of the best other implementation's time."""
     found = {}
     for measure in ("seconds", "cpu_seconds"):
         best = min((measured[way][measure] for way in others if measure in measured[way]), default=None)
@@ -237,7 +237,7 @@ def _lists(folder: Path) -> list[Path]:
 
 
 def write_lists(folder: Path, settings: AlgebraSettings) -> None:
-    """Write the input lists: each contains another share of the ids, and 1 % of its ids twice."""
+    """Write the input lists: each has a different share of the ids, and 1 % of its ids twice."""
     # Hashes determine the ids of each list and their order, so that the lists are independent of each other.
     with open_engine(EngineSettings(threads=settings.threads), paths=[folder]) as engine:
         for number, (file, share) in enumerate(zip(_lists(folder), _SHARES, strict=True)):

@@ -7,9 +7,8 @@ Keep out: our own model.
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,6 @@ class UserFeatures:
     counts: sp.csr_matrix
     dense: npt.NDArray[np.float32]
     random_seed: int = 0
-    _made: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def tfidf(self) -> sp.csr_matrix:

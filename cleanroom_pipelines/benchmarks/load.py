@@ -35,7 +35,7 @@ from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.parties import issue_access_key
 from cleanroom_pipelines.server.gateway import HEALTH
 
-FLOOR: Final = "(nothing: the floor)"
+FLOOR: Final = "(health check: minimum)"
 _REGION: Final = "eu-central-1"
 _SECONDS_TO_START, _SECONDS_TO_END, _SECONDS_TO_ANSWER = 120.0, 30.0, 60.0
 _SENTENCE = {"sentence": "Closed by the benchmark.", "metrics": {"relevance": [], "recall": None}}
@@ -151,7 +151,7 @@ class Answer:
     body: Mapping[str, Any]
 
 
-class Connection:
+class LoadConnection:
     """A persistent connection that signs its calls for one account.
 
     Args:
@@ -241,7 +241,7 @@ class LoadClient:
         number: int,
         accounts: Sequence[LoadAccount],
         random_seed: int,
-        connect: Callable[[LoadAccount], Connection],
+        connect: Callable[[LoadAccount], LoadConnection],
     ) -> None:
         self.account = accounts[number % len(accounts)]
         self.things: list[Thing] = []
@@ -545,9 +545,9 @@ def run_load(
         machine["fsync_milliseconds"] = _fsync_milliseconds(Path(folder))
         with _server(home, Path(folder) / "server.log") as (url, process):
             progress(0.0, "setting up")
-            accounts = _settle(installation, url, plan.n_accounts)
+            accounts = _create_accounts(installation, url, plan.n_accounts)
             clients = [
-                LoadClient(number, accounts, plan.random_seed, partial(Connection, url))
+                LoadClient(number, accounts, plan.random_seed, partial(LoadConnection, url))
                 for number in range(plan.n_clients)
             ]
             cpu_before = _cpu_seconds(process.pid)
@@ -639,7 +639,7 @@ def _server(home: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes
         process.stdout.close()
 
 
-def _settle(installation: Installation, url: str, n_accounts: int) -> list[LoadAccount]:
+def _create_accounts(installation: Installation, url: str, n_accounts: int) -> list[LoadAccount]:
     """Create the accounts with their initial resources."""
     ids = [f"{number:012d}" for number in range(1, n_accounts + 1)]
     accounts = []
@@ -647,12 +647,12 @@ def _settle(installation: Installation, url: str, n_accounts: int) -> list[LoadA
         installation.catalog.parties.create_account(f"account {account_id}", account_id)
         account = LoadAccount(account_id, *issue_access_key(installation, account_id))
         others = [other for other in ids if other != account_id]
-        accounts.append(_settled(installation.catalog, url, account, others))
+        accounts.append(_with_resources(installation.catalog, url, account, others))
     return accounts
 
 
-def _settled(catalog: Catalog, url: str, account: LoadAccount, others: Sequence[str]) -> LoadAccount:
-    connection = Connection(url, account)
+def _with_resources(catalog: Catalog, url: str, account: LoadAccount, others: Sequence[str]) -> LoadAccount:
+    connection = LoadConnection(url, account)
 
     def create(name: str, member: str, parameters: Mapping[str, Any]) -> str:
         answer = connection.call(name, parameters)
@@ -729,7 +729,7 @@ def check(catalog: Catalog, accounts: Sequence[LoadAccount], clients: Sequence[L
                 wanted[thing.owner][nouns[thing.kind], name, "CREATE_PENDING"] += 1
     problems = []
     for account in accounts:
-        found = Counter(_listed(Connection(url, account)))
+        found = Counter(_listed(LoadConnection(url, account)))
         missing, surplus = wanted[account.id] - found, found - wanted[account.id]
         problems += [f"lost: one of {noun} with status {status}" for noun, _, status in missing.elements()]
         problems += [f"unexpected: one of {noun} with status {status}" for noun, _, status in surplus.elements()]
@@ -740,7 +740,7 @@ def check(catalog: Catalog, accounts: Sequence[LoadAccount], clients: Sequence[L
     return problems
 
 
-def _listed(connection: Connection) -> Iterator[tuple[str, str, str]]:
+def _listed(connection: LoadConnection) -> Iterator[tuple[str, str, str]]:
     """Yield all resources that an account can list, page by page."""
     for noun, (_, member) in _LISTS.items():
         page: dict[str, Any] = {}

@@ -39,6 +39,7 @@ from cleanroom_pipelines.similarity.specs import (
     GenerationSettings,
     InteractionsSchema,
     TrainingSettings,
+    TrainingTables,
     UsersSchema,
     Window,
 )
@@ -315,16 +316,8 @@ def trained(source: Source, batch: Batch, training: TrainingSettings, *, with_us
             )
         )
     out = source.folder()
-    train(
-        interactions=interactions,
-        schema=data.schema,
-        out=out,
-        window=batch.window,
-        users=users,
-        users_schema=users_schema,
-        settings=training,
-        runtime=Runtime(source.engine),
-    )
+    tables = TrainingTables(interactions, data.schema, users, users_schema)
+    train(tables, out, window=batch.window, settings=training, runtime=Runtime(source.engine))
     return Model(out)
 
 

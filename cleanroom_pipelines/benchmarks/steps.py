@@ -28,17 +28,14 @@ def _engine_settings(arguments: Mapping[str, Any]) -> Any:
 
 def _train(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from cleanroom_pipelines.engine import Runtime
-    from cleanroom_pipelines.similarity.specs import InteractionsSchema
+    from cleanroom_pipelines.similarity.specs import InteractionsSchema, TrainingTables
     from cleanroom_pipelines.similarity.training import train
 
     out = Path(arguments["model"])
     out.mkdir()
-    report = train(
-        interactions=arguments["interactions"],
-        schema=InteractionsSchema.parse("user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP"),
-        out=out,
-        runtime=Runtime(_engine_settings(arguments)),
-    )
+    schema = InteractionsSchema.parse("user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP")
+    tables = TrainingTables(arguments["interactions"], schema)
+    report = train(tables, out, runtime=Runtime(_engine_settings(arguments)))
     return {
         "n_users": report.n_users,
         "n_items": report.n_items,

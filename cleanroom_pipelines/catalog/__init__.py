@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import URL
 
+from cleanroom_pipelines.catalog.channels import Channel, Command, Mail, Webhook
 from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, RESERVED_SECONDS, Claims
 from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError, Database
@@ -35,6 +36,7 @@ from cleanroom_pipelines.catalog.names import (
     partition_key,
     slug,
 )
+from cleanroom_pipelines.catalog.notices import NoticeOutcome, NoticeReceiver, Notices
 from cleanroom_pipelines.catalog.options import (
     ChildTagPolicy,
     ExportFormat,
@@ -50,10 +52,10 @@ from cleanroom_pipelines.catalog.records import (
     RECORDS,
     AccessKey,
     Account,
+    AccountBucket,
     AnalysisTemplate,
     AudienceList,
     AudienceModel,
-    Bucket,
     Cause,
     Claim,
     Collaboration,
@@ -166,6 +168,7 @@ class Catalog:
         pairs: Pairs of organisations and their privacy ledgers.
         job_views: Cross-account jobs, as each of their two accounts sees them.
         dossiers: Whole resources, for rebuilding a catalogue from manifests.
+        notices: Receivers of notices.
         ownership: The installation that this catalogue belongs to.
     """
 
@@ -197,6 +200,7 @@ class Catalog:
         self.pairs = Pairs(self.database)
         self.job_views = JobViews(self.database)
         self.dossiers = Dossiers(self.database)
+        self.notices = Notices(self.database)
         self.ownership = Ownership(self.database)
 
     def __repr__(self) -> str:
@@ -220,21 +224,23 @@ __all__ = [
     "UPLOAD",
     "AccessKey",
     "Account",
+    "AccountBucket",
     "AnalysisTemplate",
     "ArnParts",
     "AudienceList",
     "AudienceListSpec",
     "AudienceModel",
     "AudienceModelSpec",
-    "Bucket",
     "Catalog",
     "CatalogUnavailableError",
     "Cause",
+    "Channel",
     "ChildTagPolicy",
     "Claim",
     "Claims",
     "Collaboration",
     "Columns",
+    "Command",
     "ConfiguredAtStart",
     "ConfiguredAudienceModel",
     "ConfiguredAudienceModelSpec",
@@ -260,8 +266,11 @@ __all__ = [
     "Ledger",
     "LedgerLine",
     "LinkPurpose",
+    "Mail",
     "ManualRequest",
     "Member",
+    "NoticeOutcome",
+    "NoticeReceiver",
     "Origin",
     "Page",
     "Pair",
@@ -286,6 +295,7 @@ __all__ = [
     "Upload",
     "User",
     "Version",
+    "Webhook",
     "configured_at_start",
     "hex_of",
     "holding",

@@ -143,7 +143,7 @@ class Dossiers(Part):
                 for version in proven.versions:
                     _insert_version(session, row, version)
                     n_versions += 1
-                _settle(session, row, proven)
+                _set_status(session, row, proven)
                 session.flush()
             raise_generation(session, generation)
         n_resources = sum(proven.dossier is not None for proven in resources)
@@ -219,7 +219,7 @@ def _insert_version(session: Session, resource: ResourceRow, proven: ProvenVersi
     session.flush()
 
 
-def _settle(session: Session, row: ResourceRow, proven: ProvenResource) -> None:
+def _set_status(session: Session, row: ResourceRow, proven: ProvenResource) -> None:
     """Set the status of a rebuilt resource from its versions."""
     versions = session.scalars(select(VersionRow).where(VersionRow.resource_id == row.id)).all()
     active = [version.number for version in versions if version.status is Status.ACTIVE]
@@ -280,7 +280,7 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Return whether an artifact shows that its version is further than a catalogue from an older backup knows.
+    """Return whether an artifact proves more progress of its version than an older catalogue records.
 
     Args:
         status: The status in the catalogue.

@@ -30,7 +30,7 @@ class Holding:
         self._thread = threading.Thread(target=self._keep, name=f"lease {claim.id}", daemon=True)
 
     def is_of(self, claim: Claim) -> bool:
-        """Return whether this object renews exactly the given claim."""
+        """Return whether this object renews the given claim."""
         held = self.claim
         return (held.id, held.number, held.run_id, held.attempt) == (
             claim.id,

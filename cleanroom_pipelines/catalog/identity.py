@@ -72,7 +72,7 @@ class Ownership(Part):
 
 
 def raise_generation(session: Session, at_least: int = 0) -> int:
-    """Raise the generation counter; a transaction that publishes or deletes a version does so last.
+    """Raise the generation counter, as the last step of a transaction that publishes or deletes a version.
 
     Args:
         session: The transaction.

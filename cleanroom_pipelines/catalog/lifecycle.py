@@ -223,7 +223,7 @@ def make_pending(
 
 def _mark_receipt_due(session: Session, resource: ResourceRow) -> None:
     """Mark the result file (receipt) of an inbox seed as outdated, because its job or an export changes."""
-    # Every change of the job's or an export's version locks this row last; see `Resources.settle_receipt`.
+    # Every change of the job's or an export's version locks this row last; see `Resources.mark_receipt_current`.
     jobs = {Kind.GENERATION_JOB: resource.id, Kind.EXPORT_JOB: resource.parent_id}
     if (job_id := jobs.get(resource.kind)) is not None:
         table = cast(Table, GenerationJobRow.__table__)
@@ -256,7 +256,7 @@ def note_delivery(version: VersionRow, *, is_begun: bool) -> None:
 
 
 def is_being_delivered(version: VersionRow, queue_generation: int | None = None) -> bool:
-    """Return whether the given attempt (or any attempt, without one) has begun to deliver a version's output."""
+    """Return whether an attempt has begun to deliver a version's output; without `attempt`, whether any has."""
     begun = version.params.get(_DELIVERY)
     return begun is not None and queue_generation in (None, begun)
 

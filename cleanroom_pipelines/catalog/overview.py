@@ -103,6 +103,17 @@ class Overview(Part):
             rows = session.scalars(query.order_by(VersionRow.finished_at, VersionRow.resource_id))
             return tuple(version_record(row) for row in rows)
 
+    def count_failures(self) -> int:
+        """Count the resources whose newest version failed."""
+        query = (
+            select(func.count())
+            .select_from(VersionRow)
+            .join(ResourceRow, ResourceRow.id == VersionRow.resource_id)
+            .where(is_newest(), VersionRow.status == Status.CREATE_FAILED, ResourceRow.status.not_in(DELETING))
+        )
+        with self._database.read() as session:
+            return session.scalar(query) or 0
+
     def coming_refreshes(self, limit: int) -> tuple[AudienceModel, ...]:
         """Return the models with a declared refresh, next due first."""
         query = (
@@ -172,6 +183,16 @@ class Overview(Part):
         with self._database.read() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
+    def count_started(self, since: datetime) -> dict[tuple[Kind, Status], int]:
+        """Count the versions that started after a time, by kind and current status; absent ones are omitted."""
+        query = (
+            select(VersionRow.kind, VersionRow.status, func.count())
+            .where(VersionRow.started_at > since)
+            .group_by(VersionRow.kind, VersionRow.status)
+        )
+        with self._database.read() as session:
+            return {(row[0], row[1]): row[2] for row in session.execute(query)}
+
     def version(self, kind: Kind, resource_id: str, number: int) -> Version:
         """Return one version of a resource.
 
@@ -189,7 +210,7 @@ class Overview(Part):
             return frozenset(runs | set(session.scalars(select(WorkerRow.worker_id))))
 
     def spent_seeds(self, failed_before: datetime) -> tuple[GenerationJob, ...]:
-        """Return finished jobs whose seed need not be kept but is not deleted yet.
+        """Return finished jobs whose seed is no longer needed but still stored.
 
         Args:
             failed_before: UTC; jobs that failed later are excluded because they may still be retried.

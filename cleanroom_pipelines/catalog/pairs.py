@@ -124,7 +124,7 @@ class Pairs(Part):
             return tuple(record_of(LedgerLine, row) for row in rows)
 
     def paid_among(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
-        """Of the given keys of questions, return those that the pair's budget has paid for."""
+        """Return which of these questions the pair's budget has already paid for, by key."""
         wanted = list(keys)
         with self._database.read() as session:
             query = select(LedgerLineRow.key).where(

@@ -32,8 +32,8 @@ from cleanroom_pipelines.catalog.pairs import make_monthly
 from cleanroom_pipelines.catalog.records import (
     AccessKey,
     Account,
+    AccountBucket,
     AnalysisTemplate,
-    Bucket,
     Collaboration,
     Member,
 )
@@ -285,7 +285,8 @@ class Parties(Part):
             member = session.get(MemberRow, (collaboration_id, account_id))
             if row is None or member is None:
                 raise NotFoundError(
-                    "There is no such collaboration with this member.", remedy="List the collaborations."
+                    "The collaboration does not exist, or the account is not a member.",
+                    remedy="List the collaborations.",
                 )
             member.active = active
             session.flush()
@@ -322,7 +323,7 @@ class Parties(Part):
                     member = session.get(MemberRow, (collaboration_id, account_id))
                     if member is None or not member.active:
                         raise NotFoundError(
-                            "There is no such collaboration with this member.",
+                            "The collaboration does not exist, or the account is not a member.",
                             remedy="List the collaborations.",
                         )
                 taken = session.scalar(
@@ -367,7 +368,7 @@ class Parties(Part):
     @noted
     def register_bucket(
         self, name: str, account_id: str, url: str | None = None, profile: str | None = None
-    ) -> Bucket:
+    ) -> AccountBucket:
         """Register a bucket name to one account; other accounts cannot use it.
 
         Args:
@@ -392,23 +393,23 @@ class Parties(Part):
                 )
                 session.add(row)
                 session.flush()
-                return record_of(Bucket, row)
+                return record_of(AccountBucket, row)
         except ClashError:
             raise _taken("A bucket", reason="name") from None
 
-    def bucket(self, name: str) -> Bucket | None:
+    def bucket(self, name: str) -> AccountBucket | None:
         """Return a registered bucket; None if the name is not registered."""
         with self._database.read() as session:
             row = session.get(BucketRow, name)
-            return None if row is None else record_of(Bucket, row)
+            return None if row is None else record_of(AccountBucket, row)
 
-    def buckets(self, account_id: str | None = None) -> tuple[Bucket, ...]:
+    def buckets(self, account_id: str | None = None) -> tuple[AccountBucket, ...]:
         """Return all registered buckets, or those of one account, by name."""
         query = select(BucketRow)
         if account_id is not None:
             query = query.where(BucketRow.account_id == account_id)
         with self._database.read() as session:
-            return tuple(record_of(Bucket, row) for row in session.scalars(query.order_by(BucketRow.name)))
+            return tuple(record_of(AccountBucket, row) for row in session.scalars(query.order_by(BucketRow.name)))
 
 
 def check_new_account(name: str, account_id: str | None = None, organization: str | None = None) -> None:

@@ -699,7 +699,7 @@ class AnalysisTemplate:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class AccountBucket:
     """A bucket registered to one account.
 
     Attributes:

@@ -299,8 +299,8 @@ class Resources(Part):
         with self._database.read() as session:
             return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
 
-    def settle_receipt(self, job_id: str, reported: Iterable[Version]) -> None:
-        """Mark an inbox seed's result file as up to date, unless its job or an export changed or is unfinished.
+    def mark_receipt_current(self, job_id: str, reported: Iterable[Version]) -> None:
+        """Mark an inbox seed's result file as up to date, unless its job or an export has changed or still runs.
 
         Args:
             job_id: The generation job.

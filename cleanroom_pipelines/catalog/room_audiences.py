@@ -88,8 +88,8 @@ class RoomAudiences(Part):
             visible = {key for key, is_hidden in dependents.items() if not is_hidden}
             if visible and not with_dependents:
                 raise ConflictError(
-                    "Other audiences use these.",
-                    remedy="Delete those first, or delete all of them together.",
+                    "Other audiences depend on the ones to delete.",
+                    remedy="Delete the dependent audiences first, or all of them together.",
                     dependents=tuple(sorted(visible)),
                 )
             deleted = sorted(wanted | set(dependents))

@@ -83,7 +83,7 @@ class ParticipantSpec(Document):
 
     @property
     def is_able(self) -> bool:
-        """Whether each of its permissions is held by at least one member."""
+        """Whether each of the group's permissions belongs to at least one member."""
         held = {each for email in self.emails for each in self.as_member(email).permissions}
         return held >= set(self.permissions)
 

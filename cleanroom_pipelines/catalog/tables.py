@@ -36,6 +36,7 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
+from cleanroom_pipelines.catalog.channels import Channel
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.options import (
     ChildTagPolicy,
@@ -116,6 +117,8 @@ _PARENTS = _of(tuple[ParentRef, ...])
 _PARTICIPANTS = _of(tuple[ParticipantSpec, ...])
 _TYPES = _of(tuple[CollaborationType, ...])
 _WORDS = AsJson(list, tuple)
+_CHANNEL = _of(Channel)
+_KINDS = _of(tuple[Kind, ...])
 _MAPPING = AsJson(dict, dict)
 
 
@@ -645,6 +648,29 @@ class BucketRow(Base):
     url: Mapped[str | None] = mapped_column(Text)
     profile: Mapped[str | None] = mapped_column(String(128))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class NoticeRow(Base):
+    """One row per receiver of notices."""
+
+    __tablename__ = "notices"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    organization: Mapped[str | None] = mapped_column(String(255))
+    kinds: Mapped[tuple[Kind, ...]] = mapped_column(_KINDS)
+    only_failures: Mapped[bool]
+    channel: Mapped[Channel] = mapped_column(_CHANNEL)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class NoticeOutcomeRow(Base):
+    """One row per receiver that was sent a notice: whether the last one arrived."""
+
+    __tablename__ = "notice_outcomes"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    problem: Mapped[str] = mapped_column(Text)
 
 
 ROWS: dict[Kind, type[ResourceRow]] = {

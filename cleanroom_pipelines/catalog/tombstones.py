@@ -1,4 +1,4 @@
-"""Tombstones: records of what was deleted; only files with one may be removed from the disk.
+"""Tombstones: records of deleted objects; only files with a tombstone may be removed from the disk.
 
 Lives here: writing a tombstone in the transaction that deletes a record or a version, and looking them up.
 Add here when another kind of thing can be deleted.
@@ -98,7 +98,7 @@ def own(session: Session, kind: str, key: str) -> None:
 
 
 def move_seed(session: Session, before: str | None, after: str | None, now: datetime) -> None:
-    """Write a tombstone for the old storage slot of a job's seed, and remove that of the new slot."""
+    """Write a tombstone for a seed's old storage slot, and remove the tombstone of the new slot."""
     old, new = (location.partition("/")[0] if location else None for location in (before, after))
     if old and old != new:
         add_tombstone(session, SEED, [old], now)

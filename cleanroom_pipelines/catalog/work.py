@@ -6,7 +6,7 @@ Add here when work can be requested in a new way.
 Keep out: doing the work (`claims.py`).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -74,6 +74,13 @@ class Scheduling(Claims):
         """
         queue = self._queue(limit, parent_id)
         return tuple(each.version for each in queue if lane in (None, each.lane))[:limit]
+
+    def waiting(self) -> dict[Lane, tuple[int, datetime]]:
+        """Return, for each lane with ready versions, how many there are and when the oldest was requested."""
+        requested = defaultdict[Lane, list[datetime]](list)
+        for each in self._queue(_LONGEST_QUEUE):
+            requested[each.lane].append(each.version.created_at)
+        return {lane: (len(times), min(times)) for lane, times in requested.items()}
 
     def stages(self, resource_ids: Collection[str] | None = None) -> dict[tuple[str, int], Stage]:
         """Return the stages of all pending and in-progress versions.
@@ -147,7 +154,7 @@ class Scheduling(Claims):
             ]
         return in_turns(queued, started)
 
-    def settle_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
+    def fail_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
         """Fail pending versions whose parent failed, with the training data's status code or PARENT_NOT_ACTIVE.
 
         Args:
@@ -157,14 +164,14 @@ class Scheduling(Claims):
             The failed versions, including indirect descendants.
         """
         at = self._database.at(now)
-        settled: list[Version] = []
+        failed: list[Version] = []
         while found := [
             version
             for row in self._doomed(1000)
-            if (version := self._settle(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
+            if (version := self._fail_orphan(row.VersionRow, row.gate_kind, row.gate_id, at)) is not None
         ]:
-            settled += found
-        return tuple(settled)
+            failed += found
+        return tuple(failed)
 
     @noted
     def request_version(
@@ -335,7 +342,7 @@ class Scheduling(Claims):
             query = query.where(is_unreserved(self._database.lease_time(session)))
             return list(session.execute(query.order_by(VersionRow.created_at, _RESOURCE.id).limit(limit)))
 
-    def _settle(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
+    def _fail_orphan(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
         with self._database.write() as session:
             try:
                 gate = lock_resource(session, gate_kind, gate_id)

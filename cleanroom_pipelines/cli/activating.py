@@ -177,7 +177,7 @@ def _removed_on_failure(folder: Path | None) -> Iterator[None]:
         raise
 
 
-class _Users:
+class _UsersToDeliver:
     """The users to deliver, best first, with their requested number and warnings."""
 
     def __init__(self, user_ids: "Iterator[pa.Array]", requested: int, available: int) -> None:
@@ -187,7 +187,7 @@ class _Users:
 
 
 @contextmanager
-def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> Iterator[_Users]:
+def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> Iterator[_UsersToDeliver]:
     from cleanroom_pipelines.audiences.sizes import SeedMode
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
     from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
@@ -196,7 +196,7 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
 
     if (ranking / RANKING_FILE).exists():
         audience = select_audience(ranking / RANKING_FILE, size, SeedMode(seed_mode or SeedMode.EXCLUDED))
-        yield _Users(audience.user_ids(), audience.requested, audience.delivered)
+        yield _UsersToDeliver(audience.user_ids(), audience.requested, audience.delivered)
         return
     if seed_mode:
         raise UsageError(
@@ -222,7 +222,7 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
         available = int(engine.fetch("SELECT count(*) FROM users").column(0)[0].as_py())
         requested = size.n_users(_population(ranking) or available)
         batches = engine.batches("SELECT user_id FROM users ORDER BY place, user_id LIMIT ?", [requested], 100_000)
-        yield _Users((batch.column(0) for batch in batches), requested, available)
+        yield _UsersToDeliver((batch.column(0) for batch in batches), requested, available)
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def _opened(tables: "TableFiles", settings: Any) -> "Iterator[tuple[Engine, Path
 
 
 def _population(ranking: Path) -> int | None:
-    """Return the number of scored users including the seed, of which percentages are taken; None if unknown."""
+    """Return the number of users that percentages refer to (all scored users and the seed); None if unknown."""
     import json
 
     try:
@@ -324,7 +324,7 @@ class _IdsOfUsers:
                 yield hash_ids(where, kind, batch.column(0), batch.column(place))
 
     def noting(self, users: "Iterator[pa.Array]") -> "Iterator[pa.Array]":
-        """Pass on batches of users, and remember the first million users for `why_none`."""
+        """Yield the batches unchanged, and remember the first million users for `why_none`."""
         n_users = 0
         for batch in users:
             if n_users < _MAX_USERS_COMPARED:

@@ -49,7 +49,13 @@ def train_model(
         ConflictError: The output folder exists already.
         TrainingDataError: The table cannot be used.
     """
-    from cleanroom_pipelines.similarity.specs import InteractionsSchema, SizeProfile, UsersSchema, Window
+    from cleanroom_pipelines.similarity.specs import (
+        InteractionsSchema,
+        SizeProfile,
+        TrainingTables,
+        UsersSchema,
+        Window,
+    )
     from cleanroom_pipelines.similarity.training import train
 
     if bool(users) != bool(users_schema):
@@ -59,16 +65,19 @@ def train_model(
     runtime = Runtime(engine_settings(memory, threads, engine, out=out), progress)
     with new_folder(out) as folder, ExitStack() as stack:
         opening = partial(local_table, near=folder, keep=day_cache, runtime=runtime)
-        return train(
+        tables = TrainingTables(
             interactions=stack.enter_context(opening(interactions, INTERACTIONS)),
             schema=InteractionsSchema.parse(schema),
             users=stack.enter_context(opening(users, USERS)) if users else None,
             users_schema=UsersSchema.parse(users_schema) if users_schema else None,
-            out=folder,
+            max_invalid_share=_share(max_invalid),
+        )
+        return train(
+            tables,
+            folder,
             window=Window(_moment(start), _moment(end)),
             day_cache=day_cache,
             size_profile=SizeProfile(os.environ.get("CLEANROOM_SIZE_PROFILE", "default")),
-            max_invalid_share=_share(max_invalid),
             runtime=runtime,
         )
 

@@ -29,6 +29,7 @@ from cleanroom_pipelines.cli.console import (
 )
 from cleanroom_pipelines.cli.deleting import delete, resource_of
 from cleanroom_pipelines.cli.ledgers import ledger
+from cleanroom_pipelines.cli.notices import notice
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
 from cleanroom_pipelines.cli.recovering import recover
 from cleanroom_pipelines.cli.retrying import retry
@@ -101,7 +102,7 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-for group in (account, audit, benchmark, bucket, collaboration, template, token, user):
+for group in (account, audit, benchmark, bucket, collaboration, notice, template, token, user):
     cleanroom.add_command(group)
 for command in (algebra, delete, export, ledger, recover, retry, status):
     cleanroom.add_command(command)

@@ -14,7 +14,14 @@ from cleanroom_pipelines.cli.console import open_installation, print_json, table
 from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from cleanroom_pipelines.catalog import AccessKey, Account, AnalysisTemplate, Bucket, Catalog, Collaboration
+    from cleanroom_pipelines.catalog import (
+        AccessKey,
+        Account,
+        AccountBucket,
+        AnalysisTemplate,
+        Catalog,
+        Collaboration,
+    )
     from cleanroom_pipelines.runs.installation import Installation
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -373,7 +380,7 @@ def _of_template(one: "AnalysisTemplate") -> dict[str, Any]:
     }
 
 
-def _of_bucket(one: "Bucket") -> dict[str, Any]:
+def _of_bucket(one: "AccountBucket") -> dict[str, Any]:
     return {
         "bucket": one.name,
         "account_id": one.account_id,

@@ -121,6 +121,7 @@ def _lines_of(situation: "Situation") -> list[str]:
     lines += [f"exported: {each.record.name!r}: {each.size} in {each.place}" for each in situation.exports]
     for pair, (left, total) in situation.budgets.items():
         lines.append(f"privacy budget: {pair}: {left:g} of {total:g} units left")
+    lines += [f"notices: {each.sentence}" for each in situation.notices]
     lines.append(f"free disk space: {situation.free_bytes / 1e9:,.1f} of {situation.total_bytes / 1e9:,.1f} GB")
     return lines
 

@@ -155,19 +155,19 @@ class _Applying:
         self._account_id, self._region = "", declaration.region
 
     def run(self) -> list[DeclaredChange]:
-        self._settle_parties()
-        self._settle_all("training_datasets", self._datasets())
-        self._settle_all("audience_models", self._models())
-        self._settle_all("configured_audience_models", self._configured_models())
+        self._apply_parties()
+        self._apply_resources("training_datasets", self._datasets())
+        self._apply_resources("audience_models", self._models())
+        self._apply_resources("configured_audience_models", self._configured_models())
         for number, form in enumerate(self._declaration.generation_jobs):
             with _at(f"generation_jobs.{number}"):
                 sizes = _sizes(form.exports)
                 self._check_sizes(form, sizes)
-                job = self._settle(self._job(form), seed=self._seed(form))
+                job = self._create_or_update(self._job(form), seed=self._seed(form))
                 for size in sizes:
                     # the name includes the size; names have at most 63 characters
                     name = f"{form.name[: 62 - len(str(size))]} {size}"
-                    self._settle(ExportJobSpec(name=name, generation_job_id=job, size=size))
+                    self._create_or_update(ExportJobSpec(name=name, generation_job_id=job, size=size))
         return self._changes
 
     def check_tables(self, names: Collection[str] | None = None) -> None:
@@ -188,32 +188,37 @@ class _Applying:
                 if names is None or job.name in names:
                     check_seed(self._seed(job))
 
-    def _settle_parties(self) -> None:
+    def _apply_parties(self) -> None:
         parties, declaration = self._parties, self._declaration
         for number, account in enumerate(declaration.accounts):
             with _at(f"accounts.{number}"):
-                parties.settle_account(account)
+                parties.apply_account(account)
         with _at("account"):
             self._account_id = parties.account_of(declaration.account)
         with _at("region"):
             check_account(LOCAL_ACCOUNT, self._region)
         for number, collaboration in enumerate(declaration.collaborations):
             with _at(f"collaborations.{number}"):
-                parties.settle_collaboration(collaboration)
+                parties.apply_collaboration(collaboration)
         for number, template in enumerate(declaration.templates):
             with _at(f"templates.{number}"):
-                parties.settle_template(template)
+                parties.apply_template(template)
         for number, bucket in enumerate(declaration.buckets):
             with _at(f"buckets.{number}"):
-                parties.settle_bucket(bucket)
+                parties.apply_bucket(bucket)
+        for number, notice in enumerate(declaration.notices):
+            with _at(f"notices.{number}"):
+                parties.apply_notice(notice)
 
-    def _note_party(self, kind: PartyKind, name: str, party_id: str, is_new: bool) -> None:
-        self._changes.append(DeclaredChange("create" if is_new else "keep", kind, name, party_id))
+    def _note_party(self, kind: PartyKind, name: str, party_id: str, is_new: bool | None) -> None:
+        action: Literal["create", "update", "keep"]
+        action = "update" if is_new is None else "create" if is_new else "keep"
+        self._changes.append(DeclaredChange(action, kind, name, party_id))
 
-    def _settle_all(self, section: str, specs: Iterator[Spec]) -> None:
+    def _apply_resources(self, section: str, specs: Iterator[Spec]) -> None:
         for number in range(len(getattr(self._declaration, section))):
             with _at(f"{section}.{number}"):
-                self._settle(next(specs))
+                self._create_or_update(next(specs))
 
     def _datasets(self) -> Iterator[Spec]:
         for form in self._declaration.training_datasets:
@@ -278,7 +283,7 @@ class _Applying:
             origin=Origin.APPLY,
         )
 
-    def _settle(self, spec: Spec, seed: Path | None = None) -> str:
+    def _create_or_update(self, spec: Spec, seed: Path | None = None) -> str:
         """Create, update or keep one resource and return its id."""
         spec.validate()
         self._check_seed_floor(spec)

@@ -8,19 +8,27 @@ Keep out: YAML itself (reading.py) and comparing with the catalogue (applying.py
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cleanroom_pipelines.audiences.sizes import SeedMode
-from cleanroom_pipelines.catalog.names import LOCAL_ACCOUNT, LOCAL_REGION, is_account_id
+from cleanroom_pipelines.catalog.names import LOCAL_ACCOUNT, LOCAL_REGION, Kind, is_account_id
 from cleanroom_pipelines.declarations.reading import load_yaml
 from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.storage.s3_urls import split_s3_url
 from cleanroom_pipelines.uploads.roles import Role
 
-PARTY_SECTIONS = ("accounts", "collaborations", "templates", "buckets")
+PARTY_SECTIONS = ("accounts", "collaborations", "templates", "buckets", "notices")
 SECTIONS = (
     *PARTY_SECTIONS,
     "training_datasets",
@@ -88,6 +96,9 @@ Output = Annotated[str, BeforeValidator(_checked_output)]
 # YAML has text only; strict mode would require enum members.
 RoleWord = Annotated[Role, Field(strict=False)]
 SeedModeWord = Annotated[SeedMode, Field(strict=False)]
+
+
+KindWord = Annotated[Kind, Field(strict=False)]
 
 
 class _Form(BaseModel):
@@ -225,6 +236,46 @@ class BucketForm(_Form):
     credentials_profile: str | None = None
 
 
+class WebhookForm(_Form):
+    """A URL that gets notices; `secret` is the name of the secret that signs them."""
+
+    url: str
+    secret: str | None = None
+
+
+class MailForm(_Form):
+    """An e-mail address that gets notices; `secret` is the name of the secret with the password of `user`."""
+
+    to: str
+    sender: str = Field(alias="from")
+    host: str
+    port: int = 587
+    user: str | None = None
+    secret: str | None = None
+
+
+class NoticeForm(_Form):
+    """A receiver of notices about work that ended: by `webhook`, `email` or `command`.
+
+    With `organization`, it gets those about work that this organisation owns or requested. A command gets the
+    notices about all work.
+    """
+
+    name: Text
+    organization: Text | None = None
+    kinds: list[KindWord] = Field(default_factory=list)
+    only_failures: bool = False
+    webhook: WebhookForm | None = None
+    email: MailForm | None = None
+    command: str | None = None
+
+    @model_validator(mode="after")
+    def _has_one_channel(self) -> Self:
+        if sum(channel is not None for channel in (self.webhook, self.email, self.command)) != 1:
+            raise ValueError("give one of webhook, email and command")
+        return self
+
+
 class _Sections(_Form):
     account: AccountText = LOCAL_ACCOUNT
     region: str = LOCAL_REGION
@@ -232,6 +283,7 @@ class _Sections(_Form):
     collaborations: list[CollaborationForm] = Field(default_factory=list)
     templates: list[TemplateForm] = Field(default_factory=list)
     buckets: list[BucketForm] = Field(default_factory=list)
+    notices: list[NoticeForm] = Field(default_factory=list)
     training_datasets: list[TrainingDatasetForm] = Field(default_factory=list)
     audience_models: list[AudienceModelForm] = Field(default_factory=list)
     configured_audience_models: list[ConfiguredAudienceModelForm] = Field(default_factory=list)

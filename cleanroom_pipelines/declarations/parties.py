@@ -1,18 +1,27 @@
-"""Apply declared accounts, collaborations, templates and buckets.
+"""Apply declared accounts, collaborations, templates, buckets and receivers of notices.
 
 Lives here: comparing them with the catalogue, and creating missing ones.
 Add here when parties get another kind of object that can be declared.
 Keep out: resources (applying.py) and access keys: a secret is shown once, by the command that creates it.
 
 Collaborations, templates and buckets are never updated, because other parties rely on them. A declaration that
-differs from the existing object is rejected.
+differs from the existing object is rejected. A receiver of notices is updated: only its own notices change.
 """
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Catalog, Collaboration
+from cleanroom_pipelines.catalog import (
+    LOCAL_ACCOUNT,
+    Catalog,
+    Channel,
+    Collaboration,
+    Command,
+    Mail,
+    NoticeReceiver,
+    Webhook,
+)
 from cleanroom_pipelines.catalog.names import is_account_id
 from cleanroom_pipelines.catalog.parties import (
     check_new_account,
@@ -25,6 +34,7 @@ from cleanroom_pipelines.declarations.form import (
     BucketForm,
     CollaborationForm,
     Declaration,
+    NoticeForm,
     TemplateForm,
 )
 from cleanroom_pipelines.errors import ConflictError, UsageError
@@ -37,6 +47,7 @@ class PartyKind(StrEnum):
     COLLABORATION = "collaboration"
     TEMPLATE = "template"
     BUCKET = "bucket"
+    NOTICE = "notice"
 
     @property
     def words(self) -> str:
@@ -44,12 +55,12 @@ class PartyKind(StrEnum):
         return self.value
 
 
-# Arguments: kind, name, id (empty if a dry run would create the object), whether it is new.
-Note = Callable[[PartyKind, str, str, bool], None]
+# Arguments: kind, name, id (empty if a dry run would create the object), whether it is new (None: updated).
+Note = Callable[[PartyKind, str, str, bool | None], None]
 
 
 class ApplyingParties:
-    """Applies the accounts, collaborations, templates and buckets of a declaration.
+    """Applies the accounts, collaborations, templates, buckets and receivers of notices of a declaration.
 
     Args:
         catalog: The catalogue.
@@ -83,7 +94,7 @@ class ApplyingParties:
             remedy="Declare it in the same file, or create it first.",
         )
 
-    def settle_account(self, form: AccountForm) -> None:
+    def apply_account(self, form: AccountForm) -> None:
         """Create an account, or keep the existing one with this name."""
         check_new_account(form.name, form.id, form.organization)
         existing = self._accounts.get(form.name)
@@ -109,7 +120,7 @@ class ApplyingParties:
         self._accounts[form.name] = account_id
         self._note(PartyKind.ACCOUNT, form.name, account_id, True)
 
-    def settle_collaboration(self, form: CollaborationForm) -> None:
+    def apply_collaboration(self, form: CollaborationForm) -> None:
         """Create a collaboration, or keep the existing one with this name."""
         # Accounts that a dry run would create have no id yet; their names distinguish them.
         members = [self.account_of(member) or member for member in form.members]
@@ -141,7 +152,7 @@ class ApplyingParties:
             self._collaborations[form.name], new_id = created, created.id
         self._note(PartyKind.COLLABORATION, form.name, new_id, True)
 
-    def settle_template(self, form: TemplateForm) -> None:
+    def apply_template(self, form: TemplateForm) -> None:
         """Add a template, or keep the existing one with this name."""
         account, region = form.account or self._declaration.account, self._declaration.region
         account_id = self.account_of(account)
@@ -171,7 +182,7 @@ class ApplyingParties:
             arn = self._catalog.parties.add_template(form.name, account_id, sql, collaboration_id, region).arn
         self._note(PartyKind.TEMPLATE, form.name, arn, True)
 
-    def settle_bucket(self, form: BucketForm) -> None:
+    def apply_bucket(self, form: BucketForm) -> None:
         """Register a bucket, or keep the existing one with this name."""
         account_id = self.account_of(form.account or self._declaration.account)
         check_new_bucket(form.name, form.url, form.credentials_profile)
@@ -189,8 +200,27 @@ class ApplyingParties:
             self._catalog.parties.register_bucket(form.name, account_id, form.url, form.credentials_profile)
         self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
 
+    def apply_notice(self, form: NoticeForm) -> None:
+        """Create or update a receiver of notices, or keep the existing one with this name."""
+        receiver = _receiver_of(form)
+        receiver.check()
+        if receiver.organization is not None and receiver.organization not in self._organizations():
+            raise UsageError(
+                "No account and no user belongs to this organisation.",
+                remedy="Give the `organization` of an account or user; for an account without one, give its id.",
+            )
+        existing = {each.name: each for each in self._catalog.notices.all()}.get(form.name)
+        if existing != receiver and not self._dry_run:
+            self._catalog.notices.declare_receiver(receiver)
+        is_new = True if existing is None else None if existing != receiver else False
+        self._note(PartyKind.NOTICE, form.name, "" if self._dry_run and is_new else form.name, is_new)
+
+    def _organizations(self) -> frozenset[str]:
+        declared = (form.organization or form.id or "" for form in self._declaration.accounts)
+        return self._catalog.notices.known_organizations() | {each.lower() for each in declared} | {LOCAL_ACCOUNT}
+
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
-        """Check whether a collaboration has the declared terms; a monthly period approved later is accepted."""
+        """Check whether a collaboration has the declared terms, or a monthly period that was approved later."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
@@ -208,6 +238,18 @@ class ApplyingParties:
                 remedy="Declare the collaboration in the same file, with this account as a member.",
             )
         return existing
+
+
+def _receiver_of(form: NoticeForm) -> NoticeReceiver:
+    channel: Channel
+    if form.webhook is not None:
+        channel = Webhook(**form.webhook.model_dump())
+    elif form.email is not None:
+        channel = Mail(**form.email.model_dump())
+    else:
+        channel = Command(form.command or "")
+    organization = form.organization.lower() if form.organization else None
+    return NoticeReceiver(form.name, channel, organization, tuple(sorted(set(form.kinds))), form.only_failures)
 
 
 def _read_sql(path: Path) -> str:

@@ -92,7 +92,7 @@ def _check_size(root: yaml.Node) -> None:
 
 
 def _check_keys(node: yaml.Node, seen: set[int]) -> None:
-    """Reject duplicate keys, of which PyYAML would silently keep the last."""
+    """Reject duplicate keys; PyYAML would silently keep only the last one."""
     if id(node) in seen:
         return
     seen.add(id(node))

@@ -53,7 +53,7 @@ def _check_table(
     there = sources.columns(source_of(folder, form.source), upload)
     missing = [name for name in form.columns if name not in there]
     if missing:
-        raise upload.refusal(
+        raise upload.rejection(
             f"The {upload.what} lacks the declared column{'s' if len(missing) > 1 else ''} "
             f"{', '.join(map(repr, missing))}.",
             remedy=_suggestion(missing[0], there) or "Check the spelling of the names.",
@@ -108,7 +108,7 @@ def find_seed(form: JobForm, folder: Path, sources: Sources | None, stack: ExitS
     try:
         merge_parts(files, merged, max_bytes=MAX_SEED_BYTES)
     except SeedTooLarge:
-        raise SEED.refusal(
+        raise SEED.rejection(
             f"The seed is larger than the limit of {MAX_SEED_BYTES:,} bytes.",
             remedy="Provide a smaller seed.",
             problem="too large",

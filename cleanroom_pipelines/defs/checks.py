@@ -7,7 +7,7 @@ Keep out: catching errors. A check that cannot be evaluated fails.
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.catalog import AudienceModel, Kind
 from cleanroom_pipelines.defs.assets.lookalike import (
     audience,
     audience_export,
@@ -18,7 +18,7 @@ from cleanroom_pipelines.defs.assets.lookalike import (
 from cleanroom_pipelines.defs.declaring import PARTITIONS
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.building import newest_artifact, verify_exported_files
-from cleanroom_pipelines.runs.situation import drift_of
+from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, lateness_of
 
 
 @dg.asset_check(asset=training_dataset, blocking=True, partitions_def=PARTITIONS[Kind.TRAINING_DATASET])
@@ -75,6 +75,42 @@ def model_is_like_the_one_before(
 ) -> dg.AssetCheckResult:
     """The numbers of users and items changed by at most 20 % since the previous version."""
     sentence = drift_of(installation.open(), context.partition_key)
+    return dg.AssetCheckResult(
+        passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
+    )
+
+
+@dg.asset_check(asset=audience_model, partitions_def=PARTITIONS[Kind.AUDIENCE_MODEL])
+def model_is_fresh(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """The declared refreshes of the model succeed on time. The start page evaluates this again after a change."""
+    opened = installation.open()
+    model = opened.catalog.get(AudienceModel, context.partition_key)
+    sentence = lateness_of(opened, model)
+    due = model.next_refresh_at
+    next_refresh = f"Next refresh: {due:%Y-%m-%d %H:%M} UTC." if due else "No refresh is declared."
+    return dg.AssetCheckResult(passed=not sentence, description=sentence or next_refresh)
+
+
+@dg.asset_check(asset=audience, partitions_def=PARTITIONS[Kind.GENERATION_JOB])
+def audience_is_like_the_one_before(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """Matched users changed by at most 20 %, and recall by little, since the previous version."""
+    sentence = drift_of_audience(installation.open(), context.partition_key)
+    return dg.AssetCheckResult(
+        passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
+    )
+
+
+@dg.asset_check(asset=audience_export, partitions_def=PARTITIONS[Kind.EXPORT_JOB])
+def export_is_like_the_one_before(
+    context: dg.AssetCheckExecutionContext, installation: InstallationResource
+) -> dg.AssetCheckResult:
+    """At most half of the exported users are new since the previous export, where changes are exported."""
+    _, documents = newest_artifact(installation.open(), Kind.EXPORT_JOB, context.partition_key, "audience_export")
+    sentence = drift_of_export(documents["export"])
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
     )

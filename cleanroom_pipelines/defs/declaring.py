@@ -1,12 +1,11 @@
 """Declaring assets: settings that all assets share, and their entries in the registry.
 
-Lives here: partition sets by kind, the asset decorator, owners, freshness and the pool of heavy work.
+Lives here: partition sets by kind, the asset decorator, owners and the pool of heavy work.
 Add here when every asset must declare something more.
 Keep out: single assets (assets/) and the registry (runs.kinds).
 """
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -18,9 +17,10 @@ PARTITIONS = {kind: dg.DynamicPartitionsDefinition(name=row.partition_set) for k
 HEAVY = "memory"
 """Pool for training and ranking. They take most of a machine's memory, so one runs at a time."""
 
+NO_PARTITIONS = dg.SpecificPartitionsPartitionMapping([])
+"""A dependency on an asset of another kind, which names no partitions."""
+
 PUBLISHER, ADVERTISER = "team:publisher", "team:advertiser"
-WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=8), warn_window=timedelta(days=7, hours=12))
-MONTHLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=35), warn_window=timedelta(days=31))
 
 
 def asset(
@@ -28,7 +28,6 @@ def asset(
     owner: str,
     kinds: set[str],
     *,
-    freshness: dg.FreshnessPolicy = MONTHLY,
     deps: Sequence[str] = (),
     pool: str | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
@@ -38,7 +37,6 @@ def asset(
         group: Group in the graph.
         owner: PUBLISHER or ADVERTISER.
         kinds: Technologies it uses, shown in the graph.
-        freshness: When it counts as stale.
         deps: Names of upstream assets.
         pool: HEAVY for work that must not run at the same time as other heavy work.
     """
@@ -51,7 +49,6 @@ def asset(
             group_name=group,
             kinds=kinds,
             owners=[owner],
-            freshness_policy=freshness,
             code_version=row.code_version,
             pool=pool,
             output_required=False,
@@ -63,10 +60,12 @@ def asset(
 def dependencies(asset_name: str, inputs: Sequence[str]) -> list[dg.AssetDep]:
     """Return an asset's dependencies on its upstream assets, for Dagster's graph.
 
-    The metadata names the partitions and versions used: a partition mapping between two kinds can only say "all".
+    Between two kinds, Dagster is given the edge without partitions. Otherwise a partition would depend on all
+    partitions upstream, and a model would be "Unsynced" once the dataset of another model changed. The metadata
+    names the partitions and versions used, and the catalogue requests what follows from them.
     """
     kind = ASSETS[asset_name].kind
     return [
-        dg.AssetDep(name, partition_mapping=None if ASSETS[name].kind is kind else dg.AllPartitionMapping())
+        dg.AssetDep(name, partition_mapping=None if ASSETS[name].kind is kind else NO_PARTITIONS)
         for name in inputs
     ]

@@ -16,6 +16,7 @@ from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.labels import LANE_TAG
 from cleanroom_pipelines.runs.rebuilding import rebuild_history
 from cleanroom_pipelines.runs.retention import delete_superseded
+from cleanroom_pipelines.runs.retrying import retry_failed as retry_all_failed
 from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.shared_scoring import help_scoring
@@ -24,13 +25,14 @@ from cleanroom_pipelines.runs.work import without_data
 from cleanroom_pipelines.ways_in import acting_for
 
 _WORKER_SECONDS = 300
+_BY_SENSOR = "The sensor pending_work starts it; start it yourself only to build a partition again."
 
 asset_jobs = [
     dg.define_asset_job(
         KINDS[kind].job,
         selection=dg.AssetSelection.assets(*assets),
         executor_def=dg.in_process_executor,
-        description=f"Builds {', '.join(assets)} for one partition.",
+        description=f"Builds {', '.join(assets)} for one partition. {_BY_SENSOR}",
     )
     for kind, assets in ASSETS_OF.items()
 ]
@@ -56,7 +58,7 @@ def do_pending_work(context: dg.OpExecutionContext, installation: InstallationRe
 
 @dg.job(executor_def=dg.in_process_executor)
 def run_all_pending() -> None:
-    """Does all pending work in one process."""
+    """Start this to do all pending work now, in one process. The sensor pending_work also starts it."""
     do_pending_work()
 
 
@@ -71,7 +73,7 @@ def score_published_shards(context: dg.OpExecutionContext, installation: Install
 
 @dg.job(executor_def=dg.in_process_executor)
 def score_shards() -> None:
-    """Helps other runs score large audiences, one range of users at a time, until all are scored."""
+    """Helps other runs score large audiences, one range of users at a time. The sensor pending_work starts it."""
     score_published_shards()
 
 
@@ -79,7 +81,7 @@ class GenerationJobForm(dg.Config, use_attribute_docstrings=True):
     """Form that starts a generation job."""
 
     configured_audience_model: str
-    """Partition key of the configured audience model."""
+    """Name or partition key of the configured audience model. The error for an unknown one lists the names."""
     seed_path: str
     """The seed's path on the machine that runs Dagster: .jsonl, .csv or .parquet, each also .gz."""
     name: str
@@ -109,8 +111,24 @@ def start_job(
 
 @dg.job(executor_def=dg.in_process_executor)
 def start_generation_job() -> None:
-    """Starts a generation job from the form in the launchpad."""
+    """Start this to build an audience from a seed file: fill in the form in the launchpad."""
     start_job()
+
+
+@dg.op
+def queue_failed_work(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
+    """Queue everything that failed; the pending_work sensor then runs it."""
+    with without_data(), acting_for("ui"):
+        queued, skipped = retry_all_failed(installation.open().catalog)
+    for record, reason in skipped:
+        context.log.warning(f"Skipped the {record.kind.words} {record.name!r}: {reason}")
+    context.log.info(f"Queued {len(queued)} failed {'version' if len(queued) == 1 else 'versions'}.")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def retry_failed() -> None:
+    """Start this to retry everything that failed, once its cause is removed."""
+    queue_failed_work()
 
 
 @dg.op
@@ -124,7 +142,7 @@ def delete_superseded_versions(context: dg.OpExecutionContext, installation: Ins
 
 @dg.job(executor_def=dg.in_process_executor)
 def housekeeping() -> None:
-    """Deletes superseded artifacts after the retention time, and leftovers of deleted resources."""
+    """Deletes superseded artifacts after the retention time, and leftovers of deletions. Scheduled daily."""
     delete_superseded_versions()
 
 
@@ -139,7 +157,7 @@ def rebuild_missing_materializations(context: dg.OpExecutionContext, installatio
 
 @dg.job(executor_def=dg.in_process_executor)
 def rebuild_materializations() -> None:
-    """Rebuilds missing materialisations after Dagster's storage was lost or a backup was restored."""
+    """Start this to show what exists after Dagster's storage was lost. The sensor pending_work also starts it."""
     rebuild_missing_materializations()
 
 
@@ -153,5 +171,5 @@ def delete_requested(context: dg.OpExecutionContext, installation: InstallationR
 
 @dg.job(executor_def=dg.in_process_executor)
 def carry_out_deletions() -> None:
-    """Carries out requested deletions: seeds, artifacts, and Dagster's runs and events."""
+    """Carries out requested deletions, in Dagster, too. The sensor pending_work starts it."""
     delete_requested()

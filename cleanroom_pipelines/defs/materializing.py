@@ -5,7 +5,10 @@ Add here when every materialisation must report something more.
 Keep out: the metadata of single assets (pages.py).
 """
 
+import resource
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
 from typing import Any
 
 import dagster as dg
@@ -59,11 +62,14 @@ def materialize(
         Failed: The version failed; the reason is also an event on the partition.
     """
     asset = str(options.get("asset") or context.asset_key.to_user_string())
+    started = perf_counter()
     try:
         with without_data():
             made = make(installation, context.partition_key, run_of(context.run, context.instance), **options)
             context.log.info(made.sentence)
             metadata = {} if made.failure or made.manifest is None else metadata_of(installation, made)
+            metadata["seconds"] = round(perf_counter() - started, 1)
+            metadata["peak memory of this process"] = f"{_peak_bytes() / 1e6:,.0f} MB"
     except CleanroomError as error:
         raise _explain(context, installation, asset, error) from None
     if made.failure is not None or (made.manifest is None and not made.made):
@@ -74,11 +80,16 @@ def materialize(
         )
 
 
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS gives bytes, Linux KiB
+
+
 def _raise_if_failed(context: dg.AssetExecutionContext, installation: Installation, made: AssetResult) -> None:
     """Fail the run if the version failed: in this run, which has a report, or earlier."""
     kind = ASSETS[made.asset].kind
     if made.failure is None:
-        installation.catalog.work.settle_orphans()  # it may wait for a parent that has failed
+        installation.catalog.work.fail_orphans()  # it may wait for a parent that has failed
     if failure_of(installation.catalog, kind, made.partition) is None and made.failure is None:
         return
     with without_data():

@@ -18,6 +18,7 @@ from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
 from cleanroom_pipelines.runs.reasons import escaped, link_to
+from cleanroom_pipelines.storage import ArtifactReference
 
 Metadata = dict[str, Any]
 
@@ -57,7 +58,9 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
             dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
         )
     page["input artifacts"] = _inputs_table(made)
+    reference = ArtifactReference(made.asset, made.partition, made.manifest.version)
     page["artifact"] = f"version {made.manifest.version}, {len(made.manifest.files)} files"
+    page["artifact location"] = installation.store.location(reference)
     page["code version"] = made.manifest.code_version
     return page
 
@@ -166,7 +169,7 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         page["distinguishing features"] = _apart_table(apart)
     else:
         page["distinguishing features"] = (
-            "No item or feature value of at least 25 seed users is more common in the seed than chance explains."
+            "No item or feature value that at least 25 seed users have is more common in the seed than by chance."
         )
     return page
 
@@ -178,12 +181,21 @@ def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         "dagster/row_count": export["delivered"],
         "users requested": export["requested"],
         "users delivered": export["delivered"],
+        **_changes(export.get("changes")),
         "destination": export["url"],
         "file format": export["format"],
         "warnings": dg.MetadataValue.md(_list_markdown(export["warnings"])),
         "number of files": len(export["files"]),
         "revealed by design": ", ".join(export.get("reveals", [])) or "nothing",
     }
+
+
+def _changes(changes: Mapping[str, Any] | None) -> Metadata:
+    return (
+        {f"users {word} since the previous export": changes[word] for word in ("added", "removed")}
+        if changes
+        else {}
+    )
 
 
 def _page_at(place: str) -> Callable[[Resource, Mapping[str, Any]], Metadata]:
@@ -238,7 +250,7 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
             "recall of a random ranking": f"{row['recall_random']:.1%}",
             "lift": f"{row['lift']:.2f}",
             "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
-            "relevance of a random ranking": f"{row['relevance_random']:.2f}",
+            "relevance of a random ranking (farther from 0)": f"{row['relevance_random']:.2f}",
         }
         for row in metrics["sizes"]
     ]

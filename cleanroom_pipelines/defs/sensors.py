@@ -7,6 +7,7 @@ Keep out: doing the work. A sensor finds work, registers it and requests runs.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import dagster as dg
@@ -89,8 +90,13 @@ def pending_work(context: dg.SensorEvaluationContext, installation: Installation
     helpers = _helper_requests(opened, unfinished)
     work, why_none = _work_requests(opened, instance, unfinished)
     rebuilding = _rebuilding_requests(opened, instance, unfinished)
-    if deletions or helpers or work or rebuilding:
-        return dg.SensorResult(run_requests=[*rebuilding, *deletions, *helpers, *work])
+    if requests := [*rebuilding, *deletions, *helpers, *work]:
+        by_job = Counter(request.job_name for request in requests)
+        started = ", ".join(f"{n} of {job}" for job, n in by_job.items())
+        context.log.info(
+            f"Started {len(requests)} run{'s' if len(requests) > 1 else ''}: {started}. {why_none}".strip()
+        )
+        return dg.SensorResult(run_requests=requests)
     return dg.SensorResult(skip_reason=dg.SkipReason(why_none))
 
 
@@ -110,6 +116,8 @@ def _ingest_unchanged(
         context.log.warning(f"An inbox file could not be ingested ({error}). The sensor retries at its next tick.")
     seen = {keys[drop]: list(drop.signature) for drop in (*found.incomplete, *(drop for drop, _ in found.failed))}
     message = f"Files in the inbox: {found}." if str(found) else "The inbox is empty."
+    if str(found):
+        context.log.info(message)  # the page of a tick shows its log
     return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=json.dumps(seen))
 
 

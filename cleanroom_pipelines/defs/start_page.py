@@ -6,23 +6,28 @@ Keep out: reading the situation (runs.situation).
 """
 
 import hashlib
-import textwrap
+from collections.abc import Collection, Iterator
 
 import dagster as dg
 
+from cleanroom_pipelines.defs.checks import model_is_fresh
 from cleanroom_pipelines.defs.pages import Metadata
 from cleanroom_pipelines.defs.resources import InstallationResource
+from cleanroom_pipelines.runs.code_location import CODE_LOCATION
 from cleanroom_pipelines.runs.reasons import escaped, link_to
-from cleanroom_pipelines.runs.situation import Situation, situation_of
+from cleanroom_pipelines.runs.situation import Problem, Situation, situation_of
 from cleanroom_pipelines.runs.work import without_data
 
 _TICK_SECONDS = 30
-_LINE = 60
 
 
 @dg.asset(group_name="start", kinds={"duckdb"}, owners=["team:publisher"])
 def clean_room(installation: InstallationResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Start here: what failed and how to fix it, what runs and waits, what is due, and where exports are."""
+    """Start here: what failed and how to fix it, what runs and waits, what is due, and where exports are.
+
+    If work waits for minutes, look at Deployment > Daemons: without a running daemon nothing starts, and this page
+    is not renewed.
+    """
     with without_data():
         return dg.MaterializeResult(metadata=page_of(situation_of(installation.open())))
 
@@ -31,10 +36,10 @@ def page_of(situation: Situation) -> Metadata:
     """Metadata of the start page, the most urgent first."""
     page: Metadata = {"summary": dg.MetadataValue.md(f"**{situation.headline}**")}
     for number, problem in enumerate(situation.problems, start=1):
-        reason = _wrapped(problem.reason + problem.consequences)
+        reason = escaped(problem.reason + problem.consequences)
         page[f"failure {number}"] = dg.MetadataValue.md(
-            f"**{problem.first.kind.words} {link_to(problem.first)}**  \n{reason}  \n"
-            f"Then click *Materialize* on its page, or run  \n`{problem.command}`"
+            f"**{problem.first.kind.words} {link_to(problem.first, is_failed=True)}**  \n{reason}  \n"
+            f"Then {_click(problem)}, or run  \n`{problem.command}`"
         )
     page["running"] = _lines([f"{link_to(each.record)}: {escaped(each.stage)}" for each in situation.running])
     page["waiting"] = _lines([f"{link_to(each.record)}: {escaped(each.stage)}" for each in situation.waiting])
@@ -59,6 +64,7 @@ def page_of(situation: Situation) -> Metadata:
     page["privacy budgets"] = _lines(
         [f"{escaped(pair)}: {left:g} of {total:g} units left" for pair, (left, total) in situation.budgets.items()]
     )
+    page["notices"] = _lines([escaped(each.sentence) for each in situation.notices])
     page["free disk space"] = f"{situation.free_bytes / 1e9:,.1f} of {situation.total_bytes / 1e9:,.1f} GB"
     return page
 
@@ -80,8 +86,9 @@ def start_page(context: dg.SensorEvaluationContext, installation: InstallationRe
     """Renews the start page when something has changed."""
     with without_data():
         situation = situation_of(installation.open())
+    mark_before, *late_before = (context.cursor or "").split("\n")
     mark = hashlib.sha256(situation.mark.encode()).hexdigest()[:32]
-    if mark == context.cursor:
+    if mark == mark_before:
         return dg.SensorResult(skip_reason=dg.SkipReason(f"Nothing has changed. {situation.headline}"))
     event = dg.AssetMaterialization("clean_room", metadata=page_of(situation), description=situation.headline)
     check = dg.AssetCheckEvaluation(
@@ -90,12 +97,32 @@ def start_page(context: dg.SensorEvaluationContext, installation: InstallationRe
         passed=not situation.n_failed,
         description=situation.headline,
     )
-    return dg.SensorResult(asset_events=[event, check], cursor=mark, skip_reason=dg.SkipReason(situation.headline))
+    return dg.SensorResult(
+        asset_events=[event, check, *_freshness(situation, late_before)],
+        cursor="\n".join([mark, *situation.late]),
+        skip_reason=dg.SkipReason(situation.headline),
+    )
 
 
-def _wrapped(text: str) -> str:
-    """Break long lines: Dagster's table of metadata does not."""
-    return "  \n".join(escaped(line) for line in textwrap.wrap(text, _LINE))
+def _freshness(situation: Situation, late_before: Collection[str]) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluate the freshness of the models that became late, or are no longer."""
+    for model, due, _ in situation.refreshes:
+        sentence = situation.late.get(model.id, "")
+        if bool(sentence) != (model.id in late_before):
+            yield dg.AssetCheckEvaluation(
+                model_is_fresh.check_key.asset_key,
+                model_is_fresh.check_key.name,
+                passed=not sentence,
+                description=sentence or f"Next refresh: {due:%Y-%m-%d %H:%M} UTC.",
+                partition=model.id,
+            )
+
+
+def _click(problem: Problem) -> str:
+    """The click that retries what failed."""
+    if not problem.job:
+        return "click *Materialize* on its page"
+    return f"launch the job [{problem.job}](/locations/{CODE_LOCATION}/jobs/{problem.job}/playground)"
 
 
 def _lines(lines: list[str]) -> dg.MetadataValue:

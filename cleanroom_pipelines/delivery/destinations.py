@@ -78,7 +78,7 @@ class DestinationRuleError(UsageError):
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _DestinationRule:
     """The rules of one destination.
 
     Args:
@@ -235,15 +235,17 @@ _REMEDIES: Mapping[MatchingId, Any] = {
     MatchingId.HASHED_PHONE_NUMBER: "Give the numbers themselves, or choose another destination.",
 }
 _RULES = {
-    AdDestination.PLAIN: _Rule("A plain list", {}, {}),
-    AdDestination.GOOGLE: _Rule(
+    AdDestination.PLAIN: _DestinationRule("A plain list", {}, {}),
+    AdDestination.GOOGLE: _DestinationRule(
         "Google Customer Match", {Family.EMAIL: "Email", Family.PHONE: "Phone"}, {Family.EMAIL: _gmail_form}
     ),
-    AdDestination.META: _Rule(
+    AdDestination.META: _DestinationRule(
         "Meta custom audiences", {Family.EMAIL: "email", Family.PHONE: "phone"}, {Family.PHONE: _digits_only}
     ),
-    AdDestination.TIKTOK: _Rule(
+    AdDestination.TIKTOK: _DestinationRule(
         "TikTok custom audiences", {Family.EMAIL: "Email_SHA256", Family.PHONE: "Phone_SHA256"}, {}
     ),
-    AdDestination.LIVERAMP: _Rule("LiveRamp", {Family.EMAIL: "EMAIL1_SHA-256"}, {}, id_column="CUSTOMID"),
+    AdDestination.LIVERAMP: _DestinationRule(
+        "LiveRamp", {Family.EMAIL: "EMAIL1_SHA-256"}, {}, id_column="CUSTOMID"
+    ),
 }

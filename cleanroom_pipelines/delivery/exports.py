@@ -386,7 +386,7 @@ class _Files:
         on_rows: Callable[[int], None] = lambda _: None,
     ) -> tuple[ExportPart, ...]:
         """Write a list as one or more files of limited length, without loading a whole file's rows into memory."""
-        rows, parts = _Rows(batches), list[ExportPart]()
+        rows, parts = _RowStream(batches), list[ExportPart]()
         while not parts or rows.are_left():
             name = draft.named(self.format.file_name(prefix, len(parts), gzip_=self.gzip))
             with draft.creating(name) as sink, gzipped(sink) if self.gzip else nullcontext(sink) as stream:
@@ -420,8 +420,8 @@ class _Files:
         return WrittenChanges(changes.since, added, self.write(draft, _REMOVED, changes.removed))
 
 
-class _Rows:
-    """Splits a stream of row batches into pieces of any requested length."""
+class _RowStream:
+    """Cuts a stream of row batches into pieces of the requested lengths."""
 
     def __init__(self, batches: Iterable[Sequence[str]]) -> None:
         self._batches = iter(batches)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Self
 
-from cleanroom_pipelines.engine import STABLE_HASH_BITS, stable_hash, stable_hash_sql
+from cleanroom_pipelines.engine import STABLE_HASH_BITS, stable_hash_sql
 from cleanroom_pipelines.errors import UsageError
 
 _PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
@@ -62,12 +62,8 @@ class Holdout:
         """The share as text, such as `10%`."""
         return f"{float(self.share * 100):g}%"
 
-    def holds_out(self, user_id: str) -> bool:
-        """Whether a user is in the control group."""
-        return stable_hash(self._prefix + user_id) < self._threshold
-
     def condition(self, expression: str) -> tuple[str, list[str | int]]:
-        """Return the condition that `holds_out` checks, as SQL.
+        """Return the SQL condition that a user is in the control group.
 
         Args:
             expression: A VARCHAR expression that gives the user id.

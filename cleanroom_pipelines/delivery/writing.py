@@ -149,7 +149,7 @@ def deliver(
         tempfile.TemporaryDirectory(prefix="delivery-", dir=settings.scratch) as scratch,
         open_engine(settings, paths=[scratch]) as opened,
     ):
-        rows = _Rows(opened, Path(scratch))
+        rows = _DeliveryRows(opened, Path(scratch))
         holdout = control_group.holdout if control_group else None
         rows.take_users(users, holdout)
         if activation is None or holds_users:
@@ -215,7 +215,7 @@ def _comparable(place: ObjectPlace | Path, options: ExportOptions) -> EarlierExp
     return earlier
 
 
-class _Rows:
+class _DeliveryRows:
     """The rows of one delivery, as tables of one engine session."""
 
     def __init__(self, engine: Engine, scratch: Path) -> None:

@@ -136,7 +136,7 @@ def type_runs(
 
 
 def check_types(tables: TableFiles) -> None:
-    """Reject a table whose files have different types in one column; the first file's type would apply to all.
+    """Reject a table whose files differ in a column's type, because the first file's type would apply to all.
 
     Raises:
         InputError: The attribute `problem` is "types".

@@ -158,7 +158,7 @@ class _Dialect(Spark):
 
 
 class _Parser(SparkParser):
-    """Parser that keeps functions as they are written, with numbers for parameters.
+    """Parser that keeps functions as they are written, and numbers the parameters.
 
     It has a step limit, since some texts take time exponential in their length.
     """
@@ -178,7 +178,7 @@ class _Parser(SparkParser):
     steps_left = 0
 
     def _parse_interval_span(self, this: exp.Expr, *args: Any, **kwargs: Any) -> exp.Interval:
-        """Reject texts of other forms: the parser skips what it does not know, and takes quadratic time for it."""
+        """Reject unknown forms of interval, which the parser would skip, in quadratic time."""
         if this.is_string and not (len(this.name) <= _MAX_INTERVAL_CHARACTERS and _INTERVAL.fullmatch(this.name)):
             self.raise_error("Invalid interval")
         return super()._parse_interval_span(this, *args, **kwargs)
@@ -559,7 +559,7 @@ def _name(table: exp.Table, name: str) -> None:
 
 
 def _qualify(tree: exp.Expr) -> None:
-    """Qualify columns with names of values, such as `user`: with a table's name before them, they are columns."""
+    """Put the table's name before columns such as `user`, which SQL would otherwise read as a built-in value."""
     assert isinstance(tree, exp.Query)
     stack: list[tuple[exp.Expr, exp.Query, bool]] = [(tree, tree, False)]
     while stack:
@@ -618,7 +618,7 @@ def _cte_of(table: exp.Table) -> exp.CTE | None:
 
 
 def _scopes(node: exp.Expr) -> Iterator[list[exp.CTE]]:
-    """Yield the CTEs visible at a node, nearest WITH first; inside a WITH, only preceding CTEs are visible."""
+    """Yield the CTEs visible at a node, innermost WITH first; inside a WITH, only preceding CTEs are visible."""
     child, parent = node, node.parent
     while parent is not None:
         with_ = parent.args.get("with_")

@@ -280,7 +280,7 @@ class Function:
     is_aggregate: bool
 
     def takes(self, n_arguments: int) -> bool:
-        """Return whether it can be called with a number of arguments."""
+        """Return whether the function accepts this number of arguments."""
         if self.kinds and self.kinds[-1] == "value...":
             return len(self.kinds) <= n_arguments <= MAX_ARGUMENTS
         return n_arguments == len(self.kinds)
@@ -314,7 +314,7 @@ def similar_names(name: str) -> list[str]:
 
 
 def fitting(name: str, arguments: list[exp.Expr]) -> tuple[Function, list[exp.Expr]] | None:
-    """Find the row of a call, and translate its literal arguments.
+    """Find the function that a call fits, and translate the call's literal arguments.
 
     Args:
         name: Name of the function, in any case.

@@ -154,7 +154,7 @@ def _divide(node: exp.Expr) -> exp.Expr:
     for operand in (node.this, node.expression):
         if isinstance(operand, exp.Literal) and not operand.is_string and _is_decimal(operand.name):
             raise NotAvailableError(
-                "a division of or by a DECIMAL, whose result has another number of digits in Spark",
+                "a division with a DECIMAL, whose result would have other digits in Spark",
                 "Write a whole number, or CAST it AS DOUBLE.",
             )
     divisor = _call("spark_number", node.expression)

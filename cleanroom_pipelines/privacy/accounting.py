@@ -100,9 +100,9 @@ def bound_as_dict(tenths: int) -> dict[str, Any]:
         "epsilon": round(epsilon_of(tenths), 2),
         "delta": DELTA,
         "statement": (
-            "Using every answer ever given about the two organisations' data, an attacker who knows everything "
-            "else correctly decides whether one person is in the data in at most "
-            f"{share:.0%} of cases; guessing achieves 50%."
+            "An attacker who knows everything else and uses all answers about the two organisations' data "
+            "correctly guesses whether one person is in the data in at most "
+            f"{share:.0%} of cases; a coin flip achieves 50%."
         ),
     }
 

@@ -131,7 +131,7 @@ class Released:
 
 @dataclass(frozen=True)
 class Releaser:
-    """Adds noise to numbers about two organisations' data, until that data changes.
+    """Adds noise to numbers about two organisations' data; one per state of that data.
 
     Args:
         key: The pair's key for noise, secret, at least 16 bytes.

@@ -176,7 +176,7 @@ def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
-    """Return the two organisations that provide a room's data; before any upload, those that may upload it.
+    """Return the two organisations that provide a room's data, or may provide it before any upload.
 
     Returns:
         None if no organisation may upload one of the sides.

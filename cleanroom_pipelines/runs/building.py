@@ -75,6 +75,7 @@ from cleanroom_pipelines.storage.buckets import Buckets, folder_on_disk
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.similarity.rankings import Audience
+    from cleanroom_pipelines.similarity.specs import TrainingTables
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def build_training_dataset(installation: Installation, partition: str, run: Run)
 def build_audience_model(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Train the similarity model of a dataset and window, without any seed."""
     from cleanroom_pipelines.similarity.kept_representations import keep_representation
-    from cleanroom_pipelines.similarity.specs import SizeProfile
+    from cleanroom_pipelines.similarity.specs import SizeProfile, Window
     from cleanroom_pipelines.similarity.training import train
 
     with working(installation, AudienceModel, partition, run) as work, ExitStack() as stack:
@@ -166,11 +167,12 @@ def build_audience_model(installation: Installation, partition: str, run: Run) -
         window = _window_of(model, work.version)
         with work.drafting("audience_model", inputs, {"window": window, **_columns_of(dataset)}) as draft:
             report = train(
-                **_training_arguments(dataset, window),
-                out=draft.path,
+                _tables_of(dataset),
+                draft.path,
+                window=Window(window["start"], window["end"]),
+                window_seconds=window["seconds"],
                 day_cache=day_cache(installation, dataset),
                 size_profile=SizeProfile(installation.settings.size_profile),
-                max_invalid_share=dataset.max_invalid_share,
                 runtime=work.runtime,
             )
             earlier = installation.catalog.resources.current_version(Kind.AUDIENCE_MODEL, partition)
@@ -365,7 +367,7 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
             documents: dict[str, Any] = {}
 
             def note(written: ExportManifest) -> None:
-                """Finish the artifact before the export is published; after that, only the version is closed."""
+                """Store the artifact before the export is published, so that only closing the version remains."""
                 warnings = list(selection.warnings)
                 documents["export"] = {
                     **written.as_dict(),
@@ -423,7 +425,7 @@ def _mode_of(
     configured: ConfiguredAudienceModel,
     ranked: Mapping[str, Any],
 ) -> tuple[SeedMode, list[str]]:
-    """Return where a list places the seed, and what it reveals; a ranking between two organisations fixes both."""
+    """Return where a list places the seed, and what it reveals; the ranking decides both for private jobs."""
     if "private_mode" in ranked:
         return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
     mode = export.seed_mode or job.seed_mode
@@ -448,7 +450,7 @@ def verify_exported_files(installation: Installation, partition: str, manifest: 
     place = installation.buckets.destination(export.account_id, beside) / manifest.facts["folder"]
     written = verify_export(place)
     if written["delivered"] != manifest.facts["delivered"]:
-        raise ArtifactError("The export contains another number of users than its manifest states.")
+        raise ArtifactError("The number of users in the export differs from its manifest.")
     return int(written["delivered"])
 
 
@@ -527,7 +529,7 @@ def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reject_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is_private: bool) -> None:
-    """Reject an export that is so large that the users missing in it reveal the seed.
+    """Reject an export so large that the users missing from it would reveal the seed.
 
     Raises:
         UsageError: More than half of the scored users who are not in the seed would be delivered.
@@ -675,17 +677,16 @@ def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
     return {"start": model.window_start, "end": model.window_end, "seconds": None}
 
 
-def _training_arguments(dataset: TrainingDataset, window: Mapping[str, int | None]) -> dict[str, Any]:
-    from cleanroom_pipelines.similarity.specs import InteractionsSchema, UsersSchema, Window
+def _tables_of(dataset: TrainingDataset) -> "TrainingTables":
+    from cleanroom_pipelines.similarity.specs import InteractionsSchema, TrainingTables, UsersSchema
 
-    return {
-        "interactions": dataset.source,
-        "schema": InteractionsSchema(dataset.columns),
-        "users": dataset.users_source,
-        "users_schema": UsersSchema(dataset.users_columns) if dataset.users_source else None,
-        "window": Window(window["start"], window["end"]),
-        "window_seconds": window["seconds"],
-    }
+    return TrainingTables(
+        interactions=dataset.source,
+        schema=InteractionsSchema(dataset.columns),
+        users=dataset.users_source,
+        users_schema=UsersSchema(dataset.users_columns) if dataset.users_source else None,
+        max_invalid_share=dataset.max_invalid_share,
+    )
 
 
 def _population_floors(installation: Installation) -> dict[str, int]:

@@ -216,7 +216,7 @@ class _Question:
             yield {**folders, "scratch": scratch, **named}, engine
 
     def find(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write all users of a definition, for delivery as a list, and return their number."""
+        """Write all users of a definition, for a list, and return their number."""
         return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:

@@ -84,7 +84,7 @@ def build_room_asset(
     with working(installation, DataRoom, partition, run) as work:
         if isinstance(work, NothingToDo):
             return _nothing(asset, partition, work.message)
-        state = _State(installation, work)
+        state = _RoomBuild(installation, work)
         last = len(ROOM_ASSETS) if finishes else ROOM_ASSETS.index(asset) + 1
         for number, name in enumerate(ROOM_ASSETS[:last]):
             if name not in state.artifacts:
@@ -99,7 +99,7 @@ def build_room_asset(
         return state.result_of(asset)
 
 
-class _State:
+class _RoomBuild:
     """A version of a room while a run builds it."""
 
     def __init__(self, installation: Installation, work: Work[DataRoom]) -> None:
@@ -136,7 +136,7 @@ class _State:
         return ArtifactReference(asset, self.room.id, self.artifacts[asset])
 
     def earlier(self, asset: str) -> ArtifactReference | None:
-        """Return the reference to the previous version's artifact of an asset; None if it has none."""
+        """Return the reference to the previous version's artifact of an asset; None if there is none."""
         return self.before.artifact(asset) if self.before and asset in self.before.artifacts else None
 
     @contextmanager
@@ -214,7 +214,7 @@ def delete_unused_room_data(installation: Installation, data_room_id: str, artif
             store.delete(ArtifactReference(asset, partition, version))
 
 
-def _build_base(state: _State) -> None:
+def _build_base(state: _RoomBuild) -> None:
     from cleanroom_pipelines.delivery.destinations import AdDestination
     from cleanroom_pipelines.delivery.kept import hashers_to_keep
     from cleanroom_pipelines.uploads.rooms import ingest_base
@@ -261,7 +261,7 @@ def _build_base(state: _State) -> None:
         _fail_validation(state, new, StatusCode.TRAINING_DATA_INVALID, message)
 
 
-def _build_seeds(state: _State) -> None:
+def _build_seeds(state: _RoomBuild) -> None:
     from cleanroom_pipelines.uploads.rooms import ingest_seeds
 
     installation, inputs = state.installation, state.seed_inputs
@@ -290,7 +290,7 @@ def _build_seeds(state: _State) -> None:
         _fail_validation(state, inputs, StatusCode.SEED_INVALID, message)
 
 
-def _build_attributes(state: _State) -> None:
+def _build_attributes(state: _RoomBuild) -> None:
     from cleanroom_pipelines.audiences.attributes import data_attributes
     from cleanroom_pipelines.audiences.insights import base_figures
     from cleanroom_pipelines.audiences.relations import open_room_relations
@@ -327,7 +327,7 @@ def _build_attributes(state: _State) -> None:
         write_documents(draft.path, documents | ({"base_figures": figures} if figures else {}))
 
 
-def _earlier_figures(state: _State, room: RoomBudget) -> dict[str, Any] | None:
+def _earlier_figures(state: _RoomBuild, room: RoomBudget) -> dict[str, Any] | None:
     """Return the base audience's released figures, valid until it is removed or other figures are paid for.
 
     Returns:
@@ -346,7 +346,7 @@ def _earlier_figures(state: _State, room: RoomBudget) -> dict[str, Any] | None:
     return dict(found) if found else None
 
 
-def _build_overlap(state: _State) -> None:
+def _build_overlap(state: _RoomBuild) -> None:
     from cleanroom_pipelines.audiences.overlap import overlap_statistics
     from cleanroom_pipelines.audiences.relations import open_room_relations
     from cleanroom_pipelines.engine import open_engine
@@ -372,7 +372,7 @@ def _build_overlap(state: _State) -> None:
         write_documents(draft.path, {"overlap": document})
 
 
-def _build_insights(state: _State) -> None:
+def _build_insights(state: _RoomBuild) -> None:
     from cleanroom_pipelines.audiences.insights import BaseFigures, insights
     from cleanroom_pipelines.audiences.overlap import question_about
     from cleanroom_pipelines.audiences.relations import open_room_relations
@@ -412,7 +412,7 @@ def _build_insights(state: _State) -> None:
             write_documents(draft.path, {"insights": document})
 
 
-def _build_model(state: _State) -> None:
+def _build_model(state: _RoomBuild) -> None:
     from cleanroom_pipelines.similarity.kept_representations import keep_representation
     from cleanroom_pipelines.similarity.rooms import train_room
 
@@ -432,7 +432,7 @@ def _build_model(state: _State) -> None:
                     keep_representation(draft.path, before)
 
 
-_MAKERS: Mapping[str, Callable[[_State], None]] = {
+_MAKERS: Mapping[str, Callable[[_RoomBuild], None]] = {
     "base_audience": _build_base,
     "seed_audiences": _build_seeds,
     "data_attributes": _build_attributes,
@@ -455,11 +455,11 @@ def unseal_hashes(key: InstallationKey, base: Path, target: Path) -> None:
         target.write_bytes(key.unseal(_HASHES, sealed.read_bytes()))
 
 
-def _has_both(state: _State) -> bool:
+def _has_both(state: _RoomBuild) -> bool:
     return "base_audience" in state.artifacts and "seed_audiences" in state.artifacts
 
 
-def _fail_validation(state: _State, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
+def _fail_validation(state: _RoomBuild, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
     """Mark the version as failed: the room keeps its previous data, and the unusable files are deleted."""
     before: dict[str, str] = {}
     for asset in ("base_audience", "seed_audiences"):
@@ -475,7 +475,7 @@ def _fail_validation(state: _State, failed: Mapping[str, str], code: StatusCode,
 
 
 def _changed_inputs(
-    state: _State, inputs: Mapping[str, str]
+    state: _RoomBuild, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
     """Return the uploads to ingest, the unchanged datasets, and the artifact that contains those."""
     earlier = state.earlier("base_audience")

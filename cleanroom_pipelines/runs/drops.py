@@ -51,7 +51,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedDrop:
     """The outcome of a drop that was rejected.
 
     Args:
@@ -66,8 +66,8 @@ class StillWrittenError(CleanroomError):
 
 
 @dataclass(frozen=True)
-class RestingDrop:
-    """A drop that no process was writing to when it was checked.
+class CompleteDrop:
+    """A dropped file that was complete when it was checked.
 
     Args:
         drop: The drop.
@@ -109,8 +109,8 @@ class RestingDrop:
                 os.utime(kept_as, (now, now))
 
 
-def rest(installation: Installation, drop: Drop) -> RestingDrop:
-    """Check that no process is writing a drop, and record its file's state before reading.
+def complete_drop(installation: Installation, drop: Drop) -> CompleteDrop:
+    """Check that a dropped file is complete, and record its state, to detect later changes.
 
     Raises:
         StillWrittenError: A process may be writing it.
@@ -121,7 +121,7 @@ def rest(installation: Installation, drop: Drop) -> RestingDrop:
         raise _still_written()
     if may_still_be_written(drop.path, installation.clock().timestamp()):
         raise _still_written()
-    return RestingDrop(drop, state, installation.clock)
+    return CompleteDrop(drop, state, installation.clock)
 
 
 def drops_below(home: Home, folder: Path, but: Collection[Path] = ()) -> Iterator[Drop]:
@@ -154,20 +154,20 @@ def drops_below(home: Home, folder: Path, but: Collection[Path] = ()) -> Iterato
 
 def reject(
     installation: Installation,
-    resting: RestingDrop,
+    complete: CompleteDrop,
     error: CleanroomError,
     entry: Mapping[str, str],
     *,
     what: str,
     facts: Mapping[str, Any] | None = None,
-) -> Rejected | None:
+) -> RejectedDrop | None:
     """Reject a drop: write a receipt to `rejected/` next to it, log the rejection, and remove the file.
 
     On an encrypted volume the file is moved to `rejected/`, where the daily cleanup deletes it after a day.
 
     Args:
         installation: The installation.
-        resting: The drop.
+        complete: The drop.
         error: The reason.
         entry: Facts for the audit log; folder names that are not partition keys are left out.
         what: What the file should have been; the receipt has its size and digest under this key.
@@ -177,20 +177,20 @@ def reject(
         The receipt; None if the file no longer exists.
     """
     installation.check()
-    path = resting.drop.path
+    path = complete.drop.path
     try:
         digest = installation.vault.digest(path)
     except FileNotFoundError:
         return None  # another process got there first
     except OSError:
         digest = installation.key.digest("unreadable drops", os.fsencode(path.name))
-    more = {**(facts or {}), what: {"bytes": resting.drop.signature[0], "digest": digest}}
+    more = {**(facts or {}), what: {"bytes": complete.drop.signature[0], "digest": digest}}
     is_kept = installation.settings.encryption == "volume" and path.name != REJECTED
     receipt = write_rejection(installation, path.parent, path.name, error, more, is_kept=is_kept)
     known = {name: value for name, value in entry.items() if name == "operation" or is_partition_key(value)}
     installation.audit.write({"way": "inbox", **known, "outcome": "refused", "error": type(error).__name__})
-    resting.remove(receipt.with_suffix(KEPT) if is_kept else None)
-    return Rejected(receipt)
+    complete.remove(receipt.with_suffix(KEPT) if is_kept else None)
+    return RejectedDrop(receipt)
 
 
 def write_rejection(

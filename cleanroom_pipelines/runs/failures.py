@@ -7,6 +7,11 @@ Keep out: finding the reason (reasons.py), and what a run reports about its own 
 Dagster shows a partition as failed if its newest run failed. A version can also fail without a run: its parent
 failed, it was cancelled while it waited, or its process died. Each such version gets a failed run, with an
 id derived from the attempt, so that processes that look at the same time record it once.
+
+What Dagster 1.13 without Dagster+ can show: the page of a partition shows the metadata of materialisations and of
+observations after one. If there was none, it shows only that the newest run failed, with a link to the run, which
+shows the reason. Its storage does not keep AssetFailedToMaterialize events. The page of the partition's events
+starts with the newest observation, so links to a failure lead there (reasons.link_to).
 """
 
 import uuid
@@ -41,7 +46,7 @@ def metadata_of(failure: Failure) -> Metadata:
         "reason": failure.sentence,
         "what to do": failure.remedy,
         "status": f"version {version.number}: {version.status} ({version.status_code})",
-        "failed first": dg.MetadataValue.md(link_to(failure.root)),
+        "failed first": dg.MetadataValue.md(link_to(failure.root, is_failed=True)),
     }
 
 

@@ -50,13 +50,13 @@ from cleanroom_pipelines.errors import (
 from cleanroom_pipelines.runs.drops import (
     ACCEPTED,
     REJECTED,
+    CompleteDrop,
     Drop,
-    Rejected,
-    RestingDrop,
+    RejectedDrop,
+    complete_drop,
     drops_below,
     one_at_a_time,
     reject,
-    rest,
     write_receipt,
     write_rejection,
 )
@@ -80,7 +80,7 @@ def find_drops(installation: Installation) -> Iterator[Drop]:
 
 
 @acting_for("inbox")
-def register_drop(installation: Installation, drop: Drop) -> Resource | Rejected | None:
+def register_drop(installation: Installation, drop: Drop) -> Resource | RejectedDrop | None:
     """Register a complete drop as a generation job, or reject it with a receipt; either way, delete the file.
 
     If the seed's job or export failed before, it is retried. The file stays only while its job is being deleted.
@@ -95,33 +95,33 @@ def register_drop(installation: Installation, drop: Drop) -> Resource | Rejected
     """
     with one_at_a_time(installation), ExitStack() as stack:
         try:
-            resting = rest(installation, drop)
+            complete = complete_drop(installation, drop)
         except FileNotFoundError:
             return None  # another process got there first
         try:
             suffix, configured_id = _suffix_of(drop.path), _configured(installation, drop)
-            copy = stack.enter_context(_copying(installation, resting, suffix))
+            copy = stack.enter_context(_copying(installation, complete, suffix))
             slot, note = _identify(installation, drop, configured_id, copy)
         except FileNotFoundError:
             return None
         except (SeedError, UsageError) as error:
             entry = {"operation": "take_seed", "resource": drop.place[-1] if drop.place else ""}
-            return reject(installation, resting, error, entry, what="seed", facts={"job": None})
+            return reject(installation, complete, error, entry, what="seed", facts={"job": None})
         job = _job_of(installation, note)
         if job is None:
             _store(installation, copy, slot, note)
-            resting.remove()
+            complete.remove()
             return _register(installation, slot, note)
         if job.status in DELETING:
             return None
         newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job.id)
         if newest.status is Status.CREATE_FAILED:
             _store(installation, copy, slot, note | {"again": newest.run_key})
-            resting.remove()
+            complete.remove()
             _retry_job(installation, slot, job)
         else:
             _retry_exports(installation, job)
-            resting.remove()  # same content, same job: its receipt stays
+            complete.remove()  # same content, same job: its receipt stays
         return _job_of(installation, note)
 
 
@@ -155,7 +155,7 @@ def close_drop(installation: Installation, job_id: str) -> None:
     Does nothing for other jobs, for unfinished jobs, and when the receipt exists.
     """
     with one_at_a_time(installation):
-        _settle(installation, job_id)
+        _update_receipt(installation, job_id)
 
 
 def close_all_drops(installation: Installation) -> None:
@@ -172,7 +172,7 @@ def forget_receipts(installation: Installation, job: GenerationJob) -> None:
             receipt.unlink(missing_ok=True)
 
 
-def _settle(installation: Installation, job_id: str) -> None:
+def _update_receipt(installation: Installation, job_id: str) -> None:
     try:
         job = installation.catalog.get(GenerationJob, job_id)
     except NotFoundError:
@@ -214,7 +214,7 @@ def _settle(installation: Installation, job_id: str) -> None:
         installation.vault.delete(job.seed_location)
         installation.catalog.resources.forget_seed(job.id)
     if not is_open:
-        installation.catalog.resources.settle_receipt(job_id, ended)
+        installation.catalog.resources.mark_receipt_current(job_id, ended)
 
 
 def _note_of(installation: Installation, job: GenerationJob) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def _configured(installation: Installation, drop: Drop) -> str:
 
 
 def _suffix_of(path: Path) -> str:
-    """Return the suffix for a seed's copy: the file's own or, if it has none, that of its content's format."""
+    """Return the suffix for a seed's copy: the file's suffix or, without one, that of the detected format."""
     with _reading_errors_explained():
         if path.suffix or (format_ := format_of(path)) is None:
             return seed_suffix(path)
@@ -252,9 +252,9 @@ def _suffix_of(path: Path) -> str:
 
 
 @contextmanager
-def _copying(installation: Installation, resting: RestingDrop, suffix: str) -> Iterator[Path]:
+def _copying(installation: Installation, complete: CompleteDrop, suffix: str) -> Iterator[Path]:
     """Copy a drop to where no other process can write; all later steps use the copy."""
-    source = resting.drop.path
+    source = complete.drop.path
     with _reading_errors_explained():
         source.open("rb").close()
     with full_disk_is_an_error():
@@ -263,7 +263,7 @@ def _copying(installation: Installation, resting: RestingDrop, suffix: str) -> I
         copy = folder / f"seed{suffix}"
         with full_disk_is_an_error():
             shutil.copyfile(source, copy)
-        resting.check()
+        complete.check()
         yield copy
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -320,7 +320,7 @@ def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str,
         installation.vault.put(slot, copy, move=True)
 
 
-def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | Rejected | None:
+def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | RejectedDrop | None:
     """Create the generation job of the seed in a slot, or reject the seed with a receipt."""
     location = installation.vault.find(slot)
     # The same content may be dropped for two models, and names must be unique: the slot depends on both.
@@ -357,7 +357,7 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
     facts = {"job": None, "seed": {"bytes": note["bytes"], "digest": note["digest"]}}
     receipt = write_rejection(installation, folder, note.get("file"), rejection, facts)
     shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
-    return Rejected(receipt)
+    return RejectedDrop(receipt)
 
 
 def _retry_job(installation: Installation, slot: str, job: GenerationJob) -> None:
@@ -366,7 +366,7 @@ def _retry_job(installation: Installation, slot: str, job: GenerationJob) -> Non
     installation.catalog.resources.place_seed(job.id, location)
     with suppress(ConflictError):  # another process requested the retry in the meantime
         installation.catalog.work.retry(Kind.GENERATION_JOB, job.id)
-    _settle(installation, job.id)  # deletes the receipt of the failure
+    _update_receipt(installation, job.id)  # deletes the receipt of the failure
 
 
 def _retry_exports(installation: Installation, job: GenerationJob) -> None:
@@ -374,7 +374,7 @@ def _retry_exports(installation: Installation, job: GenerationJob) -> None:
         newest = installation.catalog.resources.newest_version(Kind.EXPORT_JOB, export.id)
         if newest.status is Status.CREATE_FAILED:
             installation.catalog.work.retry(Kind.EXPORT_JOB, export.id)
-            _settle(installation, job.id)
+            _update_receipt(installation, job.id)
 
 
 def _is_retry_requested(note: Mapping[str, Any], newest: Version) -> bool:

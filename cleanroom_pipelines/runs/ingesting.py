@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.runs.drops import Drop, Rejected, StillWrittenError
+from cleanroom_pipelines.runs.drops import Drop, RejectedDrop, StillWrittenError
 from cleanroom_pipelines.runs.inbox import find_drops, register_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
@@ -64,7 +64,7 @@ def ingest(
         except (CleanroomError, OSError) as error:
             found.failed.append((drop, type(error).__name__))
         else:
-            is_rejected = isinstance(taken, Rejected)
+            is_rejected = isinstance(taken, RejectedDrop)
             found.n_rejected += is_rejected
             found.n_accepted += taken is not None and not is_rejected  # None: another process got there first
     return found

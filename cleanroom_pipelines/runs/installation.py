@@ -39,6 +39,7 @@ T = TypeVar("T")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
+_SECRET = re.compile(r"CLEANROOM_SECRET_([A-Z][A-Z0-9_]*?)(_FILE)?")
 _SOURCE_URL = re.compile(r"CLEANROOM_SOURCE_([A-Z][A-Z0-9_]*)_URL")
 
 
@@ -76,6 +77,8 @@ class Settings:
         max_uploads: CLEANROOM_MAX_UPLOADS: files per user that are not in a room yet.
         max_labs: CLEANROOM_MAX_LABS: data labs per user.
         max_rooms: CLEANROOM_MAX_ROOMS: data rooms owned per user.
+        secrets: CLEANROOM_SECRET_<NAME>, or CLEANROOM_SECRET_<NAME>_FILE with the path of a file that contains it:
+            secrets that declared notices name. CLEANROOM_SECRET_METRICS is the token of /_cleanroom/metrics.
         connections: CLEANROOM_SOURCE_<NAME>_URL and CLEANROOM_SOURCE_<NAME>_DRIVER: databases that sources name.
     """
 
@@ -103,6 +106,7 @@ class Settings:
     max_uploads: int = 100
     max_labs: int = 100
     max_rooms: int = 100
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     connections: Mapping[str, Connection] = field(default_factory=dict, repr=False, hash=False)
 
     @classmethod
@@ -141,6 +145,7 @@ class Settings:
             max_uploads=_read(values, "CLEANROOM_MAX_UPLOADS", _positive) or 100,
             max_labs=_read(values, "CLEANROOM_MAX_LABS", _positive) or 100,
             max_rooms=_read(values, "CLEANROOM_MAX_ROOMS", _positive) or 100,
+            secrets=_secrets(values),
             connections=source_connections(values),
         )
 
@@ -321,6 +326,22 @@ def source_connections(environment: Mapping[str, str]) -> Mapping[str, Connectio
             driver = environment.get(f"CLEANROOM_SOURCE_{match[1]}_DRIVER") or "postgresql"
             found[match[1]] = Connection(url, driver)
     return found
+
+
+def _secrets(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Read the secrets: values of variables, or contents of the files that variables name."""
+    found = {}
+    for variable, value in environment.items():
+        if (match := _SECRET.fullmatch(variable)) and value:
+            found[match[1]] = _read(environment, variable, _content) if match[2] else value
+    return {name: value for name, value in found.items() if value}
+
+
+def _content(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        raise ValueError("cannot be read") from None
 
 
 def parse_bytes(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The registry of the kinds of resource: the Dagster job and the assets of each.
+"""The registry of resource kinds, each with its Dagster job and its assets.
 
 Lives here: a row per kind (partition set, job) and a row per asset (kind, code version, page).
 Add here the row of each new asset or kind.

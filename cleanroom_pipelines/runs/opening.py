@@ -100,7 +100,7 @@ class Parts:
                 home.write(found)
             self.catalog.database.migrate()
             return Opened(key, found)
-        is_blank, holds = self.catalog.ownership.is_blank(), self.holds_something()
+        is_blank, holds = self.catalog.ownership.is_blank(), self.has_data()
         if is_blank and holds:
             raise IdentityError(
                 "The catalogue is missing or empty, but the home contains data of an installation.",
@@ -123,7 +123,7 @@ class Parts:
             )
         return key
 
-    def holds_something(self) -> bool:
+    def has_data(self) -> bool:
         """Whether the home contains data, so that it cannot be a new installation."""
         home = self.home
         if any(_holds_files(folder) for folder in (home.artifacts, home.audit, home.seeds, home.uploads)):

@@ -50,7 +50,7 @@ _REVEALS = {
         "individuals, and no privacy bound applies."
     ),
     SeedMode.EXCLUDED.value: (
-        "Its lists exclude the seed and so reveal it: similar users who are missing are in the seed."
+        "Its lists exclude the seed and so reveal it: a similar user who is missing from a list is in the seed."
     ),
     SeedMode.FIRST.value: "Its lists start with the seed's users and so reveal the seed to the receiver.",
 }
@@ -191,7 +191,7 @@ class PrivateJob:
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
     def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
-        """Check the number of matched seed users, unless a vector already paid for can rank the refreshed model.
+        """Check the number of matched seed users; skipped if a paid vector can rank the refreshed model.
 
         Args:
             model: Folder of the model.
@@ -282,7 +282,7 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
-    """Return the ledger of two organisations if it cannot pay for any job; None if it may.
+    """Return the ledger of two organisations if it is too low for any job; None if a job may be possible.
 
     A job first pays for its seed's size. If a size was paid for before, the same seed may be used again for free.
     """

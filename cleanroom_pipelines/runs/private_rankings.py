@@ -198,7 +198,7 @@ class PaidVector(Document):
     figures: Mapping[str, Any]
 
     def fits(self, pair_id: str, source: str, model: Path) -> bool:
-        """Whether the vector belongs to these organisations, this seed and this model's representation."""
+        """Whether the vector is for these organisations, this seed and this model's representation."""
         from cleanroom_pipelines.similarity.kept_representations import representation_digest
 
         return self.source == digest_of(pair_id, source) and self.representation == representation_digest(model)

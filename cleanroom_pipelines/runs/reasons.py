@@ -6,15 +6,28 @@ Keep out: Dagster, which takes seconds to load (failures.py), and retries (catal
 """
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
-from cleanroom_pipelines.catalog import RECORDS, Catalog, Kind, Resource, Status, Version
+from cleanroom_pipelines.catalog import RECORDS, Catalog, GenerationJob, Kind, Resource, Status, Version
 from cleanroom_pipelines.errors import NotFoundError, StatusCode
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
+
+RETRY_JOB = "retry_failed"
+"""The job that retries all failed work, for a click instead of a command."""
+START_JOB = "start_generation_job"
+RETRY_ALL, APPLY = "cleanroom retry --failed", "cleanroom apply FILE.yaml"
 
 _DATA_CODES = (
     StatusCode.TRAINING_DATA_NOT_FOUND,
     StatusCode.TRAINING_DATA_INVALID,
     StatusCode.TRAINING_DATA_TOO_SMALL,
+)
+_SEED_CODES = (
+    StatusCode.SEED_INVALID,
+    StatusCode.SEED_TOO_SMALL,
+    StatusCode.SEED_TOO_LARGE,
+    StatusCode.INSUFFICIENT_MATCHING_SEED,
+    StatusCode.SEED_COVERS_POPULATION,
 )
 
 
@@ -27,12 +40,14 @@ class Failure:
         version: Its newest version, which failed.
         root: The resource whose failure is the cause; the same one unless a parent failed.
         reason: What happened and what to do, without data.
+        code: The status code of the root.
     """
 
     record: Resource
     version: Version
     root: Resource
     reason: str
+    code: StatusCode | None
 
     @property
     def sentence(self) -> str:
@@ -43,12 +58,23 @@ class Failure:
 
     @property
     def remedy(self) -> str:
-        """How to go on once the problem is solved: a click and a command."""
-        here, command = f"this {self.record.kind.words}", f"cleanroom retry {self.record.id}"
+        """How to go on: a click and a command."""
+        if self.needs_new_seed:
+            return (
+                f"Correct the seed. Then launch the job {START_JOB}, or run `{APPLY}` if a file declares the job."
+            )
         if self.root.id != self.record.id:
-            here = f"the {self.root.kind.words} '{self.root.name}' and, once that is done, on {here}"
-            command = "cleanroom retry --failed"
-        return f"Solve the problem. Then click Materialize on {here}, or run `{command}`."
+            return f"Solve the problem. Then launch the job {RETRY_JOB}, or run `{RETRY_ALL}`."
+        here = f"this {self.record.kind.words}"
+        return f"Solve the problem. Then click Materialize on {here}, or run `cleanroom retry {self.record.id}`."
+
+    @property
+    def needs_new_seed(self) -> bool:
+        """Whether a retry cannot help because the job's copy of its seed is unusable or deleted."""
+        job = self.root
+        if not isinstance(job, GenerationJob) or job.requested_seed:
+            return False
+        return job.seed_location is None or self.code in _SEED_CODES
 
 
 def failure_of(catalog: Catalog, kind: Kind, partition: str) -> Failure | None:
@@ -60,12 +86,20 @@ def failure_of(catalog: Catalog, kind: Kind, partition: str) -> Failure | None:
         root, cause = _root_of(catalog, record, version)
     except NotFoundError:
         return None
-    return Failure(record, version, root, cause.status_message or "The work failed.")
+    return Failure(record, version, root, cause.status_message or "The work failed.", cause.status_code)
 
 
-def link_to(record: Resource) -> str:
-    """Return a Markdown link to the partition's page of a resource."""
-    return f"[{escaped(record.name)}](/assets/{ASSETS_OF[record.kind][-1]}?view=partitions&partition={record.id})"
+def link_to(record: Resource, *, is_failed: bool = False) -> str:
+    """Return a Markdown link to the partition's page of a resource.
+
+    Args:
+        record: The resource.
+        is_failed: Link to the events of the partition. Without a materialisation, Dagster's page of a partition
+            shows that its run failed, and not why; the page of its events starts with the reason.
+    """
+    key = quote(record.id)
+    view = f"events&partitions%5B0%5D={key}" if is_failed else "partitions"
+    return f"[{escaped(record.name)}](/assets/{ASSETS_OF[record.kind][-1]}?view={view}&partition={key})"
 
 
 def escaped(text: str) -> str:

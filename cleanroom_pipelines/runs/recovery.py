@@ -154,7 +154,7 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
         UsageError: The database cannot be used, and is not a file that can be replaced.
     """
     parts, home = installation.parts, installation.home
-    if not parts.holds_something() and parts.catalog.ownership.is_blank():
+    if not parts.has_data() and parts.catalog.ownership.is_blank():
         yield None
         return
     key = load_key(parts.key_file)
@@ -198,7 +198,7 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
 
 
 @dataclass(frozen=True)
-class _State:
+class _CatalogueState:
     """How a catalogue relates to its home: intact, missing, outdated, or of another installation.
 
     Args:
@@ -214,23 +214,25 @@ class _State:
     is_whole: bool = False
 
 
-def _state_of(catalog: Catalog, kept: Identity | None, key_digest: str) -> _State:
+def _state_of(catalog: Catalog, kept: Identity | None, key_digest: str) -> _CatalogueState:
     try:
         if catalog.ownership.exists():
             catalog.resources.check_file()
         found, is_blank = catalog.ownership.identity(), catalog.ownership.is_blank()
     except ConfigurationError as error:
-        return _State(error.message)
+        return _CatalogueState(error.message)
     if found is None:
         if is_blank:
-            return _State("The catalogue is missing or empty.")
-        return _State("The catalogue was created by an earlier release than the home.", is_kept=True)
+            return _CatalogueState("The catalogue is missing or empty.")
+        return _CatalogueState("The catalogue was created by an earlier release than the home.", is_kept=True)
     if found.key_digest != key_digest or (kept is not None and found.id != kept.id):
-        return _State("The catalogue belongs to another installation.")
+        return _CatalogueState("The catalogue belongs to another installation.")
     if kept is None:
-        return _State("The home has no identity file, so its catalogue may be outdated.", found, is_kept=True)
+        return _CatalogueState(
+            "The home has no identity file, so its catalogue may be outdated.", found, is_kept=True
+        )
     is_whole = found.generation >= kept.generation
-    return _State("The catalogue is older than the home.", found, is_kept=True, is_whole=is_whole)
+    return _CatalogueState("The catalogue is older than the home.", found, is_kept=True, is_whole=is_whole)
 
 
 def _identity_of(root: Path) -> Identity | None:
@@ -283,13 +285,13 @@ class _Stored:
         return (asset, partition, version) in self.artifacts
 
 
-def _plan(installation: Installation, catalog: Catalog, key: InstallationKey, state: _State) -> Plan:
+def _plan(installation: Installation, catalog: Catalog, key: InstallationKey, state: _CatalogueState) -> Plan:
     stored = _Stored(installation.parts.store, key)
     records = [record for kind in Kind for record in catalog.resources.iterate(kind)]
     known = {record.id: record for record in records}
     versions = {record.id: catalog.resources.versions(record.kind, record.id) for record in records}
     deleted = catalog.deletion.deleted(hex_of(partition) for _, partition in stored.by_resource)
-    builder = _Builder(installation, catalog, key, stored)
+    builder = _ResourceBuilder(installation, catalog, key, stored)
     proven, lost = list[ProvenResource](), list[Lost]()
     for (kind, partition), manifests in stored.by_resource.items():
         if hex_of(partition) in deleted:
@@ -339,7 +341,7 @@ def _incomplete(
 
 
 @dataclass(frozen=True)
-class _Builder:
+class _ResourceBuilder:
     """Derives resources and versions from manifests."""
 
     installation: Installation
@@ -355,7 +357,7 @@ class _Builder:
         dossier: Dossier | None,
         known: Sequence[Version] | None,
     ) -> ProvenResource | None:
-        """Return what the catalogue lacks about a resource, derived from manifests; None if it lacks nothing."""
+        """Derive from manifests what the catalogue lacks about a resource; None if nothing is missing."""
         deleted = self.catalog.deletion.deleted_artifacts(kind, hex_of(partition))
         by_number: dict[int, list[Manifest]] = defaultdict(list)
         for manifest in manifests:
@@ -454,7 +456,7 @@ class _Builder:
 
 
 def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
-    """Whether the artifacts show that a version is further than an older catalogue knows."""
+    """Whether the artifacts prove more progress of a version than an older catalogue records."""
     if known is None:
         return True
     return proven.failure is None and is_proof(known.status, known.finished_at, proven.made_at)
@@ -484,7 +486,7 @@ def _is_usable(asset: str, manifest: Manifest, artifacts: Mapping[str, str]) -> 
 
 
 def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Return the assets that a version of a kind of resource has once it is finished."""
+    """Return the assets that a finished version of this kind of resource has."""
     if kind is Kind.GENERATION_JOB:
         return {"audience"}
     if kind is Kind.CUSTOM_AUDIENCE:
@@ -493,7 +495,7 @@ def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | No
 
 
 def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Return the other assets that a room version with these artifacts has once it is finished."""
+    """Return the further assets that a room version with these artifacts needs to be finished."""
     wanted = {"data_attributes"} if "base_audience" in artifacts else set[str]()
     if {"base_audience", "seed_audiences"} <= set(artifacts):
         wanted.add("overlap_statistics")
@@ -503,7 +505,7 @@ def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> 
 
 
 def _parents_of(partition: str, manifests: Iterable[Manifest], dossier: Dossier | None) -> tuple[ParentRef, ...]:
-    """Return a resource's parent versions: those of its input artifacts, and the one in its catalogue record."""
+    """Return a resource's parent versions, from its input artifacts and its catalogue record."""
     found = dict[str, ParentRef]()
     for manifest in manifests:
         for each in manifest.inputs:

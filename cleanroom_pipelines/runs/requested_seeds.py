@@ -70,10 +70,10 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
     return installation.catalog.get(GenerationJob, job.id)
 
 
-def take_back_seeds(
+def forget_seeds_from(
     installation: Installation, account_id: str, s3_uris: Sequence[str]
 ) -> tuple[GenerationJob, ...]:
-    """Delete the copies of deleted objects that jobs keep for another attempt, and return the jobs that used them.
+    """Delete the seeds that failed jobs keep of deleted objects; return all jobs that used these objects.
 
     A job that runs deletes its copy when it ends. What was built of the seed stays until its job is deleted.
 
@@ -94,7 +94,7 @@ def take_back_seeds(
 
 
 def _locations_with(s3_uri: str) -> list[str]:
-    """Return an object's URL, and those of all folders that it is in, each also without its slash."""
+    """Return the URLs of an object and of all its parent folders, the latter with and without a slash."""
     parts = s3_uri.removeprefix("s3://").split("/")
     folders = [f"s3://{'/'.join(parts[:n])}" for n in range(1, len(parts))]
     return [s3_uri, *folders, *(f"{folder}/" for folder in folders)]

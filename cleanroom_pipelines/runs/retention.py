@@ -34,7 +34,7 @@ from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.storage import ArtifactReference, Home
 from cleanroom_pipelines.storage.artifacts import is_leftover
 from cleanroom_pipelines.storage.multipart import MultipartUploads
-from cleanroom_pipelines.storage.processes import clean_up_after_the_dead, is_process_folder
+from cleanroom_pipelines.storage.processes import clean_up_dead_processes, is_process_folder
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -54,7 +54,7 @@ def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> 
     from cleanroom_pipelines.runs.deleting import clean_up_deleted
 
     root = installation.home.scratch_root
-    clean_up_after_the_dead(root)
+    clean_up_dead_processes(root)
     done = root / _DONE
     if _is_older(done, (installation.clock() - _EVERY).timestamp()) or not done.exists():
         done.touch()
@@ -63,7 +63,7 @@ def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> 
 
 
 def delete_superseded(installation: Installation, now: datetime | None = None) -> int:
-    """Delete artifacts whose retention time after being superseded has passed, and leftovers of killed processes.
+    """Delete artifacts that were superseded longer ago than the retention time, and leftovers of killed processes.
 
     It keeps the current and the newest version of every resource, the inputs of current versions, and versions
     that were current when unfinished work began (its run may be reading them).
@@ -78,7 +78,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     from cleanroom_pipelines.runs.building_rooms import delete_unused_room_data
 
     installation.check()
-    clean_up_after_the_dead(installation.home.scratch_root)
+    clean_up_dead_processes(installation.home.scratch_root)
     catalog, store = installation.catalog, installation.store
     at = now or installation.clock()
     # List the store before reading the catalogue, so the list excludes versions published in between.
@@ -201,7 +201,7 @@ def _delete_leftovers(
 
 
 def _in_scratch(home: Home) -> Iterator[Path]:
-    """Yield what is in the scratch folders of running processes, and all other entries of the scratch folder."""
+    """Yield the contents of running processes' scratch folders, and every other entry of the scratch folder."""
     for path in home.scratch_root.iterdir():
         if path.name.startswith("."):
             continue

@@ -62,7 +62,7 @@ class RoomBudget:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Fields that, with the inputs, decide whether an artifact with released numbers is up to date."""
+        """Fields that decide, with the inputs, whether an artifact with released numbers is still up to date."""
         return {"pair": self.budget.pair.id}
 
     @property
@@ -86,7 +86,7 @@ class RoomBudget:
 
 
 def seed_digests(folder: Path) -> dict[str, str]:
-    """Return one digest for each type of seed audience, of its (hashed) ids in any order.
+    """Return a digest of each seed audience's (hashed) ids, whatever their order, by type.
 
     Args:
         folder: Folder of the seed audiences' artifact.

@@ -23,13 +23,13 @@ from cleanroom_pipelines.identity import Dataset, InputName
 from cleanroom_pipelines.runs.drops import (
     ACCEPTED,
     REJECTED,
+    CompleteDrop,
     Drop,
-    Rejected,
-    RestingDrop,
+    RejectedDrop,
+    complete_drop,
     drops_below,
     one_at_a_time,
     reject,
-    rest,
     write_receipt,
 )
 from cleanroom_pipelines.runs.installation import Installation
@@ -49,7 +49,7 @@ def find_room_drops(installation: Installation) -> Iterator[Drop]:
 
 
 @acting_for("inbox")
-def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejected | None:
+def provision_drop(installation: Installation, drop: Drop) -> DataRoom | RejectedDrop | None:
     """Encrypt a copy of a complete drop, provision its room with it, and delete the file; or reject the file.
 
     After an interruption the same upload is reused, so that a file provisions its room only once.
@@ -64,7 +64,7 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejecte
     """
     with one_at_a_time(installation):
         try:
-            resting = rest(installation, drop)
+            complete = complete_drop(installation, drop)
         except FileNotFoundError:
             return None  # another process got there first
         try:
@@ -73,8 +73,8 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejecte
             check_not_workbook(drop.path)
         except (InputError, NotFoundError) as error:
             entry = {"operation": "provision", "room": drop.place[1] if len(drop.place) > 1 else ""}
-            return reject(installation, resting, error, entry, what="upload")
-        upload = _sealed_upload(installation, room, resting, name.matching_id)
+            return reject(installation, complete, error, entry, what="upload")
+        upload = _sealed_upload(installation, room, complete, name.matching_id)
         if room.inputs.get(str(name)) != upload.id:
             note = {"file": drop.path.name, "upload": {"bytes": upload.n_bytes, "digest": upload.digest}}
             write_receipt(drop.path.parent / ACCEPTED / f"{upload.id}.json", note)
@@ -92,17 +92,17 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejecte
                 }
             )
             installation.catalog.rooms.provision(room.id, {str(name): upload.id}, n_embeddings=n_embeddings)
-        resting.remove()
+        complete.remove()
         return room
 
 
 def _sealed_upload(
-    installation: Installation, room: DataRoom, resting: RestingDrop, matching_id: MatchingId | None
+    installation: Installation, room: DataRoom, complete: CompleteDrop, matching_id: MatchingId | None
 ) -> Upload:
     """Return the encrypted upload of a drop; create it unless an upload with the file's id already exists."""
-    folder = resting.drop.path.parent.name
+    folder = complete.drop.path.parent.name
     for number in count():
-        mark = f"{room.id}/{folder}/{resting.state}/{number}"
+        mark = f"{room.id}/{folder}/{complete.state}/{number}"
         upload_id = installation.key.digest("dropped uploads", mark.encode())[:32]
         try:
             upload = installation.catalog.rooms.upload(upload_id)
@@ -112,10 +112,10 @@ def _sealed_upload(
             return upload
         # its content was deleted, after a rejection or a day without use: accept the file again
     installation.catalog.deletion.announce(UPLOAD, upload_id)
-    with resting.drop.path.open("rb") as stream:
+    with complete.drop.path.open("rb") as stream:
         sealed = installation.uploads.seal(upload_id, chunks_of(stream))
     try:
-        resting.check()
+        complete.check()
     except BaseException:
         installation.uploads.delete(sealed.location)
         raise

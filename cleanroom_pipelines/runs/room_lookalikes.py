@@ -239,7 +239,7 @@ def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) ->
 
 
 def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str) -> tuple[int, bool]:
-    """Return the price of a lookalike in tenths of a unit, without its source's size, and whether it is a maximum.
+    """Return a lookalike's price in tenths of a unit (its source's size costs extra), and whether it is a maximum.
 
     The size is known if the source is a seed audience whose overlap was released.
     """

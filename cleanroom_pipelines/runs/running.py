@@ -43,7 +43,6 @@ def run_pending(
     *,
     worker: str | None = None,
     max_seconds: float | None = None,
-    max_versions: int | None = None,
     on_start: Callable[[Version], None] = lambda _: None,
     on_failure: Callable[[Version], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -59,7 +58,6 @@ def run_pending(
         instance: Where the runs are recorded; None: the instance in DAGSTER_HOME, or else an ephemeral one.
         worker: Id of the surrounding run, if any; the runs carry it as a tag.
         max_seconds: Start nothing more after this time.
-        max_versions: Maximum number of versions to run.
         on_start: Called with each version before its run.
         on_failure: Called with each version whose run failed.
         should_stop: Checked before each version; when true, nothing more is started.
@@ -87,8 +85,6 @@ def run_pending(
     while not should_stop():
         supervise(installation, instance)
         delete_pending(installation, instance)
-        if max_versions is not None and n_runs >= max_versions:
-            break
         if max_seconds is not None and time.monotonic() - begun > max_seconds:
             break
         follows = lane is Lane.HEAVY and ready_work(installation, instance, passed_over, Lane.SMALL, made_last)
@@ -166,7 +162,7 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 
 @contextmanager
-def beating(
+def sending_heartbeats(
     installation: Installation, worker: str, *, every_seconds: float = HEARTBEAT_SECONDS
 ) -> Iterator[None]:
     """Send a heartbeat for this worker every 15 seconds, so that its death would be detected.
@@ -205,7 +201,7 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
     kind = next((kind for kind, row in KINDS.items() if row.job == run.job_name), None)
     partition = run.tags.get(PARTITION_TAG)
     _complete_record(installation, run, instance, kind)
-    with beating(installation, run.run_id):
+    with sending_heartbeats(installation, run.run_id):
         if kind is None or partition is None:
             yield
             return
@@ -216,7 +212,7 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
 def _complete_record(
     installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance, kind: Kind | None
 ) -> None:
-    """Add what a run lacks to be found: a worker's run its code location, a manually started run its tags."""
+    """Add the code location to a worker's run, and tags to a manual one, so that Dagster's pages find them."""
     tags = dict[str, str]()
     if run.remote_job_origin is None:
         instance.run_storage.replace_job_origin(run, origin_of(run.job_name))

@@ -5,17 +5,19 @@ Add here when starting a job gets another option.
 Keep out: seeds from the inbox (inbox.py) and declarations (declarations).
 """
 
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
-from cleanroom_pipelines.catalog import LARGEST, SEED, GenerationJob, GenerationJobSpec, Origin, Resource
-from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
+from cleanroom_pipelines.catalog import LARGEST, SEED, GenerationJob, GenerationJobSpec, Kind, Origin, Resource
+from cleanroom_pipelines.errors import NotFoundError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.runs.installation import Installation
 
 # How long a job that failed for a reason other than its seed can be retried manually.
 _ATTEMPT_AGAIN_WITHIN = timedelta(days=1)
+_MOST_LISTED = 20  # names in a message
 
 
 def start_job_from_file(
@@ -32,7 +34,7 @@ def start_job_from_file(
 
     Args:
         installation: The installation to work on.
-        configured: Partition key of the configured audience model.
+        configured: Name or partition key of the configured audience model.
         seed: The file; a copy is kept until the job ends.
         name: The job's name.
         seed_mode: `excluded`, `first` or `in_place`.
@@ -45,6 +47,7 @@ def start_job_from_file(
         ConflictError: The name is already in use.
         NotFoundError: The configured model does not exist.
     """
+    configured = _configured_model(installation, configured).id
     if seed_mode not in set(SeedMode):
         raise UsageError("The seed mode is invalid.", remedy="Use excluded, first or in_place.")
     if not seed.is_file():
@@ -77,6 +80,27 @@ def start_job_from_file(
     return job
 
 
+def _configured_model(installation: Installation, name_or_key: str) -> Resource:
+    """Find a configured audience model of any account by its name or partition key, for the operator."""
+    models = [*installation.catalog.resources.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)]
+    found = [model for model in models if name_or_key in (model.id, model.name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NotFoundError(
+            f"{len(found)} configured audience models have this name.",
+            remedy=f"Give a partition key: {_listed(model.id for model in found)}.",
+        )
+    remedy = f"Choose one of: {_listed(model.name for model in models)}." if models else "Declare one first."
+    raise NotFoundError("There is no configured audience model with this name or partition key.", remedy=remedy)
+
+
+def _listed(texts: Iterable[str]) -> str:
+    every = list(texts)
+    shown, others = every[:_MOST_LISTED], every[_MOST_LISTED:]
+    return ", ".join(map(repr, shown)) + (f" and {len(others)} more" if others else "")
+
+
 def forget_seed(installation: Installation, job: GenerationJob) -> None:
     """Delete a job's seed; its name, size, keyed digest and report stay."""
     installation.vault.delete(job.seed_location)
@@ -84,6 +108,6 @@ def forget_seed(installation: Installation, job: GenerationJob) -> None:
 
 
 def forget_spent_seeds(installation: Installation) -> None:
-    """Delete seeds of ended jobs whose run was killed before doing so, and of jobs that failed for good."""
+    """Delete seeds that killed runs left behind, and seeds of jobs that failed for good."""
     for job in installation.catalog.resources.spent_seeds(installation.clock() - _ATTEMPT_AGAIN_WITHIN):
         forget_seed(installation, job)

@@ -31,7 +31,7 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.labels import WORKER_TAG
 from cleanroom_pipelines.runs.rebuilding import has_history, rebuild_history
 from cleanroom_pipelines.runs.retention import housekeeping
-from cleanroom_pipelines.runs.running import SCORING_JOB, beating, run_pending
+from cleanroom_pipelines.runs.running import SCORING_JOB, run_pending, sending_heartbeats
 from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.runs.signals import STOP_SIGNALS, StopRequest, handle_signals
 from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
@@ -63,12 +63,12 @@ def work_until_stopped(
     with (
         _stop_signals() as stop_signal,
         dagster_instance(installation) as instance,
-        beating(installation, worker),
+        sending_heartbeats(installation, worker),
     ):
         rounds = Rounds(installation, instance, worker, lambda: stop_signal.is_set() or stop(), lane)
         while not rounds.should_stop():
             try:
-                rounds.turn()
+                rounds.do_round()
             except KeyboardInterrupt:
                 if not stop_signal.is_set():
                     raise
@@ -97,8 +97,8 @@ class Rounds:
         self._passed_over = set[str]()
         self._next_round = self._next_long_round = 0.0
 
-    def turn(self) -> None:
-        """Find pending work and do it."""
+    def do_round(self) -> None:
+        """Do one round: clean up if it is due, then do all pending work."""
         installation, instance = self._installation, self._instance
         installation.check()
         if time.monotonic() >= self._next_long_round:
@@ -159,7 +159,7 @@ def _stop_signals() -> Iterator[StopRequest]:
 
 
 def _end_of_parent() -> threading.Event:
-    """Return an event that is set when standard input closes, which happens however the parent process ends."""
+    """Return an event that is set when the parent process ends, even if killed: standard input then closes."""
     ended = threading.Event()
 
     def watch() -> None:

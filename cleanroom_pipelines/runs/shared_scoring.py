@@ -109,7 +109,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
 
 
 def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
-    """Write the fitted ensemble, without its seed users, and then the plan; the plan makes helper runs start.
+    """Write the fitted ensemble, without its seed users, then the plan, which starts helper runs.
 
     Args:
         folder: Folder below the scratch folder, visible to all hosts.

@@ -11,16 +11,18 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Status, Version
-from cleanroom_pipelines.errors import CleanroomError, NotFoundError
+from cleanroom_pipelines.catalog import AudienceModel, Catalog, Kind, Resource, Status, Version
+from cleanroom_pipelines.errors import ArtifactError, CleanroomError, NotFoundError
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.reasons import Failure, failure_of
+from cleanroom_pipelines.runs.notices import NoticeState, states_of
+from cleanroom_pipelines.runs.reasons import APPLY, RETRY_ALL, RETRY_JOB, START_JOB, Failure, failure_of
 
 _MOST_ROWS = 50
 _MOST_FAILURES = 100
 _WEEK = timedelta(days=7)
 _TENTHS = 10
 _FULL_SHARE = 0.1
+_GRACE = timedelta(minutes=15)  # the schedule of refreshes ticks every five
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Problem:
         first: The resource that failed first.
         reason: What happened and what to do.
         others: The resources that failed because of it.
-        command: The command that retries all of them.
+        job: The job to launch in Dagster; empty if a click on Materialize is enough.
+        command: The command that does the same.
     """
 
     first: Resource
     reason: str
     others: tuple[Resource, ...]
+    job: str
     command: str
 
     @property
@@ -88,9 +92,11 @@ class Situation:
         running: What runs.
         waiting: What waits, and for what.
         refreshes: Models with their next refresh, soonest first, and whether it is overdue.
+        late: Why a model with a declared refresh is not fresh, by its id; fresh ones are not in it.
         exports: Exports of the last seven days, newest first.
         budgets: Units left and in total, by pair of organisations.
         drift: Sentences about models whose population changed much with the last refresh.
+        notices: The receivers of notices, and whether each one's last notice arrived.
         free_bytes: Free space on the disk of the home.
         total_bytes: Size of that disk.
     """
@@ -100,9 +106,11 @@ class Situation:
     running: tuple[Open, ...]
     waiting: tuple[Open, ...]
     refreshes: tuple[tuple[Resource, datetime, bool], ...]
+    late: Mapping[str, str]
     exports: tuple[Export, ...]
     budgets: Mapping[str, tuple[float, float]]
     drift: tuple[str, ...]
+    notices: tuple[NoticeState, ...]
     free_bytes: int
     total_bytes: int
 
@@ -114,6 +122,8 @@ class Situation:
             parts = ["Everything is done; nothing failed"]
         if self.is_disk_full:
             parts.append("the disk is almost full")
+        if any(each.arrived is False for each in self.notices):
+            parts.append("a notice did not arrive")
         return f"{', '.join(parts)}."
 
     @property
@@ -150,6 +160,7 @@ def situation_of(installation: Installation) -> Situation:
             for model in models
             if model.next_refresh_at
         ),
+        late={model.id: sentence for model in models if (sentence := lateness_of(installation, model))},
         exports=tuple(
             Export(record, _place_of(installation, record), version.summary.get("delivered"), version.finished_at)
             for record, version in catalog.resources.exports_since(now - _WEEK, _MOST_ROWS)
@@ -158,9 +169,21 @@ def situation_of(installation: Installation) -> Situation:
         drift=tuple(
             f"{model.name}: {sentence}" for model in models if (sentence := drift_of(installation, model.id))
         ),
+        notices=states_of(catalog, setting=installation.settings.notify),
         free_bytes=usage.free,
         total_bytes=usage.total,
     )
+
+
+def lateness_of(installation: Installation, model: AudienceModel) -> str:
+    """Return why a model is not as fresh as its declaration demands; empty if it is, or declares no refresh."""
+    if (due := model.next_refresh_at) is None:
+        return ""
+    if (failure := failure_of(installation.catalog, Kind.AUDIENCE_MODEL, model.id)) is not None:
+        return failure.sentence
+    if due > installation.clock() - _GRACE:
+        return ""
+    return f"A refresh was due at {due:%Y-%m-%d %H:%M} UTC and has not started. Check that Dagster's daemon runs."
 
 
 def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> str:
@@ -178,6 +201,47 @@ def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> s
     return f"{', '.join(changes)} since the previous version." if changes else ""
 
 
+def drift_of_audience(installation: Installation, job_id: str, limit: float = 0.2) -> str:
+    """Compare an audience's newest two versions; return a sentence if matches or recall changed much.
+
+    Recall changed much if it left the confidence interval of the version before, and by more than a tenth. Both
+    numbers are those on the pages of the two versions, so comparing them reveals nothing more.
+    """
+    from cleanroom_pipelines.runs.building import read_stored
+
+    versions = installation.catalog.resources.versions(Kind.GENERATION_JOB, job_id)
+    built = [
+        version for version in versions if version.status is Status.ACTIVE and "audience" in version.artifacts
+    ]
+    if len(built) < 2:
+        return ""
+    references = [version.artifact("audience") for version in built[-2:]]
+    try:
+        before, after = (read_stored(installation.store, each)[1]["metrics"] for each in references)
+    except ArtifactError:  # superseded and deleted
+        return ""
+    old, new = before["match"]["n_matched"], after["match"]["n_matched"]
+    changes = [f"{old:,} → {new:,} matched users of the seed"] if abs(new - old) > limit * max(1, old) else []
+    low, high = before["recall_at"]["recall_interval"]
+    old, new = before["recall_at"]["recall"], after["recall_at"]["recall"]
+    if not low <= new <= high and abs(new - old) > limit / 2:
+        changes.append(f"{old:.2f} → {new:.2f} recall")
+    return f"{', '.join(changes)} since the previous version." if changes else ""
+
+
+def drift_of_export(export: Mapping[str, Any], limit: float = 0.5) -> str:
+    """Return a sentence if more than a share of a list's users are not those of the list before.
+
+    Args:
+        export: The document of the export, which counts the changes if the configured model asks for them.
+        limit: The share.
+    """
+    changes, delivered = export.get("changes"), export["delivered"]
+    if not changes or changes["added"] <= limit * delivered:
+        return ""
+    return f"{changes['added'] / delivered:.0%} of the users were not in the previous export."
+
+
 def _problems(catalog: Catalog, failed: Sequence[Version]) -> tuple[Problem, ...]:
     """Group failures by their cause, newest first."""
     groups = dict[str, list[Failure]]()
@@ -190,8 +254,12 @@ def _problems(catalog: Catalog, failed: Sequence[Version]) -> tuple[Problem, ...
 def _problem_of(failures: list[Failure]) -> Problem:
     first = failures[0].root
     others = tuple(each.record for each in failures if each.record.id != first.id)
-    command = "cleanroom retry --failed" if others else f"cleanroom retry {first.id}"
-    return Problem(first, failures[0].reason, others, command)
+    job, command = "", f"cleanroom retry {first.id}"
+    if failures[0].needs_new_seed:
+        job, command = START_JOB, APPLY
+    elif others:
+        job, command = RETRY_JOB, RETRY_ALL
+    return Problem(first, failures[0].reason, others, job, command)
 
 
 def _open_work(installation: Installation) -> tuple[tuple[Open, ...], tuple[Open, ...]]:
@@ -205,8 +273,16 @@ def _open_work(installation: Installation) -> tuple[tuple[Open, ...], tuple[Open
         except NotFoundError:
             continue
         is_running = version.status is Status.CREATE_IN_PROGRESS
-        (running if is_running else waiting).append(Open(record, str(stage) if is_running else stage.words))
+        words = (str(stage) if is_running else stage.words) + _stops_of(version.attempt - is_running)
+        (running if is_running else waiting).append(Open(record, words))
     return tuple(running), tuple(waiting)
+
+
+def _stops_of(n_stops: int) -> str:
+    if n_stops <= 0:
+        return ""
+    times = "once" if n_stops == 1 else f"{n_stops} times"
+    return f"; its process stopped responding {times}, and it is retried"
 
 
 def _place_of(installation: Installation, record: Any) -> str:

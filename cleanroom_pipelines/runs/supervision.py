@@ -47,7 +47,7 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
     for worker in catalog.work.dead_workers():
         _fail_run(instance, worker, "Its process stopped responding.")
         catalog.work.forget_worker(worker)
-    catalog.work.settle_orphans()
+    catalog.work.fail_orphans()
     forget_spent_seeds(installation)
     _sync_partitions(installation, instance)
     explain_failures(installation, instance)

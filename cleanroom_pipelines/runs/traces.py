@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def is_made(self) -> bool:
-        """Whether the comparison was made and no resource was created or deleted since."""
+        """Whether partitions were compared and no resource was created or deleted since."""
         return self._storage.get_cursor_values({self._key}).get(self._key) == self._mark
 
     def note(self) -> None:

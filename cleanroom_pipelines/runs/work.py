@@ -36,7 +36,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
-from cleanroom_pipelines.runs.notices import send_notice
+from cleanroom_pipelines.runs.notices import Notice, notify
 from cleanroom_pipelines.runs.signals import handle_signals
 from cleanroom_pipelines.runs.upgrading import wait_for_rebuild
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, InstallationKey, Manifest
@@ -252,14 +252,16 @@ class Work(Generic[_R]):
         return seal_dossier(self.installation.key, dossier)
 
     def _notify(self, status: Status, status_code: StatusCode | None) -> None:
-        notice = {
-            "kind": self.record.kind.value,
-            "id": self.record.id,
-            "version": str(self.version.number),
-            "status": status.value,
-            "status_code": status_code.value if status_code else "",
-        }
-        send_notice(self.installation.settings.notify, notice)
+        code = status_code.value if status_code else ""
+        notice = Notice(self.record.kind.value, self.record.id, str(self.version.number), status.value, code)
+        settings = self.installation.settings
+        notify(
+            self.installation.catalog,
+            notice,
+            setting=settings.notify,
+            secrets=settings.secrets,
+            is_stopping=self.is_interrupted,
+        )
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class ArrivingProtocol(H11Protocol):
         self._update_timer()
 
     def on_response_complete(self) -> None:
-        """Apply the timer to the next request, a part of which may have arrived already."""
+        """Restart the timer for the next request, which may already have begun to arrive."""
         super().on_response_complete()
         self._update_timer()
 

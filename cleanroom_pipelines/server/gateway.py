@@ -19,6 +19,7 @@ from cleanroom_pipelines.aws.signing import is_for_s3
 from cleanroom_pipelines.media.protocol import PREFIX as MEDIA_PREFIX
 from cleanroom_pipelines.server.lookalike_api import LookalikeApi
 from cleanroom_pipelines.server.media_api import MAX_BODY_BYTES, MediaApi
+from cleanroom_pipelines.server.metrics import METRICS, Metrics
 from cleanroom_pipelines.server.requests import Reply, Request
 from cleanroom_pipelines.server.s3.api import S3Api
 
@@ -72,6 +73,7 @@ class Gateway:
         api: The lookalike (AWS) API.
         s3: The S3 API; it gets every request whose signature has the scope of S3.
         media: The data-room (Media) API.
+        metrics: The metrics, which also count requests.
         new_id: Returns a new UUID for each request.
         seconds_for_body: Time limit for a body; an upload gets another second for each 10,000 bytes.
         site: The pages; None for APIs only.
@@ -80,6 +82,7 @@ class Gateway:
     api: LookalikeApi
     s3: S3Api
     media: MediaApi
+    metrics: Metrics
     new_id: Callable[[], str]
     seconds_for_body: float = 60.0
     site: Site | None = None
@@ -104,12 +107,28 @@ class Gateway:
             raw_query=scope["query_string"].decode("latin-1"),
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
             is_secure=scope.get("scheme") == "https",
-            is_private=scope.get("scheme") == "https" or _is_local(scope),
+            is_private=_is_private(scope),
             is_local=_is_local(scope),
             client=(scope.get("client") or ("",))[0],
         )
-        if is_for_s3(request.header("authorization") or "", request.raw_query):
-            return await self._upload(self.s3.begin, request, receive)
+        is_s3 = is_for_s3(request.header("authorization") or "", request.raw_query)
+        if is_s3:
+            reply = await self._upload(self.s3.begin, request, receive)
+        elif request.raw_path == METRICS and request.method == "GET":
+            reply = await self._measure(request, is_local=_is_local(scope))
+        else:
+            reply = await self._other(request, receive)
+        self.metrics.count(request.raw_path, reply.status, is_s3=is_s3)
+        return reply
+
+    async def _measure(self, request: Request, *, is_local: bool) -> Reply:
+        if not self.metrics.admits(request.header("authorization") or "", is_local=is_local):
+            message = "Metrics need their token, or without one a direct request from this machine."
+            return await self._reject(request, message, status=403, ends=True)
+        content_type, body = await anyio.to_thread.run_sync(self.metrics.render)
+        return Reply(200, {"Content-Type": content_type, "Cache-Control": "no-store"}, body)
+
+    async def _other(self, request: Request, receive: Receive) -> Reply:
         if request.raw_path == HEALTH:
             return Reply(200, {"Content-Type": "application/json"}, b'{"status":"ok"}')
         if request.has_two_lengths:
@@ -198,8 +217,13 @@ class Gateway:
             await anyio.to_thread.run_sync(upload.discard)
 
 
+def _is_private(scope: Scope) -> bool:
+    """Whether others cannot read a connection: it uses TLS (also before a trusted proxy), or is local."""
+    return scope.get("scheme") == "https" or _is_local(scope)
+
+
 def _is_local(scope: Scope) -> bool:
-    """Whether a connection comes from this machine; one through a proxy does not count, because it is remote."""
+    """Whether a connection comes from this machine and not through a proxy that adds the usual headers."""
     client, is_proxied = scope.get("client"), any(name in _OF_PROXIES for name, _ in scope["headers"])
     try:
         return client is not None and not is_proxied and ip_address(client[0]).is_loopback

@@ -22,18 +22,19 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.aws.operations.endpoint import Endpoint
-from cleanroom_pipelines.aws.signing import Key
+from cleanroom_pipelines.aws.signing import SigningKey
 from cleanroom_pipelines.catalog import Catalog, Kind, Lane, make_arn
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.parties import open_access_key
-from cleanroom_pipelines.runs.requested_seeds import take_back_seeds
+from cleanroom_pipelines.runs.requested_seeds import forget_seeds_from
 from cleanroom_pipelines.server.callers import Doorkeeper
 from cleanroom_pipelines.server.gateway import Gateway, Site
 from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.lookalike_api import LookalikeApi
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.media_api import MediaApi
+from cleanroom_pipelines.server.metrics import Metrics
 from cleanroom_pipelines.server.s3.api import S3Api
 from cleanroom_pipelines.server.s3.operations import S3Parts
 from cleanroom_pipelines.storage.multipart import MultipartUploads
@@ -71,11 +72,11 @@ def make_gateway(
     # Decrypting a key takes longer than most operations, so it is cached; its validity is checked each time.
     open_key = lru_cache(maxsize=1000)(partial(open_access_key, installation))
 
-    def find_key(key_id: str) -> Key | None:
+    def find_key(key_id: str) -> SigningKey | None:
         found = installation.catalog.parties.access_key(key_id)
         if found is None:
             return None
-        return Key(found.id, found.account_id, open_key(found), found.disabled)
+        return SigningKey(found.id, found.account_id, open_key(found), found.disabled)
 
     rate, media_rate = (RateLimit(settings.requests_per_second, seconds) for _ in range(2))
     door = Doorkeeper(find_key, installation.audit, installation.clock, rate)
@@ -92,8 +93,8 @@ def make_gateway(
     def registered(account_id: str) -> dict[str, datetime]:
         return {each.name: each.created_at for each in installation.catalog.parties.buckets(account_id)}
 
-    def take_back(account_id: str, s3_uris: Sequence[str]) -> list[tuple[str, str]]:
-        jobs = take_back_seeds(installation, account_id, s3_uris)
+    def forget_seeds(account_id: str, s3_uris: Sequence[str]) -> list[tuple[str, str]]:
+        jobs = forget_seeds_from(installation, account_id, s3_uris)
         arns = [make_arn(Kind.GENERATION_JOB, account_id, job.region, job.id) for job in jobs]
         return [(str(arn), job.status.value) for arn, job in zip(arns, jobs, strict=True)]
 
@@ -104,13 +105,13 @@ def make_gateway(
         uploads=MultipartUploads(installation.home, installation.clock),
         most_bytes=settings.max_upload_bytes,
         is_encrypted=settings.encryption == "volume",
-        take_back=take_back,
+        forget_seeds=forget_seeds,
     )
     hosts = tuple(name for name in ("localhost", settings.s3_host) if name)
     s3 = S3Api(parts, door, installation.home.scratch, hosts)
     media = MediaApi(MediaService(installation), media_rate)
     site = make_site(installation) if make_site else None
-    return Gateway(LookalikeApi(endpoint, door, is_strict), s3, media, _new_uuid, site=site)
+    return Gateway(LookalikeApi(endpoint, door, is_strict), s3, media, Metrics(installation), _new_uuid, site=site)
 
 
 def serve(

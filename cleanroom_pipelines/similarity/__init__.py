@@ -15,6 +15,7 @@ from cleanroom_pipelines.similarity.specs import (
     SizeProfile,
     TrainingReport,
     TrainingSettings,
+    TrainingTables,
     UsersSchema,
     Window,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "SizeProfile",
     "TrainingReport",
     "TrainingSettings",
+    "TrainingTables",
     "UsersSchema",
     "Window",
 ]

@@ -65,7 +65,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Population:
-    """The users to fit for one seed, their folds, and the reference users that ranks are measured among.
+    """The users to fit for one seed, their folds, and the reference users against which ranks are measured.
 
     Args:
         n_users: Users of the model N.
@@ -169,7 +169,7 @@ class Ensemble:
 
 
 def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
-    """Scramble stable hashes, so that sorting by the result is unrelated to the order of the users."""
+    """Scramble stable hashes, so that their new order is unrelated to the order of the users."""
     state = hashes.astype(np.uint64) * _MIX
     return (state ^ (state >> np.uint64(32))) * _MIX
 

@@ -1,4 +1,4 @@
-"""Store what was fitted for one seed, so that this or another process can score and rank all users.
+"""Store the fit for one seed, so that this or another process can score and rank all users.
 
 Lives here: `Fit`, and its files.
 Add here when ranking needs further data from the fit.

@@ -37,7 +37,7 @@ from cleanroom_pipelines.similarity.private_representation import (
 )
 from cleanroom_pipelines.similarity.ranking import write_ranking
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, RANKING_SCHEMA, ranking_metadata
-from cleanroom_pipelines.similarity.scoring import SCORED, Piece, by_shard, match_users, pieces_of
+from cleanroom_pipelines.similarity.scoring import SCORED, BlockRange, by_shard, match_users, pieces_of
 from cleanroom_pipelines.similarity.shards import part_name
 from cleanroom_pipelines.similarity.sorting import percentiles_of
 from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
@@ -188,7 +188,7 @@ def private_ranking(
         if not database.is_cluster:
             pieces = pieces_of(opened, is_cluster=False)
             scores = []
-            for done, table in enumerate(database.run_tasks(_ScorePiece(opened, scorer), pieces)):
+            for done, table in enumerate(database.run_tasks(_ScoreByVector(opened, scorer), pieces)):
                 scores.append(table["score"].to_numpy())
                 on_share((done + 1) / len(pieces))
             with stages.stage(0.8, "ranking"):
@@ -198,7 +198,7 @@ def private_ranking(
                 scored, ordered = Path(name, "scored"), Path(name, "sorted")
                 scored.mkdir()
                 ordered.mkdir()
-                write = _WriteScores(opened, scorer, scored)
+                write = _WriteVectorScores(opened, scorer, scored)
                 for done, _ in enumerate(database.run_tasks(write, range(opened.n_shards))):
                     on_share((done + 1) / opened.n_shards)
                 with stages.stage(0.8, "ranking"):
@@ -416,7 +416,7 @@ class _Scorer:
         factor = math.ldexp(1.0, _WEIGHT_BITS - exponent)
         return cls(representation, d, metric, np.rint(weights * factor), factor)
 
-    def vectors(self, model: Model, piece: Piece) -> Sequence[Float64]:
+    def vectors(self, model: Model, piece: BlockRange) -> Sequence[Float64]:
         """Return the vectors of the users in a piece (a range of blocks of a shard)."""
         shard = model.shard(piece.shard)
         blocks = (model.block(shard, number) for number in range(piece.first, piece.last))
@@ -428,7 +428,7 @@ class _Scorer:
             if block.last > block.first
         ]
 
-    def score(self, model: Model, piece: Piece) -> Float64:
+    def score(self, model: Model, piece: BlockRange) -> Float64:
         """Return the scores of the users in a piece (a range of blocks of a shard)."""
         return np.concatenate([np.zeros(0), *(vectors @ self.weights for vectors in self.vectors(model, piece))])
 
@@ -439,16 +439,16 @@ class _Scorer:
 
 
 @dataclass(frozen=True)
-class _ScorePiece:
+class _ScoreByVector:
     model: Model
     scorer: _Scorer
 
-    def __call__(self, piece: Piece) -> pa.Table:
+    def __call__(self, piece: BlockRange) -> pa.Table:
         return pa.table({"score": self.scorer.score(self.model, piece)})
 
 
 @dataclass(frozen=True)
-class _WriteScores:
+class _WriteVectorScores:
     model: Model
     scorer: _Scorer
     folder: Path
@@ -457,7 +457,7 @@ class _WriteScores:
         import pyarrow.parquet as pq
 
         shard = self.model.shard(number)
-        scores = self.scorer.score(self.model, Piece(number, 0, self.model.blocks_per_shard))
+        scores = self.scorer.score(self.model, BlockRange(number, 0, self.model.blocks_per_shard))
         columns = (shard.user_ids, pa.array(shard.hashes), pa.array(scores))
         table = pa.table(dict(zip(SCORED, columns, strict=True)))
         pq.write_table(table, self.folder / part_name(number), compression="zstd")
@@ -475,7 +475,7 @@ def _rank_in_memory(model: Model, scores: Float64, path: Path) -> Float64:
 
 
 def _scale_places(n_users: int) -> Int64:
-    """Return the positions of the 1,999 users whose scores divide all users, best first, into 2,000 parts."""
+    """Return the 1,999 positions in the ranking that divide it into 2,000 equal parts."""
     return (np.arange(1, _N_STEPS, dtype=np.int64) * n_users) // _N_STEPS
 
 
@@ -490,12 +490,12 @@ def _rank_on_cluster(engine: Engine, n_users: int, scored: Path, ordered: Path, 
         if part.n_rows:
             filled.append((len(filled), above, part.path))
             above += part.n_rows
-    tables = list(engine.run_tasks(_FinishPart(n_users, out), filled))
+    tables = list(engine.run_tasks(_FinishVectorPart(n_users, out), filled))
     return np.concatenate([table["scale"].to_numpy() for table in tables])[::-1]
 
 
 @dataclass(frozen=True)
-class _FinishPart:
+class _FinishVectorPart:
     """Write one part of the ranking, and return its scores at the positions of `_scale_places`."""
 
     n_users: int

@@ -542,7 +542,7 @@ def _max_abs(schema: InteractionsSchema) -> str:
 
 
 def _scale(largest: float | None) -> float:
-    """Return the power of two that scales a column to 40-bit integers, whose sums are exact in any order."""
+    """Return the power of two that scales a column to 40-bit integers, so that sums are exact in any order."""
     import math
 
     return 2.0 ** math.floor(math.log2(_FIXED_POINT / largest)) if largest else 1.0

@@ -44,6 +44,7 @@ from cleanroom_pipelines.similarity.specs import (
     GenerationSettings,
     TrainingReport,
     TrainingSettings,
+    TrainingTables,
 )
 from cleanroom_pipelines.similarity.training import Stages, one_blas_thread, train
 from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
@@ -85,16 +86,10 @@ def train_room(
         runtime.report_progress(0.0, "collecting features of the users")
         with open_engine(runtime.engine, paths=(base, scratch)) as database:
             features = write_room_features(database, base, scratch)
-        return train(
-            interactions=features.interactions,
-            schema=SEGMENTS_SCHEMA,
-            users=features.users,
-            users_schema=features.users_schema,
-            population=features.population,
-            out=out,
-            settings=settings,
-            runtime=runtime.part(_SHARE_OF_FEATURES, 1.0),
+        tables = TrainingTables(
+            features.interactions, SEGMENTS_SCHEMA, features.users, features.users_schema, features.population
         )
+        return train(tables, out, settings=settings, runtime=runtime.part(_SHARE_OF_FEATURES, 1.0))
 
 
 def check_released_seed(seed: Released, addressable: Released) -> None:
@@ -257,7 +252,7 @@ def check_reach(reach_percent: int) -> None:
 
 
 def reach_size(reach_percent: int, n_users: int) -> int:
-    """Return the number of users in a reach: max(1, ⌊r·N/100⌋), as for every percentage audience size."""
+    """Return the number of users in a reach, as for any percentage size: max(1, ⌊r·N/100⌋)."""
     return AudienceSize(SizeType.PERCENTAGE, reach_percent).n_users(n_users)
 
 

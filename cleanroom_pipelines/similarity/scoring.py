@@ -38,7 +38,7 @@ _MANY = 4
 
 
 @dataclass(frozen=True)
-class Piece:
+class BlockRange:
     """Task: a range of blocks of one shard, first ≤ block < last."""
 
     shard: int
@@ -46,12 +46,12 @@ class Piece:
     last: int
 
 
-def pieces_of(model: Model, *, is_cluster: bool, shards: Iterable[int] | None = None) -> list[Piece]:
+def pieces_of(model: Model, *, is_cluster: bool, shards: Iterable[int] | None = None) -> list[BlockRange]:
     """Split all shards, or the given ones, into tasks: one per shard on a cluster, otherwise a few blocks each."""
     n_blocks = model.blocks_per_shard
     step = n_blocks if is_cluster else _BLOCKS_PER_PIECE
     return [
-        Piece(shard, first, min(first + step, n_blocks))
+        BlockRange(shard, first, min(first + step, n_blocks))
         for shard in (range(model.n_shards) if shards is None else shards)
         for first in range(0, n_blocks, step)
     ]
@@ -260,11 +260,11 @@ class _ScorePiece:
     model: Model
     scorer: Scorer
 
-    def __call__(self, piece: Piece) -> pa.Table:
+    def __call__(self, piece: BlockRange) -> pa.Table:
         return pa.table({"score": _scores(self.model, self.scorer, piece)})
 
 
-def _scores(model: Model, scorer: Scorer, piece: Piece) -> Float64:
+def _scores(model: Model, scorer: Scorer, piece: BlockRange) -> Float64:
     shard = model.shard(piece.shard)
     blocks = (model.block(shard, number) for number in range(piece.first, piece.last))
     scores = [score_with([scorer], model.rows(shard, block))[0] for block in blocks if block.last > block.first]
@@ -307,7 +307,7 @@ class _WriteScores:
         import pyarrow.parquet as pq
 
         shard = self.model.shard(number)
-        scores = _scores(self.model, self.scorer, Piece(number, 0, self.model.blocks_per_shard))
+        scores = _scores(self.model, self.scorer, BlockRange(number, 0, self.model.blocks_per_shard))
         is_other = np.ones(len(scores), dtype=bool)
         is_other[self.seed.get(number, [])] = False
         columns = (shard.user_ids, pa.array(shard.hashes), pa.array(scores))

@@ -87,7 +87,7 @@ def read_seed(
 ) -> SeedUsers:
     """Read a seed: JSON Lines `{"user_id": "…"}`, CSV with that header, or parquet.
 
-    Counts are the same as those of `uploads.validate_seed`.
+    Counts are the same as those of `uploads.files.check_seed`.
 
     Args:
         path: File, glob or folder.

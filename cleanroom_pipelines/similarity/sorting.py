@@ -31,7 +31,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Part:
+class _RankedPart:
     """One sorted file of users outside the seed, with the seed users who rank among them.
 
     Args:
@@ -90,7 +90,7 @@ def rank_scored(
     return together(results)
 
 
-def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[int]) -> list[_Part]:
+def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[int]) -> list[_RankedPart]:
     """Assign each seed user, by percentile, to the sorted file in which the user ranks."""
     filled = [part for part in sorted_parts if part.n_rows]
     ends = np.cumsum([part.n_rows for part in filled])
@@ -103,7 +103,7 @@ def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[in
     for number, part in enumerate(filled):
         seed = np.flatnonzero(place == number)
         inside = {n: min(max(0, n - above), part.n_rows) for n in wanted}
-        parts.append(_Part(number, part.path, above, first_rank, seed, inside))
+        parts.append(_RankedPart(number, part.path, above, first_rank, seed, inside))
         above += part.n_rows
         first_rank += part.n_rows + len(seed)
     return parts
@@ -117,7 +117,7 @@ class _FinishPart:
     n_others: int
     out: Path
 
-    def __call__(self, part: _Part) -> pa.Table:
+    def __call__(self, part: _RankedPart) -> pa.Table:
         import pyarrow.parquet as pq
 
         table = pq.read_table(part.path, columns=list(SCORED))

@@ -8,6 +8,7 @@ Keep out: reading, fitting, ranking.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Self
 
 from cleanroom_pipelines.documents import Document
@@ -132,6 +133,38 @@ class UsersSchema(_Schema):
             raise UsageError(
                 "The users schema may only have USER_ID and feature columns.",
                 remedy="Declare items and times in the interactions schema.",
+            )
+
+
+@dataclass(frozen=True)
+class TrainingTables:
+    """The tables that a model is trained on.
+
+    Args:
+        interactions: File, glob or folder of parquet, CSV or JSON Lines; one row per event.
+        schema: Roles of its columns.
+        users: File, glob or folder of a users table, one row per user.
+        users_schema: Its roles; inferred from its column types if not given.
+        population: File with a column user_id. Exactly these users are ranked, with or without interactions, and
+            the interactions table may be empty. If not given, all users with a usable interaction are ranked.
+        max_invalid_share: Largest allowed share of invalid rows in a table, 0 to 1.
+
+    Raises:
+        UsageError: `max_invalid_share` is out of range.
+    """
+
+    interactions: str | Path
+    schema: InteractionsSchema
+    users: str | Path | None = None
+    users_schema: UsersSchema | None = None
+    population: str | Path | None = None
+    max_invalid_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_invalid_share <= 1:
+            raise UsageError(
+                "The allowed share of invalid rows must be between 0 and 1.",
+                remedy="Give, for example, 0.05 for 5 %.",
             )
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleanroom_pipelines.engine import Engine, Runtime, open_configured_engine
+from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_configured_engine
 from cleanroom_pipelines.errors import TrainingDataError, UsageError
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
@@ -51,7 +51,7 @@ from cleanroom_pipelines.similarity.specs import (
     SizeProfile,
     TrainingReport,
     TrainingSettings,
-    UsersSchema,
+    TrainingTables,
     Window,
 )
 from cleanroom_pipelines.uploads.checks import INTERACTIONS, USERS, find_upload, reading_of
@@ -76,37 +76,55 @@ class Stages:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + perf_counter() - started, 3)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One training: its tables, its settings, and where it works."""
+
+    tables: TrainingTables
+    interactions: TableFiles
+    users: TableFiles | None
+    population: TableFiles | None
+    window: Window
+    window_seconds: int | None
+    settings: TrainingSettings
+    day_cache: Path | None
+    out: Path
+    scratch: Path
+    database: Engine
+    stages: Stages
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What the first stages found: interactions, users with their features, and the users table."""
+
+    found: reading.Interactions
+    n_users: int
+    features: list[reading.Feature]
+    columns: list[str]
+    table: reading.UsersTable | None
+
+
 def train(
-    *,
-    interactions: str | Path,
-    schema: InteractionsSchema,
+    tables: TrainingTables,
     out: Path,
+    *,
     window: Window = Window(),  # noqa: B008 frozen
     window_seconds: int | None = None,
-    users: str | Path | None = None,
-    users_schema: UsersSchema | None = None,
-    population: str | Path | None = None,
     settings: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
     size_profile: SizeProfile = SizeProfile.DEFAULT,
-    max_invalid_share: float = 0.05,
     day_cache: Path | None = None,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> TrainingReport:
     """Train an audience model; no seed is involved.
 
     Args:
-        interactions: File, glob or folder of parquet, CSV or JSON Lines; one row per event.
-        schema: Roles of its columns.
+        tables: The tables to read.
         out: Existing empty directory for the model's files; the caller publishes it atomically.
         window: Half-open window of event times, epoch seconds.
         window_seconds: Length of the window before the newest event (or before the window's end).
-        users: File, glob or folder of a users table, one row per user.
-        users_schema: Its roles; inferred from its column types if not given.
-        population: File with a column user_id. Exactly these users are ranked, with or without interactions, and
-            the interactions table may be empty. If not given, all users with a usable interaction are ranked.
         settings: Size of the representation.
         size_profile: Minimum sizes of the population.
-        max_invalid_share: Largest allowed share of invalid rows in a table, 0 to 1.
         day_cache: Existing directory that keeps counted interactions per source file between trainings; useful
             if the source has a file per day. Not used for tables with features, with a population, or on a
             cluster.
@@ -117,128 +135,150 @@ def train(
 
     Raises:
         TrainingDataError: The tables are unusable.
-        UsageError: `out` is not an empty directory, or `max_invalid_share` is out of range.
+        UsageError: `out` is not an empty directory.
         CancelledError: The run was cancelled.
     """
     if not out.is_dir() or any(out.iterdir()):
         raise UsageError("The model's directory must exist and be empty.", remedy="Give a new directory.")
-    if not 0 <= max_invalid_share <= 1:
-        raise UsageError(
-            "The allowed share of invalid rows must be between 0 and 1.", remedy="Give, for example, 0.05 for 5 %."
-        )
-    tables = find_upload(interactions, INTERACTIONS)
-    users_tables = find_upload(users, USERS) if users is not None else None
-    given = find_upload(population, USERS) if population is not None else None
-    stages = Stages(runtime)
+    interactions, users, population = (
+        find_upload(tables.interactions, INTERACTIONS),
+        find_upload(tables.users, USERS) if tables.users is not None else None,
+        find_upload(tables.population, USERS) if tables.population is not None else None,
+    )
     engine = runtime.engine
     with tempfile.TemporaryDirectory(prefix="training-", dir=engine.scratch) as scratch_name:
         scratch = Path(scratch_name)
-        is_cached = day_cache is not None and not schema.features and given is None and engine.url is None
-        sources = [table for table in (tables, users_tables, given) if table is not None]
-        paths = [*(file for table in sources for file in table.files), out, scratch]
+        paths = [
+            *(file for table in (interactions, users, population) if table is not None for file in table.files),
+            out,
+            scratch,
+        ]
         if day_cache is not None:
             paths.append(day_cache)
         with open_configured_engine(engine, paths=paths) as database, one_blas_thread():
-            with stages.stage(0.0, "checking the interactions"), reading_of(INTERACTIONS):
-                if is_cached and day_cache is not None:
-                    found = open_cached(
-                        database,
-                        tables,
-                        schema,
-                        window=window,
-                        window_seconds=window_seconds,
-                        max_invalid_share=max_invalid_share,
-                        cache=day_cache,
-                        scratch=scratch,
-                    )
-                else:
-                    found = reading.open_interactions(
-                        database,
-                        tables,
-                        schema,
-                        window=window,
-                        window_seconds=window_seconds,
-                        max_invalid_share=max_invalid_share,
-                        scratch=scratch,
-                        population=given,
-                    )
-            with stages.stage(0.15, "counting users and items"), reading_of(INTERACTIONS):
-                if database.is_cluster:
-                    n_users, features, columns = make_dictionaries_on_cluster(
-                        database, schema, found, settings, scratch
-                    )
-                else:
-                    n_users, features, columns = reading.make_dictionaries(database, schema, found, settings)
-                reading.check_population(
-                    database, size_profile, found.n_usable, has_population=found.has_population
-                )
-            table = None
-            if users_tables is not None:
-                with stages.stage(0.3, "reading the users table"), reading_of(USERS):
-                    table = reading.read_users_table(
-                        database,
-                        users_tables,
-                        users_schema or reading.infer_users_schema(users_tables, schema.user_column),
-                        settings,
-                        max_invalid_share=max_invalid_share,
-                        scratch=scratch,
-                    )
-            if database.is_cluster:
-                with stages.stage(0.35, "writing users in shards"), reading_of(INTERACTIONS):
-                    written = write_shards_on_cluster(
-                        database,
-                        found,
-                        settings,
-                        n_users=n_users,
-                        features=features,
-                        columns=columns,
-                        table=table,
-                        out=out,
-                    )
-            else:
-                writing = _Writing(
-                    out, scratch, n_users=n_users, database=database, settings=settings, found=found
-                )
-                written = writing.write(features, columns, table, stages, counted=is_cached)
-            profile = _profile(schema, table)
-            description = {
-                "format_version": FORMAT_VERSION,
-                "n_users": n_users,
-                "n_items": written.n_items,
-                "n_pairs": written.n_pairs,
-                "n_interactions": found.n_usable,
-                "n_rows": found.n_rows,
-                "n_invalid_rows": found.n_invalid,
-                "window": asdict(found.window),
-                "first_time": found.first_time,
-                "last_time": found.last_time,
-                "schema": [[column, str(role)] for column, role in schema.columns],
-                "n_blocks": 1 << block_bits(n_users),
-                "users_per_shard": list(written.users_per_shard),
-                "features": list(written.features),
-                "profile": profile,
-            }
-            (out / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), "utf-8")
+            has_cache = not tables.schema.features and population is None and engine.url is None
+            stages = Stages(runtime)
+            job = _Job(
+                tables=tables,
+                interactions=interactions,
+                users=users,
+                population=population,
+                window=window,
+                window_seconds=window_seconds,
+                settings=settings,
+                day_cache=day_cache if has_cache else None,
+                out=out,
+                scratch=scratch,
+                database=database,
+                stages=stages,
+            )
+            counted = _count(job, size_profile)
+            written = _write_users(job, counted)
+            _describe(job, counted, written)
             with stages.stage(0.85, "learning the representation"):
                 learn_representation(database, Model(out), settings, runtime.check)
                 learn_private_representation(database, Model(out), runtime.check)
             write_digests(out)
-            ignored = found.ignored_columns + (table.ignored_columns if table else ())
     runtime.report_progress(1.0, "trained")
+    return _report(job, counted, written)
+
+
+def _count(job: _Job, size_profile: SizeProfile) -> _Counted:
+    database, schema, settings = job.database, job.tables.schema, job.settings
+    with job.stages.stage(0.0, "checking the interactions"), reading_of(INTERACTIONS):
+        found = _open_interactions(job)
+    with job.stages.stage(0.15, "counting users and items"), reading_of(INTERACTIONS):
+        if database.is_cluster:
+            n_users, features, columns = make_dictionaries_on_cluster(
+                database, schema, found, settings, job.scratch
+            )
+        else:
+            n_users, features, columns = reading.make_dictionaries(database, schema, found, settings)
+        reading.check_population(database, size_profile, found.n_usable, has_population=found.has_population)
+    table = None
+    if job.users is not None:
+        with job.stages.stage(0.3, "reading the users table"), reading_of(USERS):
+            table = reading.read_users_table(
+                database,
+                job.users,
+                job.tables.users_schema or reading.infer_users_schema(job.users, schema.user_column),
+                settings,
+                max_invalid_share=job.tables.max_invalid_share,
+                scratch=job.scratch,
+            )
+    return _Counted(found, n_users, features, columns, table)
+
+
+def _open_interactions(job: _Job) -> reading.Interactions:
+    read = reading.open_interactions if job.day_cache is None else open_cached
+    where = {"population": job.population} if job.day_cache is None else {"cache": job.day_cache}
+    return read(
+        job.database,
+        job.interactions,
+        job.tables.schema,
+        window=job.window,
+        window_seconds=job.window_seconds,
+        max_invalid_share=job.tables.max_invalid_share,
+        scratch=job.scratch,
+        **where,
+    )
+
+
+def _write_users(job: _Job, counted: _Counted) -> Written:
+    if not job.database.is_cluster:
+        return _Writing(job, counted).write()
+    with job.stages.stage(0.35, "writing users in shards"), reading_of(INTERACTIONS):
+        return write_shards_on_cluster(
+            job.database,
+            counted.found,
+            job.settings,
+            n_users=counted.n_users,
+            features=counted.features,
+            columns=counted.columns,
+            table=counted.table,
+            out=job.out,
+        )
+
+
+def _describe(job: _Job, counted: _Counted, written: Written) -> None:
+    """Write model.json."""
+    found = counted.found
+    description = {
+        "format_version": FORMAT_VERSION,
+        "n_users": counted.n_users,
+        "n_items": written.n_items,
+        "n_pairs": written.n_pairs,
+        "n_interactions": found.n_usable,
+        "n_rows": found.n_rows,
+        "n_invalid_rows": found.n_invalid,
+        "window": asdict(found.window),
+        "first_time": found.first_time,
+        "last_time": found.last_time,
+        "schema": [[column, str(role)] for column, role in job.tables.schema.columns],
+        "n_blocks": 1 << block_bits(counted.n_users),
+        "users_per_shard": list(written.users_per_shard),
+        "features": list(written.features),
+        "profile": _profile(job.tables.schema, counted.table),
+    }
+    (job.out / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), "utf-8")
+
+
+def _report(job: _Job, counted: _Counted, written: Written) -> TrainingReport:
+    found, table = counted.found, counted.table
     return TrainingReport(
         n_rows=found.n_rows,
         n_invalid_rows=found.n_invalid,
         n_interactions=found.n_usable,
-        n_users=n_users,
+        n_users=counted.n_users,
         n_items=written.n_items,
         n_pairs=written.n_pairs,
         first_time=found.first_time,
         last_time=found.last_time,
         window=found.window,
-        ignored_columns=ignored,
-        profile=profile,
+        ignored_columns=found.ignored_columns + (table.ignored_columns if table else ()),
+        profile=_profile(job.tables.schema, table),
         warnings=_warnings(found, written.n_items),
-        timing_seconds=dict(stages.seconds),
+        timing_seconds=dict(job.stages.seconds),
     )
 
 
@@ -259,40 +299,25 @@ class _Writing:
     Arrays that span all users are memory-mapped files in the scratch folder.
     """
 
-    def __init__(
-        self,
-        out: Path,
-        scratch: Path,
-        *,
-        n_users: int,
-        database: Engine,
-        settings: TrainingSettings,
-        found: reading.Interactions,
-    ) -> None:
-        self._out = out
-        self._scratch = scratch
-        self._n_users = n_users
-        self._database = database
-        self._settings = settings
-        self._found = found
-        self._has_time = found.last_time is not None
+    def __init__(self, job: _Job, counted: _Counted) -> None:
+        self._out = job.out
+        self._scratch = job.scratch
+        self._database = job.database
+        self._settings = job.settings
+        self._stages = job.stages
+        self._is_counted = job.day_cache is not None
+        self._counted = counted
+        self._n_users = counted.n_users
+        self._has_time = counted.found.last_time is not None
 
-    def write(
-        self,
-        features: list[reading.Feature],
-        columns: list[str],
-        table: reading.UsersTable | None,
-        stages: Stages,
-        *,
-        counted: bool,
-    ) -> Written:
+    def write(self) -> Written:
         self._check_numbers()
-        with stages.stage(0.35, "collecting the items of each user"), reading_of(INTERACTIONS):
-            self._spill_pairs(stages, counted=counted)
-        with stages.stage(0.6, "building the matrix"):
-            self._sort_pairs(stages)
-        with stages.stage(0.75, "describing users"):
-            return self._write_shards(self._describe_users(features, columns, table), stages)
+        with self._stages.stage(0.35, "collecting the items of each user"), reading_of(INTERACTIONS):
+            self._spill_pairs()
+        with self._stages.stage(0.6, "building the matrix"):
+            self._sort_pairs()
+        with self._stages.stage(0.75, "describing users"):
+            return self._write_shards(self._describe_users())
 
     def _check_numbers(self) -> None:
         """Reject more users than can be numbered in the bits of a packed pair.
@@ -307,19 +332,19 @@ class _Writing:
                 n_users=self._n_users,
             )
 
-    def _spill_pairs(self, stages: Stages, *, counted: bool) -> None:
+    def _spill_pairs(self) -> None:
         folder = self._scratch / "pairs"
         folder.mkdir()
         self._spill = PairSpill(folder, shard_boundaries(self._n_users, self._settings.users_per_shard))
-        for batch in reading.stream_pairs(self._database, self._found.last_time, counted=counted):
+        for batch in reading.stream_pairs(self._database, self._counted.found.last_time, counted=self._is_counted):
             packed = batch.column("packed").to_numpy(zero_copy_only=False)
-            if counted:
+            if self._is_counted:
                 packed = np.repeat(packed, batch.column("n").to_numpy(zero_copy_only=False))
             self._spill.add(packed)
-            stages.runtime.check()
+            self._stages.runtime.check()
         self._spill.finish()
 
-    def _sort_pairs(self, stages: Stages) -> None:
+    def _sort_pairs(self) -> None:
         import pyarrow as pa
 
         names = self._database.fetch("SELECT name FROM items ORDER BY rowid")["name"]
@@ -337,7 +362,7 @@ class _Writing:
         self._days = self._create("days", np.uint16, (n_pairs,)) if self._has_time else None
         position = 0
         for shard in self._spill.shards():
-            stages.runtime.check()
+            self._stages.runtime.check()
             _count_into(self._distinct, shard.users, shard.first_user)
             numbers = number[shard.items]
             kept = numbers >= 0
@@ -350,15 +375,14 @@ class _Writing:
             position = end
         np.cumsum(self._starts, out=self._starts)
 
-    def _describe_users(
-        self, features: list[reading.Feature], columns: list[str], table: reading.UsersTable | None
-    ) -> list[dict[str, Any]]:
-        described = dense_features.activity_features(self._has_time) + features
+    def _describe_users(self) -> list[dict[str, Any]]:
+        described = dense_features.activity_features(self._has_time) + self._counted.features
+        table = self._counted.table
         if table is not None:
             described += table.features
         self._dense = self._create("dense", np.float32, (self._n_users, len(described)))
         result = []
-        for number, (feature, column) in enumerate(zip(described, self._raw_columns(columns, table), strict=True)):
+        for number, (feature, column) in enumerate(zip(described, self._raw_columns(), strict=True)):
             standardised = dense_features.standardised(column)
             self._dense[:, number] = standardised
             absent = n_carriers = None
@@ -368,7 +392,7 @@ class _Writing:
             result.append(asdict(feature) | {"absent": absent, "n_carriers": n_carriers})
         return result
 
-    def _write_shards(self, features: list[dict[str, Any]], stages: Stages) -> Written:
+    def _write_shards(self, features: list[dict[str, Any]]) -> Written:
         """Split all arrays into shards and write them."""
         hashes = np.asarray(self._database.fetch("SELECT hash FROM users ORDER BY rowid")["hash"])
         bits = shard_bits(self._n_users, self._settings.users_per_shard, len(features))
@@ -376,7 +400,7 @@ class _Writing:
         (self._out / USERS_FOLDER).mkdir()
         names = _Pieces(self._database.batches("SELECT name FROM users ORDER BY rowid", rows=_NAMES_AT_ONCE))
         for number, (first, last) in enumerate(pairwise(cuts)):
-            stages.runtime.check()
+            self._stages.runtime.check()
             begin, end = self._starts[first], self._starts[last]
             shard = ShardArrays(
                 user_ids=names.take(last - first),
@@ -391,9 +415,7 @@ class _Writing:
         names.close()
         return Written(np.diff(cuts).tolist(), self._n_items, len(self._items), features)
 
-    def _raw_columns(
-        self, columns: list[str], table: reading.UsersTable | None
-    ) -> Iterator[npt.NDArray[np.float64]]:
+    def _raw_columns(self) -> Iterator[npt.NDArray[np.float64]]:
         """Yield the feature columns before standardising, a few at a time: embeddings can have hundreds."""
         names = ["n_events", "first_ts", "last_ts"]
         counted = dense_features.scatter(
@@ -404,12 +426,12 @@ class _Writing:
             self._distinct,
             counted["first_ts"],
             counted["last_ts"],
-            self._found.last_time,
+            self._counted.found.last_time,
         )
         del counted
-        sources = [(columns, reading.stream_user_counts)]
-        if table is not None:
-            sources.append((table.columns, reading.stream_user_features))
+        sources = [(self._counted.columns, reading.stream_user_counts)]
+        if self._counted.table is not None:
+            sources.append((self._counted.table.columns, reading.stream_user_features))
         for wanted, stream in sources:
             for start in range(0, len(wanted), _COLUMNS_AT_ONCE):
                 group = wanted[start : start + _COLUMNS_AT_ONCE]
@@ -421,7 +443,7 @@ class _Writing:
 
 
 class _Pieces:
-    """Splits a stream of one-column batches into arrays of any requested length."""
+    """Cuts a stream of one-column batches into arrays of the requested lengths."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self._batches = batches

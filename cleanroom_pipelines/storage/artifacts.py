@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-_S3 = "s3"
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LEFTOVER = re.compile(r"\.draft-[a-z0-9_]{8}|\.export-[a-z0-9_-]{8,60}|\..+\.draft")
@@ -202,6 +201,11 @@ class ArtifactStore:
             path = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
             self._folder = Path(path).expanduser().absolute()
         self._files = _Folder(self._folder) if self._folder else _bucket_at(url, scratch, patience)
+        self._root = str(self._folder) if self._folder else url.split("?", maxsplit=1)[0].rstrip("/")
+
+    def location(self, reference: ArtifactReference) -> str:
+        """Return where an artifact is stored, as an absolute path or URL."""
+        return f"{self._root}/{reference.path}"
 
     @contextmanager
     def drafting(

@@ -363,7 +363,7 @@ class ObjectPlace:
 
 
 def folder_on_disk(folder: Path) -> ObjectPlace:
-    """Wrap a local folder as an `ObjectPlace`, to inspect what was exported there."""
+    """Wrap a local folder as an `ObjectPlace`, to write or inspect exports there."""
     return ObjectPlace(folder.name, LocalBucket(folder.parent), folder.name)
 
 

@@ -411,7 +411,7 @@ def _new_stage(parent: int, what: str) -> str:
 
 
 def _remove_older_stages(parent: int, owner: str, attempt: int) -> None:
-    """Remove the temporary folders of the owner's earlier attempts; each is renamed before it is removed."""
+    """Remove the temporary folders of the owner's earlier attempts, renaming each first."""
     before = f"{_STAGE}{_mark_of(owner)}-"
     with os.scandir(parent) as entries:
         stages = [entry.name for entry in entries if entry.name.startswith(before)]
@@ -451,7 +451,7 @@ def _give_name(parent: int, stage: str, name: str, attempt_there: Callable[[], i
 
 
 def _attempt_there(parent: int, name: str, marker: str, attempt_of: Callable[[bytes], int | None]) -> int | None:
-    """Return the number of the attempt that wrote a folder; 0 if it is empty, None if another owner wrote it."""
+    """Return the number of the attempt that wrote a folder; 0 for an empty folder, None for another owner's."""
     try:
         folder = os.open(name, _FOLDER, dir_fd=parent)
     except OSError:

@@ -39,7 +39,7 @@ def folder_of_process(root: Path) -> Path:
         return _own[mine][0]
 
 
-def clean_up_after_the_dead(root: Path) -> int:
+def clean_up_dead_processes(root: Path) -> int:
     """Delete the scratch folders and drafts of processes of this host that have ended.
 
     Args:
@@ -63,7 +63,7 @@ def clean_up_after_the_dead(root: Path) -> int:
 
 
 def is_process_folder(path: Path) -> bool:
-    """Whether this is the scratch folder of a live process, or of an ended one that is not cleaned up yet."""
+    """Whether this is a process's scratch folder: of a live process, or of a dead one before its cleanup."""
     return (path.parent / _ALIVE / path.name).is_file()
 
 

@@ -262,7 +262,7 @@ class RemoteBucket:
         return None if head is None else replace(_entry(head.meta), attributes=dict(head.attributes))
 
     def list_all(self, folder: str, *, after: str = "") -> Iterator[ObjectEntry]:
-        """List the same objects as `list`, and also those whose keys are not safe file names on every disk.
+        """List the objects of `list`, plus those whose keys are not safe file names on every disk.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -355,7 +355,7 @@ class RemoteBucket:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _reject_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
-        """Return the keys that the same owner's earlier attempts wrote in a folder; reject any other object.
+        """Return the keys in a folder that earlier attempts of the same owner wrote; reject other objects.
 
         Raises:
             BucketError: The folder has other objects.

@@ -75,7 +75,7 @@ def is_storable_segment(segment: str) -> bool:
 
 
 def name_of_segment(segment: str) -> str:
-    """Return the file name of a segment of a key: the segment itself if that is safe, else escaped after a tilde.
+    """Return the file name for a key segment: the segment itself if it is safe, else escaped, after a tilde.
 
     Letters of all scripts are kept, because the value of a Hive partition is read from the folder's name. `..`,
     empty segments, names of drafts, control characters and globs are escaped, so no key becomes another path.
@@ -84,7 +84,7 @@ def name_of_segment(segment: str) -> str:
 
 
 def segment_of_name(name: str) -> str | None:
-    """Return the segment of a key that a file name stands for; None if the name is not that of an object."""
+    """Return the key segment for a file name; None if the file is not an object's."""
     try:
         segment = unquote(name[1:], errors="strict") if name.startswith(_ESCAPED) else name
         return segment if name_of_segment(segment) == name else None

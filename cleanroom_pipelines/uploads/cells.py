@@ -206,7 +206,7 @@ class Column:
 
 
 def takes(role: Role | RoomRole, kind: str) -> bool:
-    """Whether a column with this role may have this kind of type."""
+    """Whether a column with this role may have this kind of physical type."""
     return kind in _KINDS_OF_ROLE[role]
 
 
@@ -332,7 +332,7 @@ def id_facts_sql(cell: str, *, is_number: bool, is_complete: bool) -> str:
 
 
 def decimal_sql(cell: str) -> str:
-    """SQL condition that is cheap, and true for all ids that are fractions, and for some others."""
+    """Cheap SQL condition: true for every id that is a fraction, but also for some others."""
     return f"right({cell}, 1) <= '9' AND contains({cell}, '.')"
 
 
@@ -384,7 +384,7 @@ def _is_placeholder(id_: str) -> str:
 
 
 def may_be_odd_sql(cell: str, point: str = "") -> str:
-    """SQL condition that is cheap, and true for all ids that need `IdFacts`, and for some others.
+    """Cheap SQL condition: true for every id that needs `IdFacts`, but also for some others.
 
     Args:
         cell: Expression for the raw id.
@@ -408,7 +408,7 @@ def may_be_odd_sql(cell: str, point: str = "") -> str:
 
 
 def rules_of(column: Column) -> tuple[str, list[Rule]]:
-    """SQL condition under which cells of a column without ids skip the column's rules, and the rules.
+    """For a column without ids: the SQL condition of cells that need no check, and the rules for the others.
 
     A rule applies to cells for which neither the condition nor an earlier rule does.
     """
@@ -496,7 +496,7 @@ REMEDIES = {
 
 
 def _seen(role: Role, name: str) -> list[Rule]:
-    """Return rules for unreadable cells, one per recognised form; the last one applies to all other cells."""
+    """Return the rules for unreadable cells: one per recognised form, then one for all others."""
     comma = ("a decimal comma", f"regexp_full_match({name}, '[-+ 0-9.]*,[0-9]+ *')")
     if role is Role.TIMESTAMP:
         code = ErrorCode.INVALID_INTEGER_FORMAT
@@ -511,7 +511,7 @@ def _seen(role: Role, name: str) -> list[Rule]:
 
 
 def value_sql(column: Column) -> str:
-    """SQL for the value of a usable cell in a column without ids; on other cells some value or NULL, no error.
+    """SQL for the value of a usable cell in a column without ids; it never fails on other cells.
 
     Types: BIGINT epoch seconds for times, DOUBLE for numbers, VARCHAR or VARCHAR[] for categories. Missing values
     are NULL.

@@ -77,7 +77,7 @@ class UploadKind:
     too_large: StatusCode | None = None
     unpacked_bytes: int | None = None
 
-    def refusal(self, message: str, *, remedy: str, problem: str) -> InputError:
+    def rejection(self, message: str, *, remedy: str, problem: str) -> InputError:
         """Build the error that rejects an upload of this kind."""
         codes = {"missing": self.missing, "too large": self.too_large}
         code = codes.get(problem) or self.invalid
@@ -127,7 +127,7 @@ def find_upload(source: str | Path, upload: UploadKind) -> TableFiles:
     try:
         return find_tables(source, what=upload.what, unpacked_bytes=upload.unpacked_bytes)
     except InputError as error:
-        raise upload.refusal(
+        raise upload.rejection(
             error.message, remedy=error.remedy, problem=error.attributes.get("problem", "unreadable")
         ) from None
 
@@ -140,14 +140,14 @@ def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], uplo
     """
     repeated = [name for name, _ in declared if name in tables.repeated]
     if repeated:
-        raise upload.refusal(
+        raise upload.rejection(
             f"The {upload.what} has two columns named {repeated[0]!r}, or names that differ only by case.",
             remedy="Rename or remove one of them.",
             problem="columns",
         )
     missing = [name for name, _ in declared if name not in tables.columns]
     if missing:
-        raise upload.refusal(
+        raise upload.rejection(
             f"The {upload.what} lacks the declared column{'s' if len(missing) > 1 else ''} "
             f"{', '.join(repr(name) for name in missing)}.",
             remedy="Check the spelling of the names; CSV needs a header row, JSON Lines one object per line.",
@@ -163,7 +163,7 @@ def check_types(columns: Sequence[Column], upload: UploadKind) -> None:
     """
     misfit = next((column for column in columns if not column.fits), None)
     if misfit:
-        raise upload.refusal(
+        raise upload.rejection(
             f"Column {misfit.name!r} of the {upload.what} has type {misfit.type}, but its role {misfit.role} "
             f"requires {TYPES_IN_WORDS[misfit.role]}.",
             remedy="Save the column as text in all files."
@@ -189,7 +189,7 @@ def check_times(column: str, upload: UploadKind, *, n_too_large: int, smallest: 
     if smallest is None or n_too_large * 2 <= n_rows:
         return
     unit = next(unit for floor, unit in _UNIT_FLOORS if smallest >= floor)
-    raise upload.refusal(
+    raise upload.rejection(
         f"Most times in column {column!r} of the {upload.what} are not epoch seconds; they look like {unit}.",
         remedy="Convert them to seconds, or to a timestamp type in parquet.",
         problem="times",
@@ -210,8 +210,8 @@ def check_quotes(rejected: pa.Table, upload: UploadKind | None = None) -> None:
     """
     if not any(rejected["runs_on"].to_pylist()):
         return
-    refusal, what = (upload.refusal, f"The {upload.what}") if upload else (InputError, "The file")
-    raise refusal(
+    rejection, what = (upload.rejection, f"The {upload.what}") if upload else (InputError, "The file")
+    raise rejection(
         f"{what} has an unclosed quote, so the lines after it cannot be read.",
         remedy="Close the quote, or double the quotes inside quoted cells.",
         problem="damaged",
@@ -275,7 +275,7 @@ def reading_of(upload: UploadKind) -> Iterator[None]:
         # Spark errors have names in capitals, DuckDB errors are classes.
         if cause in _NOT_CAUSED_BY_FILES or (cause.isupper() and not cause.startswith(_SPARK_ON_FILES)):
             raise
-        raise upload.refusal(
+        raise upload.rejection(
             f"The {upload.what} could not be read to its end.",
             remedy="Check that each file is complete, has the format of its suffix, and uses the same line ending "
             "throughout.",

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -141,11 +140,6 @@ def validate_users(
     return _validate(source, task)
 
 
-def validate_seed(source: str | Path, **settings: Any) -> ValidationReport:
-    """Validate a seed; arguments and errors as in `check_seed`."""
-    return check_seed(source, **settings)[0]
-
-
 def check_seed(
     source: str | Path,
     *,
@@ -195,23 +189,23 @@ def check_seed(
 
 
 @dataclass(frozen=True)
-class _Rules:
+class _KindRules:
     upload: UploadKind
     counts_duplicates: bool
     drops_duplicates: bool
     names_unknown_columns: bool
 
 
-_INTERACTIONS = _Rules(
+_INTERACTIONS = _KindRules(
     checks.INTERACTIONS, counts_duplicates=False, drops_duplicates=False, names_unknown_columns=True
 )
-_USERS = _Rules(checks.USERS, counts_duplicates=True, drops_duplicates=True, names_unknown_columns=True)
-_SEED = _Rules(checks.SEED, counts_duplicates=True, drops_duplicates=False, names_unknown_columns=False)
+_USERS = _KindRules(checks.USERS, counts_duplicates=True, drops_duplicates=True, names_unknown_columns=True)
+_SEED = _KindRules(checks.SEED, counts_duplicates=True, drops_duplicates=False, names_unknown_columns=False)
 
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Why an upload fails; the code is None if the errors of the rows already show the reason."""
+    """Why an upload fails; the code is None if row errors already show the reason."""
 
     code: ErrorCode | None
     status_code: StatusCode
@@ -230,7 +224,7 @@ class _Counts:
 
 @dataclass(frozen=True)
 class _Task:
-    rules: _Rules
+    rules: _KindRules
     # None for a seed, whose column is chosen from its file.
     declared: tuple[tuple[str, Role], ...] | None
     judge_size: Callable[[_Counts], _Verdict | None]
@@ -414,7 +408,7 @@ def _too_few(upload: UploadKind, n_found: int, n_least: int, unit: str) -> _Verd
     return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.too_small, reason)
 
 
-def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _Rules) -> TableReport:
+def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _KindRules) -> TableReport:
     names = {name for name, _ in declared}
     unknown = [name for name in tables.columns if name not in names]
     named = rules.names_unknown_columns and names <= set(tables.columns)

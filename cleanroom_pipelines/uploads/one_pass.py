@@ -101,7 +101,7 @@ class OnePass:
             self._engine.rejected_lines()  # these lines are found again
 
     def _judging(self) -> tuple[str, list[list[Rule]]]:
-        """Return the query of values (v0, …), errors (e0, …) and changes (x0, …), and the rules of each column."""
+        """Return the query for values (v0, …), errors (e0, …) and changes (x0, …), and each column's rules."""
         raw, odd, ids, judged, all_rules = [], ["*"], ["*"], ["*"], []
         for position, column in enumerate(self._columns):
             value, error, cell, is_odd = (f"{letter}{position}" for letter in "veco")
@@ -128,7 +128,7 @@ class OnePass:
         return query, all_rules
 
     def _undecided(self, batch: pa.RecordBatch) -> list[int]:
-        """Return the columns with a decimal whose facts have not been counted."""
+        """Return the columns of ids that contain a decimal but whose `IdFacts` are still unknown."""
         return [
             position
             for position, column in enumerate(self._columns)

@@ -138,7 +138,7 @@ def read(
 
 
 def look(engine: Engine, checked: Checked) -> Checked:
-    """Count the facts about ids that `assumes_plain` assumed, and replace the table's view by an exact one."""
+    """Replace the table's view, which assumed plain ids (`assumes_plain`), by an exact one."""
     if not any(facts and facts.assumed for facts in checked.facts):
         return checked
     return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns, repeats=False))
@@ -254,7 +254,7 @@ def _n_rows(path: Path) -> int:
 
 
 def _raw(position: int, column: Column, *, is_text: bool) -> str:
-    """Return SQL for a column's cells in the first layer: `c0` for ids, otherwise value `v0` and error `e0`."""
+    """Return SQL of the first layer for a column's cells: `c0` for ids, otherwise value `v0` and error `e0`."""
     if not column.role.is_id:
         usable, rules = cells.rules_of(column)
         return f"{cells.value_sql(column)} AS v{position}, {cells.error_sql(rules, usable)} AS e{position}"
@@ -379,7 +379,7 @@ def reject_invalid_rows(
     n_invalid, n_rows = counts
     if n_rows and checks.exceeds(n_invalid, n_rows, max_invalid_share):
         message, remedy = invalid_rows_reason(engine, checked, upload, counts, max_invalid_share)
-        raise upload.refusal(message, remedy=remedy, problem="rows")
+        raise upload.rejection(message, remedy=remedy, problem="rows")
 
 
 def invalid_rows_reason(
@@ -413,13 +413,13 @@ def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -
     ambiguous = f"SELECT 1 FROM {checked.name} WHERE e0 = {quote_literal(key)} LIMIT 1"
     facts = checked.facts[0]
     if facts is not None and facts.points and facts.others and engine.fetch(ambiguous).num_rows:
-        raise upload.refusal(
-            f"The ids of the {upload.what} hold fractions, or whole numbers with a decimal point among other ids.",
+        raise upload.rejection(
+            f"Some ids of the {upload.what} are fractions, or have a decimal point that other ids lack.",
             remedy="Save the column as text.",
             problem="rows",
         )
     if checked.n_rejected:
-        raise upload.refusal(
+        raise upload.rejection(
             f"{checked.n_rejected:,} lines of the {upload.what} could not be split into columns.",
             remedy="Quote cells that contain the separator.",
             problem="rows",

@@ -45,5 +45,5 @@ class RoomRole(StrEnum):
 
     @property
     def is_feature(self) -> bool:
-        """Whether the column is a feature: none is, since a room's model has its own features."""
+        """Whether the column is a feature: always False, since a room's model has its own features."""
         return False

@@ -1,4 +1,4 @@
-"""Counts over a whole dataset of a data room: duplicates, users, and ids that hold too many rows.
+"""Counts over a whole dataset of a data room: duplicates, users, and ids on suspiciously many rows.
 
 Lives here: the queries over the valid rows of a dataset, after all its files were read.
 Add here when a dataset's report gets another figure of all its rows.
@@ -27,7 +27,7 @@ _HEAVY_SAMPLE_ROWS = 20_000
 
 
 @dataclass(frozen=True)
-class Key:
+class UniqueKey:
     """The unique key of a dataset.
 
     Args:
@@ -42,7 +42,7 @@ class Key:
 def with_counts(
     report: ValidationReport,
     rows: TableFiles,
-    key: Key,
+    key: UniqueKey,
     row_number: Callable[[int], int],
     settings: EngineSettings,
 ) -> ValidationReport:
@@ -93,7 +93,9 @@ def with_counts(
     )
 
 
-def _recorded_duplicates(engine: Engine, key: Key, row_number: Callable[[int], int]) -> tuple[RecordedError, ...]:
+def _recorded_duplicates(
+    engine: Engine, key: UniqueKey, row_number: Callable[[int], int]
+) -> tuple[RecordedError, ...]:
     columns = ", ".join(key.columns)
     rows = engine.fetch(
         # one row per later duplicate, the first 500 of them
@@ -109,7 +111,7 @@ def _recorded_duplicates(engine: Engine, key: Key, row_number: Callable[[int], i
     return tuple(RecordedError(code, MESSAGES[code], row_number(row), column) for row in rows)
 
 
-def _heavy_ids(engine: Engine, key: Key, n_rows: int) -> tuple[str, ...]:
+def _heavy_ids(engine: Engine, key: UniqueKey, n_rows: int) -> tuple[str, ...]:
     """Return a warning for each column in which one id is on too many rows: it shows the share, never the id."""
     names = {column: name for column, name in zip(key.columns, key.names, strict=True) if name.endswith("_id")}
     step = max(1, n_rows // _HEAVY_SAMPLE_ROWS)

@@ -67,7 +67,7 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
         return False
     if len(columns) == 2 and not _fit(columns, words) and _fit(columns, words[::-1]):
         raise InputError(
-            "The header names the columns in another order than this dataset has them.",
+            "The header has the columns in another order than this dataset needs.",
             remedy=f"Put {columns[0].name} before {columns[1].name}.",
             problem="type",
         )

@@ -45,7 +45,7 @@ from cleanroom_pipelines.uploads.report import (
     ValidationReport,
 )
 from cleanroom_pipelines.uploads.roles import Role, RoomRole
-from cleanroom_pipelines.uploads.room_counts import Key, with_counts
+from cleanroom_pipelines.uploads.room_counts import UniqueKey, with_counts
 from cleanroom_pipelines.uploads.room_files import RoomFile, open_room_file, scan_sql
 from cleanroom_pipelines.uploads.tally import Recorder, Tally
 
@@ -101,7 +101,7 @@ class _Rules:
     """A dataset's name in messages, its unique key, and the status codes of its failures."""
 
     what: str
-    key: Key
+    key: UniqueKey
     invalid: StatusCode
     missing: StatusCode
 
@@ -109,14 +109,14 @@ class _Rules:
 _BASE = (StatusCode.TRAINING_DATA_INVALID, StatusCode.TRAINING_DATA_NOT_FOUND)
 _RULES = {
     Dataset.MATCHING: _Rules(
-        "table of matching ids", Key(("user_id", "digest"), ("user_id", "matching_id")), *_BASE
+        "table of matching ids", UniqueKey(("user_id", "digest"), ("user_id", "matching_id")), *_BASE
     ),
-    Dataset.SEGMENTS: _Rules("segments table", Key(("user_id", "segment"), ("user_id", "segment")), *_BASE),
-    Dataset.DEMOGRAPHICS: _Rules("demographics table", Key(("user_id",), ("user_id",)), *_BASE),
-    Dataset.EMBEDDINGS: _Rules("embeddings table", Key(("user_id", "scope"), ("user_id", "scope")), *_BASE),
+    Dataset.SEGMENTS: _Rules("segments table", UniqueKey(("user_id", "segment"), ("user_id", "segment")), *_BASE),
+    Dataset.DEMOGRAPHICS: _Rules("demographics table", UniqueKey(("user_id",), ("user_id",)), *_BASE),
+    Dataset.EMBEDDINGS: _Rules("embeddings table", UniqueKey(("user_id", "scope"), ("user_id", "scope")), *_BASE),
     Dataset.SEED_AUDIENCES: _Rules(
         "seed audiences",
-        Key(("digest", "audience_type"), ("matching_id", "audience_type")),
+        UniqueKey(("digest", "audience_type"), ("matching_id", "audience_type")),
         StatusCode.SEED_INVALID,
         StatusCode.SEED_NOT_FOUND,
     ),

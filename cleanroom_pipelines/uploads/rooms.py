@@ -370,7 +370,7 @@ def _write_base(
 def _warnings_of_strangers(
     engine: Engine, has: Mapping[Dataset, bool], read: Collection[Dataset]
 ) -> dict[Dataset, str]:
-    """Return a warning for each dataset that shares no user with the table of matching ids."""
+    """Return a warning for each dataset that has no user in common with the table of matching ids."""
     found = {}
     for dataset in (Dataset.SEGMENTS, Dataset.DEMOGRAPHICS, Dataset.EMBEDDINGS):
         table = f"new_{dataset.key}" if dataset in read else dataset.key

@@ -36,7 +36,7 @@ class CellErrors:
 
 
 def table_schema(position: int, rules: Sequence[Rule]) -> pandera.DataFrameSchema:
-    """Build the schema of a column of keys of broken rules, which is named by its position: `c0`, `c1`, ….
+    """Build the schema of error columns `c0`, `c1`, …, whose cells are the keys of broken rules.
 
     Each rule becomes a check that carries its code. The engine evaluated the conditions, so the schema sees no
     cell, and a report counts exactly the rows that every other reader drops.

@@ -84,7 +84,7 @@ class Tally:
             self.n_invalid_rows += 1
 
     def row_number(self, readable: int) -> int:
-        """Convert a row number among readable rows into one among all data rows."""
+        """Convert the number of a readable row into its number among all data rows."""
         return readable + bisect_left(self.rejected_after, readable)
 
     def added_to(self, report: ValidationReport, names: Sequence[str]) -> ValidationReport:

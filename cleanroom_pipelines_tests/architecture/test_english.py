@@ -36,11 +36,11 @@ DIALECT = {
 EXCEPTIONS = ("catalog/migrations/",)
 # Words that no function or class is named by.
 NAMES = re.compile(
-    r"(?:^|_)(?:tells?|told|refus\w*|sweep|swept|goes|gone|mends?|beside|whoever|nobody|somebody|anew)(?:_|$)",
+    r"(?:^|_)(?:tells?|told|refus\w*|sweep|swept|goes|gone|mends?|beside|whoever|nobody|somebody|anew|settl\w*|resting)(?:_|$)",
     re.IGNORECASE,
 )
-# The `tell` of file objects, and a name in a module that is being rewritten.
-NAME_EXCEPTIONS = {("storage/objects.py", "tell"), ("uploads/checks.py", "refusal")}
+# The `tell` of file objects.
+NAME_EXCEPTIONS = {("storage/objects.py", "tell")}
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 No query uses SQL's `hash()` (DuckDB's and Spark's differ); the README's first two shell blocks are the commands
 that `.ci/run` runs, and its number of heavier tests is right; no file contains a path of one machine; each
-module starts with its header.
+module starts with its header; a class name means one thing.
 """
 
 import ast
@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -53,6 +54,15 @@ def test_no_machine_path_in_the_tree() -> None:
 def test_every_module_starts_with_its_header() -> None:
     trees = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in modules()}
     assert [name for name, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_a_class_name_means_one_thing() -> None:
+    # The client's names are its public API, which mirrors the server's objects and errors.
+    trees = [
+        ast.parse(path.read_text()) for path in modules() if path.parent.name != "media" or "server" in path.parts
+    ]
+    names = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert [name for name, n in names.items() if n > 1] == []
 
 
 def shell_blocks() -> list[str]:

@@ -81,7 +81,7 @@ def test_an_invalid_table_fails_its_model_and_is_validated_again(room: Room) -> 
     claim = catalog.work.claim(again.kind, again.resource_id, again.number, "run")
     assert claim is not None
     catalog.work.fail(claim, StatusCode.TRAINING_DATA_INVALID, "A column is missing.")
-    catalog.work.settle_orphans()
+    catalog.work.fail_orphans()
     told = room.publisher.get_audience_model(audienceModelArn=first)
     assert (told["status"], told["statusDetails"]) == (
         "CREATE_FAILED",

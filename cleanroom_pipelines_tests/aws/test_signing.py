@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from cleanroom_pipelines.aws import signing
 from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.model import OPERATION_NAMES
-from cleanroom_pipelines.aws.signing import Key, verify
+from cleanroom_pipelines.aws.signing import SigningKey, verify
 
 from ..cases import assert_each
 from .examples import right
@@ -33,9 +33,9 @@ from .requests import HOST, KEY_ID, REGION, SECRET, RawRequest, ShortClient, bui
 NOW = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
 ACCOUNT = "123456789012"
 KEYS = {
-    KEY_ID: Key(KEY_ID, ACCOUNT, SECRET),
-    "AKIADISABLEDDISABLED": Key("AKIADISABLEDDISABLED", ACCOUNT, SECRET, is_disabled=True),
-    "AKIAANOTHERSANOTHERS": Key("AKIAANOTHERSANOTHERS", "210987654321", "another secret"),
+    KEY_ID: SigningKey(KEY_ID, ACCOUNT, SECRET),
+    "AKIADISABLEDDISABLED": SigningKey("AKIADISABLEDDISABLED", ACCOUNT, SECRET, is_disabled=True),
+    "AKIAANOTHERSANOTHERS": SigningKey("AKIAANOTHERSANOTHERS", "210987654321", "another secret"),
 }
 MISMATCH = "The access key is not known here, or the request signature we calculated does not match"
 
@@ -101,7 +101,7 @@ def test_awss_published_example() -> None:
         "",
         request.headers,
         request.body_sha256,
-        find_key={key_id: Key(key_id, ACCOUNT, secret)}.get,
+        find_key={key_id: SigningKey(key_id, ACCOUNT, secret)}.get,
         now=datetime(2015, 8, 30, 12, 36, tzinfo=UTC),
         service="service",
     )
@@ -189,7 +189,7 @@ def test_a_clock_may_be_15_minutes_off(create: RawRequest) -> None:
     assert_each(is_accepted, [-900, -1, 0, 1, 900])
 
 
-def test_the_end_of_a_day_is_no_boundary() -> None:
+def test_the_end_of_a_day_does_not_matter() -> None:
     midnight = datetime(2026, 3, 2, tzinfo=UTC)
     check(sign(RawRequest("GET", "/tags/x"), now=midnight - timedelta(minutes=5)), midnight + timedelta(minutes=5))
 
@@ -335,7 +335,7 @@ def test_an_unknown_key_takes_as_long_as_a_known_one() -> None:
 
 
 def test_a_key_is_looked_up_only_for_a_wellformed_request(create: RawRequest) -> None:
-    def find(key_id: str) -> Key | None:
+    def find(key_id: str) -> SigningKey | None:
         raise AssertionError(key_id)
 
     with pytest.raises(ApiError):

@@ -43,7 +43,7 @@ def spoil_and_check(
     tagged = next(thing for thing in datasets if thing is not childless and thing.status == "ACTIVE")
     catalog.deletion.request_delete(Kind.TRAINING_DATASET, childless.arn.rpartition("/")[2])
     catalog.resources.set_tags(Kind.TRAINING_DATASET, tagged.arn.rpartition("/")[2], {"somebody": "else"})
-    connection = load.Connection(url, accounts[0])
+    connection = load.LoadConnection(url, accounts[0])
     connection.call("CreateTrainingDataset", {"name": "surplus", **load.dataset_parameters(accounts[0])})
     connection.close()
     return load.check(catalog, accounts, clients, url)
@@ -64,7 +64,7 @@ def test_lost_unexpected_and_different_resources_are_detected(
     ]
 
 
-class Wrong(load.Connection):
+class Wrong(load.LoadConnection):
     """A server whose responses are all wrong."""
 
     def call(self, name: str, parameters: Mapping[str, Any]) -> load.Answer:

@@ -76,7 +76,7 @@ def drain(url: str, n: int, n_rounds: int) -> list[tuple[str, int, str]]:
     idle = 0
     while idle < n_rounds:
         catalog.work.reap()
-        catalog.work.settle_orphans()
+        catalog.work.fail_orphans()
         ready = catalog.work.ready()
         idle = 0 if ready else idle + 1
         for version in ready:

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Account, Bucket, Catalog, Member
+from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Account, AccountBucket, Catalog, Member
 from cleanroom_pipelines.catalog.names import is_uuid
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
@@ -196,7 +196,7 @@ def test_collaboration_template_needs_an_active_member(two: Catalog) -> None:
 
 def test_buckets(two: Catalog, clock: Clock) -> None:
     local = two.parties.register_bucket("seeds.alpha-1", ALPHA)
-    assert local == Bucket("seeds.alpha-1", ALPHA, None, None, clock.now)
+    assert local == AccountBucket("seeds.alpha-1", ALPHA, None, None, clock.now)
     real = two.parties.register_bucket("exports", BETA, "s3://real-bucket/a b/c", "partner")
     assert two.parties.bucket("exports") == real
     assert (real.url, real.profile) == ("s3://real-bucket/a b/c", "partner")

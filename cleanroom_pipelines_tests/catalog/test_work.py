@@ -60,7 +60,7 @@ class TestReady:
         later = undeclared.create(job_spec(configured.id, "later"))
         assert ready(undeclared) == [job.id, other.id]
         fail(undeclared, other)
-        undeclared.catalog.work.settle_orphans()
+        undeclared.catalog.work.fail_orphans()
         assert undeclared.newest(job).status is Status.CREATE_PENDING
         assert undeclared.newest(later).status_code is StatusCode.PARENT_NOT_ACTIVE
 
@@ -89,7 +89,7 @@ class TestReady:
         builder.catalog.work.request_version(model.kind, model.id, Cause.BY_HAND)
         fail(builder, model)
         job = builder.create(job_spec(configured.id))
-        assert builder.catalog.work.settle_orphans() == ()
+        assert builder.catalog.work.fail_orphans() == ()
         assert ready(builder) == [job.id]
 
     @on_both_dialects
@@ -118,9 +118,9 @@ class TestOrphans:
         dataset, model, configured = builder.chain()
         job = builder.create(job_spec(configured.id))
         export = builder.create(export_spec(job.id))
-        assert builder.catalog.work.settle_orphans() == ()
+        assert builder.catalog.work.fail_orphans() == ()
         fail(builder, dataset)
-        settled = builder.catalog.work.settle_orphans()
+        settled = builder.catalog.work.fail_orphans()
         assert [version.resource_id for version in settled] == [model.id, configured.id, job.id, export.id]
         # the model tells what is wrong with the data, since its dataset is ACTIVE whatever it holds
         assert settled[0].status_code is StatusCode.TRAINING_DATA_INVALID
@@ -133,13 +133,13 @@ class TestOrphans:
         assert builder.again(dataset).status is Status.ACTIVE
         assert builder.again(model).status is Status.CREATE_FAILED
         assert builder.again(job).status is Status.CREATE_FAILED
-        assert builder.catalog.work.settle_orphans() == ()
+        assert builder.catalog.work.fail_orphans() == ()
         assert ready(builder) == []
 
     def test_failed_children_recover_with_their_parent(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain()
         fail(builder, dataset)
-        builder.catalog.work.settle_orphans()
+        builder.catalog.work.fail_orphans()
         builder.catalog.work.retry(dataset.kind, dataset.id)
         assert builder.drain() == [(dataset.id, 1), (model.id, 2), (configured.id, 2)]
 
@@ -149,7 +149,7 @@ class TestOrphans:
         take(builder, dataset)
         builder.clock.turn(60)
         builder.catalog.work.reap()
-        assert builder.catalog.work.settle_orphans() == ()
+        assert builder.catalog.work.fail_orphans() == ()
         assert ready(builder) == [dataset.id]
 
 
@@ -332,7 +332,7 @@ class TestRefresh:
         builder.catalog.work.request_refresh(model.id)
         fail(builder, dataset)
         assert ready(builder) == []
-        (settled,) = builder.catalog.work.settle_orphans()
+        (settled,) = builder.catalog.work.fail_orphans()
         assert (settled.resource_id, settled.status_code) == (model.id, StatusCode.TRAINING_DATA_INVALID)
         left = builder.again(model)
         assert (left.status, left.current_version) == (Status.ACTIVE, 1)

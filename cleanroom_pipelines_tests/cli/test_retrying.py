@@ -50,7 +50,7 @@ def test_all_failed_versions_are_queued_parents_first(
     command: Commands, installation: Installation, catalog: Catalog
 ) -> None:
     fail(installation, Kind.TRAINING_DATASET)
-    assert len(catalog.work.settle_orphans()) == 4
+    assert len(catalog.work.fail_orphans()) == 4
     job = worlds.the(installation, Kind.GENERATION_JOB)
     catalog.resources.forget_seed(job.id)
     ended = json.loads(command("retry", "--failed", "--json").out)

@@ -23,6 +23,7 @@ trap '$compose down --volumes >/dev/null 2>&1; rm -rf "$work"' EXIT
 if [ "$base" = debootstrap ]; then
   base=cleanroom-walk-base
   debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates stable "$work/root" >/dev/null
+  rm -rf "$work/root"/var/cache/apt/*.bin "$work/root"/var/cache/apt/archives/*.deb "$work/root"/var/lib/apt/lists/*
   # how this machine reaches its package index
   cp /etc/ssl/certs/ca-certificates.crt "$work/root/etc/ssl/certs/"
   cp /etc/pip.conf "$work/root/etc/" 2>/dev/null || true
@@ -80,12 +81,13 @@ run_launcher:
       read_only: true
       tmpfs: {/tmp: ""}
       cap_drop: [ALL]
+      healthcheck: {test: [NONE]}
       volumes: ["$SHARED_FOLDER:/srv/cleanroom"]
 END
 docker stop walk_worker_2 >/dev/null
 socket=$(docker context inspect -f '{{.Endpoints.docker.Host}}' 2>/dev/null || echo unix:///var/run/docker.sock)
 docker stop walk_daemon_1 >/dev/null
-docker run -d --name walk_launcher --network cleanroom --user "10001:$(stat -c %g "${socket#unix://}")" \
+docker run -d --no-healthcheck --name walk_launcher --network cleanroom --user "10001:$(stat -c %g "${socket#unix://}")" \
   -v "${socket#unix://}:/var/run/docker.sock" -v "$SHARED_FOLDER:/srv/cleanroom" \
   -v "$DAGSTER_YAML:/venv/dagster.yaml:ro" \
   $(docker inspect -f '{{range .Config.Env}}-e {{.}} {{end}}' walk_daemon_1) \

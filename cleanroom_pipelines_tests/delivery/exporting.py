@@ -14,6 +14,7 @@ from cleanroom_pipelines.delivery.exports import (
 )
 from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.delivery.writing import Activation, ControlGroup, Delivery, deliver
+from cleanroom_pipelines.engine import STABLE_HASH_BITS, stable_hash
 from cleanroom_pipelines.storage.buckets import ObjectPlace
 
 
@@ -37,6 +38,11 @@ def exported(place: ObjectPlace, users: Iterable[Sequence[str]], **given: Any) -
     """Write an export."""
     options, hooks, rest = _sorted(given)
     return write_export(place, users, options, hooks=hooks, **rest)
+
+
+def holds_out(holdout: Holdout, user_id: str) -> bool:
+    """Whether a user is in the control group, by the definition: the oracle of the SQL condition."""
+    return stable_hash(f"holdout:{holdout.salt}:{user_id}") < holdout.share * 2**STABLE_HASH_BITS
 
 
 def _sorted(given: dict[str, Any]) -> tuple[ExportOptions, ExportHooks, dict[str, Any]]:

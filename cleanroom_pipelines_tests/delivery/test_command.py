@@ -20,6 +20,7 @@ from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
 from .. import worlds
 from ..cli.commands import Commands
 from ..offenders import offenders
+from .exporting import holds_out
 
 N_RANKED, N_SCORED = 400, 500
 USERS = [f"user-{number:03d}" for number in range(N_RANKED)]
@@ -150,7 +151,7 @@ def test_all_options_together(command: Commands, ranking: Path, ids: Path, tmp_p
     assert told["warnings"] == ["Google Customer Match does not accept HASHED_EMAIL; these ids were left out."]
     manifest = told["manifest"]
     chosen = Holdout.parse("10%", holdout_salt(b"", "spring"))
-    held_out = [user for user in USERS[:100] if chosen.holds_out(user)]
+    held_out = [user for user in USERS[:100] if holds_out(chosen, user)]
     assert manifest["holdout"] == {"share": "10%", "users": len(held_out)}
     assert manifest["delivered"] == 100 - len(held_out)
     assert manifest["columns"] == ["Email", "Phone"]
@@ -321,7 +322,7 @@ def test_one_rule_for_user_ids_of_both_files(command: Commands, tmp_path: Path, 
         pa.array([{"anna@example.com": 1}]),
     ],
 )
-def test_user_ids_that_could_mean_others_are_refused(command: Commands, tmp_path: Path, values: Any) -> None:
+def test_user_ids_that_could_mean_others_are_rejected(command: Commands, tmp_path: Path, values: Any) -> None:
     name = "users.csv" if isinstance(values, str) else "users.parquet"
     users = table_of_users(tmp_path / "a", name, values, email=True)
     plain = table_of_users(tmp_path / "b", "plain.csv", "1\n2\n", email=True)
@@ -334,7 +335,7 @@ def test_user_ids_that_could_mean_others_are_refused(command: Commands, tmp_path
         assert not (tmp_path / "out").exists()
 
 
-def test_a_user_id_that_occurs_twice_is_refused(command: Commands, ranking: Path, tmp_path: Path) -> None:
+def test_a_user_id_that_occurs_twice_is_rejected(command: Commands, ranking: Path, tmp_path: Path) -> None:
     (tmp_path / "ids.csv").write_text("user_id,email,USER_ID\n1,a@x.ch,2\n")
     arguments = ("export", "--ranking", ranking, "--size", "5", "--destination", "meta", "--out", tmp_path / "out")
     ended = command(*arguments, "--ids", tmp_path / "ids.csv")
@@ -355,7 +356,7 @@ def test_phones_that_became_decimals_keep_their_number(command: Commands, tmp_pa
     assert exported(command, tmp_path, ranking, tmp_path / "ids.parquet", "double") == both
 
 
-def test_placeholders_are_no_ids(command: Commands, tmp_path: Path) -> None:
+def test_placeholders_are_not_ids(command: Commands, tmp_path: Path) -> None:
     ranking = table_of_users(tmp_path, "ranking.csv", "1\n2\nNULL\n", email=False)
     empty = hashlib.sha256(b"").hexdigest().upper()
     ids = tmp_path / "ids.csv"
@@ -374,7 +375,7 @@ def test_placeholders_are_no_ids(command: Commands, tmp_path: Path) -> None:
         ("U1,nobody\n", "The users of the list have no valid ids in the ids file."),
     ],
 )
-def test_a_delivery_of_nobody_says_why(command: Commands, tmp_path: Path, listed: str, warning: str) -> None:
+def test_an_empty_delivery_says_why(command: Commands, tmp_path: Path, listed: str, warning: str) -> None:
     ranking = table_of_users(tmp_path, "ranking.csv", "U1\nU2\n", email=False)
     (tmp_path / "ids.csv").write_text(f"user_id,email\n{listed}")
     arguments = ("export", "--ranking", ranking, "--size", "2", "--destination", "tiktok", "--out", tmp_path / "o")

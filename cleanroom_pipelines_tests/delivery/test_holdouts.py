@@ -23,7 +23,7 @@ from cleanroom_pipelines.terms import MatchingId
 
 from ..examples import one_in
 from ..offenders import offenders
-from .exporting import delivered
+from .exporting import delivered, holds_out
 
 KEY = b"k" * 32
 N_USERS = 20_000
@@ -36,7 +36,7 @@ def holdout(audience: str = "spring", share: str = "10%") -> Holdout:
 
 
 def group(chosen: Holdout) -> set[str]:
-    return {user for user in USERS if chosen.holds_out(user)}
+    return {user for user in USERS if holds_out(chosen, user)}
 
 
 def write(folder: Path, users: list[str], chosen: Holdout | None, format_: str | Activation = "csv") -> Delivery:
@@ -105,7 +105,7 @@ def test_sql_condition_selects_the_same_users() -> None:
             condition, parameters = chosen.condition("user_id")
             engine.register("users", pa.table({"user_id": pa.array(users, pa.string())}))
             found = engine.fetch(f"SELECT user_id FROM users WHERE {condition}", parameters)
-            assert set(found["user_id"].to_pylist()) == {user for user in users if chosen.holds_out(user)}
+            assert set(found["user_id"].to_pylist()) == {user for user in users if holds_out(chosen, user)}
 
         check()
 
@@ -136,8 +136,8 @@ def test_delivery_and_group_together_are_the_audience(tmp_path: Path, format_: s
     users = USERS[:3_000]
     delivery = write(tmp_path, users, holdout(), format_)
     delivered, held_out = read(tmp_path / "delivered"), read(tmp_path / "held-out")
-    assert held_out == [user for user in users if holdout().holds_out(user)]
-    assert delivered == [user for user in users if not holdout().holds_out(user)]
+    assert held_out == [user for user in users if holds_out(holdout(), user)]
+    assert delivered == [user for user in users if not holds_out(holdout(), user)]
     assert delivery.manifest.as_dict()["holdout"] == {"share": "10%", "users": len(held_out)}
     assert (delivery.manifest.requested, delivery.manifest.delivered) == (3_000, len(delivered))
     assert delivery.holdout is not None
@@ -169,8 +169,8 @@ def test_hashes_of_the_group_are_not_delivered(
     )
     delivery = write(folder, users, chosen, Activation(AdDestination.META, (MatchingId.EMAIL,), [batch]))
     rows = [(row["user_id"], row["hash"]) for row in batch.to_pylist() if row["user_id"] in users]
-    of_group = {hash_ for user, hash_ in rows if chosen.holds_out(user)}
-    kept = {(user, hash_) for user, hash_ in rows if not chosen.holds_out(user) and hash_ not in of_group}
+    of_group = {hash_ for user, hash_ in rows if holds_out(chosen, user)}
+    kept = {(user, hash_) for user, hash_ in rows if not holds_out(chosen, user) and hash_ not in of_group}
     assert read(folder / "delivered") == sorted({hash_ for _, hash_ in kept})
     assert delivery.manifest.delivered == len({user for user, _ in kept})
     facts = delivery.manifest.as_dict()

@@ -63,7 +63,7 @@ def test_what_is_read() -> None:
     assert to_spark(sql).reads == {"a", "b", "c d"}
 
 
-def test_what_is_refused() -> None:
+def test_what_is_rejected() -> None:
     statements = [
         f"DELETE FROM t WHERE a = '{CANARY}'",
         f"INSERT INTO t VALUES ('{CANARY}')",

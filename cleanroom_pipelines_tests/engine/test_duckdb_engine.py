@@ -131,7 +131,7 @@ def test_scratch_goes(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_python_variables_around_are_no_tables(engine: Engine) -> None:
+def test_the_python_variables_around_are_not_tables(engine: Engine) -> None:
     nearby = pa.table({"a": [1]})
     assert nearby.num_rows
     with pytest.raises(EngineError):
@@ -397,7 +397,7 @@ def test_gzipped_parquet(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "t.parquet.gz") == [{"a": 1}, {"a": 2}]
 
 
-def test_damaged_gzipped_text_is_no_shorter_table(tmp_path: Path) -> None:
+def test_damaged_gzipped_text_is_not_a_shorter_table(tmp_path: Path) -> None:
     def check(name: str, how: str) -> None:
         line, header = ('{"a": "%d"}\n', "") if "json" in name else ("%d\n", "a\n")
         text = header + "".join(line % i for i in range(50_000))

@@ -79,7 +79,7 @@ def test_globs(tmp_path: Path) -> None:
     assert rows(find_tables(f"{tmp_path}/country=D*/*"), "id, country") == expected[1:]
 
 
-def test_folders_that_are_no_partitions(tmp_path: Path) -> None:
+def test_folders_that_are_not_partitions(tmp_path: Path) -> None:
     write(tmp_path / "day=1", "a.csv", 1)
     for name in ("below", "_temporary", ".hidden", "_day=1", "=1"):
         write(tmp_path / name, "a.csv", 2)

@@ -87,7 +87,9 @@ def test_a_plain_folder_is_its_own(around: Path) -> None:
         assert plain == around
 
 
-def test_a_temporary_folder_that_is_no_plainer_is_not_used(around: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_with_special_characters_is_not_used(
+    around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     odd = around / "*"
     odd.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(odd))

@@ -249,7 +249,7 @@ def test_runs_of_equal_types(tmp_path: Path) -> None:
     assert (whole.files, types) == (tables.files, {"more": pa.int64()})
 
 
-def test_types_that_a_scan_does_not_tell_apart_are_one_run(tmp_path: Path) -> None:
+def test_types_that_are_equal_to_a_scan_are_one_run(tmp_path: Path) -> None:
     kinds = [
         [pa.array(["a"]).cast(type_) for type_ in (pa.string(), pa.large_string(), pa.string_view())],
         [pa.array([1]), pa.array([1]).dictionary_encode()],
@@ -295,7 +295,7 @@ def test_each_footer_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert read == list(tables.files)
 
 
-def test_different_types_are_no_scan(tmp_path: Path) -> None:
+def test_different_types_are_not_one_scan(tmp_path: Path) -> None:
     others = [pa.array([1.5]), pa.array(["x"]), pa.nulls(1), pa.array([{"kanarienvogel": 1}]), pa.array([[1]])]
 
     def check(number: int, other: pa.Array, flip: bool) -> None:

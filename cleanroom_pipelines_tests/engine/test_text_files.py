@@ -77,7 +77,7 @@ def test_files_with_other_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-def test_blank_lines_of_a_list_are_no_rows(tmp_path: Path, end: bytes) -> None:
+def test_blank_lines_of_a_list_are_not_rows(tmp_path: Path, end: bytes) -> None:
     content = end.join([b"id", b"", b"1", b"", b"", b"2", b'""', b" ", b"3", b"", b""])
     assert rows_of(tmp_path / "t.csv", content) == [("1",), ("2",), (None,), (" ",), ("3",)]
     content = end.join([b"a,b", b"", b"1,2", b"", b",", b""])
@@ -115,7 +115,7 @@ def test_quotes_with_a_backslash(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "t.csv", b'id,t\n1,"5\\" screen",\n2,x,\n') == [("1", '5" screen'), ("2", "x")]
 
 
-def test_a_backslash_that_is_no_escape(tmp_path: Path) -> None:
+def test_a_backslash_that_is_not_an_escape(tmp_path: Path) -> None:
     contents = [
         (b'id,path\n1,"C:\\"\n2,"D:\\"\n', ["C:\\", "D:\\"]),
         (b'id,path\n1,"say ""\\"" now"\n', ['say "\\" now']),

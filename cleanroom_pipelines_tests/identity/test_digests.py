@@ -62,12 +62,12 @@ def test_rooms_and_families_have_their_own_digests() -> None:
     assert len(set(digests)) == 6
 
 
-def test_a_short_key_is_refused() -> None:
+def test_a_short_key_is_rejected() -> None:
     with pytest.raises(UsageError):
         room_digests(b"short", Family.EMAIL, pa.array(["0" * 64]))
 
 
-def test_errors_tell_no_id() -> None:
+def test_errors_quote_no_id() -> None:
     canary = "kanarienvogel"
     with (
         mock.patch.object(pc, "utf8_trim", side_effect=pa.ArrowInvalid(f"cannot parse {canary}")),
@@ -80,7 +80,7 @@ def test_errors_tell_no_id() -> None:
         told = told.__cause__ or told.__context__
 
 
-def test_ids_that_are_no_utf8() -> None:
+def test_ids_that_are_not_utf8() -> None:
     broken = pa.array([b"kanarienvogel\xff"], pa.binary()).view(pa.string())
     for kind in MatchingId:
         with pytest.raises(EngineError) as caught:

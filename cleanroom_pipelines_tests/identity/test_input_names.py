@@ -33,7 +33,7 @@ def test_names_are_read_as_they_are_written() -> None:
     assert [str(name) for name in NAMES.values()] == list(NAMES)
 
 
-def test_other_names_are_refused() -> None:
+def test_other_names_are_rejected() -> None:
     def is_rejected(text: str) -> None:
         with pytest.raises(ValueError):
             InputName.parse(text)

@@ -129,7 +129,7 @@ def test_a_decimal_never_becomes_another_number() -> None:
     assert judged.normal.to_pylist() == ["+41791234567", "+41791234567"]
 
 
-def test_what_is_no_number() -> None:
+def test_what_is_not_a_number() -> None:
     no_numbers = [
         "079 123 45 67",
         "++41791234567",

@@ -1,12 +1,12 @@
 """Contract: the Dagster UI in a browser, with a real daemon, webserver and Chromium.
 
 The asset graph is legible; a seed put into the inbox becomes an export; a click on Materialize builds a new
-version; the pictures are on the asset page.
+version; the pictures are on the asset page. A failure and its reason are on the start page, on the events of its
+partition, and on its run; `shell/faults.py` shows that for twelve faults, and clicks what repairs them.
 """
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import pytest
 
 from cleanroom_pipelines.catalog import RECORDS, Kind, Status
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines_tests.browsing import body, chromium, see, texts
 from cleanroom_pipelines_tests.journeys.developing import dagster_dev
+from cleanroom_pipelines_tests.shell import faults
 from cleanroom_pipelines_tests.worlds import installed, settings, wait_until, write_seed, write_world
 
 pytestmark = pytest.mark.browser
@@ -27,55 +29,12 @@ ASSETS = (
     "audience",
     "audience_export",
 )
-_ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1600,1200",
-)
 
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert chromium and driver, "this test needs Chromium and chromedriver"
-    options = Options()
-    options.binary_location = chromium
-    for argument in _ARGUMENTS:
-        options.add_argument(argument)
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
-
-
-def see(browser: Any, what: Callable[[], Any], seconds: float = 180) -> Any:
-    """Wait until an element is on the page and return it; the error shows what is there instead."""
-    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    wait = WebDriverWait(browser, seconds, ignored_exceptions=[StaleElementReferenceException])
-    try:
-        return wait.until(lambda _: what())
-    except TimeoutException:
-        raise AssertionError(f"not on the page {browser.current_url}: {body(browser)}") from None
-
-
-def texts(browser: Any, tag: str, start: str) -> list[Any]:
-    """Return the elements with a tag whose text starts with the given text."""
-    return [element for element in browser.find_elements("tag name", tag) if element.text.startswith(start)]
-
-
-def body(browser: Any) -> str:
-    return str(browser.find_element("tag name", "body").text)
+    with chromium() as opened:
+        yield opened
 
 
 def test_the_ui_shows_a_seed_become_an_export(tmp_path: Path, browser: Any) -> None:
@@ -136,6 +95,12 @@ def test_the_ui_shows_a_seed_become_an_export(tmp_path: Path, browser: Any) -> N
         first = installation.catalog.resources.version(Kind.AUDIENCE_MODEL, model, 1)
         assert first.status is Status.ACTIVE
         snap("new_version")
+
+        room = faults.Room(tmp_path, installation, browser, Path(pictures) if pictures else None, url)
+        scene, fault = faults.scene_of(room, "missing column"), faults.TOGETHER["missing column"]
+        fault.cause(scene)
+        scene.wait_for(Status.CREATE_FAILED, fault.failed)
+        faults.look_at_failure(scene, fault.reason, fault.failed)
 
 
 def apply_through_the_command(declaration: Path, home: Path) -> None:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,8 @@ from .killing import INBOX, Moment, work
 pytestmark = pytest.mark.slow
 
 N_KILLS, N_DECLARED = 50, 2
+# How many kills must interrupt each kind of work after its claim; where they are fewer, there are more than fifty.
+N_IN_EACH = 3
 # How long every other process goes on after its last step: some of these moments are within DuckDB or LightGBM.
 MOST_SECONDS = 0.3
 
@@ -62,6 +64,13 @@ def choose_moments(steps: Mapping[str, Sequence[str]], dice: random.Random) -> l
         moment if n % 2 else Moment(moment.stage, moment.number, moment.step, dice.uniform(0, MOST_SECONDS))
         for n, moment in enumerate(moments)
     ]
+
+
+def moments_in_work(moments: Sequence[Moment], hit: Counter[str]) -> Iterator[Moment]:
+    """Yield moments again of each kind of work that kills have interrupted too rarely on this machine."""
+    for moment in moments * 2:
+        if moment.stage != INBOX and hit[Kind(moment.stage).words] < N_IN_EACH:
+            yield replace(moment, seconds=0.0)
 
 
 @dataclass
@@ -148,27 +157,27 @@ def steps_of_each_stage(folder: Path, world: worlds.World) -> dict[str, list[str
 
 def test_fifty_kills_lose_nothing(tmp_path: Path, world: worlds.World, capsys: pytest.CaptureFixture[str]) -> None:
     moments = choose_moments(steps_of_each_stage(tmp_path / "whole", world), random.Random(5))
-    folder, n_retried, hit = tmp_path / "killed", 0, Counter[str]()
+    folder, n_kills, n_retried, hit = tmp_path / "killed", 0, 0, Counter[str]()
     with shop_at(folder, world, n_declared=N_DECLARED) as shop:
         installation = shop.installation
-        for moment in moments:
+        for moment in chain(moments, moments_in_work(moments, hit)):
             shop.see_to_work(moment.stage)
             ended = work(folder, moment)
             if not ended.was_killed and moment.seconds:  # all was done before its short while was over
                 shop.see_to_work(moment.stage)
                 ended = work(folder, replace(moment, seconds=0.0))
             assert ended.was_killed, f"{moment} was not reached: exit code {ended.exit_code}"
+            n_kills += 1
             hit.update(in_progress(installation))
             assert_whole(installation)
             n_retried += expire_leases(installation)
         assert work(folder).exit_code == 0, "the next process does the rest"
         seen = assert_whole(installation)
         assert_ended_once(shop)
-    assert set(hit) == {kind.words for kind in worlds.ROAD}, "kills fell into each kind of work"
-    assert sum(hit.values()) > len(moments) // 3
+    assert all(hit[kind.words] >= N_IN_EACH for kind in worlds.ROAD), f"kills fell into each kind of work: {hit}"
     with capsys.disabled():
         print(  # noqa: T201 what was measured
-            f"\n{len(moments)} kills at {len({(one.stage, one.step) for one in moments})} sorts of steps, in the"
+            f"\n{n_kills} kills at {len({(one.stage, one.step) for one in moments})} sorts of steps, in the"
             f" middle of {dict(hit)}; {n_retried} versions failed for good and were tried again; in the end"
             f" {dict(seen)}."
         )
@@ -220,7 +229,7 @@ def expire_leases(installation: Installation) -> int:
         of_somebody = VersionRow.status.in_(OPEN), VersionRow.lease_expires_at.is_not(None)
         session.execute(update(VersionRow).where(*of_somebody).values(lease_expires_at=installation.clock()))
     catalog.work.reap()
-    catalog.work.settle_orphans()
+    catalog.work.fail_orphans()
     n_retried = 0
     for kind in worlds.ROAD:
         for record in catalog.resources.iterate(kind):

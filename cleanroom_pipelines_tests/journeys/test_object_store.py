@@ -138,7 +138,7 @@ def objects(world: World, prefix: str) -> dict[str, bytes]:
     return {key: client.get_object(Bucket=STORED, Key=key)["Body"].read() for key in keys}
 
 
-def test_the_seed_comes_from_the_store_and_the_export_goes_to_it(world: World) -> None:
+def test_the_seed_is_fetched_from_the_store_and_the_export_written_to_it(world: World) -> None:
     url, parties = world.server.url, world.parties
     assert endpoint.upload(url, parties.advertiser, "advertiser-store/2026/loyal.jsonl", seed()).status == 200
     assert objects(world, "seeds/") == {f"{STORE_PREFIX}/seeds/2026/loyal.jsonl": seed()}

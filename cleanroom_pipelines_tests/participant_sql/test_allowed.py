@@ -263,7 +263,7 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-def test_it_means_what_it_says(engine: Engine) -> None:
+def test_a_query_means_the_same_in_duckdb(engine: Engine) -> None:
     def means_the_same(text: str) -> None:
         checked = check_query(text)
         assert run_checked(engine, checked) == run_as_written(engine, text)

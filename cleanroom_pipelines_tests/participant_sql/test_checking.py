@@ -92,7 +92,7 @@ def test_what_looks_like_an_end_of_a_text_is_text() -> None:
     )
 
 
-def test_closing_semicolon_is_no_second_statement() -> None:
+def test_closing_semicolon_is_not_a_second_statement() -> None:
     assert check_query("SELECT id FROM a.b ;\n").sql == 'SELECT "id" FROM "table_1" AS "b"'
 
 
@@ -127,7 +127,7 @@ def test_the_nearest_cte_is_meant() -> None:
     assert f'"{inner}" AS (SELECT "id" FROM "table_2" AS "inside")' in checked.sql
 
 
-def test_a_cte_named_like_a_view_of_ours_is_no_table() -> None:
+def test_a_cte_named_like_a_view_of_ours_is_not_a_table() -> None:
     checked = check_query("WITH table_1 AS (SELECT 1 AS id) SELECT table_1.id FROM table_1, a.b")
     assert '"cte_1" AS (SELECT 1 AS "id")' in checked.sql
     assert 'FROM "cte_1" AS "table_1" CROSS JOIN "table_1" AS "b"' in checked.sql
@@ -179,7 +179,7 @@ WRONG_PARAMETERS = [
 ]
 
 
-def test_parameters_that_are_refused() -> None:
+def test_parameters_that_are_rejected() -> None:
     def is_rejected(text: str, parameters: dict[str, str]) -> None:
         refusal(text, **parameters)
 
@@ -202,7 +202,7 @@ NO_PARAMETERS = [
 ]
 
 
-def test_what_is_no_parameter() -> None:
+def test_what_is_not_a_parameter() -> None:
     def is_rejected(value: str) -> None:
         refusal(f"SELECT id FROM a.b WHERE x = {value}", name="1")
 
@@ -642,7 +642,7 @@ REJECTED = [
 ]
 
 
-def test_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_rejected(caplog: pytest.LogCaptureFixture) -> None:
     def is_rejected(text: str) -> None:
         caplog.clear()
         with caplog.at_level(logging.DEBUG):
@@ -652,7 +652,7 @@ def test_refused(caplog: pytest.LogCaptureFixture) -> None:
     assert_each(is_rejected, REJECTED)
 
 
-def test_it_says_what_it_met() -> None:
+def test_the_message_names_the_problem() -> None:
     assert refusal("SELECT x INTO y FROM a.b").attributes["kind"] == "Select, into"
     assert refusal("SELECT x FROM read_csv('y')").attributes["kind"] == "Anonymous"
     assert "near line 3" in str(refusal("SELECT x\nFROM a.b\nWHERE WHERE"))
@@ -781,7 +781,7 @@ BOMBS = [
 ]
 
 
-def test_a_bomb_is_refused_in_time() -> None:
+def test_a_bomb_is_rejected_in_time() -> None:
     most = MOST_TIMES * effort(lambda: check_query(HONEST[0]))
 
     def is_rejected(text: str) -> None:

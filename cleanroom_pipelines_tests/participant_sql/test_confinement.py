@@ -83,6 +83,6 @@ def test_no_connection(tried: dict[str, bool]) -> None:
     assert not tried["connect"]
 
 
-def test_another_system_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_system_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert confine(readable=[tmp_path], writable=[]) is False

@@ -162,7 +162,7 @@ def test_no_row_is_an_empty_file(run: Run) -> None:
     assert run("SELECT user_id FROM shop.orders WHERE user_id = 'nobody'") == []
 
 
-def test_a_cell_that_is_no_number_is_null_and_no_row_is_lost(run: Run) -> None:
+def test_a_cell_that_is_not_a_number_is_null_and_no_row_is_lost(run: Run) -> None:
     assert run("SELECT TRY_CAST(amount AS INTEGER) FROM shop.orders").count(None) == 1
     assert len(run("SELECT TRY_CAST(user_id AS INTEGER) FROM shop.orders")) == 1_002
 
@@ -303,7 +303,7 @@ FORGED = [
 ]
 
 
-def test_what_the_check_would_have_refused_is_refused_again(
+def test_what_the_check_would_have_rejected_is_rejected_again(
     run: Run, run_apart: Run, warehouse: Path, tmp_path: Path
 ) -> None:
     outside, inside = tmp_path / "outside.csv", warehouse / "orders" / "1.csv"

@@ -17,7 +17,7 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.runs.drops import Drop, Rejected
+from cleanroom_pipelines.runs.drops import Drop, RejectedDrop
 from cleanroom_pipelines.runs.inbox import close_drop, find_drops, register_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
@@ -98,7 +98,7 @@ class Inbox:
     def register(self) -> list[object]:
         """Register all drops; gives their jobs, and None for what was rejected or stays."""
         found = [register_drop(self.installation, drop) for drop in self.drops()]
-        return [None if isinstance(each, Rejected) else each for each in found]
+        return [None if isinstance(each, RejectedDrop) else each for each in found]
 
     def jobs(self) -> list[object]:
         return list(self.catalog.resources.iterate(Kind.GENERATION_JOB))

@@ -19,7 +19,7 @@ from cleanroom_pipelines.engine import tables
 from cleanroom_pipelines.errors import SeedError
 from cleanroom_pipelines.runs import drops
 from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
-from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, Rejected, StillWrittenError
+from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, RejectedDrop, StillWrittenError
 from cleanroom_pipelines.runs.ingesting import ingest_all
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.retention import delete_superseded
@@ -27,7 +27,7 @@ from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox
 from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts, seed_suffix
-from cleanroom_pipelines.uploads.files import validate_seed
+from cleanroom_pipelines.uploads.files import check_seed
 from cleanroom_pipelines.uploads.report import Outcome
 
 from .. import worlds
@@ -147,7 +147,7 @@ def test_a_file_of_a_room_in_a_wrong_folder_is_rejected(
 ) -> None:
     path = put(inbox, *(part.format(room=room.id) for part in place), NAME)
     for drop in find_room_drops(inbox.installation):
-        assert isinstance(provision_drop(inbox.installation, drop), Rejected)
+        assert isinstance(provision_drop(inbox.installation, drop), RejectedDrop)
     receipt = receipt_next_to(path)
     assert message.format(room=room.id) in str(receipt["message"])
     assert (receipt["file"], receipt["upload"]["bytes"]) == (NAME, len(SEED))  # type: ignore[index]
@@ -278,7 +278,7 @@ def test_every_format_of_the_file_layer_is_accepted(
     assert job is not None
     with inbox.installation.vault.opening(job.seed_location, job.seed_digest) as copy:
         assert copy.name == f"seed{kept_suffix}"
-        report = validate_seed(copy)
+        report = check_seed(copy)[0]
     assert (report.outcome, report.n_valid_rows, report.table.n_files) == (Outcome.PASSED, 30, 1)
     assert job.seed_name == {"20261130_members": "20261130 members", "part-00000": "part 00000"}.get(
         name, "members 0" if name == "members_0" else "members"
@@ -451,7 +451,7 @@ def test_a_file_that_fails_does_not_delay_the_others(inbox: Inbox) -> None:
 @pytest.mark.parametrize("is_encrypted", [False, True])
 @pytest.mark.parametrize("comes", ["before", "after"])
 @pytest.mark.parametrize(
-    ("owner", "name"), [(drops, "write_durably"), (AuditLog, "write"), (drops.RestingDrop, "remove")]
+    ("owner", "name"), [(drops, "write_durably"), (AuditLog, "write"), (drops.CompleteDrop, "remove")]
 )
 def test_a_rejection_cut_off_anywhere_is_completed(
     inbox: Inbox, encrypted: Inbox, owner: object, name: str, comes: str, *, is_encrypted: bool

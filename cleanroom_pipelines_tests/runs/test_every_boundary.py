@@ -92,7 +92,7 @@ def do_pending(installation: Installation, run: str) -> None:
     recover_drops(installation)
     close_all_drops(installation)
     catalog.work.reap()
-    catalog.work.settle_orphans()
+    catalog.work.fail_orphans()
     forget_spent_seeds(installation)
     for number in range(9):
         if not (ready := catalog.work.ready()):

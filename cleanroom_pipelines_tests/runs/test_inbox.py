@@ -645,7 +645,7 @@ def test_job_with_a_receipt_is_skipped_until_new_work(inbox: Inbox) -> None:
     told = [inbox.newest(job), inbox.newest(inbox.export_of(job))]
     inbox.catalog.work.retry(Kind.EXPORT_JOB, inbox.export_of(job).id)
     assert due_receipts() == [job.id]
-    inbox.catalog.resources.settle_receipt(job.id, told)  # by a process that looked before
+    inbox.catalog.resources.mark_receipt_current(job.id, told)  # by a process that looked before
     assert due_receipts() == [job.id]
     close_all_drops(inbox.installation)
     assert inbox.receipts(REJECTED) == []

@@ -67,3 +67,12 @@ def test_invalid_arguments_leave_nothing(
     assert caught.value.remedy
     assert len(list(installation.catalog.resources.iterate(Kind.GENERATION_JOB))) == 1
     assert list(installation.home.seeds.iterdir()) == []
+
+
+def test_configured_model_is_found_by_its_name(installation: Installation, seed: Path) -> None:
+    configured = make_room(installation.catalog)
+    job = start_job_from_file(installation, configured=configured.name, seed=seed, name="Spring")
+    assert job.parent_id == configured.id
+    with pytest.raises(NotFoundError) as caught:
+        start_job_from_file(installation, configured="Unknown", seed=seed, name="Summer")
+    assert repr(configured.name) in caught.value.remedy

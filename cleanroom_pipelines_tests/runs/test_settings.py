@@ -58,6 +58,21 @@ def test_each_variable_sets_its_field(name: str, text: str, field: str, value: o
     assert settings == dataclasses.replace(Settings(Path("/srv/cleanroom")), **{field: value})
 
 
+def test_secrets_are_read_from_variables_and_files_and_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("canary two\n")
+    settings = Settings.from_environment(
+        HOME
+        | {
+            "CLEANROOM_SECRET_OPS": "canary one",
+            "CLEANROOM_SECRET_METRICS_FILE": str(tmp_path / "token"),
+            "CLEANROOM_SECRET_EMPTY": "",
+            "CLEANROOM_SECRET_lower": "x",
+        }
+    )
+    assert settings.secrets == {"OPS": "canary one", "METRICS": "canary two"}
+    assert "canary" not in repr(settings)
+
+
 def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
@@ -89,6 +104,7 @@ def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         ("SEED_FLOOR", "0"),
         ("SEED_FLOOR", "-1"),
         ("RETENTION_DAYS", "-1"),
+        ("SECRET_OPS_FILE", "/no/such/canary"),
         ("RETENTION_DAYS", "nan"),
         ("RETENTION_DAYS", "inf"),
         ("RETENTION_DAYS", "a month"),

@@ -88,7 +88,7 @@ class World:
     def turn(self) -> None:
         """A round of the worker in which it looks at everything."""
         self.worker._next_round = self.worker._next_long_round = 0.0
-        self.worker.turn()
+        self.worker.do_round()
 
     def plant(self, n_things: int) -> None:
         """Let there be so many of each thing."""

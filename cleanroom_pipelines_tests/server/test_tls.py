@@ -1,56 +1,18 @@
 """`cleanroom serve` speaks TLS with a certificate and key, or reports in one sentence why it cannot."""
 
-import datetime
-import ipaddress
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..cases import assert_each
+from ..certificates import write_certificate
 from ..cli.commands import Commands
 from .server import client, installation_at, serving, settle
 
 
-@dataclass(frozen=True)
-class Files:
-    certificate: Path
-    key: Path
-    sealed_key: Path
-
-
-def _write(folder: Path) -> Files:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    files = Files(folder / "certificate.pem", folder / "key.pem", folder / "sealed.pem")
-    files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    files.key.write_bytes(key.private_bytes(*form, serialization.NoEncryption()))
-    files.sealed_key.write_bytes(key.private_bytes(*form, serialization.BestAvailableEncryption(b"secret")))
-    return files
-
-
 def test_requests_over_tls(tmp_path: Path) -> None:
-    files = _write(tmp_path)
+    files = write_certificate(tmp_path)
     parties = settle(installation_at(tmp_path / "home"))
     options = ("--no-worker", "--tls-certificate", str(files.certificate), "--tls-key", str(files.key))
     with serving(tmp_path / "home", *options) as server:
@@ -69,9 +31,9 @@ def test_requests_over_tls(tmp_path: Path) -> None:
 def test_certificates_that_cannot_be_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command, files = Commands(capsys, monkeypatch), _write(tmp_path)
+    command, files = Commands(capsys, monkeypatch), write_certificate(tmp_path)
     (tmp_path / "other").mkdir()
-    other = _write(tmp_path / "other")
+    other = write_certificate(tmp_path / "other")
 
     def is_rejected(certificate: Path | None, key: Path | None, words: str) -> None:
         options = [*(["--tls-certificate", str(certificate)] if certificate else [])]

@@ -58,7 +58,6 @@ def graph() -> dict[str, Any]:
 
 def _asset(node: Any) -> dict[str, Any]:
     (spec,) = (spec for spec in node.assets_def.specs if spec.key == node.key)
-    policy = spec.freshness_policy
     return {
         "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
         "group": spec.group_name,
@@ -67,7 +66,6 @@ def _asset(node: Any) -> dict[str, Any]:
         "partitions": _partitions(node.partitions_def),
         "code_version": spec.code_version,
         "description": _first_line(spec.description),
-        "stale_after_days": policy.fail_window.to_timedelta().days if policy else None,
         "automation": str(spec.automation_condition) if spec.automation_condition else None,
     }
 

@@ -19,7 +19,6 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import RECORDS, ExportJobSpec, GenerationJobSpec, Kind
 from cleanroom_pipelines.runs.building import newest_artifact, verify_exported_files
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
-from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -90,8 +89,11 @@ def test_every_check_was_evaluated_and_passed(finished: Shell) -> None:
     logs = [log for run in finished.instance.get_runs() for log in finished.instance.all_logs(run.run_id, checks)]
     evaluations = [log.get_dagster_event().asset_check_evaluation_data for log in logs]
     assert sorted(check.check_name for check in evaluations) == [
+        "audience_is_like_the_one_before",
         "dataset_is_valid",
+        "export_is_like_the_one_before",
         "export_matches_manifest",
+        "model_is_fresh",
         "model_is_like_the_one_before",
         "recall_beats_chance",
         "seed_is_usable",
@@ -284,7 +286,7 @@ def test_data_versions_depend_on_the_inputs(
     same = new_shell("same")
     same.installation.home.key_file.write_bytes((finished_folder / "home" / "installation.key").read_bytes())
     worlds.apply(same.installation, finished.world.declaration)
-    run_pending(same.installation, same.instance, max_versions=4)  # all but the export
+    worlds.run_first(same.installation, same.instance, 4)  # all but the export
     assert data_versions(same, *COMPARED) == wanted
 
     other = new_shell("other")
@@ -294,7 +296,7 @@ def test_data_versions_depend_on_the_inputs(
         tmp_path / "cleanroom.yaml", interactions=one_event_less, seed=finished.world.seed
     )
     worlds.apply(other.installation, declaration)
-    run_pending(other.installation, other.instance, max_versions=2)
+    worlds.run_first(other.installation, other.instance, 2)
     changed = data_versions(other, "training_dataset", "audience_model")
     assert not any(changed[asset] == wanted[asset] for asset in changed)
 
@@ -303,7 +305,7 @@ def test_another_key_gives_other_digests(finished: Shell, new_shell: Callable[[s
     wanted = data_versions(finished, "training_dataset")
     stranger = new_shell("stranger")
     worlds.apply(stranger.installation, finished.world.declaration)
-    run_pending(stranger.installation, stranger.instance, max_versions=1)
+    worlds.run_first(stranger.installation, stranger.instance, 1)
     assert data_versions(stranger, "training_dataset") != wanted
 
 

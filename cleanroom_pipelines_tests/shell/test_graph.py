@@ -1,7 +1,7 @@
 """Changes of Dagster's graph are visible in a snapshot.
 
 Contract: `graph.json` contains every asset, check, job, sensor and schedule that Dagster loads. Everything runs
-without a click; every asset states in one line what it is, who owns it and how long it stays fresh.
+without a click; every asset states in one line what it is and who owns it.
 """
 
 import json
@@ -38,7 +38,7 @@ START_PAGE = "clean_room"
 def test_every_asset_has_a_description(name: str) -> None:
     asset = GRAPH["assets"][name]
     assert asset["description"].endswith(".")
-    for field in ("group", "owners", "kinds", "partitions", "code_version", "stale_after_days"):
+    for field in ("group", "owners", "kinds", "partitions", "code_version"):
         assert asset[field], field
     assert asset["automation"] is None, "what follows from what is the catalogue's"
 

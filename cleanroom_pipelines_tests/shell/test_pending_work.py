@@ -78,7 +78,7 @@ def test_version_with_an_unclaimed_run_gets_no_second_run(trained: Shell) -> Non
         assert again.skip_message == "All pending work has a run or waits for other work."
 
 
-def test_version_whose_run_ended_unclaimed_goes_to_a_worker(trained: Shell) -> None:
+def test_version_whose_run_ended_unclaimed_is_taken_by_a_worker(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     (request,) = tick(trained, "pending_work").run_requests
     tags = {"dagster/run_key": request.run_key, "dagster/partition": key}

@@ -13,7 +13,7 @@ import pytest
 from cleanroom_pipelines.catalog import RECORDS, Kind, Status, Version
 from cleanroom_pipelines.runs.kinds import KINDS
 from cleanroom_pipelines.runs.labels import VERSION_TAG
-from cleanroom_pipelines.runs.running import alive, beating, run_of
+from cleanroom_pipelines.runs.running import alive, run_of, sending_heartbeats
 from cleanroom_pipelines.runs.work import Work, working
 
 from .. import worlds
@@ -110,7 +110,7 @@ def test_heartbeats_survive_a_database_outage(trained: Shell, monkeypatch: pytes
             heard.set()
 
     monkeypatch.setattr(catalog.work, "heartbeat_worker", watched)
-    with beating(trained.installation, "worker", every_seconds=0.05):
+    with sending_heartbeats(trained.installation, "worker", every_seconds=0.05):
         with database_away():
             assert missed.wait(60)
         assert heard.wait(60), "the thread goes on"

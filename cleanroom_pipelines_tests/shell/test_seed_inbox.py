@@ -45,7 +45,7 @@ def test_empty_inbox(trained: Shell) -> None:
     assert (found.skip_message, json.loads(found.cursor)) == ("The inbox is empty.", {})
 
 
-def test_second_tick_ingests_an_unchanged_file(trained: Shell) -> None:
+def test_second_tick_ingests_an_unchanged_file(trained: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     folder = inbox_of(trained)
     worlds.write_seed(folder / "spring customers.jsonl", trained.world.seed_users)
     first = tick(trained, "seed_inbox")
@@ -53,6 +53,7 @@ def test_second_tick_ingests_an_unchanged_file(trained: Shell) -> None:
     assert jobs(trained) == []
     second = tick(trained, "seed_inbox", cursor=first.cursor)
     assert second.skip_message == "Files in the inbox: 1 accepted."
+    assert second.skip_message in capsys.readouterr().err, "the page of the tick shows its log"
     assert drops_in(folder) == []
     (job,) = jobs(trained)
     assert (job.origin, job.export_size) == (Origin.INBOX, "largest")

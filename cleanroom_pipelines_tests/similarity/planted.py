@@ -3,7 +3,8 @@
 Lives here: data made in memory and written where a test says.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from cleanroom_pipelines.similarity.specs import (
     GenerationReport,
     GenerationSettings,
     InteractionsSchema,
+    TrainingReport,
     TrainingSettings,
+    TrainingTables,
 )
 from cleanroom_pipelines.similarity.training import train
 
@@ -68,9 +71,16 @@ def train_on(world: pd.DataFrame, folder: Path, name: str = "model", **changes: 
     world.to_parquet(source, index=False)
     out = folder / name
     out.mkdir()
-    arguments = {"interactions": source, "schema": SCHEMA, "settings": SMALL, "runtime": Runtime(ENGINE)} | changes
-    train(out=out, **arguments)  # type: ignore[arg-type]
+    train_with({"interactions": source} | changes, out)
     return out
+
+
+def train_with(given: Mapping[str, object], out: Path) -> TrainingReport:
+    """Train with small settings, unless others are given; tables and options are in one mapping."""
+    given = {"schema": SCHEMA, "settings": SMALL, "runtime": Runtime(ENGINE)} | given
+    of_tables = {each.name for each in fields(TrainingTables)}
+    tables = TrainingTables(**{name: value for name, value in given.items() if name in of_tables})  # type: ignore[arg-type]
+    return train(tables, out, **{name: value for name, value in given.items() if name not in of_tables})  # type: ignore[arg-type]
 
 
 def seed_of(user_ids: list[str]) -> SeedUsers:

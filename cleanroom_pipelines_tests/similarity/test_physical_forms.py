@@ -16,6 +16,7 @@ import pytest
 
 from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import TrainingDataError
+from cleanroom_pipelines.similarity.specs import TrainingTables
 from cleanroom_pipelines.similarity.training import train
 
 from .planted import ENGINE, SCHEMA, SMALL, make_world
@@ -43,7 +44,7 @@ def trained(rows: pd.DataFrame, write: Write, folder: Path) -> dict[str, bytes]:
     table.mkdir()
     out.mkdir()
     write(rows, table)
-    train(interactions=table, schema=SCHEMA, out=out, settings=SMALL, runtime=Runtime(ENGINE))
+    train(TrainingTables(table, SCHEMA), out, settings=SMALL, runtime=Runtime(ENGINE))
     return {
         path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()
     }
@@ -201,7 +202,7 @@ def test_types_without_a_common_meaning_are_rejected_in_every_order(
     pq.write_table(pa.table({"user_id": ids, "item_id": [1, 2], "ts": times}), tmp_path / name)
     (tmp_path / "out").mkdir()
     with pytest.raises(TrainingDataError) as caught:
-        train(interactions=tmp_path, schema=SCHEMA, out=tmp_path / "out", runtime=Runtime(ENGINE))
+        train(TrainingTables(tmp_path, SCHEMA), tmp_path / "out", runtime=Runtime(ENGINE))
     assert "'user_id'" in caught.value.message
     assert "int64" in caught.value.message
     assert not list((tmp_path / "out").iterdir())

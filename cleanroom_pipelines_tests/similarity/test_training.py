@@ -15,6 +15,7 @@ from cleanroom_pipelines.similarity import (
     InteractionsSchema,
     SizeProfile,
     TrainingReport,
+    TrainingTables,
     UsersSchema,
     Window,
     pairs,
@@ -24,7 +25,14 @@ from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.training import train
 from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.offenders import offenders
-from cleanroom_pipelines_tests.similarity.planted import ENGINE, FIRST_SECOND, SCHEMA, SMALL, World, make_world
+from cleanroom_pipelines_tests.similarity.planted import (
+    ENGINE,
+    FIRST_SECOND,
+    SCHEMA,
+    World,
+    make_world,
+    train_with,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +54,7 @@ def _train(frame: pd.DataFrame, folder: Path, **changes: object) -> tuple[Traini
     if "interactions" not in changes:
         frame.to_parquet(source, index=False)
     out.mkdir()
-    arguments = {"interactions": source, "schema": SCHEMA, "settings": SMALL, "runtime": Runtime(ENGINE)} | changes
-    report = train(out=out, **arguments)  # type: ignore[arg-type]
-    return report, Model(out)
+    return train_with({"interactions": source} | changes, out), Model(out)
 
 
 def _files(model: Model) -> list[str]:
@@ -182,7 +188,7 @@ def test_a_file_that_is_not_parquet(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 or so")
     (tmp_path / "model").mkdir()
     with pytest.raises(TrainingDataError):
-        train(interactions=tmp_path / "x.parquet", schema=SCHEMA, out=tmp_path / "model", runtime=Runtime(ENGINE))
+        train(TrainingTables(tmp_path / "x.parquet", SCHEMA), tmp_path / "model", runtime=Runtime(ENGINE))
 
 
 def test_json_lines_with_broken_lines(world: World, tmp_path: Path) -> None:
@@ -231,7 +237,7 @@ def test_the_folder_must_be_empty_and_cancelling_stops(world: World, tmp_path: P
     (tmp_path / "model" / "something").touch()
     world.interactions.to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(UsageError):
-        train(interactions=tmp_path / "rows.parquet", schema=SCHEMA, out=tmp_path / "model")
+        train(TrainingTables(tmp_path / "rows.parquet", SCHEMA), tmp_path / "model")
     (tmp_path / "other").mkdir()
     with pytest.raises(CancelledError):
         _train(world.interactions, tmp_path / "other", runtime=Runtime(should_cancel=lambda: True))

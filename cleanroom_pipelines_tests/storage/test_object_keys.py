@@ -42,7 +42,7 @@ def test_each_segment_has_one_file_name(segment: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["~a", "~%zz", "~%2e", "..", ".x.draft", "a\\b", "a\udcff", "~%FF", "a?"])
-def test_other_files_are_no_objects(name: str) -> None:
+def test_other_files_are_not_objects(name: str) -> None:
     assert segment_of_name(name) is None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Home
-from cleanroom_pipelines.storage.processes import clean_up_after_the_dead, folder_of_process, is_process_folder
+from cleanroom_pipelines.storage.processes import clean_up_dead_processes, folder_of_process, is_process_folder
 
 _WORK = """
 import sys
@@ -54,15 +54,15 @@ def drafts(home: Home) -> list[Path]:
 
 def test_leftovers_of_a_killed_process_are_deleted(home: Home, other: tuple[subprocess.Popen[str], Path]) -> None:
     process, folder = other
-    assert clean_up_after_the_dead(home.scratch_root) == 0, "it lives"
+    assert clean_up_dead_processes(home.scratch_root) == 0, "it lives"
     assert (folder / "spill" / "rows").is_file()
     assert len(drafts(home)) == 1
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert clean_up_after_the_dead(home.scratch_root) == 1
+    assert clean_up_dead_processes(home.scratch_root) == 1
     assert not folder.exists()
     assert drafts(home) == [], "the draft beside its target too"
-    assert clean_up_after_the_dead(home.scratch_root) == 0
+    assert clean_up_dead_processes(home.scratch_root) == 0
 
 
 def test_process_that_exits_leaves_nothing(home: Home) -> None:
@@ -76,7 +76,7 @@ def test_folder_of_another_host_is_kept(home: Home) -> None:
     folder.mkdir()
     (home.scratch_root / ".alive").mkdir(exist_ok=True)
     (home.scratch_root / ".alive" / folder.name).write_text(f"not {socket.gethostname()}")
-    assert clean_up_after_the_dead(home.scratch_root) == 0
+    assert clean_up_dead_processes(home.scratch_root) == 0
     assert folder.is_dir()
 
 
@@ -90,7 +90,7 @@ def test_process_has_its_own_folder(home: Home) -> None:
 def test_finished_artifact_outlives_its_process(home: Home) -> None:
     finishing = _WORK.replace("    sys.stdin.read()\n", "") + "import os; os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", finishing, str(home.root)], stdout=subprocess.DEVNULL, check=False)
-    assert clean_up_after_the_dead(home.scratch_root) == 1
+    assert clean_up_dead_processes(home.scratch_root) == 1
     reference = ArtifactReference("audience", "spring-0123456789ab", "0001-01234567")
     assert ArtifactStore(str(home.artifacts), home.scratch).verify(reference).files[0].name == "half"
 
@@ -99,7 +99,7 @@ def test_empty_marker_is_deleted_after_a_while(home: Home) -> None:
     folder_of_process(home.scratch_root)
     marker = home.scratch_root / ".alive" / "0123456789abcdef"
     marker.touch()
-    assert clean_up_after_the_dead(home.scratch_root) == 0, "its process may be about to write"
+    assert clean_up_dead_processes(home.scratch_root) == 0, "its process may be about to write"
     os.utime(marker, (0, 0))
-    assert clean_up_after_the_dead(home.scratch_root) == 1
+    assert clean_up_dead_processes(home.scratch_root) == 1
     assert not marker.exists()

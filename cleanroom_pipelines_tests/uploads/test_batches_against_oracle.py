@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime
-from cleanroom_pipelines.uploads.files import validate_interactions, validate_seed, validate_users
+from cleanroom_pipelines.uploads.files import check_seed, validate_interactions, validate_users
 from cleanroom_pipelines.uploads.quiet_pandera import pandera
 from cleanroom_pipelines.uploads.report import ErrorCode, ValidationReport
 
@@ -373,13 +373,13 @@ def test_seed_counts_duplicates(
 ) -> None:
     rows = [("u1",), *rows]
     folder = write(fresh(tmp_path_factory), format_, rows, [USER])
-    report = validate_seed(
+    report = check_seed(
         folder,
         runtime=Runtime(ENGINE),
         max_invalid_share=1,
         min_unique=0,
         batch_rows=batch_rows,
-    )
+    )[0]
     expected = oracle(rows, [USER], format_)
     assert_equal(report, expected)
     assert report.uniqueness.n_duplicates == len(expected["duplicates"])

@@ -15,7 +15,7 @@ import pytest
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime, open_engine
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.uploads.files import validate_interactions, validate_seed, validate_users
+from cleanroom_pipelines.uploads.files import check_seed, validate_interactions, validate_users
 from cleanroom_pipelines.uploads.profile import profile_interactions
 from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown, report_sentence
 
@@ -64,7 +64,7 @@ def validate_all(file: Path, share: float) -> list[ValidationReport]:
             file, COLUMNS, max_invalid_share=share, min_rows=0, min_users=0, runtime=Runtime(ENGINE)
         ),
         validate_users(file, users, max_invalid_share=share, runtime=Runtime(ENGINE)),
-        validate_seed(file, max_invalid_share=share, min_unique=0, runtime=Runtime(ENGINE)),
+        check_seed(file, max_invalid_share=share, min_unique=0, runtime=Runtime(ENGINE))[0],
     ]
 
 
@@ -126,14 +126,14 @@ def test_parquet_whose_files_cannot_be_one_table(tmp_path: Path) -> None:
 def test_file_without_a_header(tmp_path: Path, content: str, suffix: str) -> None:
     file = tmp_path / f"t.{suffix}"
     file.write_text(content)
-    assert_silent(validate_seed(file, runtime=Runtime(ENGINE)))
+    assert_silent(check_seed(file, runtime=Runtime(ENGINE))[0])
     assert_silent(validate_interactions(file, COLUMNS, runtime=Runtime(ENGINE)))
 
 
 def test_undeclared_columns_of_a_seed_are_not_named(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text(f'{{"user_id": "a", "{CANARY}": 1}}\n')
-    report = validate_seed(file, runtime=Runtime(ENGINE))
+    report = check_seed(file, runtime=Runtime(ENGINE))[0]
     assert report.table.n_unknown_columns == 1
     assert_silent(report)
 
@@ -156,7 +156,7 @@ def test_names_in_nested_types_are_not_shown(tmp_path: Path, cells: pa.Array, ro
     pq.write_table(pa.table(table | {place: cells}), tmp_path / "t.parquet")
     for report in (
         validate_interactions(tmp_path, columns, min_users=0, min_rows=0, runtime=Runtime(ENGINE)),
-        validate_seed(tmp_path, min_unique=0, runtime=Runtime(ENGINE)),
+        check_seed(tmp_path, min_unique=0, runtime=Runtime(ENGINE))[0],
     ):
         assert_silent(report)
     try:
@@ -168,7 +168,7 @@ def test_names_in_nested_types_are_not_shown(tmp_path: Path, cells: pa.Array, ro
 def test_names_and_values_of_partitions_and_repeated_headers(tmp_path: Path) -> None:
     (tmp_path / f"{CANARY}={CANARY}").mkdir()
     (tmp_path / f"{CANARY}={CANARY}" / "t.csv").write_text(f"user_id,{CANARY},{CANARY.upper()},\nu,1,2,3\n")
-    report = validate_seed(tmp_path, min_unique=0, runtime=Runtime(ENGINE))
+    report = check_seed(tmp_path, min_unique=0, runtime=Runtime(ENGINE))[0]
     assert report.passed
     assert_silent(report)
 

@@ -19,7 +19,7 @@ import pytest
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import EngineError, StatusCode, UsageError
-from cleanroom_pipelines.uploads.files import validate_interactions, validate_seed, validate_users
+from cleanroom_pipelines.uploads.files import check_seed, validate_interactions, validate_users
 from cleanroom_pipelines.uploads.report import ErrorCode, Outcome, ValidationReport
 from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.offenders import offenders
@@ -34,7 +34,7 @@ def interactions(source: Path, **overrides: Any) -> ValidationReport:
 
 
 def seed(source: Path, **overrides: Any) -> ValidationReport:
-    return validate_seed(source, runtime=Runtime(ENGINE), **overrides)
+    return check_seed(source, runtime=Runtime(ENGINE), **overrides)[0]
 
 
 def write_csv(file: Path, rows: list[str], header: str = "user,item,ts,spend") -> Path:
@@ -421,7 +421,7 @@ def test_seed_of_500_001_ids(tmp_path: Path) -> None:
     assert_failed(report, StatusCode.SEED_TOO_LARGE, ErrorCode.INVALID_NUMBER_OF_ROWS)
 
 
-def test_seed_that_is_no_json(tmp_path: Path) -> None:
+def test_seed_that_is_not_json(tmp_path: Path) -> None:
     file = tmp_path / "s.jsonl"
     file.write_text('{"user_id": "a"}\n' + "user a\n" * 40)
     report = seed(file)
@@ -550,7 +550,7 @@ def test_failing_integers_and_doubles_in_one_batch(tmp_path: Path) -> None:
     assert [column.n_errors for column in report.columns] == [0, 0, 1, 1]
 
 
-def test_a_check_that_breaks_is_no_invalid_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_breaks_is_not_an_invalid_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: pd.Series, value: str) -> pd.Series:
         raise TypeError("a cell: u")
 

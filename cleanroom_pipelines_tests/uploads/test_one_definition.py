@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime, open_engine
 from cleanroom_pipelines.errors import InputError, SeedError, StatusCode, TrainingDataError
-from cleanroom_pipelines.similarity import InteractionsSchema, Window, reading
+from cleanroom_pipelines.similarity import InteractionsSchema, TrainingTables, Window, reading
 from cleanroom_pipelines.similarity.seeds import read_seed
 from cleanroom_pipelines.similarity.training import train
 from cleanroom_pipelines.uploads.checks import INTERACTIONS, find_upload
-from cleanroom_pipelines.uploads.files import validate_interactions, validate_seed
+from cleanroom_pipelines.uploads.files import check_seed, validate_interactions
 from cleanroom_pipelines.uploads.reading import read
 from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.roles import Role
@@ -227,9 +227,9 @@ def test_seeds(
         lines = [broken if isinstance(row, list) else (row,) for row in rows]
         path = write_text(folder, format_, [column], [("u1",), *lines])
     fewest, most = limits
-    report = validate_seed(
-        path, min_unique=fewest, max_unique=most, max_invalid_share=0.5, runtime=Runtime(ENGINE)
-    )
+    report = check_seed(path, min_unique=fewest, max_unique=most, max_invalid_share=0.5, runtime=Runtime(ENGINE))[
+        0
+    ]
     try:
         seed = read_seed(path, min_users=fewest, max_users=most, max_invalid_share=0.5, engine=ENGINE)
     except SeedError as error:
@@ -257,7 +257,7 @@ def test_the_column_of_a_seed(tmp_path: Path) -> None:
 
     def check(columns: tuple[str, ...], is_seed: bool) -> None:
         path = write_text(tmp_path, "csv", columns, [(f"v{n}",) * len(columns) for n in range(30)])
-        report = validate_seed(path, runtime=Runtime(ENGINE))
+        report = check_seed(path, runtime=Runtime(ENGINE))[0]
         assert report.passed is is_seed
         if is_seed:
             assert read_seed(path, engine=ENGINE).n_unique == report.uniqueness.n_unique == 30
@@ -279,7 +279,7 @@ def test_a_missing_time_lies_in_no_window(tmp_path: Path) -> None:
         opened(untimed, tmp_path / "c", Window(1_600_000_000))
 
 
-def test_what_cannot_be_read_is_refused_in_the_same_words(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_rejected_with_the_same_message(tmp_path: Path) -> None:
     files = [
         ("rows.csv", b"u,i,t,n,c\nu,i,5,1,c\r\nu,i,5,1,c\n"),
         ("rows.parquet", b"PAR1 or so"),
@@ -292,7 +292,7 @@ def test_what_cannot_be_read_is_refused_in_the_same_words(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(content)
         report = validated(tmp_path / name)
         with pytest.raises(TrainingDataError) as caught:
-            train(interactions=tmp_path / name, schema=SCHEMA, out=tmp_path / "model", runtime=Runtime(ENGINE))
+            train(TrainingTables(tmp_path / name, SCHEMA), tmp_path / "model", runtime=Runtime(ENGINE))
         assert str(caught.value) == report.reason
         assert caught.value.remedy
         assert caught.value.status_code is report.status_code is StatusCode.TRAINING_DATA_INVALID
@@ -300,15 +300,15 @@ def test_what_cannot_be_read_is_refused_in_the_same_words(tmp_path: Path) -> Non
     assert offenders(files, check) == []
 
 
-def test_a_seed_with_mixed_line_ends_is_refused_with_a_remedy(tmp_path: Path) -> None:
+def test_a_seed_with_mixed_line_ends_is_rejected_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "seed.csv").write_bytes(b"user_id,x\na,1\r\nb,2\n")
     with pytest.raises(SeedError) as caught:
         read_seed(tmp_path / "seed.csv", engine=ENGINE)
-    assert str(caught.value) == validate_seed(tmp_path / "seed.csv", runtime=Runtime(ENGINE)).reason
+    assert str(caught.value) == check_seed(tmp_path / "seed.csv", runtime=Runtime(ENGINE))[0].reason
     assert "line" in caught.value.remedy
 
 
-def test_a_value_of_an_unusable_cell_is_no_error(tmp_path: Path) -> None:
+def test_a_value_of_an_unusable_cell_is_not_an_error(tmp_path: Path) -> None:
     """A view may compute the values of rows that are filtered afterwards."""
     rows = [FIRST, ("u", "i", "9" * 40, "x" * 9, ""), ("u", "i", "1e9", "1e400", "")]
     path = write_text(tmp_path, "csv", NAMES, rows)

@@ -87,14 +87,14 @@ def test_reports_from_before_matching_ids_are_read() -> None:
 @pytest.mark.parametrize(
     "text", [PASSED_TEXT.replace("988", '"988 users"'), PASSED_TEXT.replace('"numUsers"', '"numUsersToday"')]
 )
-def test_another_document_is_no_report(text: str) -> None:
+def test_another_document_is_not_a_report(text: str) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)) as caught:
         ValidationReport.from_dict(json.loads(text))
     assert "988" not in str(caught.value)
     assert caught.value.__context__ is None
 
 
-def test_other_version_is_refused() -> None:
+def test_other_version_is_rejected() -> None:
     with pytest.raises(ValueError, match="version"):
         ValidationReport.from_dict(REPORT.as_dict() | {"version": "v9"})
 

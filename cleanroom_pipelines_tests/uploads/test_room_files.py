@@ -305,7 +305,7 @@ def test_a_seed_of_one_column_has_the_default_type(tmp_path: Path) -> None:
     assert offenders(contents, check) == []
 
 
-def test_blank_lines_of_one_column_are_no_rows_and_quoted_ones_are_missing_ids(tmp_path: Path) -> None:
+def test_blank_lines_of_one_column_are_not_rows_and_quoted_ones_are_missing_ids(tmp_path: Path) -> None:
     report, by_type = seed_types(tmp_path, 'a\n\nb\n""\n\n')
     assert by_type == {"default": 2}
     assert (report.n_rows, report.n_invalid_rows_by_code) == (3, {ErrorCode.EMPTY_CELL: 1})
@@ -433,7 +433,7 @@ def test_a_quote_that_is_not_closed_at_the_end_is_one_bad_row(tmp_path: Path) ->
     assert (report.n_rows, report.n_invalid_rows) == (3, 1)
 
 
-def test_a_line_that_is_no_utf8_is_one_bad_row(tmp_path: Path) -> None:
+def test_a_line_that_is_not_utf8_is_one_bad_row(tmp_path: Path) -> None:
     (tmp_path / "upload").write_bytes(b"u1,a@x.ch\nu\xff,b@x.ch\nu3,c@x.ch\n")
     report = validate(tmp_path / "upload")
     assert (report.n_rows, report.n_invalid_rows) == (3, 1)

@@ -351,7 +351,7 @@ def test_hashes_need_a_folder_of_their_own(tmp_path: Path, everything: list[Room
     assert not (tmp_path / "sealed").exists()
 
 
-def test_a_hasher_that_fails_tells_no_id(tmp_path: Path, give: Give) -> None:
+def test_an_error_of_a_hasher_quotes_no_id(tmp_path: Path, give: Give) -> None:
     def fails(kind: MatchingId, ids: pa.Array) -> pa.Array:
         raise ValueError(ids[0].as_py())
 

@@ -12,8 +12,8 @@ from cleanroom_pipelines.aws.answers import Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
-    Listing,
     Parameters,
+    RequestedPages,
     check_quota,
     invalid,
     own_arn,
@@ -74,7 +74,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListAudienceModels."""
-    return page_of(endpoint, Listing("audienceModels", caller, parameters), _KIND, _summary)
+    return page_of(endpoint, RequestedPages("audienceModels", caller, parameters), _KIND, _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from cleanroom_pipelines.aws.answers import ApiError, Caller
-from cleanroom_pipelines.aws.operations.endpoint import Answer, Endpoint, Listing, Parameters
+from cleanroom_pipelines.aws.operations.endpoint import Answer, Endpoint, Parameters, RequestedPages
 from cleanroom_pipelines.catalog import LOCAL_ACCOUNT, Collaboration, Member
 from cleanroom_pipelines.errors import NotFoundError
 
@@ -89,7 +89,7 @@ def _find(endpoint: Endpoint, caller: Caller, collaboration_id: str) -> Collabor
 
 def _page(member: str, caller: Caller, parameters: Parameters, items: Sequence[dict[str, Any]]) -> Answer:
     """Return a page of a short list, whose tokens are positions."""
-    listing = Listing(member, caller, parameters)
+    listing = RequestedPages(member, caller, parameters)
     limit, after = listing.paging().values()
     start = int(after) if after and after.isascii() and after.isdigit() and len(after) < 9 else 0
     end = start + limit

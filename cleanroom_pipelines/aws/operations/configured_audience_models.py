@@ -11,8 +11,8 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
-    Listing,
     Parameters,
+    RequestedPages,
     check_quota,
     check_role,
     invalid,
@@ -97,7 +97,7 @@ def update(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListConfiguredAudienceModels."""
-    return page_of(endpoint, Listing("configuredAudienceModels", caller, parameters), _KIND, _summary)
+    return page_of(endpoint, RequestedPages("configuredAudienceModels", caller, parameters), _KIND, _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:

@@ -134,7 +134,7 @@ def quota_exceeded(name: str, value: int) -> ApiError:
 
 
 @dataclass(frozen=True)
-class Listing:
+class RequestedPages:
     """One listing as a caller requested it; its page tokens are not valid for any other listing.
 
     Args:
@@ -174,7 +174,9 @@ class Listing:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def page_of(endpoint: Endpoint, listing: Listing, kind: Kind, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
+def page_of(
+    endpoint: Endpoint, listing: RequestedPages, kind: Kind, show: Callable[[Any], Mapping[str, Any]]
+) -> Answer:
     """Return a page of the caller's resources of one kind as the API returns it."""
     caller = listing.caller
     page = endpoint.catalog.resources.list(kind, caller.account_id, region=caller.region, **listing.paging())

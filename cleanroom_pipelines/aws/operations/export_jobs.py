@@ -11,8 +11,8 @@ from cleanroom_pipelines.aws.answers import Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
-    Listing,
     Parameters,
+    RequestedPages,
     check_quota,
     invalid,
     own_arn,
@@ -53,7 +53,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
     key = own_arn(caller, arn, Kind.GENERATION_JOB) if arn is not None else None
     if key is not None:
         endpoint.catalog.job_views.job_view(key, caller.account_id, caller.region)
-    listing = Listing("audienceExportJobs", caller, parameters)
+    listing = RequestedPages("audienceExportJobs", caller, parameters)
     page = endpoint.catalog.job_views.list_viewed_exports(
         caller.account_id, caller.region, generation_job_id=key, **listing.paging()
     )

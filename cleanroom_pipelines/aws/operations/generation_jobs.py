@@ -11,8 +11,8 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
-    Listing,
     Parameters,
+    RequestedPages,
     check_quota,
     check_role,
     invalid,
@@ -114,14 +114,14 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListAudienceGenerationJobs: jobs on the caller's models, and its own jobs on models of other accounts."""
+    """ListAudienceGenerationJobs: jobs on the caller's models, and the caller's jobs on other accounts' models."""
     configured = parameters.get("configuredAudienceModelArn")
     parts = parse_arn(configured) if configured is not None else None
     if configured is not None and (parts is None or parts.kind is not Kind.CONFIGURED_AUDIENCE_MODEL):
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
     if parts is not None and not _is_exact(endpoint, caller, parts):
         return {"audienceGenerationJobs": []}
-    listing = Listing("audienceGenerationJobs", caller, parameters)
+    listing = RequestedPages("audienceGenerationJobs", caller, parameters)
     page = endpoint.catalog.job_views.list_job_views(
         caller.account_id,
         caller.region,
@@ -226,7 +226,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
     except NotFoundError:
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL) from None
     policy = _policy_of(configured)
-    if policy is None or not policy.speaks_to(caller.account_id):
+    if policy is None or not policy.may_allow(caller.account_id):
         raise not_found(Kind.CONFIGURED_AUDIENCE_MODEL)
     if not may_start(
         policy,

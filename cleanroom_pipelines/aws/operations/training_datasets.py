@@ -12,8 +12,8 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
     Endpoint,
-    Listing,
     Parameters,
+    RequestedPages,
     check_quota,
     check_role,
     invalid,
@@ -75,11 +75,11 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """ListTrainingDatasets."""
-    return page_of(endpoint, Listing("trainingDatasets", caller, parameters), _KIND, _summary)
+    return page_of(endpoint, RequestedPages("trainingDatasets", caller, parameters), _KIND, _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteTrainingDataset: the table itself is kept, because it is the caller's own."""
+    """DeleteTrainingDataset: deletes the dataset, but not the caller's table."""
     key = own_arn(caller, parameters["trainingDatasetArn"], _KIND)
     endpoint.catalog.deletion.request_delete(_KIND, key, caller.account_id, caller.region)
     return None

@@ -102,7 +102,7 @@ class Body:
             yield content
 
     def finish(self) -> None:
-        """Compare the whole body with its declarations.
+        """Compare the whole body with its declared length and checksums.
 
         Raises:
             S3Error: The body differs from what was declared.
@@ -148,7 +148,7 @@ def _chunks_of(signature: S3Signature, headers: Mapping[str, str]) -> "_Chunks |
     if bool(names) != has_trailer or len(names) > _MOST_TRAILERS or len(set(names)) < len(names):
         raise S3Error("InvalidRequest", "x-amz-trailer does not name the trailer that the body declares.")
     if not all(map(is_checksum, names)) or set(names) & headers.keys():
-        raise S3Error("InvalidRequest", "A trailer may contain only checksums, and none that a header gives.")
+        raise S3Error("InvalidRequest", "A trailer may contain only checksums that no header gives.")
     return _Chunks(signature if signature.payload != _UNSIGNED_STREAMING else None, tuple(names))
 
 
@@ -225,7 +225,7 @@ class _Chunks:
         self._hash = hashlib.sha256()
         self._n_small += self._left < _SMALL_CHUNK
         if self._n_small > _MOST_SMALL_CHUNKS:
-            raise S3Error("InvalidRequest", "The body has more than 1,000 chunks of less than 8 KB.")
+            raise S3Error("InvalidRequest", "The body has more than 1,000 chunks below 8 KB. Send larger chunks.")
         if self._left:
             self._state = "data"
         else:

@@ -151,7 +151,7 @@ def _advanced(values: _Numbers, polynomial: int, n_bytes: int) -> _Numbers:
 
 @cache
 def _zeros(polynomial: int, power: int) -> _Numbers:
-    """Return the effect of 2**power zero bytes on each byte of a state, as eight tables of 256."""
+    """Return how 2**power zero bytes change each byte of a state, as eight tables of 256 entries."""
     if power:
         half = _zeros(polynomial, power - 1)
         return _applied(half, half.reshape(-1)).reshape(8, 256)

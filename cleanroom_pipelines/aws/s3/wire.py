@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 from xml.etree import ElementTree as ET
 
+from cleanroom_pipelines.aws.documents import add_text, add_texts, document
 from cleanroom_pipelines.aws.model import load_service
 from cleanroom_pipelines.aws.s3.errors import S3Error
 
@@ -28,7 +29,6 @@ _SIGNING: Final = re.compile("x-amz-(algorithm|credential|date|expires|signedhea
 _HOISTED: Final = re.compile("x-amz-(?!checksum-|sdk-)[a-z0-9._-]+")
 _NO_RULE: Final = ("ListDirectoryBuckets", "WriteGetObjectResponse")  # of other endpoints
 _NUMBER = re.compile("[0-9]{1,15}")
-_UNPRINTABLE = re.compile("[\x00-\x1f\ufffe\uffff\ud800-\udfff]")
 _MOST_ELEMENTS: Final = 100_000
 # The names that botocore ignores and other clients may look for.
 _ROOTS: Final[Mapping[str, str]] = {
@@ -61,7 +61,7 @@ class S3Call:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _OperationRule:
     """What a request needs to call an operation: method, path, fixed and required parts of query and headers."""
 
     operation: str
@@ -101,17 +101,17 @@ def _model_of(operation: str) -> "OperationModel":
 
 
 @lru_cache(maxsize=1)
-def _rules() -> tuple[_Rule, ...]:
+def _rules() -> tuple[_OperationRule, ...]:
     names = [name for name in service().operation_names if name not in _NO_RULE]
     rules = [_rule(_model_of(name)) for name in names]
     return tuple(sorted(rules, key=lambda rule: -len(rule.fixed) - len(rule.required)))
 
 
-def _rule(operation: "OperationModel") -> _Rule:
+def _rule(operation: "OperationModel") -> _OperationRule:
     path, _, query = operation.http["requestUri"].partition("?")
     shape = operation.input_shape
     required = [shape.members[name].serialization for name in shape.required_members] if shape else []
-    return _Rule(
+    return _OperationRule(
         operation.name,
         operation.http["method"],
         "{Bucket}" in path,
@@ -154,7 +154,7 @@ def read_call(method: str, bucket: str, key: str, query: Mapping[str, str], head
     own = {each.serialization["name"] for each in members.values() if each.serialization.get("location")}
     for name in query:
         if name in _known_in_queries() and name not in own and name not in {each for each, _ in rule.fixed}:
-            raise S3Error("InvalidArgument", f"{rule.operation} does not have the parameter {name}.")
+            raise S3Error("InvalidArgument", f"{rule.operation} does not support the parameter {name}.")
     found: dict[str, Any] = {}
     for name, member in members.items():
         location, wire_name = member.serialization.get("location"), member.serialization.get("name", name)
@@ -174,7 +174,7 @@ def is_of_signature(name: str) -> bool:
 
 
 def is_hoisted(name: str) -> bool:
-    """Whether a parameter of the query stands for a header, as SDKs write them in presigned URLs.
+    """Whether a query parameter stands for a header; SDKs move headers there in presigned URLs.
 
     Those of checksums do not: SDKs sign the checksum of an empty body, since there is none yet.
     """
@@ -284,14 +284,14 @@ def write(operation: str, output: Mapping[str, Any], request_id: str) -> tuple[i
     if operation == "GetBucketLocation":  # its only value is the root itself
         root = ET.Element("LocationConstraint", xmlns=NAMESPACE)
         root.text = there.get("LocationConstraint")
-        return status, headers | {"Content-Type": _XML}, _document(root)
+        return status, headers | {"Content-Type": _XML}, document(root)
     payload = shape.serialization.get("payload")
     body = {name: value for name, value in there.items() if not shape.members[name].serialization.get("location")}
     if not body and operation not in _ROOTS:
         return status, headers, b""
     root = ET.Element(_ROOTS.get(operation) or payload or shape.name, xmlns=NAMESPACE)
     _fill(root, shape.members[payload] if payload else shape, body[payload] if payload else body)
-    return status, headers | {"Content-Type": _XML}, _document(root)
+    return status, headers | {"Content-Type": _XML}, document(root)
 
 
 def write_error(error: S3Error, request_id: str, *, has_body: bool = True) -> tuple[int, dict[str, str], bytes]:
@@ -305,14 +305,8 @@ def write_error(error: S3Error, request_id: str, *, has_body: bool = True) -> tu
     headers = {"x-amz-request-id": request_id, **error.headers}
     if not has_body or error.name == "NotModified":
         return error.status, headers, b""
-    root = ET.Element("Error")
-    for name, text in (("Code", error.name), ("Message", error.message), ("RequestId", request_id)):
-        ET.SubElement(root, name).text = text
-    return error.status, headers | {"Content-Type": _XML}, _document(root)
-
-
-def _document(root: ET.Element) -> bytes:
-    return bytes(ET.tostring(root, encoding="UTF-8", xml_declaration=True))
+    root = add_texts(ET.Element("Error"), {"Code": error.name, "Message": error.message, "RequestId": request_id})
+    return error.status, headers | {"Content-Type": _XML}, document(root)
 
 
 def _fill(element: ET.Element, shape: "Shape", value: Mapping[str, Any]) -> None:
@@ -331,11 +325,10 @@ def _fill(element: ET.Element, shape: "Shape", value: Mapping[str, Any]) -> None
 
 
 def _add(parent: ET.Element, name: str, shape: "Shape", value: Any) -> None:
-    element = ET.SubElement(parent, name)
     if shape.type_name == "structure":
-        _fill(element, shape, value)
+        _fill(ET.SubElement(parent, name), shape, value)
     else:
-        element.text = _UNPRINTABLE.sub("\ufffd", _text(shape, value))  # XML has no such characters
+        add_text(parent, name, _text(shape, value))
 
 
 def _text(shape: "Shape", value: Any, *, in_header: bool = False) -> str:

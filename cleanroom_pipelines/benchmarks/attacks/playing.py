@@ -246,7 +246,7 @@ def colluding_agency(world: World) -> None:
 
 
 def refill_alone(world: World) -> None:
-    """Trick: propose more budget, and approve it as everyone except the base audience's provider."""
+    """Trick: propose more budget, and let everyone but the base audience's provider approve it."""
     world.call(ADVERTISER, "propose", kind="refill", units=100)
     for who in (ADVERTISER, AGENCY):
         for each in world.call(who, "list_proposals")["proposals"]:

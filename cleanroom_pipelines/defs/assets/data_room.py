@@ -13,7 +13,6 @@ from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.defs.declaring import (
     ADVERTISER,
     HEAVY,
-    MONTHLY,
     PARTITIONS,
     PUBLISHER,
     asset,
@@ -43,7 +42,6 @@ def _part(name: str, description: str, owner: str, kinds: set[str], deps: Sequen
         kinds=kinds,
         owners=[owner],
         code_version=ASSETS[name].code_version,
-        freshness_policy=MONTHLY,
         skippable=True,
     )
 

@@ -7,7 +7,7 @@ Keep out: building (runs.building) and metadata (defs.pages).
 
 import dagster as dg
 
-from cleanroom_pipelines.defs.declaring import ADVERTISER, HEAVY, PUBLISHER, WEEKLY, asset
+from cleanroom_pipelines.defs.declaring import ADVERTISER, HEAVY, PUBLISHER, asset
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs import building
@@ -15,21 +15,19 @@ from cleanroom_pipelines.runs import building
 _GROUP = "lookalike"
 
 
-@asset(_GROUP, PUBLISHER, {"duckdb", "pandera", "parquet"}, freshness=WEEKLY)
+@asset(_GROUP, PUBLISHER, {"duckdb", "pandera", "parquet"})
 def training_dataset(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """A publisher's interactions table, validated against its declared columns and profiled."""
     yield from materialize(context, installation.open(), building.build_training_dataset)
 
 
-@asset(
-    _GROUP, PUBLISHER, {"duckdb", "scikitlearn", "python"}, freshness=WEEKLY, deps=["training_dataset"], pool=HEAVY
-)
+@asset(_GROUP, PUBLISHER, {"duckdb", "scikitlearn", "python"}, deps=["training_dataset"], pool=HEAVY)
 def audience_model(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """Similarity model of all users in a dataset and time window, trained without any seed."""
     yield from materialize(context, installation.open(), building.build_audience_model)
 
 
-@asset(_GROUP, PUBLISHER, {"python"}, freshness=WEEKLY, deps=["audience_model"])
+@asset(_GROUP, PUBLISHER, {"python"}, deps=["audience_model"])
 def configured_audience_model(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """A model with its permitted uses: audience sizes, smallest seed, shared metrics and export destination."""
     yield from materialize(context, installation.open(), building.build_configured_audience_model)

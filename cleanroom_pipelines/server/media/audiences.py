@@ -78,7 +78,7 @@ def delete_audiences(call: Call) -> dict[str, Any]:
             raise
         names = sorted(each.name for each in room.visible() if each.id in dependents)
         raise AudienceHasDependentsError(
-            "Other audiences depend on these.",
+            "Other audiences depend on the ones to delete.",
             remedy="Delete the dependent audiences first, or set `delete_dependent_audiences`.",
             names=names,
             n_others=len(dependents) - len(names),

@@ -148,7 +148,7 @@ def open_file(call: Call, job_id: str, name: str) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class _State:
+class _JobState:
     status: JobStatus
     progress: float = 0.0
     stage: str = ""
@@ -156,12 +156,12 @@ class _State:
     error: errors.MediaError | None = None
 
 
-def _state(call: Call, job: RoomJob) -> _State:
+def _state(call: Call, job: RoomJob) -> _JobState:
     kind = JobKind(job.kind)
     try:
         version = _answering(call, job)
     except NotFoundError:
-        return _State(
+        return _JobState(
             JobStatus.FAILED,
             error=errors.JobFailedError("The audience or room that the job is about was deleted."),
         )
@@ -170,18 +170,18 @@ def _state(call: Call, job: RoomJob) -> _State:
             (version.resource_id, version.number)
         )
         if stage is None:  # it has just ended: the next poll returns the outcome
-            return _State(JobStatus.RUNNING, version.progress, version.progress_stage)
-        return _State(JobStatus.RUNNING, stage.progress, stage.words, stage.place)
+            return _JobState(JobStatus.RUNNING, version.progress, version.progress_stage)
+        return _JobState(JobStatus.RUNNING, stage.progress, stage.words, stage.place)
     if job.cancelled:
-        return _State(JobStatus.FAILED, error=errors.JobCancelledError("The job was cancelled."))
+        return _JobState(JobStatus.FAILED, error=errors.JobCancelledError("The job was cancelled."))
     is_available = version.status is Status.ACTIVE or _has_report(call, kind, job.target_kind, job.target_id)
     if is_available:
-        return _State(JobStatus.SUCCESS, 1.0)
-    return _State(JobStatus.FAILED, error=errors.job_failure(_why(version)))
+        return _JobState(JobStatus.SUCCESS, 1.0)
+    return _JobState(JobStatus.FAILED, error=errors.job_failure(_why(version)))
 
 
 def _answering(call: Call, job: RoomJob) -> Version:
-    """Return the version that a job's result comes from, or that the job waits for.
+    """Return the version that has a job's result, or that will have it.
 
     If the room was being rebuilt when a job about an audience was started, the result uses the new data: the job
     waits for the room, and then for the audience's version that is built from it.

@@ -132,7 +132,7 @@ def own_lab(call: Call) -> DataLab:
 
 
 def delete_lab(call: Call) -> dict[str, Any]:
-    """Delete one of the caller's labs; what was provisioned from it to rooms stays there."""
+    """Delete one of the caller's labs; data provisioned from it stays in the rooms."""
     lab = own_lab(call)
     call.trail["resource"] = lab.id
     call.installation.catalog.deletion.request_delete(Kind.DATA_LAB, lab.id)

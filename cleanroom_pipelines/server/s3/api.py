@@ -26,7 +26,7 @@ from cleanroom_pipelines.server.s3.operations import (
     OF_BODIES,
     OF_NEW_OBJECTS,
     Context,
-    Operation,
+    S3Operation,
     S3Parts,
     check_key,
     check_parameters,
@@ -44,48 +44,50 @@ _REPLACED = frozenset(f"ResponseContent{name}" for name in ("Disposition", "Enco
 _SOURCE = frozenset({"CopySource", "ExpectedSourceBucketOwner", *(f"CopySource{name}" for name in _CONDITIONS)})
 _PART = frozenset({"PartNumber", "UploadId"})
 
-OPERATIONS: Final[Mapping[str, Operation]] = {
-    "AbortMultipartUpload": Operation(multipart.abort_multipart_upload, frozenset({"UploadId"}), is_write=True),
-    "CompleteMultipartUpload": Operation(
+OPERATIONS: Final[Mapping[str, S3Operation]] = {
+    "AbortMultipartUpload": S3Operation(multipart.abort_multipart_upload, frozenset({"UploadId"}), is_write=True),
+    "CompleteMultipartUpload": S3Operation(
         multipart.complete_multipart_upload,
         OF_BODIES | {"ChecksumType", "IfNoneMatch", "MpuObjectSize", "UploadId"},
         "document",
         is_write=True,
     ),
-    "CopyObject": Operation(
+    "CopyObject": S3Operation(
         objects.copy_object,
         OF_NEW_OBJECTS | _SOURCE | {"ChecksumAlgorithm", "IfNoneMatch", "MetadataDirective", "TaggingDirective"},
         is_write=True,
     ),
-    "CreateBucket": Operation(buckets.create_bucket, frozenset({"ACL"}), "document", is_write=True),
-    "CreateMultipartUpload": Operation(
+    "CreateBucket": S3Operation(buckets.create_bucket, frozenset({"ACL"}), "document", is_write=True),
+    "CreateMultipartUpload": S3Operation(
         multipart.create_multipart_upload,
         OF_NEW_OBJECTS | {"ChecksumAlgorithm", "ChecksumType"},
         is_write=True,
     ),
-    "DeleteBucket": Operation(buckets.delete_bucket, is_write=True),
-    "DeleteObject": Operation(objects.delete_object, is_write=True),
-    "DeleteObjects": Operation(objects.delete_objects, OF_BODIES, "document", is_write=True),
-    "GetBucketLocation": Operation(buckets.get_bucket_location),
-    "GetBucketVersioning": Operation(buckets.get_bucket_versioning),
-    "GetObject": Operation(objects.get_object, _READING | _REPLACED | {"ResponseCacheControl"}),
-    "GetObjectTagging": Operation(objects.get_object_tagging),
-    "HeadBucket": Operation(buckets.head_bucket),
-    "HeadObject": Operation(objects.get_object, _READING | _REPLACED | {"ResponseCacheControl"}),
-    "ListBuckets": Operation(
+    "DeleteBucket": S3Operation(buckets.delete_bucket, is_write=True),
+    "DeleteObject": S3Operation(objects.delete_object, is_write=True),
+    "DeleteObjects": S3Operation(objects.delete_objects, OF_BODIES, "document", is_write=True),
+    "GetBucketLocation": S3Operation(buckets.get_bucket_location),
+    "GetBucketVersioning": S3Operation(buckets.get_bucket_versioning),
+    "GetObject": S3Operation(objects.get_object, _READING | _REPLACED | {"ResponseCacheControl"}),
+    "GetObjectTagging": S3Operation(objects.get_object_tagging),
+    "HeadBucket": S3Operation(buckets.head_bucket),
+    "HeadObject": S3Operation(objects.get_object, _READING | _REPLACED | {"ResponseCacheControl"}),
+    "ListBuckets": S3Operation(
         buckets.list_buckets, frozenset({"BucketRegion", "ContinuationToken", "MaxBuckets", "Prefix"})
     ),
-    "ListMultipartUploads": Operation(
+    "ListMultipartUploads": S3Operation(
         multipart.list_multipart_uploads, frozenset({"EncodingType", "MaxUploads", "Prefix"})
     ),
-    "ListObjects": Operation(buckets.list_objects, _LISTING | {"Marker"}),
-    "ListObjectsV2": Operation(buckets.list_objects_v2, _LISTING | {"ContinuationToken", "StartAfter"}),
-    "ListParts": Operation(multipart.list_parts, frozenset({"MaxParts", "PartNumberMarker", "UploadId"})),
-    "PutObject": Operation(
+    "ListObjects": S3Operation(buckets.list_objects, _LISTING | {"Marker"}),
+    "ListObjectsV2": S3Operation(buckets.list_objects_v2, _LISTING | {"ContinuationToken", "StartAfter"}),
+    "ListParts": S3Operation(multipart.list_parts, frozenset({"MaxParts", "PartNumberMarker", "UploadId"})),
+    "PutObject": S3Operation(
         objects.put_object, OF_BODIES | OF_NEW_OBJECTS | {"IfNoneMatch"}, "content", is_write=True
     ),
-    "UploadPart": Operation(multipart.upload_part, OF_BODIES | _PART, "content", is_write=True),
-    "UploadPartCopy": Operation(multipart.upload_part_copy, _SOURCE | _PART | {"CopySourceRange"}, is_write=True),
+    "UploadPart": S3Operation(multipart.upload_part, OF_BODIES | _PART, "content", is_write=True),
+    "UploadPartCopy": S3Operation(
+        multipart.upload_part_copy, _SOURCE | _PART | {"CopySourceRange"}, is_write=True
+    ),
 }
 """The operations that are served."""
 
@@ -133,7 +135,7 @@ class S3Exchange:
     trail: AuditTrail
     _signature: S3Signature | None = field(default=None, repr=False)
     _call: wire.S3Call | None = None
-    _operation: Operation | None = None
+    _operation: S3Operation | None = None
     _headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     _body: Body | None = None
     _content: IO[bytes] | None = None
@@ -156,7 +158,7 @@ class S3Exchange:
         self.trail.entry["operation"] = call.operation
         self._operation = operation = OPERATIONS.get(call.operation)
         if operation is None:
-            raise S3Error("NotImplemented", f"This server does not have the operation {call.operation}.")
+            raise S3Error("NotImplemented", f"This server does not support the operation {call.operation}.")
         self.trail.is_read = not operation.is_write
         check_parameters(operation, call, signature.caller)
         if bucket:
@@ -252,7 +254,7 @@ class S3Exchange:
 
 
 def _headers_of(request: Request) -> dict[str, str]:
-    """Return the headers by lower-case name; those that S3 reads may occur only once."""
+    """Return the headers by lower-case name; reject repeated headers that S3 reads."""
     found: dict[str, str] = {}
     for name, value in request.headers:
         lower = name.lower()

@@ -168,7 +168,7 @@ def delete_object(context: Context) -> Output:
     """DeleteObject; a key that does not exist counts as deleted. A header states the jobs that used the object."""
     call = context.call
     context.bucket.delete_object(call.key)
-    jobs = context.parts.take_back(context.caller.account_id, [f"s3://{call.bucket}/{call.key}"])
+    jobs = context.parts.forget_seeds(context.caller.account_id, [f"s3://{call.bucket}/{call.key}"])
     if not jobs:
         return {}
     shown = [f"{arn}={status}" for arn, status in jobs[-_MOST_JOBS:]]
@@ -191,7 +191,7 @@ def delete_objects(context: Context) -> Output:
         else:
             errors.append({"Key": each["Key"], "Code": error.name, "Message": error.message})
     context.entry["n_objects"] = len(deleted)
-    context.parts.take_back(context.caller.account_id, [f"s3://{name}/{each['Key']}" for each in deleted])
+    context.parts.forget_seeds(context.caller.account_id, [f"s3://{name}/{each['Key']}" for each in deleted])
     return {"Deleted": [] if context.document.get("Quiet") else deleted, "Errors": errors}
 
 

@@ -56,7 +56,7 @@ class S3Parts:
         uploads: Unfinished multipart uploads.
         most_bytes: Size limit of one object.
         is_encrypted: Whether home and temporary space are on an encrypted volume.
-        take_back: Deletes the copies that jobs keep of an account's deleted objects, by their URLs, and returns
+        forget_seeds: Deletes the copies that jobs keep of an account's deleted objects, by their URLs, and returns
             the ARNs and statuses of the jobs that used them.
     """
 
@@ -66,7 +66,7 @@ class S3Parts:
     uploads: MultipartUploads
     most_bytes: int
     is_encrypted: bool
-    take_back: Callable[[str, Sequence[str]], Sequence[tuple[str, str]]] = lambda *_: ()
+    forget_seeds: Callable[[str, Sequence[str]], Sequence[tuple[str, str]]] = lambda *_: ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ Output = Mapping[str, Any] | Reply
 
 
 @dataclass(frozen=True)
-class Operation:
+class S3Operation:
     """One operation that is served.
 
     Args:
@@ -122,7 +122,7 @@ class Operation:
     is_write: bool = False
 
 
-def check_parameters(operation: Operation, call: S3Call, caller: Caller) -> None:
+def check_parameters(operation: S3Operation, call: S3Call, caller: Caller) -> None:
     """Reject parameters that would have no effect here.
 
     Raises:
@@ -132,7 +132,7 @@ def check_parameters(operation: Operation, call: S3Call, caller: Caller) -> None
         if call.parameters.get(name, caller.account_id) != caller.account_id:
             raise S3Error("AccessDenied", reason="another owner expected")
     for name in sorted(call.parameters.keys() - operation.accepts - _EVERYWHERE):
-        raise S3Error("NotImplemented", f"This server does not have the parameter {name} of {call.operation}.")
+        raise S3Error("NotImplemented", f"This server does not support the parameter {name} of {call.operation}.")
 
 
 def open_bucket(context_or_parts: Context | S3Parts, caller: Caller, name: str) -> LocalBucket | RemoteBucket:

@@ -158,9 +158,11 @@ def errors_of(upload: UploadKind) -> Iterator[None]:
     except BucketError as error:
         problem = "missing" if error.problem == "no bucket" else "unreadable"
         message = f"The source of the {upload.what} cannot be fetched. {error.message}"
-        raise upload.refusal(message, remedy=_REMEDIES.get(error.problem, error.remedy), problem=problem) from None
+        raise upload.rejection(
+            message, remedy=_REMEDIES.get(error.problem, error.remedy), problem=problem
+        ) from None
     except NotFoundError:
-        raise upload.refusal(
+        raise upload.rejection(
             f"A file of the {upload.what} was deleted from its store while it was fetched.",
             remedy="Try again.",
             problem="missing",
@@ -168,7 +170,7 @@ def errors_of(upload: UploadKind) -> Iterator[None]:
     except InputError as error:
         if isinstance(error, upload.error):
             raise
-        raise upload.refusal(
+        raise upload.rejection(
             f"The {upload.what} cannot be used. {error.message}",
             remedy=error.remedy,
             problem=error.attributes.get("problem", "unreadable"),

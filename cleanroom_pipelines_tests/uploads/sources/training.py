@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from cleanroom_pipelines.similarity.specs import InteractionsSchema
+from cleanroom_pipelines.similarity.specs import InteractionsSchema, TrainingTables
 from cleanroom_pipelines.similarity.training import train
 from cleanroom_pipelines.uploads.checks import INTERACTIONS
 from cleanroom_pipelines.uploads.sources import Connection, Sources
@@ -29,12 +29,8 @@ def model_of(
     out.mkdir()
     cache.mkdir(exist_ok=True)
     with Sources(folder, connections or {}).opening(str(source), INTERACTIONS, folder=folder / "copies") as path:
-        train(
-            interactions=path,
-            schema=InteractionsSchema.parse(SCHEMA),
-            out=out,
-            day_cache=cache if cached else None,
-        )
+        tables = TrainingTables(path, InteractionsSchema.parse(SCHEMA))
+        train(tables, out, day_cache=cache if cached else None)
     files = {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}
     shutil.rmtree(out)
     return files

@@ -111,7 +111,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables and columns of the parties; jobs whose seed was not fetched yet must be deleted before."""
+    """Drop the tables and columns of the parties; first delete jobs whose seed was not fetched yet."""
     op.drop_column("export_jobs", "started_by")
     with op.batch_alter_table("generation_jobs") as jobs:
         jobs.alter_column("seed_digest", existing_type=sa.String(128), nullable=False)

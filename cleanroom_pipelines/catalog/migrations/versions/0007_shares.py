@@ -1,4 +1,4 @@
-"""The organisation whose share of a pair's budget a proposal sets.
+"""Store in a proposal the organisation whose share of the budget it sets.
 
 Lives here: one step of the catalogue's schema, 0006 to 0007.
 Add here: nothing once released; write the next step.

@@ -7,9 +7,13 @@ that as it is. Our own errors are never masked. Runs of workers carry their code
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from cleanroom_pipelines.catalog import Kind
@@ -17,7 +21,8 @@ from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.runs.code_location import CODE_LOCATION
 from cleanroom_pipelines.runs.failures import explain_failures
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
-from cleanroom_pipelines.runs.situation import drift_of, situation_of
+from cleanroom_pipelines.runs.reasons import failure_of
+from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, situation_of
 
 from .. import worlds
 from .conftest import Shell, repository
@@ -158,7 +163,8 @@ def test_runs_of_a_worker_carry_code_location_and_names(broken: Shell) -> None:
 
 def test_start_page_names_cause_and_remedy_and_is_renewed_after_a_change(broken: Shell) -> None:
     (problem,) = situation_of(broken.installation).problems
-    assert (problem.first.name, problem.command) == (worlds.DATASET, "cleanroom retry --failed")
+    assert (problem.first.name, problem.job) == (worlds.DATASET, "retry_failed")
+    assert problem.command == "cleanroom retry --failed"
     assert len(problem.others) == 4
     first = tick(broken, "start_page")
     event, check = first.asset_events
@@ -173,13 +179,133 @@ def test_start_page_names_cause_and_remedy_and_is_renewed_after_a_change(broken:
     assert "4 failed, 0 running, 1 waiting" in str(event.metadata["summary"].value)
 
 
+def test_job_that_the_start_page_names_retries_all(broken: Shell, tmp_path: Path) -> None:
+    table = tmp_path / "misspelt.csv"
+    table.write_text(table.read_text().replace("usr,", "user,"))
+    assert repository().get_job("retry_failed").execute_in_process(instance=broken.instance).success
+    broken.run_pending()
+    assert {found[-1] for found in worlds.statuses(broken.installation).values()} == {"ACTIVE"}
+    assert [asset for kind in worlds.ROAD for asset in ASSETS_OF[kind] if failed_partitions(broken, asset)] == []
+
+
+def test_bad_seed_needs_a_new_one(trained: Shell, world: worlds.World, tmp_path: Path) -> None:
+    seed = worlds.write_seed(tmp_path / "few.csv", world.group[:5])
+    worlds.apply(
+        trained.installation,
+        worlds.declare(tmp_path / "few.yaml", interactions=world.interactions, seed=seed),
+    )
+    trained.run_pending()
+    (problem,) = situation_of(trained.installation).problems
+    assert (problem.job, problem.command) == ("start_generation_job", "cleanroom apply FILE.yaml")
+    job, export = trained.partition("audience"), trained.partition("audience_export")
+    for kind, key in ((Kind.GENERATION_JOB, job), (Kind.EXPORT_JOB, export)):
+        failure = failure_of(trained.installation.catalog, kind, key)
+        assert failure is not None
+        assert failure.remedy.startswith("Correct the seed. Then launch the job start_generation_job")
+    page = tick(trained, "start_page").asset_events[0].metadata["failure 1"].value
+    assert f"view=events&partitions%5B0%5D={job}&partition={job})" in page
+    assert "/jobs/start_generation_job/playground)" in page
+
+
+def freshness(shell: Shell, model: str) -> list[tuple[bool, str]]:
+    """The evaluations of a model's check of freshness, newest first."""
+    key = dg.AssetCheckKey(dg.AssetKey("audience_model"), "model_is_fresh")
+    records = shell.instance.event_log_storage.get_asset_check_execution_history(key, 10)
+    events = [record.event.get_dagster_event() for record in records if record.event]
+    evaluations = [
+        event.asset_check_evaluation_data
+        for event in events
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ]
+    return [(each.passed, str(each.description)) for each in evaluations if each.partition == model]
+
+
+def test_freshness_follows_the_declared_refresh_of_each_model(
+    trained: Shell, world: worlds.World, tmp_path: Path
+) -> None:
+    declaration = worlds.declare(
+        tmp_path / "c.yaml", interactions=world.interactions, seed=None, model={"refresh": {"every": "7d"}}
+    )
+    worlds.apply(trained.installation, declaration)
+    trained.run_pending()
+    model = trained.partition("audience_model")
+    assert freshness(trained, model) == [(True, "No refresh is declared.")]
+    on_time = tick(trained, "start_page")
+    assert evaluated(on_time) == {}
+    late = tick(trained, "start_page", cursor=on_time.cursor, later=7 * 86_400 + 1_000)
+    assert evaluated(late)[model].startswith("A refresh was due at ")
+    world.interactions.rename(away := world.interactions.with_suffix(".away"))
+    try:
+        trained.installation.catalog.work.request_refresh(model)
+        trained.run_pending()
+    finally:
+        away.rename(world.interactions)
+    failed = tick(trained, "start_page", cursor=on_time.cursor)
+    assert "was not found" in evaluated(failed)[model]
+    trained.installation.catalog.work.retry(Kind.TRAINING_DATASET, trained.partition("training_dataset"))
+    trained.installation.catalog.work.retry(Kind.AUDIENCE_MODEL, model)
+    trained.run_pending()
+    (passed, text), *_ = freshness(trained, model)
+    assert (passed, text[:13]) == (True, "Next refresh:")
+    assert evaluated(tick(trained, "start_page", cursor=failed.cursor)) == {model: text}
+
+
+def evaluated(answer: Any) -> dict[str, str]:
+    """The freshness that a tick of the start page evaluated, by model."""
+    return {
+        str(event.partition): str(event.description)
+        for event in answer.asset_events
+        if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == "model_is_fresh"
+    }
+
+
+def test_nothing_is_unsynced_because_of_another_partition(
+    trained: Shell, world: worlds.World, tmp_path: Path
+) -> None:
+    other = worlds.declare(
+        tmp_path / "c.yaml", interactions=world.interactions, seed=world.seed, dataset={"name": "Other events"}
+    )
+    text = yaml.safe_load(other.read_text())
+    other.write_text(yaml.safe_dump({"training_datasets": text["training_datasets"]}))
+    worlds.apply(trained.installation, other)
+    trained.run_pending()
+    resolver = CachingStaleStatusResolver(
+        trained.instance, repository().asset_graph, LoadingContextForTest(trained.instance)
+    )
+    statuses = {
+        (asset, partition): resolver.get_status(dg.AssetKey(asset), partition)
+        for kind in worlds.ROAD
+        for asset in ASSETS_OF[kind]
+        for partition in trained.instance.get_materialized_partitions(dg.AssetKey(asset))
+    }
+    assert len(statuses) == 4
+    assert set(statuses.values()) == {StaleStatus.FRESH}
+
+
+def test_start_page_says_that_a_process_stopped(trained: Shell) -> None:
+    catalog, model = trained.installation.catalog, trained.partition("audience_model")
+    catalog.work.request_manually(Kind.AUDIENCE_MODEL, model)
+    claim = catalog.work.claim(Kind.AUDIENCE_MODEL, model, 2, "a run that is killed")
+    assert claim is not None
+    catalog.work.abandon(claim)
+    (waiting,) = situation_of(trained.installation).waiting
+    assert waiting.stage == "waiting; its process stopped responding once, and it is retried"
+
+
 def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
     new_shell: Callable[[str], Shell], world: worlds.World, tmp_path: Path
 ) -> None:
     shell, table = new_shell("room"), worlds.write_events(tmp_path / "events.parquet", worlds.events())
-    refresh = {"refresh": {"every": "7d", "window": "30d"}}
+    refresh = {"refresh": {"every": "7d", "window": "30d", "keep_seed": True}}
     worlds.apply(
-        shell.installation, worlds.declare(tmp_path / "c.yaml", interactions=table, seed=None, model=refresh)
+        shell.installation,
+        worlds.declare(
+            tmp_path / "c.yaml",
+            interactions=table,
+            seed=world.seed,
+            model=refresh,
+            configured={"delivery": {"changes": True}},
+        ),
     )
     shell.run_pending()
     model = shell.partition("audience_model")
@@ -194,3 +320,24 @@ def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
     sentence = drift_of(shell.installation, model)
     assert sentence == "300 → 150 users since the previous version."
     assert any(sentence in line for line in situation_of(shell.installation).drift)
+    matched = drift_of_audience(shell.installation, shell.partition("audience"))
+    assert matched.endswith(" recall since the previous version.")
+    checks = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    logs = [log for run in shell.instance.get_runs() for log in shell.instance.all_logs(run.run_id, checks)]
+    evaluations = [log.get_dagster_event().asset_check_evaluation_data for log in logs]
+    warnings = {each.check_name: each.description for each in evaluations if not each.passed}
+    assert warnings["model_is_like_the_one_before"] == sentence
+    assert warnings["audience_is_like_the_one_before"] == matched
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (None, ""),
+        ({"added": 50, "removed": 10}, ""),
+        ({"added": 51, "removed": 0}, "51% of the users were not in the previous export."),
+    ],
+    ids=["no changes asked for", "half", "more than half"],
+)
+def test_much_changed_export(changes: dict[str, int] | None, expected: str) -> None:
+    assert drift_of_export({"delivered": 100, "changes": changes}) == expected
