@@ -77,7 +77,7 @@ def _check_operator(call: Call, request: Request) -> None:
     if call.installation.settings.operator_pages != "remote" and not request.is_local:
         raise PermissionDeniedError(
             "The operator's pages are shown only on the server's own machine.",
-            remedy="Open them there, such as by an SSH tunnel, or set CLEANROOM_OPERATOR_PAGES=remote.",
+            remedy="Open them there, such as by an SSH tunnel.",
         )
 
 
@@ -298,4 +298,4 @@ _WRITES: Mapping[str, Callable[[Call], Any]] = {
     "create_collaboration": _create_collaboration,
     "leave_collaboration": _leave_collaboration,
 }
-_ACTIONS = {name: (do, name in _READS) for name, do in (_READS | _WRITES).items()}
+_ACTIONS = {name: (do, name in _READS) for name, do in {**_READS, **_WRITES}.items()}

@@ -197,15 +197,13 @@ def _show_key(page: Page, made: dict[str, Any]) -> Reply:
 
 
 def _show_secret(page: Page, kind: str, secret: str, back: str, key_id: str = "", **parts: str) -> Reply:
-    values = {"kind": kind, "secret": secret, "key_id": key_id, "back": back, "parts": parts}
-    return page.show("operating/secret.html", **values)
+    return page.show("operating/secret.html", kind=kind, secret=secret, key_id=key_id, back=back, parts=parts)
 
 
 def _ask(page: Page, kind: str, path: str, names: tuple[str, ...], back: str = "", **parts: str) -> Reply:
     """Ask before something that cannot be undone; the answer sends the same fields again."""
     fields = {name: page.form.text(name) for name in names} | {"sure": "yes"}
-    values = {"kind": kind, "address": path, "back": back or path, "fields": fields, "parts": parts}
-    return page.show("operating/sure.html", **values)
+    return page.show("operating/sure.html", kind=kind, address=path, back=back or path, fields=fields, parts=parts)
 
 
 def _status(error: MediaError | None) -> int:
