@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cleanroom_pipelines.console.page import Page, Route
-from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
+from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, PermissionDeniedError
 from cleanroom_pipelines.media.protocol import status_of
 from cleanroom_pipelines.server.operating import Operating
 from cleanroom_pipelines.server.requests import Reply
@@ -181,6 +181,8 @@ def _or_again(page: Page, do: Callable[[], Reply], show: Callable[[Page, MediaEr
     """Answer a form; if it is rejected, show its page again with the error and what was typed."""
     try:
         return do()
+    except PermissionDeniedError:
+        raise  # its sender may not see the form either
     except MediaError as error:
         return show(page, error)
 
