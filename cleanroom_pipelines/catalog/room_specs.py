@@ -190,7 +190,8 @@ class DataRoomSpec(_MarkedSpec):
         emails = Counter(email for group in self.participants for email in group.emails)
         if any(n > 1 for n in emails.values()):
             raise UsageError(
-                "An e-mail address belongs to two participants.", remedy="List each address in one participant."
+                "An e-mail address belongs to two participants.",
+                remedy="List each address under only one participant.",
             )
         if self.owner_email not in emails:
             raise UsageError(

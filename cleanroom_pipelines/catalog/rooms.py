@@ -15,7 +15,7 @@ from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
 from cleanroom_pipelines.catalog.names import Kind, as_label, check_label, make_uuid
 from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.records import DELETING, Cause, DataRoom, RoomJob, Upload, Version
+from cleanroom_pipelines.catalog.records import DELETING, Cause, DataLab, DataRoom, RoomJob, Upload, Version
 from cleanroom_pipelines.catalog.room_specs import ParticipantSpec
 from cleanroom_pipelines.catalog.tables import (
     DataLabRow,
@@ -207,6 +207,13 @@ class Rooms(Part):
         query = select(func.count()).select_from(row).where(row.owner_email == email, row.status.not_in(DELETING))
         with self._database.read() as session:
             return session.scalar(query) or 0
+
+    def labs_of(self, email: str) -> tuple[DataLab, ...]:
+        """Return a user's labs, the newest first, except those being deleted."""
+        query = select(DataLabRow).where(DataLabRow.owner_email == email, DataLabRow.status.not_in(DELETING))
+        with self._database.read() as session:
+            rows = session.scalars(query.order_by(DataLabRow.created_at.desc(), DataLabRow.id))
+            return tuple(record_of(DataLab, row) for row in rows)
 
     def uploads(self) -> tuple[Upload, ...]:
         """Return all uploads whose content still exists."""

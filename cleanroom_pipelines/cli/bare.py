@@ -140,7 +140,7 @@ def match_users(*, model: Path, seed: str) -> tuple[Any, str]:
     check_model(model)
     with local_table(seed, SEED) as table:
         users = read_seed(table)
-    found = match_seed(model, users)
+    found = match_seed(model, users).counts
     return found, "" if found.n_matched else why_no_match(model, users)
 
 

@@ -23,7 +23,7 @@ from cleanroom_pipelines.cli.watching import run_pending_watched
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.runs.building import newest_artifact
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.installation import Installation
 
 CAMPAIGN = 18

@@ -36,7 +36,7 @@ from cleanroom_pipelines.catalog.names import check_account
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
 from cleanroom_pipelines.declarations.form import Declaration, JobForm
 from cleanroom_pipelines.declarations.parties import ApplyingParties, PartyKind
-from cleanroom_pipelines.declarations.sources import check_dataset, check_seed, find_seed, source_of
+from cleanroom_pipelines.declarations.sources import check_dataset, check_seed_header, find_seed, source_of
 from cleanroom_pipelines.errors import (
     CleanroomError,
     ConflictError,
@@ -186,7 +186,7 @@ class _Applying:
         for number, job in enumerate(self._declaration.generation_jobs):
             with _at(f"generation_jobs.{number}"):
                 if names is None or job.name in names:
-                    check_seed(self._seed(job))
+                    check_seed_header(self._seed(job))
 
     def _apply_parties(self) -> None:
         parties, declaration = self._parties, self._declaration

@@ -15,8 +15,15 @@ from tempfile import TemporaryDirectory
 from cleanroom_pipelines.declarations.form import JobForm, TableForm, TrainingDatasetForm
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, merge_parts, seed_suffix
-from cleanroom_pipelines.uploads.checks import INTERACTIONS, SEED, USERS, UploadKind, find_upload
-from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES, choose_seed_column
+from cleanroom_pipelines.uploads.checks import (
+    INTERACTIONS,
+    SEED,
+    USERS,
+    UploadKind,
+    choose_seed_column,
+    find_upload,
+)
+from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 from cleanroom_pipelines.uploads.sources import Sources, is_remote, parse_source
 
 
@@ -68,7 +75,7 @@ def _suggestion(name: str, there: Iterable[str]) -> str:
     return f"Did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
-def check_seed(seed: Path) -> None:
+def check_seed_header(seed: Path) -> None:
     """Read the header of a seed, and reject a seed without a column of ids.
 
     Raises:

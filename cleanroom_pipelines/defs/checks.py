@@ -17,7 +17,8 @@ from cleanroom_pipelines.defs.assets.lookalike import (
 )
 from cleanroom_pipelines.defs.declaring import PARTITIONS
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs.building import newest_artifact, verify_exported_files
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
+from cleanroom_pipelines.runs.building import verify_exported_files
 from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, lateness_of
 
 
@@ -97,7 +98,7 @@ def model_is_fresh(
 def audience_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """Matched users changed by at most 20 %, and recall by little, since the previous version."""
+    """Matched users changed by at most 20 %, and recall only slightly, since the previous version."""
     sentence = drift_of_audience(installation.open(), context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None

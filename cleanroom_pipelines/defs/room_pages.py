@@ -129,7 +129,7 @@ def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Meta
             "reach": f"{row['reach']}%",
             "users": _released(row["size"]),
             "held-out source users found": _share(row["tpr"]),
-            "other users included": _share(row["fpr"]),
+            "other users included (false positive rate)": _share(row["fpr"]),
         }
         for row in released["reach"]
     ]

@@ -529,7 +529,7 @@ class AggregationColumn(Result):
 
 
 class Aggregation(Result):
-    """The groups by one or two attributes, as a table.
+    """A table of users grouped by one or two attributes.
 
     Args:
         id: The attributes, such as `age` or `interest_age`.

@@ -228,7 +228,7 @@ class MediaDcr:
         """
         if activation_id not in (known := (USER_ID, *self.get_configuration().activation)):
             raise InvalidRequestError(
-                "This data room cannot deliver this kind of ids.", remedy=f"Choose from: {', '.join(known)}."
+                "This data room cannot deliver ids of this kind.", remedy=f"Choose from: {', '.join(known)}."
             )
         self._activation_id = activation_id
 

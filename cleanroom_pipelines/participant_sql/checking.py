@@ -509,7 +509,8 @@ def _check_output(tree: exp.Expr) -> None:
         elif query.expressions[0].unalias().is_string:
             raise _rejected(
                 "The query returns a constant text.",
-                remedy="Name the column with the user ids; double quotes make a text, `backticks` quote a name.",
+                remedy="Select the column of user ids by its name. Quote a name with `backticks`: text in double "
+                "quotes is a string.",
             )
 
 

@@ -5,11 +5,9 @@ Add here when a lookalike asset is added.
 Keep out: charts and metadata (defs), computation (the core), claims (work.py).
 """
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cleanroom_pipelines.audiences.sizes import SeedMode
@@ -35,7 +33,6 @@ from cleanroom_pipelines.delivery.exports import (
 )
 from cleanroom_pipelines.delivery.holdouts import Holdout, holdout_salt
 from cleanroom_pipelines.delivery.writing import ControlGroup, deliver
-from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import (
     ArtifactError,
     CancelledError,
@@ -46,7 +43,7 @@ from cleanroom_pipelines.errors import (
     TrainingDataError,
     UsageError,
 )
-from cleanroom_pipelines.privacy import BudgetSpentError
+from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
 from cleanroom_pipelines.runs.budgets import write_down_reveals
 from cleanroom_pipelines.runs.inbox import close_drop
 from cleanroom_pipelines.runs.installation import Installation
@@ -58,23 +55,29 @@ from cleanroom_pipelines.runs.private_jobs import (
     reveals_by_ensemble,
 )
 from cleanroom_pipelines.runs.requested_seeds import fetch_requested_seed, form_of_ids
-from cleanroom_pipelines.runs.seeds import forget_seed
+from cleanroom_pipelines.runs.seeds import (
+    end_use_of_seed,
+    forget_seed,
+    hand_on,
+    handed_on,
+    inputs_of,
+    judge_seed,
+    seed_input,
+    why_unusable,
+)
 from cleanroom_pipelines.runs.shared_scoring import shared_scoring
 from cleanroom_pipelines.runs.sources import day_cache, opened_tables, table_inputs
 from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
 from cleanroom_pipelines.storage import (
-    ArtifactReference,
-    ArtifactStore,
-    Input,
     InstallationKey,
     Manifest,
     ObjectPlace,
 )
-from cleanroom_pipelines.storage.artifacts import MANIFEST
 from cleanroom_pipelines.storage.buckets import Buckets, folder_on_disk
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.similarity.rankings import Audience
+    from cleanroom_pipelines.similarity.seeds import MatchedSeed
     from cleanroom_pipelines.similarity.specs import TrainingTables
 
 
@@ -239,7 +242,7 @@ def build_seed_validation_report(
     with working(installation, GenerationJob, partition, run) as work:
         if isinstance(work, NothingToDo):
             return _nothing_to_do(installation, "seed_validation_report", partition, work)
-        made = _build_report(work)
+        made, _ = _build_report(work)
         if not audience_follows and work.is_open:
             work.release()
     if not work.is_open:
@@ -255,23 +258,19 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
         with working(installation, GenerationJob, partition, run) as work:
             if isinstance(work, NothingToDo):
                 return _nothing_to_do(installation, "audience", partition, work)
-            if "seed_validation_report" not in work.version.artifacts:
-                report_made = _build_report(work)
-                if report_made.failure is not None:
-                    raise SeedError(report_made.failure)
+            matched = _matched_seed(work)
             job, configured, model = _family(installation.catalog, work)
-            inputs = (installation.store.as_input(model.artifact("audience_model")), _seed_input(job))
+            inputs = inputs_of(installation, job, model)
             settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
             if (private := PrivateJob.of(installation, job, configured, model)) is not None:
-                return _build_private_audience(work, private, configured, inputs, settings)
+                return _build_private_audience(work, private, matched, configured, settings)
             with (
                 work.opening_input(model.artifact("audience_model")) as model_folder,
-                installation.vault.opening(job.seed_location, job.seed_digest) as seed,
                 work.drafting("audience", inputs, settings) as draft,
             ):
                 report = generate(
                     model=model_folder,
-                    seed=seed,
+                    seed=matched,
                     out=draft.path,
                     sizes=configured.sizes,
                     min_matching_seed_size=configured.min_matching_seed_size,
@@ -289,8 +288,7 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
                 metrics=shared_metrics(report.metrics),
                 **ensemble_statement(reveals, job.seed_mode),
             )
-            if not job.keep_seed:
-                forget_seed(installation, job)
+            end_use_of_seed(installation, job)
             return made
     finally:
         close_drop(installation, partition)
@@ -299,33 +297,31 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
 def _build_private_audience(
     work: Work[GenerationJob],
     private: PrivateJob,
+    matched: "MatchedSeed",
     configured: ConfiguredAudienceModel,
-    inputs: tuple[Input, ...],
     settings: Mapping[str, Any],
 ) -> AssetResult:
     """Build the audience of a job between two organisations: a ranking and quality figures with noise."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE
-    from cleanroom_pipelines.similarity.seeds import matched_seed_users
 
     installation, job, model = private.installation, private.job, private.model
+    inputs = inputs_of(installation, job, model)
     with (
         work.opening_input(model.artifact("audience_model")) as model_folder,
-        installation.vault.opening(job.seed_location, job.seed_digest) as seed,
         work.drafting("audience", inputs, {**settings, "private": True}) as draft,
     ):
-        users, n_users = matched_seed_users(model_folder, seed, engine=installation.engine_settings)
         documents = private.make(
             model_folder,
-            users,
+            matched.users.seed_ids,
             draft.path,
-            n_matched=len(users),
-            n_users=n_users,
+            n_matched=matched.counts.n_matched,
+            n_users=matched.users.n_users,
             sizes=configured.sizes,
             minimum=configured.min_matching_seed_size,
             runtime=work.runtime,
         )
         if private.mode is not SeedMode.IN_PLACE:
-            mark_seed(draft.path / RANKING_FILE, users)
+            mark_seed(draft.path / RANKING_FILE, matched.users.seed_ids)
         write_documents(draft.path, documents)
         draft.facts.update(reveals=private.reveals, private_mode=private.mode.value)
     sentence = documents["metrics"]["sentence"]
@@ -336,8 +332,7 @@ def _build_private_audience(
         metrics=shared_metrics(documents["metrics"]),
         privacy=documents["metrics"]["privacy"]["statement"],
     )
-    if not job.keep_seed:
-        forget_seed(installation, job)
+    end_use_of_seed(installation, job)
     return made
 
 
@@ -458,40 +453,40 @@ def _destination(buckets: Buckets, configured: ConfiguredAudienceModel) -> Objec
     return buckets.destination(configured.account_id, configured.output_url)
 
 
-def _build_report(work: Work[GenerationJob]) -> AssetResult:
-    from cleanroom_pipelines.similarity.seeds import SeedUsers, match_seed
-    from cleanroom_pipelines.uploads.files import check_seed
+def _matched_seed(work: Work[GenerationJob]) -> "MatchedSeed":
+    """Return the matched seed that the validation handed on; validate the seed if that was not done yet."""
+    _, _, model = _family(work.installation.catalog, work)
+    if "seed_validation_report" in work.version.artifacts:
+        judged = handed_on(work, model)
+        if judged is not None and judged.matched is not None:
+            return judged.matched
+    made, matched = _build_report(work)
+    if matched is None:
+        raise SeedError(made.failure or "")
+    return matched
+
+
+def _build_report(work: Work[GenerationJob]) -> tuple[AssetResult, "MatchedSeed | None"]:
+    """Build the report of a seed; also return the matched seed, or None if the job cannot use it."""
     from cleanroom_pipelines.uploads.report import report_sentence
 
     installation = work.installation
     job, configured, model = _family(installation.catalog, work)
-    job = fetch_requested_seed(installation, job)
-    with installation.vault.opening(job.seed_location, job.seed_digest) as seed:
-        report, user_ids = check_seed(seed, runtime=Runtime(installation.engine_settings))
-        documents: dict[str, Any] = {"report": report.as_dict()}
-        failure = None if report.passed else (report.status_code or StatusCode.SEED_INVALID, report.reason)
-        sentence = report_sentence(report)
-        if user_ids is not None:
-            private = PrivateJob.of(installation, job, configured, model)
-            with work.opening_input(model.artifact("audience_model")) as folder:
-                match = match_seed(folder, SeedUsers.of(report, user_ids), engine=installation.engine_settings)
-                if private is not None:
-                    try:
-                        private.check_seed(folder, match.n_matched, configured.min_matching_seed_size)
-                    except (SeedError, BudgetSpentError) as error:
-                        failure = (error.status_code, str(error))
-            documents["match"] = match.as_dict()
-            sentence = f"{sentence} {match.n_matched:,} of its users matched ({match.match_rate:.0%})."
-            if private is None and match.n_matched < configured.min_matching_seed_size:
-                failure = (
-                    StatusCode.INSUFFICIENT_MATCHING_SEED,
-                    "The seed has fewer matched users than the configured model requires. Give a larger seed.",
-                )
-        if failure is not None and user_ids is not None:
+    job = work.record = fetch_requested_seed(installation, job)
+    seed = judge_seed(work, model)
+    documents, sentence = {"report": seed.report.as_dict()}, report_sentence(seed.report)
+    failure = why_unusable(work, seed, configured, model)
+    if seed.matched is not None:
+        match = seed.matched.counts
+        documents["match"] = match.as_dict()
+        sentence = f"{sentence} {match.n_matched:,} of its users matched ({match.match_rate:.0%})."
+        if failure is None:
+            hand_on(work, seed, model)
+        elif seed.user_ids is not None:
             # Not only for seeds without any match: that would tell them from seeds with few.
-            form = form_of_ids(job.requested_seed, user_ids, installation)
+            form = form_of_ids(job.requested_seed, seed.user_ids, installation)
             failure = (failure[0], f"{failure[1]} {form}".rstrip())
-    with work.drafting("seed_validation_report", (_seed_input(job),), {}) as draft:
+    with work.drafting("seed_validation_report", (seed_input(job),), {}) as draft:
         documents["outcome"] = {
             "usable": failure is None,
             "statusCode": failure[0] if failure else None,
@@ -503,11 +498,9 @@ def _build_report(work: Work[GenerationJob]) -> AssetResult:
     if failure:
         work.fail(*failure)
         made = replace(made, failure=failure[1])
-        if (
-            not job.keep_seed and job.origin is not Origin.INBOX
-        ):  # an inbox seed is deleted when its receipt is written
-            forget_seed(installation, job)
-    return made
+        if not job.keep_seed and job.origin is not Origin.INBOX:
+            forget_seed(installation, job)  # an inbox seed is deleted when its receipt is written
+    return made, None if failure else seed.matched
 
 
 def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -568,12 +561,6 @@ def _nothing_to_do(installation: Installation, asset: str, partition: str, idle:
     return AssetResult(asset, partition, sentence, manifest, documents, made=False)
 
 
-def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
-    """Write documents into an artifact as small JSON files; their names are given without `.json`."""
-    for name, document in documents.items():
-        (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
-
-
 def _current(catalog: Catalog, kind: Kind, partition: str) -> Version:
     try:
         version = catalog.resources.current_version(kind, partition)
@@ -614,58 +601,12 @@ def _family(catalog: Catalog, work: Work[GenerationJob]) -> tuple[GenerationJob,
     return job, configured, _current(catalog, Kind.AUDIENCE_MODEL, configured.audience_model_id)
 
 
-def _seed_input(job: GenerationJob) -> Input:
-    return Input("seed", job.id, "", job.seed_digest or "")
-
-
-def newest_artifact(
-    installation: Installation, kind: Kind, partition: str, asset: str
-) -> tuple[Manifest, dict[str, Any]]:
-    """Return the manifest and the verified JSON documents of the newest artifact of a partition.
-
-    Raises:
-        ArtifactError: There is no such artifact, or it was altered.
-    """
-    for version in reversed(installation.catalog.resources.versions(kind, partition)):
-        if asset in version.artifacts:
-            return read_verified(installation.store, version.artifact(asset))
-    raise ArtifactError(f"This partition of the asset {asset} has not been built.", remedy="Build it first.")
-
-
-def read_verified(store: ArtifactStore, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
-    """Verify all files of a stored artifact, then return its manifest and JSON documents.
-
-    Raises:
-        ArtifactError: It is missing, or was altered.
-    """
-    with store.opening(reference) as folder:
-        return store.manifest(reference), read_documents(folder)
-
-
-def read_stored(store: ArtifactStore, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:
-    """Read a stored artifact's manifest and verified JSON documents without opening its tables.
-
-    Raises:
-        ArtifactError: It is missing, or a document was altered.
-    """
-    manifest = store.manifest(reference)
-    names = [Path(entry.name) for entry in manifest.files]
-    documents = [name for name in names if name.suffix == ".json" and len(name.parts) == 1]
-    return manifest, {name.stem: json.loads(store.read(reference, str(name))) for name in documents}
-
-
-def read_documents(folder: Path) -> dict[str, Any]:
-    """Return the JSON documents of an artifact, by name."""
-    paths = (path for path in sorted(folder.glob("*.json")) if path.name != MANIFEST)
-    return {path.stem: json.loads(path.read_text()) for path in paths}
-
-
 def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
     return {"columns": dataset.columns, "users_columns": dataset.users_columns}
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
-    """Return the declared window, or the length that refreshes use, before the data's end.
+    """Return the declared time window, or else one that has the length of the refreshes and ends with the data.
 
     The first model uses that length too, unless a window is declared: otherwise its first refresh loses users.
     """

@@ -44,8 +44,9 @@ from cleanroom_pipelines.engine import Engine, open_configured_engine
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
+from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
 from cleanroom_pipelines.runs.budgets import Question, write_down_reveals
-from cleanroom_pipelines.runs.building import AssetResult, read_documents, read_verified, write_documents
+from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.building_rooms import unseal_hashes
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
@@ -220,7 +221,7 @@ class _Question:
         return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the users of a definition for counts and sums, one user per matching id; return their number."""
+        """Write the users that a definition selects, one per matching id, and return how many there are."""
         return evaluate_counted(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def _lookalikes(self) -> dict[str, ArtifactReference]:

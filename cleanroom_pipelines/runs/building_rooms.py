@@ -19,7 +19,8 @@ from cleanroom_pipelines.catalog import Catalog, DataLab, DataRoom, Kind, Status
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
-from cleanroom_pipelines.runs.building import AssetResult, read_documents, read_verified, write_documents
+from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
+from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.room_budgets import RoomBudget, seed_digests

@@ -140,7 +140,7 @@ class PrivateJob:
     def make(
         self,
         model: Path,
-        seed_users: pa.ChunkedArray,
+        seed_users: pa.Array,
         out: Path,
         *,
         n_matched: int,
@@ -190,7 +190,7 @@ class PrivateJob:
         metrics["privacy"] = self._statement(prices, figures)
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
-    def check_seed(self, model: Path, n_matched: int, minimum: int) -> None:
+    def check_seed_size(self, model: Path, n_matched: int, minimum: int) -> None:
         """Check the number of matched seed users; skipped if a paid vector can rank the refreshed model.
 
         Args:
@@ -345,7 +345,7 @@ def in_keyed_order(
             yield batch.column(0)
 
 
-def mark_seed(ranking: Path, seed_users: pa.ChunkedArray) -> None:
+def mark_seed(ranking: Path, seed_users: pa.Array) -> None:
     """Mark the users of the seed in a ranking, for lists that exclude them or start with them."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -354,7 +354,7 @@ def mark_seed(ranking: Path, seed_users: pa.ChunkedArray) -> None:
 
     for part in ranking_parts(ranking):
         table = pq.read_table(part)
-        is_seed = pc.is_in(table["user_id"], value_set=seed_users.combine_chunks())
+        is_seed = pc.is_in(table["user_id"], value_set=seed_users)
         table = table.set_column(table.schema.get_field_index("is_seed"), "is_seed", is_seed)
         n_seed = pc.sum(is_seed).as_py() or 0
         pq.write_table(table.replace_schema_metadata(ranking_metadata(n_seed)), part, compression="zstd")

@@ -17,7 +17,8 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.runs.building import AssetResult, read_stored
+from cleanroom_pipelines.runs.artifact_documents import read_stored
+from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.storage import ArtifactReference

@@ -15,8 +15,8 @@ from typing import Any, Self
 from cleanroom_pipelines.catalog import DataRoom
 from cleanroom_pipelines.privacy import COUNT, Price, Releaser
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
+from cleanroom_pipelines.runs.artifact_documents import read_stored
 from cleanroom_pipelines.runs.budgets import Budget, Question, room_pair
-from cleanroom_pipelines.runs.building import read_stored
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 

@@ -23,8 +23,8 @@ from cleanroom_pipelines.privacy.prices import (
     MOST_LOOKALIKE_TENTHS,
     figures_price,
 )
+from cleanroom_pipelines.runs.artifact_documents import read_documents, read_stored
 from cleanroom_pipelines.runs.budgets import Question
-from cleanroom_pipelines.runs.building import read_documents, read_stored
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_rankings import PaidVector, PrivateRanking
 from cleanroom_pipelines.runs.room_budgets import RoomBudget

@@ -1,19 +1,44 @@
 """Seeds of generation jobs: ingested from an operator's file, and deleted when the job has ended.
 
-Lives here: ingesting a seed and registering its job, for Dagster's launchpad and for commands; deleting seeds.
+Lives here: ingesting a seed and registering its job, for Dagster's launchpad and for commands; judging a seed once
+and handing it on to the ranking; deleting seeds.
 Add here when starting a job gets another option.
 Keep out: seeds from the inbox (inbox.py) and declarations (declarations).
 """
 
+import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
-from cleanroom_pipelines.catalog import LARGEST, SEED, GenerationJob, GenerationJobSpec, Kind, Origin, Resource
+from cleanroom_pipelines.catalog import (
+    LARGEST,
+    SEED,
+    ConfiguredAudienceModel,
+    GenerationJob,
+    GenerationJobSpec,
+    Kind,
+    Origin,
+    Resource,
+    Version,
+)
+from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import NotFoundError, SeedError, StatusCode, UsageError
+from cleanroom_pipelines.privacy import BudgetSpentError
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.private_jobs import PrivateJob
+from cleanroom_pipelines.runs.work import Work
+from cleanroom_pipelines.storage import Input
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cleanroom_pipelines.similarity.seeds import MatchedSeed
+    from cleanroom_pipelines.uploads.report import ValidationReport
 
 # How long a job that failed for a reason other than its seed can be retried manually.
 _ATTEMPT_AGAIN_WITHIN = timedelta(days=1)
@@ -99,6 +124,118 @@ def _listed(texts: Iterable[str]) -> str:
     every = list(texts)
     shown, others = every[:_MOST_LISTED], every[_MOST_LISTED:]
     return ", ".join(map(repr, shown)) + (f" and {len(others)} more" if others else "")
+
+
+@dataclass(frozen=True)
+class JudgedSeed:
+    """A job's seed after its validation and, if it is valid, its match with the model.
+
+    Args:
+        report: The validation report.
+        matched: The seed's users of the model; None if the seed is invalid.
+        user_ids: All ids of the seed; None if it is invalid, or was judged earlier and handed on.
+    """
+
+    report: "ValidationReport"
+    matched: "MatchedSeed | None" = None
+    user_ids: "pa.ChunkedArray | None" = None
+
+
+def judge_seed(work: Work[GenerationJob], model: Version) -> JudgedSeed:
+    """Validate a job's seed and match it with the model, unless this was done before and handed on.
+
+    Args:
+        work: The work on the job, whose seed is in the vault.
+        model: The model's version.
+
+    Raises:
+        SeedError: The seed was deleted or altered.
+        ArtifactError: The model cannot be read.
+    """
+    from cleanroom_pipelines.similarity.seeds import SeedUsers, match_seed
+    from cleanroom_pipelines.uploads.files import check_seed
+
+    if judged := handed_on(work, model):
+        return judged
+    installation, job = work.installation, work.record
+    with installation.vault.opening(job.seed_location, job.seed_digest) as seed:
+        report, user_ids = check_seed(seed, runtime=Runtime(installation.engine_settings))
+    if user_ids is None:
+        return JudgedSeed(report)
+    with work.opening_input(model.artifact("audience_model")) as folder:
+        users = SeedUsers.of(report, user_ids)
+        return JudgedSeed(report, match_seed(folder, users, engine=installation.engine_settings), user_ids)
+
+
+def hand_on(work: Work[GenerationJob], seed: JudgedSeed, model: Version) -> None:
+    """Store a usable seed's report and match, encrypted, so that no later step or attempt reads the seed again."""
+    assert seed.matched is not None
+    report = json.dumps(seed.report.as_dict()).encode()
+    content = b"".join([_purpose(work, model), report, b"\n", seed.matched.to_bytes()])
+    work.installation.vault.put_matched(work.record.seed_location, content)
+
+
+def handed_on(work: Work[GenerationJob], model: Version) -> JudgedSeed | None:
+    """Return what `hand_on` stored; None if it was for another seed, version of the model, or release."""
+    from cleanroom_pipelines.similarity.seeds import MatchedSeed
+    from cleanroom_pipelines.uploads.report import ValidationReport
+
+    content = work.installation.vault.read_matched(work.record.seed_location)
+    if content is None or not content.startswith(purpose := _purpose(work, model)):
+        return None
+    report, _, matched = content.removeprefix(purpose).partition(b"\n")
+    return JudgedSeed(ValidationReport.from_dict(json.loads(report)), MatchedSeed.from_bytes(matched))
+
+
+def why_unusable(
+    work: Work[GenerationJob], seed: JudgedSeed, configured: ConfiguredAudienceModel, model: Version
+) -> tuple[StatusCode, str] | None:
+    """Return why a job cannot use its seed, as a status code and a message; None if it can.
+
+    Args:
+        work: The work on the job.
+        seed: The job's seed.
+        configured: The configured model, whose minimum applies.
+        model: The model's version.
+    """
+    report, minimum = seed.report, configured.min_matching_seed_size
+    if seed.matched is None:
+        return report.status_code or StatusCode.SEED_INVALID, report.reason
+    n_matched = seed.matched.counts.n_matched
+    if (private := PrivateJob.of(work.installation, work.record, configured, model)) is not None:
+        try:
+            with work.opening_input(model.artifact("audience_model")) as folder:
+                private.check_seed_size(folder, n_matched, minimum)
+        except (SeedError, BudgetSpentError) as error:
+            return error.status_code, str(error)
+    elif n_matched < minimum:
+        message = "The seed has fewer matched users than the configured model requires. Give a larger seed."
+        return StatusCode.INSUFFICIENT_MATCHING_SEED, message
+    return None
+
+
+def seed_input(job: GenerationJob) -> Input:
+    """Return a job's seed as an input of its artifacts."""
+    return Input("seed", job.id, "", job.seed_digest or "")
+
+
+def inputs_of(installation: Installation, job: GenerationJob, model: Version) -> tuple[Input, ...]:
+    """Return the inputs of a job's audience."""
+    return installation.store.as_input(model.artifact("audience_model")), seed_input(job)
+
+
+def _purpose(work: Work[GenerationJob], model: Version) -> bytes:
+    """Return a keyed digest of seed, model and release."""
+    inputs = inputs_of(work.installation, work.record, model)
+    return bytes.fromhex(work.data_version("audience", inputs, {"release": version("cleanroom-pipelines")}))
+
+
+def end_use_of_seed(installation: Installation, job: GenerationJob) -> None:
+    """Delete the seed of a finished job, or only the matched seed if the seed is kept for refreshes."""
+    if job.keep_seed:
+        installation.vault.delete_matched(job.seed_location)
+    else:
+        forget_seed(installation, job)
 
 
 def forget_seed(installation: Installation, job: GenerationJob) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cleanroom_pipelines.catalog import AudienceModel, Catalog, Kind, Resource, Status, Version
 from cleanroom_pipelines.errors import ArtifactError, CleanroomError, NotFoundError
+from cleanroom_pipelines.runs.artifact_documents import read_stored
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.notices import NoticeState, states_of
 from cleanroom_pipelines.runs.reasons import APPLY, RETRY_ALL, RETRY_JOB, START_JOB, Failure, failure_of
@@ -207,8 +208,6 @@ def drift_of_audience(installation: Installation, job_id: str, limit: float = 0.
     Recall changed much if it left the confidence interval of the version before, and by more than a tenth. Both
     numbers are those on the pages of the two versions, so comparing them reveals nothing more.
     """
-    from cleanroom_pipelines.runs.building import read_stored
-
     versions = installation.catalog.resources.versions(Kind.GENERATION_JOB, job_id)
     built = [
         version for version in versions if version.status is Status.ACTIVE and "audience" in version.artifacts

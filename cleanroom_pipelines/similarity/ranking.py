@@ -39,12 +39,11 @@ from cleanroom_pipelines.similarity.rankings import RANKING_FILE, RANKING_SCHEMA
 from cleanroom_pipelines.similarity.scoring import (
     count_seed,
     gather_rows,
-    match_users,
     score_held_out,
     score_users,
     write_scores,
 )
-from cleanroom_pipelines.similarity.seeds import SeedUsers, read_seed
+from cleanroom_pipelines.similarity.seeds import MatchedSeed, SeedMatch, SeedUsers, match_with, read_seed
 from cleanroom_pipelines.similarity.specs import (
     GenerationReport,
     GenerationSettings,
@@ -74,7 +73,7 @@ _MESSAGES = {
 def generate(
     *,
     model: Path | str,
-    seed: SeedUsers | Path | str,
+    seed: MatchedSeed | SeedUsers | Path | str,
     out: Path,
     sizes: Sequence[AudienceSize] = DEFAULT_SIZES,
     min_matching_seed_size: int = 500,
@@ -87,7 +86,7 @@ def generate(
 
     Args:
         model: The folder training wrote.
-        seed: The seed, or its file.
+        seed: The seed, or its file; after matching with this model and these settings, it is not read again.
         out: Existing directory for ranking.parquet, metrics.json and explanation.json.
         sizes: Audience sizes to measure, 1 to 25.
         min_matching_seed_size: Minimum number of seed users that match the model.
@@ -138,7 +137,7 @@ def generate(
 
 def prepare(
     model: Model,
-    seed: SeedUsers | Path | str,
+    seed: MatchedSeed | SeedUsers | Path | str,
     *,
     min_matching_seed_size: int = 500,
     seed_floor: int = 25,
@@ -151,7 +150,7 @@ def prepare(
 
     Args:
         model: The audience model.
-        seed: The seed, or its file.
+        seed: The seed, or its file; after matching with this model and these settings, it is not read again.
         min_matching_seed_size: Minimum number of seed users that match the model.
         seed_floor: Smallest allowed `min_matching_seed_size`.
         settings: Folds, samples, threads and rounds.
@@ -170,21 +169,14 @@ def prepare(
             remedy="Raise the minimum, or lower the floor.",
         )
     with one_blas_thread():
-        with stages.stage(0.0, "reading the seed"):
-            users = seed if isinstance(seed, SeedUsers) else read_seed(seed, engine=seed_engine)
-        with stages.stage(0.02, "matching the seed"):
-            candidates = match_users(engine, model, users.user_ids, settings)
-            _check_matched(len(candidates.seed), users, model.n_users, min_matching_seed_size)
-        match = {
-            "n_rows": users.n_rows,
-            "n_unique": users.n_unique,
-            "n_invalid": users.n_invalid,
-            "n_duplicates": users.n_duplicates,
-            "n_matched": len(candidates.seed),
-            "match_rate": len(candidates.seed) / users.n_unique,
-        }
-        fit = fit_candidates(engine, model, candidates, settings, stages)
-    return replace(fit, match=match, timing_seconds=dict(stages.seconds))
+        if not isinstance(seed, MatchedSeed):
+            with stages.stage(0.0, "reading the seed"):
+                users = seed if isinstance(seed, SeedUsers) else read_seed(seed, engine=seed_engine)
+            with stages.stage(0.02, "matching the seed"):
+                seed = match_with(engine, model, users, settings)
+        _check_matched(seed.counts, model.n_users, min_matching_seed_size)
+        fit = fit_candidates(engine, model, seed.users, settings, stages)
+    return replace(fit, match=seed.counts.as_dict(), timing_seconds=dict(stages.seconds))
 
 
 def fit_candidates(
@@ -356,9 +348,10 @@ def write_ranking(model: Model, order: Int64, scores: Float64, is_seed: npt.NDAr
             )
 
 
-def _check_matched(n_matched: int, seed: SeedUsers, n_users: int, minimum: int) -> None:
+def _check_matched(match: SeedMatch, n_users: int, minimum: int) -> None:
+    n_matched = match.n_matched
     # Both sides can read these messages in the job's status, so exact counts are attributes only.
-    counts = {"n_matched": n_matched, "n_unique": seed.n_unique, "n_users": n_users}
+    counts = {"n_matched": n_matched, "n_unique": match.n_unique, "n_users": n_users}
     if n_matched < minimum:
         raise SeedError(
             f"Fewer seed users match the model than the minimum of {minimum:,}.",

@@ -1,27 +1,28 @@
 """Seeds: read the advertiser's list and match it.
 
-Lives here: `read_seed` with all checks of a seed, and `match_seed`.
+Lives here: `read_seed`, `match_seed`, and the matched seed as bytes.
 Add here when matching a seed reports another figure.
 Keep out: validation of rows and columns (uploads); ranking; matching identifiers of rooms (identity).
 """
 
-import tempfile
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pyarrow as pa
 
 from cleanroom_pipelines.documents import Document
-from cleanroom_pipelines.engine import EngineSettings, open_configured_engine, open_engine
-from cleanroom_pipelines.errors import SeedError, StatusCode
+from cleanroom_pipelines.engine import Engine, EngineSettings, Runtime, open_configured_engine, open_engine
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.uploads.checks import SEED, find_upload, reading_of
+from cleanroom_pipelines.similarity.specs import GenerationSettings
+from cleanroom_pipelines.uploads.files import check_seed
 from cleanroom_pipelines.uploads.likely_causes import form_of, no_match
-from cleanroom_pipelines.uploads.reading import distinct_ids, read, reject_invalid_rows
 from cleanroom_pipelines.uploads.report import ValidationReport
-from cleanroom_pipelines.uploads.roles import Role
-from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, choose_seed_column
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.similarity.ensemble import Candidates
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,6 @@ class SeedUsers:
         n_unique: Distinct usable ids.
         n_invalid: Rows without a usable id, dropped.
         n_duplicates: Rows that repeat an id, dropped.
-        ignored_columns: Columns other than the id column.
     """
 
     user_ids: pa.Array
@@ -42,7 +42,6 @@ class SeedUsers:
     n_unique: int
     n_invalid: int
     n_duplicates: int
-    ignored_columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, report: ValidationReport, user_ids: pa.ChunkedArray) -> Self:
@@ -77,88 +76,116 @@ class SeedMatch(Document):
     match_rate: float
 
 
+@dataclass(frozen=True)
+class MatchedSeed:
+    """A seed after matching: what the validation of a job hands on to its ranking.
+
+    Args:
+        counts: The counts of the match.
+        users: The seed users that the model knows, and a sample of its other users.
+    """
+
+    counts: SeedMatch
+    users: "Candidates"
+
+    def to_bytes(self) -> bytes:
+        """Return the matched seed as an Arrow stream; it has ids of users, so store it only encrypted."""
+        users, n_others = self.users, len(self.users.others)
+        table = pa.table(
+            {
+                "number": np.concatenate([users.seed, users.others]),
+                "hash": np.concatenate([users.seed_hashes, users.other_hashes]),
+                "user_id": pa.concat_arrays([users.seed_ids, pa.nulls(n_others, users.seed_ids.type)]),
+            },
+            metadata={"n_users": str(users.n_users), "counts": json.dumps(self.counts.as_dict())},
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        return bytes(sink.getvalue())
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """Read the output of `to_bytes`."""
+        from cleanroom_pipelines.similarity.ensemble import Candidates
+
+        table = pa.ipc.open_stream(content).read_all()
+        facts = table.schema.metadata
+        n_seed = table.num_rows - table["user_id"].null_count
+        number, hashes = (table[name].to_numpy() for name in ("number", "hash"))
+        users = Candidates(
+            n_users=int(facts[b"n_users"]),
+            seed=number[:n_seed],
+            seed_hashes=hashes[:n_seed],
+            seed_ids=table["user_id"][:n_seed].combine_chunks(),
+            others=number[n_seed:],
+            other_hashes=hashes[n_seed:],
+        )
+        return cls(SeedMatch.from_dict(json.loads(facts[b"counts"])), users)
+
+
 def read_seed(
     path: str | Path,
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-    min_users: int = MIN_SEED_IDS,
-    max_users: int = MAX_SEED_IDS,
-    max_invalid_share: float = 0.05,
+    **limits: Any,
 ) -> SeedUsers:
     """Read a seed: JSON Lines `{"user_id": "…"}`, CSV with that header, or parquet.
-
-    Counts are the same as those of `uploads.files.check_seed`.
 
     Args:
         path: File, glob or folder.
         engine: Memory, threads and scratch of the engine.
-        min_users: Fewest distinct ids (25).
-        max_users: Most distinct ids (500,000).
-        max_invalid_share: Largest allowed share of rows without a usable id, 0 to 1.
+        **limits: As in `uploads.files.check_seed`.
 
     Raises:
         SeedError: The seed is missing, unreadable, damaged or empty, has no user_id column, too many invalid rows,
             or too few or too many ids.
     """
-    tables = find_upload(path, SEED)
-    declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
-    with (
-        tempfile.TemporaryDirectory(prefix="seed-", dir=engine.scratch) as scratch,
-        reading_of(SEED),
-        open_engine(engine, paths=[*tables.files, Path(scratch)]) as database,
-    ):
-        checked = read(database, "seed", tables, declared, SEED, scratch=Path(scratch))
-        counts = database.fetch(
-            f"""-- one row
-            WITH usable AS (SELECT CASE WHEN {checked.usable} THEN v0 END AS id FROM seed)
-            SELECT count(*) AS n_rows, count(id) AS n_valid, count(DISTINCT id) AS n_unique FROM usable"""
-        ).to_pylist()[0]
-        n_rows = counts["n_rows"] + checked.n_rejected
-        n_invalid = n_rows - counts["n_valid"]
-        reject_invalid_rows(database, checked, SEED, (n_invalid, n_rows), max_invalid_share)
-        _check_counts(n_rows, counts["n_unique"], min_users=min_users, max_users=max_users)
-        ids = distinct_ids(database, checked)
-    return SeedUsers(
-        user_ids=ids.combine_chunks(),
-        n_rows=n_rows,
-        n_unique=counts["n_unique"],
-        n_invalid=n_invalid,
-        n_duplicates=counts["n_valid"] - counts["n_unique"],
-        ignored_columns=tuple(name for name in tables.columns if name != declared[0][0]),
-    )
+    report, user_ids = check_seed(path, is_strict=True, runtime=Runtime(engine), **limits)
+    assert user_ids is not None
+    return SeedUsers.of(report, user_ids)
 
 
 def match_seed(
     model: str | Path | Model,
     seed: SeedUsers | str | Path,
     *,
+    settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-) -> SeedMatch:
-    """Count how many seed users a model knows, without starting a job.
+) -> MatchedSeed:
+    """Find the seed users that a model knows, without starting a job.
 
     Args:
         model: The model or its folder.
         seed: The seed or its file.
+        settings: Number of other users, for the ranking.
         engine: Engine that reads the model's users; memory, threads and scratch.
 
     Raises:
         SeedError: The seed is unusable.
         ArtifactError: The model cannot be read.
     """
-    from cleanroom_pipelines.similarity.scoring import match_users
-
     opened = model if isinstance(model, Model) else Model(model)
     users = seed if isinstance(seed, SeedUsers) else read_seed(seed, engine=engine)
     with open_configured_engine(engine, paths=(opened.folder,)) as database:
-        n_matched = len(match_users(database, opened, users.user_ids).seed)
-    return SeedMatch(
-        n_rows=users.n_rows,
-        n_unique=users.n_unique,
-        n_invalid=users.n_invalid,
-        n_duplicates=users.n_duplicates,
+        return match_with(database, opened, users, settings)
+
+
+def match_with(engine: Engine, model: Model, seed: SeedUsers, settings: GenerationSettings) -> MatchedSeed:
+    """Match a seed as `match_seed` does, with an engine that can read the model."""
+    from cleanroom_pipelines.similarity.scoring import match_users
+
+    users = match_users(engine, model, seed.user_ids, settings)
+    n_matched = len(users.seed)
+    counts = SeedMatch(
+        n_rows=seed.n_rows,
+        n_unique=seed.n_unique,
+        n_invalid=seed.n_invalid,
+        n_duplicates=seed.n_duplicates,
         n_matched=n_matched,
-        match_rate=n_matched / users.n_unique if users.n_unique else 0.0,
+        match_rate=n_matched / seed.n_unique if seed.n_unique else 0.0,
     )
+    return MatchedSeed(counts, users)
 
 
 def why_no_match(
@@ -190,47 +217,3 @@ def form_of_seed(
     with open_engine(engine) as database:
         database.register("seed", pa.table({"id": user_ids}))
         return form_of(database, "SELECT id FROM seed", what="ids") or ""
-
-
-def matched_seed_users(
-    model: str | Path,
-    seed: str | Path,
-    *,
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-) -> tuple[pa.ChunkedArray, int]:
-    """The seed ids that a model knows, and the model's number of users; exact.
-
-    Args:
-        model: The model's folder.
-        seed: The seed's file.
-        engine: Engine that reads the model's users; memory, threads and scratch.
-
-    Raises:
-        SeedError: The seed is unusable.
-        ArtifactError: The model cannot be read.
-    """
-    from cleanroom_pipelines.similarity.scoring import match_users
-
-    opened, users = Model(model), read_seed(seed, engine=engine)
-    with open_configured_engine(engine, paths=(opened.folder,)) as database:
-        matched = match_users(database, opened, users.user_ids)
-    return pa.chunked_array([matched.seed_ids]), opened.n_users
-
-
-def _check_counts(n_rows: int, n_unique: int, *, min_users: int, max_users: int) -> None:
-    if n_rows == 0:
-        raise SeedError("The seed has no rows.", remedy="Give at least 25 user ids.")
-    if n_unique < min_users:
-        raise SeedError(
-            f"The seed has {n_unique:,} distinct user ids; at least {min_users:,} are needed.",
-            remedy="Give a larger seed.",
-            status_code=StatusCode.SEED_TOO_SMALL,
-            n_unique=n_unique,
-        )
-    if n_unique > max_users:
-        raise SeedError(
-            f"The seed has {n_unique:,} distinct user ids; at most {max_users:,} are allowed.",
-            remedy="Give a smaller seed.",
-            status_code=StatusCode.SEED_TOO_LARGE,
-            n_unique=n_unique,
-        )

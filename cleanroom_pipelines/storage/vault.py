@@ -42,6 +42,7 @@ _MIDDLE, _LAST = b"\0", b"\1"
 _SLOT = re.compile(r"[0-9a-f][0-9a-f-]{7,99}")
 _SEED = re.compile(r"seed\.[a-z.]{1,40}")
 _SEALED = ".vault"
+_MATCHED = f"matched{_SEALED}"
 # Formats of earlier releases: kept seeds were encrypted as a whole, other seeds not at all.
 _SEALED_BEFORE, _PURPOSE_BEFORE = ".sealed", "kept seeds"
 
@@ -98,7 +99,7 @@ class Vault:
         mac = hmac.new(self._key.derive(self._DIGESTS), digestmod=hashlib.sha256)
         n_bytes = 0
         with full_disk_is_an_error():
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with replacing(target) as draft, draft.open("wb") as stream:
                 frames = _Frames(self._key.derive(self._PURPOSE), self._random_bytes(_NONCE))
                 stream.write(frames.nonce)
@@ -186,11 +187,12 @@ class Vault:
 class SeedVault(Vault):
     """The encrypted seeds of a home, each in its own slot: a folder named with hex digits and dashes.
 
+    A matched seed is stored next to its seed, and deleted with it.
     Seeds stored by earlier releases, in another encryption format or unencrypted, can be opened too.
     """
 
     _PURPOSE, _DIGESTS = "seeds", "seed digests"
-    _LOCATION = re.compile(f"{_SLOT.pattern}/{_SEED.pattern}")
+    _LOCATION = re.compile(f"{_SLOT.pattern}/({_SEED.pattern}|{re.escape(_MATCHED)})")
 
     def put(self, slot: str, file: Path, *, move: bool = False, digest: str | None = None) -> str:
         """Store a seed atomically, and return its location for the catalogue.
@@ -208,6 +210,8 @@ class SeedVault(Vault):
         folder = self.folder_of(slot)
         location = f"{slot}/seed{seed_suffix(file)}{_SEALED}"
         try:
+            with full_disk_is_an_error():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.seal(location, self._checked(file, digest))
             if move:
                 file.unlink()
@@ -217,6 +221,23 @@ class SeedVault(Vault):
                 folder.rmdir()  # fails if the slot holds something else
             raise
         return location
+
+    def put_matched(self, location: str | None, content: bytes) -> None:
+        """Store a matched seed next to its seed; do nothing if the seed was deleted in the meantime."""
+        if self._path(location) is not None:
+            with suppress(FileNotFoundError):  # the slot is deleted with the seed, and is not created again
+                self.seal(_matched(location), [content])
+
+    def read_matched(self, location: str | None) -> bytes | None:
+        """Read what `put_matched` stored next to a seed; None if it is missing or was altered."""
+        with suppress(SeedError), self.opening(_matched(location)) as path:
+            return path.read_bytes()
+        return None
+
+    def delete_matched(self, location: str | None) -> None:
+        """Delete what `put_matched` stored, but not the seed."""
+        if path := self._path(_matched(location)):
+            path.unlink(missing_ok=True)
 
     def find(self, slot: str) -> str | None:
         """Return the location of the seed in a slot (the folder for one seed); None if the slot is empty.
@@ -287,6 +308,10 @@ class SeedVault(Vault):
         return SeedError(
             "The seed was altered after it was ingested.", remedy="Start again with the complete seed."
         )
+
+
+def _matched(location: str | None) -> str:
+    return f"{(location or '').partition('/')[0]}/{_MATCHED}"
 
 
 class _Frames:

@@ -1,7 +1,8 @@
 """Rules for usable cells by column role: types, patterns, values.
 
 Lives here: the physical types each role accepts, and the only definition of a usable cell and of its value, in
-SQL. Reports (pandera), training, seeds and lists of ids all use it, through `reading.read`.
+SQL. Reports (pandera), training, seeds and lists of ids all use it, through `reading.read`; files of data rooms,
+through `one_pass`.
 Add here when a role or a file format has a new kind of cell.
 Keep out: opening tables (reading), counting and reporting.
 

@@ -1,8 +1,8 @@
 """Kinds of uploads, and checks that reject a whole upload.
 
-Lives here: the three kinds of uploads with their errors and codes; finding an upload; checking its columns, times,
-quotes and share of invalid rows; and the error for files that cannot be read to their end. Validation reports
-these errors, training and generation raise them.
+Lives here: the three kinds of uploads with their errors and codes; finding an upload; choosing the id column of a
+seed; checking columns, times, quotes and the share of invalid rows; and the error for files that cannot be read to
+their end. Validation reports these errors, training and generation raise them.
 Add here when there is a new kind of upload, or a new reason to reject one.
 Keep out: usable cells (`cells`), and size limits, which differ by use.
 
@@ -10,6 +10,7 @@ Every error has the attribute `problem`: "missing", "format", "empty", "unreadab
 or "damaged".
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from cleanroom_pipelines.engine import Engine, TableFiles, find_tables
 from cleanroom_pipelines.errors import EngineError, InputError, SeedError, StatusCode, TrainingDataError
 from cleanroom_pipelines.uploads.cells import MAX_SECONDS, REMEDIES, TYPES_IN_WORDS, Column, Rule
 from cleanroom_pipelines.uploads.roles import Role
-from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
+from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES, SEED_COLUMN
 
 # Engine failures not caused by the file; any other one means that the file cannot be read.
 _SPARK_ON_FILES = ("FAILED_READ_FILE", "MALFORMED", "CANNOT_MERGE_SCHEMAS")
@@ -37,6 +38,8 @@ _NOT_CAUSED_BY_FILES = {
     "ParserException",
     "PermissionException",
 }
+# "id", "userid", "household_id": names of an id column, and unlikely as ids themselves.
+_NAMES_AN_ID = re.compile(r"([a-z]+[ _-])*(user)?id", re.IGNORECASE)
 _UNIT_FLOORS = ((10**17, "nanoseconds"), (10**14, "microseconds"), (MAX_SECONDS, "milliseconds"))
 
 
@@ -79,7 +82,7 @@ class UploadKind:
 
     def rejection(self, message: str, *, remedy: str, problem: str) -> InputError:
         """Build the error that rejects an upload of this kind."""
-        codes = {"missing": self.missing, "too large": self.too_large}
+        codes = {"missing": self.missing, "too small": self.too_small, "too large": self.too_large}
         code = codes.get(problem) or self.invalid
         return self.error(message, remedy=remedy, status_code=code, problem=problem)
 
@@ -130,6 +133,28 @@ def find_upload(source: str | Path, upload: UploadKind) -> TableFiles:
         raise upload.rejection(
             error.message, remedy=error.remedy, problem=error.attributes.get("problem", "unreadable")
         ) from None
+
+
+def choose_seed_column(columns: tuple[str, ...]) -> str:
+    """Choose a seed's id column: `user_id` in any case, or the only column if it is named like an id.
+
+    Any other name may be an id in a list without a header: taken as a header, it would be lost and shown in
+    reports.
+
+    Raises:
+        SeedError: No column qualifies; the attribute `problem` is "columns". The message shows no name that was
+            found.
+    """
+    named = [column for column in columns if column.lower() == SEED_COLUMN]
+    if len(named) == 1:
+        return named[0]
+    if len(columns) == 1 and _NAMES_AN_ID.fullmatch(columns[0]):
+        return columns[0]
+    raise SeedError(
+        f"The seed lacks the column {SEED_COLUMN!r}.",
+        remedy=f"Name the id column {SEED_COLUMN}; CSV needs a header row, JSON Lines one object per line.",
+        problem="columns",
+    )
 
 
 def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], upload: UploadKind) -> None:

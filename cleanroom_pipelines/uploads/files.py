@@ -5,8 +5,8 @@ Add here when there is a new kind of upload, or a new reason for one to fail.
 Keep out: valid cells (`uploads.cells`, `schemas`), reasons that reject a whole upload in every use
 (`uploads.checks`), and the format of reports (`report`).
 
-`reading.read` judges the cells. Their errors are read in batches of 1,000,000 rows, which pandera validates and of
-which only row numbers and codes are kept; then one query counts users, uniqueness and duplicates.
+`reading.read` judges the cells in the engine. Rows with errors are read in batches of 1,000,000, from which
+pandera collects row numbers and codes; then one query counts users, uniqueness and duplicates.
 
 Measured on one thread of a 2-core machine, idle to busy, without imports (pandera: 2 to 3 s): Complete Journey
 (1.5 million rows of parquet, four columns) 0.2 to 0.4 s; 20 million rows of four columns, 6 to 17 s as parquet
@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_engine
-from cleanroom_pipelines.errors import EngineError, InputError, StatusCode
+from cleanroom_pipelines.errors import EngineError, InputError
 from cleanroom_pipelines.uploads import cells, checks
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.checks import UploadKind
@@ -46,8 +46,8 @@ from cleanroom_pipelines.uploads.report import (
     ValidationReport,
 )
 from cleanroom_pipelines.uploads.roles import Role
-from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, SEED_COLUMN, choose_seed_column
-from cleanroom_pipelines.uploads.tally import Recorder, Tally
+from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, SEED_COLUMN
+from cleanroom_pipelines.uploads.tally import Recorder, Tally, errors_of
 
 BATCH_ROWS = 1_000_000
 
@@ -146,6 +146,7 @@ def check_seed(
     max_invalid_share: float = 0.05,
     min_unique: int = MIN_SEED_IDS,
     max_unique: int = MAX_SEED_IDS,
+    is_strict: bool = False,
     batch_rows: int = BATCH_ROWS,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> tuple[ValidationReport, pa.ChunkedArray | None]:
@@ -153,29 +154,31 @@ def check_seed(
 
     Args:
         source: File, folder or glob of JSON Lines, CSV (header) or parquet, with a column user_id (or a single
-            column with a similar name: `uploads.seed_files`); other columns are ignored, and not named.
+            column with a similar name: `checks.choose_seed_column`); other columns are ignored, and not named.
         max_invalid_share: Maximum share of invalid rows, 0 to 1.
         min_unique: Minimum number of unique ids.
         max_unique: Maximum number of unique ids.
+        is_strict: Whether to raise the error of an invalid seed instead of reporting it.
         batch_rows: Rows per batch.
         runtime: Engine, progress and cancellation.
 
     Returns:
         The report, and the unique usable ids as sorted strings; None if the report failed. Invalid files fail the
-        report, not the call.
+        report, not the call, unless it is strict.
 
     Raises:
+        SeedError: The seed is invalid, and the call is strict.
         EngineError: The engine failed for a reason other than the files, such as lack of memory.
     """
 
     def wrong_size(counts: "_Counts") -> "_Verdict | None":
         # The reason becomes a job status that both sides can read, so it must not contain the counts.
         if counts.n_users < min_unique:
-            reason = f"The seed has fewer than the required {min_unique:,} unique ids. Provide more ids."
-            return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, StatusCode.SEED_TOO_SMALL, reason)
+            message = f"The seed has fewer than the required {min_unique:,} unique ids."
+            return _wrong_size(checks.SEED, "too small", message, "Provide more ids.")
         if counts.n_users > max_unique:
-            reason = f"The seed has more than the allowed {max_unique:,} unique ids. Provide a smaller seed."
-            return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, StatusCode.SEED_TOO_LARGE, reason)
+            message = f"The seed has more than the allowed {max_unique:,} unique ids."
+            return _wrong_size(checks.SEED, "too large", message, "Provide a smaller seed.")
         return None
 
     kept: list[pa.ChunkedArray] = []
@@ -183,7 +186,7 @@ def check_seed(
     def keep(engine: Engine, checked: Checked) -> None:
         kept.append(distinct_ids(engine, checked))
 
-    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, runtime, keep)
+    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, runtime, keep, is_strict)
     report = _validate(source, task)
     return report, kept[0] if report.passed else None
 
@@ -208,11 +211,10 @@ class _Verdict:
     """Why an upload fails; the code is None if row errors already show the reason."""
 
     code: ErrorCode | None
-    status_code: StatusCode
-    reason: str
+    error: InputError
 
     def on(self, report: ValidationReport) -> ValidationReport:
-        return report.failed(self.status_code, self.reason, self.code)
+        return report.failed(self.error.status_code, str(self.error), self.code)
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,7 @@ class _Task:
     runtime: Runtime
     # Called with the rows of a valid upload.
     on_valid: Callable[[Engine, Checked], None] = lambda engine, checked: None
+    is_strict: bool = False
 
 
 def _validate(source: str | Path, task: _Task) -> ValidationReport:
@@ -243,7 +246,7 @@ def _validate(source: str | Path, task: _Task) -> ValidationReport:
         declared = task.declared or ((SEED_COLUMN, Role.USER_ID),)
         report = replace(report, table=_table_report(tables, declared, task.rules))
         if task.declared is None:
-            declared = ((choose_seed_column(tables.columns), Role.USER_ID),)
+            declared = ((checks.choose_seed_column(tables.columns), Role.USER_ID),)
             report = replace(report, table=_table_report(tables, declared, task.rules))
         checks.check_columns(tables, declared, upload)
         report = replace(report, schema=_schema_report(columns_of(tables, declared)))
@@ -257,6 +260,8 @@ def _validate(source: str | Path, task: _Task) -> ValidationReport:
                 )
                 return _validate_rows(engine, checked, task, report)
     except InputError as error:
+        if task.is_strict:
+            raise
         return _verdict_of(error).on(report)
 
 
@@ -264,8 +269,9 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
     upload = task.rules.upload
     tally = _tally_rows(engine, checked, report.table, task)
     if tally.n_rows == 0:
-        reason = f"The {upload.what} has no rows. Upload a file with at least one row."
-        return report.failed(upload.invalid, reason, ErrorCode.EMPTY_FILE)
+        raise upload.rejection(
+            f"The {upload.what} has no rows.", remedy="Upload a file with at least one row.", problem="empty"
+        )
     report = tally.added_to(report, [column.name for column in checked.columns])
     report, counts = _with_counts(engine, checked, tally, report, task)
     verdict = (
@@ -275,6 +281,8 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
     )
     if not verdict:
         task.on_valid(engine, checked)
+    elif task.is_strict:
+        raise verdict.error
     task.runtime.report_progress(1.0, "validated")
     return verdict.on(report) if verdict else replace(report, n_rows_dropped=report.n_invalid_rows)
 
@@ -283,13 +291,11 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
 
 
 def _tally_rows(engine: Engine, checked: Checked, table: TableReport, task: _Task) -> Tally:
-    from cleanroom_pipelines.uploads import schemas
-
     tally = Tally([Recorder() for _ in checked.columns])
     n_rows = max(1, engine.fetch(f"SELECT count(*) AS n FROM {checked.name}")["n"][0].as_py())
     select = ", ".join(f"e{i}" for i in range(len(checked.columns)))
     for batch in engine.batches(f"SELECT {select} FROM {checked.name}", rows=task.batch_rows):
-        tally.add_batch(schemas.batch_errors(checked.rules, batch.columns), batch.num_rows)
+        tally.add_batch(errors_of(checked.rules, batch.columns), batch.num_rows)
         task.runtime.report_progress(_SHARE_OF_BATCHES * tally.n_readable_rows / n_rows, "validating rows")
     for part in checked.rejected:
         tally.add_rejected(part.lines, part.n_rows_before, 1 if table.format == "csv" else 0)
@@ -362,8 +368,7 @@ def _with_duplicates_dropped(
 
 
 def _verdict_of(error: InputError) -> _Verdict:
-    code = _CODES.get(error.attributes.get("problem", ""), ErrorCode.INVALID_FILE_TYPE)
-    return _Verdict(code, error.status_code, str(error))
+    return _Verdict(_CODES.get(error.attributes.get("problem", ""), ErrorCode.INVALID_FILE_TYPE), error)
 
 
 def _wrong_time_unit(
@@ -400,12 +405,16 @@ def _too_many_invalid(engine: Engine, checked: Checked, tally: Tally, task: _Tas
     upload = task.rules.upload
     counts = (tally.n_invalid_rows, tally.n_rows)
     message, remedy = invalid_rows_reason(engine, checked, upload, counts, task.max_invalid_share)
-    return _Verdict(None, upload.invalid, f"{message} {remedy}")
+    return _Verdict(None, upload.rejection(message, remedy=remedy, problem="rows"))
 
 
 def _too_few(upload: UploadKind, n_found: int, n_least: int, unit: str) -> _Verdict:
-    reason = f"The {upload.what} has {n_found:,} {unit}; at least {n_least:,} are required. Provide more data."
-    return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.too_small, reason)
+    message = f"The {upload.what} has {n_found:,} {unit}; at least {n_least:,} are required."
+    return _wrong_size(upload, "too small", message, "Provide more data.")
+
+
+def _wrong_size(upload: UploadKind, problem: str, message: str, remedy: str) -> _Verdict:
+    return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.rejection(message, remedy=remedy, problem=problem))
 
 
 def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _KindRules) -> TableReport:

@@ -11,7 +11,6 @@ The facts about a column are counted only if an id occurs that depends on them: 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +22,7 @@ from cleanroom_pipelines.identity import JudgedIds, judge_ids
 from cleanroom_pipelines.uploads import cells
 from cleanroom_pipelines.uploads.cells import Column, IdFacts, Rule
 from cleanroom_pipelines.uploads.report import ErrorCode
-
-if TYPE_CHECKING:
-    from cleanroom_pipelines.uploads.schemas import CellErrors
+from cleanroom_pipelines.uploads.tally import CellErrors, errors_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class JudgedRows:
     """
 
     values: dict[str, pa.Array]
-    errors: "list[CellErrors]"
+    errors: list[CellErrors]
     matching: JudgedIds | None
     changed: npt.NDArray[np.bool_]
 
@@ -113,6 +110,8 @@ class OnePass:
                 odd.append(f"coalesce({cells.may_be_odd_sql(cell, point)}, true) AS {is_odd}")
                 unknown = IdFacts(points=column.may_have_points, others=True)
                 facts = self._facts.get(position, unknown)
+                if column.form is not None:
+                    facts = replace(facts, placeholders=False)  # `judge_ids` finds them
                 id_, _ = cells.id_sql(cell, facts, column)
                 ids.append(f"CASE WHEN {is_odd} THEN {id_} ELSE {cell} END AS {value}")
                 _, rules = cells.id_sql(value, replace(facts, blanks=False), column)
@@ -139,10 +138,8 @@ class OnePass:
         ]
 
     def _judged(self, rules: Sequence[Sequence[Rule]], batch: pa.RecordBatch) -> JudgedRows:
-        from cleanroom_pipelines.uploads import schemas
-
         keys = [batch[f"e{position}"] for position in range(len(rules))]
-        errors = schemas.batch_errors(rules, keys)
+        errors = errors_of(rules, keys)
         values = {column.name: batch[f"v{position}"] for position, column in enumerate(self._columns)}
         changed, matching = np.zeros(batch.num_rows, np.bool_), None
         for position, column in enumerate(self._columns):
@@ -151,7 +148,7 @@ class OnePass:
                 fits = np.asarray(keys[position].is_null())
                 for problem, found in matching.problems().items():
                     if len(found := found[fits[found]]):
-                        errors.append(schemas.CellErrors(position, ErrorCode(problem.value), found))
+                        errors.append(CellErrors(position, ErrorCode(problem.value), found))
                 if not column.is_number:
                     changed = np.asarray(batch[f"x{position}"])
                 changed = matching.valid & (changed | matching.changed)

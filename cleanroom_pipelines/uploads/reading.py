@@ -3,7 +3,7 @@
 Lives here: `read`, which opens the files of a table and judges every cell once.
 Add here when a table may be stored in another way.
 Keep out: which cells are usable (cells), whether an upload as a whole can be used (checks, files), file formats
-(engine).
+(engine), files of data rooms, whose columns have no declared names (one_pass).
 
 Two layers. The first one is the files' cells: text is parsed once, into a parquet file; parquet is a view. Files
 whose columns have different types are read separately, and meet as values, so no file's type is forced on another.

@@ -250,7 +250,7 @@ class _Part:
         file = open_room_file(
             upload.path,
             folder,
-            sizes=_sizes_of(self.dataset, upload),
+            sizes=sizes_of(self.dataset, upload),
             max_bytes=self.reading.runtime.engine.unpacked_bytes,
         )
         formats = dict.fromkeys([*filter(None, self.table.format.split(", ")), file.format])
@@ -306,9 +306,9 @@ class _Part:
             self.table = replace(self.table, warnings=(*self.table.warnings, sentence))
 
     def _columns_of(self, file: RoomFile, upload: RoomUpload) -> list[Column]:
-        roles = _roles_of(self.dataset, file, upload)
+        roles = roles_of(self.dataset, file, upload)
         if not file.has_columns(len(roles)):
-            raise _wrong_column_count(file.n_columns, len(roles))
+            raise wrong_column_count(file.n_columns, len(roles))
         if self.dataset is Dataset.SEED_AUDIENCES and len(roles) == 1:
             self.warn(f"A file has only one column; its ids get the audience type '{DEFAULT_AUDIENCE_TYPE}'.")
         kinds = [(cells.kind_of(type_), cells.type_name(type_)) for type_ in file.types]
@@ -410,8 +410,8 @@ class _Sink:
         self._stack.close()
 
 
-def _roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple[str, Role | RoomRole]]:
-    """The names and roles of a file's columns, by position."""
+def roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple[str, Role | RoomRole]]:
+    """Return the names and roles of a file's columns, by position."""
     user, matching = ("user_id", Role.USER_ID), ("matching_id", RoomRole.MATCHING_ID)
     roles: dict[Dataset, list[tuple[str, Role | RoomRole]]] = {
         Dataset.MATCHING: [user, matching],
@@ -429,8 +429,8 @@ def _roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tupl
     return roles[dataset][: 1 if dataset is Dataset.SEED_AUDIENCES and file.is_one_column else None]
 
 
-def _sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
-    """The numbers of columns that a file of a dataset may have."""
+def sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
+    """Return the numbers of columns that a file of a dataset may have."""
     return {
         Dataset.DEMOGRAPHICS: (3, 2, 1),
         Dataset.SEED_AUDIENCES: (2, 1),
@@ -504,7 +504,8 @@ def _file_damage_as_error() -> Iterator[None]:
     )
 
 
-def _wrong_column_count(n_found: int, n_expected: int) -> InputError:
+def wrong_column_count(n_found: int, n_expected: int) -> InputError:
+    """Return the error of a file that has another number of columns than its dataset."""
     many = n_found > n_expected
     return InputError(
         f"The file has {n_found:,} {'column' if n_found == 1 else 'columns'} instead of {n_expected:,}.",

@@ -1,38 +1,30 @@
 """Pandera schemas of uploads.
 
 Lives here: the pandera schema of an upload, built from its declared columns, and the only function that reads
-pandera's failures. Imports pandera: import this module inside the function that validates.
+pandera's failures. Imports pandera, which takes seconds: import this module inside a function.
 Add here when there is a new kind of upload.
 Keep out: reading files, and any part of pandera's failures except column, code and row.
+
+pandera imports pyspark.pandas if it is installed, on its own import and on the first check of a frame. Our code
+does not use pyspark.pandas, which does not fully support pandas 3 and would warn on stderr in every command. The
+parts of pyspark that the Spark engine uses do not warn.
 """
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from cleanroom_pipelines.errors import EngineError
 from cleanroom_pipelines.uploads.cells import Rule
-from cleanroom_pipelines.uploads.quiet_pandera import pandera
 from cleanroom_pipelines.uploads.report import ErrorCode
+from cleanroom_pipelines.uploads.tally import CellErrors
 
+warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas", category=FutureWarning)
 
-@dataclass(frozen=True)
-class CellErrors:
-    """Rows of a batch in which one column has one kind of error.
-
-    Args:
-        column: Position of the column in the declaration.
-        code: The error.
-        rows: Row positions in the batch, from 0, ascending.
-    """
-
-    column: int
-    code: ErrorCode
-    rows: npt.NDArray[np.int64]
+import pandera.pandas as pandera  # noqa: E402 - after the filter
 
 
 def table_schema(position: int, rules: Sequence[Rule]) -> pandera.DataFrameSchema:

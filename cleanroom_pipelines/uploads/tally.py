@@ -1,6 +1,6 @@
 """Error totals of an upload over its batches.
 
-Lives here: exact totals, and the first 500 errors with their row numbers in file order.
+Lives here: the errors of a batch, exact totals, and the first 500 errors with their row numbers in file order.
 Add here when a report needs another total over batches.
 Keep out: validating rows (`schemas`) and reading files.
 """
@@ -9,12 +9,12 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cleanroom_pipelines.uploads.cells import Rule
 from cleanroom_pipelines.uploads.report import (
     MAX_RECORDED_ERRORS,
     MESSAGES,
@@ -25,8 +25,29 @@ from cleanroom_pipelines.uploads.report import (
     ValidationReport,
 )
 
-if TYPE_CHECKING:
-    from cleanroom_pipelines.uploads.schemas import CellErrors
+
+@dataclass(frozen=True)
+class CellErrors:
+    """Rows of a batch in which one column has one kind of error.
+
+    Args:
+        column: Position of the column in the declaration.
+        code: The error.
+        rows: Row positions in the batch, from 0, ascending.
+    """
+
+    column: int
+    code: ErrorCode
+    rows: npt.NDArray[np.int64]
+
+
+def errors_of(rules: Sequence[Sequence[Rule]], keys: Sequence[pa.Array]) -> list[CellErrors]:
+    """Validate a batch with pandera, as `schemas.batch_errors` does; a batch without errors does not import it."""
+    if all(broken.null_count == len(broken) for broken in keys):
+        return []
+    from cleanroom_pipelines.uploads import schemas
+
+    return schemas.batch_errors(rules, keys)
 
 
 @dataclass
@@ -36,7 +57,7 @@ class Recorder:
     n_total: int = 0
     first: list[tuple[int, ErrorCode]] = field(default_factory=list)
 
-    def add(self, errors: "Sequence[CellErrors]", offset: int) -> None:
+    def add(self, errors: Sequence[CellErrors], offset: int) -> None:
         """Add a column's errors from a batch whose first row has the number `offset`."""
         self.n_total += sum(len(error.rows) for error in errors)
         room = MAX_RECORDED_ERRORS - len(self.first)
@@ -61,7 +82,7 @@ class Tally:
         """All data rows, including lines that could not be parsed."""
         return self.n_readable_rows + len(self.rejected_after)
 
-    def add_batch(self, errors: "Sequence[CellErrors]", n_rows: int) -> None:
+    def add_batch(self, errors: Sequence[CellErrors], n_rows: int) -> None:
         """Add a batch of readable rows and their errors."""
         for position, recorder in enumerate(self.columns):
             recorder.add([error for error in errors if error.column == position], self.n_readable_rows + 1)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
-from cleanroom_pipelines.runs.building import newest_artifact
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.similarity.rankings import write_ranked
 from cleanroom_pipelines.storage import ArtifactReference
 

@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.catalog import DataRoom, Kind
-from cleanroom_pipelines.runs.building import newest_artifact
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines_tests import worlds
 from cleanroom_pipelines_tests.runs.room_worlds import RoomWorld, open_room, planned_world
 

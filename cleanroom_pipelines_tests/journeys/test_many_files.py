@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.runs.building import newest_artifact, verify_exported_files
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
+from cleanroom_pipelines.runs.building import verify_exported_files
 from cleanroom_pipelines.runs.drops import ACCEPTED, REJECTED
 
 from .. import worlds

@@ -489,6 +489,7 @@ def test_the_retry_after_header_is_respected(server: FakeServer) -> None:
 def test_every_read_method_is_marked_as_read_only() -> None:
     reading = {method.value for method in Method if method.only_reads}
     looks = {"whoami", "get_room", "get_members", "list_rooms", "get_lab", "get_provisioning", "get_audit_log"}
+    looks |= {"list_audiences", "get_audience", "get_draft"}
     assert reading == looks | {"get_job", "get_job_result", "get_estimate", "list_proposals"}
 
 

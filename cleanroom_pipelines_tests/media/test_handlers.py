@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import update
 
 from cleanroom_pipelines import media
-from cleanroom_pipelines.catalog import CustomAudience, DataRoom, Kind, LedgerLine
+from cleanroom_pipelines.catalog import CustomAudience, DataLab, DataRoom, Kind, LedgerLine
 from cleanroom_pipelines.catalog.tables import DataRoomRow
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.media import errors
@@ -68,6 +68,10 @@ def priced(kind: str, about: dict[str, Any] | None = None) -> Callable[[MediaWor
     return params
 
 
+def upload_as(dataset: str, **more: str) -> Callable[[MediaWorld, str], dict[str, Any]]:
+    return lambda world, group: {"manifest_hash": world.upload(group), "dataset": dataset, **more}
+
+
 def ingest(world: MediaWorld, digests: dict[str, str] | None = None) -> None:
     """Ingest what both sides provided, if necessary; types of seeds by the digest of their ids."""
     digests = digests or {"loyal": "l"}
@@ -79,6 +83,14 @@ def ingest(world: MediaWorld, digests: dict[str, str] | None = None) -> None:
 def proposal(world: MediaWorld, group: str = "owner", **wanted: Any) -> dict[str, Any]:
     found = world.call(group, "propose", room_id=world.room, **(wanted or {"kind": "refill", "units": 3}))
     return dict(found)
+
+
+def failed(world: MediaWorld, group: str) -> str:
+    """Create an audience of a group whose build failed, and return its id."""
+    ingest(world)
+    audience = world.audience(group)
+    world.fail(Kind.CUSTOM_AUDIENCE, audience, StatusCode.INTERNAL, "It failed.")
+    return audience
 
 
 def with_second(world: MediaWorld, group: str) -> str:
@@ -95,6 +107,10 @@ TABLE: dict[str, Cell] = {
     "configuration": ("get_room", lambda world, group: {}, ALL),
     "provisioning status": ("get_provisioning", lambda world, group: {}, ALL),
     "audit log": ("get_audit_log", lambda world, group: {}, ALL),
+    "state of the own data": ("get_room_data", lambda world, group: {}, only("base", "seed")),
+    "guess about a base": ("get_upload", upload_as("matching"), only("base")),
+    "guess about seeds": ("get_upload", upload_as("seed_audiences"), only("seed")),
+    "conversion": ("convert_upload", upload_as("matching", separator=","), only("base")),
     "audiences": ("start_job", start("audiences"), ALL),
     "overlap": ("start_job", start("overlap_statistics"), only("overlap")),
     "insights": ("start_job", start("insights"), only("insights")),
@@ -108,6 +124,9 @@ TABLE: dict[str, Cell] = {
     "user list": ("start_job", about_own("user_list"), only("export")),
     "user list of a seed audience": ("start_job", start("user_list", {"audience": SEED}), only("export")),
     "create": ("create_audience", lambda world, group: {"name": group, "definition": LOOKALIKE}, only("create")),
+    "list of audiences": ("list_audiences", lambda world, group: {}, ALL),
+    "an audience": ("get_audience", lambda world, group: {"audience_id": world.audience(group)}, ALL),
+    "refresh": ("refresh_audience", lambda world, group: {"audience_id": failed(world, group)}, only("create")),
     "share": ("share_audiences", lambda world, group: {"audience_ids": [world.audience(group)]}, only("create")),
     "delete": ("delete_audiences", lambda world, group: {"audience_ids": [world.audience(group)]}, only("create")),
     "provision base": ("provision_base", lambda world, group: {"lab_id": world.lab(group)}, only("base")),
@@ -214,10 +233,12 @@ def test_every_room_method_is_in_the_permission_table() -> None:
         "create_lab",
         "get_lab",
         "start_lab",
+        "list_labs",
         "delete_lab",
         "decline_room",
+        "delete_upload",
     }
-    about_jobs = {"get_job", "get_job_result", "cancel_job"}
+    about_jobs = {"get_job", "get_draft", "get_job_result", "cancel_job"}
     assert {method for method, _, _ in TABLE.values()} == {each.value for each in Method} - elsewhere - about_jobs
 
 
@@ -338,6 +359,38 @@ def test_a_lab_is_visible_to_its_owner_only(world: MediaWorld) -> None:
         assert world.call("base", "get_lab", lab_id=lab)["is_validated"]
 
     assert_each(is_its_owner_s, ["get_lab", "start_lab"])
+    shown = world.call("base", "list_labs")["labs"]
+    assert [(each["status"], each["datasets"]) for each in shown[:2]] == [("ACTIVE", ["matching:EMAIL"])] * 2
+    others = world.call("overlap", "list_labs")["labs"]
+    assert not {each["id"] for each in shown} & {each["id"] for each in others}
+
+
+def test_an_upload_is_guessed_converted_and_deleted_by_its_owner_only(world: MediaWorld) -> None:
+    theirs = world.upload("create")
+    about = {"room_id": world.room, "dataset": "matching"}
+    for method, more in (("get_upload", about), ("convert_upload", {**about, "separator": ";"})):
+        unknown = error_of(lambda: world.call("base", method, manifest_hash="0" * 32, **more))  # noqa: B023
+        assert error_of(lambda: world.call("base", method, manifest_hash=theirs, **more)) == unknown  # noqa: B023
+    assert error_of(lambda: world.call("base", "delete_upload", manifest_hash=theirs)) == unknown
+    assert world.call("create", "delete_upload", manifest_hash=theirs) == {}
+    assert theirs not in world.installation.uploads.locations()
+    mine = world.upload("base", b"u;a@b.example,c\n")
+    rejected = error_of(lambda: world.call("base", "convert_upload", manifest_hash=mine, separator="|", **about))
+    assert rejected["type"] == "ValidationFailedError"
+    assert mine in world.installation.uploads.locations(), "it is kept"
+    for separator in ("x", ""):
+        rejected = error_of(
+            lambda: world.call("base", "convert_upload", manifest_hash=mine, separator=separator, **about)  # noqa: B023
+        )
+        assert rejected["type"] == "InvalidRequestError"
+    rejected = error_of(
+        lambda: world.call("base", "get_upload", manifest_hash=mine, room_id=world.room, dataset="other")
+    )
+    assert rejected["type"] == "InvalidRequestError"
+    lab = world.lab("base")
+    (used,) = world.installation.catalog.get(DataLab, lab).datasets.values()
+    rejected = error_of(lambda: world.call("base", "delete_upload", manifest_hash=used))
+    assert rejected["type"] == "ConflictError"
 
 
 def test_an_upload_is_usable_by_its_owner_only(world: MediaWorld) -> None:

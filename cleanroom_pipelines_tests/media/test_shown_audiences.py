@@ -164,3 +164,61 @@ def test_files_that_another_lab_uses_are_kept(world: MediaWorld) -> None:
             world.call("base", "delete_lab", lab_id=lab)
             assert delete_pending(world.installation, instance) == 1
             assert (rooms.upload(upload).location is not None) is is_kept
+
+
+def test_a_size_is_listed_once_it_was_paid(world: MediaWorld) -> None:
+    finish(world, "loyal")
+    audience = world.audience("create", rule(), shared=["export"], name="sized")
+    question = Question.of("size", "content", "sized", COUNT).as_dict()
+    document = {"released": {"size": 120, "reason": None, "noise": {}}, "questions": [question], "reveals": []}
+    world.finish(Kind.CUSTOM_AUDIENCE, audience, {"custom_audience": {"audience": document}})
+
+    def listed(group: str) -> Any:
+        (shown,) = world.call(group, "list_audiences", room_id=world.room)["audiences"]
+        assert shown["state"] == {"name": "ready"}
+        return shown["size"]
+
+    assert (listed("create"), listed("export")) == (None, None)
+    world.call(
+        "create", "get_job_result", job_id=world.ask("create", "audience_size", audience=custom(audience))["id"]
+    )
+    assert listed("create")["size"] == 120
+    assert listed("export") is None, "it may not ask about audiences"
+
+
+def test_a_draft_is_shown_to_its_user_only(world: MediaWorld) -> None:
+    finish(world, "loyal")
+    job = world.ask("create", "audience_size", definition=rule())["id"]
+    assert world.call("create", "get_draft", job_id=job) == {"room_id": world.room, "definition": rule()}
+    about_room = world.ask("create", "data_attributes")["id"]
+    listed = world.ask("create", "audience_size", audience=custom(world.audience("create")))["id"]
+    for group, asked in (("owner", job), ("create", about_room), ("create", listed), ("create", "no-such-job")):
+        with pytest.raises(errors.PermissionDeniedError):
+            world.call(group, "get_draft", job_id=asked)
+
+
+def test_an_audience_names_the_dependents_that_its_group_sees(world: MediaWorld) -> None:
+    finish(world, "loyal")
+    first = world.audience("create", rule(), shared=["export"])
+    create = {"room_id": world.room, "definition": rule(custom(first))}
+    second = world.call("create", "create_audience", name="direct", **create)["id"]
+    world.call("create", "create_audience", name="indirect", **{**create, "definition": rule(custom(second))})
+
+    def dependents(group: str) -> Any:
+        return world.call(group, "get_audience", room_id=world.room, audience_id=first)["dependents"]
+
+    assert dependents("create") == {"names": ["direct", "indirect"], "n_others": 0}
+    assert dependents("export") is None
+
+
+def test_only_a_failed_or_outdated_audience_is_built_again(world: MediaWorld) -> None:
+    finish(world, "loyal")
+    audience = world.audience("create", rule())
+    ask = {"room_id": world.room, "audience_id": audience}
+    with pytest.raises(errors.ConflictError):
+        world.call("create", "refresh_audience", **ask)
+    world.fail(Kind.CUSTOM_AUDIENCE, audience, StatusCode.INTERNAL, "It failed.")
+    world.call("create", "refresh_audience", **ask)
+    world.finish(Kind.CUSTOM_AUDIENCE, audience, {"custom_audience": {}})
+    with pytest.raises(errors.ConflictError):
+        world.call("create", "refresh_audience", **ask)

@@ -24,7 +24,7 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.errors import CleanroomError, SeedError, StatusCode
-from cleanroom_pipelines.runs.building import newest_artifact
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.work import Run

@@ -20,7 +20,8 @@ from cleanroom_pipelines.catalog import Kind, LedgerLine, RequestedSeed
 from cleanroom_pipelines.defs.pages import metadata_of
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.privacy import Price, Releaser
-from cleanroom_pipelines.runs.building import AssetResult, newest_artifact
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
+from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.private_jobs import cannot_pay, paying_pair
 from cleanroom_pipelines.runs.requested_seeds import form_of_ids
 from cleanroom_pipelines.similarity.private_lookalikes import choose

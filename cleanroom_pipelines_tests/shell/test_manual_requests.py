@@ -240,8 +240,8 @@ def test_form_starts_a_job(trained: Shell) -> None:
 WRONG_FIELDS = [
     ("seed_path", "/nowhere/seed.jsonl", "The seed was not found."),
     ("seed_path", __file__, "file format is not supported"),
-    ("configured_audience_model", "nobody-0123456789ab", "There is no such configured audience model."),
-    ("configured_audience_model", "../../x", "There is no such configured audience model."),
+    ("configured_audience_model", "nobody-0123456789ab", "There is no configured audience model with this"),
+    ("configured_audience_model", "../../x", "There is no configured audience model with this"),
     ("name", "", "The name is invalid."),
     ("name", "two\nlines", "The name is invalid."),
     ("seed_mode", "sideways", "The seed mode is invalid."),

@@ -18,7 +18,9 @@ import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
+from cleanroom_pipelines.runs.building import build_seed_validation_report
 from cleanroom_pipelines.runs.seeds import start_job_from_file
+from cleanroom_pipelines.runs.work import Run
 
 from .. import worlds
 from ..cli.commands import Commands
@@ -186,6 +188,11 @@ def test_nothing_leaks_through_dagster(
         shell.run_pending()
     assert len(list((folder / "accepted").iterdir())) == 1
     assert len(list((folder / "rejected").iterdir())) == 2
+
+    # validated, with the matched seed waiting for the ranking
+    waiting = start_job_from_file(installation, configured=configured, seed=world.seed, name="Waiting")
+    build_seed_validation_report(installation, waiting.id, Run("report", 1), audience_follows=False)
+    assert list(installation.home.seeds.rglob("matched.vault"))
 
     # materialised again, verified, and damaged
     job = worlds.the(installation, Kind.GENERATION_JOB, worlds.JOB)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.runs.building import newest_artifact
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage import ArtifactReference
 

@@ -17,7 +17,7 @@ from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.runs.building import newest_artifact
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.code_location import CODE_LOCATION
 from cleanroom_pipelines.runs.failures import explain_failures
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF

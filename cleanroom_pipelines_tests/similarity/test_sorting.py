@@ -111,7 +111,7 @@ def test_each_part_records_its_number_of_seed_users(ranked: Path) -> None:
 
 def test_a_seed_is_matched_on_a_cluster(world: World, model: Path, cluster_like: EngineSettings) -> None:
     seed = seed_of([*world.group[:40], "nobody"])
-    assert match_seed(model, seed, engine=cluster_like).n_matched == 40
+    assert match_seed(model, seed, engine=cluster_like).counts.n_matched == 40
 
 
 def test_a_saved_fit_scores_all_parts_equally(world: World, model: Path, ranked: Path, tmp_path: Path) -> None:

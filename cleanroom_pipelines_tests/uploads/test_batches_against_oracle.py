@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.uploads.files import check_seed, validate_interactions, validate_users
-from cleanroom_pipelines.uploads.quiet_pandera import pandera
 from cleanroom_pipelines.uploads.report import ErrorCode, ValidationReport
+from cleanroom_pipelines.uploads.schemas import pandera
 
 from ..examples import one_in
 

@@ -231,7 +231,7 @@ def test_seeds(
         0
     ]
     try:
-        seed = read_seed(path, min_users=fewest, max_users=most, max_invalid_share=0.5, engine=ENGINE)
+        seed = read_seed(path, min_unique=fewest, max_unique=most, max_invalid_share=0.5, engine=ENGINE)
     except SeedError as error:
         assert not report.passed
         assert error.status_code is report.status_code

@@ -175,7 +175,7 @@ def report(results: Sequence[AttackResult]) -> str:
 def attack(
     templates: Templates, play: Play, n_worlds: int, report_progress: Callable[[float], None] = lambda share: None
 ) -> list[AttackResult]:
-    """Send a play's requests in simulated installations ("worlds"), and return the results of its attacks.
+    """Send an attack's requests to simulated installations ("worlds"), and return its results.
 
     Args:
         templates: Creates the worlds.

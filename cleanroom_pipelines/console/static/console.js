@@ -36,11 +36,21 @@ function followSliders(root) {
     const slider = document.getElementById(output.dataset.slider);
     const texts = slider ? Array.from(document.querySelectorAll("#" + slider.id + "-texts li")) : [];
     const show = () => { output.textContent = texts[slider.value] ? texts[slider.value].textContent : slider.value; };
-    if (slider) { slider.addEventListener("input", show); show(); }
+    if (slider) { for (const name of ["input", "slid"]) { slider.addEventListener(name, show); } show(); }
   }
 }
 
-function start(root) { showDates(root); acceptDrops(root); followSliders(root); }
+// A slider and the number field beside it, which is the one that is sent.
+function joinNumbers(root) {
+  for (const slider of root.querySelectorAll("input[type=range][data-number]")) {
+    const number = document.getElementById(slider.dataset.number);
+    const say = () => slider.dispatchEvent(new Event("slid"));
+    slider.addEventListener("input", () => { number.value = slider.value; });
+    number.addEventListener("input", () => { slider.value = number.value; say(); });
+  }
+}
+
+function start(root) { joinNumbers(root); showDates(root); acceptDrops(root); followSliders(root); }
 
 document.documentElement.classList.add("script");
 document.addEventListener("DOMContentLoaded", () => start(document));

@@ -28,8 +28,8 @@ from cleanroom_pipelines.catalog import CustomAudience, CustomAudienceSpec, Kind
 from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.identity import Dataset, inputs_of
 from cleanroom_pipelines.media.errors import AudienceHasDependentsError
+from cleanroom_pipelines.runs.artifact_documents import read_documents
 from cleanroom_pipelines.runs.budgets import Budget, Question, room_organizations, room_pair
-from cleanroom_pipelines.runs.building import read_documents
 from cleanroom_pipelines.runs.building_audiences import resolver
 from cleanroom_pipelines.server.media.access import Call, Room, denied
 from cleanroom_pipelines.terms import CollaborationType, Permission
@@ -55,7 +55,7 @@ def create_audience(call: Call) -> dict[str, Any]:
 def share_audiences(call: Call) -> dict[str, Any]:
     """Share audiences of the caller's group with exactly the given groups."""
     room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
-    audiences = [_own(room, each) for each in call.texts("audience_ids")]
+    audiences = [own_audience(room, each) for each in call.texts("audience_ids")]
     groups = room.participants(call.texts("participant_ids"))
     call.trail["resource"] = [each.id for each in audiences][:8] or None
     call.installation.catalog.rooms.share_audiences([each.id for each in audiences], groups)
@@ -65,7 +65,7 @@ def share_audiences(call: Call) -> dict[str, Any]:
 def delete_audiences(call: Call) -> dict[str, Any]:
     """Delete audiences of the caller's group, optionally with their dependents."""
     room = call.room(Permission.CREATE_CUSTOM_AUDIENCE)
-    audiences = [_own(room, each) for each in call.texts("audience_ids")]
+    audiences = [own_audience(room, each) for each in call.texts("audience_ids")]
     call.trail["resource"] = [each.id for each in audiences][:8] or None
     visible = {each.id for each in room.visible()}
     try:
@@ -283,7 +283,12 @@ def _missing(definition: Definition, present: Present) -> dict[str, list[str]]:
     }
 
 
-def _own(room: Room, audience_id: str) -> CustomAudience:
+def own_audience(room: Room, audience_id: str) -> CustomAudience:
+    """Return an audience of the caller's group.
+
+    Raises:
+        PermissionDeniedError: The group has no audience with this id.
+    """
     audience = room.audience(audience_id)
     if audience.created_by != room.group.id:
         raise denied()

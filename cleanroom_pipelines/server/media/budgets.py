@@ -23,6 +23,7 @@ from cleanroom_pipelines.media.protocol import JobKind
 from cleanroom_pipelines.privacy import INSIGHTS, in_units
 from cleanroom_pipelines.privacy.accounting import TENTHS
 from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.budgets import (
     Budget,
     Question,
@@ -31,7 +32,6 @@ from cleanroom_pipelines.runs.budgets import (
     organization_digest,
     room_pair,
 )
-from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.runs.building_audiences import resolver
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.server.media.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied

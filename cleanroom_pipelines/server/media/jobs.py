@@ -22,8 +22,8 @@ from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, error_as_dict
 from cleanroom_pipelines.privacy import in_units
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact, read_documents
 from cleanroom_pipelines.runs.budgets import Question
-from cleanroom_pipelines.runs.building import newest_artifact, read_documents
 from cleanroom_pipelines.runs.building_audiences import FILES
 from cleanroom_pipelines.runs.upgrading import queue_room_rebuild
 from cleanroom_pipelines.server.media import audiences as room_audiences
@@ -90,12 +90,12 @@ def start_lab(call: Call) -> dict[str, Any]:
 
 def get_job(call: Call) -> dict[str, Any]:
     """Return a job's status and progress."""
-    return _shown(call, _own(call))
+    return _shown(call, own_job(call))
 
 
 def cancel_job(call: Call) -> dict[str, Any]:
     """Cancel a running job."""
-    job = _own(call)
+    job = own_job(call)
     if _state(call, job).status is not JobStatus.RUNNING:
         return _shown(call, job)
     return _shown(call, call.installation.catalog.rooms.cancel_room_job(job.id))
@@ -109,7 +109,7 @@ def get_job_result(call: Call) -> Any:
         ConflictError: The job is still running.
         BudgetSpentError: The remaining budget is too small.
     """
-    job = _own(call)
+    job = own_job(call)
     kind = JobKind(job.kind)
     call.trail["operation"] = f"get_job_result.{kind.value}"
     state = _state(call, job)
@@ -132,7 +132,7 @@ def open_file(call: Call, job_id: str, name: str) -> Iterator[Path]:
     Raises:
         PermissionDeniedError: The caller has no such file.
     """
-    job = _own(Call(call.installation, call.email, {"job_id": job_id}, call.trail))
+    job = own_job(Call(call.installation, call.email, {"job_id": job_id}, call.trail))
     if JobKind(job.kind) is not JobKind.USER_LIST or job.data_room_id is None:
         raise denied()
     call.room_of(job.data_room_id, Permission.EXPORT_AUDIENCE)
@@ -177,7 +177,7 @@ def _state(call: Call, job: RoomJob) -> _JobState:
     is_available = version.status is Status.ACTIVE or _has_report(call, kind, job.target_kind, job.target_id)
     if is_available:
         return _JobState(JobStatus.SUCCESS, 1.0)
-    return _JobState(JobStatus.FAILED, error=errors.job_failure(_why(version)))
+    return _JobState(JobStatus.FAILED, error=failure_of(version))
 
 
 def _answering(call: Call, job: RoomJob) -> Version:
@@ -210,7 +210,8 @@ def _is_before(version: Version, room: Version) -> bool:
     return version.status is Status.ACTIVE and bool(built_from) and max(built_from) < room.number
 
 
-def _why(version: Version) -> errors.MediaError:
+def failure_of(version: Version) -> errors.MediaError:
+    """Return the error of work that failed."""
     message = version.status_message or "The work failed."
     kinds: Mapping[StatusCode, type[errors.MediaError]] = {
         StatusCode.INSUFFICIENT_MATCHING_SEED: errors.TooFewUsersError,
@@ -223,7 +224,7 @@ def _why(version: Version) -> errors.MediaError:
         StatusCode.CANCELLED: errors.JobCancelledError,
     }
     kind = kinds.get(version.status_code or StatusCode.INTERNAL, errors.ServerError)
-    return kind(message)
+    return errors.job_failure(kind(message))
 
 
 def _has_report(call: Call, kind: JobKind, about: Kind, id_: str) -> bool:
@@ -246,7 +247,12 @@ def _shown(call: Call, job: RoomJob) -> dict[str, Any]:
     }
 
 
-def _own(call: Call) -> RoomJob:
+def own_job(call: Call) -> RoomJob:
+    """Return the job that the call names.
+
+    Raises:
+        PermissionDeniedError: The caller has no job with this id.
+    """
     try:
         job = call.installation.catalog.rooms.room_job(call.text("job_id"))
     except NotFoundError:
@@ -364,7 +370,7 @@ def _list_options(call: Call, room: Room) -> dict[str, Any]:
         Holdout.parse(share, "-")
         options["holdout"] = share
     if asked.params.get("delta_from") is not None:
-        job = _own(Call(call.installation, call.email, {"job_id": asked.text("delta_from")}, call.trail))
+        job = own_job(Call(call.installation, call.email, {"job_id": asked.text("delta_from")}, call.trail))
         if JobKind(job.kind) is not JobKind.USER_LIST or job.data_room_id != room.id:
             raise denied()
         options["delta_from"] = job.id

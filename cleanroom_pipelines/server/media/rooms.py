@@ -17,8 +17,10 @@ from cleanroom_pipelines.catalog import (
     DataRoomSpec,
     Kind,
     ParticipantSpec,
+    Stage,
     Status,
     Upload,
+    Version,
 )
 from cleanroom_pipelines.catalog.room_specs import check_email
 from cleanroom_pipelines.delivery.destinations import AdDestination
@@ -26,8 +28,8 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName
 from cleanroom_pipelines.media.errors import ConflictError, InvalidRequestError, NotValidatedError
 from cleanroom_pipelines.privacy import PAIR_TENTHS, ReleasePolicy
+from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.budgets import Budget, room_organizations, room_pair
-from cleanroom_pipelines.runs.building import newest_artifact
 from cleanroom_pipelines.server.media.access import Call, Room, check_quota, denied
 from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
@@ -94,7 +96,7 @@ def create_lab(call: Call) -> dict[str, Any]:
     datasets = call.mapping("datasets") or {}
     for name, upload_id in datasets.items():
         _check_lab_input(name)
-        _upload(call, upload_id)
+        own_upload(call, upload_id)
     record = call.installation.catalog.resources.create(
         DataLabSpec(
             name=call.text("name"),
@@ -131,6 +133,56 @@ def own_lab(call: Call) -> DataLab:
     return lab
 
 
+def own_upload(call: Call, upload_id: object) -> Upload:
+    """Return an upload of the caller whose content still exists.
+
+    Raises:
+        PermissionDeniedError: The caller has no upload with this id.
+        InvalidRequestError: Its content was ingested and deleted.
+    """
+    try:
+        upload = call.installation.catalog.rooms.upload(str(upload_id))
+    except CleanroomError:
+        raise denied() from None
+    if upload.owner_email != call.email:
+        raise denied()
+    if upload.location is None:
+        raise InvalidRequestError("The uploaded file was ingested and deleted.", remedy="Upload it again.")
+    return upload
+
+
+def work_of(call: Call, version: Version) -> dict[str, Any]:
+    """Return the status of a version, and the stage of its work: words, progress and place in the queue."""
+    stages = call.installation.catalog.work.stages([version.resource_id])
+    stage = stages.get((version.resource_id, version.number)) or Stage(
+        version.progress_stage or "", version.progress
+    )
+    return {
+        "status": version.status.value,
+        "is_open": version.status in (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS),
+        "stage": stage.words,
+        "progress": stage.progress,
+        "place": stage.place,
+    }
+
+
+def list_labs(call: Call) -> dict[str, Any]:
+    """Return the caller's labs, the newest first."""
+    labs = call.installation.catalog.rooms.labs_of(call.email)
+    return {
+        "labs": [
+            {
+                "id": each.id,
+                "name": each.name,
+                "created_at": each.created_at.isoformat(),
+                "status": each.status.value,
+                "datasets": sorted(each.datasets),
+            }
+            for each in labs
+        ]
+    }
+
+
 def delete_lab(call: Call) -> dict[str, Any]:
     """Delete one of the caller's labs; data provisioned from it stays in the rooms."""
     lab = own_lab(call)
@@ -150,7 +202,7 @@ def provision_base(call: Call) -> dict[str, Any]:
     if not kinds <= set(room.record.matching_ids):
         raise InvalidRequestError(
             "The data lab has a kind of matching ids that the room does not accept.",
-            remedy="Build a data lab with the room's kinds.",
+            remedy="Build a data lab with matching ids that the room accepts.",
         )
     for upload_id in lab.datasets.values():
         if call.installation.catalog.rooms.upload(upload_id).location is None:
@@ -174,7 +226,7 @@ def provision_seeds(call: Call) -> dict[str, Any]:
     room = call.room(Permission.PROVIDE_SEED_AUDIENCE)
     add: dict[str, str] = {}
     for each in call.objects("datasets"):
-        upload = _upload(call, each.get("manifest_hash"))
+        upload = own_upload(call, each.get("manifest_hash"))
         kind = each.get("matching_id") or upload.matching_id
         if kind is None and len(room.record.matching_ids) == 1:
             kind = room.record.matching_ids[0]
@@ -351,6 +403,7 @@ def _lab(call: Call, record: DataLab) -> dict[str, Any]:
         "datasets": dict(record.datasets),
         "n_embeddings": record.n_embeddings,
         "activation": list(record.activation),
+        "work": work_of(call, newest),
         "reports": documents.get("reports"),
         "statistics": documents.get("statistics"),
         "error": error,
@@ -364,18 +417,6 @@ def _check_lab_input(name: str) -> None:
     known = [str(InputName(Dataset.MATCHING, kind)) for kind in MatchingId]
     known += [str(InputName(dataset)) for dataset in BASE_DATASETS if not dataset.has_ids]
     raise InvalidRequestError("The data lab has an unknown dataset.", remedy=f"Choose from: {', '.join(known)}.")
-
-
-def _upload(call: Call, upload_id: object) -> Upload:
-    try:
-        upload = call.installation.catalog.rooms.upload(str(upload_id))
-    except CleanroomError:
-        raise denied() from None
-    if upload.owner_email != call.email:
-        raise denied()
-    if upload.location is None:
-        raise InvalidRequestError("The uploaded file was ingested and deleted.", remedy="Upload it again.")
-    return upload
 
 
 def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:

@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cleanroom_pipelines.catalog import UPLOAD
-from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import Method, as_media_error, status_of
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.server.media import audiences, budgets, jobs, people, rooms
-from cleanroom_pipelines.server.media.access import Call, check_quota
+from cleanroom_pipelines.server.media import audience_states, audiences, budgets, files, jobs, people, rooms
+from cleanroom_pipelines.server.media.access import Call
 from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
@@ -28,6 +26,7 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.LIST_ROOMS: rooms.list_rooms,
     Method.CREATE_LAB: rooms.create_lab,
     Method.GET_LAB: rooms.get_lab,
+    Method.LIST_LABS: rooms.list_labs,
     Method.START_LAB: jobs.start_lab,
     Method.DELETE_LAB: rooms.delete_lab,
     Method.PROVISION_BASE: rooms.provision_base,
@@ -35,7 +34,15 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.PROVISION_SEEDS: rooms.provision_seeds,
     Method.DEPROVISION_SEEDS: rooms.deprovision_seeds,
     Method.GET_PROVISIONING: rooms.get_provisioning,
+    Method.GET_ROOM_DATA: files.get_room_data,
+    Method.GET_UPLOAD: files.get_upload,
+    Method.CONVERT_UPLOAD: files.convert_upload,
+    Method.DELETE_UPLOAD: files.delete_upload,
     Method.CREATE_AUDIENCE: audiences.create_audience,
+    Method.LIST_AUDIENCES: audience_states.list_audiences,
+    Method.GET_AUDIENCE: audience_states.get_audience,
+    Method.GET_DRAFT: audience_states.get_draft,
+    Method.REFRESH_AUDIENCE: audience_states.refresh_audience,
     Method.SHARE_AUDIENCES: audiences.share_audiences,
     Method.DELETE_AUDIENCES: audiences.delete_audiences,
     Method.START_JOB: jobs.start_job,
@@ -55,7 +62,6 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.GET_MEMBERS: people.get_members,
     Method.INVITE_USER: people.invite_user,
 }
-_KINDS = frozenset({"STRING", "EMAIL", "HASHED_EMAIL", "PHONE_NUMBER", "HASHED_PHONE_NUMBER"})
 
 
 @dataclass(frozen=True)
@@ -123,29 +129,8 @@ class MediaService:
         """
         call = Call(self.installation, email, {}, {"operation": "upload"})
         with self._audited(call, only_reads=False):
-            if matching_id is not None and matching_id not in _KINDS:
-                raise errors.InvalidRequestError(
-                    "Unknown kind of matching ids.", remedy=f"Give one of {', '.join(sorted(_KINDS))}."
-                )
-            _check_uploads(call)
-            upload_id = self.installation.token_hex(16)
-            self.installation.catalog.deletion.announce(UPLOAD, upload_id)
-            sealed = self.installation.uploads.seal(upload_id, self._limited(chunks))
-            try:
-                self.installation.catalog.rooms.add_upload(
-                    upload_id,
-                    email,
-                    name or "file",
-                    n_bytes=sealed.n_bytes,
-                    digest=sealed.digest,
-                    matching_id=matching_id,
-                    location=sealed.location,
-                )
-            except UsageError:
-                self.installation.uploads.delete(sealed.location)
-                raise
-            call.trail["n_bytes"] = sealed.n_bytes
-            return {"manifest_hash": upload_id, "name": name, "n_bytes": sealed.n_bytes}
+            files.check_uploads(call)
+            return files.store_upload(call, chunks, name, matching_id)
 
     def admit_upload(self, email: str, request_id: str | None = None) -> None:
         """Reject an upload before its body is read, if the user has too many files.
@@ -155,7 +140,7 @@ class MediaService:
         """
         call = Call(self.installation, email, {}, {"operation": "upload", "request_id": request_id})
         try:
-            _check_uploads(call)
+            files.check_uploads(call)
         except errors.QuotaExceededError as error:
             self._write(call, error)
             raise
@@ -203,22 +188,6 @@ class MediaService:
         if error is not None:
             entry["error"] = type(as_media_error(error)).__name__
         (self.installation.audit.write_soon if soon else self.installation.audit.write)(entry)
-
-    def _limited(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        left = self.installation.settings.max_upload_bytes
-        for chunk in chunks:
-            left -= len(chunk)
-            if left < 0:
-                raise errors.UploadTooLargeError(
-                    "The file exceeds the server's upload limit.",
-                    remedy="Upload a smaller file, or ask the operator for a higher limit.",
-                )
-            yield chunk
-
-
-def _check_uploads(call: Call) -> None:
-    held = call.installation.catalog.rooms.count_uploads(call.email)
-    check_quota("files that are not in a data room yet", held, call.installation.settings.max_uploads)
 
 
 class LocalTransport:

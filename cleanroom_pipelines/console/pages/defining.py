@@ -1,0 +1,294 @@
+"""Defining audiences: a form for each kind, and drafts whose size is asked for before they are created.
+
+Lives here: rules as blocks, lookalikes, remarketing and exclusion audiences.
+Add here when another kind of audience can be defined.
+Keep out: audiences that exist (`audiences.py`), and which definitions are valid (the handlers).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cleanroom_pipelines.console.page import Page, Route
+from cleanroom_pipelines.console.pages.audiences import (
+    KINDS,
+    LIST,
+    ONE,
+    missing_page,
+    names_in,
+    price_of,
+    require_agreed,
+)
+from cleanroom_pipelines.console.rules import RuleForm, key_of, name_of, sentence, source_of
+from cleanroom_pipelines.media.errors import InvalidDefinitionError, InvalidRequestError, MediaError
+from cleanroom_pipelines.media.protocol import JobKind, Method, error_from_dict, status_of
+from cleanroom_pipelines.server.requests import Reply
+
+NEW = LIST + "/new/{kind}"
+DRAFT = LIST + "/drafts/{job_id}"
+_FEW_VALUES = 12
+_PRICED_SOURCES = 3  # the price of another source is shown once it is chosen
+
+
+def show_new(page: Page) -> Reply:
+    """Show the form of a kind of audience, empty or with the definition of a draft or of another audience."""
+    definition = _given(page)
+    if _kind(page) == "rule_based":
+        rule = RuleForm.from_definition(definition) if definition else RuleForm()
+        return _show_rule(page, rule)
+    if _kind(page) == "lookalike":
+        return _show_lookalike(page, definition or {})
+    return _show_seeds(page, definition or {})
+
+
+def send_new(page: Page) -> Reply:
+    """Edit a rule, ask for a draft's size, or create an audience."""
+    kind = _kind(page)
+    if page.form.text("draft"):
+        return _create(
+            page, _draft(page, page.form.text("draft"))["definition"], lambda error: _show_draft(page, error)
+        )
+    if kind == "rule_based":
+        return _send_rule(page)
+    definition = _lookalike(page) if kind == "lookalike" else _seeds(page)
+
+    def again(error: MediaError) -> Reply:
+        shown = _show_lookalike if kind == "lookalike" else _show_seeds
+        return shown(page, definition, error)
+
+    return _send(page, definition, again)
+
+
+def draft(page: Page) -> Reply:
+    """Show a draft: what it means, and its size once that is known."""
+    return _show_draft(page)
+
+
+def _send_rule(page: Page) -> Reply:
+    rule, action = RuleForm.read(page.form), page.form.text("do")
+    if rule.edit(action) or action == "show":
+        return _show_rule(page, rule)
+    return _send(page, rule.definition(), lambda error: _show_rule(page, rule, error))
+
+
+def _send(page: Page, definition: Mapping[str, Any], again: Any) -> Reply:
+    """Ask for a draft's size or create an audience, whichever button was pressed."""
+    if page.form.text("do") != "size":
+        return _create(page, definition, again)
+    try:
+        _check_price(page, definition)
+        job = page.call(
+            Method.START_JOB, room_id=page.path["room_id"], kind=JobKind.AUDIENCE_SIZE, definition=definition
+        )
+    except MediaError as error:
+        return again(error)  # type: ignore[no-any-return]
+    return page.redirect(DRAFT, room_id=page.path["room_id"], job_id=job["id"])
+
+
+def _create(page: Page, definition: Mapping[str, Any], again: Any) -> Reply:
+    try:
+        if definition["kind"] == "lookalike":  # only a lookalike is paid when it is built
+            _check_price(page, definition)
+        made = page.call(
+            Method.CREATE_AUDIENCE,
+            room_id=page.path["room_id"],
+            name=page.form.text("name"),
+            definition=definition,
+            shared_with=[],
+        )
+    except MediaError as error:
+        return again(error)  # type: ignore[no-any-return]
+    return page.redirect(ONE, room_id=page.path["room_id"], audience_id=made["id"], done="audiences.created.done")
+
+
+def _check_price(page: Page, definition: Mapping[str, Any]) -> None:
+    price = price_of(page, JobKind.AUDIENCE_SIZE, definition=definition)
+    is_like = definition["kind"] == "lookalike"  # its form shows a price for each source
+    name = f"priced-{key_of(definition['source'])}" if is_like else "priced"
+    require_agreed(page, price, name)
+
+
+def _show_rule(page: Page, rule: RuleForm, error: MediaError | None = None) -> Reply:
+    found, definition = _found(page), rule.definition()
+    price, wrong = None, None
+    try:
+        price = price_of(page, JobKind.AUDIENCE_SIZE, definition=definition)
+    except InvalidDefinitionError as invalid:
+        wrong = invalid
+    # while blocks are edited, an unfinished one is not an error yet
+    if isinstance(error, InvalidDefinitionError):
+        t = page.rendering.text
+        rule.note(error.attributes.get("place", ""), _words(error), t("audiences.value_needed"))
+        error = InvalidDefinitionError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
+    return _show(
+        page,
+        "audiences/rule.html",
+        error,
+        rule=rule,
+        sources=_sources(page, found, with_base=True),
+        values=found["values"],
+        few_values=_FEW_VALUES,
+        means=sentence(page.rendering.text, definition, names_in(found)),
+        price=price,
+        is_finished=wrong is None,
+    )
+
+
+def _show_lookalike(page: Page, definition: Mapping[str, Any], error: MediaError | None = None) -> Reply:
+    found = _found(page)
+    known = _sources(page, found, with_base=False)
+    given = definition.get("source")
+    chosen = key_of(given) if given else known[0][0] if known else ""
+    priced = {chosen, *(key for key, _ in known[:_PRICED_SOURCES])}
+    sources = [
+        (key, name, key in priced, price_of(page, JobKind.AUDIENCE_SIZE, definition=_like(key, 10)))
+        if key in priced
+        else (key, name, False, None)
+        for key, name in known
+    ]
+    return _show(
+        page,
+        "audiences/lookalike.html",
+        error,
+        sources=sources,
+        chosen=chosen,
+        reach=definition.get("reach") if given else 10,
+        excludes=bool(definition.get("exclude_seed_audience")),
+        rows=_rows(page, found, chosen),
+    )
+
+
+def _show_seeds(page: Page, definition: Mapping[str, Any], error: MediaError | None = None) -> Reply:
+    found, kind = _found(page), _kind(page)
+    types = [each["audience_type"] for each in found["seeds"]]
+    chosen = definition.get("audience_type") or (types[0] if types else "")
+    shown = {"kind": kind, "audience_type": chosen}
+    price = price_of(page, JobKind.AUDIENCE_SIZE, definition=shown) if chosen else None
+    means = sentence(page.rendering.text, shown, {})
+    return _show(
+        page,
+        "audiences/seeds.html",
+        error,
+        types=[(each, each) for each in types],
+        chosen=chosen,
+        price=price,
+        means=means,
+    )
+
+
+def _show_draft(page: Page, error: MediaError | None = None) -> Reply:
+    job_id = page.path.get("job_id") or page.form.text("draft")
+    found = _draft(page, job_id)
+    job = page.call(Method.GET_JOB, job_id=job_id)
+    size, failure = None, error_from_dict(job["error"]) if job["error"] else None
+    if job["status"] == "Success":
+        try:
+            size = page.call(Method.GET_JOB_RESULT, job_id=job_id)
+        except MediaError as unpaid:
+            failure = unpaid
+    names = names_in(page.call(Method.LIST_AUDIENCES, room_id=page.path["room_id"]))
+    return _show(
+        page,
+        "audiences/draft.html",
+        error,
+        kind=found["definition"]["kind"],
+        job=job,
+        size=size,
+        failure=failure,
+        means=sentence(page.rendering.text, found["definition"], names),
+    )
+
+
+def _show(page: Page, template: str, error: MediaError | None, **values: Any) -> Reply:
+    """Render a form; what an error says of a field is shown next to its field."""
+    t, problems = page.rendering.text, dict[str, str]()
+    if error is not None and error.attributes.get("reason") == "name":
+        problems["name"] = t("audiences.name_taken")
+    elif isinstance(error, InvalidRequestError) and error.message.startswith("The name"):
+        problems["name"] = _words(error) if page.form.text("name") else t("audiences.name_missing")
+    if isinstance(error, InvalidDefinitionError) and page.path.get("kind") == "lookalike":
+        problems["reach"] = _words(error)
+        error = InvalidDefinitionError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
+    return page.show(
+        template,
+        status=status_of(error) if error else 200,
+        error=error,
+        room=page.room(),
+        problems=problems,
+        **{"kind": page.path.get("kind", ""), **values},
+    )
+
+
+def _words(error: MediaError) -> str:
+    """Return an error about a definition without the place, which the form shows."""
+    problem = error.message.removeprefix(f"At {error.attributes.get('place', '')}: ")
+    return f"{problem} {error.remedy}"
+
+
+def _kind(page: Page) -> str:
+    if page.path["kind"] not in KINDS:
+        raise missing_page(page)
+    return page.path["kind"]
+
+
+def _found(page: Page) -> dict[str, Any]:
+    found: dict[str, Any] = page.call(Method.LIST_AUDIENCES, room_id=page.path["room_id"])
+    return found
+
+
+def _given(page: Page) -> Mapping[str, Any] | None:
+    """Return the definition that a form starts from: that of a draft, or of another audience."""
+    definition: Mapping[str, Any] | None = None
+    if page.query.get("draft"):
+        definition = _draft(page, page.query["draft"])["definition"]
+    elif page.query.get("from"):
+        params = {"room_id": page.path["room_id"], "audience_id": page.query["from"]}
+        definition = page.call(Method.GET_AUDIENCE, **params)["definition"]
+    return definition if definition and definition["kind"] == _kind(page) else None
+
+
+def _draft(page: Page, job_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = page.call(Method.GET_DRAFT, job_id=job_id)
+    if found["room_id"] != page.path["room_id"]:
+        raise missing_page(page)
+    return found
+
+
+def _sources(page: Page, found: Mapping[str, Any], *, with_base: bool) -> list[tuple[str, str]]:
+    sources: list[dict[str, str]] = [{"kind": "base"}] if with_base else []
+    sources += [{"kind": "seed", "audience_type": each["audience_type"]} for each in found["seeds"]]
+    sources += [{"kind": "custom", "id": each["id"]} for each in found["audiences"]]
+    names = names_in(found)
+    return [(key_of(each), name_of(page.rendering.text, each, names)) for each in sources]
+
+
+def _rows(page: Page, found: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
+    """Return the reach table of a lookalike of the same source, if one was built."""
+    for each in found["audiences"]:
+        definition = each["definition"]
+        if definition["kind"] == "lookalike" and key_of(definition["source"]) == source:
+            params = {"room_id": page.path["room_id"], "audience_id": each["id"]}
+            if statistics := page.call(Method.GET_AUDIENCE, **params)["statistics"]:
+                return list(statistics["reach"])
+    return []
+
+
+def _lookalike(page: Page) -> dict[str, Any]:
+    return {
+        **_like(page.form.secret("source"), page.form.number("reach")),
+        "exclude_seed_audience": page.form.has("exclude"),
+    }
+
+
+def _like(source: str, reach: int | None) -> dict[str, Any]:
+    return {"kind": "lookalike", "source": source_of(source), "reach": reach, "exclude_seed_audience": False}
+
+
+def _seeds(page: Page) -> dict[str, Any]:
+    return {"kind": _kind(page), "audience_type": page.form.secret("audience_type")}
+
+
+PAGES = (
+    Route("GET", NEW, show_new),
+    Route("POST", NEW, send_new),
+    Route("GET", DRAFT, draft),
+)

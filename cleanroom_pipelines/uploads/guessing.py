@@ -1,0 +1,240 @@
+"""What a file that a person chose holds: guessed from its first rows, and rewritten where the person knows better.
+
+Lives here: telling tables from other files, guessing separator, header and kind of id, and rewriting a CSV.
+Add here when the person can choose something more about a file.
+Keep out: validating rows (`room_reading`), and every cell value: a guess has none.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from cleanroom_pipelines.errors import InputError
+from cleanroom_pipelines.identity import Dataset
+from cleanroom_pipelines.identity.judging import judge_ids
+from cleanroom_pipelines.identity.names import kind_of_name
+from cleanroom_pipelines.storage.vault import chunks_of
+from cleanroom_pipelines.terms import MatchingId
+from cleanroom_pipelines.uploads import cells, workbooks
+from cleanroom_pipelines.uploads.cells import Column
+from cleanroom_pipelines.uploads.room_files import RoomFile, open_room_file
+from cleanroom_pipelines.uploads.room_headers import is_header
+from cleanroom_pipelines.uploads.room_reading import RoomUpload, roles_of, sizes_of, wrong_column_count
+
+SEPARATORS = (",", ";", "\t", "|")
+_HEAD_BYTES = 4_096
+_SAMPLE_ROWS = 1_000
+_EMBEDDINGS = tuple(range(3, 10_000))
+# Kinds of which most other texts are not valid ids, in the order of the guess.
+_TELLING = (
+    MatchingId.HASHED_EMAIL,
+    MatchingId.HASHED_PHONE_NUMBER,
+    MatchingId.EMAIL,
+    MatchingId.PHONE_NUMBER,
+)
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+_ARCHIVES = (b"Rar!", b"7z\xbc\xaf", b"BZh", b"\xfd7zXZ")
+_JSON = re.compile(rb"[\[{]\s*[\"{\[]")
+_OLD_EXCEL = b"\xd0\xcf\x11\xe0"
+_READABLE = (b"PAR1", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff")
+_SAVE_AS = "Save the table as CSV, Excel (.xlsx) or Parquet."
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a file seems to hold.
+
+    Args:
+        format: "csv" or "parquet".
+        separator: What separates the cells of a CSV; empty for Parquet.
+        header: Whether the first row of a CSV holds column names, which the reader skips.
+        columns: The columns' meanings, by position.
+        matching_id: The kind of its ids; None if its dataset has no matching ids.
+    """
+
+    format: str
+    separator: str
+    header: bool
+    columns: tuple[str, ...]
+    matching_id: MatchingId | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the guess as JSON values."""
+        kind = self.matching_id and self.matching_id.value
+        return {**asdict(self), "columns": list(self.columns), "matching_id": kind}
+
+
+def table_chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield a table that a person chose as the reader takes it: a workbook as CSV, other tables unchanged.
+
+    Args:
+        stream: The file, on disk.
+
+    Raises:
+        InputError: It is not a table.
+    """
+    stream.seek(0)
+    head = stream.read(_HEAD_BYTES)
+    _check_is_table(head)
+    stream.seek(0)
+    yield from workbooks.csv_of_workbook(stream) if head.startswith(workbooks.MAGIC) else chunks_of(stream)
+
+
+def guess_file(
+    path: Path, dataset: Dataset, kinds: Sequence[MatchingId], scratch: Path, *, max_bytes: int | None = None
+) -> Guess:
+    """Guess what a file holds.
+
+    Args:
+        path: The file.
+        dataset: The dataset that it should hold.
+        kinds: The kinds of ids that its room accepts; of two that fit equally, the guess is the accepted one.
+        scratch: Empty folder for the unpacked file.
+        max_bytes: Maximum unpacked size in bytes. None: no limit.
+
+    Raises:
+        InputError: It cannot be read, or its columns are not those of the dataset.
+    """
+    file = open_room_file(path, scratch, sizes=_sizes(dataset), max_bytes=max_bytes)
+    try:
+        return _guess(file, dataset, kinds)
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        if isinstance(error, InputError):
+            raise
+    # Outside the handler: the error may quote cells, and __context__ would keep it.
+    raise _unreadable()
+
+
+def rewritten(
+    path: Path, scratch: Path, *, separator: str, header: bool, max_bytes: int | None = None
+) -> Iterator[bytes]:
+    """Yield a CSV with commas and without header, read as a person chose.
+
+    Args:
+        path: The file.
+        scratch: Empty folder for the unpacked file.
+        separator: One of SEPARATORS.
+        header: Whether to skip the first row.
+        max_bytes: Maximum unpacked size in bytes. None: no limit.
+
+    Raises:
+        InputError: It is not a CSV.
+    """
+    file = open_room_file(path, scratch, sizes=(1,), max_bytes=max_bytes)
+    if file.format != "csv":
+        raise InputError("Only a CSV has a separator.", remedy="Keep what was found in the file.", problem="type")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    rows = _csv_rows(file, separator)
+    try:
+        if header:
+            next(rows, None)
+        while part := list(islice(rows, _SAMPLE_ROWS)):
+            writer.writerows(part)
+            yield out.getvalue().encode()
+            out.seek(0)
+            out.truncate()
+        return
+    except csv.Error:
+        pass
+    raise _unreadable()
+
+
+def _check_is_table(head: bytes) -> None:
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    found = None
+    if not head:
+        raise InputError("The file is empty.", remedy="Choose a file with at least one row.", problem="empty")
+    if text.startswith(b"%pdf"):
+        found = "a PDF document"
+    elif head.startswith(_OLD_EXCEL):
+        found = "an Excel workbook of an old format, or has a password"
+    elif b"\0" in head and head.startswith(_IMAGES):
+        found = "an image"
+    elif b"\0" in head and head.startswith(_ARCHIVES):
+        found = "an archive"
+    elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        found = "a web page or XML"
+    elif _JSON.match(text):
+        found = "JSON"
+    elif b"\0" in head and not head.startswith((*_READABLE, workbooks.MAGIC)):
+        found = "not a table"
+    if found:
+        raise InputError(f"The file is {found}.", remedy=_SAVE_AS, problem="type")
+
+
+def _guess(file: RoomFile, dataset: Dataset, kinds: Sequence[MatchingId]) -> Guess:
+    sizes = _sizes(dataset)
+    if not file.record_sizes and file.format == "csv":
+        raise InputError("The file has no rows.", remedy="Choose a file with at least one row.", problem="empty")
+    if file.n_columns not in sizes:
+        raise wrong_column_count(file.n_columns, sizes[0])
+    upload = _upload(dataset, file.n_columns)
+    roles = roles_of(dataset, file, upload)
+    rows = _parquet_rows(file) if file.format == "parquet" else list(islice(_records(file), _SAMPLE_ROWS))
+    columns = [Column(name, role, cells.CELL, "text", None) for name, role in roles]
+    names = rows[0] if rows and len(rows[0]) == len(columns) else [""] * len(columns)
+    place = next((i for i, (name, _) in enumerate(roles) if name == "matching_id"), None)
+    ids = [row[place] for row in rows if len(row) > place] if place is not None else []
+    return Guess(
+        file.format,
+        file.delimiter if file.format == "csv" else "",
+        file.format == "csv" and is_header(columns, names),
+        tuple(name for name, _ in roles),
+        None if place is None else _guess_kind(names[place], ids, kinds),
+    )
+
+
+def _guess_kind(name: str, ids: Sequence[str], kinds: Sequence[MatchingId]) -> MatchingId:
+    named = kind_of_name(name)
+    sample = pa.array(ids, pa.string())
+    n_most = max(1, len(ids) // 2)
+    fitting = [kind for kind in _TELLING if judge_ids(kind, sample).valid.sum() >= n_most]
+    # the hashes of e-mail addresses and of phone numbers look the same
+    fitting.sort(key=lambda kind: (kind not in kinds, named is None or kind.family is not named.family))
+    return fitting[0] if fitting else named or MatchingId.STRING
+
+
+def _records(file: RoomFile) -> Iterator[list[str]]:
+    """Yield the records of a CSV; a separator at the end of each line adds no cell."""
+    for record in _csv_rows(file, file.delimiter):
+        yield record[:-1] if len(record) == file.n_columns + 1 and not record[-1] else record
+
+
+def _csv_rows(file: RoomFile, separator: str) -> Iterator[list[str]]:
+    with file.path.open(encoding="utf-8-sig", errors="replace", newline="") as text:
+        yield from filter(any, csv.reader(text, delimiter=separator))
+
+
+def _parquet_rows(file: RoomFile) -> list[list[str]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file.path) as table:
+        names = table.schema_arrow.names
+        batch = next(table.iter_batches(batch_size=_SAMPLE_ROWS), None)
+        read = zip(*(column.to_pylist() for column in batch.columns), strict=True) if batch is not None else ()
+        return [list(names), *([str(cell) for cell in row] for row in read)]
+
+
+def _sizes(dataset: Dataset) -> tuple[int, ...]:
+    return _EMBEDDINGS if dataset is Dataset.EMBEDDINGS else sizes_of(dataset, _upload(dataset, 3))
+
+
+def _upload(dataset: Dataset, n_columns: int) -> RoomUpload:
+    return RoomUpload(
+        dataset,
+        Path(),
+        MatchingId.STRING if dataset.has_ids else None,
+        n_columns - 2 if dataset is Dataset.EMBEDDINGS else None,
+    )
+
+
+def _unreadable() -> InputError:
+    return InputError("The file cannot be read.", remedy=_SAVE_AS, problem="unreadable")
