@@ -9,18 +9,20 @@ import html
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
 from click.testing import CliRunner
 
 from cleanroom_pipelines.cli.users import user as user_command
-from cleanroom_pipelines.media.errors import ConflictError
+from cleanroom_pipelines.media.errors import ConflictError, PermissionDeniedError
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.sign_in import start_session
 from cleanroom_pipelines.runs.users import user_of
 from cleanroom_pipelines.server.media.service import MediaService
+from cleanroom_pipelines.server.operating import Operating
+from cleanroom_pipelines.server.requests import Request
 from cleanroom_pipelines.terms import Permission
 from cleanroom_pipelines_tests.server.server import serving
 
@@ -142,6 +144,15 @@ def test_a_proxy_does_not_count_as_this_machine(site: Site, header: str) -> None
     answer = httpx.get(f"{site.url}/console/operator", headers=headers | cookies)
     assert answer.status_code == 403
     assert "only on the server" in words(answer.text)
+
+
+def test_the_operator_may_allow_other_machines(site: Site) -> None:
+    settings = replace(site.installation.settings, operator_pages="remote")
+    service = MediaService(Installation(settings), way="console")
+    elsewhere = Request("r" * 8, "GET", "/console/operator", "", [], is_secure=True, is_private=True)
+    assert Operating(service, elsewhere, OPERATOR).call("quotas")
+    with pytest.raises(PermissionDeniedError, match="own machine"):
+        Operating(MediaService(site.installation), elsewhere, OPERATOR).call("quotas")
 
 
 def test_an_invitation_is_shown_once_and_sets_a_password(site: Site) -> None:
