@@ -414,11 +414,20 @@ class User:
         email: Lower-case, unique.
         created_at: UTC.
         disabled: Whether all of their tokens are disabled.
+        is_operator: Whether they may use the operator's pages of the console.
+        account_id: The account whose resources they manage in the console, if any.
     """
 
     email: str
     created_at: datetime
     disabled: bool
+    is_operator: bool = False
+    account_id: str | None = None
+
+    @property
+    def has_role(self) -> bool:
+        """Whether the user may do more in the console than what data rooms allow."""
+        return self.is_operator or self.account_id is not None
 
 
 class LinkPurpose(StrEnum):

@@ -357,6 +357,8 @@ class UserRow(Base):
     disabled: Mapped[bool]
     organization: Mapped[str | None] = mapped_column(String(255))
     password: Mapped[str | None] = mapped_column(String(200))
+    is_operator: Mapped[bool] = mapped_column(default=False)
+    account_id: Mapped[str | None] = mapped_column(String(12))
 
 
 class TokenRow(Base):

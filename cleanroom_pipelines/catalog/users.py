@@ -14,7 +14,7 @@ from cleanroom_pipelines.catalog.database import ClashError, Part
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import Token, User
 from cleanroom_pipelines.catalog.room_specs import check_email
-from cleanroom_pipelines.catalog.tables import SessionRow, TokenRow, UserRow, record_of
+from cleanroom_pipelines.catalog.tables import AccountRow, SessionRow, TokenRow, UserRow, record_of
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
@@ -45,6 +45,32 @@ class Users(Part):
         """Return all users, by address."""
         with self._database.read() as session:
             return tuple(record_of(User, row) for row in session.scalars(select(UserRow).order_by(UserRow.email)))
+
+    def user(self, email: str) -> User | None:
+        """Return a user; None if the user does not exist."""
+        with self._database.read() as session:
+            row = session.get(UserRow, email)
+            return None if row is None else record_of(User, row)
+
+    @noted
+    def set_role(self, email: str, *, is_operator: bool, account_id: str | None) -> User:
+        """Set what a user may do in the console besides working in data rooms.
+
+        Args:
+            email: The user.
+            is_operator: Whether the user may use the operator's pages.
+            account_id: The account whose resources the user manages; None for no account.
+
+        Raises:
+            NotFoundError: The user or the account does not exist.
+        """
+        with self._database.write() as session:
+            row = find_user(session, email)
+            if account_id is not None and session.get(AccountRow, account_id) is None:
+                raise NotFoundError("There is no such account.", remedy="List the accounts.")
+            row.is_operator, row.account_id = is_operator, account_id
+            session.flush()
+            return record_of(User, row)
 
     @noted
     def set_user_disabled(self, email: str, disabled: bool) -> User:

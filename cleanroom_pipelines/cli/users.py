@@ -79,6 +79,29 @@ def invite_user(email: str, url: str) -> None:
     print(f"{url.rstrip('/')}/console/invitation/{secret}")
 
 
+@user.command("role")
+@click.argument("email")
+@click.option("--operator/--no-operator", "is_operator", default=None, help="Whether the user is an operator.")
+@click.option("--account", help="Account that the user manages in the console, by id or name; 'none' for none.")
+def set_role(email: str, is_operator: bool | None, account: str | None) -> None:
+    """Set what a user may do in the console besides data rooms; without options, show it.
+
+    An operator manages users, organisations, accounts and keys. A person of an account acts with all of the
+    account's permissions on its models, jobs and exports.
+    """
+    from cleanroom_pipelines.server.operating import user_named
+
+    catalog = open_installation().catalog
+    found = user_named(catalog, email)
+    if is_operator is not None or account is not None:
+        account_id = found.account_id if account is None else None
+        if account not in (None, "none"):
+            account_id = catalog.parties.account_named(account)
+        is_operator = found.is_operator if is_operator is None else is_operator
+        found = catalog.users.set_role(found.email, is_operator=is_operator, account_id=account_id)
+    print(f"operator: {'yes' if found.is_operator else 'no'}, account: {found.account_id or 'none'}")
+
+
 @user.command("link")
 @click.argument("email")
 @_BASE_URL

@@ -10,7 +10,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from cleanroom_pipelines.console.forms import MAX_FIELD_BYTES, Form, FormReader, read_fields
-from cleanroom_pipelines.console.page import Page, Route
+from cleanroom_pipelines.console.page import PageRequest, Route
 from cleanroom_pipelines.console.pages import ROUTES, TABS
 from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, url
 from cleanroom_pipelines.console.sessions import SignInLimits, check_origin, check_transport, session_secret
@@ -89,11 +89,11 @@ class Console:
         reply = self._error_page(request, "", error, status)
         return Reply(status, {**reply.headers, "Connection": "close"}, reply.body)
 
-    def run(self, route: Route, page: Page) -> Reply:
+    def run(self, route: Route, page: PageRequest) -> Reply:
         """Answer with a page, after its form was read."""
         return self._guarded(page.request, lambda: route.answer(page), page.email)
 
-    def fail(self, page: Page, error: Exception) -> Reply:
+    def fail(self, page: PageRequest, error: Exception) -> Reply:
         """Return the page of an error in a form that was being received, and audit it."""
         self._service.audit_rejection("upload", error, page.request.id, page.email)
         return self._error_page(page.request, page.email, as_media_error(error), status_of(error))
@@ -105,7 +105,7 @@ class Console:
         page.form = self._audited(request, page.email, "unknown", lambda: read_fields(body)) if body else Form()
         return self.run(route, page)
 
-    def _open(self, request: Request) -> tuple[Route | None, Page]:
+    def _open(self, request: Request) -> tuple[Route | None, PageRequest]:
         """Return a request's route and page; None as the route if the user must sign in first.
 
         Raises:
@@ -117,7 +117,9 @@ class Console:
         route, values = self._audited(request, "", "unknown", lambda: _find(request))
         session = find_session(self._installation, session_secret(request))
         email = session.email if session else ""
-        page = Page(self._service, self._rendering, self._limits, request, email, values, tabs=TABS, routes=ROUTES)
+        page = PageRequest(
+            self._service, self._rendering, self._limits, request, email, values, tabs=TABS, routes=ROUTES
+        )
         if session is None:
             return (route if route.is_public else None), page
         self._audited(request, email, "authorize", lambda: self._count(email))
@@ -127,7 +129,7 @@ class Console:
         if not self._rate.allows(email):
             raise errors.TooManyRequestsError("Too many requests.", remedy="Try again in some seconds.")
 
-    def _to_sign_in(self, request: Request, page: Page) -> Reply:
+    def _to_sign_in(self, request: Request, page: PageRequest) -> Reply:
         error = errors.UnauthorizedError("Your session has ended.", remedy="Sign in again.")
         if request.method in _READS:
             to = {"next": request.raw_path.removeprefix(PREFIX)} if request.raw_path != f"{PREFIX}/" else None
@@ -157,7 +159,7 @@ class Console:
             return self._error_page(request, email, known, status)
 
     def _error_page(self, request: Request, email: str, error: errors.MediaError, status: int) -> Reply:
-        page = Page(self._service, self._rendering, self._limits, request, email, {})
+        page = PageRequest(self._service, self._rendering, self._limits, request, email, {})
         return page.show("error.html", status=status, error=error, code=status)
 
 
@@ -168,7 +170,7 @@ class WrongMethodError(errors.NotFoundError):
 class FormUpload:
     """A form with files while it is being received."""
 
-    def __init__(self, console: Console, route: Route, page: Page, reader: FormReader) -> None:
+    def __init__(self, console: Console, route: Route, page: PageRequest, reader: FormReader) -> None:
         self._console, self._route, self._page, self._reader = console, route, page, reader
 
     def take(self, chunk: bytes) -> Reply | None:

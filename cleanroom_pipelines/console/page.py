@@ -1,6 +1,6 @@
 """A request for a page: what the functions of pages work with.
 
-Lives here: `Page` and `Route`.
+Lives here: `PageRequest` and `Route`.
 Add here when several pages need the same of a request.
 Keep out: sessions, routing (`app.py`) and what pages show (`pages`).
 """
@@ -21,6 +21,7 @@ from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, ur
 from cleanroom_pipelines.console.sessions import SignInLimits
 from cleanroom_pipelines.media.errors import InvalidRequestError
 from cleanroom_pipelines.media.protocol import Method
+from cleanroom_pipelines.runs.users import areas_of
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.requests import Reply, Request
 from cleanroom_pipelines.storage.vault import chunks_of
@@ -43,7 +44,7 @@ class Tab:
 
 
 @dataclass
-class Page:
+class PageRequest:
     """A request for a page, by a signed-in user or for a public page.
 
     Args:
@@ -132,6 +133,8 @@ class Page:
             "done": done if done.endswith("done") and done in self.rendering.texts else None,
             "room": room,
             "tabs": self._tabs(room) if room else (),
+            # pages of errors have no routes; they must not need the catalogue
+            "areas": areas_of(self.service.installation, self.email) if self.routes and self.email else (),
         }
         return self.rendering.render(template, shared | values, status=status, headers=self._headers)
 
@@ -198,7 +201,7 @@ class Route:
         self,
         method: str,
         path: str,
-        answer: Callable[[Page], Reply],
+        answer: Callable[[PageRequest], Reply],
         *,
         is_public: bool = False,
         files: bool = False,

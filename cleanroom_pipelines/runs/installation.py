@@ -72,6 +72,8 @@ class Settings:
         s3_host: CLEANROOM_S3_HOST: the endpoint's host name, if clients name buckets as `bucket.<host name>`.
         max_unpacked_bytes: CLEANROOM_MAX_UNPACKED, such as 2GB: unpacked size limit of one compressed file.
         max_scratch_bytes: CLEANROOM_MAX_SCRATCH, such as 100GB: how much the engine of one job may spill.
+        operator_pages: CLEANROOM_OPERATOR_PAGES: `remote` shows the operator's pages over TLS from elsewhere too;
+            `local`, the default, only on this machine.
         max_uploads: CLEANROOM_MAX_UPLOADS: files per user that are not in a room yet.
         max_labs: CLEANROOM_MAX_LABS: data labs per user.
         max_rooms: CLEANROOM_MAX_ROOMS: data rooms owned per user.
@@ -100,6 +102,7 @@ class Settings:
     s3_host: str | None = None
     max_unpacked_bytes: int = 2 * 10**9
     max_scratch_bytes: int | None = None
+    operator_pages: str = "local"
     max_uploads: int = 100
     max_labs: int = 100
     max_rooms: int = 100
@@ -138,6 +141,7 @@ class Settings:
             s3_host=(values.get("CLEANROOM_S3_HOST") or "").lower() or None,
             max_unpacked_bytes=_read(values, "CLEANROOM_MAX_UNPACKED", parse_bytes) or 2 * 10**9,
             max_scratch_bytes=_read(values, "CLEANROOM_MAX_SCRATCH", parse_bytes),
+            operator_pages=_read(values, "CLEANROOM_OPERATOR_PAGES", _operator_pages) or "local",
             max_uploads=_read(values, "CLEANROOM_MAX_UPLOADS", _positive) or 100,
             max_labs=_read(values, "CLEANROOM_MAX_LABS", _positive) or 100,
             max_rooms=_read(values, "CLEANROOM_MAX_ROOMS", _positive) or 100,
@@ -415,6 +419,12 @@ def _days(text: str) -> float:
 def _encryption(text: str) -> str:
     if text != "volume":
         raise ValueError("unknown encryption")
+    return text
+
+
+def _operator_pages(text: str) -> str:
+    if text not in ("local", "remote"):
+        raise ValueError("unknown place")
     return text
 
 

@@ -55,5 +55,14 @@ def token_of(installation: Installation, token: str) -> Token | None:
     return installation.catalog.users.token_of(_digest(installation, token))
 
 
+def areas_of(installation: Installation, email: str) -> tuple[str, ...]:
+    """Return the areas of the console that a user sees besides data rooms: `operator`, `account`."""
+    user = installation.catalog.users.user(email)
+    if user is None or user.disabled:
+        return ()
+    areas = {"operator": user.is_operator, "account": user.account_id is not None}
+    return tuple(name for name, is_seen in areas.items() if is_seen)
+
+
 def _digest(installation: Installation, token: str) -> str:
     return installation.key.digest(_PURPOSE, hashlib.sha256(token.encode()).digest())

@@ -34,7 +34,7 @@ _OF_PROXIES = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"
 _SLOWEST_UPLOAD = 10_000  # bytes per second
 
 
-class Upload(Protocol):
+class ReceivedBody(Protocol):
     """A body of any size while it is being received; `S3Exchange` documents the methods."""
 
     def take(self, chunk: bytes) -> Reply | None: ...  # noqa: D102
@@ -54,7 +54,7 @@ class Site(Protocol):
     def answer(self, request: Request, body: bytes) -> Reply:
         """Answer a request whose body is small."""
 
-    def begin(self, request: Request) -> Upload | Reply:
+    def begin(self, request: Request) -> ReceivedBody | Reply:
         """Start receiving a form that may contain files."""
 
     def reject(self, request: Request, status: int) -> Reply:
@@ -108,6 +108,7 @@ class Gateway:
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
             is_secure=scope.get("scheme") == "https",
             is_private=_is_private(scope),
+            is_local=_is_local(scope),
             client=(scope.get("client") or ("",))[0],
         )
         is_s3 = is_for_s3(request.header("authorization") or "", request.raw_query)
@@ -191,7 +192,7 @@ class Gateway:
         return await anyio.to_thread.run_sync(self.api.reject, request, error)
 
     async def _upload(
-        self, begin: Callable[[Request], Upload | Reply], request: Request, receive: Receive
+        self, begin: Callable[[Request], ReceivedBody | Reply], request: Request, receive: Receive
     ) -> Reply:
         """Receive a body of any size into a file, after authenticating the sender."""
         upload = await anyio.to_thread.run_sync(begin, request)
@@ -199,7 +200,7 @@ class Gateway:
             return upload
         return await self._receive(upload, receive)
 
-    async def _receive(self, upload: Upload, receive: Receive) -> Reply:
+    async def _receive(self, upload: ReceivedBody, receive: Receive) -> Reply:
         deadline = asyncio.get_running_loop().time() + self.seconds_for_body
         try:
             more = True

@@ -22,6 +22,7 @@ class Request:
         headers: The headers as received; a repeated header occurs several times.
         is_secure: Whether it arrived over TLS: here, or at a proxy that states so in X-Forwarded-Proto.
         is_private: Whether it came over TLS or from this machine.
+        is_local: Whether it came from this machine, and not through a proxy.
         client: The address that it came from; empty if unknown.
     """
 
@@ -32,6 +33,7 @@ class Request:
     headers: Headers = field(repr=False)
     is_secure: bool = False
     is_private: bool = False
+    is_local: bool = False
     client: str = field(default="", repr=False)
 
     def header(self, name: str) -> str | None:

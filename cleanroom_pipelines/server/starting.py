@@ -80,15 +80,7 @@ def make_gateway(
 
     rate, media_rate = (RateLimit(settings.requests_per_second, seconds) for _ in range(2))
     door = Doorkeeper(find_key, installation.audit, installation.clock, rate)
-    endpoint = Endpoint(
-        catalog=installation.catalog,
-        home=installation.home,
-        buckets=installation.buckets,
-        new_uuid=_new_uuid,
-        is_encrypted=settings.encryption == "volume",
-        max_unfinished_jobs=settings.max_unfinished_jobs,
-        max_resources=settings.max_resources,
-    )
+    endpoint = endpoint_of(installation)
 
     def registered(account_id: str) -> dict[str, datetime]:
         return {each.name: each.created_at for each in installation.catalog.parties.buckets(account_id)}
@@ -112,6 +104,20 @@ def make_gateway(
     media = MediaApi(MediaService(installation), media_rate)
     site = make_site(installation) if make_site else None
     return Gateway(LookalikeApi(endpoint, door, is_strict), s3, media, Metrics(installation), _new_uuid, site=site)
+
+
+def endpoint_of(installation: Installation) -> Endpoint:
+    """Return the parts of an installation that the operations of the lookalike (AWS) API use."""
+    settings = installation.settings
+    return Endpoint(
+        catalog=installation.catalog,
+        home=installation.home,
+        buckets=installation.buckets,
+        new_uuid=_new_uuid,
+        is_encrypted=settings.encryption == "volume",
+        max_unfinished_jobs=settings.max_unfinished_jobs,
+        max_resources=settings.max_resources,
+    )
 
 
 def serve(

@@ -6,9 +6,37 @@ Keep out: everything else.
 """
 
 from cleanroom_pipelines.console.page import Route, Tab
-from cleanroom_pipelines.console.pages import activity, audiences, data, defining, insights, lists, overlap, people, privacy, rooms, signing
+from cleanroom_pipelines.console.pages import (
+    activity,
+    audiences,
+    data,
+    defining,
+    insights,
+    lists,
+    lookalikes,
+    operating,
+    overlap,
+    people,
+    privacy,
+    rooms,
+    signing,
+)
 
-MODULES = (signing, rooms, data, overlap, insights, defining, audiences, lists, people, privacy, activity)
+MODULES = (
+    signing,
+    rooms,
+    data,
+    overlap,
+    insights,
+    defining,
+    audiences,
+    lists,
+    people,
+    privacy,
+    activity,
+    lookalikes,
+    operating,
+)
 
 ROUTES: tuple[Route, ...] = tuple(route for module in MODULES for route in module.PAGES)
 TABS: tuple[Tab, ...] = tuple(module.TAB for module in MODULES if hasattr(module, "TAB"))

@@ -8,7 +8,7 @@ import csv
 import io
 from typing import Any
 
-from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rendering import url
 from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.server.requests import Reply
@@ -19,7 +19,7 @@ _VIEWS = frozenset(method.value for method in Method if method.only_reads)
 _COLUMNS = ("at", "action", "participant", "outcome", "audience", "user")
 
 
-def activity(page: Page) -> Reply:
+def activity(page: PageRequest) -> Reply:
     """Show a page of the log; views are left out unless the user asks for them."""
     room = page.room()
     shown = _entries(page, room)
@@ -38,7 +38,7 @@ def activity(page: Page) -> Reply:
     )
 
 
-def as_csv(page: Page) -> Reply:
+def as_csv(page: PageRequest) -> Reply:
     """Send the log as CSV, with the same filters."""
     text = io.StringIO()
     rows = csv.DictWriter(text, _COLUMNS, extrasaction="ignore")
@@ -49,11 +49,11 @@ def as_csv(page: Page) -> Reply:
     return page.attach("activity.csv", [text.getvalue()])
 
 
-def _filters(page: Page) -> dict[str, str]:
+def _filters(page: PageRequest) -> dict[str, str]:
     return {name: "1" for name in ("mine", "views") if page.query.get(name) == "1"}
 
 
-def _entries(page: Page, room: dict[str, Any]) -> list[dict[str, Any]]:
+def _entries(page: PageRequest, room: dict[str, Any]) -> list[dict[str, Any]]:
     filters, mine = _filters(page), room["mine"]["id"]
     found = page.call(Method.GET_AUDIT_LOG, room_id=room["id"])["entries"]
     return [
@@ -68,7 +68,7 @@ def _is_view(entry: dict[str, Any]) -> bool:
     return entry["outcome"] == "ok" and entry["action"] in _VIEWS
 
 
-def _shown(page: Page, entry: dict[str, Any]) -> dict[str, Any]:
+def _shown(page: PageRequest, entry: dict[str, Any]) -> dict[str, Any]:
     action, _, about = str(entry["action"]).partition(".")
     audiences = entry["audience"] if isinstance(entry["audience"], list) else [entry["audience"]]
     paths = {each: f"/rooms/{page.path['room_id']}/audiences/{each}" for each in audiences if each}
@@ -82,7 +82,7 @@ def _shown(page: Page, entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _text(page: Page, group: str, name: str) -> str:
+def _text(page: PageRequest, group: str, name: str) -> str:
     key = f"{group}.{name}"
     return page.rendering.text(key) if key in page.rendering.texts else name.replace("_", " ")
 

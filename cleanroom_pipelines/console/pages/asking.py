@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cleanroom_pipelines.console.page import Page
+from cleanroom_pipelines.console.page import PageRequest
 from cleanroom_pipelines.media.errors import ConflictError, MediaError, NotFoundError, NotProvisionedError
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method, error_from_dict, status_of
 from cleanroom_pipelines.server.requests import Reply
@@ -38,7 +38,7 @@ class Asking:
         """The path of the page of one answer."""
         return f"{self.path}/{{job_id}}"
 
-    def show(self, page: Page, *, error: MediaError | None = None, **more: Any) -> Reply:
+    def show(self, page: PageRequest, *, error: MediaError | None = None, **more: Any) -> Reply:
         """Show the newest answer, or that of the path, with the price of another question and the earlier ones."""
         room = page.room()
         asked = own_jobs(page, self.kind)
@@ -52,7 +52,7 @@ class Asking:
             **values,
         )
 
-    def ask(self, page: Page, **about: Any) -> Reply:
+    def ask(self, page: PageRequest, **about: Any) -> Reply:
         """Start a job at the price that the form sends; if its answer is there at once, pay for it."""
         room_id = page.room()["id"]
         try:
@@ -66,7 +66,7 @@ class Asking:
             return self.show(page, error=error)
         return page.redirect(self.answer_path, room_id=room_id, job_id=job["id"])
 
-    def pay(self, page: Page) -> Reply:
+    def pay(self, page: PageRequest) -> Reply:
         """Pay for an answer that is ready, at the price that the form sends."""
         job = job_of(page, own_jobs(page, self.kind))
         try:
@@ -76,7 +76,7 @@ class Asking:
             return self.show(page, error=error)
         return page.redirect(self.answer_path, room_id=page.room()["id"], job_id=job["id"])
 
-    def state(self, page: Page, job: Mapping[str, Any] | None) -> dict[str, Any]:
+    def state(self, page: PageRequest, job: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return what the page shows of a job: its answer if it is paid, its price, or why it failed."""
         found: dict[str, Any] = {"answer": None, "answer_price": None, "failure": None}
         if job is None or job["status"] == JobStatus.RUNNING:
@@ -91,7 +91,7 @@ class Asking:
         except MediaError as error:
             return {**found, "failure": error}
 
-    def price(self, page: Page) -> dict[str, Any] | None:
+    def price(self, page: PageRequest) -> dict[str, Any] | None:
         """Return the price of asking; None as long as a side has not provided its data."""
         provided = page.call(Method.GET_PROVISIONING, room_id=page.room()["id"])
         if not (provided["base"] and provided["seeds"]):
@@ -103,7 +103,7 @@ class Asking:
         return price
 
 
-def agree(page: Page, price: Mapping[str, Any]) -> None:
+def agree(page: PageRequest, price: Mapping[str, Any]) -> None:
     """Check that the form sends at least the present price, which the page showed before.
 
     Raises:
@@ -118,7 +118,7 @@ def agree(page: Page, price: Mapping[str, Any]) -> None:
         raise ConflictError(t("figures.price_changed"), remedy=t("figures.price_remedy"))
 
 
-def own_jobs(page: Page, kind: JobKind) -> list[dict[str, Any]]:
+def own_jobs(page: PageRequest, kind: JobKind) -> list[dict[str, Any]]:
     """Return the user's jobs of one kind in the room, newest first."""
     found: list[dict[str, Any]] = page.call(Method.LIST_JOBS, room_id=page.room()["id"], kinds=[kind.value])[
         "jobs"
@@ -126,7 +126,7 @@ def own_jobs(page: Page, kind: JobKind) -> list[dict[str, Any]]:
     return found
 
 
-def job_of(page: Page, jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def job_of(page: PageRequest, jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return that of the user's jobs which the path names.
 
     Raises:
@@ -139,7 +139,7 @@ def job_of(page: Page, jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def missing(page: Page) -> NotFoundError:
+def missing(page: PageRequest) -> NotFoundError:
     """Return the error of an answer that does not exist in this room."""
     t = page.rendering.text
     return NotFoundError(t("figures.missing"), remedy=t("figures.missing_remedy"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from cleanroom_pipelines.console.charts import Bar
 from cleanroom_pipelines.console.curves import roc_curve
-from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rules import sentence
 from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.media.errors import (
@@ -40,7 +40,7 @@ _STRENGTH_WITHIN = 1.6  # a strength is in standard deviations: ± 1.6 of them i
 HOLDOUTS = ("", "5%", "10%", "20%", "50%")
 
 
-def audiences(page: Page, error: MediaError | None = None) -> Reply:
+def audiences(page: PageRequest, error: MediaError | None = None) -> Reply:
     """List the audiences that the user can see; after a form that was rejected, with its error."""
     room = page.room()
     found = page.call(Method.LIST_AUDIENCES, room_id=room["id"])
@@ -63,7 +63,7 @@ def audiences(page: Page, error: MediaError | None = None) -> Reply:
     )
 
 
-def renew_figures(page: Page) -> Reply:
+def renew_figures(page: PageRequest) -> Reply:
     """Pay for figures of the current users, which other figures are computed from."""
     try:
         require_agreed(page, _price_of_figures(page))
@@ -73,7 +73,7 @@ def renew_figures(page: Page) -> Reply:
     return page.redirect(LIST, room_id=page.path["room_id"], done="audiences.renewed.done")
 
 
-def audience(page: Page, error: MediaError | None = None) -> Reply:
+def audience(page: PageRequest, error: MediaError | None = None) -> Reply:
     """Show an audience; after a form that was rejected, with its error."""
     room, id_ = page.room(), page.path["audience_id"]
     found = page.call(Method.GET_AUDIENCE, room_id=room["id"], audience_id=id_)
@@ -105,7 +105,7 @@ def audience(page: Page, error: MediaError | None = None) -> Reply:
     )
 
 
-def ask_size(page: Page) -> Reply:
+def ask_size(page: PageRequest) -> Reply:
     """Ask for an audience's size, at the price that was shown."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
     try:
@@ -117,7 +117,7 @@ def ask_size(page: Page) -> Reply:
     return page.redirect(ONE, room_id=room_id, audience_id=id_, done="audiences.sized.done")
 
 
-def share(page: Page) -> Reply:
+def share(page: PageRequest) -> Reply:
     """Publish an audience to exactly the chosen participants."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
     try:
@@ -132,7 +132,7 @@ def share(page: Page) -> Reply:
     return page.redirect(ONE, room_id=room_id, audience_id=id_, done="audiences.shared.done")
 
 
-def refresh(page: Page) -> Reply:
+def refresh(page: PageRequest) -> Reply:
     """Build an audience again, at the price that was shown."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
     try:
@@ -143,7 +143,7 @@ def refresh(page: Page) -> Reply:
     return page.redirect(ONE, room_id=room_id, audience_id=id_, done="audiences.refreshed.done")
 
 
-def confirm_delete(page: Page, error: MediaError | None = None) -> Reply:
+def confirm_delete(page: PageRequest, error: MediaError | None = None) -> Reply:
     """Ask before an audience is deleted, and show what depends on it."""
     room = page.room()
     found = page.call(Method.GET_AUDIENCE, room_id=room["id"], audience_id=page.path["audience_id"])
@@ -151,7 +151,7 @@ def confirm_delete(page: Page, error: MediaError | None = None) -> Reply:
     return page.show("audiences/delete.html", status=status, error=error, room=room, audience=found)
 
 
-def delete(page: Page) -> Reply:
+def delete(page: PageRequest) -> Reply:
     """Delete an audience with the dependents that were shown."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
     try:
@@ -173,7 +173,7 @@ def delete(page: Page) -> Reply:
     return page.redirect(LIST, room_id=room_id, done="audiences.deleted.done")
 
 
-def deliver(page: Page) -> Reply:
+def deliver(page: PageRequest) -> Reply:
     """Deliver an audience as a list to the user's own participant."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
     options: dict[str, Any] = {"destination": page.form.text("destination", "plain")}
@@ -191,7 +191,7 @@ def deliver(page: Page) -> Reply:
     return page.redirect(DELIVERY, room_id=room_id, job_id=job["id"])
 
 
-def delivery(page: Page) -> Reply:
+def delivery(page: PageRequest) -> Reply:
     """Show the progress of a delivery, then its files."""
     room = page.room()
     job = page.call(Method.GET_JOB, job_id=page.path["job_id"])
@@ -208,12 +208,12 @@ def delivery(page: Page) -> Reply:
     )
 
 
-def download(page: Page) -> Reply:
+def download(page: PageRequest) -> Reply:
     """Send a file of a delivery."""
     return page.download(page.path["job_id"], page.path["name"])
 
 
-def allowed_kinds(page: Page) -> list[str]:
+def allowed_kinds(page: PageRequest) -> list[str]:
     """Return the kinds of audiences that the user may create in the room."""
     if not page.may(Permission.CREATE_CUSTOM_AUDIENCE):
         return []
@@ -231,7 +231,7 @@ def roles_of(room: Mapping[str, Any]) -> dict[str, str]:
     return {each["id"]: each["role"] for each in room["participants"]}
 
 
-def price_of(page: Page, kind: str, **about: Any) -> dict[str, Any] | None:
+def price_of(page: PageRequest, kind: str, **about: Any) -> dict[str, Any] | None:
     """Return the price of a question; None while the room has no data, so that it has no price yet."""
     try:
         price: dict[str, Any] = page.call(Method.GET_ESTIMATE, room_id=page.path["room_id"], kind=kind, **about)
@@ -240,7 +240,7 @@ def price_of(page: Page, kind: str, **about: Any) -> dict[str, Any] | None:
     return price
 
 
-def require_agreed(page: Page, price: Mapping[str, Any] | None, name: str = "priced") -> None:
+def require_agreed(page: PageRequest, price: Mapping[str, Any] | None, name: str = "priced") -> None:
     """Check that a form was sent at a shown price that is at least the present one.
 
     Args:
@@ -260,7 +260,7 @@ def require_agreed(page: Page, price: Mapping[str, Any] | None, name: str = "pri
         raise InvalidRequestError(t("audiences.price_unseen"), remedy=t("audiences.price_unseen_remedy"))
 
 
-def missing_page(page: Page) -> MediaError:
+def missing_page(page: PageRequest) -> MediaError:
     """Return the error of an address that leads nowhere in this room."""
     t = page.rendering.text
     return NotFoundError(t("audiences.not_here"), remedy=t("audiences.not_here_remedy"))
@@ -270,7 +270,7 @@ def _about(audience_id: str) -> dict[str, str]:
     return {"kind": "custom", "id": audience_id}
 
 
-def _price_of_figures(page: Page) -> dict[str, Any] | None:
+def _price_of_figures(page: PageRequest) -> dict[str, Any] | None:
     """Return the price of figures of the current users; None if they are paid or cannot be asked for."""
     if not page.may(Permission.CREATE_CUSTOM_AUDIENCE):
         return None
@@ -278,7 +278,7 @@ def _price_of_figures(page: Page) -> dict[str, Any] | None:
     return price if price and price["units"] else None
 
 
-def _bars(page: Page, statistics: Mapping[str, Any]) -> list[Bar]:
+def _bars(page: PageRequest, statistics: Mapping[str, Any]) -> list[Bar]:
     def label(attribute: str) -> str:
         return page.rendering.text(f"audiences.attribute.{attribute}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cleanroom_pipelines.console.forms import FormFile
-from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.pages.data_samples import sample_rows
 from cleanroom_pipelines.console.rendering import PRIVATE, url
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName
@@ -66,12 +66,12 @@ class Slot:
         return self.dataset.has_ids and self.number == 1
 
 
-def data(page: Page) -> Reply:
+def data(page: PageRequest) -> Reply:
     """Show the state of the user's side, and the form for files."""
     return _show(page, {}, 200)
 
 
-def receive(page: Page) -> Reply:
+def receive(page: PageRequest) -> Reply:
     """Store the chosen files encrypted, and ask the user to confirm what they hold."""
     room, side = page.room(), _side(page.form.text("side"))
     chosen = {slot: file for slot in _slots(room, side) if (file := _chosen(page, slot)) is not None}
@@ -94,12 +94,12 @@ def receive(page: Page) -> Reply:
     return Reply(303, {**PRIVATE, "Location": url(_CONFIRM, stored, room_id=room["id"])})
 
 
-def confirm(page: Page) -> Reply:
+def confirm(page: PageRequest) -> Reply:
     """Show what the stored files seem to hold."""
     return _show_confirm(page, _found(page, page.query), {}, 200)
 
 
-def take(page: Page) -> Reply:
+def take(page: PageRequest) -> Reply:
     """Take the files as the user confirmed them: provision customer lists, or validate a base audience."""
     room = page.room()
     found = _found(page, {name: page.form.text(name) for name in _names(page)})
@@ -130,7 +130,7 @@ def take(page: Page) -> Reply:
     return page.redirect(_LAB, room_id=room["id"], lab_id=lab["id"])
 
 
-def discard(page: Page) -> Reply:
+def discard(page: PageRequest) -> Reply:
     """Delete files that the user does not confirm."""
     for name in _names(page):
         if upload_id := page.form.text(name):
@@ -138,32 +138,32 @@ def discard(page: Page) -> Reply:
     return page.redirect(_DATA, room_id=page.room()["id"], done="data.discarded.done")
 
 
-def lab(page: Page) -> Reply:
+def lab(page: PageRequest) -> Reply:
     """Show the validation of a base audience, and its reports."""
     found = page.call(Method.GET_LAB, lab_id=page.path["lab_id"])
     return page.show("data/lab.html", room=page.room(), lab=found, reports=_shown(found["reports"] or {}))
 
 
-def provision_lab(page: Page) -> Reply:
+def provision_lab(page: PageRequest) -> Reply:
     """Provision a validated base audience to the room."""
     room = page.room()
     page.call(Method.PROVISION_BASE, room_id=room["id"], lab_id=page.path["lab_id"])
     return page.redirect(_DATA, room_id=room["id"], done="data.provided.done")
 
 
-def delete_lab(page: Page) -> Reply:
+def delete_lab(page: PageRequest) -> Reply:
     """Delete a validation and its files; provisioned data stays."""
     page.call(Method.DELETE_LAB, lab_id=page.path["lab_id"])
     return page.redirect(_DATA, room_id=page.room()["id"], done="data.deleted.done")
 
 
-def lab_rows(page: Page) -> Reply:
+def lab_rows(page: PageRequest) -> Reply:
     """Send the row numbers of a validation's errors as CSV."""
     found = page.call(Method.GET_LAB, lab_id=page.path["lab_id"])
     return page.attach("rows.csv", _rows_csv(found["reports"] or {}))
 
 
-def side_rows(page: Page) -> Reply:
+def side_rows(page: PageRequest) -> Reply:
     """Send the row numbers of the errors in provided data as CSV."""
     sides = page.call(Method.GET_ROOM_DATA, room_id=page.room()["id"])["sides"]
     if page.path["side"] not in sides:
@@ -171,7 +171,7 @@ def side_rows(page: Page) -> Reply:
     return page.attach("rows.csv", _rows_csv(sides[page.path["side"]]["reports"]))
 
 
-def sample(page: Page) -> Reply:
+def sample(page: PageRequest) -> Reply:
     """Send a sample file of a dataset."""
     try:
         name = InputName.parse(page.path["name"])
@@ -180,7 +180,7 @@ def sample(page: Page) -> Reply:
     return page.attach(f"sample-{name.dataset.key}.csv", _csv(sample_rows(name)))
 
 
-def history(page: Page) -> Reply:
+def history(page: PageRequest) -> Reply:
     """Show when the user's participant provided data, and took it back."""
     room = page.room()
     entries = page.call(Method.GET_AUDIT_LOG, room_id=room["id"])["entries"]
@@ -189,12 +189,12 @@ def history(page: Page) -> Reply:
     return page.show("data/history.html", room=room, entries=newest[:_MOST_HISTORY])
 
 
-def ask_take_back(page: Page) -> Reply:
+def ask_take_back(page: PageRequest) -> Reply:
     """Ask before data is taken back."""
     return page.show("data/take_back.html", room=page.room(), side=_side(page.path["side"]))
 
 
-def take_back(page: Page) -> Reply:
+def take_back(page: PageRequest) -> Reply:
     """Remove a side's data from the room."""
     room, side = page.room(), _side(page.path["side"])
     page.call(_TAKE_BACK[side], room_id=room["id"])
@@ -213,7 +213,7 @@ def _slots(room: Mapping[str, Any], side: str) -> list[Slot]:
     ]
 
 
-def _names(page: Page) -> list[str]:
+def _names(page: PageRequest) -> list[str]:
     return [slot.name for side in _SIDES for slot in _slots(page.room(), side)]
 
 
@@ -223,12 +223,12 @@ def _side(text: str) -> str:
     return text
 
 
-def _chosen(page: Page, slot: Slot) -> FormFile | None:
+def _chosen(page: PageRequest, slot: Slot) -> FormFile | None:
     """Return the file of a field, which may be empty; None if the user chose none."""
     return next((file for name, file in page.form.files if name == slot.name and file.name), None)
 
 
-def _store(page: Page, slot: Slot, file: FormFile) -> str:
+def _store(page: PageRequest, slot: Slot, file: FormFile) -> str:
     """Store a file, and return its id if it can hold the dataset; delete it otherwise."""
     upload_id: str = page.service.upload(page.email, table_chunks(file.stream), file.name)["manifest_hash"]
     try:
@@ -239,14 +239,14 @@ def _store(page: Page, slot: Slot, file: FormFile) -> str:
     return upload_id
 
 
-def _guess(page: Page, slot: Slot, upload_id: str) -> dict[str, Any]:
+def _guess(page: PageRequest, slot: Slot, upload_id: str) -> dict[str, Any]:
     found: dict[str, Any] = page.call(
         Method.GET_UPLOAD, room_id=page.room()["id"], dataset=slot.dataset.key, manifest_hash=upload_id
     )
     return found
 
 
-def _found(page: Page, ids: Mapping[str, str]) -> dict[Slot, dict[str, Any]]:
+def _found(page: PageRequest, ids: Mapping[str, str]) -> dict[Slot, dict[str, Any]]:
     """Return the guesses about stored files of one side, by field."""
     for side in _SIDES:
         slots = [slot for slot in _slots(page.room(), side) if ids.get(slot.name)]
@@ -255,7 +255,7 @@ def _found(page: Page, ids: Mapping[str, str]) -> dict[Slot, dict[str, Any]]:
     raise InvalidRequestError("No file was chosen.", remedy="Choose the files again.")
 
 
-def _as_chosen(page: Page, slot: Slot, guess: dict[str, Any]) -> dict[str, Any]:
+def _as_chosen(page: PageRequest, slot: Slot, guess: dict[str, Any]) -> dict[str, Any]:
     """Return the file as the user wants it read: unchanged, or converted."""
     if guess["format"] != "csv":
         return guess
@@ -274,15 +274,15 @@ def _as_chosen(page: Page, slot: Slot, guess: dict[str, Any]) -> dict[str, Any]:
     return converted
 
 
-def _kind(page: Page, slot: Slot) -> str:
+def _kind(page: PageRequest, slot: Slot) -> str:
     return page.form.text(f"{slot.name}-kind")
 
 
-def _input(page: Page, slot: Slot) -> str:
+def _input(page: PageRequest, slot: Slot) -> str:
     return str(InputName(slot.dataset, MatchingId(_kind(page, slot)) if slot.dataset.has_ids else None))
 
 
-def _problems_of_kinds(page: Page, found: Mapping[Slot, Any]) -> dict[str, str]:
+def _problems_of_kinds(page: PageRequest, found: Mapping[Slot, Any]) -> dict[str, str]:
     seen: set[str] = set()
     problems = {}
     for slot in found:
@@ -300,7 +300,7 @@ def _problems_of_kinds(page: Page, found: Mapping[Slot, Any]) -> dict[str, str]:
 # --- Pages ---
 
 
-def _show(page: Page, problems: Mapping[str, str], status: int) -> Reply:
+def _show(page: PageRequest, problems: Mapping[str, str], status: int) -> Reply:
     room = page.room()
     state = page.call(Method.GET_ROOM_DATA, room_id=room["id"])
     sides = [
@@ -327,7 +327,7 @@ def _show(page: Page, problems: Mapping[str, str], status: int) -> Reply:
 
 
 def _show_confirm(
-    page: Page, found: Mapping[Slot, Mapping[str, Any]], problems: Mapping[str, str], status: int
+    page: PageRequest, found: Mapping[Slot, Mapping[str, Any]], problems: Mapping[str, str], status: int
 ) -> Reply:
     names = {separator: name for name, separator in _SEPARATOR_NAMES.items()}
     files = [

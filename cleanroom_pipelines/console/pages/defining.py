@@ -8,7 +8,7 @@ Keep out: audiences that exist (`audiences.py`), and which definitions are valid
 from collections.abc import Mapping
 from typing import Any
 
-from cleanroom_pipelines.console.page import Page, Route
+from cleanroom_pipelines.console.page import PageRequest, Route
 from cleanroom_pipelines.console.pages.audiences import (
     KINDS,
     LIST,
@@ -29,7 +29,7 @@ _FEW_VALUES = 12
 _PRICED_SOURCES = 3  # the price of another source is shown once it is chosen
 
 
-def show_new(page: Page) -> Reply:
+def show_new(page: PageRequest) -> Reply:
     """Show the form of a kind of audience, empty or with the definition of a draft or of another audience."""
     definition = _given(page)
     if _kind(page) == "rule_based":
@@ -40,7 +40,7 @@ def show_new(page: Page) -> Reply:
     return _show_seeds(page, definition or {})
 
 
-def send_new(page: Page) -> Reply:
+def send_new(page: PageRequest) -> Reply:
     """Edit a rule, ask for a draft's size, or create an audience."""
     kind = _kind(page)
     if page.form.text("draft"):
@@ -58,19 +58,19 @@ def send_new(page: Page) -> Reply:
     return _send(page, definition, again)
 
 
-def draft(page: Page) -> Reply:
+def draft(page: PageRequest) -> Reply:
     """Show a draft: what it means, and its size once that is known."""
     return _show_draft(page)
 
 
-def _send_rule(page: Page) -> Reply:
+def _send_rule(page: PageRequest) -> Reply:
     rule, action = RuleForm.read(page.form), page.form.text("do")
     if rule.edit(action) or action == "show":
         return _show_rule(page, rule)
     return _send(page, rule.definition(), lambda error: _show_rule(page, rule, error))
 
 
-def _send(page: Page, definition: Mapping[str, Any], again: Any) -> Reply:
+def _send(page: PageRequest, definition: Mapping[str, Any], again: Any) -> Reply:
     """Ask for a draft's size or create an audience, whichever button was pressed."""
     if page.form.text("do") != "size":
         return _create(page, definition, again)
@@ -84,7 +84,7 @@ def _send(page: Page, definition: Mapping[str, Any], again: Any) -> Reply:
     return page.redirect(DRAFT, room_id=page.path["room_id"], job_id=job["id"])
 
 
-def _create(page: Page, definition: Mapping[str, Any], again: Any) -> Reply:
+def _create(page: PageRequest, definition: Mapping[str, Any], again: Any) -> Reply:
     try:
         if definition["kind"] == "lookalike":  # only a lookalike is paid when it is built
             _check_price(page, definition)
@@ -100,14 +100,14 @@ def _create(page: Page, definition: Mapping[str, Any], again: Any) -> Reply:
     return page.redirect(ONE, room_id=page.path["room_id"], audience_id=made["id"], done="audiences.created.done")
 
 
-def _check_price(page: Page, definition: Mapping[str, Any]) -> None:
+def _check_price(page: PageRequest, definition: Mapping[str, Any]) -> None:
     price = price_of(page, JobKind.AUDIENCE_SIZE, definition=definition)
     is_like = definition["kind"] == "lookalike"  # its form shows a price for each source
     name = f"priced-{key_of(definition['source'])}" if is_like else "priced"
     require_agreed(page, price, name)
 
 
-def _show_rule(page: Page, rule: RuleForm, error: MediaError | None = None) -> Reply:
+def _show_rule(page: PageRequest, rule: RuleForm, error: MediaError | None = None) -> Reply:
     found, definition = _found(page), rule.definition()
     price, wrong = None, None
     try:
@@ -133,7 +133,7 @@ def _show_rule(page: Page, rule: RuleForm, error: MediaError | None = None) -> R
     )
 
 
-def _show_lookalike(page: Page, definition: Mapping[str, Any], error: MediaError | None = None) -> Reply:
+def _show_lookalike(page: PageRequest, definition: Mapping[str, Any], error: MediaError | None = None) -> Reply:
     found = _found(page)
     known = _sources(page, found, with_base=False)
     given = definition.get("source")
@@ -157,7 +157,7 @@ def _show_lookalike(page: Page, definition: Mapping[str, Any], error: MediaError
     )
 
 
-def _show_seeds(page: Page, definition: Mapping[str, Any], error: MediaError | None = None) -> Reply:
+def _show_seeds(page: PageRequest, definition: Mapping[str, Any], error: MediaError | None = None) -> Reply:
     found, kind = _found(page), _kind(page)
     types = [each["audience_type"] for each in found["seeds"]]
     chosen = definition.get("audience_type") or (types[0] if types else "")
@@ -175,7 +175,7 @@ def _show_seeds(page: Page, definition: Mapping[str, Any], error: MediaError | N
     )
 
 
-def _show_draft(page: Page, error: MediaError | None = None) -> Reply:
+def _show_draft(page: PageRequest, error: MediaError | None = None) -> Reply:
     job_id = page.path.get("job_id") or page.form.text("draft")
     found = _draft(page, job_id)
     job = page.call(Method.GET_JOB, job_id=job_id)
@@ -198,7 +198,7 @@ def _show_draft(page: Page, error: MediaError | None = None) -> Reply:
     )
 
 
-def _show(page: Page, template: str, error: MediaError | None, **values: Any) -> Reply:
+def _show(page: PageRequest, template: str, error: MediaError | None, **values: Any) -> Reply:
     """Render a form; what an error says of a field is shown next to its field."""
     t, problems = page.rendering.text, dict[str, str]()
     if error is not None and error.attributes.get("reason") == "name":
@@ -224,18 +224,18 @@ def _words(error: MediaError) -> str:
     return f"{problem} {error.remedy}"
 
 
-def _kind(page: Page) -> str:
+def _kind(page: PageRequest) -> str:
     if page.path["kind"] not in KINDS:
         raise missing_page(page)
     return page.path["kind"]
 
 
-def _found(page: Page) -> dict[str, Any]:
+def _found(page: PageRequest) -> dict[str, Any]:
     found: dict[str, Any] = page.call(Method.LIST_AUDIENCES, room_id=page.path["room_id"])
     return found
 
 
-def _given(page: Page) -> Mapping[str, Any] | None:
+def _given(page: PageRequest) -> Mapping[str, Any] | None:
     """Return the definition that a form starts from: that of a draft, or of another audience."""
     definition: Mapping[str, Any] | None = None
     if page.query.get("draft"):
@@ -246,14 +246,14 @@ def _given(page: Page) -> Mapping[str, Any] | None:
     return definition if definition and definition["kind"] == _kind(page) else None
 
 
-def _draft(page: Page, job_id: str) -> dict[str, Any]:
+def _draft(page: PageRequest, job_id: str) -> dict[str, Any]:
     found: dict[str, Any] = page.call(Method.GET_DRAFT, job_id=job_id)
     if found["room_id"] != page.path["room_id"]:
         raise missing_page(page)
     return found
 
 
-def _sources(page: Page, found: Mapping[str, Any], *, with_base: bool) -> list[tuple[str, str]]:
+def _sources(page: PageRequest, found: Mapping[str, Any], *, with_base: bool) -> list[tuple[str, str]]:
     sources: list[dict[str, str]] = [{"kind": "base"}] if with_base else []
     sources += [{"kind": "seed", "audience_type": each["audience_type"]} for each in found["seeds"]]
     sources += [{"kind": "custom", "id": each["id"]} for each in found["audiences"]]
@@ -261,7 +261,7 @@ def _sources(page: Page, found: Mapping[str, Any], *, with_base: bool) -> list[t
     return [(key_of(each), name_of(page.rendering.text, each, names)) for each in sources]
 
 
-def _rows(page: Page, found: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
+def _rows(page: PageRequest, found: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
     """Return the reach table of a lookalike of the same source, if one was built."""
     for each in found["audiences"]:
         definition = each["definition"]
@@ -272,7 +272,7 @@ def _rows(page: Page, found: Mapping[str, Any], source: str) -> list[dict[str, A
     return []
 
 
-def _lookalike(page: Page) -> dict[str, Any]:
+def _lookalike(page: PageRequest) -> dict[str, Any]:
     return {
         **_like(page.form.secret("source"), page.form.number("reach")),
         "exclude_seed_audience": page.form.has("exclude"),
@@ -283,7 +283,7 @@ def _like(source: str, reach: int | None) -> dict[str, Any]:
     return {"kind": "lookalike", "source": source_of(source), "reach": reach, "exclude_seed_audience": False}
 
 
-def _seeds(page: Page) -> dict[str, Any]:
+def _seeds(page: PageRequest) -> dict[str, Any]:
     return {"kind": _kind(page), "audience_type": page.form.secret("audience_type")}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cleanroom_pipelines.console.charts import Bar
-from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.pages.asking import Asking, job_of, missing, own_jobs
 from cleanroom_pipelines.delivery.formats import csv_cell
 from cleanroom_pipelines.media.protocol import JobKind
@@ -31,34 +31,34 @@ FIGURES = {
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def insights(page: Page) -> Reply:
+def insights(page: PageRequest) -> Reply:
     """Show the newest answer, or that of the path, the prices of further ones, and what was asked before."""
     return _ASKING.show(page, charts_of=_charts, pairs_of=_pairs)
 
 
-def ask(page: Page) -> Reply:
+def ask(page: PageRequest) -> Reply:
     """Ask for the insights on one seed audience at the price that the form shows."""
     return _ASKING.ask(page, audience_type=page.form.text("audience_type"))
 
 
-def pay(page: Page) -> Reply:
+def pay(page: PageRequest) -> Reply:
     """Pay for an answer that took time."""
     return _ASKING.pay(page)
 
 
-def printed(page: Page) -> Reply:
+def printed(page: PageRequest) -> Reply:
     """Show an answer for printing: all tables are open, and nothing can be asked."""
     return page.show(
         "figures/print.html", room=page.room(), answer=_paid(page), charts_of=_charts, pairs_of=_pairs
     )
 
 
-def csv(page: Page) -> Reply:
+def csv(page: PageRequest) -> Reply:
     """Send the figures of an answer as CSV."""
     return page.attach("insights.csv", _lines(_paid(page)))
 
 
-def _paid(page: Page) -> dict[str, Any]:
+def _paid(page: PageRequest) -> dict[str, Any]:
     """Return the answer of the path if it is paid.
 
     Raises:

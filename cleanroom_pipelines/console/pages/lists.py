@@ -8,7 +8,7 @@ Keep out: choosing what is delivered (the page of an audience), and who may down
 from collections.abc import Mapping
 from typing import Any
 
-from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.pages.asking import agree, job_of, missing, own_jobs
 from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.media.errors import MediaError
@@ -21,7 +21,7 @@ _ONE = _PATH + "/{job_id}"
 _CHANGES = ("added", "removed")
 
 
-def lists(page: Page) -> Reply:
+def lists(page: PageRequest) -> Reply:
     """List what the user delivered from the room."""
     room = page.room()
     audiences = f"/rooms/{room['id']}/audiences"
@@ -34,7 +34,7 @@ def lists(page: Page) -> Reply:
     )
 
 
-def one(page: Page, error: MediaError | None = None) -> Reply:
+def one(page: PageRequest, error: MediaError | None = None) -> Reply:
     """Show a list: its progress, then its files; after a form that was rejected, with its error."""
     job, failure, found = _job(page), None, None
     if job["error"]:
@@ -58,7 +58,7 @@ def one(page: Page, error: MediaError | None = None) -> Reply:
     )
 
 
-def deliver_changes(page: Page) -> Reply:
+def deliver_changes(page: PageRequest) -> Reply:
     """Deliver the audience again, in the same form, with the changes since this list."""
     job = _job(page)
     try:
@@ -78,16 +78,16 @@ def deliver_changes(page: Page) -> Reply:
     return page.redirect(_ONE, room_id=job["room_id"], job_id=made["id"])
 
 
-def download(page: Page) -> Reply:
+def download(page: PageRequest) -> Reply:
     """Send a file of a list."""
     return page.download(_job(page)["id"], page.path["name"])
 
 
-def _job(page: Page) -> dict[str, Any]:
+def _job(page: PageRequest) -> dict[str, Any]:
     return job_of(page, own_jobs(page, JobKind.USER_LIST))
 
 
-def _price(page: Page, audience: Mapping[str, Any]) -> dict[str, Any] | None:
+def _price(page: PageRequest, audience: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the price of another list of an audience; None if it cannot be delivered now."""
     try:
         price: dict[str, Any] = page.call(

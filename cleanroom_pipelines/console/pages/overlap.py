@@ -5,7 +5,7 @@ Add here when an answer about the overlap has another figure.
 Keep out: paying and the state of questions (`asking.py`).
 """
 
-from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.pages.asking import Asking
 from cleanroom_pipelines.media.protocol import JobKind
 from cleanroom_pipelines.server.requests import Reply
@@ -15,17 +15,17 @@ _PATH = "/rooms/{room_id}/overlap"
 _ASKING = Asking(JobKind.OVERLAP_STATISTICS, _PATH, "figures/overlap.html")
 
 
-def overlap(page: Page) -> Reply:
+def overlap(page: PageRequest) -> Reply:
     """Show the newest answer, or that of the path, the price of another one, and what was asked before."""
     return _ASKING.show(page)
 
 
-def ask(page: Page) -> Reply:
+def ask(page: PageRequest) -> Reply:
     """Ask for the overlap at the price that the form shows."""
     return _ASKING.ask(page)
 
 
-def pay(page: Page) -> Reply:
+def pay(page: PageRequest) -> Reply:
     """Pay for an answer that took time."""
     return _ASKING.pay(page)
 

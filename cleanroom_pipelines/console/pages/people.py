@@ -7,7 +7,7 @@ Keep out: permissions in a room and ways to sign in (`server.media`).
 from collections.abc import Mapping
 from typing import Any
 
-from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rendering import url
 from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
 from cleanroom_pipelines.media.protocol import Method, status_of
@@ -17,12 +17,12 @@ from cleanroom_pipelines.terms import Permission
 _PATH = "/rooms/{room_id}/people"
 
 
-def people(page: Page) -> Reply:
+def people(page: PageRequest) -> Reply:
     """Show the participants of a room and, to those who may manage them, the members of the user's own."""
     return _show(page)
 
 
-def add(page: Page) -> Reply:
+def add(page: PageRequest) -> Reply:
     """Add a member to the user's own participant."""
     email, permissions = page.form.text("email"), page.form.texts("permissions")
     problems = {}
@@ -41,7 +41,7 @@ def add(page: Page) -> Reply:
     return page.redirect(_PATH, room_id=page.path["room_id"], done="people.added.done")
 
 
-def invite(page: Page) -> Reply:
+def invite(page: PageRequest) -> Reply:
     """Invite a member to choose a password, and show the link, which is shown only here."""
     email = page.form.text("email")
     try:
@@ -59,12 +59,12 @@ def invite(page: Page) -> Reply:
     )
 
 
-def ask_to_remove(page: Page) -> Reply:
+def ask_to_remove(page: PageRequest) -> Reply:
     """Ask before a member is removed."""
     return page.show("people/remove.html", room=page.room(), email=page.query.get("email", ""))
 
 
-def remove(page: Page) -> Reply:
+def remove(page: PageRequest) -> Reply:
     """Remove a member from the user's own participant."""
     try:
         _call(page, Method.REMOVE_USER, email=page.form.text("email"))
@@ -75,12 +75,12 @@ def remove(page: Page) -> Reply:
     return page.redirect(_PATH, room_id=page.path["room_id"], done="people.removed.done")
 
 
-def ask_to_leave(page: Page) -> Reply:
+def ask_to_leave(page: PageRequest) -> Reply:
     """Ask before the user leaves the room."""
     return page.show("people/leave.html", room=page.room())
 
 
-def leave(page: Page) -> Reply:
+def leave(page: PageRequest) -> Reply:
     """Leave the room."""
     try:
         page.call(Method.DECLINE_ROOM, room_id=page.path["room_id"])
@@ -89,13 +89,13 @@ def leave(page: Page) -> Reply:
     return page.redirect("/", done="people.left.done")
 
 
-def _call(page: Page, method: Method, **params: Any) -> Any:
+def _call(page: PageRequest, method: Method, **params: Any) -> Any:
     """Call a handler about the user's own participant."""
     room = page.room()
     return page.call(method, room_id=room["id"], participant_id=room["mine"]["id"], **params)
 
 
-def _show(page: Page, error: MediaError | None = None, problems: Mapping[str, str] | None = None) -> Reply:
+def _show(page: PageRequest, error: MediaError | None = None, problems: Mapping[str, str] | None = None) -> Reply:
     room = page.room()
     own = _call(page, Method.GET_MEMBERS) if page.may(Permission.MANAGE_USERS) else None
     return page.show(
@@ -109,7 +109,7 @@ def _show(page: Page, error: MediaError | None = None, problems: Mapping[str, st
     )
 
 
-def _permissions_of(page: Page, room: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _permissions_of(page: PageRequest, room: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return the permissions of the user's whole participant, which its members can have."""
     whole = next(each for each in room["participants"] if each["id"] == room["mine"]["id"])
     return [(name, page.rendering.text(f"permission.{name}"), "") for name in whole["permissions"]]

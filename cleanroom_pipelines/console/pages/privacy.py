@@ -7,7 +7,7 @@ Keep out: prices and bounds (`privacy`), who may decide (`server.media`).
 from collections.abc import Mapping
 from typing import Any
 
-from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, NotProvisionedError
 from cleanroom_pipelines.media.protocol import Method, status_of
 from cleanroom_pipelines.server.requests import Reply
@@ -18,12 +18,12 @@ KINDS = (_REFILL, "period", _SHARE, "full_lookalike")
 """What can be proposed to the two data providers."""
 
 
-def privacy(page: Page) -> Reply:
+def privacy(page: PageRequest) -> Reply:
     """Show the budget, its payments and the proposals."""
     return _show(page)
 
 
-def propose(page: Page) -> Reply:
+def propose(page: PageRequest) -> Reply:
     """Propose a change to the two data providers."""
     kind, units = page.form.text("kind"), page.form.number("units")
     if units is None and kind in (_REFILL, _SHARE):
@@ -42,23 +42,23 @@ def propose(page: Page) -> Reply:
     return page.redirect(_PATH, room_id=page.path["room_id"], done="privacy.proposed.done")
 
 
-def approve(page: Page) -> Reply:
+def approve(page: PageRequest) -> Reply:
     """Approve a proposal for the user's organisation."""
     return _decide(page, Method.APPROVE, "privacy.approved.done")
 
 
-def reject(page: Page) -> Reply:
+def reject(page: PageRequest) -> Reply:
     """Reject a proposal for the user's organisation."""
     return _decide(page, Method.REJECT, "privacy.rejected.done")
 
 
-def _decide(page: Page, method: Method, done: str) -> Reply:
+def _decide(page: PageRequest, method: Method, done: str) -> Reply:
     room_id = page.path["room_id"]
     page.call(method, room_id=room_id, proposal_id=page.path["proposal_id"])
     return page.redirect(_PATH, room_id=room_id, done=done)
 
 
-def _show(page: Page, error: MediaError | None = None, problems: Mapping[str, str] | None = None) -> Reply:
+def _show(page: PageRequest, error: MediaError | None = None, problems: Mapping[str, str] | None = None) -> Reply:
     room = page.room()
     try:
         ledger = page.call(Method.GET_LEDGER, room_id=room["id"])

@@ -7,7 +7,7 @@ Keep out: the pages of a room's menu (the neighbouring modules).
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from cleanroom_pipelines.console.page import Page, Route, Tab
+from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rendering import url
 from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.server.requests import Reply
@@ -24,13 +24,13 @@ _LATER = (
 _REVEALING = (CollaborationType.REMARKETING, CollaborationType.EXCLUSION)
 
 
-def rooms(page: Page) -> Reply:
+def rooms(page: PageRequest) -> Reply:
     """List the user's data rooms."""
     found = page.call(Method.LIST_ROOMS)["rooms"]
     return page.show("rooms/rooms.html", rooms=[{**each, **_step(page, each)} for each in found])
 
 
-def room(page: Page) -> Reply:
+def room(page: PageRequest) -> Reply:
     """Show a room: the state of both sides, its participants, and what its outputs reveal."""
     found = page.room()
     provided = page.call(Method.GET_PROVISIONING, room_id=found["id"])
@@ -68,7 +68,7 @@ def next_step(permissions: Collection[str], *, base: bool, seeds: bool) -> tuple
     return (step, f"/rooms/{{room_id}}/{step}") if step else ("look", None)
 
 
-def _step(page: Page, state: Mapping[str, Any]) -> dict[str, Any]:
+def _step(page: PageRequest, state: Mapping[str, Any]) -> dict[str, Any]:
     key, path = next_step(state["permissions"], base=state["base"], seeds=state["seeds"])
     is_there = path is not None and page.is_page(path.format(room_id=state["id"]))
     return {"step": key, "address": url(path, room_id=state["id"]) if path and is_there else None}

@@ -7,7 +7,7 @@ No page shows whether a user exists: all failures have the same text.
 """
 
 from cleanroom_pipelines.catalog import LinkPurpose
-from cleanroom_pipelines.console.page import Page, Route
+from cleanroom_pipelines.console.page import PageRequest, Route
 from cleanroom_pipelines.console.sessions import forget_session, keep_session, session_secret
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.media.errors import MediaError, NotFoundError, UnauthorizedError
@@ -27,7 +27,7 @@ from cleanroom_pipelines.runs.sign_in import (
 from cleanroom_pipelines.server.requests import Reply
 
 
-def sign_in(page: Page) -> Reply:
+def sign_in(page: PageRequest) -> Reply:
     """Show the forms to sign in."""
     if page.email:
         return page.redirect("/")
@@ -35,7 +35,7 @@ def sign_in(page: Page) -> Reply:
     return page.show("signing/sign_in.html", next=to if page.is_page(to) else "")
 
 
-def sign_in_by_password(page: Page) -> Reply:
+def sign_in_by_password(page: PageRequest) -> Reply:
     """Sign in by e-mail address and password."""
     email = page.form.text("email").lower()
     try:
@@ -47,7 +47,7 @@ def sign_in_by_password(page: Page) -> Reply:
     return _enter(page, email, start_session(page.service.installation, email))
 
 
-def sign_in_by_token(page: Page) -> Reply:
+def sign_in_by_token(page: PageRequest) -> Reply:
     """Sign in by a token; the session ends with it."""
     try:
         _limit(page)
@@ -59,12 +59,12 @@ def sign_in_by_token(page: Page) -> Reply:
     return _enter(page, *started)
 
 
-def invitation(page: Page) -> Reply:
+def invitation(page: PageRequest) -> Reply:
     """Show the form to set a password, without using up the invitation."""
     return _show_invitation(page)
 
 
-def accept(page: Page) -> Reply:
+def accept(page: PageRequest) -> Reply:
     """Use up an invitation: set the password and sign in."""
     installation, password = page.service.installation, page.form.secret("password")
     _limit(page)
@@ -83,7 +83,7 @@ def accept(page: Page) -> Reply:
     return _enter(page, email, start_session(installation, email))
 
 
-def link(page: Page) -> Reply:
+def link(page: PageRequest) -> Reply:
     """Ask whether to sign in by a one-time link, without using it up."""
     found = find_link(page.service.installation, page.path["secret"], LinkPurpose.SIGN_IN)
     if found is None:
@@ -91,7 +91,7 @@ def link(page: Page) -> Reply:
     return page.show("signing/link.html", link=found, secret=page.path["secret"])
 
 
-def use_link(page: Page) -> Reply:
+def use_link(page: PageRequest) -> Reply:
     """Use up a one-time link and sign in."""
     installation = page.service.installation
     _limit(page)
@@ -101,24 +101,24 @@ def use_link(page: Page) -> Reply:
     return _enter(page, email, start_session(installation, email))
 
 
-def account(page: Page) -> Reply:
+def account(page: PageRequest) -> Reply:
     """Show who is signed in, and how to sign out."""
     return page.show("signing/account.html")
 
 
-def sign_out(page: Page) -> Reply:
+def sign_out(page: PageRequest) -> Reply:
     """End this session."""
     end_session(page.service.installation, session_secret(page.request))
     return _leave(page, "sign_out")
 
 
-def sign_out_everywhere(page: Page) -> Reply:
+def sign_out_everywhere(page: PageRequest) -> Reply:
     """End all sessions of the user."""
     page.service.installation.catalog.sign_in.end_sessions(page.email)
     return _leave(page, "sign_out_everywhere")
 
 
-def _limit(page: Page, email: str | None = None) -> None:
+def _limit(page: PageRequest, email: str | None = None) -> None:
     try:
         page.limits.check(page.request, email)
     except MediaError as error:
@@ -126,13 +126,13 @@ def _limit(page: Page, email: str | None = None) -> None:
         raise
 
 
-def _again(page: Page, error: MediaError) -> Reply:
+def _again(page: PageRequest, error: MediaError) -> Reply:
     to = page.form.text("next")
     to = to if page.is_page(to) else ""
     return page.show("signing/sign_in.html", status=status_of(error), error=error, next=to)
 
 
-def _show_invitation(page: Page, problem: str | None = None) -> Reply:
+def _show_invitation(page: PageRequest, problem: str | None = None) -> Reply:
     found = find_link(page.service.installation, page.path["secret"], LinkPurpose.INVITATION)
     if found is None:
         raise _invalid_link(page)
@@ -146,7 +146,7 @@ def _show_invitation(page: Page, problem: str | None = None) -> Reply:
     )
 
 
-def _enter(page: Page, email: str, secret: str) -> Reply:
+def _enter(page: PageRequest, email: str, secret: str) -> Reply:
     """Store a new session in the browser; the one before ends."""
     end_session(page.service.installation, session_secret(page.request))
     page.service.audit_success("sign_in", page.request.id, email)
@@ -156,19 +156,19 @@ def _enter(page: Page, email: str, secret: str) -> Reply:
     return page.redirect(to.replace("{", "").replace("}", "") if page.is_page(to) else "/")
 
 
-def _leave(page: Page, operation: str) -> Reply:
+def _leave(page: PageRequest, operation: str) -> Reply:
     page.service.audit_success(operation, page.request.id, page.email)
     page.set_cookie(forget_session(page.request))
     return page.redirect("/sign-in", done="signing.signed_out.done")
 
 
-def _rejected(page: Page, email: str, message: str) -> UnauthorizedError:
+def _rejected(page: PageRequest, email: str, message: str) -> UnauthorizedError:
     error = UnauthorizedError(message, remedy="Try again, or ask the operator for a one-time link.")
     page.service.audit_rejection("sign_in", error, page.request.id, email)
     return error
 
 
-def _invalid_link(page: Page) -> NotFoundError:
+def _invalid_link(page: PageRequest) -> NotFoundError:
     error = NotFoundError("This link is invalid, was used, or has expired.", remedy="Ask for another link.")
     page.service.audit_rejection("sign_in", error, page.request.id)
     return error

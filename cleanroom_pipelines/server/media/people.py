@@ -50,7 +50,8 @@ def invite_user(call: Call) -> dict[str, Any]:
     invitation replaces the password.
 
     Raises:
-        ConflictError: The member can sign in already, or belongs to another organisation.
+        ConflictError: The member can sign in already, belongs to another organisation, or is an operator or a
+            person of an account, whose invitation would give more than the room's rights.
     """
     group, email = _whole_group(call), call.text("email").strip().lower()
     if email not in group.emails:
@@ -59,6 +60,9 @@ def invite_user(call: Call) -> dict[str, Any]:
         raise ConflictError(
             "The member belongs to another organisation.", remedy="Ask the operator to invite the member."
         )
+    invited = call.installation.catalog.users.user(email)
+    if invited is not None and invited.has_role:
+        raise ConflictError("The member also has another role.", remedy="Ask the operator to invite the member.")
     if call.installation.catalog.sign_in.can_sign_in(email):
         raise ConflictError("The member can sign in already.", remedy="Ask the operator for a one-time link.")
     secret, link = invite(call.installation, email, call.email)

@@ -111,6 +111,25 @@ class MediaService:
         with self._audited(call, only_reads=known.only_reads and known is not Method.GET_JOB_RESULT):
             return _CALLS[known](call)
 
+    def perform(
+        self,
+        email: str,
+        operation: str,
+        do: Callable[[Call], Any],
+        params: Mapping[str, Any],
+        request_id: str,
+        *,
+        only_reads: bool,
+    ) -> Any:
+        """Execute what no method of the protocol does, such as an operator's action, and write its audit entry.
+
+        Raises:
+            MediaError: It was rejected or failed.
+        """
+        call = Call(self.installation, email, params, {"operation": operation, "request_id": request_id})
+        with self._audited(call, only_reads=only_reads):
+            return do(call)
+
     def upload(
         self, email: str, chunks: Iterable[bytes], name: str, matching_id: str | None = None
     ) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""Roles of users in the console: the operator, and people of accounts.
+
+Lives here: one step of the catalogue's schema, 0009 to 0010.
+Add here: nothing once released; write the next step.
+Keep out: our own classes; they change later, this must not.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the role and the account of users; existing users have neither."""
+    op.add_column("users", sa.Column("is_operator", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("users", sa.Column("account_id", sa.String(12), nullable=True))
+
+
+def downgrade() -> None:
+    """Drop the role and the account of users."""
+    op.drop_column("users", "account_id")
+    op.drop_column("users", "is_operator")
