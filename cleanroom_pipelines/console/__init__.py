@@ -7,7 +7,8 @@ Keep out: permissions, prices and rules (`server.media` has them), SQL, and data
 To add a page:
 
 1. Write `pages/NAME.py`: functions that take a `PageRequest` and return a `Reply`, and `PAGES`, a tuple of
-   `Route`. Paths are below /console, such as `Route("GET", "/rooms/{room_id}/overlap", overlap)`. `TAB` adds it to a room's menu.
+   `Route`. Paths are below /console, such as `Route("GET", "/rooms/{room_id}/overlap", overlap)`. `TAB` adds it to
+   a room's menu.
 2. Add the module to `MODULES` in `pages/__init__.py`, and its templates in `templates/NAME/`.
 3. Write its texts in `texts/en.json`, as `NAME.key`. Templates and functions read them by `t("NAME.key")`; a test
    checks that each key exists and is used. Keys that end in `*` in a test's list are composed.

@@ -284,7 +284,7 @@ def test_rejections_are_shown(site: Site) -> None:
 
 @pytest.mark.parametrize("page", ["0", "-1", "x", "99999999", "1e3", "²"])
 def test_any_page_of_the_log_is_answered(site: Site, page: str) -> None:
-    assert "PageRequest 1 of 1" in words(site.get(f"/activity?page={page}"))
+    assert "Page 1 of 1" in words(site.get(f"/activity?page={page}"))
 
 
 def test_the_log_is_sent_as_csv(site: Site) -> None:
