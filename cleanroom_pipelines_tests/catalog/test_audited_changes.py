@@ -31,6 +31,11 @@ BOOKKEEPING = {
     "pair",
     "charge",
     "restore_lines",
+    # signing in and out, whose audit entries the console writes
+    "add_session",
+    "session",
+    "end_session",
+    "use_link",
     # of runs and workers
     "claim",
     "reserve",
