@@ -10,6 +10,7 @@ A session ends with its user, its token, a new password, after `IDLE` without a 
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, or_, select, update
+from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.noting import noted
@@ -93,6 +94,8 @@ class SignIn(Part):
             if row is None:
                 return None
             session.delete(row)
+            if row.invited_by is not None and not _may_still_invite(session, row):
+                return None
             if password is not None:
                 find_user(session, link.email).password = password
                 session.execute(delete(SessionRow).where(SessionRow.email == link.email))
@@ -157,6 +160,17 @@ class SignIn(Part):
 
     @noted
     def end_sessions(self, email: str) -> None:
-        """End all sessions of a user."""
+        """End all sessions of a user, and make the user's one-time links invalid."""
         with self._database.write() as session:
             session.execute(delete(SessionRow).where(SessionRow.email == email))
+            is_link = SignInLinkRow.purpose == LinkPurpose.SIGN_IN
+            session.execute(delete(SignInLinkRow).where(SignInLinkRow.email == email, is_link))
+
+
+def _may_still_invite(session: Session, link: SignInLinkRow) -> bool:
+    """Whether a participant's invitation gives no more than when it was made: the user has nothing else since."""
+    user, inviter = session.get(UserRow, link.email), session.get(UserRow, link.invited_by)
+    has_token = session.scalar(select(TokenRow.id).where(TokenRow.email == link.email).limit(1)) is not None
+    if user is None or inviter is None or inviter.disabled or has_token:
+        return False
+    return user.password is None and not user.is_operator and user.account_id is None

@@ -357,7 +357,7 @@ class UserRow(Base):
     disabled: Mapped[bool]
     organization: Mapped[str | None] = mapped_column(String(255))
     password: Mapped[str | None] = mapped_column(String(200))
-    is_operator: Mapped[bool] = mapped_column(default=False)
+    is_operator: Mapped[bool] = mapped_column(default=False, server_default=false())
     account_id: Mapped[str | None] = mapped_column(String(12))
 
 

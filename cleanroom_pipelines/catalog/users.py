@@ -14,7 +14,7 @@ from cleanroom_pipelines.catalog.database import ClashError, Part
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import Token, User
 from cleanroom_pipelines.catalog.room_specs import check_email
-from cleanroom_pipelines.catalog.tables import AccountRow, SessionRow, TokenRow, UserRow, record_of
+from cleanroom_pipelines.catalog.tables import AccountRow, SessionRow, SignInLinkRow, TokenRow, UserRow, record_of
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
@@ -84,6 +84,7 @@ class Users(Part):
             row.disabled = disabled
             if disabled:
                 session.execute(delete(SessionRow).where(SessionRow.email == email))
+                session.execute(delete(SignInLinkRow).where(SignInLinkRow.email == email))
             return record_of(User, row)
 
     @noted

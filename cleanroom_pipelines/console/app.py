@@ -93,6 +93,11 @@ class Console:
         """Answer with a page, after its form was read."""
         return self._guarded(page.request, lambda: route.answer(page), page.email)
 
+    def is_signed_in(self, page: PageRequest) -> bool:
+        """Whether the session of a request still exists."""
+        session = find_session(self._installation, session_secret(page.request))
+        return session is not None and session.email == page.email
+
     def fail(self, page: PageRequest, error: Exception) -> Reply:
         """Return the page of an error in a form that was being received, and audit it."""
         self._service.audit_rejection("upload", error, page.request.id, page.email)
@@ -183,6 +188,8 @@ class FormUpload:
 
     def finish(self) -> Reply:
         """Answer with the page that receives the form."""
+        if not self._console.is_signed_in(self._page):  # the session may have ended while the form arrived
+            return self._console.fail(self._page, errors.UnauthorizedError("Your session has ended."))
         try:
             self._page.form = self._reader.finish()
         except errors.MediaError as error:

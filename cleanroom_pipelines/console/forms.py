@@ -19,6 +19,7 @@ from cleanroom_pipelines.storage.vault import chunks_of
 
 MAX_FIELD_BYTES = 64 << 10
 _MAX_FIELDS, _MAX_FILES = 500, 8
+_MAX_OTHER_BYTES = 1 << 20  # fields, headers, and what follows the last boundary
 
 
 @dataclass
@@ -113,6 +114,7 @@ class FormReader:
     def __init__(self, content_type: str, scratch: Path, most_bytes: int) -> None:
         self.form = Form()
         self._scratch, self._left = scratch, most_bytes
+        self._bytes_left = most_bytes + _MAX_OTHER_BYTES
         self._header, self._value, self._disposition = bytearray(), bytearray(), b""
         self._name, self._text = "", bytearray()
         self._file: FormFile | None = None
@@ -142,6 +144,9 @@ class FormReader:
             InvalidRequestError: It is malformed.
             UploadTooLargeError: The files are larger than allowed.
         """
+        self._bytes_left -= len(chunk)
+        if self._bytes_left < 0:
+            raise _malformed()
         try:
             self._parser.write(chunk)
         except (FormParserError, UnicodeDecodeError):

@@ -82,9 +82,10 @@ class SignInLimits:
         Raises:
             TooManyRequestsError: There were too many attempts.
         """
+        # an address over its limit does not count against the user, whom it could lock out
         is_allowed = self._addresses.allows(_bucket(_network(request.client)))
-        if email is not None:
-            is_allowed &= self._users.allows(_bucket(email))
+        if is_allowed and email is not None:
+            is_allowed = self._users.allows(_bucket(email))
         if not is_allowed:
             raise TooManyRequestsError(
                 "There were too many attempts to sign in.", remedy="Try again in some minutes."

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 
@@ -219,14 +220,29 @@ class Gateway:
 
 def _is_private(scope: Scope) -> bool:
     """Whether others cannot read a connection: it uses TLS (also before a trusted proxy), or is local."""
-    return scope.get("scheme") == "https" or _is_local(scope)
+    return scope.get("scheme") == "https" or _is_direct(scope)
 
 
 def _is_local(scope: Scope) -> bool:
+    """Whether a direct connection also names this machine, because another site's name may resolve to it."""
+    hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    return _is_direct(scope) and all(map(_is_this_machine, hosts))
+
+
+def _is_direct(scope: Scope) -> bool:
     """Whether a connection comes from this machine and not through a proxy that adds the usual headers."""
     client, is_proxied = scope.get("client"), any(name in _OF_PROXIES for name, _ in scope["headers"])
+    return client is not None and not is_proxied and _is_loopback(client[0])
+
+
+def _is_this_machine(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
+
+
+def _is_loopback(address: str) -> bool:
     try:
-        return client is not None and not is_proxied and ip_address(client[0]).is_loopback
+        return ip_address(address).is_loopback
     except ValueError:
         return False
 

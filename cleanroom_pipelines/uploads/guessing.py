@@ -31,6 +31,7 @@ from cleanroom_pipelines.uploads.room_reading import RoomUpload, roles_of, sizes
 SEPARATORS = (",", ";", "\t", "|")
 _HEAD_BYTES = 4_096
 _SAMPLE_ROWS = 1_000
+_MAX_LINE, _MAX_SAMPLE = 1 << 20, 8 << 20  # characters: this process serves all requests
 _EMBEDDINGS = tuple(range(3, 10_000))
 # Kinds of which most other texts are not valid ids, in the order of the guess.
 _TELLING = (
@@ -136,7 +137,7 @@ def rewritten(
     try:
         if header:
             next(rows, None)
-        while part := list(islice(rows, _SAMPLE_ROWS)):
+        while part := _sample(rows):
             writer.writerows(part)
             yield out.getvalue().encode()
             out.seek(0)
@@ -178,7 +179,7 @@ def _guess(file: RoomFile, dataset: Dataset, kinds: Sequence[MatchingId]) -> Gue
         raise wrong_column_count(file.n_columns, sizes[0])
     upload = _upload(dataset, file.n_columns)
     roles = roles_of(dataset, file, upload)
-    rows = _parquet_rows(file) if file.format == "parquet" else list(islice(_records(file), _SAMPLE_ROWS))
+    rows = _parquet_names(file) if file.format == "parquet" else _sample(_records(file))
     columns = [Column(name, role, cells.CELL, "text", None) for name, role in roles]
     names = rows[0] if rows and len(rows[0]) == len(columns) else [""] * len(columns)
     place = next((i for i, (name, _) in enumerate(roles) if name == "matching_id"), None)
@@ -210,17 +211,32 @@ def _records(file: RoomFile) -> Iterator[list[str]]:
 
 def _csv_rows(file: RoomFile, separator: str) -> Iterator[list[str]]:
     with file.path.open(encoding="utf-8-sig", errors="replace", newline="") as text:
-        yield from filter(any, csv.reader(text, delimiter=separator))
+        yield from filter(any, csv.reader(_lines(text), delimiter=separator))
 
 
-def _parquet_rows(file: RoomFile) -> list[list[str]]:
+def _lines(text: IO[str]) -> Iterator[str]:
+    while line := text.readline(_MAX_LINE):
+        if len(line) == _MAX_LINE:
+            raise InputError("A line is too long.", remedy=_SAVE_AS, problem="unreadable")
+        yield line
+
+
+def _sample(rows: Iterator[list[str]]) -> list[list[str]]:
+    """Return the next rows, up to a number of rows and of characters."""
+    found, n_characters = list[list[str]](), 0
+    for row in islice(rows, _SAMPLE_ROWS):
+        found.append(row)
+        n_characters += sum(map(len, row)) + len(row)
+        if n_characters > _MAX_SAMPLE:
+            break
+    return found
+
+
+def _parquet_names(file: RoomFile) -> list[list[str]]:
+    """Return the names of the columns; cells of a few bytes may unpack to gigabytes, so none is read."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file.path) as table:
-        names = table.schema_arrow.names
-        batch = next(table.iter_batches(batch_size=_SAMPLE_ROWS), None)
-        read = zip(*(column.to_pylist() for column in batch.columns), strict=True) if batch is not None else ()
-        return [list(names), *([str(cell) for cell in row] for row in read)]
+    return [list(pq.read_schema(file.path).names)]
 
 
 def _sizes(dataset: Dataset) -> tuple[int, ...]:

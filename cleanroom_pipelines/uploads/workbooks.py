@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -28,8 +29,10 @@ _FAILURES = {
     child.NO_SHEET: ("The Excel workbook has no sheet with cells.", "Put the table on the first sheet."),
 }
 _TOO_LARGE = ("The Excel workbook is too large or damaged.", "Save its first sheet as CSV.")
-# each process may use a GiB of memory
+_BUSY = ("The server is busy with other Excel workbooks.", "Try again in a minute, or save the sheet as CSV.")
+# each process may use a GiB of memory; a request that waits long would hold a thread that all requests share
 _TURNS = threading.BoundedSemaphore(2)
+_SECONDS_TO_WAIT = 2.0
 
 
 def csv_of_workbook(stream: IO[bytes]) -> Iterator[bytes]:
@@ -45,7 +48,7 @@ def csv_of_workbook(stream: IO[bytes]) -> Iterator[bytes]:
     os.lseek(stream.fileno(), 0, os.SEEK_SET)
     command = [sys.executable, "-s", "-P", "-B", "-m", child.__name__]
     with (
-        _TURNS,
+        _turn(),
         subprocess.Popen(  # noqa: S603 our own interpreter and module; the command has no user input
             command, stdin=stream.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment()
         ) as process,
@@ -59,6 +62,16 @@ def csv_of_workbook(stream: IO[bytes]) -> Iterator[bytes]:
     if process.returncode != 0:
         message, remedy = _FAILURES.get(process.returncode, _TOO_LARGE)
         raise InputError(message, remedy=remedy, problem="workbook")
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    if not _TURNS.acquire(timeout=_SECONDS_TO_WAIT):
+        raise InputError(_BUSY[0], remedy=_BUSY[1], problem="workbook")
+    try:
+        yield
+    finally:
+        _TURNS.release()
 
 
 def _environment() -> dict[str, str]:

@@ -209,8 +209,14 @@ def test_a_draft_s_size_is_paid_once_at_the_shown_price(site: Site) -> None:
     before = site.world.spent
     site.build(hidden.id, 4300, text="the draft")
     page = site.get(draft)
-    assert "4,300 ± 23" in words(page)
-    site.get(draft)
+    assert "4,300 ± 23" not in words(page)
+    assert value_of(page, "price") == "2"
+    assert site.world.spent == before, "opening a page pays nothing"
+    to = f"/drafts/{draft.rpartition('/')[2]}"
+    assert "price" in words(site.post(to, {"price": "1"}, status=409))
+    assert site.world.spent == before
+    site.post(to, {"price": "2"})
+    assert "4,300 ± 23" in words(site.get(draft))
     assert site.world.spent == before + COUNT.tenths
     job = draft.rpartition("/")[2]
     assert "whose age is known" in words(site.get(f"/new/rule_based?draft={job}"))

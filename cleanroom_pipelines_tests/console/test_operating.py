@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from cleanroom_pipelines.cli.users import user as user_command
 from cleanroom_pipelines.media.errors import ConflictError, PermissionDeniedError
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.sign_in import start_session
+from cleanroom_pipelines.runs.sign_in import accept_invitation, start_session
 from cleanroom_pipelines.runs.users import user_of
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.operating import Operating
@@ -144,6 +144,14 @@ def test_a_proxy_does_not_count_as_this_machine(site: Site, header: str) -> None
     answer = httpx.get(f"{site.url}/console/operator", headers=headers | cookies)
     assert answer.status_code == 403
     assert "only on the server" in words(answer.text)
+
+
+def test_another_name_of_this_machine_does_not_count(site: Site) -> None:
+    """Another site's name may resolve to this machine."""
+    cookies = {"Cookie": f"cleanroom={start_session(site.installation, OPERATOR)}"}
+    for host, status in (("evil.example:80", 403), ("localhost:80", 200), ("127.0.0.1", 200), ("[::1]:80", 200)):
+        answer = httpx.get(f"{site.url}/console/operator", headers={"Host": host} | cookies)
+        assert answer.status_code == status, host
 
 
 def test_the_operator_may_allow_other_machines(site: Site) -> None:
@@ -304,5 +312,42 @@ def test_a_participant_cannot_invite_someone_with_a_role(site: Site) -> None:
         },
     )["id"]
     place = service.call(manager, "get_room", {"room_id": room})["participants"][0]["id"]
-    with pytest.raises(ConflictError, match="another role"):
-        service.call(manager, "invite_user", {"room_id": room, "participant_id": place, "email": later})
+
+    def add(email: str, *permissions: str, by: str = manager) -> None:
+        given = [Permission.PROVIDE_BASE_AUDIENCE.value, *permissions]
+        params = {"room_id": room, "participant_id": place, "email": email, "permissions": given}
+        service.call(by, "add_user", params)
+
+    def invite(email: str, by: str = manager) -> str:
+        params = {"room_id": room, "participant_id": place, "email": email}
+        return str(service.call(by, "invite_user", params)["invitation"])
+
+    with pytest.raises(ConflictError, match="may do more than you"):
+        invite(later)
+
+    # known to the operator, whose own invitation would become invalid
+    known = "officer@host.example"
+    site.installation.catalog.users.create_user(known)
+    add(known)
+    with pytest.raises(ConflictError, match="may do more than you"):
+        invite(known)
+
+    # a role that the user gets between the invitation and its use
+    promoted = "promoted@host.example"
+    add(promoted)
+    secret = invite(promoted)
+    site.installation.catalog.users.set_role(promoted, is_operator=True, account_id=None)
+    assert accept_invitation(site.installation, secret, "correct horse battery") is None
+
+    # an inviter who is disabled, and one with fewer permissions than the participant
+    helper, guest = "helper@host.example", "guest@host.example"
+    add(guest)
+    secret = invite(guest)
+    site.installation.catalog.users.set_user_disabled(manager, True)
+    assert accept_invitation(site.installation, secret, "correct horse battery") is None
+    site.installation.catalog.users.set_user_disabled(manager, False)
+    site.installation.catalog.users.create_user(helper)
+    add_manager = {"room_id": room, "participant_id": place, "email": helper, "permissions": ["MANAGE_USERS"]}
+    service.call(manager, "add_user", add_manager)
+    with pytest.raises(PermissionDeniedError):
+        add("puppet@host.example", by=helper)

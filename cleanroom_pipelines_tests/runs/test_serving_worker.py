@@ -103,7 +103,7 @@ def runs_of(room: Installation, history: dg.DagsterInstance, kind: Kind) -> list
 def test_worker_does_arriving_work_and_deletions(
     room: Installation, history: dg.DagsterInstance, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    applied, after_a_look, turn = threading.Event(), list[str](), Rounds.turn
+    applied, after_a_look, turn = threading.Event(), list[str](), Rounds.do_round
 
     def look_and_apply(rounds: Rounds) -> None:
         is_first = applied.is_set() and not after_a_look
@@ -111,7 +111,7 @@ def test_worker_does_arriving_work_and_deletions(
         if is_first:
             after_a_look.append(worlds.newest(room, Kind.TRAINING_DATASET).status)
 
-    monkeypatch.setattr(Rounds, "turn", look_and_apply)
+    monkeypatch.setattr(Rounds, "do_round", look_and_apply)
     with working(room):
         worlds.wait_until(room.catalog.resources.live_runs, seconds=240, what="the worker to begin")
         worlds.apply(room, dataset)

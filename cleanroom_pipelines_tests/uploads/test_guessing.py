@@ -6,8 +6,12 @@ are guessed as the reader reads them; the reader takes every sample and every re
 has a cell.
 """
 
+import gzip
 import hashlib
+import tracemalloc
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +22,7 @@ from cleanroom_pipelines.console.pages.data_samples import sample_rows
 from cleanroom_pipelines.errors import InputError
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName
 from cleanroom_pipelines.terms import MatchingId
+from cleanroom_pipelines.uploads import workbooks
 from cleanroom_pipelines.uploads.guessing import Guess, guess_file, rewritten, table_chunks
 from cleanroom_pipelines.uploads.room_reading import Reading, RoomUpload, read_dataset
 
@@ -122,10 +127,34 @@ def test_separator_header_and_kind_are_guessed(
     assert (found.separator, found.header, found.matching_id, len(found.columns)) == expected
 
 
-def test_parquet_is_guessed(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"id": ["u1"], "x": ["a@b.example"]}), tmp_path / "table")
+def test_parquet_is_guessed_by_its_names(tmp_path: Path) -> None:
+    """No cell is read, because a few bytes may unpack to gigabytes."""
+    pq.write_table(pa.table({"id": ["u1"], "e-mail": ["a@b.example"]}), tmp_path / "table")
     found = guess(tmp_path, (tmp_path / "table").read_bytes(), MATCHING)
     assert found == Guess("parquet", "", False, ("user_id", "matching_id"), M.EMAIL)
+
+
+def test_a_line_that_unpacks_to_gigabytes_is_not_kept(tmp_path: Path) -> None:
+    text = gzip.compress(b"a@b.example,x\n" * 700 + b"a," * 60_000_000 + b"\n")
+    with peak_of(150_000_000), pytest.raises(InputError, match="too long"):
+        guess(tmp_path, text, SEEDS)
+
+
+def test_workbooks_do_not_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workbooks, "_SECONDS_TO_WAIT", 0.01)
+    with workbooks._TURNS, workbooks._TURNS, pytest.raises(InputError, match="busy with other"):
+        chunks(tmp_path, workbook([["email"], ["a@b.example"]]))
+
+
+@contextmanager
+def peak_of(n_bytes: int) -> Iterator[None]:
+    """Check the Python memory that a block takes at most."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < n_bytes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ def audiences(page: PageRequest, error: MediaError | None = None) -> Reply:
 def renew_figures(page: PageRequest) -> Reply:
     """Pay for figures of the current users, which other figures are computed from."""
     try:
-        require_agreed(page, _price_of_figures(page))
+        if (price := _price_of_figures(page)) is not None:
+            require_agreed(page, price)
         page.call(Method.RENEW_BASE_FIGURES, room_id=page.path["room_id"])
     except MediaError as error:
         return audiences(page, error)
@@ -111,6 +112,7 @@ def ask_size(page: PageRequest) -> Reply:
     try:
         require_agreed(page, price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)))
         job = page.call(Method.START_JOB, room_id=room_id, kind=JobKind.AUDIENCE_SIZE, audience=_about(id_))
+        require_agreed(page, page.call(Method.GET_JOB_PRICE, job_id=job["id"]))
         page.call(Method.GET_JOB_RESULT, job_id=job["id"])
     except MediaError as error:
         return audience(page, error)
@@ -249,14 +251,16 @@ def require_agreed(page: PageRequest, price: Mapping[str, Any] | None, name: str
         name: The field that has the shown price.
 
     Raises:
-        InvalidRequestError: The user has not seen this price.
+        InvalidRequestError: The user has not seen this price, or there is none yet.
     """
+    t = page.rendering.text
+    if price is None:  # whatever were asked now would be paid unseen when the data arrive
+        raise InvalidRequestError(t("figures.no_data"), remedy=t("figures.no_data_text"))
     try:
         shown = float(page.form.text(name, "-1"))
     except ValueError:
         shown = -1.0
-    if price is not None and not price["units"] <= shown:
-        t = page.rendering.text
+    if not price["units"] <= shown:
         raise InvalidRequestError(t("audiences.price_unseen"), remedy=t("audiences.price_unseen_remedy"))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route
+from cleanroom_pipelines.console.pages.asking import agree
 from cleanroom_pipelines.console.pages.audiences import (
     KINDS,
     LIST,
@@ -61,6 +62,17 @@ def send_new(page: PageRequest) -> Reply:
 def draft(page: PageRequest) -> Reply:
     """Show a draft: what it means, and its size once that is known."""
     return _show_draft(page)
+
+
+def pay_draft(page: PageRequest) -> Reply:
+    """Pay for a draft's size, at the price that the form sends."""
+    job_id = page.path["job_id"]
+    try:
+        agree(page, page.call(Method.GET_JOB_PRICE, job_id=job_id))
+        page.call(Method.GET_JOB_RESULT, job_id=job_id)
+    except MediaError as error:
+        return _show_draft(page, error)
+    return page.redirect(DRAFT, room_id=page.path["room_id"], job_id=job_id)
 
 
 def _send_rule(page: PageRequest) -> Reply:
@@ -179,10 +191,11 @@ def _show_draft(page: PageRequest, error: MediaError | None = None) -> Reply:
     job_id = page.path.get("job_id") or page.form.text("draft")
     found = _draft(page, job_id)
     job = page.call(Method.GET_JOB, job_id=job_id)
-    size, failure = None, error_from_dict(job["error"]) if job["error"] else None
+    size, price, failure = None, None, error_from_dict(job["error"]) if job["error"] else None
     if job["status"] == "Success":
         try:
-            size = page.call(Method.GET_JOB_RESULT, job_id=job_id)
+            price = page.call(Method.GET_JOB_PRICE, job_id=job_id)
+            size = None if price["units"] else page.call(Method.GET_JOB_RESULT, job_id=job_id)
         except MediaError as unpaid:
             failure = unpaid
     names = names_in(page.call(Method.LIST_AUDIENCES, room_id=page.path["room_id"]))
@@ -193,6 +206,7 @@ def _show_draft(page: PageRequest, error: MediaError | None = None) -> Reply:
         kind=found["definition"]["kind"],
         job=job,
         size=size,
+        price=price,
         failure=failure,
         means=sentence(page.rendering.text, found["definition"], names),
     )
@@ -291,4 +305,5 @@ PAGES = (
     Route("GET", NEW, show_new),
     Route("POST", NEW, send_new),
     Route("GET", DRAFT, draft),
+    Route("POST", DRAFT, pay_draft),
 )

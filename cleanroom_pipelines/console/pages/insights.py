@@ -5,6 +5,7 @@ Add here when insights are shown in another form.
 Keep out: paying and the state of questions (`asking.py`).
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ FIGURES = {
 }
 """The figures of a row, with the name of each one's ±."""
 
-_STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# at the beginning, or after what a spreadsheet may take for a separator; also the full-width signs
+_STARTS_A_FORMULA = re.compile(r"(?:^|[;,|\t\r\n])\s*[=+\-@＝＋－＠]|^[\t\r]")  # noqa: RUF001
 
 
 def insights(page: PageRequest) -> Reply:
@@ -85,7 +87,7 @@ def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
 
 def _harmless(text: str) -> str:
     """Return a text that spreadsheets do not take for a formula."""
-    return f"'{text}" if text.startswith(_STARTS_A_FORMULA) else text
+    return f"'{text}" if _STARTS_A_FORMULA.search(text) else text
 
 
 def _charts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Bar], list[Mapping[str, Any]]]]:

@@ -206,6 +206,7 @@ def _show_secret(page: PageRequest, kind: str, secret: str, back: str, key_id: s
 
 def _ask(page: PageRequest, kind: str, path: str, names: tuple[str, ...], back: str = "", **parts: str) -> Reply:
     """Ask before something that cannot be undone; the answer sends the same fields again."""
+    _act(page, "quotas")  # rejects, and audits, everyone but operators
     fields = {name: page.form.text(name) for name in names} | {"sure": "yes"}
     return page.show("operating/sure.html", kind=kind, address=path, back=back or path, fields=fields, parts=parts)
 

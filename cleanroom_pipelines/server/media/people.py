@@ -50,8 +50,8 @@ def invite_user(call: Call) -> dict[str, Any]:
     invitation replaces the password.
 
     Raises:
-        ConflictError: The member can sign in already, belongs to another organisation, or is an operator or a
-            person of an account, whose invitation would give more than the room's rights.
+        ConflictError: The member can sign in already, belongs to another organisation, has permissions that the
+            caller lacks, or was added by someone else, so that the invitation would give more than the caller has.
     """
     group, email = _whole_group(call), call.text("email").strip().lower()
     if email not in group.emails:
@@ -60,13 +60,32 @@ def invite_user(call: Call) -> dict[str, Any]:
         raise ConflictError(
             "The member belongs to another organisation.", remedy="Ask the operator to invite the member."
         )
-    invited = call.installation.catalog.users.user(email)
-    if invited is not None and invited.has_role:
-        raise ConflictError("The member also has another role.", remedy="Ask the operator to invite the member.")
     if call.installation.catalog.sign_in.can_sign_in(email):
         raise ConflictError("The member can sign in already.", remedy="Ask the operator for a one-time link.")
+    if not _is_only_the_callers(call, email) or not _has_at_most(group, email, call.email):
+        raise ConflictError(
+            "The member may do more than you, here or elsewhere.", remedy="Ask the operator to invite the member."
+        )
     secret, link = invite(call.installation, email, call.email)
     return {"invitation": secret, "expires_at": link.expires_at.isoformat()}
+
+
+def _is_only_the_callers(call: Call, email: str) -> bool:
+    """Whether the operator does not know a person, and no room gives the person more than the caller."""
+    catalog = call.installation.catalog
+    if (known := catalog.users.user(email)) is not None:
+        pending = [each for each in catalog.sign_in.invitations() if each.email == email]
+        if [each.invited_by for each in pending] != [call.email] or known.has_role:
+            return False
+    groups = (each.group_of(email) for each in catalog.rooms.data_rooms())
+    return all(_has_at_most(each, email, call.email) for each in groups if each is not None)
+
+
+def _has_at_most(group: ParticipantSpec, email: str, other: str) -> bool:
+    """Whether a member of a group has no permission that another one lacks."""
+    if other not in group.emails:
+        return False
+    return {*group.as_member(email).permissions} <= {*group.as_member(other).permissions}
 
 
 def _whole_group(call: Call) -> ParticipantSpec:

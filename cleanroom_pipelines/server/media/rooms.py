@@ -309,6 +309,8 @@ def add_user(call: Call) -> dict[str, Any]:
             "A user can have only permissions that the participant has.",
             remedy="Give at least one of the participant's permissions.",
         )
+    if not set(permissions) <= set(whole.as_member(call.email).permissions):
+        raise denied()
     check_email(email)
     organization_of = call.installation.catalog.pairs.organization_of_user
     if {organization_of(email)} != {organization_of(each) for each in whole.emails}:
