@@ -64,9 +64,9 @@ def test_future_tasks_train_on_the_past_alone(data: quality.Data, monkeypatch: p
     windows: list[Window] = []
     real = quality.train
 
-    def watched(**arguments: object) -> object:
+    def watched(*tables: object, **arguments: object) -> object:
         windows.append(arguments["window"])  # type: ignore[arg-type]
-        return real(**arguments)  # type: ignore[arg-type]
+        return real(*tables, **arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(quality, "train", watched)
     assert _run(data, "future")["tasks"]
