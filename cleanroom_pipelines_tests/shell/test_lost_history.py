@@ -26,16 +26,21 @@ from .conftest import Shell, opened, repository
 from .ticks import tick
 
 Shown = dict[tuple[str, str], tuple[set[str], str | None]]
+# what only the run that built an artifact can measure
+_OF_THE_RUN = {"seconds", "peak memory of this process"}
 
 
 def shown(shell: Shell) -> Shown:
-    """By asset and partition, the newest materialisation: the names of its metadata and its data version."""
+    """By asset and partition, the newest materialisation: the names of its metadata, but for the run's, and its data version."""
     found: Shown = {}
     for kind in worlds.ROAD:
         for asset in ASSETS_OF[kind]:
             for partition in shell.instance.get_materialized_partitions(dg.AssetKey(asset)):
                 newest = worlds.materializations(shell.instance, asset, partition)[-1]
-                found[asset, partition] = (set(newest.metadata), newest.tags.get("dagster/data_version"))
+                found[asset, partition] = (
+                    set(newest.metadata) - _OF_THE_RUN,
+                    newest.tags.get("dagster/data_version"),
+                )
     return found
 
 
