@@ -31,7 +31,7 @@ _OF_THE_RUN = {"seconds", "peak memory of this process"}
 
 
 def shown(shell: Shell) -> Shown:
-    """By asset and partition, the newest materialisation: the names of its metadata, but for the run's, and its data version."""
+    """By asset and partition, the newest materialisation: the names of its metadata and its data version."""
     found: Shown = {}
     for kind in worlds.ROAD:
         for asset in ASSETS_OF[kind]:
