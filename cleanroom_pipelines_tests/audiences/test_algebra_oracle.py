@@ -132,7 +132,7 @@ def test_decimals_among_other_ids_are_rejected_in_any_list(tmp_path: Path, posit
     lists = [["41791234567", PLAIN], ["41791234567"], ["41791234567", PLAIN]]
     lists[position] = ["41791234567.0", PLAIN]
     for operator in CombineOperator:
-        with pytest.raises(InputError, match="decimal point among other ids"):
+        with pytest.raises(InputError, match="a decimal point that other ids lack"):
             combined(tmp_path, operator, *lists)
 
 
