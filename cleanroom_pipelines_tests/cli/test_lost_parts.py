@@ -62,6 +62,9 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("collaboration", "leave"): ("Partners", "--account", "000000000000"),
     ("collaboration", "list"): (),
     ("delete",): (NOBODY, "--yes"),
+    ("notice", "delete"): ("operators",),
+    ("notice", "list"): (),
+    ("notice", "test"): (),
     ("demo",): (),
     ("dev",): (),
     ("ledger",): (),
@@ -77,7 +80,11 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("user", "create"): ("data@publisher.example",),
     ("user", "disable"): ("data@publisher.example",),
     ("user", "enable"): ("data@publisher.example",),
+    ("user", "invite"): ("data@publisher.example",),
+    ("user", "link"): ("data@publisher.example",),
     ("user", "list"): (),
+    ("user", "role"): ("data@publisher.example", "--operator"),
+    ("user", "sign-out"): ("data@publisher.example",),
 }
 WITHOUT_A_HOME = {"algebra", "benchmark", "example", "export", "generate", "match", "recover", "restore", "train"}
 

@@ -179,7 +179,7 @@ def test_collaborations(command: Commands, two: dict[str, str]) -> None:
     assert "no such account" in assert_rejected(
         command("collaboration", "create", "other", "--members", "alpha,gamma")
     )
-    assert "no such collaboration" in assert_rejected(
+    assert "collaboration does not exist" in assert_rejected(
         command("collaboration", "leave", "other", "--account", "alpha")
     )
 

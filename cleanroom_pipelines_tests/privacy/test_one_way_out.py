@@ -26,7 +26,8 @@ from ..architecture.tree import PACKAGE, modules
 # Names of both-sided numbers in the answers of a data room.
 RATIOS = {"match_rate", "affinity_ratio", "share_in_overlap", "share_in_matchable", "auc", "fpr", "tpr"}
 COUNTS = {"overlap_size", "addressable_size", "size", "seed_size", "test_set_sizes", "is_empty"}
-RELEASING = {"ratio", "affinity_ratio", "rate", "curve", "reach_size_of", "others_of"}
+# `released_size` reads what a stored answer released, if it was paid
+RELEASING = {"ratio", "affinity_ratio", "rate", "curve", "reach_size_of", "others_of", "released_size"}
 DECIDING = {"is_enough"}
 
 # Where documents of a data room are made. `size` means other things elsewhere (bytes, the size of an export).

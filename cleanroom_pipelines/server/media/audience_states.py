@@ -115,7 +115,7 @@ class _View:
             **shown_audience(self.room, audience, self.present),
             "is_own": audience.created_by == self.room.group.id,
             "state": self.state(audience),
-            "size": self._paid_size(audience),
+            "size": self.released_size(audience),
         }
 
     def state(self, audience: CustomAudience) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class _View:
         built = self._documents(audience, "custom_audience").get("audience", {})
         return {"problem": None, "reveals": built.get("reveals")}
 
-    def _paid_size(self, audience: CustomAudience) -> dict[str, Any] | None:
+    def released_size(self, audience: CustomAudience) -> dict[str, Any] | None:
         """Return the released size of an audience if the caller may ask for it and it was paid."""
         published = self._documents(audience, "custom_audience").get("audience") if self.may_ask else None
         if published is None or self._budget is None or "questions" not in published:
