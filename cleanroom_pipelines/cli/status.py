@@ -86,8 +86,8 @@ def _print(installation: "Installation", rows: list[dict[str, Any]], *, is_filte
     from cleanroom_pipelines.runs.situation import situation_of
 
     if not rows:
-        none = "No such resource." if is_filtered else "Nothing exists yet."
-        click.echo(f"{none} Start with `cleanroom demo`, or `cleanroom apply FILE.yaml`.")
+        start = "Start with `cleanroom demo`, or `cleanroom apply FILE.yaml`."
+        click.echo("No such resource." if is_filtered else f"Nothing exists yet. {start}")
         return
     if not is_filtered:
         for line in _lines_of(situation_of(installation)):
