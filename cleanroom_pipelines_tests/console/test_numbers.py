@@ -18,6 +18,7 @@ import pytest
 
 from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.catalog import AudienceList, Cause, DataRoom, Kind
+from cleanroom_pipelines.console.pages.insights import _harmless
 from cleanroom_pipelines.privacy import INSIGHTS
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
@@ -348,3 +349,9 @@ def test_answers_and_lists_of_others_do_not_exist(site: Site) -> None:
     place.get(f"{one}/files/part-00000.csv", "agency", 403)
     refused = [each for each in place.world.lines() if each.get("outcome") == "refused"]
     assert {"get_job", "list_jobs"} <= {str(each["operation"]) for each in refused}
+
+
+@pytest.mark.parametrize("text", ["=1+1", " =1", "x;=HYPERLINK(1)", "a\n@b", "\uff1d1", "\tx", "-1"], ids=repr)
+def test_no_text_becomes_a_formula(text: str) -> None:
+    assert _harmless(text) == f"'{text}"
+    assert _harmless("Sport; tennis - outdoor") == "Sport; tennis - outdoor"

@@ -22,7 +22,7 @@ from cleanroom_pipelines.console.app import Console
 from cleanroom_pipelines.console.sessions import SignInLimits
 from cleanroom_pipelines.media.errors import TooManyRequestsError
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.sign_in import accept_invitation, invite, issue_link, start_session
+from cleanroom_pipelines.runs.sign_in import accept_invitation, find_link, invite, issue_link, start_session
 from cleanroom_pipelines.runs.users import issue_token
 from cleanroom_pipelines.server.gateway import Gateway
 from cleanroom_pipelines.server.requests import Request
@@ -458,3 +458,23 @@ def test_a_cookie_that_is_not_a_secret_is_ignored(browser: Browser) -> None:
     for planted in ("'; DROP TABLE sessions--", "A" * 10_000, "=", '"'):
         browser.cookies["cleanroom"] = planted
         assert not browser.is_signed_in
+
+
+def test_an_address_over_its_limit_locks_nobody_out() -> None:
+    limits = SignInLimits(lambda: 0.0)
+    for _ in range(20):
+        limits.check(_request("198.51.100.1"))
+    for _ in range(50):
+        with pytest.raises(TooManyRequestsError):
+            limits.check(_request("198.51.100.1"), USER)
+    limits.check(_request("203.0.113.1"), USER)
+
+
+def test_disabling_and_signing_out_everywhere_end_links(installation: Installation) -> None:
+    secret, _ = issue_link(installation, USER, LinkPurpose.SIGN_IN)
+    installation.catalog.sign_in.end_sessions(USER)
+    assert find_link(installation, secret, LinkPurpose.SIGN_IN) is None
+    secret, _ = issue_link(installation, USER, LinkPurpose.SIGN_IN)
+    installation.catalog.users.set_user_disabled(USER, True)
+    installation.catalog.users.set_user_disabled(USER, False)
+    assert find_link(installation, secret, LinkPurpose.SIGN_IN) is None
