@@ -250,7 +250,7 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
             "recall of a random ranking": f"{row['recall_random']:.1%}",
             "lift": f"{row['lift']:.2f}",
             "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
-            "relevance of a random ranking (farther from 0)": f"{row['relevance_random']:.2f}",
+            "relevance of a random ranking": f"{row['relevance_random']:.2f}",
         }
         for row in metrics["sizes"]
     ]
