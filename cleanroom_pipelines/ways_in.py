@@ -1,4 +1,4 @@
-"""How the current change entered: through the command line, the inbox, an HTTP request or otherwise.
+"""The entry point of the current change: the command line, the inbox, an HTTP request or another one.
 
 Lives here: the current entry point, as recorded in the audit log.
 Keep out: slow imports; `cleanroom --help` loads this.

@@ -127,7 +127,7 @@ class _Users:
 
 @dataclass
 class _Compiler:
-    """Build selects, collecting parameters and named CTEs; the CTEs keep the query from nesting deeply."""
+    """Builds the SQL selects of a query, with their parameters, and named CTEs that avoid deep nesting."""
 
     resolve: Resolve
     lookalikes: Mapping[str, str]
@@ -265,7 +265,7 @@ class _Compiler:
     def _bound(self, value: str) -> exp.Expr:
         if len(self.parameters) >= MAX_PARAMETERS:
             raise UsageError(
-                f"The filters of the audience and of those it refers to have more than {MAX_PARAMETERS:,} values.",
+                f"The filters of the audience and its referenced audiences have over {MAX_PARAMETERS:,} values.",
                 remedy="Split the audience into several.",
             )
         self.parameters.append(value)
@@ -305,7 +305,7 @@ def _from(query: exp.Query) -> exp.Select:
 
 
 def _plain_relation(select: exp.Select) -> str:
-    """Return the name of the relation that a select reads unchanged; an empty text if it joins or filters."""
+    """Return the name of the relation that a select reads unchanged; empty if the select joins or filters."""
     table = select.find(exp.Table)
     is_plain = table is not None and not select.args.get("joins") and not select.args.get("where")
     return table.name if is_plain and table is not None else ""

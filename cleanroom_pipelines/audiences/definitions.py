@@ -526,7 +526,7 @@ def _check_number(number: int, limit: int, what: str) -> None:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Add the place of an error to its message: `definition.combinators[2].filters.filters[0]`."""
+    """Prefix an error's message with its location: `definition.combinators[2].filters.filters[0]`."""
     try:
         yield
     except UsageError as error:

@@ -141,7 +141,7 @@ class ReleasedInsights:
 
 @dataclass(frozen=True)
 class BaseFigures:
-    """Released counts of the base audience alone, valid until new ones are paid for.
+    """Released counts about the base audience only; they are used until new counts are paid for.
 
     Args:
         addressable: Relevant users.
@@ -154,7 +154,7 @@ class BaseFigures:
     cells: Mapping["_Cell", Released]
 
     def addressable_in(self, cell: "_Cell") -> Released:
-        """Estimate a cell's relevant users: its matchable users, scaled by the base's ratio of the two."""
+        """Estimate a cell's relevant users: its matchable users × all relevant / all matchable users."""
         return self.cells[cell].scaled(self.addressable, self.matchable)
 
     def as_dict(self) -> dict[str, Any]:

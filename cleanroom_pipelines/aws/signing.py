@@ -119,7 +119,7 @@ class S3Signature:
 
 
 def is_for_s3(authorization: str, raw_query: str) -> bool:
-    """Whether the credential scope of a request, in header or query, is that of S3; nothing is verified."""
+    """Whether a request's credential scope, in header or query, names S3; verifies nothing."""
     scoped = f"/{S3}/{_TERMINATOR}"
     query = dict(_pairs(raw_query)) if "x-amz-credential" in raw_query.lower() else {}
     return f"{scoped}," in f"{authorization}," or query.get("X-Amz-Credential", "").endswith(scoped)
@@ -134,7 +134,7 @@ def verify_s3(
     find_key: Callable[[str], SigningKey | None],
     now: datetime,
 ) -> S3Signature:
-    """Verify the signature of an S3 request, in its header or its query; the body comes later.
+    """Verify the signature in an S3 request's header or query, before the body is received.
 
     Args:
         method: HTTP method.
@@ -249,7 +249,7 @@ def _check_key(key: SigningKey | None, claim: _Claim, text: str) -> SigningKey:
 
 
 def service_named(headers: Sequence[tuple[str, str]]) -> str:
-    """Return the service in the scope of a request's signature; SERVICE if there is none. Nothing is verified.
+    """Return the service in a request's credential scope, or SERVICE without one; verifies nothing.
 
     Args:
         headers: The headers as received.

@@ -178,7 +178,7 @@ def _seconds(runs: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _ratio(measured: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> dict[str, float]:
-    """Return our time, by measure, as a multiple of the best other implementation's time."""
+    """Return our time as a multiple of the fastest other implementation's time, for each measure."""
     found = {}
     for measure in ("seconds", "cpu_seconds"):
         best = min((measured[way][measure] for way in others if measure in measured[way]), default=None)

@@ -128,7 +128,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class _Timed:
-    """When one call was due, was sent and got its response, in seconds of one clock."""
+    """When a call was due, sent and answered, in seconds of the same clock."""
 
     operation: str
     due: float

@@ -314,7 +314,7 @@ def _sizes(folder: Path) -> Iterable[int]:
 
 
 def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the cost of training per further million interactions (or users, if those are about equal).
+    """Return the training cost per additional million interactions, or users if interactions hardly grow.
 
     Args:
         rows: The sizes of a result, smallest first.

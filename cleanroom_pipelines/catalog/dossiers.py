@@ -280,7 +280,7 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Return whether an artifact proves more progress of its version than an older catalogue records.
+    """Return whether an artifact proves that its version got further than an older catalogue records.
 
     Args:
         status: The status in the catalogue.

@@ -57,7 +57,7 @@ class NoticeReceiver:
         self.channel.check()
 
     def wants(self, kind: Kind, organizations: Collection[str], *, failed: bool) -> bool:
-        """Whether it gets a notice about work on a resource that concerns these organisations."""
+        """Whether the receiver gets notices about a resource that concerns these organisations."""
         is_concerned = self.organization is None or self.organization in organizations
         return is_concerned and (not self.kinds or kind in self.kinds) and (failed or not self.only_failures)
 

@@ -87,7 +87,7 @@ class Overview(Part):
             )
 
     def failures(self, since: datetime | None = None) -> tuple[Version, ...]:
-        """Return the newest versions that failed, in the order in which they did.
+        """Return the newest versions that failed, oldest failure first.
 
         Args:
             since: UTC; only versions that failed later. All if not given.

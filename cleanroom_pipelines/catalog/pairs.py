@@ -357,7 +357,7 @@ class Pairs(Part):
             )
         if (kind == SHARE) is not bool(share_of):
             raise UsageError(
-                "An organisation must be given for a share, and only for a share.",
+                "A share needs an organisation; other changes must not have one.",
                 remedy="Add or omit the organisation.",
             )
         _find(session, pair_id)

@@ -426,12 +426,12 @@ class User:
 
     @property
     def has_role(self) -> bool:
-        """Whether the user may do more in the console than what data rooms allow."""
+        """Whether the user is an operator or manages an account in the console."""
         return self.is_operator or self.account_id is not None
 
 
 class LinkPurpose(StrEnum):
-    """What a sign-in link is for."""
+    """The purpose of a sign-in link."""
 
     INVITATION = "invitation"
     SIGN_IN = "sign_in"

@@ -88,7 +88,7 @@ class RoomAudiences(Part):
             visible = {key for key, is_hidden in dependents.items() if not is_hidden}
             if visible and not with_dependents:
                 raise ConflictError(
-                    "Other audiences depend on the ones to delete.",
+                    "Other audiences depend on the audiences to delete.",
                     remedy="Delete the dependent audiences first, or all of them together.",
                     dependents=tuple(sorted(visible)),
                 )

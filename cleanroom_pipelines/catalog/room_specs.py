@@ -57,13 +57,13 @@ class ParticipantSpec(Document):
         return permission in self.permissions
 
     def without(self, email: str) -> Self:
-        """Return the group with a member moved to `declined`; unchanged if the address is not a member's."""
+        """Return the group with a member moved to `declined`; unchanged if no member has the address."""
         if email not in self.emails:
             return self
         return replace(self.without_user(email), declined=(*self.declined, email))
 
     def as_member(self, email: str) -> Self:
-        """Return the group with the permissions of one member."""
+        """Return the group with only the permissions that one member has."""
         return replace(self, permissions=self.member_permissions.get(email, self.permissions))
 
     def with_user(self, email: str, permissions: tuple[Permission, ...]) -> Self:

@@ -97,8 +97,8 @@ class Rooms(Part):
             changed.validate()
             if not all(each.is_able for each in row.participants if each.id == group_id):
                 raise ConflictError(
-                    "No user would have one of the participant's permissions.",
-                    remedy="Add another user with these permissions first.",
+                    "One of the participant's permissions would be left without a user.",
+                    remedy="Add another user with this permission first.",
                 )
             return changed
 

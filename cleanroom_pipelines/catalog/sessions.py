@@ -168,7 +168,7 @@ class SignIn(Part):
 
 
 def _may_still_invite(session: Session, link: SignInLinkRow) -> bool:
-    """Whether a participant's invitation gives no more than when it was made: the user has nothing else since."""
+    """Whether a participant's invitation is still valid: the user has no password, token, role or account yet."""
     user, inviter = session.get(UserRow, link.email), session.get(UserRow, link.invited_by)
     has_token = session.scalar(select(TokenRow.id).where(TokenRow.email == link.email).limit(1)) is not None
     if user is None or inviter is None or inviter.disabled or has_token:

@@ -178,7 +178,7 @@ def _removed_on_failure(folder: Path | None) -> Iterator[None]:
 
 
 class _UsersToDeliver:
-    """The users to deliver, best first, with their requested number and warnings."""
+    """The users to deliver, best first, with the requested number of users and warnings."""
 
     def __init__(self, user_ids: "Iterator[pa.Array]", requested: int, available: int) -> None:
         self.user_ids = user_ids

@@ -36,7 +36,7 @@ _JOB = "First redeemers of campaign 18"
 
 @dataclass(frozen=True)
 class Catch:
-    """How many later redeemers are in the audience, and in other lists of the same size.
+    """How many households that later redeemed a coupon are in the audience, and in other lists of its size.
 
     Args:
         among: `all households` or `mailed households`.

@@ -24,7 +24,7 @@ from cleanroom_pipelines.runs.installation import Installation
 
 
 def start_dagster(host: str, port: int) -> NoReturn:
-    """Run `dg dev` on this home, replacing this process; as its child if the home needs a temporary link.
+    """Replace this process by `dg dev` on this home; run it as a child if the home needs a temporary link.
 
     Raises:
         ConfigurationError: Dagster's command is not installed in this environment, or the home cannot be used.
@@ -49,7 +49,7 @@ def start_dagster(host: str, port: int) -> NoReturn:
 
 
 def _wait_for(arguments: list[str], environment: dict[str, str]) -> int:
-    """Run a command until it ends; SIGTERM is passed on to it."""
+    """Run a command until it ends, and forward SIGTERM to it."""
     children: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
 

@@ -63,6 +63,6 @@ def test(name: str | None, as_json: bool) -> None:
 @notice.command("delete")
 @click.argument("name")
 def delete(name: str) -> None:
-    """Delete the receiver NAME. A declaration that still contains it creates it again."""
+    """Delete the receiver NAME. Applying a declaration that still contains it creates it again."""
     open_installation().catalog.notices.delete_receiver(name)
     click.echo("Deleted.")

@@ -26,7 +26,7 @@ _COLUMNS = ("name", "kind", "status", "partition", "message")
 @click.option("--watch", is_flag=True, help="Print again every two seconds, until interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def status(words: tuple[str, ...], failed: bool, watch: bool, as_json: bool) -> None:
-    """Show what failed, runs, waits and is due, then all resources.
+    """Show failed, running, waiting and due work, then all resources.
 
     With WORDs, list only resources whose name, kind, status or partition contains one of them. In a pipe, each
     resource is one line with tabs between its columns.

@@ -84,7 +84,7 @@ def invite_user(email: str, url: str) -> None:
 @click.option("--operator/--no-operator", "is_operator", default=None, help="Whether the user is an operator.")
 @click.option("--account", help="Account that the user manages in the console, by id or name; 'none' for none.")
 def set_role(email: str, is_operator: bool | None, account: str | None) -> None:
-    """Set what a user may do in the console besides data rooms; without options, show it.
+    """Set whether a user is an operator, and the user's account; without options, show both.
 
     An operator manages users, organisations, accounts and keys. A person of an account acts with all of the
     account's permissions on its models, jobs and exports.

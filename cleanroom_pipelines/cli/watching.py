@@ -79,7 +79,7 @@ def run_pending_watched(
 
 
 def unfinished_sentence(catalog: Catalog) -> str:
-    """Report unfinished versions and what to do about them; empty if all are finished."""
+    """Return a sentence on unfinished versions and what to do about them; empty if all are finished."""
     counts = catalog.resources.unfinished()
     parts = [
         f"{n} {'is' if n == 1 else 'are'} {words}"

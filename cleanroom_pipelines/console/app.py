@@ -90,7 +90,7 @@ class Console:
         return Reply(status, {**reply.headers, "Connection": "close"}, reply.body)
 
     def run(self, route: Route, page: PageRequest) -> Reply:
-        """Answer with a page, after its form was read."""
+        """Answer a request after its form was read."""
         return self._guarded(page.request, lambda: route.answer(page), page.email)
 
     def is_signed_in(self, page: PageRequest) -> bool:
@@ -99,7 +99,7 @@ class Console:
         return session is not None and session.email == page.email
 
     def fail(self, page: PageRequest, error: Exception) -> Reply:
-        """Return the page of an error in a form that was being received, and audit it."""
+        """Return the error page for a form that was being received, and audit the error."""
         self._service.audit_rejection("upload", error, page.request.id, page.email)
         return self._error_page(page.request, page.email, as_media_error(error), status_of(error))
 
@@ -151,7 +151,7 @@ class Console:
             raise
 
     def _guarded(self, request: Request, do: Callable[[], T], email: str = "") -> T | Reply:
-        """Run what answers a request; any error becomes a page."""
+        """Run the handler of a request; any error becomes an error page."""
         try:
             with acting_for(REQUEST):
                 return do()

@@ -1,4 +1,4 @@
-"""A request for a page: what the functions of pages work with.
+"""A request for a page, which the functions of all pages take.
 
 Lives here: `PageRequest` and `Route`.
 Add here when several pages need the same of a request.
@@ -170,7 +170,7 @@ class PageRequest:
         return Reply(200, _attachment(name), "".join(chunks).encode())
 
     def is_page(self, path: str) -> bool:
-        """Whether a path below /console is that of a page, to which a user may be sent after signing in."""
+        """Whether a path below /console is a page to which a user may be sent after signing in."""
         is_path = re.fullmatch(r"/[\w%./~-]*", path, re.ASCII) and not path.startswith("//")
         return bool(is_path) and any(
             each.method == "GET" and each.match(PREFIX + path) is not None for each in self.routes

@@ -118,14 +118,14 @@ def url(path: str, query: Mapping[str, str] | None = None, **parts: str) -> str:
 
 
 def moment(value: str | datetime) -> Markup:
-    """Return an ISO 8601 time as `<time>`, which the script shows in the reader's zone; UTC without it."""
+    """Return an ISO 8601 time as `<time>`; the script shows it in the reader's time zone instead of UTC."""
     at = datetime.fromisoformat(value) if isinstance(value, str) else value
     machine, shown = at.isoformat(timespec="seconds"), at.strftime("%Y-%m-%d %H:%M UTC")
     return Markup('<time datetime="{}">{}</time>').format(machine, shown)
 
 
 def count(value: float) -> str:
-    """Return a number with separators of thousands."""
+    """Return a number with thousands separators."""
     return f"{value:,}"
 
 

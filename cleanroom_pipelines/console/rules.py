@@ -57,7 +57,7 @@ class RuleCondition:
         return self.operator not in _WITHOUT_VALUES
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as the JSON of a definition."""
+        """Return the condition as the JSON of a definition."""
         return {
             "attribute": self.attribute,
             "operator": self.operator,
@@ -182,14 +182,14 @@ class RuleForm:
 
 
 def key_of(source: Mapping[str, Any]) -> str:
-    """Return a reference of a definition as the value of a form's field."""
+    """Convert a reference in a definition to the value of a form's field."""
     return {"base": "base", "seed": f"seed:{source.get('audience_type')}", "custom": f"custom:{source.get('id')}"}[
         source["kind"]
     ]
 
 
 def source_of(key: str) -> dict[str, str]:
-    """Return the value of a form's field as a reference of a definition."""
+    """Convert the value of a form's field to a reference in a definition."""
     kind, _, name = key.partition(":")
     if kind == "seed":
         return {"kind": "seed", "audience_type": name}
@@ -220,7 +220,7 @@ def sentence(t: Text, definition: Mapping[str, Any], names: Mapping[str, str]) -
 
 
 def name_of(t: Text, source: Mapping[str, Any], names: Mapping[str, str]) -> Markup:
-    """Return a reference of a definition in words."""
+    """Describe a reference in a definition in words."""
     if source["kind"] == "base":
         return t("audiences.source.base")
     if source["kind"] == "seed":
@@ -263,7 +263,7 @@ def _read_condition(form: Form, name: str) -> RuleCondition:
 
 
 def _present(form: Form, name: str) -> Iterator[int]:
-    """Yield the numbers from 0 for which the form has the field."""
+    """Yield 0, 1, …, as long as the form has a field with this number."""
     given = {key for key, _ in form.fields}
     for n in count():
         if name.format(n) not in given:
@@ -272,7 +272,7 @@ def _present(form: Form, name: str) -> Iterator[int]:
 
 
 def _one_of(kind: type[CombineOperator | MatchOperator | FilterOperator], value: str) -> str:
-    """Return a value of a closed list; its first value instead of an unknown one."""
+    """Return the value if the list has it, or else the list's first value."""
     known = [each.value for each in kind]
     return value if value in known else known[0]
 

@@ -41,7 +41,7 @@ def forget_session(request: Request) -> str:
 
 
 def check_transport(request: Request) -> None:
-    """Reject a request that others may have read.
+    """Reject a request over a connection that others could read.
 
     Raises:
         PermissionDeniedError: It arrived without TLS from another machine.
@@ -107,7 +107,7 @@ def _is_own_origin(request: Request) -> bool:
 
 
 def _network(client: str) -> str:
-    """Return the address, or for IPv6 the network of 64 bits, which one sender has."""
+    """Return an IPv4 address, or the /64 network of an IPv6 address, since one sender usually has all of it."""
     try:
         address = ip_address(client)
     except ValueError:
@@ -116,5 +116,5 @@ def _network(client: str) -> str:
 
 
 def _bucket(text: str) -> str:
-    """Return one of 65,536 buckets: texts of unknown senders must not fill the memory."""
+    """Map a text to one of 65,536 buckets, so that unknown senders cannot fill the memory."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:4]

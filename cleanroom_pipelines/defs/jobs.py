@@ -171,5 +171,5 @@ def delete_requested(context: dg.OpExecutionContext, installation: InstallationR
 
 @dg.job(executor_def=dg.in_process_executor)
 def carry_out_deletions() -> None:
-    """Carries out requested deletions, in Dagster, too. The sensor pending_work starts it."""
+    """Carries out requested deletions, also in Dagster's storage. The sensor pending_work starts it."""
     delete_requested()

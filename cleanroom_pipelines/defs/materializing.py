@@ -86,7 +86,7 @@ def _peak_bytes() -> int:
 
 
 def _raise_if_failed(context: dg.AssetExecutionContext, installation: Installation, made: AssetResult) -> None:
-    """Fail the run if the version failed: in this run, which has a report, or earlier."""
+    """Fail the run if the version failed, in this run (then with its report) or earlier."""
     kind = ASSETS[made.asset].kind
     if made.failure is None:
         installation.catalog.work.fail_orphans()  # it may wait for a parent that has failed

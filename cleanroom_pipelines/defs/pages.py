@@ -138,7 +138,7 @@ def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Me
         "validation report": dg.MetadataValue.md(report_markdown(ValidationReport.from_dict(documents["report"]))),
     }
     if message := documents["outcome"]["message"]:
-        page["why it is not usable"] = f"{documents['outcome']['statusCode']}: {message}"
+        page["why the seed is not usable"] = f"{documents['outcome']['statusCode']}: {message}"
     if match := documents.get("match"):
         page["seed match"] = dg.MetadataValue.json(match)
     return page
@@ -169,7 +169,7 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         page["distinguishing features"] = _apart_table(apart)
     else:
         page["distinguishing features"] = (
-            "No item or feature value that at least 25 seed users have is more common in the seed than by chance."
+            "No item or feature value of at least 25 seed users is more common in the seed than by chance."
         )
     return page
 

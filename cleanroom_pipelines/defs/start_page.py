@@ -105,7 +105,7 @@ def start_page(context: dg.SensorEvaluationContext, installation: InstallationRe
 
 
 def _freshness(situation: Situation, late_before: Collection[str]) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate the freshness of the models that became late, or are no longer."""
+    """Evaluate the freshness check of models that became late or are no longer late."""
     for model, due, _ in situation.refreshes:
         sentence = situation.late.get(model.id, "")
         if bool(sentence) != (model.id in late_before):
@@ -119,7 +119,7 @@ def _freshness(situation: Situation, late_before: Collection[str]) -> Iterator[d
 
 
 def _click(problem: Problem) -> str:
-    """The click that retries what failed."""
+    """Return the click, in Markdown, that retries the failed work."""
     if not problem.job:
         return "click *Materialize* on its page"
     return f"launch the job [{problem.job}](/locations/{CODE_LOCATION}/jobs/{problem.job}/playground)"

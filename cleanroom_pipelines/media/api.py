@@ -225,7 +225,7 @@ class CustomAudienceDefinition(CamelResult):
 
 
 class StalenessWarnings(CamelResult):
-    """What a definition refers to directly, but the room no longer has."""
+    """Direct references of a definition to data that the room no longer has."""
 
     missing_custom_audiences: list[str] | None = None
     missing_filter_attributes: list[str] | None = None
@@ -483,7 +483,7 @@ class OverlapStatisticsResult(Result):
 
     @property
     def rows(self) -> Sequence[OverlapStatistic]:
-        """One per type of seed audience."""
+        """One row for each type of seed audience."""
         return self.overlap_statistics
 
     def of(self, audience_type: str) -> OverlapStatistic | None:
@@ -585,7 +585,7 @@ class ComputeInsightsResult(Result):
     """What distinguishes the matched users of each seed audience.
 
     Args:
-        audiences: One per type of seed audience.
+        audiences: One row for each type of seed audience.
         total_publisher: Released count of the publisher's relevant users; None if it is hidden.
         noise: Error bounds of the numbers, as stated by the server.
     """

@@ -397,7 +397,7 @@ class DataLabBuilder:
         """
         if any(each.is_activation_id and each.id_type is not IdType.STRING for each in identifiers_config):
             raise InvalidRequestError(
-                "Lists can contain user ids, and hashed ids for ad destinations.",
+                "Lists can contain only user ids, or hashed ids for ad destinations.",
                 remedy="Use `IdType.STRING` for the ids to deliver, or `with_activation`.",
             )
         return self.with_matching_id_format(*(each.id_type for each in identifiers_config if each.is_matching_id))

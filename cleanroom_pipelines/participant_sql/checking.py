@@ -500,7 +500,7 @@ def _check_output(tree: exp.Expr) -> None:
         elif not isinstance(query, exp.Select):
             raise _rejected("The query is not a SELECT.", kind=type(query).__name__)
         elif any(column.is_star for column in query.expressions):
-            raise _rejected("The query returns a star.", remedy="Name the column with the user ids.")
+            raise _rejected("The query returns a star (*).", remedy="Name the column with the user ids.")
         elif len(query.expressions) != 1:
             raise _rejected(
                 f"The query returns {len(query.expressions)} columns; it must return one.",

@@ -1,4 +1,4 @@
-"""Types of the columns of text tables (CSV, JSON Lines), whose cells are text by themselves.
+"""Types of the columns of text tables (CSV, JSON Lines), whose files store every cell as text.
 
 Lives here: reading a table's `_schema.json`, the types that a training dataset declares, and converting cells.
 Add here when a column can have another type.

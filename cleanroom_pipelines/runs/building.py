@@ -454,7 +454,7 @@ def _destination(buckets: Buckets, configured: ConfiguredAudienceModel) -> Objec
 
 
 def _matched_seed(work: Work[GenerationJob]) -> "MatchedSeed":
-    """Return the matched seed that the validation handed on; validate the seed if that was not done yet."""
+    """Return the matched seed that the validation stored; validate the seed now if that was not done yet."""
     _, _, model = _family(work.installation.catalog, work)
     if "seed_validation_report" in work.version.artifacts:
         judged = handed_on(work, model)

@@ -478,7 +478,7 @@ def _fail_validation(state: _RoomBuild, failed: Mapping[str, str], code: StatusC
 def _changed_inputs(
     state: _RoomBuild, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
-    """Return the uploads to ingest, the unchanged datasets, and the artifact that contains those."""
+    """Return the uploads to ingest, the unchanged datasets, and the artifact that contains the unchanged ones."""
     earlier = state.earlier("base_audience")
     if earlier is None:
         return dict(inputs), [], None

@@ -1,4 +1,4 @@
-"""Tags of runs: what a run is for, in names that people know.
+"""Tags of runs: the purpose of a run, in names that people know.
 
 Lives here: the keys of tags, and the tags of the run of a version.
 Add here when runs get another tag.

@@ -381,8 +381,9 @@ def metrics_of(
     low, high = headline["lift_interval"]
     return {
         "sentence": (
-            f"Finds {headline['lift']:.1f} times as many as chance at {headline['size'].replace('%', ' %')} "
-            f"({low:.1f} to {high:.1f}), from about {n_seed_users:,} seed users"
+            f"Finds {headline['lift']:.1f} times as many held-out seed users as chance at "
+            f"{headline['size'].replace('%', ' %')} ({low:.1f} to {high:.1f}), "
+            f"measured with about {n_seed_users:,} seed users"
         ),
         "recall_at": main,
         "sizes": by_size,

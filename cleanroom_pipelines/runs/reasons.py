@@ -58,7 +58,7 @@ class Failure:
 
     @property
     def remedy(self) -> str:
-        """How to go on: a click and a command."""
+        """How to retry: with a click or with a command."""
         if self.needs_new_seed:
             return (
                 f"Correct the seed. Then launch the job {START_JOB}, or run `{APPLY}` if a file declares the job."

@@ -73,7 +73,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
 def forget_seeds_from(
     installation: Installation, account_id: str, s3_uris: Sequence[str]
 ) -> tuple[GenerationJob, ...]:
-    """Delete the seeds that failed jobs keep of deleted objects; return all jobs that used these objects.
+    """Delete the copies of deleted objects that failed jobs keep as seeds; return all jobs that used the objects.
 
     A job that runs deletes its copy when it ends. What was built of the seed stays until its job is deleted.
 

@@ -133,7 +133,7 @@ def _sealed_upload(
 def close_room_drop(
     installation: Installation, room_id: str, upload_id: str, code: StatusCode | None = None, message: str = ""
 ) -> None:
-    """Close a dropped file once a run has ingested it: delete the note of its name, or write a receipt.
+    """Close a dropped file once a run has ingested it: delete the note with its name, or write a receipt.
 
     Does nothing for other uploads.
 

@@ -128,7 +128,7 @@ def _listed(texts: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class JudgedSeed:
-    """A job's seed after its validation and, if it is valid, its match with the model.
+    """A job's seed after its validation and, if the seed is valid, its match with the model.
 
     Args:
         report: The validation report.
@@ -142,7 +142,7 @@ class JudgedSeed:
 
 
 def judge_seed(work: Work[GenerationJob], model: Version) -> JudgedSeed:
-    """Validate a job's seed and match it with the model, unless this was done before and handed on.
+    """Validate a job's seed and match it with the model, unless an earlier step stored the result.
 
     Args:
         work: The work on the job, whose seed is in the vault.

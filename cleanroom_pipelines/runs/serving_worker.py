@@ -79,7 +79,7 @@ def work_until_stopped(
 
 
 class Rounds:
-    """What a worker remembers from one round to the next."""
+    """State that a worker keeps from one round to the next."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ _GRACE = timedelta(minutes=15)  # the schedule of refreshes ticks every five
 
 @dataclass(frozen=True)
 class Problem:
-    """A failure, with what else failed because of it.
+    """A failure, and the other failures that it caused.
 
     Args:
         first: The resource that failed first.
@@ -46,7 +46,7 @@ class Problem:
 
     @property
     def consequences(self) -> str:
-        """A sentence about the others; empty if there are none."""
+        """A sentence about the other failures; empty if there are none."""
         n_others = len(self.others)
         if not n_others:
             return ""
@@ -85,7 +85,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Situation:
-    """What an operator needs to know at a glance.
+    """The installation's state, as an operator needs to see it at a glance.
 
     Args:
         n_failed: The number of resources whose newest version failed.
@@ -229,7 +229,7 @@ def drift_of_audience(installation: Installation, job_id: str, limit: float = 0.
 
 
 def drift_of_export(export: Mapping[str, Any], limit: float = 0.5) -> str:
-    """Return a sentence if more than a share of a list's users are not those of the list before.
+    """Return a sentence if more than a share of a list's users were not in the previous list.
 
     Args:
         export: The document of the export, which counts the changes if the configured model asks for them.

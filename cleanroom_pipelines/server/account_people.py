@@ -1,4 +1,4 @@
-"""What people of an account do in the console: the operations of the lookalike (AWS) API, and storing a seed.
+"""Actions of an account's users in the console: the lookalike (AWS) API's operations, and storing a seed.
 
 Lives here: the check that the caller manages an account, the validation and handlers of the API, and auditing.
 Add here when people of accounts need another service's operations.

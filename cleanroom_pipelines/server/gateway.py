@@ -124,7 +124,7 @@ class Gateway:
 
     async def _measure(self, request: Request, *, is_local: bool) -> Reply:
         if not self.metrics.admits(request.header("authorization") or "", is_local=is_local):
-            message = "Metrics need their token, or without one a direct request from this machine."
+            message = "Metrics need their token or, if none is set, a direct request from this machine."
             return await self._reject(request, message, status=403, ends=True)
         content_type, body = await anyio.to_thread.run_sync(self.metrics.render)
         return Reply(200, {"Content-Type": content_type, "Cache-Control": "no-store"}, body)

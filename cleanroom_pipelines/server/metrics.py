@@ -83,7 +83,7 @@ class Metrics:
 
 
 class _State:
-    """Collects what the catalogue and the disk show, at most once in five seconds."""
+    """Collects metrics of the catalogue and the disk, at most once every five seconds."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -102,18 +102,20 @@ class _State:
     def _read(self) -> Iterator["GaugeMetricFamily"]:
         usage = shutil.disk_usage(self._installation.home.root)
         yield _gauge("disk_free_bytes", "Free space on the disk of the home.", usage.free)
-        yield _gauge("disk_size_bytes", "Size of that disk.", usage.total)
+        yield _gauge("disk_size_bytes", "Size of the disk of the home.", usage.total)
         try:
             families = [*self._queue(), *self._jobs(), *self._budgets(), self._notices()]
         except CleanroomError:
             families = []
-        yield _gauge("catalog_up", "1 if the catalogue responds, or else 0.", int(bool(families)))
+        yield _gauge("catalog_up", "1 if the catalogue responds, 0 if not.", int(bool(families)))
         yield from families
 
     def _queue(self) -> Iterator["GaugeMetricFamily"]:
         now, waiting = self._installation.clock(), self._installation.catalog.work.waiting()
         count = _family("waiting_jobs", "Jobs that could start now, by lane.", "lane")
-        age = _family("oldest_waiting_seconds", "Age of the oldest of them; 0 if there is none.", "lane")
+        age = _family(
+            "oldest_waiting_seconds", "Age of the oldest job that could start now; 0 without one.", "lane"
+        )
         for lane in Lane:
             n_jobs, oldest = waiting.get(lane, (0, now))
             count.add_metric([lane.value], n_jobs)
@@ -123,7 +125,7 @@ class _State:
     def _jobs(self) -> Iterator["GaugeMetricFamily"]:
         resources = self._installation.catalog.resources
         unfinished = _family(
-            "unfinished_jobs", "Pending jobs, also those that wait for a parent, and running ones.", "status"
+            "unfinished_jobs", "Jobs that are pending (even if they wait for a parent) or running.", "status"
         )
         for status, n_jobs in resources.unfinished().items():
             unfinished.add_metric([status.value], n_jobs)
@@ -141,9 +143,9 @@ class _State:
 
     def _budgets(self) -> Iterator["GaugeMetricFamily"]:
         spent = _family(
-            "budget_spent_units", "Units of its privacy budget that a pair of organisations spent.", "pair"
+            "budget_spent_units", "Units that a pair of organisations spent of its privacy budget.", "pair"
         )
-        total = _family("budget_total_units", "Units of that budget in total.", "pair")
+        total = _family("budget_total_units", "Units in a pair's whole privacy budget.", "pair")
         pairs, key = self._installation.catalog.pairs, self._installation.key
         for pair in pairs.all():
             ledger, label = pairs.ledger(pair.id), key.digest("metrics", pair.id.encode())[:16]

@@ -153,7 +153,7 @@ def _set_organization(call: Call) -> None:
 
 
 def _set_role(call: Call) -> None:
-    """Set a user's role; operators cannot take their own, so that one remains."""
+    """Set a user's role; operators cannot end their own role, so that at least one operator remains."""
     user, is_operator, account = _named(call), call.flag("is_operator"), call.text("account", "").strip()
     if user.email == call.email and not is_operator:
         raise _not_yourself()
@@ -244,7 +244,7 @@ def _leave_collaboration(call: Call) -> None:
 
 
 def _quotas(call: Call) -> list[tuple[str, float]]:
-    """Return each limit of the installation's settings, by the name of its text."""
+    """Return each limit of the installation's settings, by the key of its text."""
     settings = call.installation.settings
     names = ("requests_per_second", "max_unfinished_jobs", "max_resources", "max_rooms", "max_labs", "max_uploads")
     return [(name, getattr(settings, name)) for name in (*names, "max_upload_bytes", "max_unpacked_bytes")]
@@ -257,7 +257,7 @@ def _named(call: Call) -> User:
 
 
 def _about(call: Call, **facts: str) -> None:
-    """Record what an action is about for the audit log, without what was typed in place of an id."""
+    """Add the subject of an action to its audit entry, except values that are not valid ids."""
     call.trail |= {name: value for name, value in facts.items() if fits(name, value)}
 
 

@@ -427,12 +427,12 @@ def _sentence(entry: dict[str, Any], n_matched: int) -> str:
     size = entry["size"].replace("%", " %")
     if entry["relevance"] is None:
         return (
-            f"Not better than chance at {size}: finds {entry['lift']:.1f} times as many "
-            f"({low:.1f} to {high:.1f}), from {n_matched:,} seed users"
+            f"Not better than chance at {size}: finds {entry['lift']:.1f} times as many held-out users "
+            f"({low:.1f} to {high:.1f}), measured with {n_matched:,} seed users"
         )
     return (
-        f"Finds {entry['lift']:.1f} times as many as chance at {size} ({low:.1f} to {high:.1f}), "
-        f"from {n_matched:,} seed users"
+        f"Finds {entry['lift']:.1f} times as many held-out seed users as chance at {size} "
+        f"({low:.1f} to {high:.1f}), measured with {n_matched:,} seed users"
     )
 
 

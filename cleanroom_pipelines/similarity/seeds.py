@@ -78,7 +78,7 @@ class SeedMatch(Document):
 
 @dataclass(frozen=True)
 class MatchedSeed:
-    """A seed after matching: what the validation of a job hands on to its ranking.
+    """A seed after matching, which a job's validation stores for its ranking.
 
     Args:
         counts: The counts of the match.

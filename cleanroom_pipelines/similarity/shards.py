@@ -64,7 +64,7 @@ class ShardArrays:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written for a model: its users, items and features in users/, items.parquet and idf.npy.
+    """The written files of a model, users/, items.parquet and idf.npy, with its users, items and features.
 
     Args:
         users_per_shard: Users of each shard, in order.

@@ -96,7 +96,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Counted:
-    """What the first stages found: interactions, users with their features, and the users table."""
+    """Results of the first stages: interactions, users with their features, and the users table."""
 
     found: reading.Interactions
     n_users: int

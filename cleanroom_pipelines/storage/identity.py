@@ -1,4 +1,4 @@
-"""The identity of an installation, which shows whether catalogue, key and home belong together and are up to date.
+"""The identity of an installation: shows whether catalogue, key and home belong together and are current.
 
 Lives here: the identity, its file in the home, and raising the generation there.
 Add here when home and catalogue must agree on something else.

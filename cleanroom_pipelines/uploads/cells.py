@@ -147,7 +147,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class IdFacts:
-    """What a column of ids contains, which decides how its cells are read.
+    """The kinds of values in a column of ids, which decide how its cells are read.
 
     Args:
         blanks: Whether white space or invisible characters surround some ids.
@@ -333,7 +333,7 @@ def id_facts_sql(cell: str, *, is_number: bool, is_complete: bool) -> str:
 
 
 def decimal_sql(cell: str) -> str:
-    """Cheap SQL condition: true for every id that is a fraction, but also for some others."""
+    """Cheap SQL condition that is true for every id with a fraction, and for a few other ids."""
     return f"right({cell}, 1) <= '9' AND contains({cell}, '.')"
 
 
@@ -385,7 +385,7 @@ def _is_placeholder(id_: str) -> str:
 
 
 def may_be_odd_sql(cell: str, point: str = "") -> str:
-    """Cheap SQL condition: true for every id that needs `IdFacts`, but also for some others.
+    """Cheap SQL condition that is true for every id that needs `IdFacts`, and for a few other ids.
 
     Args:
         cell: Expression for the raw id.

@@ -1,4 +1,4 @@
-"""What a file that a person chose holds: guessed from its first rows, and rewritten where the person knows better.
+"""Guess the content of an uploaded file from its first rows, and convert the file if the user corrects the guess.
 
 Lives here: telling tables from other files, guessing separator, header and kind of id, and rewriting a CSV.
 Add here when the person can choose something more about a file.
@@ -50,7 +50,7 @@ _SAVE_AS = "Save the table as CSV, Excel (.xlsx) or Parquet."
 
 @dataclass(frozen=True)
 class Guess:
-    """What a file seems to hold.
+    """The guessed content of a file.
 
     Args:
         format: "csv" or "parquet".
@@ -73,7 +73,7 @@ class Guess:
 
 
 def table_chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield a table that a person chose as the reader takes it: a workbook as CSV, other tables unchanged.
+    """Yield an uploaded table in a form that the reader accepts: a workbook as CSV, other tables unchanged.
 
     Args:
         stream: The file, on disk.
@@ -91,7 +91,7 @@ def table_chunks(stream: IO[bytes]) -> Iterator[bytes]:
 def guess_file(
     path: Path, dataset: Dataset, kinds: Sequence[MatchingId], scratch: Path, *, max_bytes: int | None = None
 ) -> Guess:
-    """Guess what a file holds.
+    """Guess the content of a file.
 
     Args:
         path: The file.
@@ -116,7 +116,7 @@ def guess_file(
 def rewritten(
     path: Path, scratch: Path, *, separator: str, header: bool, max_bytes: int | None = None
 ) -> Iterator[bytes]:
-    """Yield a CSV with commas and without header, read as a person chose.
+    """Yield a CSV with commas and without header, converted as the user chose.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""Why ids of two tables do not match: one sentence of counts and a likely cause, never an id.
+"""Explain why ids of two tables do not match: one sentence with counts and a likely cause, never an id.
 
 Lives here: comparing ids after small changes of their form, and describing the form of one party's own ids.
 Add here when ids of the same people are written differently in another way.

@@ -265,7 +265,7 @@ def _raw(position: int, column: Column, *, is_text: bool) -> str:
 
 
 def _nothing(position: int, column: Column, *, is_text: bool) -> str:
-    """Return SQL for the NULL cells of a column that has a type only in other files."""
+    """Return SQL for a column that is all NULL in these files and has a type only in other files."""
     if column.role.is_id:
         return f"CAST(NULL AS {'VARCHAR' if is_text else 'BIGINT'}) AS c{position}"
     types = {str(Role.TIMESTAMP): "BIGINT", str(Role.NUMERICAL_FEATURE): "DOUBLE"}

@@ -56,14 +56,14 @@ class _Shape:
     last_cells: frozenset[str] = field(repr=False)
 
     def fits(self, sizes: Sequence[int]) -> bool:
-        """Whether one of the expected numbers of columns, above 1, is the most common one."""
+        """Whether the most common number of columns is above 1 and one of the expected numbers."""
         return any(
             size > 1 and size in self.record_sizes and _is_most_common(self.record_sizes, size) for size in sizes
         )
 
     @property
     def has_few_labels(self) -> bool:
-        """Whether the last column may hold labels, which repeat."""
+        """Whether the last column has few different values, as a column of labels does."""
         return len(self.last_cells) <= max(_MAX_FEW_LABELS, sum(self.record_sizes.values()) // 2)
 
 
@@ -97,7 +97,7 @@ class RoomFile:
         return max(self.record_sizes, key=lambda size: (self.record_sizes[size], size), default=0)
 
     def has_columns(self, n_columns: int) -> bool:
-        """Whether no other number of columns is more common than this one among the first records."""
+        """Whether this is the most common number of columns among the first records."""
         return _is_most_common(self.record_sizes, n_columns)
 
     @property

@@ -76,7 +76,7 @@ def test_the_ui_shows_a_seed_become_an_export(tmp_path: Path, browser: Any) -> N
 
         job = installation.catalog.resources.ids(Kind.GENERATION_JOB)[-1]
         browser.get(f"{url}/assets/audience?view=partitions&partition={job}")
-        see(browser, lambda: "as many as chance" in body(browser))
+        see(browser, lambda: "as many held-out seed users as chance" in body(browser))
         picture = see(browser, lambda: texts(browser, "*", "[Show Markdown]"))[-1]
         snap("audience")
         picture.click()

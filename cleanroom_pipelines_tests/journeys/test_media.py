@@ -59,7 +59,7 @@ def test_the_script_uses_the_whole_api(served: tuple[Server, list[str], Installa
     assert told["proposed"].endswith("right in 61% instead of 60%")
     assert told["approved by"] == "advertiser.example, publisher.example"
     assert told["privacy budget after"] == "120 units"
-    assert told["rejected"].startswith("Other audiences depend on the ones to delete.")
+    assert told["rejected"].startswith("Other audiences depend on the audiences to delete.")
     assert installation.audit.verify().ok
     written = b"".join(lines_of(installation.home.audit))
     for secret in (*tokens, *PEOPLE, "household-"):

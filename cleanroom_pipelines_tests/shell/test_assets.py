@@ -175,7 +175,7 @@ def test_pictures_are_small_enough_for_dagster(finished: Shell, asset: str) -> N
 
 def test_audience_page_shows_its_quality(finished: Shell) -> None:
     page = page_of(finished, "audience")
-    assert re.match(r"\*\*Finds [\d.]+ times as many as chance at 10 % \(", page["summary"])
+    assert re.match(r"\*\*Finds [\d.]+ times as many held-out seed users as chance at 10 % \(", page["summary"])
     assert [record.data["size"] for record in page["quality by size"].records] == ["5%", "10%", "20%"]
     for record in page["quality by size"].records:
         for column in (

@@ -1,4 +1,4 @@
-"""Collaborations as their members see them: reading only, since the operator creates and changes them.
+"""Read-only operations on collaborations, for their members; the operator creates and changes collaborations.
 
 Lives here: the operations of the API `cleanrooms` that list and show collaborations, members and templates.
 Add here when a member may see more of its collaborations.
@@ -88,7 +88,7 @@ def _find(endpoint: Endpoint, caller: Caller, collaboration_id: str) -> Collabor
 
 
 def _page(member: str, caller: Caller, parameters: Parameters, items: Sequence[dict[str, Any]]) -> Answer:
-    """Return a page of a short list, whose tokens are positions."""
+    """Return a page of a short list; its page tokens are positions in the list."""
     listing = RequestedPages(member, caller, parameters)
     limit, after = listing.paging().values()
     start = int(after) if after and after.isascii() and after.isdigit() and len(after) < 9 else 0

@@ -1,4 +1,4 @@
-"""Shared parts of the operations: ownership of ARNs and roles, quotas, pages and status details.
+"""Helpers that the operations share: checks of ARNs, roles and quotas, pages of listings, status details.
 
 Lives here: `Endpoint`, and the rules that several operations share.
 Add here when a second operation needs a part of another.
@@ -135,7 +135,7 @@ def quota_exceeded(name: str, value: int) -> ApiError:
 
 @dataclass(frozen=True)
 class RequestedPages:
-    """One listing as a caller requested it; its page tokens are not valid for any other listing.
+    """A caller's request for a listing; its page tokens are valid for the same listing only.
 
     Args:
         member: The member of the response that has the items.

@@ -324,7 +324,7 @@ def _shown_seed(seed: RequestedSeed | None) -> dict[str, object] | None:
 
 
 def _metrics(endpoint: Endpoint, seen: JobView) -> dict[str, object] | None:
-    """Return the audience's recall, and its relevance by size, without a score where relevance is unknown."""
+    """Return the audience's recall, and its relevance by size; a size with unknown relevance has no score."""
     job = seen.job
     if job.status is not Status.ACTIVE or not (seen.is_owner or _is_shared(endpoint, job)):
         return None

@@ -148,12 +148,12 @@ def _chunks_of(signature: S3Signature, headers: Mapping[str, str]) -> "_Chunks |
     if bool(names) != has_trailer or len(names) > _MOST_TRAILERS or len(set(names)) < len(names):
         raise S3Error("InvalidRequest", "x-amz-trailer does not name the trailer that the body declares.")
     if not all(map(is_checksum, names)) or set(names) & headers.keys():
-        raise S3Error("InvalidRequest", "A trailer may contain only checksums that no header gives.")
+        raise S3Error("InvalidRequest", "A trailer may contain only checksums that are not in a header.")
     return _Chunks(signature if signature.payload != _UNSIGNED_STREAMING else None, tuple(names))
 
 
 class _Chunks:
-    """Decoder of an aws-chunked body; the signature of each chunk covers that of the chunk before."""
+    """Decoder of an aws-chunked body; each chunk's signature covers the previous chunk's signature."""
 
     def __init__(self, signature: S3Signature | None, trailers: tuple[str, ...]) -> None:
         self.trailers = trailers

@@ -139,7 +139,7 @@ def _table(polynomial: int) -> _Numbers:
 
 
 def _advanced(values: _Numbers, polynomial: int, n_bytes: int) -> _Numbers:
-    """Return the states after a number of zero bytes; the tables for powers of two are cached."""
+    """Return the CRC states after a number of zero bytes; the tables for powers of two are cached."""
     power = 0
     while n_bytes:
         if n_bytes & 1:
@@ -151,7 +151,7 @@ def _advanced(values: _Numbers, polynomial: int, n_bytes: int) -> _Numbers:
 
 @cache
 def _zeros(polynomial: int, power: int) -> _Numbers:
-    """Return how 2**power zero bytes change each byte of a state, as eight tables of 256 entries."""
+    """Return eight tables of 256 entries: how 2**power zero bytes change each byte of a CRC state."""
     if power:
         half = _zeros(polynomial, power - 1)
         return _applied(half, half.reshape(-1)).reshape(8, 256)

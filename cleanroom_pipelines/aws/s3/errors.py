@@ -33,7 +33,7 @@ _TABLE: Final[Mapping[str, tuple[int, str]]] = {
     ),
     "MalformedXML": (400, "The body is not the XML that this operation expects."),
     "MethodNotAllowed": (405, "S3 has no operation with this method and path."),
-    "MissingContentLength": (411, "The request needs the length of its body."),
+    "MissingContentLength": (411, "The request must state the length of its body."),
     "NoSuchBucket": (404, "The bucket does not exist."),
     "NoSuchKey": (404, "The key does not exist."),
     "NoSuchUpload": (404, "The multipart upload does not exist. It may have been completed or aborted."),

@@ -1,4 +1,4 @@
-"""Reading S3 requests and writing S3 responses, by botocore's own model of the service.
+"""Reading S3 requests and writing S3 responses, according to botocore's model of the service.
 
 Lives here: finding the operation of a request, its parameters and XML body, and writing outputs and errors as XML.
 Add here when another form of parameter or response is needed.

@@ -1,4 +1,4 @@
-"""Attacks on the lookalike (AWS) API: from jobs on its model, the publisher learns about the advertiser's seed.
+"""Attacks on the lookalike (AWS) API: the publisher tries to learn who is in the advertiser's seed.
 
 Lives here: the two accounts, their resources, running jobs through the API's handlers, and reading their results.
 Add here when an attack uses the lookalike API only.

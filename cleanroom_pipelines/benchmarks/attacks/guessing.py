@@ -115,12 +115,12 @@ class AttackResult:
 
     @property
     def error(self) -> float:
-        """Standard error of the share of right guesses, if half of the guesses are right."""
+        """Standard error of the share of correct guesses, if half of the guesses are correct."""
         return 0.5 / math.sqrt(self.n_worlds)
 
     @property
     def is_within(self) -> bool:
-        """Whether the share of right guesses is at most the privacy bound plus three standard errors."""
+        """Whether the share of correct guesses is at most the privacy bound plus three standard errors."""
         return self.right <= right_at_most(PAIR_TENTHS) + 3 * self.error
 
     def as_dict(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def _of(found: Sequence[playing.Found], name: str) -> list[playing.Numbers]:
 
 
 def _share_right(worlds: Sequence[Mapping[str, float]], exact: Sequence[Mapping[str, float]]) -> float:
-    """Return the share of right guesses; the victim's data is in every second world."""
+    """Return the share of correct guesses; the victim's data is in every second world."""
     names = sorted({name for each in (*worlds, *exact) for name in each})
     if not names:
         return 0.5

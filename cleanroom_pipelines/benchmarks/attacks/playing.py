@@ -37,7 +37,7 @@ _KNOWN, _AT_THRESHOLD = 45, 39
 
 
 def rule(without: int, segment: str | None = None, source: Mapping[str, str] = SEED) -> dict[str, Any]:
-    """Build a rule that selects the victim if it is in the source; any `without` gives an equivalent rule."""
+    """Build a rule that selects the source's users; `without` changes its text, but not its users."""
     return {
         "kind": "rule_based",
         "source": source,
@@ -198,7 +198,7 @@ def retrained(world: World, is_in: bool) -> Found:
 
 
 def thresholds(world: World, is_in: bool) -> Found:
-    """Attack: the advertiser tests 45 times if 39 known users, and possibly the victim, reach the threshold."""
+    """Attack: the advertiser tests 45 times whether 39 known users and maybe the victim reach the threshold."""
     del is_in
     world.provision_seeds(_types(N_TYPES, _AT_THRESHOLD))
     answer = world.ask(ADVERTISER, "overlap_statistics")

@@ -374,7 +374,7 @@ class Templates:
 def make_room(
     *purposes: CollaborationType, with_victim: bool = True, n_left_out: int = 0
 ) -> Callable[[World], None]:
-    """Return a function that creates a room with a base audience, on request without the victim or others."""
+    """Return a function that creates a room with a base audience, optionally without some users."""
 
     def make(world: World) -> None:
         world.new_room(*purposes)

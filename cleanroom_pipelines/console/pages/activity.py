@@ -64,7 +64,7 @@ def _entries(page: PageRequest, room: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_view(entry: dict[str, Any]) -> bool:
-    """Whether an entry is that of a call that only read; rejected calls and paid answers are more than views."""
+    """Whether an entry is only a view: a call that changed nothing, was not rejected and cost nothing."""
     return entry["outcome"] == "ok" and entry["action"] in _VIEWS
 
 

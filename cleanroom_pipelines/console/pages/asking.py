@@ -1,4 +1,4 @@
-"""Questions about both parties' data: their price, asking, and the answer once it is there.
+"""Questions about both parties' data: show the price, ask, and show the answer.
 
 Lives here: what the pages of the overlap and of the insights have in common.
 Add here when another page asks questions that are paid from the privacy budget.
@@ -39,7 +39,7 @@ class Asking:
         return f"{self.path}/{{job_id}}"
 
     def show(self, page: PageRequest, *, error: MediaError | None = None, **more: Any) -> Reply:
-        """Show the newest answer, or that of the path, with the price of another question and the earlier ones."""
+        """Show the answer in the path, or else the newest one, with the price of another and earlier answers."""
         room = page.room()
         asked = own_jobs(page, self.kind)
         job = job_of(page, asked) if "job_id" in page.path else next(iter(asked), None)
@@ -53,7 +53,7 @@ class Asking:
         )
 
     def ask(self, page: PageRequest, **about: Any) -> Reply:
-        """Start a job at the price that the form sends; if its answer is there at once, pay for it."""
+        """Start a job at the price that the form sends; if its answer is ready at once, pay for it."""
         room_id = page.room()["id"]
         try:
             agree(page, page.call(Method.GET_ESTIMATE, room_id=room_id, kind=self.kind.value, **about))
@@ -77,7 +77,7 @@ class Asking:
         return page.redirect(self.answer_path, room_id=page.room()["id"], job_id=job["id"])
 
     def state(self, page: PageRequest, job: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return what the page shows of a job: its answer if it is paid, its price, or why it failed."""
+        """Return a job's state for the page: its answer if it is paid, its price, or why it failed."""
         found: dict[str, Any] = {"answer": None, "answer_price": None, "failure": None}
         if job is None or job["status"] == JobStatus.RUNNING:
             return found
@@ -92,7 +92,7 @@ class Asking:
             return {**found, "failure": error}
 
     def price(self, page: PageRequest) -> dict[str, Any] | None:
-        """Return the price of asking; None as long as a side has not provided its data."""
+        """Return the price of asking; None until both sides have provided their data."""
         provided = page.call(Method.GET_PROVISIONING, room_id=page.room()["id"])
         if not (provided["base"] and provided["seeds"]):
             return None
@@ -104,7 +104,7 @@ class Asking:
 
 
 def agree(page: PageRequest, price: Mapping[str, Any]) -> None:
-    """Check that the form sends at least the present price, which the page showed before.
+    """Check that the price shown on the form is at least the current price.
 
     Raises:
         ConflictError: The price has risen, or the form sends none.
@@ -127,7 +127,7 @@ def own_jobs(page: PageRequest, kind: JobKind) -> list[dict[str, Any]]:
 
 
 def job_of(page: PageRequest, jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return that of the user's jobs which the path names.
+    """Return the user's job that the path names.
 
     Raises:
         MediaError: The user has no such job in this room.
@@ -140,6 +140,6 @@ def job_of(page: PageRequest, jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def missing(page: PageRequest) -> NotFoundError:
-    """Return the error of an answer that does not exist in this room."""
+    """Return the error for an answer that does not exist in this room."""
     t = page.rendering.text
     return NotFoundError(t("figures.missing"), remedy=t("figures.missing_remedy"))

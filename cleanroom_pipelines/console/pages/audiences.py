@@ -41,7 +41,7 @@ HOLDOUTS = ("", "5%", "10%", "20%", "50%")
 
 
 def audiences(page: PageRequest, error: MediaError | None = None) -> Reply:
-    """List the audiences that the user can see; after a form that was rejected, with its error."""
+    """List the audiences that the user can see, and the error of a rejected form."""
     room = page.room()
     found = page.call(Method.LIST_AUDIENCES, room_id=room["id"])
     names = names_in(found)
@@ -64,7 +64,7 @@ def audiences(page: PageRequest, error: MediaError | None = None) -> Reply:
 
 
 def renew_figures(page: PageRequest) -> Reply:
-    """Pay for figures of the current users, which other figures are computed from."""
+    """Pay for new figures about the publisher's users; other figures are computed from them."""
     try:
         if (price := _price_of_figures(page)) is not None:
             require_agreed(page, price)
@@ -75,7 +75,7 @@ def renew_figures(page: PageRequest) -> Reply:
 
 
 def audience(page: PageRequest, error: MediaError | None = None) -> Reply:
-    """Show an audience; after a form that was rejected, with its error."""
+    """Show an audience, and the error of a rejected form."""
     room, id_ = page.room(), page.path["audience_id"]
     found = page.call(Method.GET_AUDIENCE, room_id=room["id"], audience_id=id_)
     failure, problem = found["state"].get("error"), (found["export"] or {}).get("problem")
@@ -234,7 +234,7 @@ def roles_of(room: Mapping[str, Any]) -> dict[str, str]:
 
 
 def price_of(page: PageRequest, kind: str, **about: Any) -> dict[str, Any] | None:
-    """Return the price of a question; None while the room has no data, so that it has no price yet."""
+    """Return the price of a question; None until the room has data."""
     try:
         price: dict[str, Any] = page.call(Method.GET_ESTIMATE, room_id=page.path["room_id"], kind=kind, **about)
     except NotProvisionedError:
@@ -243,7 +243,7 @@ def price_of(page: PageRequest, kind: str, **about: Any) -> dict[str, Any] | Non
 
 
 def require_agreed(page: PageRequest, price: Mapping[str, Any] | None, name: str = "priced") -> None:
-    """Check that a form was sent at a shown price that is at least the present one.
+    """Check that the price shown on the form is at least the current price.
 
     Args:
         page: The request.
@@ -265,7 +265,7 @@ def require_agreed(page: PageRequest, price: Mapping[str, Any] | None, name: str
 
 
 def missing_page(page: PageRequest) -> MediaError:
-    """Return the error of an address that leads nowhere in this room."""
+    """Return the error for an address that does not exist in this room."""
     t = page.rendering.text
     return NotFoundError(t("audiences.not_here"), remedy=t("audiences.not_here_remedy"))
 
@@ -275,7 +275,7 @@ def _about(audience_id: str) -> dict[str, str]:
 
 
 def _price_of_figures(page: PageRequest) -> dict[str, Any] | None:
-    """Return the price of figures of the current users; None if they are paid or cannot be asked for."""
+    """Return the price of figures about the current users; None if they are paid or unavailable."""
     if not page.may(Permission.CREATE_CUSTOM_AUDIENCE):
         return None
     price = price_of(page, "base_figures")

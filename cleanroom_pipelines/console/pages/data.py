@@ -1,4 +1,4 @@
-"""The data that a participant provides to a room: choosing files, confirming what they hold, validation, history.
+"""The data that a participant provides to a room: choosing files, confirming their content, validation, history.
 
 Lives here: the steps from a chosen file to provisioned data, and taking it back.
 Add here when a room accepts another dataset.
@@ -57,12 +57,12 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """The name of its field."""
+        """The name of the form's field."""
         return f"{self.dataset.key}-{self.number}" if self.dataset.has_ids else self.dataset.key
 
     @property
     def is_required(self) -> bool:
-        """Whether its side cannot be provided without it."""
+        """Whether this file must be chosen before any data can be provided."""
         return self.dataset.has_ids and self.number == 1
 
 
@@ -72,7 +72,7 @@ def data(page: PageRequest) -> Reply:
 
 
 def receive(page: PageRequest) -> Reply:
-    """Store the chosen files encrypted, and ask the user to confirm what they hold."""
+    """Store the chosen files encrypted, and ask the user to confirm their content."""
     room, side = page.room(), _side(page.form.text("side"))
     chosen = {slot: file for slot in _slots(room, side) if (file := _chosen(page, slot)) is not None}
     missing = [slot for slot in _slots(room, side) if slot.is_required and slot not in chosen]
@@ -95,12 +95,12 @@ def receive(page: PageRequest) -> Reply:
 
 
 def confirm(page: PageRequest) -> Reply:
-    """Show what the stored files seem to hold."""
+    """Show the guessed content of the stored files."""
     return _show_confirm(page, _found(page, page.query), {}, 200)
 
 
 def take(page: PageRequest) -> Reply:
-    """Take the files as the user confirmed them: provision customer lists, or validate a base audience."""
+    """Accept the files that the user confirmed: provision customer lists, or validate a base audience."""
     room = page.room()
     found = _found(page, {name: page.form.text(name) for name in _names(page)})
     problems = {**_problems_of_kinds(page, found)}
@@ -181,7 +181,7 @@ def sample(page: PageRequest) -> Reply:
 
 
 def history(page: PageRequest) -> Reply:
-    """Show when the user's participant provided data, and took it back."""
+    """Show when the user's participant provided data or took it back."""
     room = page.room()
     entries = page.call(Method.GET_AUDIT_LOG, room_id=room["id"])["entries"]
     mine = [each for each in entries if each["participant"] == room["mine"]["id"] and each["action"] in _ACTIONS]
@@ -229,7 +229,7 @@ def _chosen(page: PageRequest, slot: Slot) -> FormFile | None:
 
 
 def _store(page: PageRequest, slot: Slot, file: FormFile) -> str:
-    """Store a file, and return its id if it can hold the dataset; delete it otherwise."""
+    """Store a file, and return its id if its content fits the dataset; delete it otherwise."""
     upload_id: str = page.service.upload(page.email, table_chunks(file.stream), file.name)["manifest_hash"]
     try:
         _guess(page, slot, upload_id)
@@ -256,7 +256,7 @@ def _found(page: PageRequest, ids: Mapping[str, str]) -> dict[Slot, dict[str, An
 
 
 def _as_chosen(page: PageRequest, slot: Slot, guess: dict[str, Any]) -> dict[str, Any]:
-    """Return the file as the user wants it read: unchanged, or converted."""
+    """Return the file, converted if the user corrected how to read it."""
     if guess["format"] != "csv":
         return guess
     separator = _SEPARATOR_NAMES.get(page.form.text(f"{slot.name}-separator"), guess["separator"])

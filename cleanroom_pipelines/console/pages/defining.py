@@ -213,7 +213,7 @@ def _show_draft(page: PageRequest, error: MediaError | None = None) -> Reply:
 
 
 def _show(page: PageRequest, template: str, error: MediaError | None, **values: Any) -> Reply:
-    """Render a form; what an error says of a field is shown next to its field."""
+    """Render a form; an error about a field is shown next to that field."""
     t, problems = page.rendering.text, dict[str, str]()
     if error is not None and error.attributes.get("reason") == "name":
         problems["name"] = t("audiences.name_taken")
@@ -233,7 +233,7 @@ def _show(page: PageRequest, template: str, error: MediaError | None, **values: 
 
 
 def _words(error: MediaError) -> str:
-    """Return an error about a definition without the place, which the form shows."""
+    """Return an error about a definition without the error's location, which the form shows itself."""
     problem = error.message.removeprefix(f"At {error.attributes.get('place', '')}: ")
     return f"{problem} {error.remedy}"
 
@@ -250,7 +250,7 @@ def _found(page: PageRequest) -> dict[str, Any]:
 
 
 def _given(page: PageRequest) -> Mapping[str, Any] | None:
-    """Return the definition that a form starts from: that of a draft, or of another audience."""
+    """Return the definition with which a form starts, from a draft or another audience."""
     definition: Mapping[str, Any] | None = None
     if page.query.get("draft"):
         definition = _draft(page, page.query["draft"])["definition"]

@@ -34,7 +34,7 @@ _STARTS_A_FORMULA = re.compile(r"(?:^|[;,|\t\r\n])\s*[=+\-@＝＋－＠]|^[\t\r]
 
 
 def insights(page: PageRequest) -> Reply:
-    """Show the newest answer, or that of the path, the prices of further ones, and what was asked before."""
+    """Show the answer in the path, or else the newest one, with prices of others and earlier answers."""
     return _ASKING.show(page, charts_of=_charts, pairs_of=_pairs)
 
 
@@ -44,7 +44,7 @@ def ask(page: PageRequest) -> Reply:
 
 
 def pay(page: PageRequest) -> Reply:
-    """Pay for an answer that took time."""
+    """Pay for an answer that was not ready at once."""
     return _ASKING.pay(page)
 
 
@@ -61,7 +61,7 @@ def csv(page: PageRequest) -> Reply:
 
 
 def _paid(page: PageRequest) -> dict[str, Any]:
-    """Return the answer of the path if it is paid.
+    """Return the answer that the path names, if it is paid.
 
     Raises:
         MediaError: It is not ready, not paid, or not the user's.
@@ -86,12 +86,12 @@ def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _harmless(text: str) -> str:
-    """Return a text that spreadsheets do not take for a formula."""
+    """Return a text changed so that spreadsheets do not run it as a formula."""
     return f"'{text}" if _STARTS_A_FORMULA.search(text) else text
 
 
 def _charts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Bar], list[Mapping[str, Any]]]]:
-    """Return a chart and a table for each single attribute that occurs; of many interests, the most typical."""
+    """Return a chart and a table for each attribute in the rows; with many interests, only the most typical."""
     charts = []
     for name in _ATTRIBUTES:
         found = [row for row in rows if _grouping(row) == (name,)]

@@ -35,7 +35,7 @@ def lists(page: PageRequest) -> Reply:
 
 
 def one(page: PageRequest, error: MediaError | None = None) -> Reply:
-    """Show a list: its progress, then its files; after a form that was rejected, with its error."""
+    """Show a list's progress, then its files, and the error of a rejected form."""
     job, failure, found = _job(page), None, None
     if job["error"]:
         failure = error_from_dict(job["error"])

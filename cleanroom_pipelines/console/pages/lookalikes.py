@@ -82,7 +82,7 @@ def export(page: PageRequest) -> Reply:
 
 
 def _person(page: PageRequest) -> AccountPerson:
-    """Return the caller, in the AWS Region of the address or of the ARN that the request names."""
+    """Return the caller, with the AWS Region that the address, or an ARN in the request, names."""
     named = parse_arn(page.path.get("arn") or page.form.text("configuredAudienceModelArn"))
     asked = page.query.get("region") or LOCAL_REGION
     region = named.region if named else asked if _REGION.fullmatch(asked) else LOCAL_REGION

@@ -22,7 +22,7 @@ USER, ACCOUNT = USERS + "/{email}", ACCOUNTS + "/{account_id}"
 
 
 def health(page: PageRequest) -> Reply:
-    """Show what failed, runs, waits and is due."""
+    """Show failed, running, waiting and due work."""
     return page.show("operating/health.html", now=_act(page, "health"))
 
 
@@ -60,7 +60,7 @@ def user(page: PageRequest, error: MediaError | None = None) -> Reply:
 
 
 def change_user(page: PageRequest) -> Reply:
-    """Do what the button of a form on a user's page says."""
+    """Make the change whose button was pressed on a user's page."""
     email, action = page.path["email"], page.form.text("action")
 
     def do() -> Reply:
@@ -205,7 +205,7 @@ def _show_secret(page: PageRequest, kind: str, secret: str, back: str, key_id: s
 
 
 def _ask(page: PageRequest, kind: str, path: str, names: tuple[str, ...], back: str = "", **parts: str) -> Reply:
-    """Ask before something that cannot be undone; the answer sends the same fields again."""
+    """Ask for confirmation before an irreversible change; confirming sends the same fields again."""
     _act(page, "quotas")  # rejects, and audits, everyone but operators
     fields = {name: page.form.text(name) for name in names} | {"sure": "yes"}
     return page.show("operating/sure.html", kind=kind, address=path, back=back or path, fields=fields, parts=parts)

@@ -16,7 +16,7 @@ _ASKING = Asking(JobKind.OVERLAP_STATISTICS, _PATH, "figures/overlap.html")
 
 
 def overlap(page: PageRequest) -> Reply:
-    """Show the newest answer, or that of the path, the price of another one, and what was asked before."""
+    """Show the answer in the path, or else the newest one, with the price of another and earlier answers."""
     return _ASKING.show(page)
 
 
@@ -26,7 +26,7 @@ def ask(page: PageRequest) -> Reply:
 
 
 def pay(page: PageRequest) -> Reply:
-    """Pay for an answer that took time."""
+    """Pay for an answer that was not ready at once."""
     return _ASKING.pay(page)
 
 

@@ -1,4 +1,4 @@
-"""The people of a room: participants, the members of the user's own, and their invitations.
+"""The people of a room: all participants, the members of the user's own participant, and invitations.
 
 Lives here: the page, and the forms to add, invite and remove members, and to leave the room.
 Keep out: permissions in a room and ways to sign in (`server.media`).
@@ -18,7 +18,7 @@ _PATH = "/rooms/{room_id}/people"
 
 
 def people(page: PageRequest) -> Reply:
-    """Show the participants of a room and, to those who may manage them, the members of the user's own."""
+    """Show a room's participants and, to users who may manage people, their own participant's members."""
     return _show(page)
 
 
@@ -110,7 +110,7 @@ def _show(page: PageRequest, error: MediaError | None = None, problems: Mapping[
 
 
 def _permissions_of(page: PageRequest, room: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the permissions of the user's whole participant, which its members can have."""
+    """Return the permissions of the user's participant; its members can have only these."""
     whole = next(each for each in room["participants"] if each["id"] == room["mine"]["id"])
     return [(name, page.rendering.text(f"permission.{name}"), "") for name in whole["permissions"]]
 

@@ -1,4 +1,4 @@
-"""The privacy budget of a room's two data providers: what is bound, spent and left, and proposals to change it.
+"""The privacy budget of a room's two data providers: its bound, what is spent and left, and proposed changes.
 
 Lives here: the page, and the forms to propose, approve and reject.
 Keep out: prices and bounds (`privacy`), who may decide (`server.media`).

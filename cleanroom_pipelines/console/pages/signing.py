@@ -48,7 +48,7 @@ def sign_in_by_password(page: PageRequest) -> Reply:
 
 
 def sign_in_by_token(page: PageRequest) -> Reply:
-    """Sign in by a token; the session ends with it."""
+    """Sign in by a token; the session ends when the token does."""
     try:
         _limit(page)
         started = start_session_by_token(page.service.installation, page.form.text("token"))
@@ -147,7 +147,7 @@ def _show_invitation(page: PageRequest, problem: str | None = None) -> Reply:
 
 
 def _enter(page: PageRequest, email: str, secret: str) -> Reply:
-    """Store a new session in the browser; the one before ends."""
+    """Store a new session in the browser, and end its previous session."""
     end_session(page.service.installation, session_secret(page.request))
     page.service.audit_success("sign_in", page.request.id, email)
     page.set_cookie(keep_session(page.request, secret))

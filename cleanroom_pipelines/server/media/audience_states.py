@@ -1,4 +1,4 @@
-"""A room's audiences with what their pages show: state, released size, quality, and which others depend on them.
+"""A room's audiences with the details on their pages: state, released size, quality and dependents.
 
 Lives here: the calls of the data-room (Media) API that list and show audiences without a job, and rebuilding one.
 Add here when an audience's page shows something else.
@@ -45,7 +45,7 @@ def list_audiences(call: Call) -> dict[str, Any]:
 
 
 def get_audience(call: Call) -> dict[str, Any]:
-    """Return an audience with its state, its quality, and what depends on it."""
+    """Return an audience with its state, its quality and its dependents."""
     room = call.room()
     audience, view = room.audience(call.text("audience_id")), _View(room)
     call.trail["resource"] = audience.id
@@ -86,15 +86,13 @@ def refresh_audience(call: Call) -> dict[str, Any]:
     elif state == OUTDATED:
         work.request_version(Kind.CUSTOM_AUDIENCE, audience.id, Cause.BY_HAND)
     else:
-        raise ConflictError(
-            "The audience is being built, or uses the room's current data.", remedy="See its state."
-        )
+        raise ConflictError("The audience is being built, or is up to date.", remedy="See its state.")
     return {}
 
 
 @dataclass(frozen=True)
 class _View:
-    """A room's audiences as the caller may see them; what all of them need is read once."""
+    """A room's audiences as the caller may see them; data that several of them need is read once."""
 
     room: Room
     _read: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -192,7 +190,7 @@ class _View:
 
 
 def _derived(row: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the precision of a reach and the errors that follow from its own, computed from released figures.
+    """Compute a reach's precision, and its error and that of the fpr, from released figures only.
 
     The precision is the share of the reach's users who are in the source; None if a figure is hidden.
     """
@@ -208,7 +206,7 @@ def _derived(row: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str,
 
 
 def _dependents(room: Room, audience: CustomAudience) -> dict[str, Any]:
-    """Return the audiences whose definitions lead to this one: names of the visible ones, number of the others."""
+    """Return the audiences that depend on this one: names of the visible ones, and the number of the others."""
     all_ = room.installation.catalog.rooms.custom_audiences(room.id)
     found = {audience.id}
     while more := {each.id for each in all_ if found & set(each.references)} - found:

@@ -78,7 +78,7 @@ def delete_audiences(call: Call) -> dict[str, Any]:
             raise
         names = sorted(each.name for each in room.visible() if each.id in dependents)
         raise AudienceHasDependentsError(
-            "Other audiences depend on the ones to delete.",
+            "Other audiences depend on the audiences to delete.",
             remedy="Delete the dependent audiences first, or set `delete_dependent_audiences`.",
             names=names,
             n_others=len(dependents) - len(names),
@@ -270,7 +270,7 @@ def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[s
 
 
 def _missing(definition: Definition, present: Present) -> dict[str, list[str]]:
-    """Return what a definition refers to directly, but the room lacks; for callers who can see the definition."""
+    """Return a definition's direct references to data that the room lacks; only for callers who can see it."""
     seeds = {each.audience_type for each in references(definition) if isinstance(each, SeedRef)}
     wanted = {name: values for name, values in filter_values(definition).items() if values}
     found: Mapping[str, frozenset[str]] = {name: present.values.get(name, frozenset()) for name in wanted}

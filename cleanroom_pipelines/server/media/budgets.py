@@ -77,7 +77,7 @@ def estimate(call: Call) -> dict[str, Any]:
 
 
 def priced(budget: Budget, organization: str, cost: int, *, is_most: bool = False) -> dict[str, Any]:
-    """Return a price as JSON, with what is left of the budget.
+    """Return a price as JSON, with the remaining budget.
 
     Args:
         budget: The budget.

@@ -1,4 +1,4 @@
-"""Uploaded files: storing them, guessing what they hold, deleting them, and the state of a side's data.
+"""Uploaded files: storing them, guessing their content, deleting them, and the state of a side's data.
 
 Lives here: every call about uploads before they are provisioned, and about what became of them.
 Add here when callers can do something more with an upload.
@@ -66,7 +66,7 @@ def check_uploads(call: Call) -> None:
 
 
 def get_upload(call: Call) -> dict[str, Any]:
-    """Return what one of the caller's uploads seems to hold, as a file of a dataset of a room.
+    """Guess the content of one of the caller's uploads, as a file of a room's dataset.
 
     Raises:
         ValidationFailedError: It cannot be a file of this dataset.
@@ -160,7 +160,10 @@ def _most(call: Call) -> int | None:
 
 def _check_unused(call: Call, upload: Upload) -> None:
     if upload.id in call.installation.catalog.rooms.uploads_in_use():
-        raise errors.ConflictError("A data room or data lab uses the file.", remedy="Take back the data instead.")
+        raise errors.ConflictError(
+            "A data room or data lab uses the file.",
+            remedy="Remove the data from the room, or delete the data lab.",
+        )
 
 
 def _delete(call: Call, upload: Upload) -> None:

@@ -115,7 +115,9 @@ def list_jobs(call: Call) -> dict[str, Any]:
     """Return the caller's newest jobs of the given kinds in a room, newest first."""
     kinds = [each for each in (*ABOUT_ROOMS, *ABOUT_AUDIENCES) if each.value in call.texts("kinds")]
     if not kinds or len(kinds) < len(call.texts("kinds")):
-        raise errors.InvalidRequestError("Unknown kinds of jobs.", remedy="Give kinds that require a permission.")
+        raise errors.InvalidRequestError(
+            "An unknown kind of job was given, or none.", remedy="Give kinds of jobs about rooms or audiences."
+        )
     permissions = [ABOUT_ROOMS.get(each) or ABOUT_AUDIENCES[each] for each in kinds]
     room = call.room(*permissions)
     found = call.installation.catalog.rooms.room_jobs(room.id, call.email, kinds, _MOST_JOBS)
@@ -309,7 +311,7 @@ def own_job(call: Call) -> RoomJob:
 
 
 def _listed(call: Call, job: RoomJob, names: Mapping[str, str]) -> dict[str, Any]:
-    """Return a job with what it is about; the names are those of the audiences that the caller can see."""
+    """Return a job with the audience or seed type that it is about; audiences are named only if visible."""
     audience, current = None, None
     if job.target_kind is Kind.DATA_ROOM:
         current = call.installation.catalog.resources.current_version(Kind.DATA_ROOM, job.target_id)

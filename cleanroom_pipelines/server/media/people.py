@@ -64,14 +64,15 @@ def invite_user(call: Call) -> dict[str, Any]:
         raise ConflictError("The member can sign in already.", remedy="Ask the operator for a one-time link.")
     if not _is_only_the_callers(call, email) or not _has_at_most(group, email, call.email):
         raise ConflictError(
-            "The member may do more than you, here or elsewhere.", remedy="Ask the operator to invite the member."
+            "The member has permissions that you lack, here or elsewhere.",
+            remedy="Ask the operator to invite the member.",
         )
     secret, link = invite(call.installation, email, call.email)
     return {"invitation": secret, "expires_at": link.expires_at.isoformat()}
 
 
 def _is_only_the_callers(call: Call, email: str) -> bool:
-    """Whether the operator does not know a person, and no room gives the person more than the caller."""
+    """Whether a person is known only by the caller's invitations, and has no permission that the caller lacks."""
     catalog = call.installation.catalog
     if (known := catalog.users.user(email)) is not None:
         pending = [each for each in catalog.sign_in.invitations() if each.email == email]
@@ -82,7 +83,7 @@ def _is_only_the_callers(call: Call, email: str) -> bool:
 
 
 def _has_at_most(group: ParticipantSpec, email: str, other: str) -> bool:
-    """Whether a member of a group has no permission that another one lacks."""
+    """Whether each permission of a group's member is also a permission of another given member."""
     if other not in group.emails:
         return False
     return {*group.as_member(email).permissions} <= {*group.as_member(other).permissions}

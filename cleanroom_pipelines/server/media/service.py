@@ -121,7 +121,7 @@ class MediaService:
         *,
         only_reads: bool,
     ) -> Any:
-        """Execute what no method of the protocol does, such as an operator's action, and write its audit entry.
+        """Execute an action outside the protocol, such as an operator's, and write its audit entry.
 
         Raises:
             MediaError: It was rejected or failed.

@@ -147,7 +147,7 @@ def _delta(source: str) -> DeltaLocation:
     if not url.startswith("file:///"):
         _split(url + options)
     elif options:
-        raise UsageError("The source of the Delta table has options.", remedy="Remove what follows the ?.")
+        raise UsageError("The source of the Delta table has options.", remedy="Remove the ? and all after it.")
     return DeltaLocation(url, int(version) if version else None, options)
 
 
