@@ -243,7 +243,7 @@ def test_colleagues_of_other_rooms_are_suggested(site: Site) -> None:
     other.installation.catalog.rooms.change_users(
         other.room, other.ids["manager"], lambda each: each.with_user("colleague@media.example", ())
     )
-    assert "With you in other rooms: colleague@media.example." in words(site.get("/people", "manager"))
+    assert "Colleagues from other rooms: colleague@media.example." in words(site.get("/people", "manager"))
 
 
 def test_a_participant_can_leave_and_the_owner_sees_it(site: Site) -> None:

@@ -140,7 +140,7 @@ def test_a_workbook_of_customers_goes_to_the_room(site: Site) -> None:
     confirm = site.send(SEED, {"seed_audiences-1": (SCRIPT, workbook(rows))})
     shown = site.get(SEED, confirm)
     assert "script&gt;.csv" in shown
-    assert "column names; it is skipped" in shown
+    assert "column names; will be skipped" in shown
     assert CANARY not in shown
     fields = {**ids_of(confirm), "seed_audiences-1-separator": "comma", "seed_audiences-1-kind": "EMAIL"}
     assert site.post(SEED, "/confirm", fields).endswith("/data?done=data.provided.done")

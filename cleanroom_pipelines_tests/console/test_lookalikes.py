@@ -87,8 +87,8 @@ def test_an_account_sees_its_own_resources_only(site: Site, shared: str) -> None
     page = site.get("publisher")
     assert "lookalikes" in words(page)
     assert "ready" in words(page)
-    assert "There are none." in site.get("stranger")
-    assert site.get("publisher", "").count("There are none.") == 4, "another Region has none"
+    assert "None yet." in site.get("stranger")
+    assert site.get("publisher", "").count("None yet.") == 4, "another Region has none"
     assert '/console/lookalikes"' in site.browser("publisher").get("/").text
 
 
