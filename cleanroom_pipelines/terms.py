@@ -9,7 +9,7 @@ from enum import Enum, StrEnum
 
 
 class Term(StrEnum):
-    """A word of a closed list: `str` gives the member's name (`Permission.VIEW_OVERLAP`), formatting its value."""
+    """A string enum: `str` gives a member's name (`Permission.VIEW_OVERLAP`), while `format` gives its value."""
 
     __str__ = Enum.__str__
 

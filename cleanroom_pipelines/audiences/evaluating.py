@@ -61,14 +61,14 @@ def evaluate(
 def evaluate_counted(
     engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path], out: Path
 ) -> int:
-    """Write one user per matching id, so that each person counts once; arguments and result as in `evaluate`."""
+    """Write only one user per matching id, so that each person counts once; otherwise like `evaluate`."""
     query = _in_room(engine, definition, resolve, lookalikes, COUNTED)
     engine.write_parquet(f"SELECT user_id FROM ({query.sql}) ORDER BY user_id", out, query.parameters)
     return _rows_of(out)
 
 
 def count(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: Mapping[str, Path]) -> int:
-    """Count a definition's users, each matching id once; arguments and errors as in `evaluate`.
+    """Count a definition's users, one per matching id; arguments and errors as in `evaluate`.
 
     The count is exact: release it before publishing it.
     """

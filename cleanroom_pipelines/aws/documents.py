@@ -14,7 +14,7 @@ _UNPRINTABLE: Final = re.compile("[\x00-\x1f\ufffe\uffff\ud800-\udfff]")
 
 
 def add_text(parent: ET.Element, name: str, text: str) -> None:
-    """Add an element with a text; characters that XML does not have are replaced."""
+    """Add an element with a text; characters that XML cannot represent are replaced."""
     ET.SubElement(parent, name).text = _UNPRINTABLE.sub("\ufffd", text)
 
 

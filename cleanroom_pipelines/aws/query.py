@@ -33,7 +33,7 @@ _CODES: Final[Mapping[ErrorName, str]] = {
 
 
 def is_query(headers: Headers) -> bool:
-    """Return whether a request's body is a form, so that its client reads XML."""
+    """Return whether a request's body is a form, so that its client expects an XML response."""
     types = [value for name, value in headers if name.lower() == "content-type"]
     return any(each.partition(";")[0].strip().lower() == "application/x-www-form-urlencoded" for each in types)
 

@@ -54,7 +54,7 @@ def run_pending_watched(
         def on_failure(version: Version) -> None:
             with suppress(NotFoundError):  # deleted in the meantime
                 ended = installation.catalog.resources.version(version.kind, version.resource_id, version.number)
-                why = ended.status_message or "Its run failed; see the Dagster UI."
+                why = ended.status_message or "The run failed; see the Dagster UI."
                 click.echo(f"        {version.kind.words} {version.resource_id} failed: {why}", err=True)
 
         n_runs, tried, ingested = 0, set[str](), ""

@@ -143,7 +143,7 @@ class Console:
         return page.show("signing/sign_in.html", status=401, error=error, next="")
 
     def _audited(self, request: Request, email: str, operation: str, do: Callable[[], T]) -> T:
-        """Run a check, and audit its rejection; handlers audit only calls that reach them."""
+        """Run a check, and audit a rejection, because handlers audit only the calls that reach them."""
         try:
             return do()
         except errors.MediaError as error:
@@ -179,7 +179,7 @@ class FormUpload:
         self._console, self._route, self._page, self._reader = console, route, page, reader
 
     def take(self, chunk: bytes) -> Reply | None:
-        """Read a part of the form; an error page ends the upload."""
+        """Read a part of the form; a returned error page ends the upload."""
         try:
             self._reader.take(chunk)
         except Exception as error:
@@ -187,7 +187,7 @@ class FormUpload:
         return None
 
     def finish(self) -> Reply:
-        """Answer with the page that receives the form."""
+        """Run the page that receives the form, and return its reply."""
         if not self._console.is_signed_in(self._page):  # the session may have ended while the form arrived
             return self._console.fail(self._page, errors.UnauthorizedError("Your session has ended."))
         try:
@@ -202,7 +202,7 @@ class FormUpload:
         return self._console.fail(self._page, error)
 
     def discard(self) -> None:
-        """Delete the files from scratch."""
+        """Delete the form's files in the scratch folder."""
         self._reader.form.close()
 
 

@@ -52,7 +52,7 @@ class BarChart:
 
 
 def bar_chart(bars: Sequence[Bar], most: float | None = None) -> BarChart:
-    """Place bars below each other.
+    """Lay out horizontal bars, one below the other.
 
     Args:
         bars: The bars.

@@ -71,7 +71,7 @@ class Form:
         return any(key == name for key, _ in self.fields)
 
     def number(self, name: str) -> int | None:
-        """Return a whole number without sign; None if the field is empty or something else."""
+        """Return a field as a whole number without sign; None if it is empty or anything else."""
         text = self.text(name)
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
 
@@ -80,7 +80,7 @@ class Form:
         return next((file for key, file in self.files if key == name and file.name and file.n_bytes), None)
 
     def close(self) -> None:
-        """Delete the files from scratch."""
+        """Delete the form's files in the scratch folder."""
         for _, file in self.files:
             file.stream.close()
 

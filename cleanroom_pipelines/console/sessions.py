@@ -77,7 +77,7 @@ class SignInLimits:
         self._users = RateLimit(_PER_USER, clock, _BURST_OF_USER)
 
     def check(self, request: Request, email: str | None = None) -> None:
-        """Count an attempt.
+        """Count an attempt to sign in, and reject it if there were too many.
 
         Raises:
             TooManyRequestsError: There were too many attempts.

@@ -163,7 +163,7 @@ def _requests_of_lane(
 
 
 def _helper_requests(opened: Installation, unfinished: Sequence[dg.DagsterRun]) -> list[dg.RunRequest]:
-    """Request additional helper runs, one for each group of users that is still to be scored."""
+    """Request helper runs that are not running yet, as far as groups of users are left to score."""
     n_running = sum(run.job_name == score_shards.name for run in unfinished)
     return [dg.RunRequest(job_name=score_shards.name) for _ in range(n_helpers_wanted(opened) - n_running)]
 

@@ -73,7 +73,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class WrittenChanges:
-    """The files of the changes."""
+    """The written files of added and removed rows."""
 
     since: str
     added: tuple[ExportPart, ...]

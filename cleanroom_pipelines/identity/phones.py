@@ -170,7 +170,7 @@ def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArr
 
 
 def _are_valid(plan: _Plan, numbers: pa.Array) -> npt.NDArray[np.bool_]:
-    """Return whether each number is valid in the first region that its leading digits, or else its type, match."""
+    """Return whether each number is valid in its region: the first whose leading digits or patterns match."""
     valid = np.zeros(len(numbers), np.bool_)
     open_rows = np.arange(len(numbers))
     for region in plan.regions:

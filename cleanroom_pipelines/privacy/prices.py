@@ -78,5 +78,5 @@ def figures_price(n_seed_users: int) -> Price:
 
 
 def in_units(tenths: int) -> int | float:
-    """Convert tenths to units, as an int where they are whole."""
+    """Convert tenths of a unit to units; the result is an int if it is whole."""
     return tenths // TENTHS if tenths % TENTHS == 0 else tenths / TENTHS

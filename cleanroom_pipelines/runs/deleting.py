@@ -288,8 +288,8 @@ def _carry_out(installation: Installation, instance: dg.DagsterInstance, pending
         return False
     except Exception as error:
         message = (
-            f"Its data could not be deleted ({type(error).__name__}). Check that the installation's stores are "
-            "writable, then request the deletion again."
+            f"The resource's data could not be deleted ({type(error).__name__}). "
+            "Check that the installation's stores are writable, then request the deletion again."
         )
         with suppress(NotFoundError, ConflictError):  # another host finished it in the meantime
             catalog.deletion.fail_delete(pending.kind, pending.id, message)

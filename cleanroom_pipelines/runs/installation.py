@@ -181,7 +181,7 @@ class Installation:
 
     @cached_property
     def parts(self) -> Parts:
-        """Home, catalogue, store and key as configured; not yet checked that they belong together."""
+        """Home, catalogue, store and key as configured, before the check that they belong together."""
         settings, home = self.settings, self.home
         catalog = Catalog(
             settings.catalog_url or home.catalog_url,

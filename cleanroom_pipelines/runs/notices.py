@@ -44,7 +44,7 @@ _RETRIED_STATUSES = (408, 429)
 
 @dataclass(frozen=True)
 class Notice:
-    """What a receiver gets, as JSON or in words.
+    """A notice about ended work, which a receiver gets as JSON or in words.
 
     Args:
         kind: The kind of the resource, such as `generation_job`, or `test`.

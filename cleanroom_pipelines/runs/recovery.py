@@ -57,7 +57,7 @@ from cleanroom_pipelines.storage.vault import Vault
 
 _UNFINISHED = (
     StatusCode.INTERNAL,
-    "This was unfinished when the catalogue was lost. Try again.",
+    "This work was unfinished when the catalogue was lost. Try again.",
 )
 # Manifest facts that are also in a version's summary.
 _FACTS = ("n_users", "n_items", "delivered")

@@ -75,7 +75,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
 
 
 def n_helpers_wanted(installation: Installation) -> int:
-    """Return how many further runs could help: there are unclaimed groups of users for each."""
+    """Return how many helper runs are useful: one per unclaimed group of users, within the configured limit."""
     wanted = 0
     for folder in _open_folders(installation):
         left = sum(not (folder / f"{k}.claim").exists() for k in range(len(_plan_of(folder)["ranges"])))

@@ -108,7 +108,7 @@ def check_password(password: str) -> None:
 
 
 def is_password(installation: Installation, email: str, password: str) -> bool:
-    """Check a user's password; as slow for unknown users as for others."""
+    """Check a user's password; unknown users take as long as others."""
     encoded = installation.catalog.sign_in.password(email) if len(email) <= 320 else None
     stored = encoded or _encode_with("", b"\0" * _SALT_BYTES)
     salt = base64.b64decode(stored.split("$")[-2])

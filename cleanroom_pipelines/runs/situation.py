@@ -134,7 +134,7 @@ class Situation:
 
     @property
     def mark(self) -> str:
-        """A text that differs when the start page must be renewed; progress and free space alone do not count."""
+        """A text that changes when the start page must be renewed, but not with mere progress or free space."""
         facts = asdict(self) | {"free_bytes": self.is_disk_full, "total_bytes": 0}
         return repr({**facts, "running": [each.record.id for each in self.running]})
 

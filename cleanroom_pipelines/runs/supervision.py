@@ -42,10 +42,12 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
     catalog = installation.catalog
     for reaped in catalog.work.reap():
         _fail_run(
-            instance, reaped.run_id, "Its process stopped responding. The work is retried, or has failed for good."
+            instance,
+            reaped.run_id,
+            "The run's process stopped responding. Its work is retried, or has failed for good.",
         )
     for worker in catalog.work.dead_workers():
-        _fail_run(instance, worker, "Its process stopped responding.")
+        _fail_run(instance, worker, "The run's process stopped responding.")
         catalog.work.forget_worker(worker)
     catalog.work.fail_orphans()
     forget_spent_seeds(installation)
@@ -59,7 +61,7 @@ def fail_runs_that_never_appeared(installation: Installation, instance: dg.Dagst
     deadline = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
         if record.dagster_run.run_id not in live and record.update_timestamp < deadline:
-            _fail_run(instance, record.dagster_run.run_id, "Its process ended before it started any work.")
+            _fail_run(instance, record.dagster_run.run_id, "The run's process ended before it started any work.")
 
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:

@@ -224,7 +224,7 @@ def _is_private(scope: Scope) -> bool:
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether a direct connection also names this machine, because another site's name may resolve to it."""
+    """Whether a direct connection's Host header also names this machine; other sites' names may resolve to it."""
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
     return _is_direct(scope) and all(map(_is_this_machine, hosts))
 

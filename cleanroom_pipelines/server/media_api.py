@@ -121,7 +121,7 @@ class MediaApi:
 
 
 class MediaUpload:
-    """An upload in progress: stored in scratch until complete, then encrypted in the vault."""
+    """An upload in progress: stored in the scratch folder until complete, then encrypted in the vault."""
 
     def __init__(self, api: MediaApi, email: str, request: Request, *, name: str, matching_id: str | None) -> None:
         service = api.service

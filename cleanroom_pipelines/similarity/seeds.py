@@ -194,7 +194,7 @@ def why_no_match(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> str:
-    """Explain by counts why a model knows none of a seed's users; show it only to the owner of both.
+    """Explain with counts why a model knows none of a seed's users; only the owner of both may see the text.
 
     Args:
         model: The model's folder.

@@ -78,7 +78,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class _Job:
-    """One training: its tables, its settings, and where it works."""
+    """One training run: its tables, settings and folders."""
 
     tables: TrainingTables
     interactions: TableFiles

@@ -369,7 +369,7 @@ PLACEHOLDER_IDS = "no real ids"
 
 
 def point_rule(column: Column, condition: str = "false") -> Rule:
-    """The rule for ids with a decimal point among other ids."""
+    """The rule that rejects ids with a decimal point among ids without one."""
     is_phone = column.form is MatchingId.PHONE_NUMBER
     code = ErrorCode.INVALID_PHONE_E164_NUMBER if is_phone else ErrorCode.INVALID_INTEGER_FORMAT
     return Rule(code, condition, DECIMAL_IDS)

@@ -64,7 +64,7 @@ def no_match(engine: Engine, ids: str, others: str, *, what: str = "ids", where:
 
 
 def form_of(engine: Engine, ids: str, *, what: str = "ids") -> str | None:
-    """Describe the form of most of one party's own ids, without counts; None if nothing about it is remarkable.
+    """Describe the form of most of one party's own ids, without counts; None if the form is ordinary.
 
     Args:
         engine: A session that can run the query.

@@ -375,7 +375,7 @@ class _Part:
 
 
 class _Sink:
-    """A Parquet file in scratch, created by the first table and extended by the next ones."""
+    """A Parquet file in the scratch folder, created by the first table and extended by the next ones."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -236,7 +236,7 @@ def ingest_seeds(
 
 @dataclass(frozen=True)
 class _Kept:
-    """An earlier base audience."""
+    """An earlier base audience, of which datasets are kept."""
 
     folder: Path
     counts: Mapping[str, Any]

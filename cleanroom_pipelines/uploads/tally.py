@@ -42,7 +42,7 @@ class CellErrors:
 
 
 def errors_of(rules: Sequence[Sequence[Rule]], keys: Sequence[pa.Array]) -> list[CellErrors]:
-    """Validate a batch with pandera, as `schemas.batch_errors` does; a batch without errors does not import it."""
+    """Validate a batch with `schemas.batch_errors`; pandera is imported only if the batch has errors."""
     if all(broken.null_count == len(broken) for broken in keys):
         return []
     from cleanroom_pipelines.uploads import schemas
@@ -109,7 +109,7 @@ class Tally:
         return readable + bisect_left(self.rejected_after, readable)
 
     def added_to(self, report: ValidationReport, names: Sequence[str]) -> ValidationReport:
-        """Return a report with the rows, the errors of the columns of the given names, and the lines."""
+        """Return a report with these totals added: rows, errors of the named columns, and rejected lines."""
         return replace(
             report,
             n_rows=self.n_rows,

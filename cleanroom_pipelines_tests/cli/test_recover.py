@@ -333,7 +333,7 @@ def test_data_room_is_restored_with_the_spending_of_its_pair(
     assert pay(rebuilt, "a").spent == 40, "what was paid stays free"
     assert pay(rebuilt, "c").spent == 60
     assert rebuilt.catalog.rooms.upload(upload.id).location == upload.location
-    with pytest.raises(Exception, match="Other audiences depend on the ones"):
+    with pytest.raises(Exception, match="Other audiences depend on the audiences"):
         rebuilt.catalog.rooms.request_delete_audiences([first.id])
 
 

@@ -408,7 +408,7 @@ def test_an_outdated_audience_says_so(site: Site) -> None:
     assert "The base audience is not provisioned." in words(page)
     assert "The customer list is missing" in words(site.get("/new/remarketing"))
     assert "The customer list is missing" in words(site.get("/new/exclusion"))
-    assert "The price is known once" in words(site.get("/new/rule_based"))
+    assert "The price is shown once" in words(site.get("/new/rule_based"))
     site.world.provision()
     ingest(site.world)
 

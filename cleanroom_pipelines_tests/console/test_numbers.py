@@ -203,7 +203,7 @@ def test_the_overlap_is_paid_by_a_form_that_shows_its_price(site: Site) -> None:
     assert place.world.spent == 20
     found = words(place.get(answer, "seed"))
     assert "310 ± 23" in found and "62.0 % ± 4.6 %" in found and "Your ids 500" in found
-    assert "too few to tell" in found and SCRIPT in found and "it is paid already" in found
+    assert "too few to tell" in found and SCRIPT in found and "it was paid for before" in found
     other = words(place.get(place.post("/overlap", "agency", price="0"), "agency"))
     assert "310 ± 23" in other and "Match rate" not in other and "500" not in other
     assert place.world.spent == 20, "the second reader pays nothing"
@@ -258,7 +258,7 @@ def test_a_spent_budget_is_shown_before_asking(site: Site) -> None:
     place = Place.open(site)
     site.installation.catalog.pairs.spend_rest("unknown", {place.world.budget.pair.id})
     page = place.get("/insights", "agency")
-    assert "Too little is left" in words(page) and "<button disabled" in page
+    assert "Too few units are left" in words(page) and "<button disabled" in page
     assert "budget" in place.post("/insights", "agency", 403, price="22.0", audience_type="loyal")
 
 
@@ -305,7 +305,7 @@ def test_lists_show_what_was_delivered_and_what_it_reveals(site: Site) -> None:
     found = words(place.get("/lists", "export"))
     assert f"Ready {SCRIPT} ready" in found and "5% of the users" in found and "compressed" in found
     page = words(place.get(one, "export"))
-    assert "Who is in it is a customer" in page and CHECKSUM in page and "complete list" in page
+    assert "Every user in it is a customer" in page and CHECKSUM in page and "complete list" in page
     reply = site.browser("export").get(f"{one}/files/part-00000.csv")
     assert (reply.status_code, reply.content) == (200, files["part-00000.csv"])
     assert "attachment" in reply.headers["content-disposition"]

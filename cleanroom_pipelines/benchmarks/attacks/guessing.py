@@ -34,7 +34,7 @@ Make = Callable[[World], None]
 
 @dataclass(frozen=True)
 class Play:
-    """A sequence of requests, with results for one or more attacks to evaluate.
+    """A sequence of requests whose results one or more attacks evaluate.
 
     Args:
         names: The attacks that use it.

@@ -219,7 +219,7 @@ class World:
         self.backup = file, self.room
 
     def restore(self) -> None:
-        """Restore the backup, as an operator does who has no record of later requests."""
+        """Restore the backup, as an operator without a record of later requests does."""
         assert self.backup is not None
         backup, self.room = self.backup
         home = self.installation.home.root

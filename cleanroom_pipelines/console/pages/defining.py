@@ -60,7 +60,7 @@ def send_new(page: PageRequest) -> Reply:
 
 
 def draft(page: PageRequest) -> Reply:
-    """Show a draft: what it means, and its size once that is known."""
+    """Show a draft's meaning, and its size once it is known."""
     return _show_draft(page)
 
 

@@ -22,7 +22,7 @@ _CHANGES = ("added", "removed")
 
 
 def lists(page: PageRequest) -> Reply:
-    """List what the user delivered from the room."""
+    """List the audience lists that the user delivered from the room."""
     room = page.room()
     audiences = f"/rooms/{room['id']}/audiences"
     return page.show(

@@ -53,7 +53,7 @@ def invite(page: PageRequest) -> Reply:
 
 
 def user(page: PageRequest, error: MediaError | None = None) -> Reply:
-    """Show a user with role and tokens, and what can be changed."""
+    """Show a user's role and tokens, with forms to change them."""
     found = _act(page, "user", email=page.path["email"])
     accounts = [each["account"] for each in _act(page, "accounts")]
     return page.show("operating/user.html", status=_status(error), error=error, accounts=accounts, **found)
@@ -180,7 +180,7 @@ def _change_user(page: PageRequest, email: str, action: str) -> None:
 def _or_again(
     page: PageRequest, do: Callable[[], Reply], show: Callable[[PageRequest, MediaError | None], Reply]
 ) -> Reply:
-    """Answer a form; if it is rejected, show its page again with the error and what was typed."""
+    """Reply to a form; if it is rejected, show its page again with the error and the typed values."""
     try:
         return do()
     except PermissionDeniedError:

@@ -485,7 +485,7 @@ def _paid(
 
 
 def _questions(call: Call, job: RoomJob) -> list[Mapping[str, Any]]:
-    """Return the questions that a job's result is paid for."""
+    """Return the questions that are charged for a job's result."""
     match JobKind(job.kind):
         case JobKind.OVERLAP_STATISTICS:
             return list(_documents(call, job, "overlap_statistics")["overlap"]["questions"])

@@ -47,7 +47,7 @@ _MOST_STORED: Final = 3500  # as JSON: ext4 has 4 KB for all attributes of a fil
 
 @dataclass(frozen=True)
 class S3Parts:
-    """The parts that the operations use.
+    """The parts of an installation that the S3 operations use.
 
     Args:
         home: The installation's home.
