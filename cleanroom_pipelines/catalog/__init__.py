@@ -1,4 +1,4 @@
-"""The catalogue: stores resources, their versions and pending work, and which run works on what.
+"""The catalogue: stores resources, their versions, pending work, and the claims of runs on that work.
 
 Lives here: `Catalog`, through which all other packages use the catalogue, and the records it returns.
 Add here when the catalogue gets another part.
@@ -135,7 +135,7 @@ class _Rooms(Rooms, RoomAudiences):
 
 
 class _Parties(Parties, Policies):
-    """The methods of the catalogue about accounts and what they own."""
+    """The methods of the catalogue about accounts and their keys, collaborations, templates and buckets."""
 
 
 class _Deletions(Deletion, Tombstones):

@@ -1,4 +1,4 @@
-"""Channels of notices: how a receiver gets them, and what a declaration of one may contain.
+"""Channels of notices (webhook, command, e-mail), and the rules for declaring them.
 
 Lives here: the dataclasses of the three channels, and their rules.
 Add here when notices can be sent in another way.

@@ -80,7 +80,7 @@ class Notices(Part):
 
     @noted
     def declare_receiver(self, receiver: NoticeReceiver) -> None:
-        """Create a receiver, or replace the one with its name.
+        """Create a receiver, or replace an existing receiver of the same name.
 
         Raises:
             UsageError: The receiver is invalid.

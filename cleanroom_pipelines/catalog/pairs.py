@@ -1,4 +1,4 @@
-"""Pairs of organisations that provide data: their privacy budgets, and what both must approve.
+"""Pairs of organisations that provide data: their privacy budgets, and proposals that both must approve.
 
 Lives here: organisations of users and accounts, the ledger of each pair, proposals and their approval.
 Add here when two organisations can agree on something else.

@@ -745,7 +745,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class ExpiredClaims:
-    """A version whose claim has expired, and what happened to it.
+    """A version whose claim has expired, and its new status.
 
     Attributes:
         version: Its current state: pending again, or failed.

@@ -54,7 +54,7 @@ class Users(Part):
 
     @noted
     def set_role(self, email: str, *, is_operator: bool, account_id: str | None) -> User:
-        """Set what a user may do in the console besides working in data rooms.
+        """Set whether a user is an operator, and the account that the user manages in the console.
 
         Args:
             email: The user.

@@ -223,7 +223,7 @@ class Scheduling(Claims):
     def request_manually(
         self, kind: Kind, resource_id: str, run_id: str | None = None, now: datetime | None = None
     ) -> ManualRequest:
-        """Decide what a manual "Materialize" on a partition does, and queue a version if there is work to do.
+        """Handle a manual "Materialize" on a partition: queue a version if there is work to do.
 
         Args:
             kind: The resource's kind.

@@ -126,7 +126,7 @@ class _WhileRead:
             self._stream.flush()  # discards what was buffered
 
     def drop(self) -> None:
-        """Discard what is buffered, and all further output."""
+        """Discard the buffered output, and all further output."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

@@ -197,7 +197,7 @@ def source_of(key: str) -> dict[str, str]:
 
 
 def sentence(t: Text, definition: Mapping[str, Any], names: Mapping[str, str]) -> Markup:
-    """Return what a definition means, in sentences.
+    """Explain a definition in sentences.
 
     Args:
         t: The texts.

@@ -131,7 +131,7 @@ class _Seeds:
 
 
 class _Applying:
-    """Applies a declaration, or finds what applying it would change."""
+    """Applies a declaration, or lists the changes that applying it would make."""
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ def renamed(names: Sequence[str], repeated: Collection[str]) -> frozenset[str]:
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """Simplify a type to what a query can see: drop encodings, offsets, names of list items, extensions."""
+    """Reduce a type to the parts that queries see: drop encodings, offsets, names of list items, extensions."""
     is_kind = pa.types
     if isinstance(type_, pa.BaseExtensionType):
         return UUID if type_ == UUID else plain_type(type_.storage_type)

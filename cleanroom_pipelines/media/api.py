@@ -1,4 +1,4 @@
-"""What the server returns, as pydantic models with the members that scripts for Decentriq's Media API read.
+"""The server's responses as pydantic models, with the members that scripts for Decentriq's Media API read.
 
 Lives here: audiences and references to them, validation reports, and the results of jobs about a room.
 Add here when the server returns another kind of object that Decentriq's Media API also has.
@@ -463,7 +463,7 @@ class OverlapStatistic(Result):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def num_activation_ids_in_overlap(self) -> dict[str, int] | None:
-        """The overlap size as `{"userId": size}`: the name is that of the ids in exported lists."""
+        """The overlap size as `{"userId": size}`: the key names the kind of ids in exported lists."""
         return None if self.overlap_size is None else {USER_ID: self.overlap_size}
 
 
@@ -582,7 +582,7 @@ class ComputeInsightsAudience(Result):
 
 
 class ComputeInsightsResult(Result):
-    """What distinguishes the matched users of each seed audience.
+    """Traits that distinguish the matched users of each seed audience.
 
     Args:
         audiences: One row for each type of seed audience.

@@ -373,7 +373,7 @@ def _media_errors() -> Iterator[None]:
 
 @contextmanager
 def _http_errors() -> Iterator[None]:
-    """Translate httpx errors into Media API errors: httpx's hold the request, which contains the token."""
+    """Translate httpx errors into Media API errors, because httpx errors contain the request with its token."""
     import httpx
 
     try:

@@ -263,7 +263,7 @@ class MediaOverlapStatisticsJob(MediaComputeJob[OverlapStatisticsResult]):
 
 
 class MediaInsightsJob(MediaComputeJob[ComputeInsightsResult]):
-    """Computes what distinguishes the matched users of each seed audience."""
+    """Computes the traits that distinguish the matched users of each seed audience."""
 
     kind = JobKind.INSIGHTS
 

@@ -298,7 +298,7 @@ class MediaDcr:
         return self._propose("period")
 
     def propose_share(self, organization: str, units: int) -> BudgetProposal:
-        """Propose a limit on what one participating organisation may spend, across all rooms.
+        """Propose a limit on the spending of one participating organisation, across all rooms.
 
         Args:
             organization: Its name (the domain of its e-mail addresses, unless the operator set another), or the
@@ -412,7 +412,7 @@ class MediaDcr:
         return MediaOverlapStatisticsJob.start(self._client, self.id)
 
     def get_insights(self) -> MediaInsightsJob:
-        """Compute what distinguishes the matched users of each seed audience."""
+        """Compute the traits that distinguish the matched users of each seed audience."""
         return MediaInsightsJob.start(self._client, self.id)
 
     def get_data_attributes(self) -> MediaDataAttributesJob:

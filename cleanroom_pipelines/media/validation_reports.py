@@ -47,7 +47,7 @@ class ValidationReports:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Parse the server's response, which holds a report for each provided dataset."""
+        """Parse the server's response, which has a report for each provided dataset."""
         return from_json(cls, {"matching": None, "segments": None, "demographics": None, **value})
 
     def model_dump(self) -> dict[str, Any]:

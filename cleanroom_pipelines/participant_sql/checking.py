@@ -104,7 +104,7 @@ class CheckedQuery:
 
 
 def view_name(number: int) -> str:
-    """Return the name of the view that stands for table `number`, counted from 0, of a checked query."""
+    """Return the name of the view for a checked query's table `number`, counted from 0."""
     return f"table_{number + 1}"
 
 
@@ -247,7 +247,7 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
 
 
 def _whole_texts(tokens: Sequence[Token], text: str) -> list[Token]:
-    """Join the parts of a text that contains a doubled quote, which stands for one quote."""
+    """Join the parts of a text that contains a doubled quote, which means one quote."""
     whole: list[Token] = []
     for token in tokens:
         before = whole[-1] if whole else None

@@ -35,7 +35,7 @@ _MOST_DRAWS = 1_000
 
 @dataclass(frozen=True)
 class Spent:
-    """What one answer cost, as recorded in the ledger.
+    """The cost of one answer, as recorded in the ledger.
 
     Args:
         tenths: Its price in tenths of a unit.

@@ -155,7 +155,7 @@ class _Question:
 
     @property
     def reveals(self) -> list[str]:
-        """What a list of the audience reveals by design."""
+        """The disclosures by design of a list of the audience."""
         needs = what_it_needs(self.definition, self.resolve, self.budget.seeds)
         lookalikes = lookalikes_of(self.definition, self.resolve).values()
         a, b = self.budget.budget.pair.organizations
@@ -459,7 +459,7 @@ def _delta_from(
 
 
 def _subject_of(audience: CustomAudience) -> str:
-    """Return what an audience's control group depends on: it stays the same in all lists of a seed audience.
+    """Return the key of an audience's control group, which is the same in all lists of a seed audience.
 
     Each list of a seed audience has a hidden audience of its own, with another id.
     """
@@ -467,7 +467,7 @@ def _subject_of(audience: CustomAudience) -> str:
 
 
 def _published(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
-    """Return what a group may see about its list: files and format, but not how many users were left out."""
+    """Return the facts that a group may see about its list: files and format, but no count of omitted users."""
     changes = manifest.get("changes") or {}
     files = [
         {

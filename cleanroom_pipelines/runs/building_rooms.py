@@ -127,7 +127,7 @@ class _RoomBuild:
 
     @property
     def sentence(self) -> str:
-        """One sentence on what data this version contains."""
+        """One sentence that names the data in this version."""
         parts = {"base_audience": "a base audience", "seed_audiences": "seed audiences"}
         held = [words for name, words in parts.items() if name in self.artifacts]
         return f"The room contains {' and '.join(held)}." if held else "The room contains no data."

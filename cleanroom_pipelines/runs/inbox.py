@@ -244,7 +244,7 @@ def _configured(installation: Installation, drop: Drop) -> str:
 
 
 def _suffix_of(path: Path) -> str:
-    """Return the suffix for a seed's copy: the file's suffix or, without one, that of the detected format."""
+    """Return the suffix for a seed's copy: the file's suffix, or else the suffix of the detected format."""
     with _reading_errors_explained():
         if path.suffix or (format_ := format_of(path)) is None:
             return seed_suffix(path)

@@ -1,4 +1,4 @@
-"""Ingesting dropped files: what a sensor's tick and `cleanroom run` do with the inbox.
+"""Ingesting the files in the inbox, on a sensor's tick or in `cleanroom run`.
 
 Lives here: ingesting a list of drops, and everything that is complete.
 Add here when there is an inbox for something else.

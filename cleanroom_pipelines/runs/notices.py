@@ -1,4 +1,4 @@
-"""Notices when work ends: to receivers that a declaration names, and to the one in CLEANROOM_NOTIFY.
+"""Notices when work ends, to the declared receivers and to the receiver in CLEANROOM_NOTIFY.
 
 Lives here: what a notice contains, who gets it, sending it by webhook, command or e-mail, and retries.
 Add here when notices can be sent in another way.
@@ -117,7 +117,7 @@ class NoticeState:
 
 
 def states_of(catalog: Catalog, *, setting: str | None) -> tuple[NoticeState, ...]:
-    """Return the state of every receiver; that of CLEANROOM_NOTIFY, if it is set, is first."""
+    """Return the state of every receiver, first of the receiver in CLEANROOM_NOTIFY if it is set."""
     outcomes = catalog.notices.outcomes()
     return tuple(
         _state_of(each, outcomes.get(each.name)) for each in (*_operators(setting), *catalog.notices.all())

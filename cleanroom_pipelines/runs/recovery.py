@@ -80,7 +80,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Plan:
-    """What rebuilding a catalogue would restore, and what would be lost.
+    """A plan to rebuild a catalogue: the resources that it would restore, and those that would be lost.
 
     Args:
         catalogue: The catalogue's problem, in one sentence.
@@ -357,7 +357,7 @@ class _ResourceBuilder:
         dossier: Dossier | None,
         known: Sequence[Version] | None,
     ) -> ProvenResource | None:
-        """Derive from manifests what the catalogue lacks about a resource; None if nothing is missing."""
+        """Derive a resource's missing catalogue records from manifests; None if nothing is missing."""
         deleted = self.catalog.deletion.deleted_artifacts(kind, hex_of(partition))
         by_number: dict[int, list[Manifest]] = defaultdict(list)
         for manifest in manifests:

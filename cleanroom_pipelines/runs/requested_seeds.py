@@ -101,7 +101,7 @@ def _locations_with(s3_uri: str) -> list[str]:
 
 
 def form_of_ids(requested: RequestedSeed | None, user_ids: "pa.ChunkedArray", installation: Installation) -> str:
-    """Describe what most ids of a seed look like, for the job's status; empty for the result of a query.
+    """Describe the form of most ids of a seed, for the job's status; empty for the result of a query.
 
     A template selects from its owner's tables. The account that chooses the parameters must not learn from the
     form of the ids which rows there are.

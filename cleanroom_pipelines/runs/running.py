@@ -227,7 +227,7 @@ def _complete_record(
 
 
 def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
-    """Return what the catalogue stores about a Dagster run."""
+    """Return the details of a Dagster run that the catalogue stores."""
     number = run.tags.get(VERSION_TAG)
 
     def was_cancelled() -> bool:

@@ -176,7 +176,7 @@ def hand_on(work: Work[GenerationJob], seed: JudgedSeed, model: Version) -> None
 
 
 def handed_on(work: Work[GenerationJob], model: Version) -> JudgedSeed | None:
-    """Return what `hand_on` stored; None if it was for another seed, version of the model, or release."""
+    """Read the report and match that `hand_on` stored; None if seed, model version or release differ."""
     from cleanroom_pipelines.similarity.seeds import MatchedSeed
     from cleanroom_pipelines.uploads.report import ValidationReport
 

@@ -1,4 +1,4 @@
-"""The situation of an installation: what failed, runs, waits and is due, and what was exported.
+"""The situation of an installation: failed, running, waiting and due work, and recent exports.
 
 Lives here: reading it from the catalogue, for the start page and `cleanroom status`.
 Add here when an operator must see something else at a glance.
@@ -140,7 +140,7 @@ class Situation:
 
 
 def situation_of(installation: Installation) -> Situation:
-    """Read the situation; the cost depends on what failed, is open or is recent, not on the history."""
+    """Read the situation; the cost depends on the failed, open and recent work, not on the whole history."""
     catalog = installation.catalog
     running, waiting = _open_work(installation)
     failed = catalog.resources.failures()

@@ -122,7 +122,7 @@ def partitions_with_traces(instance: dg.DagsterInstance, assets: Collection[str]
 
 
 def remove_traces(instance: dg.DagsterInstance, assets: Sequence[str], partition: str) -> None:
-    """Delete what Dagster stored about a partition: its runs with events, results and output, and asset records.
+    """Delete Dagster's records of a partition: its runs with events, results and output, and asset records.
 
     Can be repeated after an interruption at any point.
 

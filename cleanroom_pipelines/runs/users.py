@@ -43,7 +43,7 @@ def issue_token(installation: Installation, email: str, days: int = 90) -> tuple
 
 
 def user_of(installation: Installation, token: str) -> str | None:
-    """Return the e-mail address of the user whom a token belongs to; None if the token is not valid."""
+    """Return the e-mail address of a token's user; None if the token is not valid."""
     found = token_of(installation, token)
     return None if found is None else found.email
 

@@ -1,4 +1,4 @@
-"""What operators do in the console: organisations, users, accounts, keys, collaborations, quotas and health.
+"""Operators' actions in the console: organisations, users, accounts, keys, collaborations, quotas, health.
 
 Lives here: one function for each action, the check that its caller is an operator, and its audit entry.
 Add here when operators can do something else in the console.

@@ -279,7 +279,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class TrainingReport(Document):
-    """Training report: counts of what was read and built.
+    """Training report: counts of the data that was read, and of the parts that were built.
 
     Args:
         n_rows: Rows of the interactions table.

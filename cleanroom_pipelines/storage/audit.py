@@ -682,7 +682,7 @@ def _record(heads: IO[bytes], before: AuditHead, last: AuditHead) -> None:
 
 
 def _private(file: Path, mode: str) -> IO[bytes]:
-    """Open a file; if it is created, only its owner has access, whatever the umask."""
+    """Open a file; a new file is accessible to its owner only, regardless of the umask."""
     return open(file, mode, buffering=0, opener=partial(os.open, mode=0o600))
 
 

@@ -143,7 +143,7 @@ class MultipartUploads:
         return found if self._clock() - started <= LONGEST else None
 
     def list(self, account_id: str) -> list[MultipartUpload]:
-        """Return an account's uploads, sorted by key and time; those that are too old are deleted first."""
+        """Return an account's uploads, sorted by key and time, after deleting uploads that are too old."""
         found = []
         folder = self._folder(account_id)
         for path in folder.iterdir() if folder.is_dir() else ():

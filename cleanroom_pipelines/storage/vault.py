@@ -229,13 +229,13 @@ class SeedVault(Vault):
                 self.seal(_matched(location), [content])
 
     def read_matched(self, location: str | None) -> bytes | None:
-        """Read what `put_matched` stored next to a seed; None if it is missing or was altered."""
+        """Read the matched seed that `put_matched` stored; None if it is missing or was altered."""
         with suppress(SeedError), self.opening(_matched(location)) as path:
             return path.read_bytes()
         return None
 
     def delete_matched(self, location: str | None) -> None:
-        """Delete what `put_matched` stored, but not the seed."""
+        """Delete a matched seed, but not the seed itself."""
         if path := self._path(_matched(location)):
             path.unlink(missing_ok=True)
 

@@ -85,7 +85,7 @@ def form_of(engine: Engine, ids: str, *, what: str = "ids") -> str | None:
 
 
 def _counts(engine: Engine, ids: str) -> tuple[int, int]:
-    """The number of different ids, and of those that look hashed."""
+    """The number of different ids, and the number of ids that look hashed."""
     row = engine.fetch(
         f"SELECT count(*) AS n, count(*) FILTER (regexp_full_match(id, '{_HASH}')) AS n_hashed "
         f"FROM (SELECT DISTINCT id FROM ({ids}) WHERE id IS NOT NULL)"

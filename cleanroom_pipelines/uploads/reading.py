@@ -1,4 +1,4 @@
-"""The one reader of uploaded tables.
+"""Reader of uploaded tables, used for every kind of upload.
 
 Lives here: `read`, which opens the files of a table and judges every cell once.
 Add here when a table may be stored in another way.
@@ -313,7 +313,7 @@ def _facts(
 
 
 def _is_exact(column: Column) -> bool:
-    """Whether the column holds item ids as text, which are read unchanged."""
+    """Whether the column contains item ids as text, which are read unchanged."""
     return column.role is Role.ITEM_ID and column.kind == cells.TEXT
 
 
@@ -343,7 +343,7 @@ HEAVY_SHARE, HEAVY_ROWS = 0.2, 25
 
 
 def heavy_id_warnings(n_most: int, n_rows: int) -> tuple[str, ...]:
-    """A warning if one id holds at least a fifth of the valid rows: it may stand for unknown users."""
+    """A warning if one id is on at least a fifth of the valid rows: it may represent unknown users."""
     if n_most < HEAVY_ROWS or n_most < HEAVY_SHARE * n_rows:
         return ()
     return (

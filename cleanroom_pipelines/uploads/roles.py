@@ -24,7 +24,7 @@ class Role(StrEnum):
 
     @property
     def is_id(self) -> bool:
-        """Whether the column holds ids; only ids must not be missing."""
+        """Whether the column contains ids; only ids must not be missing."""
         return self in (Role.USER_ID, Role.ITEM_ID)
 
 
@@ -40,7 +40,7 @@ class RoomRole(StrEnum):
 
     @property
     def is_id(self) -> bool:
-        """Whether the column holds ids."""
+        """Whether the column contains ids."""
         return self is RoomRole.MATCHING_ID
 
     @property

@@ -47,7 +47,7 @@ _ALL_WORDS = frozenset[str]().union(*_WORDS.values())
 
 
 def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
-    """Whether the first row of a file holds column names.
+    """Whether the first row of a file contains column names.
 
     Args:
         columns: The columns of the dataset.

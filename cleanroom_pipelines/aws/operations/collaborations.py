@@ -19,7 +19,7 @@ _OPERATOR: Final = {"creatorAccountId": LOCAL_ACCOUNT, "creatorDisplayName": "op
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListCollaborations: those that the caller is an active member of."""
+    """ListCollaborations: the collaborations of which the caller is an active member."""
     found = () if parameters.get("memberStatus") == "INVITED" else _of(endpoint, caller)
     return _page("collaborationList", caller, parameters, [_summary(one, caller) for one in found])
 
@@ -59,7 +59,7 @@ def list_templates(endpoint: Endpoint, caller: Caller, parameters: Parameters) -
 
 
 def list_memberships(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListMemberships: one for each collaboration that the caller is an active member of."""
+    """ListMemberships: one for each collaboration of which the caller is an active member."""
     found = _of(endpoint, caller) if parameters.get("status", "ACTIVE") == "ACTIVE" else ()
     return _page("membershipSummaries", caller, parameters, [_membership(one, caller) for one in found])
 
@@ -147,7 +147,7 @@ def _member(endpoint: Endpoint, one: Collaboration, caller: Caller, member: Memb
 
 
 def _terms(endpoint: Endpoint, one: Collaboration) -> str:
-    """Return the terms of a collaboration: what its lists and rankings reveal, and the period of its budget."""
+    """Describe the terms of a collaboration: disclosures by its lists and rankings, and its budget period."""
     seed = "leave out the seed's users, which reveals them" if one.seed_removed else "do not mark the seed's users"
     ranking = "exact, and reveal individuals" if one.full_ensemble else "private, and pay from the budget"
     period = endpoint.catalog.pairs.period_of([member.account_id for member in one.members])

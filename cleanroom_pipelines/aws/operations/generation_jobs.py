@@ -167,7 +167,7 @@ def _requested_seed(endpoint: Endpoint, caller: Caller, parameters: Parameters) 
 
 
 def _check_query(endpoint: Endpoint, caller: Caller, seed: RequestedSeed) -> None:
-    """Check what can be checked of an SQL seed before it runs: the SQL, and whether the caller's own tables exist.
+    """Check an SQL seed before it runs: the SQL itself, and whether the caller's own tables exist.
 
     The message quotes the caller's own query only, and shows nothing of another account's template or tables.
     """

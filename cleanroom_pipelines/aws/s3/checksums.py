@@ -50,7 +50,7 @@ def checksum_of(header: str) -> Checksum:
 
 
 def is_checksum(header: str) -> bool:
-    """Whether a header holds the checksum of the body."""
+    """Whether a header contains a checksum of the body."""
     return header.startswith(PREFIX) and header.removeprefix(PREFIX) not in _NO_VALUES
 
 

@@ -62,7 +62,7 @@ class S3Call:
 
 @dataclass(frozen=True)
 class _OperationRule:
-    """What a request needs to call an operation: method, path, fixed and required parts of query and headers."""
+    """The request that calls an operation: method, path, fixed and required parts of query and headers."""
 
     operation: str
     method: str
@@ -174,7 +174,7 @@ def is_of_signature(name: str) -> bool:
 
 
 def is_hoisted(name: str) -> bool:
-    """Whether a query parameter stands for a header; SDKs move headers there in presigned URLs.
+    """Whether a query parameter replaces a header; SDKs move headers into the query of presigned URLs.
 
     Those of checksums do not: SDKs sign the checksum of an empty body, since there is none yet.
     """

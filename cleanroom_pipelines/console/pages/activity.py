@@ -1,4 +1,4 @@
-"""The audit log of a room as the user may see it: what the participants did, newest first.
+"""The audit log of a room, as far as the user may see it: actions of participants, newest first.
 
 Lives here: the page, its filters, and the log as CSV.
 Keep out: which entries and which of their fields a user may see (`server.media`).

@@ -146,7 +146,7 @@ def refresh(page: PageRequest) -> Reply:
 
 
 def confirm_delete(page: PageRequest, error: MediaError | None = None) -> Reply:
-    """Ask before an audience is deleted, and show what depends on it."""
+    """Ask for confirmation before an audience is deleted, and show its dependents."""
     room = page.room()
     found = page.call(Method.GET_AUDIENCE, room_id=room["id"], audience_id=page.path["audience_id"])
     status = status_of(error) if error else 200

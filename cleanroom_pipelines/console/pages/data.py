@@ -190,7 +190,7 @@ def history(page: PageRequest) -> Reply:
 
 
 def ask_take_back(page: PageRequest) -> Reply:
-    """Ask before data is taken back."""
+    """Ask for confirmation before data is removed from the room."""
     return page.show("data/take_back.html", room=page.room(), side=_side(page.path["side"]))
 
 

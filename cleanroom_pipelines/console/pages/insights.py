@@ -1,4 +1,4 @@
-"""Insights of a room: what distinguishes the matched customers, by interest, age and gender.
+"""Insights of a room: traits of the matched customers, by interest, age and gender.
 
 Lives here: asking for insights, charts and tables of their figures, and the figures as CSV and for printing.
 Add here when insights are shown in another form.

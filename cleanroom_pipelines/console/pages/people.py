@@ -60,7 +60,7 @@ def invite(page: PageRequest) -> Reply:
 
 
 def ask_to_remove(page: PageRequest) -> Reply:
-    """Ask before a member is removed."""
+    """Ask for confirmation before a member is removed."""
     return page.show("people/remove.html", room=page.room(), email=page.query.get("email", ""))
 
 
@@ -76,7 +76,7 @@ def remove(page: PageRequest) -> Reply:
 
 
 def ask_to_leave(page: PageRequest) -> Reply:
-    """Ask before the user leaves the room."""
+    """Ask for confirmation before the user leaves the room."""
     return page.show("people/leave.html", room=page.room())
 
 

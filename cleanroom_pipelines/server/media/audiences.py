@@ -131,7 +131,7 @@ def add_audience(
 
 
 def check_export(room: Room, audience: CustomAudience) -> None:
-    """Check that the room allows exporting an audience, given what the list would disclose.
+    """Check that the room allows exporting an audience, whose list may disclose members of the seed.
 
     The decision depends on the definition and the ids of each seed audience only, never on who matched.
 

@@ -126,7 +126,7 @@ def list_jobs(call: Call) -> dict[str, Any]:
 
 
 def get_job_price(call: Call) -> dict[str, Any]:
-    """Return what fetching the result of a job costs: nothing, if it is paid or free.
+    """Return the price of fetching a job's result: 0 if it is paid or free.
 
     Raises:
         JobFailedError: The job failed; the error gives the reason.

@@ -1,4 +1,4 @@
-"""The people of a participant: who can sign in to the console, and inviting those who cannot.
+"""The members of a participant: their ways to sign in to the console, and invitations.
 
 Lives here: the calls of the data-room (Media) API about members' ways to sign in.
 Add here when members can be managed in another way.

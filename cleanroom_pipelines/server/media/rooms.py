@@ -71,7 +71,7 @@ def get_room(call: Call) -> dict[str, Any]:
 
 
 def list_rooms(call: Call) -> dict[str, Any]:
-    """Return the rooms in which the caller participates, with the caller's role and what is provisioned."""
+    """Return the rooms in which the caller participates, with the caller's role and the provisioned sides."""
     rooms = call.installation.catalog.rooms.data_rooms()
     mine = [(room, group.as_member(call.email)) for room in rooms if (group := room.group_of(call.email))]
     return {"rooms": [_listed(room, group) for room, group in mine]}

@@ -1,4 +1,4 @@
-"""What the S3 operations share: the parts they use, the call being handled, parameters, keys and conditions.
+"""Shared code of the S3 operations: the call being handled, and checks of parameters, keys and conditions.
 
 Lives here: checks that several operations have, and the registry of operations.
 Keep out: the operations themselves (`buckets.py`, `objects.py`, `multipart.py`), and HTTP (`api.py`).

@@ -124,7 +124,7 @@ def columns_of_delta(location: DeltaLocation) -> tuple[str, ...]:
 
 
 def list_database(location: DatabaseLocation, connection: Connection) -> Listing:
-    """Return a listing for a database table or query; each reading fetches all rows anew, in one statement.
+    """Return a listing for a database table or query; each reading fetches all rows again, in one statement.
 
     Raises:
         ConfigurationError: The driver is not installed.
@@ -162,7 +162,7 @@ def _delta_table(location: DeltaLocation) -> Any:
 
 
 def _storage_options(location: DeltaLocation) -> Mapping[str, str] | None:
-    """Settings of the Delta table's store; credentials are those that botocore finds for the operator."""
+    """Settings of the Delta table's store; botocore finds the operator's credentials."""
     if not location.url.startswith("s3://"):
         return None  # deltalake reads the environment of Azure and Google itself
     query = dict(parse_qsl(location.options.removeprefix("?")))
