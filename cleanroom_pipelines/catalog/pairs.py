@@ -294,7 +294,7 @@ class Pairs(Part):
                 raise NotFoundError("There is no such proposal.", remedy="List the proposals.")
             if organization not in _find(session, row.pair_id).organizations:
                 raise ConflictError(
-                    "Only the organisations that provide the data can approve this.",
+                    "Only the organisations that provide the data can approve the proposal.",
                     remedy="Ask these organisations to approve it.",
                 )
             return self._approve(session, row, organization)
@@ -313,7 +313,7 @@ class Pairs(Part):
                 raise NotFoundError("There is no such proposal.", remedy="List the proposals.")
             if organization not in _find(session, row.pair_id).organizations or row.effective_at is not None:
                 raise ConflictError(
-                    "Only the organisations that provide the data can reject this, before both approved it.",
+                    "Only the organisations that provide the data can reject it, before both approved it.",
                     remedy="List the proposals.",
                 )
             session.delete(row)
@@ -413,7 +413,7 @@ def check_both_approve(pair: Pair, organizations: Collection[str]) -> None:
     """
     if set(organizations) != set(pair.organizations):
         raise ConflictError(
-            "Both organisations of the pair, and only they, must approve.",
+            "The approving organisations are not exactly the two of the pair.",
             remedy="Name exactly these two organisations.",
         )
 

@@ -89,7 +89,7 @@ class RoomAudiences(Part):
             if visible and not with_dependents:
                 raise ConflictError(
                     "Other audiences depend on the audiences to delete.",
-                    remedy="Delete the dependent audiences first, or all of them together.",
+                    remedy="Delete the dependent audiences first, or delete all of them together.",
                     dependents=tuple(sorted(visible)),
                 )
             deleted = sorted(wanted | set(dependents))

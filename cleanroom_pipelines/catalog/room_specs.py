@@ -183,7 +183,7 @@ class DataRoomSpec(_MarkedSpec):
         if not 1 <= len(self.participants) <= MAX_PARTICIPANTS:
             raise UsageError(
                 f"The data room has {len(self.participants)} participants.",
-                remedy=f"Give 1 to {MAX_PARTICIPANTS} of them.",
+                remedy=f"Give 1 to {MAX_PARTICIPANTS} participants.",
             )
         for group in self.participants:
             self._check_group(group)

@@ -154,7 +154,13 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     show_default=True,
     help="Number of threads of each engine and of each library it is compared with.",
 )
-@click.option("--engine", "engines", default="duckdb", show_default=True, help="One or both of duckdb,spark.")
+@click.option(
+    "--engine",
+    "engines",
+    default="duckdb",
+    show_default=True,
+    help="Engines to measure: duckdb,spark or one of them.",
+)
 @click.option(
     "--steps", default="train,generate,export,match,combine", show_default=True, help="Steps to measure."
 )
@@ -290,7 +296,9 @@ def api(  # noqa: PLR0917 - click passes options by name
     help="Number of threads of each engine and of each library it is compared with.",
 )
 @click.option(
-    "--questions", default="", help="Any of intersections,differences,unions,mixed,matching; default: all."
+    "--questions",
+    default="",
+    help="Questions to measure: intersections,differences,unions,mixed,matching; default: all.",
 )
 @click.option("--scratch", type=_FILE, help="Folder for lists, results and spill files.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")

@@ -40,5 +40,6 @@ def copy_example(target: Path) -> None:
         raise ConflictError("The folder exists already.", remedy="Give the path of a new one.") from None
     except (OSError, shutil.Error) as error:
         raise UsageError(
-            f"The example files cannot be written there ({type(error).__name__}).", remedy="Give another path."
+            f"The example files cannot be written to this folder ({type(error).__name__}).",
+            remedy="Give another path.",
         ) from None

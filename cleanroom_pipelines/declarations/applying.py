@@ -398,7 +398,7 @@ class _Applying:
             parent = self._named(RECORDS[kind], name)
         except NotFoundError:
             raise UsageError(
-                f"This refers to a {kind.words} that is not declared.",
+                f"The entry refers to a {kind.words} that is not declared.",
                 remedy="Declare it in the same file, or apply its file first.",
             ) from None
         _reject_deleting(parent)

@@ -90,7 +90,7 @@ class ApplyingParties:
         if name_or_id == LOCAL_ACCOUNT or (is_account_id(name_or_id) and name_or_id in self._accounts.values()):
             return name_or_id
         raise UsageError(
-            "This refers to an account that is not declared.",
+            "The entry refers to an account that is not declared.",
             remedy="Declare it in the same file, or create it first.",
         )
 

@@ -81,7 +81,7 @@ class GenerationJobForm(dg.Config, use_attribute_docstrings=True):
     """Form that starts a generation job."""
 
     configured_audience_model: str
-    """Name or partition key of the configured audience model. The error for an unknown one lists the names."""
+    """Name or partition key of the configured audience model. If it is unknown, an error lists the names."""
     seed_path: str
     """The seed's path on the machine that runs Dagster: .jsonl, .csv or .parquet, each also .gz."""
     name: str

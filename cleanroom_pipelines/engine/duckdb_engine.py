@@ -248,7 +248,7 @@ class DuckDBEngine:
         if not any(target == path or path in target.parents for path in self._allowed):
             raise EngineError(
                 "The engine may not read this file.",
-                remedy="Add the file's path to those the engine is opened with.",
+                remedy="Give the file's path when you open the engine.",
             )
         if is_packed and not unpack:
             self._check_whole(file)

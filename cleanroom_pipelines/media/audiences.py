@@ -67,7 +67,9 @@ class Audiences:
 
 def _only(found: "builtins.list[_Audience]", what: str) -> _Audience:
     if not found:
-        raise NotFoundError(f"There is no {what}.", remedy="`Audiences.list` returns those that you can see.")
+        raise NotFoundError(
+            f"There is no {what}.", remedy="`Audiences.list` returns the audiences that you can see."
+        )
     if len(found) > 1:
         raise AmbiguousNameError(
             f"There is more than one {what}.",

@@ -55,7 +55,7 @@ def budget_spent(*, total: int, spent: int, cost: int) -> BudgetSpentError:
     """
     left = in_units(max(0, total - spent))
     return _spent(
-        f"This costs {in_units(cost)} units of the privacy budget; {left} of {in_units(total)} are left.",
+        f"The answer costs {in_units(cost)} units of the privacy budget; {left} of {in_units(total)} are left.",
         "Repeat an earlier question, which is free, or ask both providers to approve a refill.",
         total=total,
         spent=spent,
@@ -73,7 +73,7 @@ def share_spent(*, share: int, spent: int, cost: int) -> BudgetSpentError:
     """
     left = in_units(max(0, share - spent))
     return _spent(
-        f"This costs {in_units(cost)} units of the privacy budget; {left} of your organisation's share of "
+        f"The answer costs {in_units(cost)} units of the privacy budget; {left} of your organisation's share of "
         f"{in_units(share)} are left.",
         "Repeat an earlier question, which is free, or ask both providers to approve a larger share.",
         total=share,

@@ -503,7 +503,7 @@ def _n_rows(users: Path) -> int:
 def _read(store: ArtifactStore, version: Version, asset: str) -> AssetResult:
     if asset not in version.artifacts:
         return AssetResult(
-            asset, version.resource_id, "This kind of audience does not have this result.", made=False
+            asset, version.resource_id, "Audiences of this kind do not have the requested result.", made=False
         )
     manifest, documents = read_verified(store, version.artifact(asset))
     sentence = str(version.summary.get("sentence", "")) or "The audience is ready."

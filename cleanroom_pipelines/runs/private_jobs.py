@@ -50,9 +50,9 @@ _REVEALS = {
         "individuals, and no privacy bound applies."
     ),
     SeedMode.EXCLUDED.value: (
-        "Its lists exclude the seed and so reveal it: a similar user who is missing from a list is in the seed."
+        "The job's lists exclude the seed and so reveal it: a similar user who is not on a list is in the seed."
     ),
-    SeedMode.FIRST.value: "Its lists start with the seed's users and so reveal the seed to the receiver.",
+    SeedMode.FIRST.value: "The job's lists start with the seed's users and so reveal the seed to the receiver.",
 }
 
 

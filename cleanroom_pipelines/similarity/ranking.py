@@ -63,7 +63,7 @@ _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
 _MESSAGES = {
     "FEW_SEED_USERS": "Only {n} seed users matched, so the confidence interval is wide.",
     "NOT_BETTER_THAN_RANDOM": "Not better than random at {sizes}: the model found no pattern in the seed.",
-    "SIZE_EXCEEDS_POPULATION": "A requested size exceeds the available users; all of them are delivered.",
+    "SIZE_EXCEEDS_POPULATION": "A requested size exceeds the population; all available users are delivered.",
     "LOW_MATCH_RATE": "Few of the seed's ids matched: check that seed and training data use the same ids.",
     "MINIMUM_LOWERED": "The minimum seed size was set below 500; a small seed reveals more about each user.",
     "SEED_ROWS_DROPPED": "Seed rows without a usable id were dropped.",

@@ -347,7 +347,7 @@ def heavy_id_warnings(n_most: int, n_rows: int) -> tuple[str, ...]:
     if n_most < HEAVY_ROWS or n_most < HEAVY_SHARE * n_rows:
         return ()
     return (
-        f"One id holds {n_most / n_rows:.0%} of the valid rows. If it stands for unknown users, remove its rows.",
+        f"One id is on {n_most / n_rows:.0%} of the valid rows. If it represents unknown users, remove its rows.",
     )
 
 

@@ -124,7 +124,7 @@ def _heavy_ids(engine: Engine, key: UniqueKey, n_rows: int) -> tuple[str, ...]:
         if n_of_one >= max(HEAVY_ROWS, HEAVY_SHARE * n_rows):
             found.append(
                 f"One {name} is on {n_of_one:,} of {n_rows:,} rows ({n_of_one / n_rows:.0%}). "
-                "It may stand for a missing value."
+                "It may represent a missing value."
             )
     return tuple(found)
 

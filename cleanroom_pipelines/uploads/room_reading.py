@@ -91,7 +91,7 @@ class RoomUpload:
             )
         if (self.dataset is Dataset.EMBEDDINGS) != bool(self.n_embeddings and self.n_embeddings > 0):
             raise UsageError(
-                "Embeddings need a number of dimensions of at least 1; other datasets cannot have one.",
+                "Embeddings need at least 1 dimension; other datasets have no dimensions.",
                 remedy="Set n_embeddings for embeddings only.",
             )
 
@@ -282,7 +282,7 @@ class _Part:
             self.reading.runtime.report_progress(share_of(batch), stage)
         for column in rows.mixed:
             self.warn(
-                f"Column {column.name!r} holds decimal numbers mixed with other ids; these rows are invalid. "
+                f"Column {column.name!r} has decimal numbers mixed with other ids; these rows are invalid. "
                 "Save the column as text."
             )
         rejected = engine.rejected_lines()

@@ -398,7 +398,7 @@ def test_a_heavy_id_is_a_warning_without_its_value(tmp_path: Path) -> None:
         assert "heavy" not in str(report.as_dict())
         return report.table.warnings
 
-    assert warnings(25, 100) == ("One matching_id is on 25 of 125 rows (20%). It may stand for a missing value.",)
+    assert warnings(25, 100) == ("One matching_id is on 25 of 125 rows (20%). It may represent a missing value.",)
     assert warnings(24, 20) == ()
     assert warnings(30, 200) == ()
     assert len(warnings(20_000, 60_000)) == 1

@@ -30,7 +30,7 @@ KINDS = {
     "remarketing": CollaborationType.REMARKETING,
     "exclusion": CollaborationType.EXCLUSION,
 }
-"""The kinds of audiences, with what a room must allow to create one."""
+"""The kinds of audiences, with the collaboration types that allow a room to create each."""
 
 LIST = "/rooms/{room_id}/audiences"
 ONE = LIST + "/{audience_id}"
