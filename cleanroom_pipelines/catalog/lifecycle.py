@@ -209,7 +209,7 @@ def pending_version(
 def make_pending(
     session: Session, resource: ResourceRow, version: VersionRow, attempt: int, now: datetime
 ) -> None:
-    """Requeue a version, and set how many attempts it has used."""
+    """Requeue a version, and set its number of used attempts."""
     version.status = Status.CREATE_PENDING
     version.status_code = version.status_message = None
     version.run_id = version.lease_expires_at = version.started_at = version.finished_at = None

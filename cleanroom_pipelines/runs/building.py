@@ -420,7 +420,7 @@ def _mode_of(
     configured: ConfiguredAudienceModel,
     ranked: Mapping[str, Any],
 ) -> tuple[SeedMode, list[str]]:
-    """Return a list's seed mode and its disclosures; for private jobs, the ranking decides both."""
+    """Return a list's seed mode and the facts that it reveals; for private jobs, the ranking decides both."""
     if "private_mode" in ranked:
         return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
     mode = export.seed_mode or job.seed_mode

@@ -155,7 +155,7 @@ class _Question:
 
     @property
     def reveals(self) -> list[str]:
-        """The disclosures by design of a list of the audience."""
+        """The facts that a list of the audience reveals by design."""
         needs = what_it_needs(self.definition, self.resolve, self.budget.seeds)
         lookalikes = lookalikes_of(self.definition, self.resolve).values()
         a, b = self.budget.budget.pair.organizations

@@ -103,12 +103,12 @@ class PrivateJob:
 
     @property
     def reveals(self) -> list[str]:
-        """The disclosures by design of the job's lists, as codes."""
+        """Codes for the facts that the job's lists reveal by design."""
         return [] if self.mode is SeedMode.IN_PLACE else ["seed"]
 
     @property
     def disclosures(self) -> tuple[str, ...]:
-        """The keys of the statements that are shown about the disclosures of the job's lists."""
+        """The keys of the shown statements about the facts that the job's lists reveal."""
         return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
 
     @cached_property
@@ -218,7 +218,7 @@ class PrivateJob:
         return paid if paid.fits(self.budget.pair.id, self._source, model) else None
 
     def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
-        """Describe the job's price, the error of its figures, the remaining budget, and its lists' disclosures."""
+        """Describe the job's price, the error of its figures, the remaining budget, and the facts that its lists reveal."""
         size, vector, quality = prices
         price, budget = in_units(sum(prices)), self.budget.as_dict()
         bound = f"{budget['bound']['right_at_most']:.0%} of cases"
@@ -296,7 +296,7 @@ def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
 def reveals_by_ensemble(
     installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
-    """Return the disclosures, as codes, of a list ranked without noise; empty within one organisation."""
+    """Return codes for the facts that a list ranked without noise reveals; empty within one organisation."""
     of = installation.catalog.pairs.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
@@ -304,7 +304,7 @@ def reveals_by_ensemble(
 
 
 def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]:
-    """Return a sentence on the disclosures of a list ranked without noise; empty if there are none."""
+    """Return a sentence on the facts that a list ranked without noise reveals; empty if there are none."""
     statements = [_REVEALS["ensemble"], *([_REVEALS[mode.value]] if "seed" in reveals else [])]
     return {"privacy": " ".join(statements)} if reveals else {}
 

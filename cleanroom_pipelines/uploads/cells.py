@@ -493,7 +493,7 @@ REMEDIES = {
     DECIMAL_IDS: "Save the column of ids as text.",
     PLACEHOLDER_IDS: "Remove the rows whose id is a word such as NULL, or the hash of an empty text.",
 }
-"""What to do about cells of a kind (`Rule.seen`)."""
+"""The remedy for each kind of unreadable cell (`Rule.seen`)."""
 
 
 def _seen(role: Role, name: str) -> list[Rule]:

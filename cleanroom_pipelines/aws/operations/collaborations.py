@@ -147,7 +147,7 @@ def _member(endpoint: Endpoint, one: Collaboration, caller: Caller, member: Memb
 
 
 def _terms(endpoint: Endpoint, one: Collaboration) -> str:
-    """Describe the terms of a collaboration: disclosures by its lists and rankings, and its budget period."""
+    """Describe a collaboration's terms: the facts that its lists and rankings reveal, and its budget period."""
     seed = "leave out the seed's users, which reveals them" if one.seed_removed else "do not mark the seed's users"
     ranking = "exact, and reveal individuals" if one.full_ensemble else "private, and pay from the budget"
     period = endpoint.catalog.pairs.period_of([member.account_id for member in one.members])
