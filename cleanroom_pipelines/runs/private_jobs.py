@@ -218,7 +218,7 @@ class PrivateJob:
         return paid if paid.fits(self.budget.pair.id, self._source, model) else None
 
     def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
-        """Describe the job's price, the error of its figures, the remaining budget, and the facts that its lists reveal."""
+        """Describe the job's price, its figures' error, the remaining budget, and what its lists reveal."""
         size, vector, quality = prices
         price, budget = in_units(sum(prices)), self.budget.as_dict()
         bound = f"{budget['bound']['right_at_most']:.0%} of cases"

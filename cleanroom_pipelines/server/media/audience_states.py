@@ -142,7 +142,7 @@ class _View:
         return {**statistics, "reach": rows}
 
     def export(self, audience: CustomAudience) -> dict[str, Any] | None:
-        """Return whether the caller may deliver an audience's list and, once it is built, the facts that it reveals."""
+        """Return whether the caller may deliver an audience's list and, once it is built, what it reveals."""
         if not self.room.group.may(Permission.EXPORT_AUDIENCE):
             return None
         try:
