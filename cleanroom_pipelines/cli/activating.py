@@ -149,10 +149,16 @@ def export_audience(
         delivery = deliver(
             folder_on_disk(out.absolute()),
             audience.user_ids if ids_of_users is None else ids_of_users.noting(audience.user_ids),
-            ExportOptions(name, audience.requested, format_of_list, max_rows=max_rows, gzip=gzip),
+            ExportOptions(
+                name,
+                audience.requested,
+                format_of_list,
+                max_rows=max_rows,
+                gzip=gzip,
+                delta_from=delta_from,
+            ),
             activation=activation,
             control_group=ControlGroup(kept_out, folder_on_disk(holdout_folder.absolute())) if kept_out else None,
-            delta_from=delta_from,
             engine=settings,
             hooks=ExportHooks(on_users=lambda n: progress(n / max(1, audience.requested), "writing")),
         )

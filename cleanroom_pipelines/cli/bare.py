@@ -106,6 +106,7 @@ def generate_audience(
     from cleanroom_pipelines.audiences.sizes import SeedMode, parse_sizes
     from cleanroom_pipelines.similarity.ranking import generate
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, remove_ranking, write_ranked
+    from cleanroom_pipelines.similarity.specs import GenerationSettings
 
     runtime = Runtime(engine_settings(memory, threads, engine, out=out), progress)
     with (
@@ -120,7 +121,7 @@ def generate_audience(
             out=folder,
             sizes=parse_sizes(sizes),
             min_matching_seed_size=min_matching_seed_size,
-            seed_floor=1,
+            settings=GenerationSettings(seed_floor=1),
             runtime=runtime,
         )
         write_ranked(ranking=folder / RANKING_FILE, out=folder / "ranked.parquet", seed_mode=SeedMode(seed_mode))

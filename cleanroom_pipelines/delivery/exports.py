@@ -161,6 +161,8 @@ class ExportOptions:
         max_rows: Maximum number of rows per file.
         gzip: Compress each file; its name then ends in `.gz`.
         ad_destination: The advertising destination whose rules the files follow, for the manifest.
+        reveals: What the list reveals by design, for the manifest.
+        delta_from: An earlier export; `deliver` writes the changes since then next to the parts.
     """
 
     export: str
@@ -170,6 +172,8 @@ class ExportOptions:
     max_rows: int = ROWS_PER_PART
     gzip: bool = False
     ad_destination: str | None = None
+    reveals: Sequence[str] = ()
+    delta_from: ObjectPlace | Path | None = None
 
     @property
     def file_format(self) -> FileFormat:
@@ -260,7 +264,7 @@ def write_export(
                 columns=None if files.format.name in LISTS_OF_USERS else files.format.header,
                 n_rows=None if files.format.holds_users else n_rows,
                 changes=written,
-                facts=facts,
+                facts={**(facts or {}), **({"reveals": list(options.reveals)} if options.reveals else {})},
                 attempt=hooks.fence.attempt or None,
             )
             hooks.on_staged(manifest)

@@ -97,8 +97,6 @@ def deliver(
     *,
     activation: Activation | None = None,
     control_group: ControlGroup | None = None,
-    delta_from: ObjectPlace | Path | None = None,
-    reveals: Sequence[str] = (),
     engine: EngineSettings | None = None,
     slices: Callable[[int], Sequence[UserSlice]] | None = None,
     hooks: ExportHooks | None = None,
@@ -111,8 +109,6 @@ def deliver(
         options: Content and format of the export.
         activation: The destination, which determines the format, and the hashes for its files.
         control_group: The users to hold out.
-        delta_from: An earlier export: the differences are written next to the parts.
-        reveals: What the list reveals by design; the manifest repeats it.
         engine: Limits for computing the rows; its scratch folder temporarily contains the users.
         slices: Splits the same users into slices of a given size, for files that a cluster writes.
         hooks: Callbacks during the writing.
@@ -131,20 +127,19 @@ def deliver(
         format_ = file_format(activation.destination, activation.kinds)
         options = replace(options, format_=format_, ad_destination=activation.destination.value)
     holds_users = options.file_format.holds_users
-    earlier = None if delta_from is None else _comparable(delta_from, options)
-    labels = {"reveals": list(reveals)} if reveals else {}
+    earlier = None if options.delta_from is None else _comparable(options.delta_from, options)
     settings = engine or EngineSettings()
     if control_group is None and earlier is None and holds_users:
         if settings.url is None or slices is None:
             rows_of_users = (batch.to_pylist() for batch in users)
-            return Delivery(write_export(place, rows_of_users, options, facts=labels, hooks=hooks), None)
+            return Delivery(write_export(place, rows_of_users, options, hooks=hooks), None)
         with (
             tempfile.TemporaryDirectory(prefix="export-", dir=settings.scratch) as staging,
             open_configured_engine(settings, paths=[staging]) as cluster,
         ):
             of_users = slices(options.max_rows)
             staged = stage_parts(cluster, of_users, options.file_format, Path(staging), gzip=options.gzip)
-            return Delivery(write_export(place, (), options, staged=staged, facts=labels, hooks=hooks), None)
+            return Delivery(write_export(place, (), options, staged=staged, hooks=hooks), None)
     with (
         tempfile.TemporaryDirectory(prefix="delivery-", dir=settings.scratch) as scratch,
         open_engine(settings, paths=[scratch]) as opened,
@@ -168,13 +163,19 @@ def deliver(
                 requested=facts["holdout"]["users"],
                 format_=options.format_ if lists_users else CSV,
                 ad_destination=None,
+                reveals=(),
             )
             held_out = {"holdout": facts["holdout"]}
             kept = write_export(control_group.place, rows.held_out(), of_group, facts=held_out)
         changes = None if earlier is None else Changes(earlier.export, rows.added(), rows.removed())
-        n_delivered, facts = rows.n_delivered(), {**facts, **labels}
         written = write_export(
-            place, rows.delivered(), options, delivered=n_delivered, changes=changes, facts=facts, hooks=hooks
+            place,
+            rows.delivered(),
+            options,
+            delivered=rows.n_delivered(),
+            changes=changes,
+            facts=facts,
+            hooks=hooks,
         )
         return Delivery(written, kept)
 

@@ -253,6 +253,7 @@ def build_seed_validation_report(
 def build_audience(installation: Installation, partition: str, run: Run) -> AssetResult:
     """Rank all training users by their similarity to the seed and measure how good the ranking is."""
     from cleanroom_pipelines.similarity.ranking import generate
+    from cleanroom_pipelines.similarity.specs import GenerationSettings
 
     try:
         with working(installation, GenerationJob, partition, run) as work:
@@ -274,7 +275,7 @@ def build_audience(installation: Installation, partition: str, run: Run) -> Asse
                     out=draft.path,
                     sizes=configured.sizes,
                     min_matching_seed_size=configured.min_matching_seed_size,
-                    seed_floor=installation.settings.seed_floor,
+                    settings=GenerationSettings(seed_floor=installation.settings.seed_floor),
                     score=shared_scoring(installation, model.artifact("audience_model")),
                     runtime=work.runtime,
                 )
@@ -398,10 +399,12 @@ def build_audience_export(installation: Installation, partition: str, run: Run) 
                     generation_job=job.id,
                     max_rows=int(str(options.get("max_rows") or ROWS_PER_PART)),
                     gzip=bool(options.get("gzip")),
+                    reveals=reveals,
+                    delta_from=_export_before(installation, configured, export)
+                    if options.get("changes")
+                    else None,
                 ),
                 control_group=ControlGroup(holdout, folder_on_disk(draft.path / "holdout")) if holdout else None,
-                delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
-                reveals=reveals,
                 engine=installation.engine_settings,
                 slices=None if is_private else selection.slices,
                 hooks=ExportHooks(work.delivery_fence, report_users, note),

@@ -382,10 +382,10 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
                         requested=_n_rows(users),
                         max_rows=int(options.get("max_rows") or 1_000_000),
                         gzip=bool(options.get("gzip")),
+                        delta_from=delta_from,
                     ),
                     activation=activation,
                     control_group=control_group,
-                    delta_from=delta_from,
                     engine=installation.engine_settings,
                     hooks=ExportHooks(work.fence),  # the group sees the list when the version is closed
                 )

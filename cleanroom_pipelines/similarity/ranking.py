@@ -77,7 +77,6 @@ def generate(
     out: Path,
     sizes: Sequence[AudienceSize] = DEFAULT_SIZES,
     min_matching_seed_size: int = 500,
-    seed_floor: int = 25,
     settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
     score: ScoreAll | None = None,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
@@ -90,8 +89,7 @@ def generate(
         out: Existing directory for ranking.parquet, metrics.json and explanation.json.
         sizes: Audience sizes to measure, 1 to 25.
         min_matching_seed_size: Minimum number of seed users that match the model.
-        seed_floor: Smallest allowed `min_matching_seed_size`.
-        settings: Folds, samples, threads and rounds.
+        settings: Folds, samples, threads, rounds and limits.
         score: Alternative scoring function that must return the same scores; not on a cluster.
         runtime: Engine, progress and cancellation.
 
@@ -114,7 +112,6 @@ def generate(
             opened,
             seed,
             min_matching_seed_size=min_matching_seed_size,
-            seed_floor=seed_floor,
             settings=settings,
             engine=database,
             seed_engine=engine,
@@ -140,7 +137,6 @@ def prepare(
     seed: MatchedSeed | SeedUsers | Path | str,
     *,
     min_matching_seed_size: int = 500,
-    seed_floor: int = 25,
     settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
     engine: Engine,
     seed_engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
@@ -152,8 +148,7 @@ def prepare(
         model: The audience model.
         seed: The seed, or its file; after matching with this model and these settings, it is not read again.
         min_matching_seed_size: Minimum number of seed users that match the model.
-        seed_floor: Smallest allowed `min_matching_seed_size`.
-        settings: Folds, samples, threads and rounds.
+        settings: Folds, samples, threads, rounds and limits.
         engine: Engine that reads the users.
         seed_engine: Memory, threads and scratch for reading the seed on this machine.
         stages: Receives progress, from 0 to 0.6 of the whole.
@@ -163,9 +158,9 @@ def prepare(
         UsageError: As in `generate`.
         CancelledError: The run was cancelled.
     """
-    if min_matching_seed_size < seed_floor:
+    if min_matching_seed_size < settings.seed_floor:
         raise UsageError(
-            f"The minimum matching seed size must be at least {seed_floor}.",
+            f"The minimum matching seed size must be at least {settings.seed_floor}.",
             remedy="Raise the minimum, or lower the floor.",
         )
     with one_blas_thread():

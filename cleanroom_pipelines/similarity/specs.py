@@ -259,6 +259,7 @@ class GenerationSettings:
         threads: Threads for blocks and trees; never changes a result.
         boosting_rounds: Trees of the LightGBM signal; 0 disables it.
         min_explained_users: Items and values of fewer seed users are not shown in the explanation.
+        seed_floor: Smallest minimum of matching seed users that a caller may ask for.
     """
 
     folds: int = 5
@@ -268,6 +269,7 @@ class GenerationSettings:
     threads: int = 2
     boosting_rounds: int = 100
     min_explained_users: int = 25
+    seed_floor: int = 25
 
     def __post_init__(self) -> None:
         if self.max_fit_seed_users + self.max_fit_other_users > _MOST_FIT_USERS:
