@@ -20,7 +20,7 @@ import cleanroom_pipelines.catalog as catalog_package
 from cleanroom_pipelines.catalog import RECORDS, Cause, Kind, Version
 from cleanroom_pipelines.catalog.database import VERSION_TABLE
 from cleanroom_pipelines.runs.artifact_documents import write_documents
-from cleanroom_pipelines.runs.building import shared_metrics
+from cleanroom_pipelines.runs.building_lookalike import shared_metrics
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.work import Run, Work, working

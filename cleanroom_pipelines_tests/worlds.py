@@ -29,7 +29,7 @@ import yaml
 from cleanroom_pipelines.catalog import Catalog, Kind, Resource, Version
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.defs import pictures
-from cleanroom_pipelines.runs import building
+from cleanroom_pipelines.runs import building_lookalike
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.running import run_pending
@@ -394,7 +394,7 @@ def kind_of(asset: str) -> Kind:
 
 def make(installation: Installation, asset: str, partition: str, run: Run) -> None:
     """Do an asset's work as its body in Dagster does."""
-    getattr(building, f"build_{asset}")(installation, partition, run)
+    getattr(building_lookalike, f"build_{asset}")(installation, partition, run)
 
 
 def wait_until(condition: Callable[[], T], *, seconds: float, what: str, every: float = 0.05) -> T:

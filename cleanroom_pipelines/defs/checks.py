@@ -18,7 +18,7 @@ from cleanroom_pipelines.defs.assets.lookalike import (
 from cleanroom_pipelines.defs.declaring import PARTITIONS
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
-from cleanroom_pipelines.runs.building import verify_exported_files
+from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
 from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, lateness_of
 
 

@@ -55,7 +55,7 @@ def materialize(
     Args:
         context: The run.
         installation: The installation to work on.
-        make: A function of runs.building.
+        make: A builder, from `runs/building_*.py`.
         **options: Passed on to `make`.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Lives here: validating a lab, and building the six assets of a room; unchanged assets are reused.
 Add here when a room gets another asset.
-Keep out: the room's audiences (`building_audiences.py`), charts and metadata (defs), computation (the core).
+Keep out: the room's audiences (`building_room_audiences.py`), charts and metadata (defs), computation (the core).
 
 A version of a room is one state of its data. One run builds all of its assets. An asset is rebuilt only if its
 inputs changed; otherwise the new version reuses the artifact of the previous one.
@@ -20,12 +20,12 @@ from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
 from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
-from cleanroom_pipelines.runs.building import AssetResult
+from cleanroom_pipelines.runs.building import AssetResult, builds, built
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.room_budgets import RoomBudget, seed_digests
 from cleanroom_pipelines.runs.room_inbox import close_room_drop, make_room_inbox
-from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
+from cleanroom_pipelines.runs.work import Run, Work
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Draft, Input, InstallationKey
 from cleanroom_pipelines.terms import CollaborationType
 
@@ -36,36 +36,34 @@ SEALED_HASHES = "activation.sealed"
 _HASHES = "activation hashes"
 
 
-def build_data_lab(installation: Installation, partition: str, run: Run) -> AssetResult:
+@builds(DataLab, "data_lab")
+def build_data_lab(work: Work[DataLab]) -> AssetResult:
     """Validate a publisher's uploads before they are used in a room."""
     from cleanroom_pipelines.uploads.rooms import validate_base
 
-    with working(installation, DataLab, partition, run) as work:
-        if isinstance(work, NothingToDo):
-            return _nothing("data_lab", partition, work.message)
-        lab = work.record
-        with _opening_uploads(installation, lab.datasets, lab.n_embeddings) as uploads:
-            report = validate_base(uploads, runtime=work.runtime)
-        documents: dict[str, Any] = {
-            "reports": {name: each.as_dict() for name, each in report.reports.items()},
-            "statistics": dict(report.counts),
-        }
-        with work.drafting("data_lab", _upload_inputs(installation.catalog, lab.datasets), {}) as draft:
-            write_documents(draft.path, documents)
-            draft.facts["passed"] = report.passed
-        failed = [name for name, each in report.reports.items() if not each.passed]
-        sentence = (
-            f"All {len(report.reports)} datasets are valid."
-            if report.passed
-            else f"These datasets failed validation: {', '.join(failed)}. See their reports."
-        )
-        made = AssetResult("data_lab", partition, sentence, work.manifests["data_lab"], documents)
-        if report.passed:
-            work.finish(sentence)
-        else:
-            work.fail(StatusCode.TRAINING_DATA_INVALID, sentence)
-            made = replace(made, failure=sentence)
-        return made
+    installation, lab = work.installation, work.record
+    with _opening_uploads(installation, lab.datasets, lab.n_embeddings) as uploads:
+        report = validate_base(uploads, runtime=work.runtime)
+    documents: dict[str, Any] = {
+        "reports": {name: each.as_dict() for name, each in report.reports.items()},
+        "statistics": dict(report.counts),
+    }
+    with work.drafting("data_lab", _upload_inputs(installation.catalog, lab.datasets), {}) as draft:
+        write_documents(draft.path, documents)
+        draft.facts["passed"] = report.passed
+    failed = [name for name, each in report.reports.items() if not each.passed]
+    sentence = (
+        f"All {len(report.reports)} datasets are valid."
+        if report.passed
+        else f"These datasets failed validation: {', '.join(failed)}. See their reports."
+    )
+    made = built(work, "data_lab", sentence, documents)
+    if report.passed:
+        work.finish(sentence)
+    else:
+        work.fail(StatusCode.TRAINING_DATA_INVALID, sentence)
+        made = replace(made, failure=sentence)
+    return made
 
 
 def build_room_asset(
@@ -82,33 +80,35 @@ def build_room_asset(
     """
     if (made := _already_built(installation, partition, run, asset)) is not None:
         return made
-    with working(installation, DataRoom, partition, run) as work:
-        if isinstance(work, NothingToDo):
-            return _nothing(asset, partition, work.message)
-        state = _RoomBuild(installation, work)
-        last = len(ROOM_ASSETS) if finishes else ROOM_ASSETS.index(asset) + 1
-        for number, name in enumerate(ROOM_ASSETS[:last]):
-            if name not in state.artifacts:
-                work.report_progress(number / len(ROOM_ASSETS), name.replace("_", " "))
-                _MAKERS[name](state)
-                if not work.is_open:
-                    return replace(state.result_of(asset), failure=state.failure)
-        if finishes:
-            make_room_inbox(installation, state.room)
-            work.finish(state.sentence)
-            delete_unused_room_data(installation, state.room.id, state.artifacts)
-        return state.result_of(asset)
+    return _build_room(installation, partition, run, asset=asset, finishes=finishes)
+
+
+@builds(DataRoom)
+def _build_room(work: Work[DataRoom], *, asset: str, finishes: bool) -> AssetResult:
+    state = _RoomBuild(work)
+    last = len(ROOM_ASSETS) if finishes else ROOM_ASSETS.index(asset) + 1
+    for number, name in enumerate(ROOM_ASSETS[:last]):
+        if name not in state.artifacts:
+            work.report_progress(number / len(ROOM_ASSETS), name.replace("_", " "))
+            _BUILDERS[name](state)
+            if not work.is_open:
+                return replace(state.result_of(asset), failure=state.failure)
+    if finishes:
+        make_room_inbox(work.installation, state.room)
+        work.finish(state.sentence)
+        delete_unused_room_data(work.installation, state.room.id, state.artifacts)
+    return state.result_of(asset)
 
 
 class _RoomBuild:
     """A version of a room while a run builds it."""
 
-    def __init__(self, installation: Installation, work: Work[DataRoom]) -> None:
-        self.installation = installation
+    def __init__(self, work: Work[DataRoom]) -> None:
+        self.installation = work.installation
         self.work = work
         room = work.record
         self.room = room
-        catalog = installation.catalog
+        catalog = work.installation.catalog
         # read again: an earlier run may have stored assets in the version
         self.artifacts = dict(catalog.resources.version(Kind.DATA_ROOM, room.id, work.version.number).artifacts)
         self.before = catalog.resources.current_version(Kind.DATA_ROOM, room.id)
@@ -433,7 +433,7 @@ def _build_model(state: _RoomBuild) -> None:
                     keep_representation(draft.path, before)
 
 
-_MAKERS: Mapping[str, Callable[[_RoomBuild], None]] = {
+_BUILDERS: Mapping[str, Callable[[_RoomBuild], None]] = {
     "base_audience": _build_base,
     "seed_audiences": _build_seeds,
     "data_attributes": _build_attributes,

@@ -2,7 +2,7 @@
 
 Lives here: whether a job is private, its seed size with noise, its ranking and metrics, the order of its exports.
 Add here when a private job releases something more.
-Keep out: private rankings themselves (private_rankings.py), jobs within one organisation (building.py).
+Keep out: private rankings themselves (private_rankings.py), jobs within one organisation (building_lookalike.py).
 
 Exports neither remove nor mark the seed, unless the collaboration or the account that starts the job asks for it.
 Such a list reveals who is in the seed, and its manifest says so.
@@ -294,10 +294,10 @@ def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
 
 
 def reveals_by_ensemble(
-    installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
+    catalog: Catalog, job: GenerationJob, configured: ConfiguredAudienceModel, mode: SeedMode
 ) -> list[str]:
     """Return codes for the facts that a list ranked without noise reveals; empty within one organisation."""
-    of = installation.catalog.pairs.organization_of_account
+    of = catalog.pairs.organization_of_account
     if of(job.started_by or job.account_id) == of(configured.account_id):
         return []
     return ["ensemble"] if mode is SeedMode.IN_PLACE else ["ensemble", "seed"]

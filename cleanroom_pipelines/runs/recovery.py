@@ -38,7 +38,7 @@ from cleanroom_pipelines.catalog import (
 )
 from cleanroom_pipelines.catalog.spec_digests import SPECS
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, IdentityError, StatusCode, UsageError
-from cleanroom_pipelines.runs.building import shared_metrics
+from cleanroom_pipelines.runs.building_lookalike import shared_metrics
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
 from cleanroom_pipelines.runs.opening import digest_of, load_key

@@ -2,7 +2,7 @@
 
 Lives here: `LookalikeRun`: both kinds of ranking, the users of a reach, and the released statistics.
 Add here when a room's lookalike can be ranked in another way.
-Keep out: private rankings themselves (private_rankings.py), the audience's record (building_audiences.py).
+Keep out: private rankings themselves (private_rankings.py), the audience's record (building_room_audiences.py).
 """
 
 from collections.abc import Collection, Mapping

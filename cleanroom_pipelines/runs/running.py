@@ -2,7 +2,7 @@
 
 Lives here: running the job of each kind of work, finding work that is ready to run, and heartbeats.
 Add here when running work needs something more.
-Keep out: when to run (sensors, schedules) and building (building.py).
+Keep out: when to run (sensors, schedules) and building (`building*.py`).
 """
 
 import time

@@ -2,7 +2,7 @@
 
 Lives here: deciding what a run has to do, holding the claim during the work, and closing it however the work ends.
 Add here when the lifecycle of a claim gets another step.
-Keep out: building (building.py) and Dagster.
+Keep out: building (`building*.py`) and Dagster.
 """
 
 import json

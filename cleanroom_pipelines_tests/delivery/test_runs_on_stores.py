@@ -10,7 +10,7 @@ from moto.server import ThreadedMotoServer
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
-from cleanroom_pipelines.runs.building import verify_exported_files
+from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
 from cleanroom_pipelines.runs.running import run_pending
 
 from .. import worlds

@@ -29,7 +29,7 @@ from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.catalog.tables import VersionRow
 from cleanroom_pipelines.delivery.exports import verify_export
 from cleanroom_pipelines.errors import StatusCode
-from cleanroom_pipelines.runs.building import verify_exported_files
+from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.storage import ArtifactReference

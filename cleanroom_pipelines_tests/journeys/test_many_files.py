@@ -15,7 +15,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
-from cleanroom_pipelines.runs.building import verify_exported_files
+from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
 from cleanroom_pipelines.runs.drops import ACCEPTED, REJECTED
 
 from .. import worlds

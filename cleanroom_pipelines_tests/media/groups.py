@@ -13,7 +13,7 @@ from cleanroom_pipelines.catalog import RECORDS, CustomAudienceSpec, DataRoom, K
 from cleanroom_pipelines.catalog.records import Claim
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.runs.budgets import Budget, room_pair
-from cleanroom_pipelines.runs.building_audiences import FILES
+from cleanroom_pipelines.runs.building_room_audiences import FILES
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
 from cleanroom_pipelines.server.media.service import MediaService

@@ -29,8 +29,8 @@ from cleanroom_pipelines.catalog import (
     Resource,
     Version,
 )
-from cleanroom_pipelines.runs.building import build_audience_export
-from cleanroom_pipelines.runs.building_audiences import build_audience_list
+from cleanroom_pipelines.runs.building_lookalike import build_audience_export
+from cleanroom_pipelines.runs.building_room_audiences import build_audience_list
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, RANKING_SCHEMA, ranking_metadata

@@ -21,7 +21,7 @@ from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.identity import BASE_DATASETS
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.budgets import room_pair
-from cleanroom_pipelines.runs.building_audiences import resolver
+from cleanroom_pipelines.runs.building_room_audiences import resolver
 from cleanroom_pipelines.runs.code_location import load_repository
 from cleanroom_pipelines.runs.deleting import delete_now
 from cleanroom_pipelines.runs.installation import Settings

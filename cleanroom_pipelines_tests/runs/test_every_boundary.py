@@ -25,7 +25,7 @@ from moto.server import ThreadedMotoServer
 
 from cleanroom_pipelines.catalog import Kind, Status
 from cleanroom_pipelines.delivery.exports import verify_export
-from cleanroom_pipelines.runs.building import (
+from cleanroom_pipelines.runs.building_lookalike import (
     build_audience,
     build_audience_export,
     build_audience_model,
@@ -33,7 +33,7 @@ from cleanroom_pipelines.runs.building import (
     build_seed_validation_report,
     build_training_dataset,
 )
-from cleanroom_pipelines.runs.building_audiences import build_audience_list
+from cleanroom_pipelines.runs.building_room_audiences import build_audience_list
 from cleanroom_pipelines.runs.building_rooms import ROOM_ASSETS, build_room_asset
 from cleanroom_pipelines.runs.inbox import close_all_drops, find_drops, recover_drops, register_drop
 from cleanroom_pipelines.runs.installation import Installation, Settings

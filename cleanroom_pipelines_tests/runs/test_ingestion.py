@@ -19,7 +19,7 @@ from cleanroom_pipelines.catalog import DataRoom, GenerationJob, Kind, Upload
 from cleanroom_pipelines.catalog.rooms import Rooms
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConfigurationError, SeedError
-from cleanroom_pipelines.runs.building import build_seed_validation_report
+from cleanroom_pipelines.runs.building_lookalike import build_seed_validation_report
 from cleanroom_pipelines.runs.building_rooms import build_room_asset
 from cleanroom_pipelines.runs.code_location import load_repository
 from cleanroom_pipelines.runs.drops import StillWrittenError

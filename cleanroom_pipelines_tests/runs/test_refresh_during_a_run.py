@@ -12,7 +12,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import Cause, ExportJob, Kind, Status
 from cleanroom_pipelines.delivery.exports import verify_export
-from cleanroom_pipelines.runs.building import build_audience
+from cleanroom_pipelines.runs.building_lookalike import build_audience
 from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.work import Run

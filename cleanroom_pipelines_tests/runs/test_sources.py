@@ -13,7 +13,7 @@ import pytest
 from cleanroom_pipelines.catalog import Cause, Kind, TrainingDatasetSpec
 from cleanroom_pipelines.errors import CleanroomError, SeedError, TrainingDataError
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
-from cleanroom_pipelines.runs.building import build_audience_model, build_training_dataset
+from cleanroom_pipelines.runs.building_lookalike import build_audience_model, build_training_dataset
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines_tests import worlds

@@ -18,7 +18,7 @@ import pytest
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import RECORDS, ExportJobSpec, GenerationJobSpec, Kind
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
-from cleanroom_pipelines.runs.building import verify_exported_files
+from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.storage import ArtifactReference
 

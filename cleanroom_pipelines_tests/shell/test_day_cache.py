@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from cleanroom_pipelines.catalog import Cause, Kind, TrainingDatasetSpec
-from cleanroom_pipelines.runs.building import build_audience_model, build_training_dataset
+from cleanroom_pipelines.runs.building_lookalike import build_audience_model, build_training_dataset
 from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.storage import ArtifactReference

@@ -14,7 +14,7 @@ import pytest
 from cleanroom_pipelines.catalog import GenerationJob, Kind
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.backups import back_up, restore
-from cleanroom_pipelines.runs.building import build_audience, build_seed_validation_report
+from cleanroom_pipelines.runs.building_lookalike import build_audience, build_seed_validation_report
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.similarity import scoring

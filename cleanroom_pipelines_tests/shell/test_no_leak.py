@@ -18,7 +18,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
-from cleanroom_pipelines.runs.building import build_seed_validation_report
+from cleanroom_pipelines.runs.building_lookalike import build_seed_validation_report
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.work import Run
 

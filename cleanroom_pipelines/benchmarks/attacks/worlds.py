@@ -25,7 +25,7 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.privacy import Price
 from cleanroom_pipelines.runs.backups import back_up, restore
 from cleanroom_pipelines.runs.budgets import restore_ledgers
-from cleanroom_pipelines.runs.building import (
+from cleanroom_pipelines.runs.building_lookalike import (
     build_audience,
     build_audience_export,
     build_audience_model,
@@ -33,7 +33,7 @@ from cleanroom_pipelines.runs.building import (
     build_seed_validation_report,
     build_training_dataset,
 )
-from cleanroom_pipelines.runs.building_audiences import build_audience_list, build_custom_audience
+from cleanroom_pipelines.runs.building_room_audiences import build_audience_list, build_custom_audience
 from cleanroom_pipelines.runs.building_rooms import ROOM_ASSETS, build_data_lab, build_room_asset
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.work import Run

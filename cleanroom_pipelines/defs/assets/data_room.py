@@ -2,7 +2,7 @@
 
 Lives here: the ten assets of group `data_room`. An asset only calls its builder and returns metadata.
 Add here when a room gets another asset.
-Keep out: building (runs.building_rooms, runs.building_audiences) and metadata (defs.pages).
+Keep out: building (runs.building_rooms, runs.building_room_audiences) and metadata (defs.pages).
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from cleanroom_pipelines.defs.declaring import (
 )
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs import building_audiences, building_rooms
+from cleanroom_pipelines.runs import building_room_audiences, building_rooms
 from cleanroom_pipelines.runs.kinds import ASSETS
 
 _GROUP = "data_room"
@@ -111,7 +111,7 @@ def data_room(context: dg.AssetExecutionContext, installation: InstallationResou
 def custom_audience(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """Users of a room's lookalike, rule-based, remarketing or exclusion audience."""
     yield from materialize(
-        context, installation.open(), building_audiences.build_custom_audience, asset="custom_audience"
+        context, installation.open(), building_room_audiences.build_custom_audience, asset="custom_audience"
     )
 
 
@@ -119,11 +119,11 @@ def custom_audience(context: dg.AssetExecutionContext, installation: Installatio
 def lookalike_statistics(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """Quality of a lookalike audience for each reach, measured on held-out users of its source audience."""
     yield from materialize(
-        context, installation.open(), building_audiences.build_custom_audience, asset="lookalike_statistics"
+        context, installation.open(), building_room_audiences.build_custom_audience, asset="lookalike_statistics"
     )
 
 
 @asset(_GROUP, ADVERTISER, {"duckdb", "file"}, deps=["custom_audience"])
 def audience_user_list(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """One delivery of an audience's users to a participant, as plain ids or as files for an ad destination."""
-    yield from materialize(context, installation.open(), building_audiences.build_audience_list)
+    yield from materialize(context, installation.open(), building_room_audiences.build_audience_list)

@@ -2,7 +2,7 @@
 
 Lives here: the six assets of group `lookalike`. An asset only calls its builder and returns metadata.
 Add here when the lookalike pipeline gets another step.
-Keep out: building (runs.building) and metadata (defs.pages).
+Keep out: building (runs.building_lookalike) and metadata (defs.pages).
 """
 
 import dagster as dg
@@ -10,7 +10,7 @@ import dagster as dg
 from cleanroom_pipelines.defs.declaring import ADVERTISER, HEAVY, PUBLISHER, asset
 from cleanroom_pipelines.defs.materializing import Results, materialize
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs import building
+from cleanroom_pipelines.runs import building_lookalike
 
 _GROUP = "lookalike"
 
@@ -18,19 +18,19 @@ _GROUP = "lookalike"
 @asset(_GROUP, PUBLISHER, {"duckdb", "pandera", "parquet"})
 def training_dataset(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """A publisher's interactions table, validated against its declared columns and profiled."""
-    yield from materialize(context, installation.open(), building.build_training_dataset)
+    yield from materialize(context, installation.open(), building_lookalike.build_training_dataset)
 
 
 @asset(_GROUP, PUBLISHER, {"duckdb", "scikitlearn", "python"}, deps=["training_dataset"], pool=HEAVY)
 def audience_model(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """Similarity model of all users in a dataset and time window, trained without any seed."""
-    yield from materialize(context, installation.open(), building.build_audience_model)
+    yield from materialize(context, installation.open(), building_lookalike.build_audience_model)
 
 
 @asset(_GROUP, PUBLISHER, {"python"}, deps=["audience_model"])
 def configured_audience_model(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """A model with its permitted uses: audience sizes, smallest seed, shared metrics and export destination."""
-    yield from materialize(context, installation.open(), building.build_configured_audience_model)
+    yield from materialize(context, installation.open(), building_lookalike.build_configured_audience_model)
 
 
 @asset(_GROUP, ADVERTISER, {"duckdb", "pandera"}, deps=["configured_audience_model"])
@@ -39,7 +39,7 @@ def seed_validation_report(context: dg.AssetExecutionContext, installation: Inst
     # the assets of the whole job; the context lists only this step's
     follows = dg.AssetKey("audience") in context.job_def.asset_layer.selected_asset_keys
     yield from materialize(
-        context, installation.open(), building.build_seed_validation_report, audience_follows=follows
+        context, installation.open(), building_lookalike.build_seed_validation_report, audience_follows=follows
     )
 
 
@@ -52,10 +52,10 @@ def seed_validation_report(context: dg.AssetExecutionContext, installation: Inst
 )
 def audience(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """All training users ranked by similarity to a seed, with the quality of the ranking."""
-    yield from materialize(context, installation.open(), building.build_audience)
+    yield from materialize(context, installation.open(), building_lookalike.build_audience)
 
 
 @asset(_GROUP, PUBLISHER, {"duckdb", "file"}, deps=["audience"])
 def audience_export(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
     """The users most similar to the seed, at one allowed size, exported without scores."""
-    yield from materialize(context, installation.open(), building.build_audience_export)
+    yield from materialize(context, installation.open(), building_lookalike.build_audience_export)

@@ -30,7 +30,7 @@ from cleanroom_pipelines.identity import Dataset, inputs_of
 from cleanroom_pipelines.media.errors import AudienceHasDependentsError
 from cleanroom_pipelines.runs.artifact_documents import read_documents
 from cleanroom_pipelines.runs.budgets import Budget, Question, room_organizations, room_pair
-from cleanroom_pipelines.runs.building_audiences import resolver
+from cleanroom_pipelines.runs.building_room_audiences import resolver
 from cleanroom_pipelines.server.media.access import Call, Room, denied
 from cleanroom_pipelines.terms import CollaborationType, Permission
 

@@ -32,7 +32,7 @@ from cleanroom_pipelines.runs.budgets import (
     organization_digest,
     room_pair,
 )
-from cleanroom_pipelines.runs.building_audiences import resolver
+from cleanroom_pipelines.runs.building_room_audiences import resolver
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.server.media.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied
 from cleanroom_pipelines.server.media.audiences import Present, read_definition

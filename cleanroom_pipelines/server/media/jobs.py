@@ -32,7 +32,7 @@ from cleanroom_pipelines.media.protocol import JobKind, JobStatus, error_as_dict
 from cleanroom_pipelines.privacy import in_units
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact, read_documents
 from cleanroom_pipelines.runs.budgets import Question
-from cleanroom_pipelines.runs.building_audiences import FILES
+from cleanroom_pipelines.runs.building_room_audiences import FILES
 from cleanroom_pipelines.runs.upgrading import queue_room_rebuild
 from cleanroom_pipelines.server.media import audiences as room_audiences
 from cleanroom_pipelines.server.media import budgets as room_budgets

@@ -47,11 +47,11 @@ from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
 from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
 from cleanroom_pipelines.runs.budgets import Question, write_down_reveals
-from cleanroom_pipelines.runs.building import AssetResult
+from cleanroom_pipelines.runs.building import AssetResult, builds, built
 from cleanroom_pipelines.runs.building_rooms import unseal_hashes
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
-from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
+from cleanroom_pipelines.runs.work import Run, Work
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input
 
 USERS_FILE = "users.parquet"
@@ -73,34 +73,34 @@ def build_custom_audience(installation: Installation, partition: str, run: Run, 
     newest = installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition)
     if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
         return _read(installation.store, newest, asset)
-    with working(installation, CustomAudience, partition, run) as work:
-        if isinstance(work, NothingToDo):
-            return AssetResult(asset, partition, work.message, made=False)
-        question = _Question.of(installation, work)
-        with question.opening() as (folders, engine):
-            if isinstance(question.definition, Lookalike):
-                sentence = _build_lookalike(question, engine, folders)
-            else:
-                sentence = _build_set(question, engine, folders)
-        work.finish(sentence, (question.parent,))
-    return _read(
-        installation.store, installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition), asset
-    )
+    return _build_audience(installation, partition, run, asset=asset)
+
+
+@builds(CustomAudience)
+def _build_audience(work: Work[CustomAudience], *, asset: str) -> AssetResult:
+    question = _Question.of(work)
+    with question.opening() as (folders, engine):
+        if isinstance(question.definition, Lookalike):
+            sentence = _build_lookalike(question, engine, folders)
+        else:
+            sentence = _build_set(question, engine, folders)
+    work.finish(sentence, (question.parent,))
+    newest = work.installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, work.record.id)
+    return _read(work.installation.store, newest, asset)
 
 
 @dataclass(frozen=True)
 class _Question:
     """Builds one audience from one version of its room."""
 
-    installation: Installation
     work: Work[CustomAudience]
     room: DataRoom
     room_version: Version
     definition: Definition
 
     @classmethod
-    def of(cls, installation: Installation, work: Work[CustomAudience]) -> "_Question":
-        audience = work.record
+    def of(cls, work: Work[CustomAudience]) -> "_Question":
+        installation, audience = work.installation, work.record
         room = installation.catalog.get(DataRoom, audience.data_room_id)
         version = installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id)
         definition = parse_definition(audience.definition)
@@ -111,7 +111,12 @@ class _Question:
         )
         if needs_seeds and "seed_audiences" not in version.artifacts:
             raise _not_provisioned("seed audiences")
-        return cls(installation, work, room, version, definition)
+        return cls(work, room, version, definition)
+
+    @property
+    def installation(self) -> Installation:
+        """The installation that the work is done on."""
+        return self.work.installation
 
     @property
     def parent(self) -> ParentRef:
@@ -325,7 +330,8 @@ def _sentence(released: Released) -> str:
     return f"The audience has about {released.value:,} users."
 
 
-def build_audience_list(installation: Installation, partition: str, run: Run) -> AssetResult:
+@builds(AudienceList, "audience_user_list")
+def build_audience_list(work: Work[AudienceList]) -> AssetResult:
     """Deliver the list of an audience's users to a group of the room's participants."""
     from cleanroom_pipelines.delivery.destinations import AdDestination
     from cleanroom_pipelines.delivery.exports import ExportHooks, ExportOptions
@@ -335,68 +341,63 @@ def build_audience_list(installation: Installation, partition: str, run: Run) ->
     from cleanroom_pipelines.storage.buckets import folder_on_disk
 
     asset = "audience_user_list"
-    with working(installation, AudienceList, partition, run) as work:
-        if isinstance(work, NothingToDo):
-            return AssetResult(asset, partition, work.message, made=False)
-        record = work.record
-        options, catalog = record.options, installation.catalog
-        audience = catalog.get(CustomAudience, record.custom_audience_id)
-        version, room_version = _current_audience(catalog, audience)
-        reference = version.artifact("custom_audience")
-        with work.withdrawing(asset), ExitStack() as stack:
-            folder = stack.enter_context(installation.store.opening(reference))
-            published = read_documents(folder)["audience"]
-            _pay_for_list(installation, audience, room_version, published)
-            if not published["is_enough"]:
-                raise CleanroomError(
-                    "The audience has too few users to deliver a list.",
-                    remedy="Define a larger audience.",
-                    status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
-                )
-            users = folder / USERS_FILE
-            scratch = Path(
-                stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix="activation-", dir=installation.home.scratch)
-                )
+    installation, record = work.installation, work.record
+    options, catalog = record.options, installation.catalog
+    audience = catalog.get(CustomAudience, record.custom_audience_id)
+    version, room_version = _current_audience(catalog, audience)
+    reference = version.artifact("custom_audience")
+    with work.withdrawing(asset), ExitStack() as stack:
+        folder = stack.enter_context(installation.store.opening(reference))
+        published = read_documents(folder)["audience"]
+        _pay_for_list(installation, audience, room_version, published)
+        if not published["is_enough"]:
+            raise CleanroomError(
+                "The audience has too few users to deliver a list.",
+                remedy="Define a larger audience.",
+                status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
             )
-            destination = AdDestination(options.get("destination") or "plain")
-            activation = None
-            if destination is not AdDestination.PLAIN:
-                base = room_version.artifact("base_audience")
-                hashes = scratch / "activation.parquet"
-                unseal_hashes(installation.key, stack.enter_context(installation.store.opening(base)), hashes)
-                activation = kept_activation(hashes, destination)
-            delta_from = _delta_from(installation, stack, options, record)
-            inputs = (installation.store.as_input(reference),)
-            with work.drafting(asset, inputs, dict(options)) as draft:
-                control_group = None
-                if share := options.get("holdout"):
-                    salt = holdout_salt(installation.room_key(audience.data_room_id), _subject_of(audience))
-                    holdout = Holdout.parse(str(share), salt)
-                    control_group = ControlGroup(holdout, folder_on_disk(draft.path / "holdout"))
-                delivered = deliver(
-                    folder_on_disk(draft.path / FILES),
-                    _batches(users),
-                    ExportOptions(
-                        export=partition,
-                        requested=_n_rows(users),
-                        max_rows=int(options.get("max_rows") or 1_000_000),
-                        gzip=bool(options.get("gzip")),
-                        delta_from=delta_from,
-                    ),
-                    activation=activation,
-                    control_group=control_group,
-                    engine=installation.engine_settings,
-                    hooks=ExportHooks(work.fence),  # the group sees the list when the version is closed
-                )
-                (draft.path / USERS_FILE).write_bytes(users.read_bytes())
-                draft.facts["reveals"] = published["reveals"]
-                document = _published(delivered.manifest.as_dict(), published["reveals"])
-                write_documents(draft.path, {"list": document})
-            write_down_reveals(installation, record.id, published["reveals"], room=audience.data_room_id)
-            sentence = "The list was delivered."
-            work.finish(sentence, (version.ref,))
-        return AssetResult(asset, partition, sentence, work.manifests[asset], {"list": document})
+        users = folder / USERS_FILE
+        scratch = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="activation-", dir=installation.home.scratch))
+        )
+        destination = AdDestination(options.get("destination") or "plain")
+        activation = None
+        if destination is not AdDestination.PLAIN:
+            base = room_version.artifact("base_audience")
+            hashes = scratch / "activation.parquet"
+            unseal_hashes(installation.key, stack.enter_context(installation.store.opening(base)), hashes)
+            activation = kept_activation(hashes, destination)
+        delta_from = _delta_from(installation, stack, options, record)
+        inputs = (installation.store.as_input(reference),)
+        with work.drafting(asset, inputs, dict(options)) as draft:
+            control_group = None
+            if share := options.get("holdout"):
+                salt = holdout_salt(installation.room_key(audience.data_room_id), _subject_of(audience))
+                holdout = Holdout.parse(str(share), salt)
+                control_group = ControlGroup(holdout, folder_on_disk(draft.path / "holdout"))
+            delivered = deliver(
+                folder_on_disk(draft.path / FILES),
+                _batches(users),
+                ExportOptions(
+                    export=record.id,
+                    requested=_n_rows(users),
+                    max_rows=int(options.get("max_rows") or 1_000_000),
+                    gzip=bool(options.get("gzip")),
+                    delta_from=delta_from,
+                ),
+                activation=activation,
+                control_group=control_group,
+                engine=installation.engine_settings,
+                hooks=ExportHooks(work.fence),  # the group sees the list when the version is closed
+            )
+            (draft.path / USERS_FILE).write_bytes(users.read_bytes())
+            draft.facts["reveals"] = published["reveals"]
+            document = _published(delivered.manifest.as_dict(), published["reveals"])
+            write_documents(draft.path, {"list": document})
+        write_down_reveals(installation, record.id, published["reveals"], room=audience.data_room_id)
+        sentence = "The list was delivered."
+        work.finish(sentence, (version.ref,))
+    return built(work, asset, sentence, {"list": document})
 
 
 def resolver(catalog: Catalog) -> Resolve:
