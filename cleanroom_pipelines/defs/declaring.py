@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from cleanroom_pipelines.runs.kinds import ASSETS, KINDS
+from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF, KINDS
 
 PARTITIONS = {kind: dg.DynamicPartitionsDefinition(name=row.partition_set) for kind, row in KINDS.items()}
 
@@ -37,15 +37,18 @@ def asset(
         group: Group in the graph.
         owner: PUBLISHER or ADVERTISER.
         kinds: Technologies it uses, shown in the graph.
-        deps: Names of upstream assets.
+        deps: Names of upstream assets; the previous asset of the same kind is always upstream.
         pool: HEAVY for work that must not run at the same time as other heavy work.
     """
 
     def declare(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        row = ASSETS[function.__name__]
+        name = function.__name__
+        row = ASSETS[name]
+        of_kind = ASSETS_OF[row.kind]
+        earlier = of_kind[: of_kind.index(name)][-1:]  # a run builds the assets of a kind in the registry's order
         return dg.asset(
             partitions_def=PARTITIONS[row.kind],
-            deps=dependencies(function.__name__, deps),
+            deps=dependencies(name, list(dict.fromkeys([*deps, *earlier]))),
             group_name=group,
             kinds=kinds,
             owners=[owner],

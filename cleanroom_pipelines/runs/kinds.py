@@ -70,7 +70,7 @@ ASSETS: Mapping[str, AssetRow] = {
     "lookalike_statistics": AssetRow(Kind.CUSTOM_AUDIENCE, "2", "room_pages.lookalike_statistics"),
     "audience_user_list": AssetRow(Kind.AUDIENCE_LIST, "1", "room_pages.audience_user_list"),
 }
-"""The assets of one kind are in build order."""
+"""The assets of one kind are in build order. A new one comes before the one that closes the version."""
 
 ASSETS_OF: Mapping[Kind, tuple[str, ...]] = {
     kind: tuple(name for name, row in ASSETS.items() if row.kind is kind) for kind in KINDS
