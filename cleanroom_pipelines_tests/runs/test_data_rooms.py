@@ -17,17 +17,18 @@ from cleanroom_pipelines.audiences.definitions import parse_definition
 from cleanroom_pipelines.catalog import Cause, DataLabSpec, Kind, Resource
 from cleanroom_pipelines.catalog.tables import AudienceReferenceRow, RoomJobRow, VersionRow
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.errors import ConflictError
+from cleanroom_pipelines.errors import ArtifactError, ConflictError
 from cleanroom_pipelines.identity import BASE_DATASETS
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.budgets import room_pair
-from cleanroom_pipelines.runs.building_room_audiences import resolver
+from cleanroom_pipelines.runs.building_room_audiences import build_audience_list, resolver
 from cleanroom_pipelines.runs.code_location import load_repository
 from cleanroom_pipelines.runs.deleting import delete_now
 from cleanroom_pipelines.runs.installation import Settings
 from cleanroom_pipelines.runs.kinds import KINDS
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.traces import shown_partitions
+from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -250,6 +251,19 @@ def test_user_list_has_one_audience_user_per_line(filled: RoomWorld) -> None:
     labels = [each["kind"] for each in filled.installation.audit.entries() if each["operation"] == "export"]
     assert labels == ["reveals_remarketing"]
     assert "requested" not in json.dumps(told)
+
+
+def test_finished_list_is_verified_when_built_manually(filled: RoomWorld) -> None:
+    delivered = filled.deliver(filled.audience(REMARKETING))
+    filled.run()
+    verified = build_audience_list(filled.installation, delivered.id, Run("one"))
+    assert verified.sentence.startswith("Verified: all ")
+    assert verified.manifest is not None
+    version = filled.installation.catalog.resources.newest_version(delivered.kind, delivered.id)
+    with filled.installation.store.opening(version.artifact("audience_user_list")) as folder:
+        (folder / "list.json").write_text("{}")
+    with pytest.raises(ArtifactError):
+        build_audience_list(filled.installation, delivered.id, Run("two"))
 
 
 def test_control_group_is_held_out(filled: RoomWorld) -> None:
