@@ -32,17 +32,6 @@ class SignIn(Part):
             return None if row is None or row.disabled else row.password
 
     @noted
-    def set_password(self, email: str, encoded: str) -> None:
-        """Set a user's password, and end all of the user's sessions.
-
-        Raises:
-            NotFoundError: The user does not exist.
-        """
-        with self._database.write() as session:
-            find_user(session, email).password = encoded
-            session.execute(delete(SessionRow).where(SessionRow.email == email))
-
-    @noted
     def add_link(
         self, email: str, digest: str, purpose: LinkPurpose, expires_at: datetime, invited_by: str | None = None
     ) -> SignInLink:

@@ -133,11 +133,6 @@ class Users(Part):
             row.revoked = True
             return record_of(Token, row)
 
-    def user_of_token(self, digest: str) -> str | None:
-        """Return the user of a token; None if the token is unknown, revoked or expired, or its user disabled."""
-        token = self.token_of(digest)
-        return None if token is None else token.email
-
     def token_of(self, digest: str) -> Token | None:
         """Return a token; None if it is unknown, revoked or expired, or its user disabled."""
         with self._database.read() as session:
