@@ -17,6 +17,7 @@ from cleanroom_pipelines.catalog.tables import VersionRow
 from cleanroom_pipelines.delivery.exports import verify_export
 from cleanroom_pipelines.runs.dagster_home import dagster_instance, prepare_dagster_home
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines_tests.disks import small_disk
 
 from .. import worlds
 from ..databases import url_of, writing
@@ -39,13 +40,8 @@ def is_a_sentence(ended: Ended) -> bool:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 6 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "size=6m") as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -113,13 +109,8 @@ def test_disk_that_fills_up_during_work(command: Commands, declared: Installatio
 @pytest.fixture
 def few_files(tmp_path: Path) -> Iterator[Path]:
     """A disk with room, but for 3,000 files and folders only."""
-    folder = tmp_path / "few"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200m,nr_inodes=3000", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a disk of few files")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(tmp_path / "few", "size=200m,nr_inodes=3000") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("n_left", [0, 12])

@@ -8,11 +8,10 @@ audience do; texts of users are escaped; dependents are shown before a deletion.
 import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import pytest
 
 from cleanroom_pipelines.catalog import CustomAudience, Kind
@@ -20,10 +19,11 @@ from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.privacy import COUNT
 from cleanroom_pipelines.runs.budgets import Question
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.sign_in import start_session
 from cleanroom_pipelines.terms import Permission
 from cleanroom_pipelines_tests.media.groups import LOOKALIKE, REMARKETING, MediaWorld, custom, email, rule
 from cleanroom_pipelines_tests.server.server import serving
+
+from .sites import Served, words
 
 P = Permission
 GROUPS = {
@@ -56,40 +56,24 @@ Fields = Mapping[str, str | Sequence[str]]
 
 
 @dataclass
-class Site:
-    """A served room, and a browser of each group without scripts."""
+class Site(Served):
+    """A served room."""
 
     world: MediaWorld
-    url: str
-    browsers: dict[str, httpx.Client] = field(default_factory=dict)
 
     @property
     def root(self) -> str:
         return f"/console/rooms/{self.world.room}/audiences"
 
-    def browser(self, group: str) -> httpx.Client:
-        if group not in self.browsers:
-            secret = start_session(self.world.installation, email(group))
-            headers = {"Sec-Fetch-Site": "same-origin"}
-            self.browsers[group] = httpx.Client(
-                base_url=self.url, cookies={"cleanroom": secret}, headers=headers, timeout=60
-            )
-        return self.browsers[group]
-
     def get(self, path: str = "", group: str = "seed", status: int = 200) -> str:
-        answer = self.browser(group).get(path if path.startswith("/console") else self.root + path)
-        assert answer.status_code == status, words(answer.text)
-        assert not re.search(r"<script>|<style| style=| on\w+=", answer.text), "the policy blocks inline scripts"
-        return answer.text
+        return self.page(email(group), path if path.startswith("/console") else self.root + path, status)
 
     def post(self, path: str, fields: Fields, group: str = "seed", status: int = 303) -> str:
         """Send a form; return the address of the next page, or the page itself if there is none."""
-        answer = self.browser(group).post(self.root + path, data=dict(fields))
-        assert answer.status_code == status, words(answer.text)
-        return answer.headers["location"] if status == 303 else answer.text
+        return self.submit(email(group), self.root + path, fields, status)
 
     def created(self, name: str) -> str:
-        room = self.world.installation.catalog.rooms.custom_audiences(self.world.room)
+        room = self.installation.catalog.rooms.custom_audiences(self.world.room)
         return next(each.id for each in room if each.name == name)
 
     def build(
@@ -101,11 +85,6 @@ class Site:
         found = {"released": released, "questions": questions, "is_enough": True, "reveals": []}
         artifacts = {"custom_audience": {"audience": found}, **documents}
         self.world.finish(Kind.CUSTOM_AUDIENCE, audience, artifacts)
-
-
-def words(page: str) -> str:
-    """Return the text of a page."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 def value_of(page: str, name: str) -> str:
@@ -139,7 +118,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     world.provision()
     ingest(world)
     with serving(home, "--no-worker") as server:
-        yield Site(world, server.url)
+        yield Site(installation, server.url, world)
 
 
 @pytest.fixture
@@ -380,7 +359,7 @@ def test_a_list_is_delivered_at_the_shown_price(site: Site, ready: str) -> None:
     )
     page = site.get(delivery)
     assert "which of the publisher's users are customers" in words(page)
-    sent = site.browser("seed").get(f"{delivery}/files/{quote('list 1.csv')}")
+    sent = site.browser(email("seed")).get(f"{delivery}/files/{quote('list 1.csv')}")
     assert sent.content == b"a\nb\n"
     assert sent.headers["content-disposition"].startswith("attachment")
     for path in (delivery, f"{delivery}/files/x", f"{delivery}/files/..%2f..%2fcatalog.db"):

@@ -9,7 +9,7 @@ forms keep what was typed; texts of users are escaped; other rooms do not exist.
 import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httpx
 import pytest
@@ -17,10 +17,11 @@ import pytest
 from cleanroom_pipelines.privacy import COUNT
 from cleanroom_pipelines.runs.budgets import Budget, Question
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.sign_in import start_session
 from cleanroom_pipelines.terms import Permission
 from cleanroom_pipelines_tests.media.groups import MediaWorld, email
 from cleanroom_pipelines_tests.server.server import serving
+
+from .sites import Served, words
 
 P = Permission
 SCRIPT = "<script>alert(1)</script>"
@@ -35,44 +36,20 @@ RULE = {"kind": "remarketing", "audience_type": "loyal"}
 
 
 @dataclass
-class Site:
-    """A served room, and a browser of each user without scripts."""
+class Site(Served):
+    """A served room."""
 
     world: MediaWorld
-    url: str
-    browsers: dict[str, httpx.Client] = field(default_factory=dict)
-
-    def browser(self, group: str) -> httpx.Client:
-        if group not in self.browsers:
-            secret = start_session(self.world.installation, email(group))
-            self.browsers[group] = httpx.Client(
-                base_url=self.url,
-                cookies={"cleanroom": secret},
-                headers={"Sec-Fetch-Site": "same-origin"},
-                timeout=60,
-            )
-        return self.browsers[group]
 
     def get(self, path: str, group: str = "seed", status: int = 200, room: str = "") -> str:
-        answer = self.browser(group).get(f"/console/rooms/{room or self.world.room}{path}")
-        assert answer.status_code == status, words(answer.text)
-        assert not re.search(r"<script>|<style| style=| on\w+=", answer.text), "the policy blocks inline scripts"
-        return answer.text
+        return self.page(email(group), f"/rooms/{room or self.world.room}{path}", status)
 
     def post(
         self, path: str, fields: Mapping[str, str | Sequence[str]], group: str = "seed", status: int = 303
     ) -> str:
         """Send a form; return the next page, or the page itself if there is none."""
-        answer = self.browser(group).post(f"/console/rooms/{self.world.room}{path}", data=dict(fields))
-        assert answer.status_code == status, words(answer.text)
-        if status != 303:
-            return answer.text
-        return self.browser(group).get(answer.headers["location"]).text
-
-
-def words(page: str) -> str:
-    """Return the text of a page."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+        found = self.submit(email(group), f"/rooms/{self.world.room}{path}", fields, status)
+        return self.page(email(group), found) if status == 303 else found
 
 
 def proposal_of(page: str) -> str:
@@ -94,7 +71,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         installation.catalog.users.create_user(each)
     world = MediaWorld.open(installation, GROUPS)
     with serving(home, "--no-worker") as server:
-        yield Site(world, server.url)
+        yield Site(installation, server.url, world)
 
 
 # privacy
@@ -250,11 +227,11 @@ def test_a_participant_can_leave_and_the_owner_sees_it(site: Site) -> None:
     room = MediaWorld.open(site.world.installation, {"leaver": (P.VIEW_OVERLAP,)} | GROUPS)
     path = f"/console/rooms/{room.room}/people/leave"
     site.world.installation.catalog.users.create_user(email("leaver"))
-    assert "Leave this room?" in words(site.browser("leaver").get(path).text)
-    assert site.browser("leaver").post(path).status_code == 303
+    assert "Leave this room?" in words(site.browser(email("leaver")).get(path).text)
+    assert site.browser(email("leaver")).post(path).status_code == 303
     assert "left" in words(site.get("/people", "owner", room=room.room))
     site.get("/people", "leaver", status=403, room=room.room)
-    assert "cannot decline" in words(site.browser("owner").post(path).text)
+    assert "cannot decline" in words(site.browser(email("owner")).post(path).text)
 
 
 # activity
@@ -288,7 +265,7 @@ def test_any_page_of_the_log_is_answered(site: Site, page: str) -> None:
 
 
 def test_the_log_is_sent_as_csv(site: Site) -> None:
-    answer = site.browser("agency").get(f"/console/rooms/{site.world.room}/activity/activity.csv")
+    answer = site.browser(email("agency")).get(f"/console/rooms/{site.world.room}/activity/activity.csv")
     assert answer.headers["content-type"].startswith("text/csv")
     assert answer.text.startswith("at,action,participant,outcome,audience,user\r\n")
     assert "create_room" in answer.text

@@ -7,17 +7,15 @@ codes and row numbers but no cell; only those who may provide a side see and cha
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import httpx
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.runs.building_rooms import build_data_lab, build_room_asset
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.sign_in import start_session
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.terms import Permission
@@ -25,6 +23,7 @@ from cleanroom_pipelines_tests.server.server import serving
 
 from ..storage.auditing import lines_of
 from ..uploads.workbooks import archive, workbook
+from .sites import File, Served, words
 
 BASE, SEED, OTHER = "base@x.example", "seed@x.example", "other@x.example"
 HELD = {
@@ -34,17 +33,13 @@ HELD = {
 }
 SCRIPT = "<script>alert(1)</script>.csv"
 CANARY = "canary-of-a-cell"
-File = tuple[str, bytes]
 
 
 @dataclass
-class Site:
-    """A served installation, and a browser of each user without scripts."""
+class Site(Served):
+    """A served room."""
 
-    installation: Installation
-    url: str
     room: str = ""
-    browsers: dict[str, httpx.Client] = field(default_factory=dict)
 
     def open_room(self, *kinds: str) -> "Site":
         """Return the site with another room."""
@@ -60,35 +55,19 @@ class Site:
             "activation": [],
         }
         room = MediaService(self.installation).call(BASE, "create_room", params)["id"]
-        return Site(self.installation, self.url, room, self.browsers)
-
-    def browser(self, email: str) -> httpx.Client:
-        if email not in self.browsers:
-            secret = start_session(self.installation, email)
-            headers = {"Sec-Fetch-Site": "same-origin"}
-            self.browsers[email] = httpx.Client(
-                base_url=self.url, cookies={"cleanroom": secret}, headers=headers, timeout=120
-            )
-        return self.browsers[email]
+        return Site(self.installation, self.url, room, browsers=self.browsers)
 
     def get(self, email: str, path: str = "", status: int = 200) -> str:
-        answer = self.browser(email).get(self.address(path))
-        assert answer.status_code == status, words(answer.text)
-        assert not re.search(r"<script>|<style| style=| on\w+=", answer.text), "the policy blocks inline scripts"
-        return answer.text
+        return self.page(email, self.address(path), status)
 
     def post(self, email: str, path: str, fields: dict[str, str], status: int = 303) -> str:
         """Send a form; return the address of the next page, or the page itself if there is none."""
-        answer = self.browser(email).post(self.address(path), data=fields)
-        assert answer.status_code == status, words(answer.text)
-        return str(answer.headers["location"]) if status == 303 else answer.text
+        return self.submit(email, self.address(path), fields, status)
 
     def send(self, email: str, files: dict[str, File], status: int = 303) -> str:
         """Send a form of files; return the address of the next page, or the page itself if there is none."""
         side = {"side": "base" if email == BASE else "seeds"}
-        answer = self.browser(email).post(self.address(""), data=side, files=files)
-        assert answer.status_code == status, words(answer.text)
-        return str(answer.headers["location"]) if status == 303 else answer.text
+        return self.submit(email, self.address(""), side, status, files=files)
 
     def address(self, path: str) -> str:
         return path if path.startswith("/console") else f"/console/rooms/{self.room}/data{path}"
@@ -103,10 +82,6 @@ class Site:
     def build(self, asset: str) -> None:
         version = self.installation.catalog.resources.newest_version(Kind.DATA_ROOM, self.room)
         build_room_asset(self.installation, self.room, Run("run", version.number), asset=asset, finishes=False)
-
-
-def words(page: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
 
 
 def ids_of(location: str) -> dict[str, str]:

@@ -6,18 +6,17 @@ own account; each operation has one audit entry with the account.
 """
 
 import json
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from cleanroom_pipelines.runs.sign_in import start_session
 from cleanroom_pipelines_tests.server.server import REGION, Room, serving
 
 from ..storage.auditing import lines_of
+from .sites import Served, words
 
 PEOPLE = {"publisher": "p@publisher.example", "advertiser": "a@shop.example", "stranger": "s@else.example"}
 NO_ONE = "none@else.example"
@@ -26,43 +25,28 @@ BUCKET = "advertiser-seeds"
 
 
 @dataclass
-class Site:
-    """A served installation with the small world, and a browser of each user."""
+class Site(Served):
+    """A served installation with the small world."""
 
     room: Room
-    url: str
-    browsers: dict[str, httpx.Client] = field(default_factory=dict)
-
-    def browser(self, who: str) -> httpx.Client:
-        if who not in self.browsers:
-            secret = start_session(self.room.installation, PEOPLE.get(who, who))
-            headers = {"Sec-Fetch-Site": "same-origin"}
-            self.browsers[who] = httpx.Client(
-                base_url=f"{self.url}/console", cookies={"cleanroom": secret}, headers=headers, timeout=60
-            )
-        return self.browsers[who]
 
     def get(self, who: str, path: str = f"?region={REGION}", status: int = 200) -> str:
-        answer = self.browser(who).get(f"/lookalikes{path}")
-        assert answer.status_code == status, words(answer.text)
-        return answer.text
+        return self.page(PEOPLE.get(who, who), f"/lookalikes{path}", status)
 
     def start(self, who: str, **fields: str) -> httpx.Response:
         given = {"bucket": BUCKET, **fields}
-        return self.browser(who).post("/lookalikes", data=given, files={"seed": ("seed.jsonl", SEED)})
+        return self.browser(PEOPLE.get(who, who)).post(
+            "/console/lookalikes", data=given, files={"seed": ("seed.jsonl", SEED)}
+        )
 
     def seeds(self) -> list[str]:
         account = self.room.parties.advertiser.account_id
-        place = self.room.installation.buckets.locate(account, f"s3://{BUCKET}/console/")
+        place = self.installation.buckets.locate(account, f"s3://{BUCKET}/console/")
         return [each.key for each in place.list()]
 
     def entries(self) -> list[dict[str, str]]:
-        lines = lines_of(self.room.installation.home.audit)
+        lines = lines_of(self.installation.home.audit)
         return [json.loads(line) for line in lines if line.startswith(b"{")]
-
-
-def words(page: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         users.create_user(email)
         users.set_role(email, is_operator=False, account_id=getattr(room.parties, who).account_id)
     with serving(home, "--no-worker") as server:
-        yield Site(room, server.url)
+        yield Site(room.installation, server.url, room)
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +73,12 @@ def test_an_account_sees_its_own_resources_only(site: Site, shared: str) -> None
     assert "ready" in words(page)
     assert "None yet." in site.get("stranger")
     assert site.get("publisher", "").count("None yet.") == 4, "another Region has none"
-    assert '/console/lookalikes"' in site.browser("publisher").get("/").text
+    assert '/console/lookalikes"' in site.browser(PEOPLE["publisher"]).get("/console/").text
 
 
 def test_a_user_without_an_account_sees_nothing(site: Site, shared: str) -> None:
     assert "You manage no account." in site.get(NO_ONE, status=403)
-    assert "/console/lookalikes" not in site.browser(NO_ONE).get("/").text
+    assert "/console/lookalikes" not in site.browser(NO_ONE).get("/console/").text
     answer = site.start(NO_ONE, name="mine", configuredAudienceModelArn=shared)
     assert answer.status_code == 403
 
@@ -116,9 +100,11 @@ def test_a_seed_starts_a_job_that_is_exported(site: Site, shared: str) -> None:
     assert "Relevance by size" in page
     assert "too few to tell" in page
     export = {"name": "best", "type": "PERCENTAGE", "value": "20"}
-    answer = site.browser("advertiser").post(f"/lookalikes{address}", data={**export, "value": "101"})
+    answer = site.browser(PEOPLE["advertiser"]).post(
+        f"/console/lookalikes{address}", data={**export, "value": "101"}
+    )
     assert (answer.status_code, 'value="101"' in answer.text) == (400, True)
-    answer = site.browser("advertiser").post(f"/lookalikes{address}", data=export)
+    answer = site.browser(PEOPLE["advertiser"]).post(f"/console/lookalikes{address}", data=export)
     assert answer.status_code == 303, words(answer.text)
     assert "best" in site.get("advertiser", address)
 

@@ -9,7 +9,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import httpx
 import pytest
@@ -27,6 +27,7 @@ from cleanroom_pipelines.terms import Permission
 from cleanroom_pipelines_tests.server.server import serving
 
 from ..storage.auditing import lines_of
+from .sites import Served, words
 
 OPERATOR, ANALYST = "operator@host.example", "analyst@shop.example"
 ONES = f"/operator/users/{ANALYST}"
@@ -35,32 +36,14 @@ SCRIPT = "<script>alert(1)</script>"
 
 
 @dataclass
-class Site:
-    """A served installation, and a browser of each user without scripts."""
-
-    installation: Installation
-    url: str
-    browsers: dict[str, httpx.Client] = field(default_factory=dict)
-
-    def browser(self, email: str) -> httpx.Client:
-        if email not in self.browsers:
-            secret = start_session(self.installation, email)
-            headers = {"Sec-Fetch-Site": "same-origin"}
-            self.browsers[email] = httpx.Client(
-                base_url=f"{self.url}/console", cookies={"cleanroom": secret}, headers=headers, timeout=60
-            )
-        return self.browsers[email]
+class Site(Served):
+    """A served installation, and what its operator does."""
 
     def get(self, path: str, email: str = OPERATOR, status: int = 200) -> str:
-        answer = self.browser(email).get(path)
-        assert answer.status_code == status, words(answer.text)
-        assert not re.search(r"<script>|<style| style=| on\w+=", answer.text), "the policy blocks inline scripts"
-        return answer.text
+        return self.page(email, path, status)
 
     def post(self, path: str, who: str = OPERATOR, status: int = 303, **fields: str | list[str]) -> str:
-        answer = self.browser(who).post(path, data=fields)
-        assert answer.status_code == status, words(answer.text)
-        return str(answer.headers["location"]) if status == 303 else answer.text
+        return self.submit(who, path, fields, status)
 
     def entries(self) -> list[dict[str, str]]:
         found = (line for line in lines_of(self.installation.home.audit) if line.startswith(b"{"))
@@ -69,10 +52,6 @@ class Site:
     def account(self, name: str) -> str:
         self.post("/operator/accounts", status=200, name=name)
         return self.installation.catalog.parties.account_named(name)
-
-
-def words(page: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
 
 
 def secret_of(page: str) -> str:
@@ -98,7 +77,7 @@ def test_all_pages_show_and_lead_to_each_other(site: Site) -> None:
         page = site.get(f"/operator{path}")
         assert 'aria-label="Operator"' in page
         assert len(page) < 100_000
-    assert "Everything is done; nothing failed." in site.get("/operator")
+    assert "Everything is done; nothing failed." in site.get("/console/operator")
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -169,8 +148,8 @@ def test_an_invitation_is_shown_once_and_sets_a_password(site: Site) -> None:
     link = secret_of(page)
     assert link.startswith(f"{site.url}/console/invitation/")
     assert link not in site.get(f"/operator/users/{email}")
-    assert "invited until" in site.get("/operator/users")
-    assert "group.example" in site.get("/operator/organizations")
+    assert "invited until" in site.get("/console/operator/users")
+    assert "group.example" in site.get("/console/operator/organizations")
     password = "a sentence of good length"
     headers = {"Sec-Fetch-Site": "same-origin"}
     answer = httpx.post(link, data={"password": password, "again": password}, headers=headers)
@@ -210,9 +189,9 @@ def test_a_user_gets_a_link_a_token_an_organisation_and_an_end(site: Site) -> No
     site.post(ONES, action="enable")
     site.browsers.pop(ANALYST, None)
     mine = site.browser(ANALYST)
-    assert mine.get("/account").status_code == 200
+    assert mine.get("/console/account").status_code == 200
     site.post(ONES, action="sign_out")
-    assert mine.get("/account").status_code == 303
+    assert mine.get("/console/account").status_code == 303
     site.browsers.pop(ANALYST)
 
 
@@ -227,14 +206,14 @@ def test_a_user_gets_a_link_a_token_an_organisation_and_an_end(site: Site) -> No
     ],
 )
 def test_wrong_values_are_shown_as_an_error(site: Site, fields: dict[str, str]) -> None:
-    answer = site.browser(OPERATOR).post(ONES, data=fields)
+    answer = site.browser(OPERATOR).post(f"/console{ONES}", data=fields)
     assert answer.status_code in (400, 404)
     assert 'role="alert"' in answer.text
 
 
 def test_an_unknown_user_or_account_is_not_found(site: Site) -> None:
-    assert site.browser(OPERATOR).get("/operator/users/none@x.example").status_code == 404
-    assert site.browser(OPERATOR).get("/operator/accounts/999999999999").status_code in (400, 404)
+    assert site.browser(OPERATOR).get("/console/operator/users/none@x.example").status_code == 404
+    assert site.browser(OPERATOR).get("/console/operator/accounts/999999999999").status_code in (400, 404)
 
 
 @pytest.mark.parametrize("fields", [{"action": "role"}, {"action": "disable"}], ids=["role", "disable"])
@@ -246,7 +225,7 @@ def test_operators_do_not_end_their_own_access(site: Site, fields: dict[str, str
 def test_a_key_is_shown_once_and_disabled_after_a_question(site: Site) -> None:
     page = site.post("/operator/accounts", status=200, name="shop", account_id="123456789012")
     secret = secret_of(page)
-    assert secret not in site.get("/operator/accounts/123456789012")
+    assert secret not in site.get("/console/operator/accounts/123456789012")
     another = site.post("/operator/accounts/123456789012", status=200, action="key")
     assert secret_of(another) != secret
     keys = site.installation.catalog.parties.access_keys("123456789012")
@@ -259,7 +238,7 @@ def test_a_key_is_shown_once_and_disabled_after_a_question(site: Site) -> None:
     (entry,) = [each for each in site.entries() if each["operation"] == "operator.disable_key"]
     assert entry["access_key"] == keys[0].id
     site.post("/operator/accounts/123456789012", action="disable")
-    assert "disabled" in site.get("/operator/accounts")
+    assert "disabled" in site.get("/console/operator/accounts")
     again = site.post("/operator/accounts", status=409, name="shop")
     assert 'value="shop"' in again
 
@@ -270,7 +249,7 @@ def test_accounts_work_together_until_one_leaves(site: Site) -> None:
     site.post("/operator/collaborations", name="spring", members=members, monthly="yes", seed_removed="yes")
     (made,) = site.installation.catalog.parties.collaborations()
     assert (made.seed_removed, made.full_ensemble) == (True, False)
-    assert "with 1" in re.sub(r"with \d{12}", "with 1", words(site.get("/operator/organizations")))
+    assert "with 1" in re.sub(r"with \d{12}", "with 1", words(site.get("/console/operator/organizations")))
     leave = {"collaboration_id": made.id, "account_id": members[1]}
     assert "No new jobs" in site.post("/operator/collaborations/leave", status=200, **leave)
     site.post("/operator/collaborations/leave", sure="yes", **leave)

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
@@ -22,6 +21,7 @@ from cleanroom_pipelines.errors import ArtifactError, CancelledError, Destinatio
 from cleanroom_pipelines.storage import ObjectPlace
 from cleanroom_pipelines.storage.local_bucket import LocalBucket
 from cleanroom_pipelines_tests.delivery.exporting import exported as exported_as
+from cleanroom_pipelines_tests.disks import small_disk
 
 from ..examples import one_in
 from ..offenders import offenders
@@ -346,12 +346,7 @@ def test_marker_files_of_readers_are_ignored(place: ObjectPlace) -> None:
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_full_disk_leaves_nothing(tmp_path: Path, format_: str) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small disk; the played full disk above stands in")
-    try:
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
         many = [[f"{number * 7919 % 100_003:x}-user" for number in range(50_000)]]
         with pytest.raises(StorageFullError) as caught:
             export(place_in(disk), many, format_)
@@ -359,5 +354,3 @@ def test_full_disk_leaves_nothing(tmp_path: Path, format_: str) -> None:
         assert [path for path in disk.rglob("*") if path.is_file()] == []
         export(place_in(disk), [["a"]], format_)
         verify_export(place_in(disk).folder)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)

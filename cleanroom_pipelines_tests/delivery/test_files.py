@@ -4,8 +4,6 @@ and holds no user data, damage is told, and what cannot be written says why with
 
 import gzip
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.storage.buckets import folder_on_disk
 from cleanroom_pipelines.terms import MatchingId
+from cleanroom_pipelines_tests.disks import small_disk
 
 from ..offenders import offenders
 from .exporting import delivered
@@ -254,20 +253,13 @@ def test_stopped_attempt_leaves_nothing(tmp_path: Path, error: type[BaseExceptio
 
 
 def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small disk; the played full disk of test_exports stands in")
     users = [f"secret-{number * 7919 % 100_003:x}" for number in range(50_000)]
-    try:
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
         for options in ({}, {"gzip": True}):
             with pytest.raises(StorageFullError) as caught:
                 write(disk / "x", users, "plain", **options)
             assert "secret" not in str(caught.value)
             assert [path for path in disk.rglob("*") if path.is_file()] == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_errors_quote_no_ids(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from cleanroom_pipelines.errors import ConflictError, InputError, StorageFullErr
 from cleanroom_pipelines.runs.backups import back_up, restore
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines_tests.disks import small_disk
 
 from ..storage.auditing import lines_of
 from .building import SEED, Inbox, make_room, write_artifact
@@ -339,21 +339,16 @@ def test_failed_restore_leaves_nothing(backup: Path, tmp_path: Path, name: str, 
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "size=100k") as folder:
+        yield folder
 
 
-def test_full_disk_leaves_nothing(full: Installation, backup: Path, small_disk: Path) -> None:
+def test_full_disk_leaves_nothing(full: Installation, backup: Path, disk: Path) -> None:
     with pytest.raises(StorageFullError):
-        back_up(full, small_disk / "backup.tar")
-    assert list(small_disk.iterdir()) == []
-    for root in (small_disk / "home", small_disk):
+        back_up(full, disk / "backup.tar")
+    assert list(disk.iterdir()) == []
+    for root in (disk / "home", disk):
         with pytest.raises(StorageFullError):
             restore(backup, root)
-        assert list(small_disk.iterdir()) == []
+        assert list(disk.iterdir()) == []

@@ -15,7 +15,6 @@ Keep out: what needs no browser (test_shown_failures.py).
 import argparse
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ import yaml
 from cleanroom_pipelines.catalog import RECORDS, Kind, Resource, Status
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
+from cleanroom_pipelines_tests.disks import small_disk
 
 from .. import worlds
 from ..browsing import chromium, lines_of, see, texts
@@ -488,17 +488,6 @@ def report(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)  # noqa: T201 the script's output
 
 
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a disk of 64 MB at a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def main() -> int:
     """Cause the named faults, or all, and print how each ended."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -515,7 +504,7 @@ def main() -> int:
     ):
         worlds.with_catalog(installation.home)
         log = Path(name) / "dev.log"
-        with small_disk(installation.home.root / "artifacts"), chromium() as browser:
+        with small_disk(installation.home.root / "artifacts", "size=64m"), chromium() as browser:
             room = Room(Path(name), installation, browser, given.pictures)
             with serving(room, log):
                 if together := {name: fault for name, fault in TOGETHER.items() if name in wanted}:

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from cleanroom_pipelines.storage.artifacts import (
     sha256_of,
     write_durably,
 )
+from cleanroom_pipelines_tests.disks import small_disk
 
 from ..object_stores import PROFILE, empty_store
 from ..offenders import offenders
@@ -397,34 +397,29 @@ def test_file_size_limit_counts_as_a_full_disk(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a small disk; the test with a limit on file size stands in")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "size=128k") as folder:
+        yield folder
 
 
-def test_full_disk_leaves_nothing_and_a_retry_succeeds(small_disk: Path) -> None:
-    store = ArtifactStore(str(small_disk / "store"), small_disk)
+def test_full_disk_leaves_nothing_and_a_retry_succeeds(disk: Path) -> None:
+    store = ArtifactStore(str(disk / "store"), disk)
     with pytest.raises(StorageFullError) as caught:
         write(store, 1)
     assert caught.value.status_code == "STORAGE_FULL"
     assert caught.value.remedy
-    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+    assert [path for path in disk.rglob("*") if path.is_file()] == []
     with drafting(store) as folder:
         (folder / "small.bin").write_bytes(b"fits")
     store.verify(reference(1))
 
 
-def test_write_on_a_full_disk_keeps_the_old_content(small_disk: Path) -> None:
-    write_durably(small_disk / "receipt.json", b"old")
+def test_write_on_a_full_disk_keeps_the_old_content(disk: Path) -> None:
+    write_durably(disk / "receipt.json", b"old")
     with pytest.raises(OSError, match="space"):
-        write_durably(small_disk / "receipt.json", b"new" * 100_000)
-    assert (small_disk / "receipt.json").read_bytes() == b"old"
-    assert [path.name for path in small_disk.iterdir()] == ["receipt.json"]
+        write_durably(disk / "receipt.json", b"new" * 100_000)
+    assert (disk / "receipt.json").read_bytes() == b"old"
+    assert [path.name for path in disk.iterdir()] == ["receipt.json"]
 
 
 def test_killed_writers_expose_no_partial_artifact(tmp_path: Path) -> None:
