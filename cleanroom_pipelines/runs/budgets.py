@@ -29,6 +29,7 @@ from cleanroom_pipelines.privacy import (
 )
 from cleanroom_pipelines.privacy.accounting import attacker_success, composed_epsilon, right_at_most
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.terms import Permission
 
 MONTHS_OF_A_YEAR = 12
@@ -300,7 +301,7 @@ def organization_digest(installation: Installation, organization: str) -> str:
 
 
 def write_down_reveals(
-    installation: Installation,
+    audit: AuditLog,
     resource: str,
     reveals: Iterable[str],
     *,
@@ -310,14 +311,14 @@ def write_down_reveals(
     """Record in the audit log that a list reveals something by design.
 
     Args:
-        installation: The installation to work on.
+        audit: The audit log.
         resource: Partition key of the list or export.
         reveals: What it reveals, one word each.
         account: Account that owns the export, in the lookalike (AWS) API.
         room: Room that the list belongs to, in the data-room (Media) API.
     """
     for each in reveals:
-        installation.audit.write(
+        audit.write(
             {
                 "way": "worker",
                 "operation": "export",

@@ -114,7 +114,7 @@ def build_training_dataset(work: Work[TrainingDataset]) -> AssetResult:
             documents["profile"] = profile_interactions(
                 dataset.source, dataset.columns, engine_settings=installation.engine_settings
             )
-        inputs = table_inputs(installation, dataset)
+        inputs = table_inputs(installation.key, dataset)
         with work.drafting("training_dataset", inputs, _columns_of(dataset)) as draft:
             write_documents(draft.path, documents)
             draft.facts["passed"] = report.passed
@@ -139,7 +139,7 @@ def build_audience_model(work: Work[AudienceModel]) -> AssetResult:
     declared, parent = _usable_dataset(installation.catalog, model.training_dataset_id)
     with opened_tables(installation, declared, work.runtime.part(0.0, 0.0)) as dataset:
         inputs = (
-            *table_inputs(installation, dataset),
+            *table_inputs(installation.key, dataset),
             installation.store.as_input(parent.artifact("training_dataset")),
         )
         window = _window_of(model, work.version)
@@ -233,7 +233,7 @@ def _build_audience(work: Work[GenerationJob]) -> AssetResult:
     installation = work.installation
     matched = _matched_seed(work)
     job, configured, model = _family(installation.catalog, work)
-    inputs = inputs_of(installation, job, model)
+    inputs = inputs_of(installation.store, job, model)
     settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
     if (private := PrivateJob.of(installation, job, configured, model)) is not None:
         return _build_private_audience(work, private, matched, configured, settings)
@@ -276,7 +276,7 @@ def _build_private_audience(
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE
 
     installation, job, model = private.installation, private.job, private.model
-    inputs = inputs_of(installation, job, model)
+    inputs = inputs_of(installation.store, job, model)
     with (
         work.opening_input(model.artifact("audience_model")) as model_folder,
         work.drafting("audience", inputs, {**settings, "private": True}) as draft,
@@ -344,7 +344,7 @@ def build_audience_export(work: Work[ExportJob]) -> AssetResult:
                 requested=written.requested, delivered=written.delivered, folder=folder, reveals=reveals
             )
             drafting.close()
-            write_down_reveals(installation, export.id, reveals, account=export.account_id)
+            write_down_reveals(installation.audit, export.id, reveals, account=export.account_id)
 
         def report_users(n_users: int) -> None:
             work.report_progress(n_users / max(1, selection.delivered), "writing")

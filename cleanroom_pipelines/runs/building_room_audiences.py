@@ -394,7 +394,7 @@ def build_audience_list(work: Work[AudienceList]) -> AssetResult:
             draft.facts["reveals"] = published["reveals"]
             document = _published(delivered.manifest.as_dict(), published["reveals"])
             write_documents(draft.path, {"list": document})
-        write_down_reveals(installation, record.id, published["reveals"], room=audience.data_room_id)
+        write_down_reveals(installation.audit, record.id, published["reveals"], room=audience.data_room_id)
         sentence = "The list was delivered."
         work.finish(sentence, (version.ref,))
     return built(work, asset, sentence, {"list": document})

@@ -32,7 +32,7 @@ from cleanroom_pipelines.privacy import BudgetSpentError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_jobs import PrivateJob
 from cleanroom_pipelines.runs.work import Work
-from cleanroom_pipelines.storage import Input
+from cleanroom_pipelines.storage import ArtifactStore, Input
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -219,14 +219,14 @@ def seed_input(job: GenerationJob) -> Input:
     return Input("seed", job.id, "", job.seed_digest or "")
 
 
-def inputs_of(installation: Installation, job: GenerationJob, model: Version) -> tuple[Input, ...]:
+def inputs_of(store: ArtifactStore, job: GenerationJob, model: Version) -> tuple[Input, ...]:
     """Return the inputs of a job's audience."""
-    return installation.store.as_input(model.artifact("audience_model")), seed_input(job)
+    return store.as_input(model.artifact("audience_model")), seed_input(job)
 
 
 def _purpose(work: Work[GenerationJob], model: Version) -> bytes:
     """Return a keyed digest of seed, model and release."""
-    inputs = inputs_of(work.installation, work.record, model)
+    inputs = inputs_of(work.installation.store, work.record, model)
     return bytes.fromhex(work.data_version("audience", inputs, {"release": version("cleanroom-pipelines")}))
 
 

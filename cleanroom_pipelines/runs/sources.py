@@ -14,7 +14,7 @@ from cleanroom_pipelines.catalog import TrainingDataset
 from cleanroom_pipelines.engine import Runtime, find_tables
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, StatusCode, TrainingDataError
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.storage import Input
+from cleanroom_pipelines.storage import Input, InstallationKey
 from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.warehouse import reject_links, table_of
 from cleanroom_pipelines.uploads.checks import INTERACTIONS, USERS, UploadKind
@@ -79,7 +79,7 @@ def _check_exists(installation: Installation, dataset: TrainingDataset) -> None:
         )
 
 
-def table_inputs(installation: Installation, dataset: TrainingDataset) -> tuple[Input, ...]:
+def table_inputs(key: InstallationKey, dataset: TrainingDataset) -> tuple[Input, ...]:
     """Return the opened tables as inputs of an artifact, with keyed digests of their files."""
     sources = {"interactions": dataset.source, "users": dataset.users_source}
     inputs = []
@@ -87,7 +87,7 @@ def table_inputs(installation: Installation, dataset: TrainingDataset) -> tuple[
         if source:
             try:
                 files = find_tables(source, what=f"{name} table").files
-                digest = installation.key.digest_files("table digests", files)
+                digest = key.digest_files("table digests", files)
             except (CleanroomError, OSError):
                 digest = "unreadable"  # the validation report says why
             inputs.append(Input(name, "", "", digest))
