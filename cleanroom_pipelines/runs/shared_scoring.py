@@ -39,11 +39,14 @@ Float64 = npt.NDArray[np.float64]
 _PREFIX = "scoring-"
 _PLAN = "plan.json"
 _RANGES_PER_RUN = 4
+_MAX_RANGE_USERS = 1 << 22
 _SILENT_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 
 
-def shared_scoring(installation: Installation, model: ArtifactReference) -> "Callable[..., Float64] | None":
+def shared_scoring(
+    installation: Installation, model: ArtifactReference
+) -> "Callable[..., Iterator[Float64]] | None":
     """Return a scoring function for `similarity.ranking.generate` that shares the work with other runs.
 
     Args:
@@ -57,8 +60,8 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
     if n_runs < 2 or installation.settings.engine_url is not None:
         return None
 
-    def score(opened: Any, fit: Any, report_progress: Callable[[float], None]) -> Float64:
-        n_ranges = min(opened.n_shards, n_runs * _RANGES_PER_RUN)
+    def score(opened: Any, fit: Any, report_progress: Callable[[float], None]) -> Iterator[Float64]:
+        n_ranges = min(opened.n_shards, max(n_runs * _RANGES_PER_RUN, opened.n_users // _MAX_RANGE_USERS))
         cuts = [opened.n_shards * number // n_ranges for number in range(n_ranges + 1)]
         ranges = list(pairwise(cuts))
         scratch = installation.home.scratch_root
@@ -69,7 +72,7 @@ def shared_scoring(installation: Installation, model: ArtifactReference) -> "Cal
                 plan = {"asset": model.asset, "partition": model.partition, "version": model.version}
                 publish_scoring(folder, fit, plan | {"ranges": ranges})
             with open_engine(installation.engine_settings, paths=(opened.folder,)) as engine:
-                return score_together(engine, folder, (opened, fit), ranges, report_progress)
+                yield from score_together(engine, folder, (opened, fit), ranges, report_progress)
 
     return score
 
@@ -133,7 +136,7 @@ def score_together(
     fitted: tuple[Any, Any],
     ranges: list[tuple[int, int]],
     report_progress: Callable[[float], None],
-) -> Float64:
+) -> Iterator[Float64]:
     """Score all groups of users that no live helper has claimed, and wait for the scores of the helpers.
 
     Args:
@@ -143,8 +146,8 @@ def score_together(
         ranges: The shards of each range.
         report_progress: Called with the share that is done; raises to stop.
 
-    Returns:
-        One score per user of the model, in the model's order.
+    Yields:
+        The scores of each range, in the model's order, when all are there.
     """
     from cleanroom_pipelines.similarity.scoring import score_users
 
@@ -166,7 +169,8 @@ def score_together(
                 os.utime(folder / _PLAN)
 
         _write_scores(folder, mine, score_users(engine, model, fit.scorer, range(*ranges[mine]), on_share))
-    return np.concatenate([np.load(_scores_file(folder, k), allow_pickle=False) for k in range(n_ranges)])
+    for k in range(n_ranges):
+        yield np.load(_scores_file(folder, k), allow_pickle=False)
 
 
 def _help_one(installation: Installation, folder: Path, should_stop: Callable[[], bool]) -> int:

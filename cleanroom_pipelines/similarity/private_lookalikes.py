@@ -17,7 +17,7 @@ Scores are sums of whole numbers below 2^53, hence the same on every machine.
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -35,11 +35,17 @@ from cleanroom_pipelines.similarity.private_representation import (
     PrivateRepresentation,
     coordinates_of,
 )
-from cleanroom_pipelines.similarity.ranking import write_ranking
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, RANKING_SCHEMA, ranking_metadata
 from cleanroom_pipelines.similarity.scoring import SCORED, BlockRange, by_shard, match_users, pieces_of
 from cleanroom_pipelines.similarity.shards import part_name
-from cleanroom_pipelines.similarity.sorting import percentiles_of
+from cleanroom_pipelines.similarity.sorting import (
+    RankedPart,
+    ScoreFile,
+    percentiles_of,
+    ranked_parts,
+    write_ranking,
+    write_score_file,
+)
 from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
 
 Float64 = npt.NDArray[np.float64]
@@ -184,25 +190,24 @@ def private_ranking(
     def on_share(share: float) -> None:
         stages.runtime.report_progress(0.8 * share, "scoring all users")
 
-    with open_configured_engine(engine, paths=(opened.folder, out)) as database, one_blas_thread():
-        if not database.is_cluster:
-            pieces = pieces_of(opened, is_cluster=False)
-            scores = []
-            for done, table in enumerate(database.run_tasks(_ScoreByVector(opened, scorer), pieces)):
-                scores.append(table["score"].to_numpy())
-                on_share((done + 1) / len(pieces))
+    with (
+        open_configured_engine(engine, paths=(opened.folder, out)) as database,
+        one_blas_thread(),
+        tempfile.TemporaryDirectory(prefix="ranking-", dir=engine.scratch) as name,
+    ):
+        scored, ordered = Path(name, "scored"), Path(name, "sorted")
+        ordered.mkdir()
+        if database.is_cluster:
+            scored.mkdir()
+            write = _WriteVectorScores(opened, scorer, scored)
+            for done, _ in enumerate(database.run_tasks(write, range(opened.n_shards))):
+                on_share((done + 1) / opened.n_shards)
             with stages.stage(0.8, "ranking"):
-                scale = _rank_in_memory(opened, np.concatenate(scores), out / RANKING_FILE)
+                scale = _rank_on_cluster(database, opened.n_users, scored, ordered, out / RANKING_FILE)
         else:
-            with tempfile.TemporaryDirectory(prefix="ranking-", dir=engine.scratch) as name:
-                scored, ordered = Path(name, "scored"), Path(name, "sorted")
-                scored.mkdir()
-                ordered.mkdir()
-                write = _WriteVectorScores(opened, scorer, scored)
-                for done, _ in enumerate(database.run_tasks(write, range(opened.n_shards))):
-                    on_share((done + 1) / opened.n_shards)
-                with stages.stage(0.8, "ranking"):
-                    scale = _rank_on_cluster(database, opened.n_users, scored, ordered, out / RANKING_FILE)
+            scores = write_score_file(_scores(database, opened, scorer, on_share), scored)
+            with stages.stage(0.8, "ranking"):
+                scale = _rank(opened, scores, ordered, out / RANKING_FILE)
     np.save(out / SCALE_FILE, scale)
     runtime.report_progress(1.0, "ranked")
 
@@ -464,14 +469,25 @@ class _WriteVectorScores:
         return pa.table({"n_users": [table.num_rows]})
 
 
-def _rank_in_memory(model: Model, scores: Float64, path: Path) -> Float64:
-    # Users are numbered in order of stable_hash, so a stable sort breaks ties by it.
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    percentiles = np.empty(len(scores))
-    percentiles[order] = percentiles_of(ranked, 0, len(scores))
-    write_ranking(model, order, percentiles, np.zeros(len(scores), dtype=bool), path)
-    return ranked[_scale_places(len(scores))][::-1]
+def _scores(engine: Engine, model: Model, scorer: _Scorer, on_share: Callable[[float], None]) -> Iterator[Float64]:
+    pieces = pieces_of(model, is_cluster=False)
+    for done, table in enumerate(engine.run_tasks(_ScoreByVector(model, scorer), pieces)):
+        yield table["score"].to_numpy()
+        on_share((done + 1) / len(pieces))
+
+
+def _rank(model: Model, scores: ScoreFile, scratch: Path, path: Path) -> Float64:
+    """Write the ranking; return the scores at the positions of `_scale_places`, ascending."""
+    places, found = _scale_places(scores.n_users), []
+
+    def parts() -> Iterator[RankedPart]:
+        for part in ranked_parts(model, scores, seed=np.zeros(0, dtype=np.int64), scratch=scratch):
+            inside = places - part.above
+            found.append(part.scores[inside[(inside >= 0) & (inside < len(part.scores))]])
+            yield part
+
+    write_ranking(parts(), path)
+    return np.concatenate(found)[::-1]
 
 
 def _scale_places(n_users: int) -> Int64:

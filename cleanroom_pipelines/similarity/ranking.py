@@ -6,8 +6,8 @@ Add here when rankings can be built in another way.
 Keep out: fitting (signals, ensemble), formulas (metrics), reading a ranking (rankings).
 
 `ranking.parquet` reveals the seed users and is for the operator only. It depends only on the model and the set of
-seed ids; timings are in metrics.json. On one machine it is a file, ranked in memory; on a cluster it is a folder
-of parts, and data proportional to the population never reaches this machine.
+seed ids; timings are in metrics.json. On one machine it is a file; on a cluster it is a folder of parts, and data
+proportional to the population never reaches this machine. Memory does not grow with the population.
 
 Fitting dominates the cost: 16 fits on up to 25,000 users take about 15 of the 25 CPU seconds for a 10,000-user
 seed among a million users, and do not grow with the population. A tolerance of 1e-6 in the logistic fits saved a
@@ -18,14 +18,13 @@ the full model, which has seen their fold.
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES, AudienceSize, SizeType, check_sizes
 from cleanroom_pipelines.engine import Engine, EngineSettings, Runtime, open_configured_engine
@@ -35,15 +34,22 @@ from cleanroom_pipelines.similarity.ensemble import Candidates, arrange, fit_ens
 from cleanroom_pipelines.similarity.explanation import explain
 from cleanroom_pipelines.similarity.fits import Fit
 from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.similarity.rankings import RANKING_FILE, RANKING_SCHEMA, ranking_metadata
+from cleanroom_pipelines.similarity.rankings import RANKING_FILE
 from cleanroom_pipelines.similarity.scoring import (
     count_seed,
     gather_rows,
+    iterate_scores,
     score_held_out,
-    score_users,
     write_scores,
 )
 from cleanroom_pipelines.similarity.seeds import MatchedSeed, SeedMatch, SeedUsers, match_with, read_seed
+from cleanroom_pipelines.similarity.sorting import (
+    RankedPart,
+    rank_scored,
+    ranked_parts,
+    write_ranking,
+    write_score_file,
+)
 from cleanroom_pipelines.similarity.specs import (
     GenerationReport,
     GenerationSettings,
@@ -53,10 +59,9 @@ from cleanroom_pipelines.similarity.training import Stages, one_blas_thread
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-ScoreAll = Callable[[Model, Fit, Callable[[float], None]], Float64]
-"""Function that scores all N users; its argument is a callback for the share done."""
+ScoreAll = Callable[[Model, Fit, Callable[[float], None]], Iterable[Float64]]
+"""Function that scores all N users, in pieces of any length; its last argument is called with the share done."""
 
-_ROW_GROUP = 100_000
 _FEW_SEED_USERS = 100
 _LOW_MATCH_RATE = 0.1
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
@@ -279,68 +284,42 @@ def _rank(
     def on_ranked(share: float) -> None:
         stages.runtime.report_progress(0.85 + 0.1 * share, "ranking")
 
-    if not engine.is_cluster:
-        with stages.stage(0.6, "scoring all users"):
-            if score is not None:
-                scores = score(model, fit, on_scored)
-            else:
-                scores = score_users(engine, model, fit.scorer, range(model.n_shards), on_scored)
-        with stages.stage(0.85, "ranking"):
-            return _rank_in_memory(model, fit, scores, out, wanted)
-    from cleanroom_pipelines.similarity.sorting import rank_scored
-
-    with tempfile.TemporaryDirectory(prefix="ranking-", dir=scratch) as folder:
-        scored, sorting = Path(folder, "scored"), Path(folder, "sorted")
-        scored.mkdir()
+    with tempfile.TemporaryDirectory(prefix="ranking-", dir=scratch) as name:
+        scored, sorting = Path(name, "scored"), Path(name, "sorted")
         sorting.mkdir()
-        with stages.stage(0.6, "scoring all users"):
-            write_scores(engine, model, fit.scorer, seed=fit.seed, folder=scored, on_share=on_scored)
-        with stages.stage(0.85, "ranking"):
-            return rank_scored(engine, fit, scored, out=out, scratch=sorting, wanted=wanted, on_share=on_ranked)
-
-
-def _rank_in_memory(model: Model, fit: Fit, scores: Float64, path: Path, wanted: Sequence[int]) -> metrics.Others:
-    """Rank all users by percentile among the non-seed users, and write the ranking.
-
-    A user's percentile is that under the model that scored the user.
-
-    Returns:
-        Sums over the non-seed users for the metrics.
-    """
-    is_seed = np.zeros(len(scores), dtype=bool)
-    is_seed[fit.seed] = True
-    others = np.flatnonzero(~is_seed)
-    ordered = np.sort(scores[others])
-    below = np.searchsorted(ordered, scores[others], "left") + np.searchsorted(ordered, scores[others], "right")
-    result = np.empty(len(scores))
-    result[others] = below / (2.0 * len(others))
-    result[fit.seed] = fit.held_out.percentile
-    # Users are numbered in order of stable_hash, so a stable sort breaks ties by it.
-    order = np.argsort(-result, kind="stable")
-    write_ranking(model, order, result, is_seed, path)
-    return metrics.others_of(fit.held_out, -np.sort(-result[others]), wanted)
-
-
-def write_ranking(model: Model, order: Int64, scores: Float64, is_seed: npt.NDArray[np.bool_], path: Path) -> None:
-    """Write ranking.parquet from user numbers in rank order, and from scores and flags indexed by user number."""
-    import pyarrow.parquet as pq
-
-    user_ids = model.user_ids().combine_chunks()
-    schema = RANKING_SCHEMA.with_metadata(ranking_metadata(int(is_seed.sum())))
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for start in range(0, len(order), _ROW_GROUP):
-            users = order[start : start + _ROW_GROUP]
-            writer.write_table(
-                pa.Table.from_arrays(
-                    [
-                        user_ids.take(pa.array(users)),
-                        pa.array(np.arange(start + 1, start + 1 + len(users))),
-                        pa.array(scores[users]),
-                        pa.array(is_seed[users]),
-                    ],
-                    schema=schema,
+        if engine.is_cluster:
+            scored.mkdir()
+            with stages.stage(0.6, "scoring all users"):
+                write_scores(engine, model, fit.scorer, seed=fit.seed, folder=scored, on_share=on_scored)
+            with stages.stage(0.85, "ranking"):
+                return rank_scored(
+                    engine, fit, scored, out=out, scratch=sorting, wanted=wanted, on_share=on_ranked
                 )
+        with stages.stage(0.6, "scoring all users"):
+            pieces = (
+                score(model, fit, on_scored) if score else iterate_scores(engine, model, fit.scorer, on_scored)
             )
+            scores = write_score_file(pieces, scored)
+        with stages.stage(0.85, "ranking"):
+            sums: list[metrics.Others] = []
+
+            def parts() -> Iterator[RankedPart]:
+                for part in ranked_parts(model, scores, seed=fit.seed, scratch=sorting):
+                    sums.append(_sums_of(part, fit, wanted))
+                    yield part
+                    on_ranked((part.above + len(part.numbers)) / (fit.n_users - len(fit.seed)))
+
+            write_ranking(
+                parts(), out, seed=fit.seed, seed_ids=fit.seed_ids, seed_percentiles=fit.held_out.percentile
+            )
+            return metrics.together(sums)
+
+
+def _sums_of(part: RankedPart, fit: Fit, wanted: Sequence[int]) -> metrics.Others:
+    """Return a part's sums for the metrics, keyed by the sizes of the whole ranking."""
+    inside = {n: min(max(0, n - part.above), len(part.numbers)) for n in wanted}
+    sums = metrics.others_of(fit.held_out, part.percentiles, set(inside.values()))
+    return metrics.Others(sums.n_users, {n: sums.standings[inside[n]] for n in wanted}, sums.histogram)
 
 
 def _check_matched(match: SeedMatch, n_users: int, minimum: int) -> None:

@@ -9,7 +9,7 @@ small: counts, the users of a bounded sample, a score per user. A score depends 
 fit, so it is bit-identical for any number of shards, threads and machines.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,20 +239,30 @@ class _ScoreHeldOut:
         return pa.table({"score": values.ravel()})
 
 
+def iterate_scores(
+    engine: Engine,
+    model: Model,
+    scorer: Scorer,
+    on_share: Callable[[float], None] = lambda _: None,
+    *,
+    shards: Iterable[int] | None = None,
+) -> Iterator[Float64]:
+    """Score all users, or those of consecutive shards, in order of their numbers; yields the scores in pieces."""
+    pieces = pieces_of(model, is_cluster=engine.is_cluster, shards=shards)
+    for done, table in enumerate(engine.run_tasks(_ScorePiece(model, scorer), pieces)):
+        yield _numpy(table, "score")
+        on_share((done + 1) / len(pieces))
+
+
 def score_users(
     engine: Engine,
     model: Model,
     scorer: Scorer,
-    shards: Sequence[int],
+    shards: Iterable[int],
     on_share: Callable[[float], None] = lambda _: None,
 ) -> Float64:
     """Score all users of consecutive shards, in order of their numbers; keeps one float per user in memory."""
-    pieces = pieces_of(model, is_cluster=engine.is_cluster, shards=shards)
-    scores = []
-    for done, table in enumerate(engine.run_tasks(_ScorePiece(model, scorer), pieces)):
-        scores.append(_numpy(table, "score"))
-        on_share((done + 1) / len(pieces))
-    return np.concatenate(scores)
+    return np.concatenate(list(iterate_scores(engine, model, scorer, on_share, shards=shards)))
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,25 @@
-"""Rank scored users part by part, for populations too large for the memory of one machine.
+"""Rank scored users in parts, so that memory does not grow with the number of users.
 
-Lives here: turning files of scores into the parts of `ranking.parquet`, on an engine that sorts.
-Add here when the distributed ranking gets another column.
-Keep out: scoring, and ranking in memory (ranking), which gives the same rows.
+Lives here: writing `ranking.parquet` from scores: on one machine (`ranked_parts`, `write_ranking`) and, with the
+same rows, on a cluster (`rank_scored`).
+Add here when the ranking gets another column.
+Keep out: scoring, and reading a ranking (rankings).
 
-The engine sorts the scores of the n non-seed users into consecutive files. Each file is then finished
-independently: the number of users in the previous files is known, so each user's percentile is a count, and the
-seed users whose percentiles are in the file's range are inserted. If `above` users are before a file, all
+On one machine, the scores are written to disk in order of the users, then distributed to files by ranges of
+scores. A sample of the scores chooses the ranges, of about two million users each. From the highest range to the
+lowest, each is sorted in memory; a score that many users share has a range of its own, which needs no sorting.
+
+On a cluster, the engine sorts the scores of the n non-seed users into consecutive files. Each file is then
+finished independently: the number of users in the previous files is known, so each user's percentile is a count,
+and the seed users whose percentiles are in the file's range are inserted. If `above` users are before a file, all
 percentiles in the previous file are larger than 1 - above / n and all in this file are smaller; this determines
 the file of each seed user. Only one shuffle of id, hash and score per user crosses the network.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +29,7 @@ import pyarrow as pa
 from cleanroom_pipelines.engine import Engine, SortedPart, find_tables
 from cleanroom_pipelines.similarity.fits import Fit
 from cleanroom_pipelines.similarity.metrics import Others, others_of, together
+from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.rankings import RANKING_SCHEMA, ranking_metadata
 from cleanroom_pipelines.similarity.scoring import SCORED
 from cleanroom_pipelines.similarity.shards import part_name
@@ -29,9 +37,215 @@ from cleanroom_pipelines.similarity.shards import part_name
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+_USERS_PER_RANGE = 1 << 21
+_SAMPLED = 1 << 6
+_ROW_GROUP = 100_000
+_RANGE_SCHEMA = pa.schema([("number", pa.int64()), ("score", pa.float64()), ("user_id", pa.string())])
+
 
 @dataclass(frozen=True)
-class _RankedPart:
+class RankedPart:
+    """Consecutive users of a ranking without its seed users, best first.
+
+    Args:
+        above: Non-seed users who rank higher than this part.
+        numbers: (n,) the users' numbers; ascending where scores are equal.
+        user_ids: (n,) their ids.
+        scores: (n,) their scores.
+        percentiles: (n,) share of the non-seed users ranked below each; ties count half.
+    """
+
+    above: int
+    numbers: Int64
+    user_ids: pa.Array
+    scores: Float64
+    percentiles: Float64
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """The scores of all N users of a model on disk, in order of the users' numbers.
+
+    Args:
+        path: 64-bit floats, little-endian.
+        n_users: N.
+        sample: One score in 64, ascending.
+    """
+
+    path: Path
+    n_users: int
+    sample: Float64
+
+
+def write_score_file(scores: Iterable[Float64], path: Path) -> ScoreFile:
+    """Write the scores of all users, given in order of their numbers in pieces of any length."""
+    n_users, sample = 0, [np.zeros(0)]
+    with path.open("wb") as file:
+        for piece in scores:
+            piece.tofile(file)
+            sample.append(piece[::_SAMPLED].copy())
+            n_users += len(piece)
+    return ScoreFile(path, n_users, np.sort(np.concatenate(sample)))
+
+
+def ranked_parts(model: Model, scores: ScoreFile, *, seed: Int64, scratch: Path) -> Iterator[RankedPart]:
+    """Sort a model's users by score, on this machine.
+
+    Args:
+        model: The audience model.
+        scores: The scores of its users; the file is removed.
+        seed: Numbers of the users to leave out, ascending.
+        scratch: Existing empty directory, for about 60 bytes per user.
+
+    Yields:
+        The other users, best first; ties are in order of the users' numbers, that is, of stable_hash and id.
+    """
+    n_others = scores.n_users - len(seed)
+    edges = _edges(scores.sample, -(-n_others // _USERS_PER_RANGE))
+    counts = _distribute(model, scores.path, seed, edges, scratch)
+    above = 0
+    for number in reversed(range(len(counts))):
+        with pa.OSFile(str(_range_file(scratch, number)), "rb") as file:
+            reader = pa.ipc.open_stream(file)
+            if 0 < number < len(edges) and edges[number] == np.nextafter(edges[number - 1], np.inf):
+                # All users of this range have the same score, and were written in order of their numbers.
+                percentile = (2 * (n_others - above) - counts[number]) / (2.0 * n_others)
+                place = above
+                for batch in reader:
+                    yield _part(batch, place, np.full(batch.num_rows, percentile))
+                    place += batch.num_rows
+            elif counts[number]:
+                table = reader.read_all()
+                order = np.argsort(-table["score"].to_numpy(), kind="stable")
+                ordered = table.take(pa.array(order)).combine_chunks().to_batches()[0]
+                yield _part(ordered, above, percentiles_of(ordered["score"].to_numpy(), above, n_others))
+        _range_file(scratch, number).unlink()
+        above += counts[number]
+
+
+def write_ranking(
+    parts: Iterable[RankedPart],
+    out: Path,
+    *,
+    seed: Int64 = np.zeros(0, dtype=np.int64),  # noqa: B008 never changed
+    seed_ids: pa.Array | None = None,
+    seed_percentiles: Float64 = np.zeros(0),  # noqa: B008 never changed
+) -> None:
+    """Write ranking.parquet as one file.
+
+    Args:
+        parts: The users outside the seed, best first.
+        out: The file to write.
+        seed: Numbers of the seed users, ascending.
+        seed_ids: Their ids.
+        seed_percentiles: Their percentiles among the other users.
+    """
+    import pyarrow.parquet as pq
+
+    order = np.lexsort((seed, -seed_percentiles))
+    seed, percentiles = seed[order], seed_percentiles[order]
+    ids = pa.array([], pa.string()) if seed_ids is None else seed_ids.take(pa.array(order))
+    placed, n_rows = 0, 0
+    schema = RANKING_SCHEMA.with_metadata(ranking_metadata(len(seed)))
+    waiting = pa.table(
+        {name: [] for name in ("user_id", "score", "is_seed")}, schema=_without_rank(RANKING_SCHEMA)
+    )
+
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+
+        def write(table: pa.Table, *, everything: bool = False) -> pa.Table:
+            nonlocal n_rows
+            while table.num_rows >= _ROW_GROUP or (everything and table.num_rows):
+                group = table.slice(0, _ROW_GROUP).combine_chunks()
+                ranks = pa.array(np.arange(n_rows + 1, n_rows + 1 + group.num_rows))
+                columns = [group["user_id"], ranks, group["score"], group["is_seed"]]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+                n_rows += group.num_rows
+                table = table.slice(_ROW_GROUP)
+            return table
+
+        for part in parts:
+            end = placed + _n_before(part, seed[placed:], percentiles[placed:])
+            chosen = slice(placed, end)
+            rows = _with_seed_users(part, seed[chosen], ids[chosen], percentiles[chosen])
+            waiting = write(pa.concat_tables([waiting, rows]))
+            placed = end
+        last = _rows(ids[placed:], percentiles[placed:], np.ones(len(seed) - placed, dtype=bool))
+        write(pa.concat_tables([waiting, last]), everything=True)
+
+
+def _edges(sample: Float64, n_ranges: int) -> Float64:
+    """Return the lowest score of each range but the first; a frequent score has a range of its own."""
+    quantiles = sample[[len(sample) * k // n_ranges for k in range(1, n_ranges)]]
+    found, counts = np.unique(quantiles, return_counts=True)
+    return np.unique(np.concatenate([found, np.nextafter(found[counts > 1], np.inf)]))
+
+
+def _distribute(model: Model, scored: Path, seed: Int64, edges: Float64, scratch: Path) -> list[int]:
+    """Write the users outside the seed to one file per range of scores; return the number of users of each."""
+    counts = np.zeros(len(edges) + 1, dtype=np.int64)
+    with ExitStack() as stack:
+        file = stack.enter_context(scored.open("rb"))
+        writers = []
+        for number in range(len(counts)):
+            sink = stack.enter_context(pa.OSFile(str(_range_file(scratch, number)), "wb"))
+            writers.append(stack.enter_context(pa.ipc.new_stream(sink, _RANGE_SCHEMA)))
+        for shard, (first, last) in enumerate(pairwise(model.first_users.tolist())):
+            scores = np.fromfile(file, dtype=np.float64, count=last - first)
+            is_other = np.ones(len(scores), dtype=bool)
+            is_other[seed[slice(*np.searchsorted(seed, [first, last]))] - first] = False
+            places = np.flatnonzero(is_other)
+            ranges = np.searchsorted(edges, scores[places], "right")
+            order = np.argsort(ranges, kind="stable")
+            ends = np.cumsum(np.bincount(ranges, minlength=len(counts)))
+            places = places[order]
+            user_ids = model.shard(shard).user_ids
+            for number, (begin, end) in enumerate(pairwise([0, *ends.tolist()])):
+                if end > begin:
+                    mine = places[begin:end]
+                    columns = [pa.array(first + mine), pa.array(scores[mine]), user_ids.take(pa.array(mine))]
+                    writers[number].write_batch(pa.RecordBatch.from_arrays(columns, schema=_RANGE_SCHEMA))
+                    counts[number] += end - begin
+    scored.unlink()
+    return [int(count) for count in counts]
+
+
+def _range_file(scratch: Path, number: int) -> Path:
+    return scratch / f"range-{number}"
+
+
+def _part(batch: pa.RecordBatch, above: int, percentiles: Float64) -> RankedPart:
+    return RankedPart(above, batch["number"].to_numpy(), batch["user_id"], batch["score"].to_numpy(), percentiles)
+
+
+def _n_before(part: RankedPart, seed: Int64, percentiles: Float64) -> int:
+    """Return how many of the seed users, given in rank order, rank before the part's last user."""
+    lowest = -part.percentiles[-1]
+    begin, end = np.searchsorted(-percentiles, lowest, "left"), np.searchsorted(-percentiles, lowest, "right")
+    return int(begin + np.searchsorted(seed[begin:end], part.numbers[-1]))
+
+
+def _with_seed_users(part: RankedPart, seed: Int64, seed_ids: pa.Array, percentiles: Float64) -> pa.Table:
+    """Insert seed users into a part."""
+    rows = _rows(part.user_ids, part.percentiles, np.zeros(len(part.numbers), dtype=bool))
+    if not len(seed):
+        return rows
+    rows = pa.concat_tables([rows, _rows(seed_ids, percentiles, np.ones(len(seed), dtype=bool))])
+    order = np.lexsort((np.concatenate([part.numbers, seed]), -rows["score"].to_numpy()))
+    return rows.take(pa.array(order))
+
+
+def _rows(user_ids: pa.Array, percentiles: Float64, is_seed: npt.NDArray[np.bool_]) -> pa.Table:
+    columns = [user_ids, pa.array(percentiles), pa.array(is_seed)]
+    return pa.Table.from_arrays(columns, schema=_without_rank(RANKING_SCHEMA))
+
+
+def _without_rank(schema: pa.Schema) -> pa.Schema:
+    return schema.remove(schema.get_field_index("rank"))
+
+
+@dataclass(frozen=True)
+class _SortedPart:
     """One sorted file of users outside the seed, with the seed users who rank among them.
 
     Args:
@@ -90,7 +304,7 @@ def rank_scored(
     return together(results)
 
 
-def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[int]) -> list[_RankedPart]:
+def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[int]) -> list[_SortedPart]:
     """Assign each seed user, by percentile, to the sorted file in which the user ranks."""
     filled = [part for part in sorted_parts if part.n_rows]
     ends = np.cumsum([part.n_rows for part in filled])
@@ -103,7 +317,7 @@ def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[in
     for number, part in enumerate(filled):
         seed = np.flatnonzero(place == number)
         inside = {n: min(max(0, n - above), part.n_rows) for n in wanted}
-        parts.append(_RankedPart(number, part.path, above, first_rank, seed, inside))
+        parts.append(_SortedPart(number, part.path, above, first_rank, seed, inside))
         above += part.n_rows
         first_rank += part.n_rows + len(seed)
     return parts
@@ -117,7 +331,7 @@ class _FinishPart:
     n_others: int
     out: Path
 
-    def __call__(self, part: _RankedPart) -> pa.Table:
+    def __call__(self, part: _SortedPart) -> pa.Table:
         import pyarrow.parquet as pq
 
         table = pq.read_table(part.path, columns=list(SCORED))

@@ -13,7 +13,7 @@ import pytest
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
 from cleanroom_pipelines.engine import EngineSettings, Runtime, open_engine
 from cleanroom_pipelines.errors import ArtifactError
-from cleanroom_pipelines.similarity import TrainingSettings, shards
+from cleanroom_pipelines.similarity import TrainingSettings, shards, sorting
 from cleanroom_pipelines.similarity.fits import Fit, load_fit, save_fit
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.ranking import Float64
@@ -100,6 +100,53 @@ def test_parts_equal_the_ranking_in_memory_for_a_large_seed(
     assert_parts_are_the_ranking_in_memory(tmp_path)
 
 
+def test_ranges_of_scores_change_no_byte(
+    world: World, model: Path, ranked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sorting, "_USERS_PER_RANGE", 40)
+    monkeypatch.setattr(sorting, "_SAMPLED", 1)
+    rank(model, world.group[:60], tmp_path / "ranges")
+    for name in (RANKING_FILE, "explanation.json"):
+        assert (tmp_path / "ranges" / name).read_bytes() == (ranked / "memory" / name).read_bytes()
+    assert _metrics(tmp_path / "ranges") == _metrics(ranked / "memory")
+
+
+@pytest.mark.parametrize("users_per_range", [7, 100, 10**6])
+@pytest.mark.parametrize("n_values", [1, 3, 40, 10**6], ids=lambda n: f"{n} different scores")
+def test_a_ranking_written_in_ranges_is_that_of_numpy(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_values: int, users_per_range: int
+) -> None:
+    """Ties are in order of the users' numbers: in a range, across ranges, between seed users and others."""
+    monkeypatch.setattr(sorting, "_USERS_PER_RANGE", users_per_range)
+    monkeypatch.setattr(sorting, "_SAMPLED", 3)
+    monkeypatch.setattr(sorting, "_ROW_GROUP", 16)
+    opened = Model(model)
+    random = np.random.default_rng(n_values)
+    scores = random.integers(-(n_values // 2), n_values, opened.n_users) / 7.0
+    seed = np.sort(random.choice(opened.n_users, 50, replace=False))
+    others = np.setdiff1d(np.arange(opened.n_users), seed)
+    below = (scores[others][:, None] > scores[others]).sum(axis=1)
+    tied = (scores[others][:, None] == scores[others]).sum(axis=1)
+    percentiles = np.empty(opened.n_users)
+    percentiles[others] = (2 * below + tied) / (2.0 * len(others))
+    percentiles[seed] = random.choice(percentiles[others], 50)
+    expected = np.lexsort((np.arange(opened.n_users), -percentiles))
+
+    file = sorting.write_score_file(np.array_split(scores, 4), tmp_path / "scores")
+    parts = sorting.ranked_parts(opened, file, seed=seed, scratch=tmp_path)
+    ids = opened.user_ids().combine_chunks()
+    sorting.write_ranking(
+        parts, tmp_path / RANKING_FILE, seed=seed, seed_ids=ids.take(seed), seed_percentiles=percentiles[seed]
+    )
+
+    found = pq.read_table(tmp_path / RANKING_FILE)
+    assert found["user_id"].to_pylist() == ids.take(expected).to_pylist()
+    assert found["score"].to_pylist() == percentiles[expected].tolist()
+    assert found["rank"].to_pylist() == list(range(1, opened.n_users + 1))
+    assert found["is_seed"].to_pylist() == np.isin(expected, seed).tolist()
+    assert [path.name for path in tmp_path.iterdir()] == [RANKING_FILE], "scratch files are removed"
+
+
 def test_each_part_records_its_number_of_seed_users(ranked: Path) -> None:
     n_seed = 0
     for part in sorted((ranked / "parts" / RANKING_FILE).iterdir()):
@@ -118,16 +165,12 @@ def test_a_saved_fit_scores_all_parts_equally(world: World, model: Path, ranked:
     kept, out = tmp_path / "fit", tmp_path / "shared"
     kept.mkdir()
 
-    def score(opened: Model, fit: Fit, on_share: Callable[[float], None]) -> Float64:
+    def score(opened: Model, fit: Fit, on_share: Callable[[float], None]) -> Iterator[Float64]:
         save_fit(fit, kept)
         half = opened.n_shards // 2
         with open_engine(ENGINE) as engine:
-            return np.concatenate(
-                [
-                    score_users(engine, opened, load_fit(kept).scorer, shards, on_share)
-                    for shards in (range(half), range(half, opened.n_shards))
-                ]
-            )
+            for shards in (range(half), range(half, opened.n_shards)):
+                yield score_users(engine, opened, load_fit(kept).scorer, shards, on_share)
 
     rank(model, world.group[:60], out, score=score)
     for name in (RANKING_FILE, "explanation.json"):
