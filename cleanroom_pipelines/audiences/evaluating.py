@@ -14,7 +14,7 @@ from pathlib import Path
 from cleanroom_pipelines.audiences.canonical import lookalikes_of
 from cleanroom_pipelines.audiences.compiling import Query, compile_definition
 from cleanroom_pipelines.audiences.definitions import Definition, FileRef, Resolve, reachable
-from cleanroom_pipelines.audiences.relations import COUNTED, MATCHED, lookalike_relation
+from cleanroom_pipelines.audiences.relations import COUNTED, MATCHED, join_matched, lookalike_relation
 from cleanroom_pipelines.engine import (
     Engine,
     EngineSettings,
@@ -119,6 +119,7 @@ def _in_room(
     lookalikes: Mapping[str, Path],
     matched: str = MATCHED,
 ) -> Query:
+    join_matched(engine, matched)
     # Only the lookalikes that the definition needs: the engine may lack access to the other paths.
     needed = [key for key in lookalikes_of(definition, resolve) if key in lookalikes]
     for key in needed:

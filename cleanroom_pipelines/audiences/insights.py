@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Self
 from cleanroom_pipelines.audiences.attributes import LEAST_USERS_OF_A_VALUE, in_reading_order
 from cleanroom_pipelines.audiences.canonical import NAMES
 from cleanroom_pipelines.audiences.overlap import question_about
-from cleanroom_pipelines.audiences.relations import Relations
+from cleanroom_pipelines.audiences.relations import COUNTED, Relations, join_matched
 from cleanroom_pipelines.privacy import INSIGHTS, Released, Releaser, affinity_ratio, error_of, ratio, released
 from cleanroom_pipelines.privacy.prices import BASE_COUNT, BASE_TABLE, COUNT, MOST_INTERESTS
 
@@ -220,6 +220,7 @@ def insights(
         EngineError: The engine failed.
     """
     _choose_interests(relations, salt)
+    join_matched(relations.engine, COUNTED)
     n_matched = {row["audience_type"]: row["n"] for row in relations.engine.fetch(_N_MATCHED).to_pylist()}
     n_in_cell = _overlap_cells(relations)
     tables, questions = [], []

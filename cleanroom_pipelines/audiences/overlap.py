@@ -25,7 +25,7 @@ from cleanroom_pipelines.audiences.definitions import (
     RuleBased,
     SeedRef,
 )
-from cleanroom_pipelines.audiences.relations import Relations
+from cleanroom_pipelines.audiences.relations import COUNTED, Relations, join_matched
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, error_of, ratio
 
@@ -113,6 +113,7 @@ def overlap_statistics(
         EngineError: The engine failed.
     """
     rows, questions = [], []
+    join_matched(relations.engine, COUNTED)
     for counts in relations.engine.fetch(_COUNTS).to_pylist():
         question = question_about(counts["audience_type"], seeds=seeds)
         overlap = releaser.count(counts["n_matched"], question=question, price=COUNT)

@@ -6,7 +6,10 @@ the base audience and of the seed audiences and creates, for the engine's sessio
 - `room_users(user_id, stable_hash, age, gender, is_matchable)`: the relevant users, one row each;
 - `room_segments(user_id, segment)`: their segments, distinct; empty if the base has none;
 - `room_matching(digest, user_id)`: digests of matching ids, distinct, including users who are not relevant;
-- `room_seeds(digest, audience_type)`: the seed audiences, distinct; empty without `seeds_folder`;
+- `room_seeds(digest, audience_type)`: the seed audiences, distinct; empty without `seeds_folder`.
+
+`join_matched(engine, relation)` creates one more, for queries that need it:
+
 - `room_matched(user_id, audience_type)`: matched relevant users, distinct: for lists.
 - `room_counted(user_id, audience_type)`: the same for counts and sums, with one user per id. If several relevant
   users share an id, a keyed hash over the base alone selects one of them. One id of a seed audience therefore
@@ -102,10 +105,15 @@ def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | 
     _scan_or_create(engine, "room_segments", base_folder / SEGMENTS_FILE, _NO_SEGMENTS)
     _scan_or_create(engine, "room_matching", base_folder / MATCHING_FILE, _NO_MATCHING)
     _scan_or_create(engine, "room_seeds", seeds_folder and seeds_folder / SEEDS_FILE, _NO_SEEDS)
-    for sql in (_WANTED, _FOUND, _MATCHED, _COUNTED):
+    for sql in (_WANTED, _FOUND):
         engine.execute(sql)
     types = engine.fetch("SELECT DISTINCT audience_type FROM room_seeds ORDER BY audience_type")
     return Relations(engine, tuple(types["audience_type"].to_pylist()))
+
+
+def join_matched(engine: Engine, relation: str) -> None:
+    """Create `MATCHED` or `COUNTED` in a session with the room's relations; most sessions need only one."""
+    engine.execute({MATCHED: _MATCHED, COUNTED: _COUNTED}[relation])
 
 
 def lookalike_relation(key: str) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter, sleep
@@ -21,6 +21,9 @@ from typing import Any
 from cleanroom_pipelines.benchmarks.algebra import AlgebraSettings, write_lists, write_room
 from cleanroom_pipelines.benchmarks.synthetic import (
     SyntheticSettings,
+    copied_seed,
+    copy_model,
+    n_users_to_copy,
     seed_ids,
     write_interactions,
 )
@@ -30,7 +33,7 @@ from cleanroom_pipelines.errors import UsageError
 PEERS = ("als", "pandas")
 ENGINES = ("duckdb", "spark")
 STEPS = ("train", "generate", "export", "match", "combine")
-_NEEDS = {"generate": "train", "export": "generate"}
+_NEEDS = {"export": "generate"}
 _WATCH_SECONDS = 0.2
 _SEED_INTEREST = 7
 # If the interactions of two sizes differ by less than this share, costs are per user.
@@ -48,7 +51,8 @@ class ScaleSettings:
         memory_bytes: Memory of the engine.
         threads: Threads of every step.
         engines: `duckdb`, `spark`; each runs every step on the same data.
-        steps: Some of `train`, `generate`, `export`, `match` and `combine`, each with the steps it needs.
+        steps: Some of `train`, `generate`, `export`, `match` and `combine`, each with the steps it needs. Without
+            `train`, users are ranked by a model whose shards are copies of a small model.
         spark_url: URL of the cluster; None for `local[threads]` on this machine.
         peers: `als`, `pandas`.
         scratch: Existing directory for data, models and spill; None for the system's temporary one.
@@ -146,7 +150,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, rep
     report("generating data")
     interactions = folder / "interactions"
     interactions.mkdir()
-    n_rows = write_interactions(data, interactions)
+    n_rows = write_interactions(data, interactions) if "train" in settings.steps else data.n_interactions
     lists = folder / "lists"
     lists.mkdir()
     of_lists = AlgebraSettings(data.n_users, threads=settings.threads)
@@ -172,13 +176,19 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, rep
     trained = {}
     for engine in settings.engines:
         url = (settings.spark_url or f"local[{settings.threads}]") if engine == "spark" else None
-        model = {"model": str(folder / f"model-{engine}"), "engine": url}
+        model_folder = folder / f"model-{engine}"
+        model = {"model": str(model_folder), "engine": url}
         if "train" in settings.steps:
             trained[engine] = step("train", f"{engine}: train", **model)
+        elif "generate" in settings.steps:
+            report("copying a model")
+            _copy_model(settings, data, common, model_folder)
         last = None
         for n_seed in settings.seed_sizes if "generate" in settings.steps else ():
             seed = folder / f"seed-{n_seed}.csv"
-            seed.write_text("\n".join(["user_id", *_seed(data, n_seed)]), "utf-8")
+            is_copied = "train" not in settings.steps
+            seed_users = copied_seed(_seed(_small(data), n_seed)) if is_copied else _seed(data, n_seed)
+            seed.write_text("\n".join(["user_id", *seed_users]), "utf-8")
             last = str(folder / f"out-{engine}-{n_seed}")
             step("generate", f"{engine}: generate from {n_seed:,} seed users", **model, seed=str(seed), out=last)
         for name, label in (("export", "export all users"), ("match", "match"), ("combine", "combine five lists")):
@@ -191,7 +201,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, rep
         als = step("als", "implicit ALS, 64 factors, 15 rounds")
         if all("seconds" in entry for entry in (trained["duckdb"], pairs, als)):
             ratio = trained["duckdb"]["seconds"] / (pairs["seconds"] + als["seconds"])
-    if "pandas" in settings.peers and settings.seed_sizes and "generate" in settings.steps:
+    if "pandas" in settings.peers and settings.seed_sizes and {"train", "generate"} <= set(settings.steps):
         step("pandas", "pandas + scikit-learn", seed=str(folder / f"seed-{settings.seed_sizes[0]}.csv"))
     shutil.rmtree(interactions)
     shutil.rmtree(lists)
@@ -202,6 +212,21 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, rep
         "training_to_als": ratio,
         "spark_to_duckdb": _ratios(steps),
     }
+
+
+def _small(data: SyntheticSettings) -> SyntheticSettings:
+    """Return the data of the small model whose users are copied when training is not measured."""
+    n_users = n_users_to_copy(data.n_users)
+    return replace(data, n_users=n_users, n_interactions=data.n_interactions * n_users // data.n_users)
+
+
+def _copy_model(settings: ScaleSettings, data: SyntheticSettings, common: Mapping[str, Any], out: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="small-", dir=settings.scratch) as name:
+        interactions, model = Path(name, "interactions"), Path(name, "model")
+        interactions.mkdir()
+        write_interactions(_small(data), interactions)
+        _run("train", {**common, "interactions": str(interactions), "model": str(model)}, Path(name))
+        copy_model(model, out, data.n_users)
 
 
 def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -1,10 +1,13 @@
-"""Generate realistic interactions of any size, with planted groups.
+"""Generate realistic interactions and audience models of any size, with planted groups.
 
-Lives here: the deterministic generator of the scale benchmark.
+Lives here: the deterministic generators of the scale benchmark.
 Add here when synthetic data lacks a property of real data that affects costs.
 Keep out: small data sets for tests.
 """
 
+import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ _CHUNK_USERS = 50_000
 _NEWEST = 1_700_000_000
 _SPAN_SECONDS = 90 * 86_400
 _OWN_SHARE = 0.4
+_NOISE_OF_COPIES = 0.05
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,68 @@ def seed_ids(settings: SyntheticSettings, interest: int, n: int) -> list[str]:
     members = users[interest_of(settings, users) == interest]
     chosen = np.random.default_rng([settings.random_seed, interest]).permutation(members)[:n]
     return [f"user-{user:08d}" for user in np.sort(chosen)]
+
+
+def n_users_to_copy(n_users: int) -> int:
+    """Return how many users a model needs to be copied with `copy_model` into one of `n_users`."""
+    from cleanroom_pipelines.similarity import TrainingSettings
+    from cleanroom_pipelines.similarity.shards import shard_bits
+
+    return n_users >> shard_bits(n_users, TrainingSettings().users_per_shard)
+
+
+def copied_seed(user_ids: Sequence[str]) -> list[str]:
+    """Return the ids of the first copies of users of the small model of `copy_model`."""
+    return [f"{user_id}-0" for user_id in user_ids]
+
+
+def copy_model(model: Path, out: Path, n_users: int) -> None:
+    """Write an audience model of many users, whose shards are copies of the users of a small model.
+
+    Each copy of a user has an id, a stable hash and features of its own, so that the scores of copies differ.
+
+    Args:
+        model: A model of one shard with `n_users_to_copy` users.
+        out: The folder to create.
+        n_users: Number of users, accurate within one per shard.
+    """
+    import pyarrow as pa
+
+    from cleanroom_pipelines.similarity.model import Model
+    from cleanroom_pipelines.similarity.shards import (
+        EMBEDDINGS_FOLDER,
+        USERS_FOLDER,
+        ShardArrays,
+        block_bits,
+        first_hashes,
+        part_name,
+        shard_bits,
+        write_shard,
+    )
+
+    small = Model(model)
+    users = small.shard(0)
+    bits = shard_bits(n_users, small.n_users)
+    shutil.copytree(model, out, ignore=shutil.ignore_patterns(USERS_FOLDER, EMBEDDINGS_FOLDER, "digests.json"))
+    (out / USERS_FOLDER).mkdir()
+    (out / EMBEDDINGS_FOLDER).mkdir()
+    hashes = first_hashes(bits)
+    for number in range(1 << bits):
+        rng = np.random.default_rng(number)
+        shard = ShardArrays(
+            user_ids=pa.array([f"{user_id}-{number}" for user_id in users.user_ids.to_pylist()]),
+            hashes=np.sort(rng.integers(hashes[number], hashes[number + 1], small.n_users)),
+            starts=users.starts,
+            items=users.items,
+            counts=users.counts,
+            days=users.days,
+            dense=users.dense + rng.normal(0.0, _NOISE_OF_COPIES, users.dense.shape).astype(np.float32),
+        )
+        write_shard(out, number, shard)
+        part = Path(EMBEDDINGS_FOLDER, part_name(number))
+        shutil.copyfile(model / EMBEDDINGS_FOLDER / part_name(0), out / part)
+    description = dict(small.description)
+    description["users_per_shard"] = [small.n_users] * (1 << bits)
+    description["n_users"] = small.n_users << bits
+    description["n_blocks"] = 1 << block_bits(description["n_users"])
+    (out / "model.json").write_text(json.dumps(description), "utf-8")

@@ -6,7 +6,7 @@ Add here when the ranking gets another column.
 Keep out: scoring, and reading a ranking (rankings).
 
 On one machine, the scores are written to disk in order of the users, then distributed to files by ranges of
-scores. A sample of the scores chooses the ranges, of about two million users each. From the highest range to the
+scores. A sample of the scores chooses the ranges, of about a million users each. From the highest range to the
 lowest, each is sorted in memory; a score that many users share has a range of its own, which needs no sorting.
 
 On a cluster, the engine sorts the scores of the n non-seed users into consecutive files. Each file is then
@@ -37,7 +37,8 @@ from cleanroom_pipelines.similarity.shards import part_name
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-_USERS_PER_RANGE = 1 << 21
+_USERS_PER_RANGE = 1 << 20
+_MAX_RANGES = 500  # all their files are open at once
 _SAMPLED = 1 << 6
 _ROW_GROUP = 100_000
 _RANGE_SCHEMA = pa.schema([("number", pa.int64()), ("score", pa.float64()), ("user_id", pa.string())])
@@ -101,7 +102,7 @@ def ranked_parts(model: Model, scores: ScoreFile, *, seed: Int64, scratch: Path)
         The other users, best first; ties are in order of the users' numbers, that is, of stable_hash and id.
     """
     n_others = scores.n_users - len(seed)
-    edges = _edges(scores.sample, -(-n_others // _USERS_PER_RANGE))
+    edges = _edges(scores.sample, min(_MAX_RANGES, -(-n_others // _USERS_PER_RANGE)))
     counts = _distribute(model, scores.path, seed, edges, scratch)
     above = 0
     for number in reversed(range(len(counts))):
