@@ -22,7 +22,13 @@ from cleanroom_pipelines.audiences.definitions import Remarketing
 from cleanroom_pipelines.audiences.evaluating import count
 from cleanroom_pipelines.audiences.insights import base_figures, insights
 from cleanroom_pipelines.audiences.overlap import overlap_statistics
-from cleanroom_pipelines.audiences.relations import COUNTED, MATCHED, Relations, open_room_relations
+from cleanroom_pipelines.audiences.relations import (
+    COUNTED,
+    MATCHED,
+    Relations,
+    join_matched,
+    open_room_relations,
+)
 from cleanroom_pipelines.engine import open_engine
 from cleanroom_pipelines.privacy import COUNT, INSIGHTS, Price, ReleasePolicy, Releaser
 
@@ -36,6 +42,7 @@ NO_NOISE = Price(10**9)
 
 
 def rows(relations: Relations, name: str) -> Counter[tuple[str, str]]:
+    join_matched(relations.engine, name)
     table = relations.engine.fetch(f"SELECT audience_type, user_id FROM {name}")
     return Counter(zip(table["audience_type"].to_pylist(), table["user_id"].to_pylist(), strict=True))
 
