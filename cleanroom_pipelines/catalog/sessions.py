@@ -17,6 +17,7 @@ from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import ConsoleSession, LinkPurpose, SignInLink
 from cleanroom_pipelines.catalog.tables import SessionRow, SignInLinkRow, TokenRow, UserRow, record_of
 from cleanroom_pipelines.catalog.users import find_user
+from cleanroom_pipelines.errors import ConflictError
 
 IDLE, LONGEST = timedelta(minutes=30), timedelta(hours=12)
 _BETWEEN_RECORDS = timedelta(minutes=1)
@@ -67,13 +68,19 @@ class SignIn(Part):
             )
             return None if row is None else record_of(SignInLink, row)
 
-    def use_link(self, digest: str, purpose: LinkPurpose, password: str | None = None) -> SignInLink | None:
-        """Use up a link, and set its user's password; None if another request was first, or the link is invalid.
+    def use_link(
+        self, digest: str, purpose: LinkPurpose, session_digest: str, password: str | None = None
+    ) -> SignInLink | None:
+        """Use up a link, set its user's password, and start a session, at once.
 
         Args:
             digest: The link's keyed digest.
             purpose: What the link must be for.
+            session_digest: The keyed digest of the session.
             password: The new password, encoded; None to keep the old one.
+
+        Returns:
+            The link; None if it is invalid, or another request was first.
         """
         link = self.link(digest, purpose)
         if link is None:
@@ -87,7 +94,8 @@ class SignIn(Part):
                 return None
             if password is not None:
                 find_user(session, link.email).password = password
-                session.execute(delete(SessionRow).where(SessionRow.email == link.email))
+                _end_all(session, link.email)
+            self._start(session, link.email, session_digest)
         return link
 
     def invitations(self) -> tuple[SignInLink, ...]:
@@ -104,18 +112,26 @@ class SignIn(Part):
             token = session.scalar(select(TokenRow.id).where(TokenRow.email == email).limit(1))
             return token is not None or (row is not None and row.password is not None)
 
-    def add_session(self, email: str, digest: str, token_id: str | None = None) -> None:
+    def add_session(
+        self, email: str, digest: str, *, token_id: str | None = None, password: str | None = None
+    ) -> None:
         """Store a new session's digest, and delete sessions that have ended.
 
+        Args:
+            email: The user.
+            digest: The session's keyed digest.
+            token_id: The token by which the user signed in.
+            password: The password by which the user signed in, encoded; None for another way.
+
         Raises:
-            NotFoundError: The user does not exist.
+            ConflictError: The user was deleted, disabled, or got another password, since the request was checked.
         """
-        now = self._database.now()
-        ended = or_(SessionRow.used_at <= now - IDLE, SessionRow.created_at <= now - LONGEST)
         with self._database.write() as session:
-            find_user(session, email)
-            session.execute(delete(SessionRow).where(ended))
-            session.add(SessionRow(email=email, digest=digest, token_id=token_id, created_at=now, used_at=now))
+            # locked, because a new password must end this session too
+            user = session.get(UserRow, email, with_for_update=True)
+            if user is None or user.disabled or password not in (None, user.password):
+                raise ConflictError("How the user signs in has changed.", remedy="Sign in again.")
+            self._start(session, email, digest, token_id)
 
     def session(self, digest: str) -> ConsoleSession | None:
         """Return a session and record its use; None if it is unknown or has ended."""
@@ -147,13 +163,24 @@ class SignIn(Part):
         with self._database.write() as session:
             session.execute(delete(SessionRow).where(SessionRow.digest == digest))
 
+    def _start(self, session: Session, email: str, digest: str, token_id: str | None = None) -> None:
+        now = self._database.now()
+        ended = or_(SessionRow.used_at <= now - IDLE, SessionRow.created_at <= now - LONGEST)
+        session.execute(delete(SessionRow).where(ended))
+        session.add(SessionRow(email=email, digest=digest, token_id=token_id, created_at=now, used_at=now))
+
     @noted
     def end_sessions(self, email: str) -> None:
         """End all sessions of a user, and make the user's one-time links invalid."""
         with self._database.write() as session:
-            session.execute(delete(SessionRow).where(SessionRow.email == email))
-            is_link = SignInLinkRow.purpose == LinkPurpose.SIGN_IN
-            session.execute(delete(SignInLinkRow).where(SignInLinkRow.email == email, is_link))
+            _end_all(session, email)
+
+
+def _end_all(session: Session, email: str) -> None:
+    """End what a user is, or could soon be, signed in by."""
+    session.execute(delete(SessionRow).where(SessionRow.email == email))
+    is_link = SignInLinkRow.purpose == LinkPurpose.SIGN_IN
+    session.execute(delete(SignInLinkRow).where(SignInLinkRow.email == email, is_link))
 
 
 def _may_still_invite(session: Session, link: SignInLinkRow) -> bool:

@@ -13,6 +13,7 @@ from cleanroom_pipelines.console.forms import MAX_FIELD_BYTES, Form, FormReader,
 from cleanroom_pipelines.console.page import PageRequest, Route
 from cleanroom_pipelines.console.pages import ROUTES, TABS
 from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, url
+from cleanroom_pipelines.console.repeats import RepeatedForms
 from cleanroom_pipelines.console.sessions import SignInLimits, check_origin, check_transport, session_secret
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import as_media_error, status_of
@@ -43,6 +44,7 @@ class Console:
         self._service = MediaService(installation, way="console")
         self._rendering = Rendering()
         self._limits = SignInLimits()
+        self._repeats = RepeatedForms()
         self._rate = RateLimit(installation.settings.requests_per_second)
 
     def serves(self, request: Request) -> bool:
@@ -90,8 +92,29 @@ class Console:
         return Reply(status, {**reply.headers, "Connection": "close"}, reply.body)
 
     def run(self, route: Route, page: PageRequest) -> Reply:
-        """Answer a request after its form was read."""
-        return self._guarded(page.request, lambda: route.answer(page), page.email)
+        """Answer a request after its form was read; a form that is sent twice is handled once."""
+
+        def answer() -> Reply:
+            return self._guarded(page.request, lambda: self._show(route, page), page.email)
+
+        if route.method in _READS or not page.email:
+            return answer()
+        return self._repeats.answer(session_secret(page.request), page.request.raw_path, page.form, answer)
+
+    def _show(self, route: Route, page: PageRequest) -> Reply:
+        """Return a route's page, and audit what the page rejects itself."""
+        error: Exception | None = None
+        try:
+            reply = route.answer(page)
+            if reply.status >= 400:
+                error = page.error or errors.InvalidRequestError("The form is incomplete.")
+            return reply
+        except Exception as raised:
+            error = raised
+            raise
+        finally:
+            if error is not None and not page.is_rejection_audited:
+                page.service.audit_rejection(f"page.{route.answer.__name__}", error, page.request.id, page.email)
 
     def is_signed_in(self, page: PageRequest) -> bool:
         """Whether the session of a request still exists."""

@@ -4,6 +4,7 @@ Lives here: reading urlencoded bodies, and multipart bodies as a stream whose fi
 Keep out: what forms mean (pages) and storing files encrypted (the data-room service).
 """
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,11 +31,13 @@ class FormFile:
         name: Its name on the sender's disk, without folders; empty if the user chose no file.
         stream: Its content, in scratch; deleted when the request ends.
         n_bytes: Its size.
+        sha256: The hash of its content.
     """
 
     name: str
     stream: IO[bytes] = field(repr=False)
     n_bytes: int = 0
+    sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the content from its beginning."""
@@ -78,6 +81,11 @@ class Form:
     def file(self, name: str) -> FormFile | None:
         """Return the file of a field; None if the user chose none."""
         return next((file for key, file in self.files if key == name and file.name and file.n_bytes), None)
+
+    def digest(self) -> bytes:
+        """Return a hash that only equal forms have."""
+        files = [(key, file.name, file.n_bytes, file.sha256.hexdigest()) for key, file in self.files]
+        return hashlib.sha256(repr((self.fields, files)).encode(errors="surrogatepass")).digest()
 
     def close(self) -> None:
         """Delete the form's files in the scratch folder."""
@@ -203,6 +211,7 @@ class FormReader:
                 remedy="Upload a smaller file, or ask the operator for a higher limit.",
             )
         self._file.stream.write(data[start:end])
+        self._file.sha256.update(data[start:end])
         self._file.n_bytes += n_bytes
 
     def _end_part(self) -> None:

@@ -9,8 +9,8 @@ import mimetypes
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
@@ -19,7 +19,7 @@ from starlette.routing import compile_path
 from cleanroom_pipelines.console.forms import Form, FormFile
 from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, url
 from cleanroom_pipelines.console.sessions import SignInLimits
-from cleanroom_pipelines.media.errors import InvalidRequestError
+from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
 from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.runs.users import areas_of
 from cleanroom_pipelines.server.media.service import MediaService
@@ -57,6 +57,8 @@ class PageRequest:
         form: The fields and files of a POST.
         tabs: The entries of a room's menu.
         routes: All pages.
+        is_rejection_audited: Whether a handler has audited that it rejected something.
+        error: Why the shown page rejects its form; None if it does not, or says so next to fields only.
     """
 
     service: MediaService
@@ -68,7 +70,13 @@ class PageRequest:
     form: Form = field(default_factory=Form)
     tabs: tuple[Tab, ...] = ()
     routes: "tuple[Route, ...]" = ()
+    is_rejection_audited: bool = False
+    error: MediaError | None = None
     _headers: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take note of the rejections that handlers audit."""
+        self.service = replace(self.service, on_rejection=partial(setattr, self, "is_rejection_audited", True))
 
     @cached_property
     def query(self) -> Mapping[str, str]:
@@ -111,7 +119,7 @@ class PageRequest:
         Raises:
             MediaError: It is too large, or the user has too many files.
         """
-        return self.service.upload(self.email, file.chunks(), file.name, matching_id)
+        return self.service.upload(self.email, file.chunks(), file.name, matching_id, self.request.id)
 
     def show(
         self, template: str, *, status: int = 200, room: Mapping[str, Any] | None = None, **values: Any
@@ -124,7 +132,7 @@ class PageRequest:
             room: The room whose menu the page has.
             **values: Values for the template.
         """
-        done = self.query.get("done", "")
+        done, self.error = self.query.get("done", ""), values.get("error")
         shared = {
             "me": self.email,
             "path": self.request.raw_path,
@@ -157,7 +165,7 @@ class PageRequest:
         """
         stack = ExitStack()
         try:
-            path = stack.enter_context(self.service.opening(self.email, job_id, name))
+            path = stack.enter_context(self.service.opening(self.email, job_id, name, self.request.id))
             stream = stack.enter_context(path.open("rb"))
         except BaseException:
             stack.close()

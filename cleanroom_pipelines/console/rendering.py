@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cleanroom_pipelines.console.charts import bar_chart
+from cleanroom_pipelines.console.repeats import mark_forms
 from cleanroom_pipelines.server.requests import Reply
 
 PREFIX = "/console"
@@ -34,7 +35,9 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # not `no-referrer`, with which browsers send `Origin: null` with forms: `check_origin` would reject them where
+    # a browser sends no Sec-Fetch-Site; other sites get no referrer either way
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
@@ -80,6 +83,8 @@ class Rendering:
     ) -> Reply:
         """Render a template as a page that is not cached."""
         body = self._environment.get_template(template).render(values)
+        if values.get("me"):
+            body = mark_forms(body)
         return Reply(status, {**PRIVATE, "Content-Type": "text/html; charset=utf-8", **headers}, body.encode())
 
     @cached_property

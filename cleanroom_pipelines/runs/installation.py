@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -74,6 +75,8 @@ class Settings:
         max_scratch_bytes: CLEANROOM_MAX_SCRATCH, such as 100GB: how much the engine of one job may spill.
         operator_pages: CLEANROOM_OPERATOR_PAGES: `remote` shows the operator's pages over TLS from elsewhere too;
             `local`, the default, only on this machine.
+        private_networks: CLEANROOM_PRIVATE_NETWORKS, such as 172.17.0.0/16: networks whose connections need no TLS
+            because nobody else can read them, such as a container's whose port is published on 127.0.0.1 only.
         max_uploads: CLEANROOM_MAX_UPLOADS: files per user that are not in a room yet.
         max_labs: CLEANROOM_MAX_LABS: data labs per user.
         max_rooms: CLEANROOM_MAX_ROOMS: data rooms owned per user.
@@ -103,6 +106,7 @@ class Settings:
     max_unpacked_bytes: int = 2 * 10**9
     max_scratch_bytes: int | None = None
     operator_pages: str = "local"
+    private_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     max_uploads: int = 100
     max_labs: int = 100
     max_rooms: int = 100
@@ -142,6 +146,7 @@ class Settings:
             max_unpacked_bytes=_read(values, "CLEANROOM_MAX_UNPACKED", parse_bytes) or 2 * 10**9,
             max_scratch_bytes=_read(values, "CLEANROOM_MAX_SCRATCH", parse_bytes),
             operator_pages=_read(values, "CLEANROOM_OPERATOR_PAGES", _operator_pages) or "local",
+            private_networks=_read(values, "CLEANROOM_PRIVATE_NETWORKS", _networks) or (),
             max_uploads=_read(values, "CLEANROOM_MAX_UPLOADS", _positive) or 100,
             max_labs=_read(values, "CLEANROOM_MAX_LABS", _positive) or 100,
             max_rooms=_read(values, "CLEANROOM_MAX_ROOMS", _positive) or 100,
@@ -426,6 +431,10 @@ def _operator_pages(text: str) -> str:
     if text not in ("local", "remote"):
         raise ValueError("unknown place")
     return text
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(each.strip()) for each in text.split(","))
 
 
 def _size_profile(text: str) -> str:

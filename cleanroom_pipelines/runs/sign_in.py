@@ -74,11 +74,11 @@ def find_link(installation: Installation, secret: str, purpose: LinkPurpose) -> 
     return installation.catalog.sign_in.link(_digest(installation, purpose, secret), purpose)
 
 
-def accept_invitation(installation: Installation, secret: str, password: str) -> str | None:
-    """Use up an invitation and set its user's password.
+def accept_invitation(installation: Installation, secret: str, password: str) -> tuple[str, str] | None:
+    """Use up an invitation, set its user's password, and start a session.
 
     Returns:
-        The user's address; None if the invitation is invalid.
+        The user's address and the session's secret; None if the invitation is invalid.
 
     Raises:
         UsageError: The password is too short or too long.
@@ -90,8 +90,8 @@ def accept_invitation(installation: Installation, secret: str, password: str) ->
     return _use(installation, secret, LinkPurpose.INVITATION, encoded)
 
 
-def use_sign_in_link(installation: Installation, secret: str) -> str | None:
-    """Use up a one-time link and return its user's address; None if it is invalid."""
+def use_sign_in_link(installation: Installation, secret: str) -> tuple[str, str] | None:
+    """Use up a one-time link and start a session; return its user and secret, or None if the link is invalid."""
     return _use(installation, secret, LinkPurpose.SIGN_IN) if _SECRET.fullmatch(secret) else None
 
 
@@ -107,32 +107,50 @@ def check_password(password: str) -> None:
         )
 
 
-def is_password(installation: Installation, email: str, password: str) -> bool:
-    """Check a user's password; unknown users take as long as others."""
+def start_session_by_password(installation: Installation, email: str, password: str) -> str | None:
+    """Start a session by a password and return its secret; unknown users take as long as others.
+
+    Returns:
+        The secret; None if the password is wrong, or was replaced in the meantime.
+    """
     encoded = installation.catalog.sign_in.password(email) if len(email) <= 320 else None
     stored = encoded or _encode_with("", b"\0" * _SALT_BYTES)
     salt = base64.b64decode(stored.split("$")[-2])
     given = _encode(password[: MAX_PASSWORD + 1], salt)
-    return hmac.compare_digest(given, stored) and encoded is not None
+    if not hmac.compare_digest(given, stored) or encoded is None:
+        return None
+    with suppress(ConflictError):
+        return start_session(installation, email, password=encoded)
+    return None
 
 
-def start_session(installation: Installation, email: str, token_id: str | None = None) -> str:
+def start_session_by_token(installation: Installation, token: str) -> tuple[str, str] | None:
+    """Start a session by a token; return its user and its secret, or None if the token is invalid."""
+    found = token_of(installation, token)
+    if found is not None:
+        with suppress(ConflictError):
+            return found.email, start_session(installation, found.email, token_id=found.id)
+    return None
+
+
+def start_session(
+    installation: Installation, email: str, *, token_id: str | None = None, password: str | None = None
+) -> str:
     """Start a session and return its secret, of 256 random bits.
 
     Args:
         installation: The installation to work on.
         email: The user.
         token_id: The token by which the user signed in; the session ends with it.
+        password: The encoded password by which the user signed in.
+
+    Raises:
+        ConflictError: The user was disabled, or got another password, since it was checked.
     """
     secret = _secret(installation)
-    installation.catalog.sign_in.add_session(email, _digest(installation, "session", secret), token_id)
+    digest = _digest(installation, "session", secret)
+    installation.catalog.sign_in.add_session(email, digest, token_id=token_id, password=password)
     return secret
-
-
-def start_session_by_token(installation: Installation, token: str) -> tuple[str, str] | None:
-    """Start a session by a token; return its user and its secret, or None if the token is invalid."""
-    found = token_of(installation, token)
-    return None if found is None else (found.email, start_session(installation, found.email, found.id))
 
 
 def find_session(installation: Installation, secret: str) -> ConsoleSession | None:
@@ -148,9 +166,14 @@ def end_session(installation: Installation, secret: str) -> None:
         installation.catalog.sign_in.end_session(_digest(installation, "session", secret))
 
 
-def _use(installation: Installation, secret: str, purpose: LinkPurpose, password: str | None = None) -> str | None:
-    link = installation.catalog.sign_in.use_link(_digest(installation, purpose, secret), purpose, password)
-    return None if link is None else link.email
+def _use(
+    installation: Installation, secret: str, purpose: LinkPurpose, password: str | None = None
+) -> tuple[str, str] | None:
+    started = _secret(installation)
+    link = installation.catalog.sign_in.use_link(
+        _digest(installation, purpose, secret), purpose, _digest(installation, "session", started), password
+    )
+    return None if link is None else (link.email, started)
 
 
 def _secret(installation: Installation) -> str:

@@ -6,9 +6,9 @@ Keep out: the APIs themselves, and starting the server (`starting.py`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -78,6 +78,7 @@ class Gateway:
         new_id: Returns a new UUID for each request.
         seconds_for_body: Time limit for a body; an upload gets another second for each 10,000 bytes.
         site: The pages; None for APIs only.
+        private_networks: Networks whose connections others cannot read even without TLS.
     """
 
     api: LookalikeApi
@@ -87,6 +88,7 @@ class Gateway:
     new_id: Callable[[], str]
     seconds_for_body: float = 60.0
     site: Site | None = None
+    private_networks: Sequence[IPv4Network | IPv6Network] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection; websockets are rejected."""
@@ -108,7 +110,7 @@ class Gateway:
             raw_query=scope["query_string"].decode("latin-1"),
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
             is_secure=scope.get("scheme") == "https",
-            is_private=_is_private(scope),
+            is_private=self._is_private(scope),
             is_local=_is_local(scope),
             client=(scope.get("client") or ("",))[0],
         )
@@ -121,6 +123,12 @@ class Gateway:
             reply = await self._other(request, receive)
         self.metrics.count(request.raw_path, reply.status, is_s3=is_s3)
         return reply
+
+    def _is_private(self, scope: Scope) -> bool:
+        """Whether others cannot read a connection: it uses TLS (also before a trusted proxy), or is local."""
+        if scope.get("scheme") == "https" or _is_direct(scope):
+            return True
+        return not _is_proxied(scope) and _is_within(scope.get("client"), self.private_networks)
 
     async def _measure(self, request: Request, *, is_local: bool) -> Reply:
         if not self.metrics.admits(request.header("authorization") or "", is_local=is_local):
@@ -218,11 +226,6 @@ class Gateway:
             await anyio.to_thread.run_sync(upload.discard)
 
 
-def _is_private(scope: Scope) -> bool:
-    """Whether others cannot read a connection: it uses TLS (also before a trusted proxy), or is local."""
-    return scope.get("scheme") == "https" or _is_direct(scope)
-
-
 def _is_local(scope: Scope) -> bool:
     """Whether a direct connection's Host header also names this machine; other sites' names may resolve to it."""
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
@@ -231,8 +234,19 @@ def _is_local(scope: Scope) -> bool:
 
 def _is_direct(scope: Scope) -> bool:
     """Whether a connection comes from this machine and not through a proxy that adds the usual headers."""
-    client, is_proxied = scope.get("client"), any(name in _OF_PROXIES for name, _ in scope["headers"])
-    return client is not None and not is_proxied and _is_loopback(client[0])
+    client = scope.get("client")
+    return client is not None and not _is_proxied(scope) and _is_loopback(client[0])
+
+
+def _is_proxied(scope: Scope) -> bool:
+    return any(name in _OF_PROXIES for name, _ in scope["headers"])
+
+
+def _is_within(client: tuple[str, int] | None, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    try:
+        return client is not None and any(ip_address(client[0]) in each for each in networks)
+    except ValueError:
+        return False
 
 
 def _is_this_machine(host: str) -> bool:

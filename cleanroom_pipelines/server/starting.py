@@ -103,7 +103,15 @@ def make_gateway(
     s3 = S3Api(parts, door, installation.home.scratch, hosts)
     media = MediaApi(MediaService(installation), media_rate)
     site = make_site(installation) if make_site else None
-    return Gateway(LookalikeApi(endpoint, door, is_strict), s3, media, Metrics(installation), _new_uuid, site=site)
+    return Gateway(
+        LookalikeApi(endpoint, door, is_strict),
+        s3,
+        media,
+        Metrics(installation),
+        _new_uuid,
+        site=site,
+        private_networks=settings.private_networks,
+    )
 
 
 def endpoint_of(installation: Installation) -> Endpoint:

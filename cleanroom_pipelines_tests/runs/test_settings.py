@@ -3,6 +3,7 @@ value. An installation opens its parts at the configured places."""
 
 import contextlib
 import dataclasses
+from ipaddress import ip_network
 from pathlib import Path
 from unittest import mock
 
@@ -47,6 +48,12 @@ def test_defaults_without_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("THREADS", "3", "threads", 3),
         ("SIZE_PROFILE", "aws", "size_profile", "aws"),
         ("SEED_FLOOR", "1", "seed_floor", 1),
+        (
+            "PRIVATE_NETWORKS",
+            "172.17.0.0/16, fd00::/8",
+            "private_networks",
+            (ip_network("172.17.0.0/16"), ip_network("fd00::/8")),
+        ),
         ("NOTIFY", "https://hooks.example.com/x", "notify", "https://hooks.example.com/x"),
         ("NOTIFY", "notify-send done", "notify", "notify-send done"),
         ("RETENTION_DAYS", "0.5", "retention_days", 0.5),

@@ -230,7 +230,9 @@ def _chosen(page: PageRequest, slot: Slot) -> FormFile | None:
 
 def _store(page: PageRequest, slot: Slot, file: FormFile) -> str:
     """Store a file, and return its id if its content fits the dataset; delete it otherwise."""
-    upload_id: str = page.service.upload(page.email, table_chunks(file.stream), file.name)["manifest_hash"]
+    upload_id: str = page.service.upload(
+        page.email, table_chunks(file.stream), file.name, request_id=page.request.id
+    )["manifest_hash"]
     try:
         _guess(page, slot, upload_id)
     except MediaError:

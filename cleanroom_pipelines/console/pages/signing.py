@@ -19,8 +19,7 @@ from cleanroom_pipelines.runs.sign_in import (
     check_password,
     end_session,
     find_link,
-    is_password,
-    start_session,
+    start_session_by_password,
     start_session_by_token,
     use_sign_in_link,
 )
@@ -40,11 +39,12 @@ def sign_in_by_password(page: PageRequest) -> Reply:
     email = page.form.text("email").lower()
     try:
         _limit(page, email)
-        if not is_password(page.service.installation, email, page.form.secret("password")):
+        secret = start_session_by_password(page.service.installation, email, page.form.secret("password"))
+        if secret is None:
             raise _rejected(page, email, "The e-mail address or the password is wrong.")
     except MediaError as error:
         return _again(page, error)
-    return _enter(page, email, start_session(page.service.installation, email))
+    return _enter(page, email, secret)
 
 
 def sign_in_by_token(page: PageRequest) -> Reply:
@@ -77,10 +77,10 @@ def accept(page: PageRequest) -> Reply:
         problem = page.rendering.text("signing.password_length", least=MIN_PASSWORD, most=MAX_PASSWORD)
     if problem:
         return _show_invitation(page, problem)
-    email = accept_invitation(installation, page.path["secret"], password)
-    if email is None:
+    started = accept_invitation(installation, page.path["secret"], password)
+    if started is None:
         raise _invalid_link(page)
-    return _enter(page, email, start_session(installation, email))
+    return _enter(page, *started)
 
 
 def link(page: PageRequest) -> Reply:
@@ -95,10 +95,10 @@ def use_link(page: PageRequest) -> Reply:
     """Use up a one-time link and sign in."""
     installation = page.service.installation
     _limit(page)
-    email = use_sign_in_link(installation, page.path["secret"])
-    if email is None:
+    started = use_sign_in_link(installation, page.path["secret"])
+    if started is None:
         raise _invalid_link(page)
-    return _enter(page, email, start_session(installation, email))
+    return _enter(page, *started)
 
 
 def account(page: PageRequest) -> Reply:

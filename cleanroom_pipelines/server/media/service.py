@@ -83,10 +83,12 @@ class MediaService:
     Args:
         installation: The installation.
         way: The entry point that audit entries name.
+        on_rejection: Called after each audit entry of a rejected or failed call.
     """
 
     installation: Installation
     way: str = "media"
+    on_rejection: Callable[[], None] = lambda: None
 
     def call(self, email: str, method: str, params: Mapping[str, Any], request_id: str | None = None) -> Any:
         """Execute a call and write its audit entry.
@@ -131,7 +133,12 @@ class MediaService:
             return do(call)
 
     def upload(
-        self, email: str, chunks: Iterable[bytes], name: str, matching_id: str | None = None
+        self,
+        email: str,
+        chunks: Iterable[bytes],
+        name: str,
+        matching_id: str | None = None,
+        request_id: str | None = None,
     ) -> dict[str, Any]:
         """Store an uploaded file, encrypted.
 
@@ -139,7 +146,7 @@ class MediaService:
             UploadTooLargeError: The file exceeds the installation's upload limit.
             QuotaExceededError: The user has too many files that are not in a data room yet.
         """
-        call = Call(self.installation, email, {}, {"operation": "upload"})
+        call = Call(self.installation, email, {}, {"operation": "upload", "request_id": request_id})
         with self._audited(call, only_reads=False):
             files.check_uploads(call)
             return files.store_upload(call, chunks, name, matching_id)
@@ -158,13 +165,13 @@ class MediaService:
             raise
 
     @contextmanager
-    def opening(self, email: str, job_id: str, name: str) -> Iterator[Path]:
+    def opening(self, email: str, job_id: str, name: str, request_id: str | None = None) -> Iterator[Path]:
         """Open a job's file for the duration of the `with` block, after writing the audit entry.
 
         Raises:
             MediaError: The user has no such file.
         """
-        call = Call(self.installation, email, {}, {"operation": "download"})
+        call = Call(self.installation, email, {}, {"operation": "download", "request_id": request_id})
         with ExitStack() as stack:
             with self._audited(call, only_reads=False):
                 path = stack.enter_context(jobs.open_file(call, job_id, name))
@@ -200,6 +207,8 @@ class MediaService:
         if error is not None:
             entry["error"] = type(as_media_error(error)).__name__
         (self.installation.audit.write_soon if soon else self.installation.audit.write)(entry)
+        if error is not None:
+            self.on_rejection()
 
 
 class LocalTransport:
