@@ -173,6 +173,7 @@ def side_rows(page: PageRequest) -> Reply:
 
 def sample(page: PageRequest) -> Reply:
     """Send a sample file of a dataset."""
+    page.room()  # only its participants know that the page exists
     try:
         name = InputName.parse(page.path["name"])
     except ValueError:
@@ -191,7 +192,10 @@ def history(page: PageRequest) -> Reply:
 
 def ask_take_back(page: PageRequest) -> Reply:
     """Ask for confirmation before data is removed from the room."""
-    return page.show("data/take_back.html", room=page.room(), side=_side(page.path["side"]))
+    side = _side(page.path["side"])
+    if side not in page.call(Method.GET_ROOM_DATA, room_id=page.room()["id"])["sides"]:
+        raise _missing()
+    return page.show("data/take_back.html", room=page.room(), side=side)
 
 
 def take_back(page: PageRequest) -> Reply:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rendering import url
-from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
+from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, NotFoundError
 from cleanroom_pipelines.media.protocol import Method, status_of
 from cleanroom_pipelines.server.requests import Reply
 from cleanroom_pipelines.terms import Permission
@@ -61,7 +61,10 @@ def invite(page: PageRequest) -> Reply:
 
 def ask_to_remove(page: PageRequest) -> Reply:
     """Ask for confirmation before a member is removed."""
-    return page.show("people/remove.html", room=page.room(), email=page.query.get("email", ""))
+    email = page.query.get("email", "")
+    if email not in [each["email"] for each in _call(page, Method.GET_MEMBERS)["members"]]:
+        raise NotFoundError("The participant has no such member.", remedy="Go to the people of the room.")
+    return page.show("people/remove.html", room=page.room(), email=email)
 
 
 def remove(page: PageRequest) -> Reply:
