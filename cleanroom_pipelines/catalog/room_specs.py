@@ -201,7 +201,8 @@ class DataRoomSpec(_MarkedSpec):
         self._check_providers()
 
     def _check_group(self, group: ParticipantSpec) -> None:
-        if not 1 <= len(group.emails) <= MAX_EMAILS:
+        # a participant whose members all left stays in the room without any
+        if not (group.emails or group.declined) or len(group.emails) > MAX_EMAILS:
             raise UsageError(
                 "A participant has too few or too many e-mail addresses.",
                 remedy=f"Give 1 to {MAX_EMAILS} addresses.",

@@ -72,12 +72,8 @@ class Console:
             route, page = self._open(request)
             if route is None:
                 return self._to_sign_in(request, page)
-            if not route.files:
-                raise errors.InvalidRequestError("This page receives no files.", remedy="Open the page again.")
             self._service.admit_upload(page.email, request.id)
-            most_bytes = self._installation.settings.max_upload_bytes
-            content_type = request.header("content-type") or ""
-            reader = FormReader(content_type, self._installation.home.scratch, most_bytes)
+            reader = self._audited(request, page.email, "upload", lambda: self._reader(request, route))
             return FormUpload(self, route, page, reader)
 
         return self._guarded(request, begin)
@@ -125,6 +121,12 @@ class Console:
         """Return the error page for a form that was being received, and audit the error."""
         self._service.audit_rejection("upload", error, page.request.id, page.email)
         return self._error_page(page.request, page.email, as_media_error(error), status_of(error))
+
+    def _reader(self, request: Request, route: Route) -> FormReader:
+        if not route.files:
+            raise errors.InvalidRequestError("This page receives no files.", remedy="Open the page again.")
+        most_bytes = self._installation.settings.max_upload_bytes
+        return FormReader(request.header("content-type") or "", self._installation.home.scratch, most_bytes)
 
     def _answer(self, request: Request, body: bytes) -> Reply:
         route, page = self._open(request)

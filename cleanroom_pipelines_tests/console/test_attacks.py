@@ -14,7 +14,19 @@ from cleanroom_pipelines.console.pages import ROUTES
 from cleanroom_pipelines_tests.media.groups import email
 from cleanroom_pipelines_tests.server.server import Room, serving
 
-from .attacked import NAMES, OPERATOR, OTHER_PERSON, PERSON, PRIVATE, STRANGER, Target, fill, name_of, words
+from .attacked import (
+    NAMES,
+    OPERATOR,
+    OTHER_PERSON,
+    PERSON,
+    PRIVATE,
+    STRANGER,
+    Target,
+    fill,
+    name_of,
+    rightful,
+    words,
+)
 
 OF_ROOMS = tuple(each for each in PRIVATE if "{room_id}" in each.path)
 OF_ACCOUNTS = tuple(each for each in PRIVATE if each.path.startswith("/lookalikes"))
@@ -117,12 +129,12 @@ def test_the_operators_pages_are_closed_to_others(target: Target, who: str, rout
 @pytest.mark.parametrize("headers", FORGED.values(), ids=FORGED)
 def test_a_form_of_another_site_is_refused(target: Target, headers: dict[str, str], route: Route) -> None:
     before = target.before()
-    target.assert_refused(target.send(_rightful(route), route, headers=headers), "", before, 403)
+    target.assert_refused(target.send(rightful(route), route, headers=headers), "", before, 403)
 
 
 @pytest.mark.parametrize("route", PRIVATE, ids=name_of)
 def test_other_methods_do_nothing(target: Target, route: Route) -> None:
-    who, address = _rightful(route), target.address(route)
+    who, address = rightful(route), target.address(route)
     before = target.before()
     other = "GET" if route.method == "POST" else "POST"
     methods = ["PUT", "DELETE", "PATCH", "OPTIONS"]
@@ -131,16 +143,6 @@ def test_other_methods_do_nothing(target: Target, route: Route) -> None:
     for method in methods:
         answer = target.browser(who).request(method, address, headers={"X-HTTP-Method-Override": route.method})
         target.assert_refused(answer, "", before, 405)
-
-
-def _rightful(route: Route) -> str:
-    """Return a user who may use a route."""
-    if route in OF_ACCOUNTS:
-        return PERSON
-    if route in OF_OPERATORS:
-        return OPERATOR
-    is_base = "/checks/" in route.path or route.path.endswith(("/approve", "/reject"))
-    return "base" if is_base and "approve" not in route.path and "reject" not in route.path else "seed"
 
 
 def _is_last(route: Route) -> int:
@@ -153,9 +155,7 @@ def test_those_who_may_are_served(target: Target) -> None:
     """The same requests by those who may send them, so that no attack fails for another reason."""
     refused = {}
     for route in sorted(PRIVATE, key=lambda each: (_is_last(each), each.method)):
-        answer = target.send(_rightful(route), route)
+        answer = target.send(rightful(route), route)
         if answer.status_code in (401, 403, 404, 405):
             refused[name_of(route)] = words(answer.text)[:200]
-        if "sign-out" in route.path:
-            del target.browsers[_rightful(route)]
     assert not refused, "\n".join(f"{route}: {why}" for route, why in refused.items())

@@ -75,6 +75,7 @@ class MediaWorld:
         installation: Installation,
         groups: Mapping[str, Iterable[Permission]] = GROUPS,
         types: Iterable[str] = EVERYTHING,
+        name: str = "Spring",
     ) -> Self:
         """Create a room of these groups, owned by the last one.
 
@@ -94,7 +95,7 @@ class MediaWorld:
             email(list(groups)[-1]),
             "create_room",
             {
-                "name": "Spring",
+                "name": name,
                 "participants": participants,
                 "collaboration_types": list(types),
                 "matching_ids": ["EMAIL"],
