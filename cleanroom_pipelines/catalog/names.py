@@ -28,8 +28,8 @@ MAX_TAG_VALUE = 256
 _TEXT = "\\u0020-\\uD7FF\\uE000-\\uFFFD\\U00010000-\\U0010FFFF\\t"
 _NAME = re.compile(f"[{_TEXT}]+")
 _DESCRIPTION = re.compile(f"[{_TEXT}\\r\\n]*")
-# Control characters, characters without width but the joiners of scripts and emojis, line and paragraph separators,
-# and bidirectional controls: with these, a name can look like another one.
+# Control characters, characters without width (but for joiners, which scripts need), separators of lines
+# and paragraphs, and bidirectional controls: with these, a name can look like another one.
 _INVISIBLE = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]"
 )

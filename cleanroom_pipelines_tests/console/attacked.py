@@ -160,6 +160,7 @@ class Target:
         home = self.world.installation.home
         with closing(sqlite3.connect(home.root / "catalog.db")) as database:
             rows = [line for line in database.iterdump() if not line.startswith(_MOVING)]
+            rows += [f"upload {id_}" for (id_,) in database.execute(_HELD)]
             sessions = database.execute("SELECT digest, email FROM sessions ORDER BY digest").fetchall()
         return [*rows, str(sessions), *_files(home.seeds), *_files(home.accounts)]
 
@@ -293,11 +294,18 @@ def rightful(route: Route) -> str:
     return "base" if "/checks/" in route.path else "seed"
 
 
+def is_last(route: Route) -> int:
+    """Return the place of a route among those that are used: what ends something comes last."""
+    ends = ("/delete", "/remove", "/take-back/{side}", "/leave", "/sign-out", "/sign-out-everywhere")
+    return next((place for place, end in enumerate(ends, 1) if route.path.endswith(end)), 0)
+
+
 PRIVATE = tuple(each for each in ROUTES if not each.is_public)
 
 
-# tables that also reads and rejections change: a deleted upload leaves its id
-_MOVING = ('INSERT INTO "sessions"', "INSERT INTO \"tombstones\" VALUES('upload'")
+# what reads and rejections change too: a deleted upload leaves its row
+_MOVING = ('INSERT INTO "sessions"', 'INSERT INTO "uploads"', "INSERT INTO \"tombstones\" VALUES('upload'")
+_HELD = "SELECT id FROM uploads WHERE location IS NOT NULL ORDER BY id"
 
 
 def _files(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from .attacked import (
     STRANGER,
     Target,
     fill,
+    is_last,
     name_of,
     rightful,
     words,
@@ -145,16 +146,10 @@ def test_other_methods_do_nothing(target: Target, route: Route) -> None:
         target.assert_refused(answer, "", before, 405)
 
 
-def _is_last(route: Route) -> int:
-    """Return the place of a route among those that are used: what ends something comes last."""
-    ends = ("/delete", "/remove", "/take-back/{side}", "/leave", "/sign-out", "/sign-out-everywhere")
-    return next((place for place, end in enumerate(ends, 1) if route.path.endswith(end)), 0)
-
-
 def test_those_who_may_are_served(target: Target) -> None:
     """The same requests by those who may send them, so that no attack fails for another reason."""
     refused = {}
-    for route in sorted(PRIVATE, key=lambda each: (_is_last(each), each.method)):
+    for route in sorted(PRIVATE, key=lambda each: (is_last(each), each.method)):
         answer = target.send(rightful(route), route)
         if answer.status_code in (401, 403, 404, 405):
             refused[name_of(route)] = words(answer.text)[:200]

@@ -9,8 +9,9 @@ rejected; no redirect leads elsewhere; each rejection is in the audit log.
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 
 import httpx
 import pytest
@@ -20,7 +21,9 @@ from cleanroom_pipelines.catalog import LinkPurpose
 from cleanroom_pipelines.catalog.tables import SessionRow
 from cleanroom_pipelines.console.app import Console
 from cleanroom_pipelines.console.sessions import SignInLimits
+from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.media.errors import TooManyRequestsError
+from cleanroom_pipelines.runs import sign_in
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.sign_in import accept_invitation, find_link, invite, issue_link, start_session
 from cleanroom_pipelines.runs.users import issue_token
@@ -478,3 +481,46 @@ def test_disabling_and_signing_out_everywhere_end_links(installation: Installati
     installation.catalog.users.set_user_disabled(USER, True)
     installation.catalog.users.set_user_disabled(USER, False)
     assert find_link(installation, secret, LinkPurpose.SIGN_IN) is None
+
+
+# what happens at the same time
+
+
+def test_a_sign_in_that_a_new_password_overtakes_fails(
+    installation: Installation, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The password is replaced after it was checked, and before the session starts."""
+    start, secret = sign_in.start_session, invite(installation, USER)[0]
+
+    def overtaken(*given: object, **more: object) -> str:
+        monkeypatch.undo()
+        assert accept_invitation(installation, secret, PASSWORD)
+        return start(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sign_in, "start_session", overtaken)
+    assert browser.sign_in().status_code == 401
+    assert not browser.cookies
+    assert browser.sign_in().status_code == 303
+
+
+def test_a_sign_in_that_disabling_overtakes_fails(installation: Installation) -> None:
+    installation.catalog.users.set_user_disabled(OTHER, True)
+    with pytest.raises(ConflictError):
+        start_session(installation, OTHER)
+    installation.catalog.users.set_user_disabled(OTHER, False)
+
+
+def test_a_new_password_makes_links_invalid(installation: Installation) -> None:
+    link, _ = issue_link(installation, USER, LinkPurpose.SIGN_IN)
+    assert accept_invitation(installation, invite(installation, USER)[0], PASSWORD)
+    assert find_link(installation, link, LinkPurpose.SIGN_IN) is None
+
+
+def test_a_private_network_needs_no_tls_and_is_not_this_machine(installation: Installation) -> None:
+    settings = replace(installation.settings, private_networks=(ip_network("172.17.0.0/16"),))
+    gateway = make_gateway(replace(installation, settings=settings), make_site=Console)
+    inside, outside = Browser(gateway, address="172.17.0.1"), Browser(gateway, address="172.18.0.1")
+    assert (inside.send("GET", "/sign-in").status_code, outside.send("GET", "/sign-in").status_code) == (200, 403)
+    proxied = inside.send("GET", "/sign-in", headers={"X-Forwarded-For": "192.0.2.7"})
+    assert proxied.status_code == 403, "a proxy in the network may forward the requests of anyone"
+    assert "CLEANROOM_PRIVATE_NETWORKS" in proxied.text
