@@ -17,6 +17,8 @@ from cleanroom_pipelines.server.starting import serve
 from ..server.server import installation_at
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+# imported once, by the process that the servers are forked from
+_CONTEXT.set_forkserver_preload([__name__, "uvicorn", "uvicorn.protocols.http.h11_impl", "duckdb"])
 
 
 @contextmanager

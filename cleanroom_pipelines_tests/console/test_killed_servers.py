@@ -15,12 +15,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import httpx
+import pytest
 
 from cleanroom_pipelines.console.page import Route
 from cleanroom_pipelines_tests.server.server import Room
 
 from .attacked import PRIVATE, fill, is_last, name_of, rightful
 from .killed import killable
+
+pytestmark = pytest.mark.slow
 
 POSTS = sorted((each for each in PRIVATE if each.method == "POST"), key=is_last)
 Change = Counter[tuple[str, str]]

@@ -1,8 +1,8 @@
 """Forms that are sent twice, over HTTP against a real `cleanroom serve`.
 
 Contract: each form of a page that changes something has a mark; a form that is sent twice, also at the same time,
-is handled once, and both requests get the same answer; another form, another session and a form without mark are not
-repetitions; a rejected form is handled again.
+is handled once, and both requests get the same answer; another form, another session and a form without a mark are
+no repetitions; a rejected form is handled again.
 """
 
 import re
