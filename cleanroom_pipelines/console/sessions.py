@@ -50,7 +50,7 @@ def check_transport(request: Request) -> None:
         raise PermissionDeniedError(
             "The console needs an encrypted connection.",
             remedy="Open it by https, or on the server's own machine. For a container whose port is published on "
-            "127.0.0.1 only, name its network in CLEANROOM_PRIVATE_NETWORKS.",
+            "127.0.0.1 only, ask the operator to declare its network as private.",
         )
 
 

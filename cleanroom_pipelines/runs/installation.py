@@ -76,7 +76,7 @@ class Settings:
         operator_pages: CLEANROOM_OPERATOR_PAGES: `remote` shows the operator's pages over TLS from elsewhere too;
             `local`, the default, only on this machine.
         private_networks: CLEANROOM_PRIVATE_NETWORKS, such as 172.17.0.0/16: networks whose connections need no TLS
-            because nobody else can read them, such as a container's whose port is published on 127.0.0.1 only.
+            because others cannot read them, such as a container's whose port is published on 127.0.0.1 only.
         max_uploads: CLEANROOM_MAX_UPLOADS: files per user that are not in a room yet.
         max_labs: CLEANROOM_MAX_LABS: data labs per user.
         max_rooms: CLEANROOM_MAX_ROOMS: data rooms owned per user.

@@ -1,9 +1,9 @@
 """No page or download of a full room shows an id of a person.
 
-Contract: the room has the real results of both sides' uploads, whose ids and addresses are the canaries. No page of
-either party that links lead to has one of them, neither of its own side nor of the other; the only exception is the
-list that its receiver downloads. Rejected forms that carry canaries repeat them only in the field that they were
-typed in, and no log and no audit entry has them.
+Contract: the room has the real results of both sides' uploads, whose ids and addresses are the canaries. No page
+of either party that links lead to has one of them, neither of its own side nor of the other; the only exception is
+the list that its receiver downloads. Rejected forms that carry canaries repeat them only in the field that they
+were typed in, and no log and no audit entry has them.
 """
 
 import html

@@ -523,4 +523,4 @@ def test_a_private_network_needs_no_tls_and_is_not_this_machine(installation: In
     assert (inside.send("GET", "/sign-in").status_code, outside.send("GET", "/sign-in").status_code) == (200, 403)
     proxied = inside.send("GET", "/sign-in", headers={"X-Forwarded-For": "192.0.2.7"})
     assert proxied.status_code == 403, "a proxy in the network may forward the requests of anyone"
-    assert "CLEANROOM_PRIVATE_NETWORKS" in proxied.text
+    assert "declare its network as private" in proxied.text
