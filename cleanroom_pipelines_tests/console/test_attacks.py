@@ -105,7 +105,7 @@ def test_an_object_is_not_reached_through_another_room(target: Target, route: Ro
 )
 def test_a_participant_without_permissions_is_refused(target: Target, route: Route) -> None:
     before = target.before()
-    target.assert_refused(target.send("agency", route), "agency", before)
+    target.assert_refused(target.send("agency", route), "agency", before, names=True)
 
 
 @pytest.mark.parametrize("route", OF_ACCOUNTS, ids=name_of)
