@@ -35,7 +35,7 @@ from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 # The schema of this code and the last step in `migrations/versions` (tested). A constant, so that opening a
 # catalogue does not import Alembic.
-HEAD_REVISION = "0010"
+HEAD_REVISION = "0011"
 # Not Alembic's default name: on PostgreSQL, Dagster's tables may be in the same database.
 VERSION_TABLE = "catalog_revision"
 # Key in `Session.info` of the generation that the transaction raised the installation to.

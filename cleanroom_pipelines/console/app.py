@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from cleanroom_pipelines.console.forms import MAX_FIELD_BYTES, Form, FormReader, read_fields
 from cleanroom_pipelines.console.page import PageRequest, Route
 from cleanroom_pipelines.console.pages import ROUTES, TABS
+from cleanroom_pipelines.console.pages.signing import show_sign_in
 from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, url
 from cleanroom_pipelines.console.sessions import SignInLimits, check_origin, check_transport, session_secret
 from cleanroom_pipelines.media import errors
@@ -140,7 +141,7 @@ class Console:
             to = {"next": request.raw_path.removeprefix(PREFIX)} if request.raw_path != f"{PREFIX}/" else None
             return Reply(303, {**PRIVATE, "Location": url("/sign-in", to)})
         self._service.audit_rejection("authorize", error, request.id)
-        return page.show("signing/sign_in.html", status=401, error=error, next="")
+        return show_sign_in(page, error)
 
     def _audited(self, request: Request, email: str, operation: str, do: Callable[[], T]) -> T:
         """Run a check, and audit a rejection, because handlers audit only the calls that reach them."""

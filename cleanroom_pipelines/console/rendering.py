@@ -66,6 +66,10 @@ class Rendering:
         """
         return escape(self.texts[key]).format(**values)
 
+    def plain(self, key: str, **values: Any) -> str:
+        """Return a text for an e-mail, where nothing is escaped."""
+        return self.texts[key].format(**values)
+
     @cached_property
     def static(self) -> Mapping[str, Reply]:
         """The replies with the static files, by name."""
