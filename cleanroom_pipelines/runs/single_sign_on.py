@@ -121,7 +121,7 @@ def _verified_email(
         },
         {"nonce": _text(installation, secret, "nonce"), "client_id": provider.client_id, **_access(token)},
     )
-    claims.validate(leeway=_LEEWAY_SECONDS)
+    claims.validate(now=int(installation.clock().timestamp()), leeway=_LEEWAY_SECONDS)
     about = claims if "email" in claims else _user_info(client, metadata, claims["sub"])
     if about.get("email_verified") is not True:
         raise ValueError("the address is not verified")
