@@ -27,7 +27,7 @@ _MILLISECONDS = int(CHALLENGE_VALID.total_seconds() * 1000)
 
 
 @dataclass(frozen=True)
-class Site:
+class PasskeySite:
     """The site that a browser shows.
 
     Args:
@@ -39,7 +39,9 @@ class Site:
     origin: str
 
 
-def registration_options(installation: Installation, site: Site, email: str, purpose: str) -> tuple[str, str]:
+def registration_options(
+    installation: Installation, site: PasskeySite, email: str, purpose: str
+) -> tuple[str, str]:
     """Begin to make a passkey.
 
     Args:
@@ -76,7 +78,14 @@ def registration_options(installation: Installation, site: Site, email: str, pur
 
 
 def check_registration(
-    installation: Installation, site: Site, email: str, purpose: str, *, secret: str, response: str, name: str
+    installation: Installation,
+    site: PasskeySite,
+    email: str,
+    purpose: str,
+    *,
+    secret: str,
+    response: str,
+    name: str,
 ) -> NewPasskey:
     """Check what a device made, and use up the challenge.
 
@@ -112,7 +121,7 @@ def check_registration(
     return NewPasskey(name, credential_id, verified.credential_public_key, verified.sign_count)
 
 
-def sign_in_options(installation: Installation, site: Site) -> tuple[str, str]:
+def sign_in_options(installation: Installation, site: PasskeySite) -> tuple[str, str]:
     """Begin to sign in; the user chooses a passkey, so that no address is needed.
 
     Returns:
@@ -132,7 +141,7 @@ def sign_in_options(installation: Installation, site: Site) -> tuple[str, str]:
 
 
 def sign_in_by_passkey(
-    installation: Installation, site: Site, secret: str, response: str
+    installation: Installation, site: PasskeySite, secret: str, response: str
 ) -> tuple[str, str] | None:
     """Check a device's signature, use up the challenge, and start a session.
 
@@ -178,7 +187,7 @@ def _registration(email: str, purpose: str) -> str:
 
 
 def _handle(installation: Installation, email: str) -> bytes:
-    """Return what devices store for a user, from which nobody else can tell the address."""
+    """Return what devices store for a user: a keyed digest of the address."""
     return bytes.fromhex(installation.key.digest("passkey users", email.encode()))
 
 

@@ -8,7 +8,7 @@ verified user and a rising counter; nobody adds, uses or removes another's; each
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -301,17 +301,3 @@ def test_options_are_limited_and_only_for_own_forms(gateway: Gateway) -> None:
     assert browser.send("POST", path, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     answers = [browser.send("POST", path).status_code for _ in range(21)]
     assert answers == [200] * 20 + [429]
-
-
-def test_two_uses_of_one_counter_start_one_session(installation: Installation, phone: Device) -> None:
-    sign_in = installation.catalog.sign_in
-    (before,) = sign_in.passkeys(USER)
-    assert [sign_in.start_session_by(before, 1, digest) for digest in ("a" * 64, "b" * 64)] == [True, False]
-    assert sign_in.session("b" * 64) is None
-
-
-def test_challenges_that_expired_are_deleted(installation: Installation) -> None:
-    sign_in, at = installation.catalog.sign_in, datetime(2026, 1, 1, tzinfo=UTC)
-    sign_in.add_challenge("c" * 64, at)
-    sign_in.add_challenge("d" * 64, installation.clock() + timedelta(minutes=1))
-    assert [sign_in.use_challenge(digest * 64) for digest in ("c", "d", "d")] == [False, True, False]

@@ -21,7 +21,7 @@ from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.media.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
 from cleanroom_pipelines.media.protocol import as_media_error, status_of
 from cleanroom_pipelines.runs.passkeys import (
-    Site,
+    PasskeySite,
     check_registration,
     registration_options,
     sign_in_by_passkey,
@@ -143,7 +143,7 @@ def _made(page: PageRequest, email: str, purpose: str, name: str) -> NewPasskey:
     )
 
 
-def _site(page: PageRequest) -> Site:
+def _site(page: PageRequest) -> PasskeySite:
     found = site_of(page)
     if found is None:
         raise InvalidRequestError(

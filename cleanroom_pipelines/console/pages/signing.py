@@ -24,7 +24,7 @@ from cleanroom_pipelines.console.sessions import (
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.media.errors import MediaError, NotFoundError, UnauthorizedError
 from cleanroom_pipelines.media.protocol import status_of
-from cleanroom_pipelines.runs.passkeys import Site
+from cleanroom_pipelines.runs.passkeys import PasskeySite
 from cleanroom_pipelines.runs.sign_in import (
     MAX_PASSWORD,
     MIN_PASSWORD,
@@ -203,7 +203,7 @@ def show_sign_in(page: PageRequest, error: CleanroomError | None = None, to: str
     )
 
 
-def site_of(page: PageRequest) -> Site | None:
+def site_of(page: PageRequest) -> PasskeySite | None:
     """Return the site that the browser shows; None where passkeys do not work: at an IP address, or without TLS.
 
     Browsers accept `localhost` without TLS.
@@ -211,7 +211,7 @@ def site_of(page: PageRequest) -> Site | None:
     origin = page.request.origin
     host = urlsplit(origin).hostname or ""
     is_secure = page.request.is_secure or host == "localhost"
-    return Site(host, origin) if is_secure and host and not _is_address(host) else None
+    return PasskeySite(host, origin) if is_secure and host and not _is_address(host) else None
 
 
 def again(page: PageRequest, error: CleanroomError) -> Reply:
