@@ -1,6 +1,6 @@
 "use strict";
 // Signing in and adding by passkey: a form's script asks the server for options, the device signs, and the browser
-// sends the form with the result. Without this script, or without passkeys in the browser, the forms stay hidden.
+// sends the form with the result. Without this script, or in a browser without passkeys, the forms stay hidden.
 
 const CAN_USE_PASSKEYS = Boolean(window.PublicKeyCredential && PublicKeyCredential.parseCreationOptionsFromJSON);
 
@@ -16,6 +16,7 @@ async function askDevice(form) {
 
 function usePasskeys(form) {
   const problem = form.querySelector("[role=alert]"), button = form.querySelector("button");
+  form.previousElementSibling.remove();
   form.hidden = false;
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
