@@ -3,6 +3,10 @@
 Lives here: the message, STARTTLS, the login, and the operator's own mail server.
 Add here when something else is sent to a user.
 Keep out: who gets notices (`notices.py`), issuing links (`sign_in.py`) and the texts (the console).
+
+Decided 2026-12-01. Links go through the operator's own mail server, not through that of a receiver of notices,
+which may belong to another organisation. They lead to CLEANROOM_CONSOLE_URL: anyone may ask for a link, with any
+Host.
 """
 
 import smtplib

@@ -4,6 +4,11 @@ Lives here: our use of the library: user verification and discoverable credentia
 Keep out: storing passkeys (the catalogue), challenges and sessions (`sign_in.py`), pages.
 
 A challenge is computed from a secret in the browser's cookie, so that it is valid in that browser only, once.
+
+Decided 2026-12-01. The site is the one that the browser shows, not a setting: a device signs for the host that it
+sees, and for no other, so a false Host finds no passkey. An invitation replaces the password and all passkeys,
+since it is also the way back after a theft; removing a passkey ends the user's sessions, as a new password does.
+A session that a token started cannot add passkeys, which would outlive the token.
 """
 
 import base64
