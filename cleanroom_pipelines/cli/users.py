@@ -6,11 +6,14 @@ Keep out: what users do in rooms; they use HTTP.
 """
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from cleanroom_pipelines.cli.console import open_installation
-from cleanroom_pipelines.runs.installation import Installation
+
+if TYPE_CHECKING:
+    from cleanroom_pipelines.runs.installation import Installation
 
 _BASE_URL = click.option(
     "--url",
@@ -118,7 +121,7 @@ def sign_in_link(email: str, url: str | None) -> None:
     print(f"{_address(installation, url)}/console/link/{secret}")
 
 
-def _address(installation: Installation, url: str | None) -> str:
+def _address(installation: "Installation", url: str | None) -> str:
     return (url or installation.settings.console_url or "http://127.0.0.1:8723").rstrip("/")
 
 
