@@ -22,6 +22,9 @@ from cleanroom_pipelines.storage import ArtifactReference
 
 Metadata = dict[str, Any]
 
+# A random ranking has a higher relevance than a good one, so only recall and lift are compared with it.
+RELEVANCE = "relevance (0: as similar to the seed as the seed's own users)"
+
 _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "audience": (
         ("user_id", "VARCHAR", "user of the training dataset"),
@@ -248,9 +251,8 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
             "recall of held-out seed users": f"{row['recall']:.1%}",
             "95 % interval": f"{row['recall_interval'][0]:.1%} to {row['recall_interval'][1]:.1%}",
             "recall of a random ranking": f"{row['recall_random']:.1%}",
-            "lift": f"{row['lift']:.2f}",
-            "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
-            "relevance of a random ranking": f"{row['relevance_random']:.2f}",
+            "lift (random: 1)": f"{row['lift']:.2f}",
+            RELEVANCE: "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
         }
         for row in metrics["sizes"]
     ]

@@ -17,11 +17,11 @@ _MAX_BYTES = 70_000  # base64 turns three bytes into four
 
 
 def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
-    """Chart recall (next to a random ranking), the ROC curve, relevance and lift by size, and the scores."""
+    """Chart recall and lift by size (next to a random ranking), the ROC curve, and the scores."""
     figure, axes = _figure(2, 2, 10.5, 7.2)
     _draw_recall(axes[0][0], metrics)
     _draw_roc(axes[0][1], metrics)
-    _draw_relevance(axes[1][0], metrics)
+    _draw_lift(axes[1][0], metrics)
     if metrics["histogram"]:
         _draw_scores(axes[1][1], metrics)
     else:  # a private ranking releases no scores
@@ -125,32 +125,18 @@ def _draw_roc(axis: Any, metrics: Mapping[str, Any]) -> None:
     axis.set_title(f"ROC, area {metrics['auc']:.3f} (random 0.5)")
 
 
-def _draw_relevance(axis: Any, metrics: Mapping[str, Any]) -> None:
+def _draw_lift(axis: Any, metrics: Mapping[str, Any]) -> None:
+    """Draw lift, where higher is better; relevance stays in the table, since a random ranking has the higher one."""
     rows = metrics["sizes"]
-    shares = [100 * row["recall_random"] for row in rows]
-    known = [
-        (share, row["relevance"]) for share, row in zip(shares, rows, strict=True) if row["relevance"] is not None
-    ]
-    if known:
-        axis.plot(*zip(*known, strict=True), "o-", color=_SEED, label="relevance")
-    axis.plot(
-        shares,
-        [row["relevance_random"] for row in rows],
-        "--",
-        color=_RANDOM,
-        label="relevance of a random ranking",
-    )
-    axis.set_ylim(-1.05, 1.05)
-    axis.axhline(0, color="black", linewidth=0.5)
-    axis.set_xlabel("audience size, % of all users")
-    axis.set_title("Relevance (left) and lift (right) by size")
-    other = axis.twinx()
-    other.plot(shares, [row["lift"] for row in rows], "s:", color=_POPULATION, label="lift")
-    other.axhline(1, color=_POPULATION, linewidth=0.5, linestyle=":")
-    other.set_ylim(bottom=0)
-    handles, labels = axis.get_legend_handles_labels()
-    more_handles, more_labels = other.get_legend_handles_labels()
-    axis.legend(handles + more_handles, labels + more_labels, frameon=False)
+    positions = range(len(rows))
+    axis.bar(list(positions), [row["lift"] for row in rows], 0.5, color=_SEED, label="this audience")
+    for position, row in zip(positions, rows, strict=True):
+        axis.plot([position] * 2, row["lift_interval"], color="black", linewidth=1.5)
+    axis.axhline(1, color=_RANDOM, linestyle="--", label="random")
+    axis.set_xticks(list(positions), [row["size"] for row in rows])
+    axis.set_ylim(bottom=0)
+    axis.set_title("Lift: times as many seed users found as at random")
+    axis.legend(frameon=False)
 
 
 def _draw_scores(axis: Any, metrics: Mapping[str, Any]) -> None:

@@ -182,10 +182,12 @@ def test_audience_page_shows_its_quality(finished: Shell) -> None:
             "recall of held-out seed users",
             "95 % interval",
             "recall of a random ranking",
-            "lift",
-            "relevance",
+            "lift (random: 1)",
+            RELEVANCE,
         ):
             assert record.data[column]
+    columns = {column.name for column in page["quality by size"].schema.columns}
+    assert not {name for name in columns if "relevance" in name} - {RELEVANCE}, "that of a random ranking is higher"
     assert page["recall at 20%"] > 2 * page["recall at 20%, random ranking"]
 
 
