@@ -139,6 +139,22 @@ class Overview(Part):
                 (record_of(ExportJob, row), version_record(found)) for row, found in session.execute(query)
             )
 
+    def refreshed_since(self, since: datetime, limit: int) -> tuple[tuple[Resource, Version], ...]:
+        """Return jobs and exports refreshed after a time with their current versions, the newest of each first."""
+        found: list[tuple[Resource, Version]] = []
+        with self._database.read() as session:
+            for row_type in (GenerationJobRow, ExportJobRow):
+                query = (
+                    select(row_type, VersionRow)
+                    .join(VersionRow, VersionRow.resource_id == row_type.id)
+                    .where(VersionRow.number == row_type.current_version, VersionRow.number > 1)
+                    .where(VersionRow.finished_at > since)
+                    .order_by(VersionRow.finished_at.desc(), VersionRow.resource_id)
+                    .limit(limit)
+                )
+                found += [(resource_record(row), version_record(of_it)) for row, of_it in session.execute(query)]
+        return tuple(found)
+
     def mark_of_change(self) -> str:
         """Return a text that changes whenever a resource is created or deleted, without reading all resources."""
         newest = (select(func.max(ResourceRow.created_at)).where(ResourceRow.kind == kind) for kind in Kind)

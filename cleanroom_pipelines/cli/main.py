@@ -271,7 +271,8 @@ def cancel(partition: str) -> None:
 @click.option(
     "--schema",
     required=True,
-    help="Columns and their roles: column=ROLE,…, such as user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP.",
+    help="Columns and their roles: column=ROLE,…, such as user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP. With "
+    "title=ITEM_NAME, explanations name the items.",
 )
 @click.option("--users-schema", help="Roles of the users table's columns, as in --schema.")
 @click.option("--out", "out", type=_FILE, required=True, help="Folder to create.")
@@ -336,6 +337,8 @@ def generate(as_json: bool, **options: Any) -> None:
         print_json(report.metrics)
         return
     click.echo(report.sentence)
+    if report.items_in_words:
+        click.echo(f"Most distinctive of the seed: {report.items_in_words}")
     for warning in report.warnings:
         click.echo(f"Warning: {warning}")
 

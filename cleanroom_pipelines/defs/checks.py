@@ -19,7 +19,8 @@ from cleanroom_pipelines.defs.declaring import PARTITIONS
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
-from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, lateness_of
+from cleanroom_pipelines.runs.drift import drift_of, recorded_drift
+from cleanroom_pipelines.runs.situation import lateness_of
 
 
 @dg.asset_check(asset=training_dataset, blocking=True, partitions_def=PARTITIONS[Kind.TRAINING_DATASET])
@@ -99,7 +100,7 @@ def audience_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
     """Matched users changed by at most 20 %, and recall only slightly, since the previous version."""
-    sentence = drift_of_audience(installation.open(), context.partition_key)
+    sentence = recorded_drift(installation.open(), Kind.GENERATION_JOB, context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
     )
@@ -110,8 +111,7 @@ def export_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
     """At most half of the exported users are new since the previous export, where changes are exported."""
-    _, documents = newest_artifact(installation.open(), Kind.EXPORT_JOB, context.partition_key, "audience_export")
-    sentence = drift_of_export(documents["export"])
+    sentence = recorded_drift(installation.open(), Kind.EXPORT_JOB, context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
     )

@@ -7,6 +7,7 @@ Keep out: numbers that are not already in the documents.
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,7 +127,7 @@ def _draw_roc(axis: Any, metrics: Mapping[str, Any]) -> None:
 
 
 def _draw_lift(axis: Any, metrics: Mapping[str, Any]) -> None:
-    """Draw lift, where higher is better; relevance stays in the table, since a random ranking has the higher one."""
+    """Draw lift, where more is better; relevance is in the table only, since it is highest at random."""
     rows = metrics["sizes"]
     positions = range(len(rows))
     axis.bar(list(positions), [row["lift"] for row in rows], 0.5, color=_SEED, label="this audience")
@@ -152,9 +153,11 @@ def _draw_scores(axis: Any, metrics: Mapping[str, Any]) -> None:
 
 
 def _figure(n_rows: int, n_columns: int, width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rcParams["text.parse_math"] = False  # a name such as "5 $ to 10 $" is no formula
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
@@ -168,7 +171,8 @@ def _as_markdown(figure: Any, alternative: str) -> dg.MetadataValue:
 
     for dots_per_inch in (80, 60, 45):
         figure.set_dpi(dots_per_inch)
-        figure.canvas.draw()
+        with warnings.catch_warnings(action="ignore"):  # a missing glyph would be quoted in a log
+            figure.canvas.draw()
         drawn = Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba())
         buffer = io.BytesIO()
         # few colours: a third of the bytes, so a chart rarely needs a second, smaller rendering

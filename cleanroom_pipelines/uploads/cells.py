@@ -63,6 +63,7 @@ _KINDS_OF_ROLE = {
     Role.TIMESTAMP: {CELL, INTEGER, TIME},
     Role.CATEGORICAL_FEATURE: {CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, LIST},
     Role.NUMERICAL_FEATURE: {CELL, INTEGER, FLOAT, DECIMAL},
+    Role.ITEM_NAME: {CELL, TEXT, INTEGER},
     RoomRole.MATCHING_ID: _IDS,
     RoomRole.LABEL: {CELL, TEXT, INTEGER},
     RoomRole.SCOPE: {CELL, TEXT, INTEGER},
@@ -77,6 +78,7 @@ _SAME_VALUES: dict[Role | RoomRole, set[str]] = {
     Role.TIMESTAMP: {INTEGER, TIME},
     Role.CATEGORICAL_FEATURE: {TEXT, INTEGER},
     Role.NUMERICAL_FEATURE: {INTEGER, FLOAT, DECIMAL},
+    Role.ITEM_NAME: {TEXT, INTEGER},
 }
 TYPES_IN_WORDS = {
     Role.USER_ID: "a string, an integer or a UUID",
@@ -84,6 +86,7 @@ TYPES_IN_WORDS = {
     Role.TIMESTAMP: "an integer (epoch seconds) or a timestamp",
     Role.CATEGORICAL_FEATURE: "a string, number, boolean or list",
     Role.NUMERICAL_FEATURE: "a number",
+    Role.ITEM_NAME: "a string or an integer",
     RoomRole.MATCHING_ID: "a string, an integer or a UUID",
     RoomRole.LABEL: "a string or an integer",
     RoomRole.SCOPE: "a string or an integer",
@@ -236,8 +239,9 @@ def check_declaration(
     for role in needs:
         if roles.count(role) != 1:
             raise UsageError(f"Exactly one column must have the role {role}.")
-    if roles.count(Role.TIMESTAMP) > 1:
-        raise UsageError(f"At most one column can have the role {Role.TIMESTAMP}.")
+    for role in (Role.TIMESTAMP, Role.ITEM_NAME):
+        if roles.count(role) > 1:
+            raise UsageError(f"At most one column can have the role {role}.")
     return declared
 
 

@@ -17,12 +17,14 @@ from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.defs.start_page import page_of
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.code_location import CODE_LOCATION
+from cleanroom_pipelines.runs.drift import drift_of, drift_of_export, recorded_drift
 from cleanroom_pipelines.runs.failures import explain_failures
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
-from cleanroom_pipelines.runs.reasons import failure_of
-from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, situation_of
+from cleanroom_pipelines.runs.reasons import escaped, failure_of
+from cleanroom_pipelines.runs.situation import situation_of
 
 from .. import worlds
 from .conftest import Shell, repository
@@ -319,9 +321,18 @@ def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
     shell.run_pending()
     sentence = drift_of(shell.installation, model)
     assert sentence == "300 → 150 users since the previous version."
-    assert any(sentence in line for line in situation_of(shell.installation).drift)
-    matched = drift_of_audience(shell.installation, shell.partition("audience"))
+    job, export = (
+        worlds.the(shell.installation, Kind.GENERATION_JOB),
+        worlds.the(shell.installation, Kind.EXPORT_JOB),
+    )
+    matched = recorded_drift(shell.installation, Kind.GENERATION_JOB, job.id)
     assert matched.endswith(" recall since the previous version.")
+    changed = recorded_drift(shell.installation, Kind.EXPORT_JOB, export.id)
+    drift = situation_of(shell.installation).drift
+    expected = [f"{worlds.MODEL}: {sentence}", f"{job.name}: {matched}"]
+    assert drift == (*expected, f"{export.name}: {changed}") if changed else tuple(expected)
+    shown = page_of(situation_of(shell.installation))["changes since the previous version"].value
+    assert [escaped(line) in shown for line in drift] == [True] * len(drift)
     checks = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     logs = [log for run in shell.instance.get_runs() for log in shell.instance.all_logs(run.run_id, checks)]
     evaluations = [log.get_dagster_event().asset_check_evaluation_data for log in logs]
@@ -333,11 +344,11 @@ def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (None, ""),
-        ({"added": 50, "removed": 10}, ""),
-        ({"added": 51, "removed": 0}, "51% of the users were not in the previous export."),
+        (None, {}),
+        ({"added": 50, "removed": 10}, {}),
+        ({"added": 51, "removed": 0}, {"drift": "51% of the users were not in the previous export."}),
     ],
     ids=["no changes asked for", "half", "more than half"],
 )
-def test_much_changed_export(changes: dict[str, int] | None, expected: str) -> None:
+def test_much_changed_export(changes: dict[str, int] | None, expected: dict[str, str]) -> None:
     assert drift_of_export({"delivered": 100, "changes": changes}) == expected
