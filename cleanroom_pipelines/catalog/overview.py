@@ -169,6 +169,25 @@ class Overview(Part):
             kind = session.scalar(select(ResourceRow.kind).where(ResourceRow.id == resource_id))
             return None if kind is None else resource_record(find_resource(session, kind, resource_id))
 
+    def named(self, name_or_key: str, kind: Kind | None = None) -> tuple[Resource, ...]:
+        """Return the resource with a partition key, else all with a name, of any account; parents first."""
+        query = select(ResourceRow.kind, ResourceRow.id).order_by(ResourceRow.created_at, ResourceRow.id)
+        if kind is not None:
+            query = query.where(ResourceRow.kind == kind)
+        with self._database.read() as session:
+            for condition in (ResourceRow.id == name_or_key, ResourceRow.name == name_or_key):
+                if found := session.execute(query.where(condition)).all():
+                    return tuple(resource_record(find_resource(session, row[0], row[1])) for row in found)
+        return ()
+
+    def names(self, kind: Kind | None = None) -> tuple[str, ...]:
+        """Return the different names of all resources, or of one kind, in alphabetical order."""
+        query = select(ResourceRow.name).distinct().order_by(ResourceRow.name)
+        if kind is not None:
+            query = query.where(ResourceRow.kind == kind)
+        with self._database.read() as session:
+            return tuple(session.scalars(query))
+
     def count(self, kind: Kind, account_id: str) -> int:
         """Count the resources of a kind that an account has, in all regions."""
         query = select(func.count()).where(ResourceRow.kind == kind, ResourceRow.account_id == account_id)

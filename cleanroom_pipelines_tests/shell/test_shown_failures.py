@@ -6,6 +6,7 @@ that as it is. Our own errors are never masked. Runs of workers carry their code
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.errors import SensorExecutionError, user_code_error_boundary
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+from dagster._utils.error import serializable_error_info_from_exc_info
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.defs.start_page import page_of
@@ -28,7 +31,7 @@ from cleanroom_pipelines.runs.situation import situation_of
 
 from .. import worlds
 from .conftest import Shell, repository
-from .ticks import tick
+from .ticks import schedule_tick, tick
 
 MISSPELT = "lacks the declared column 'user'"
 
@@ -125,6 +128,22 @@ def test_our_own_errors_are_not_masked(broken: Shell, monkeypatch: pytest.Monkey
     assert error is not None
     assert error.message.startswith("Failed: The interactions table lacks")
     assert "masked" not in error.to_string()
+
+
+def test_sensors_and_schedules_fail_with_our_own_sentence(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_REDACT_USER_CODE_ERRORS", "1")
+    monkeypatch.setenv("CLEANROOM_THREADS", "many")
+    ticks = [partial(tick, trained, sensor.name) for sensor in repository().sensor_defs]
+    assert len(ticks) >= 4
+    for evaluate in (*ticks, partial(schedule_tick, trained, "declared_refreshes")):
+        # as in the code server
+        with pytest.raises(dg.DagsterError) as caught, user_code_error_boundary(SensorExecutionError, lambda: "x"):
+            evaluate()
+        shown = serializable_error_info_from_exc_info(caught._excinfo)
+        assert (
+            shown.message
+            == "Failed: The setting CLEANROOM_THREADS is invalid. See the README's table of settings.\n"
+        )
 
 
 def test_failed_refresh_makes_its_model_red(trained: Shell) -> None:
