@@ -13,7 +13,7 @@ from cleanroom_pipelines.runs.reasons import escaped
 
 _SHOWN_CHARACTERS = 1_000  # Dagster hides longer Markdown behind a click
 _WIDTH = 20
-_LABEL_CHARACTERS = 40
+_LABEL_CHARACTERS = 60
 
 Cell = tuple[float | None, str]
 """A number and its text; None has no bar."""

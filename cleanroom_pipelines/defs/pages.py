@@ -26,7 +26,10 @@ Metadata = dict[str, Any]
 _MOST_MONTHS = 12
 
 # A random ranking has a higher relevance than a good one, so only recall and lift are compared with it.
-RELEVANCE = "relevance (0: as similar to the seed as the seed's own users)"
+RELEVANCE = "relevance (0: like the seed's own users)"
+_NOTHING_APART = (
+    "No item or feature value of at least 25 seed users is more common in the seed than by chance."
+)
 
 _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "audience": (
@@ -58,7 +61,7 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
         "summary": dg.MetadataValue.md(f"**{made.sentence}**"),
         "partition": dg.MetadataValue.md(_partition_markdown(installation, record)),
     }
-    page |= _page_at(row.page)(record, made.documents) | _places(installation, record)
+    page |= _places(installation, record) | _page_at(row.page)(record, made.documents)
     if columns := _COLUMNS.get(made.asset) or _declared_columns(made.asset, record):
         page["dagster/column_schema"] = dg.MetadataValue.table_schema(
             dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
@@ -91,13 +94,14 @@ def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata
             newest = dict(list(months.items())[-_MOST_MONTHS:])
             page["interactions by month"] = _count_bars("month", "interactions", newest)
         page["picture: interactions by month"] = pictures.months(profile)
-        page["table profile"] = dg.MetadataValue.json(profile)
     report = ValidationReport.from_dict(documents["report"])
     page["validation report"] = dg.MetadataValue.md(report_markdown(report))
     if users := documents.get("users_report"):
         page["validation report of users"] = dg.MetadataValue.md(
             report_markdown(ValidationReport.from_dict(users))
         )
+    if profile:
+        page["table profile"] = dg.MetadataValue.json(profile)
     return page
 
 
@@ -155,7 +159,7 @@ def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Me
 def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """Metadata of an audience: quality of the ranking, and what distinguishes the seed."""
     metrics, explanation = documents["metrics"], documents["explanation"]
-    main = metrics["recall_at"]
+    main, apart = metrics["recall_at"], _apart(explanation)
     page: Metadata = {
         "held-out seed users found": bars(
             "size",
@@ -166,6 +170,7 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
             ],
             largest=1.0,
         ),
+        "what distinguishes the seed": _apart_bars(apart) if apart else _NOTHING_APART,
         "dagster/row_count": metrics["n_users"],
         f"recall at {main['size']}": round(main["recall"], 3),
         f"recall at {main['size']}, random ranking": round(main["recall_random"], 3),
@@ -181,21 +186,10 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         page["privacy statement"] = privacy["statement"]
         page["privacy budget of the two organisations"] = dg.MetadataValue.json(privacy)
     else:
-        page["signal contributions"] = dg.MetadataValue.json(explanation["signals"])
-    if apart := _apart(explanation):
-        key = "strength" if "strength" in apart[0] else "lift"
-        strongest = sorted(apart, key=lambda entry: -entry[key])
-        page["what distinguishes the seed"] = bars(
-            "item or feature value",
-            ("lift" if key == "lift" else "standard deviations above chance",),
-            [(entry["name"], [(entry[key], f"{entry[key]:.1f}")]) for entry in strongest],
-        )
+        page["signal contributions"] = _signal_bars(explanation["signals"])
+    if apart:
         page["picture: distinguishing features"] = pictures.explanation(apart)
         page["distinguishing features"] = _apart_table(apart)
-    else:
-        page["distinguishing features"] = (
-            "No item or feature value of at least 25 seed users is more common in the seed than by chance."
-        )
     return page
 
 
@@ -324,6 +318,34 @@ def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:
         for entry in apart
     ]
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=_schema(*rows[0]))
+
+
+def _apart_bars(apart: list[dict[str, Any]]) -> dg.MetadataValue:
+    key = "strength" if "strength" in apart[0] else "lift"
+    return bars(
+        "item or feature value",
+        ("lift" if key == "lift" else "standard deviations above chance",),
+        [
+            (entry["name"], [(entry[key], f"{entry[key]:.1f}")])
+            for entry in sorted(apart, key=lambda entry: -entry[key])
+        ],
+    )
+
+
+def _signal_bars(signals: list[dict[str, Any]]) -> dg.MetadataValue:
+    rows = sorted(signals, key=lambda each: -each["gain"])
+    return bars(
+        "signal",
+        ("share of the ranking", "AUC on its own"),
+        [
+            (
+                each["signal"],
+                [(each["gain"], f"{each['gain']:.0%}"), (each["held_out_auc"], f"{each['held_out_auc']:.2f}")],
+            )
+            for each in rows
+        ],
+        largest=1.0,
+    )
 
 
 def _seconds_bars(timing: Mapping[str, float]) -> dg.MetadataValue:

@@ -36,11 +36,11 @@ def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     figure, axes = _figure(1, 1, 8, 0.35 * len(top) + 1.2)
     axis = axes[0][0]
     if "lift" in top[0]:
-        axis.barh([entry["name"][:40] for entry in top], [entry["lift"] for entry in top], color=_SEED)
+        axis.barh([entry["name"][:60] for entry in top], [entry["lift"] for entry in top], color=_SEED)
         axis.axvline(1, color=_RANDOM, linestyle="--")
         axis.set_xlabel("times as common in the seed as among all users")
     else:
-        axis.barh([entry["name"][:40] for entry in top], [entry["strength"] for entry in top], color=_SEED)
+        axis.barh([entry["name"][:60] for entry in top], [entry["strength"] for entry in top], color=_SEED)
         axis.set_xlabel("difference from all users, in standard errors")
     axis.set_title("Items and features that distinguish the seed")
     return _as_markdown(figure, "items and features that distinguish the seed")

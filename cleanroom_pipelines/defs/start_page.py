@@ -61,6 +61,7 @@ def page_of(situation: Situation) -> Metadata:
             for each in situation.exports
         ]
     )
+    page["inbox for seeds"] = f"{situation.inbox}/<configured audience model>/"
     page["privacy budgets"] = _lines(
         [f"{escaped(pair)}: {left:g} of {total:g} units left" for pair, (left, total) in situation.budgets.items()]
     )

@@ -97,6 +97,7 @@ class Situation:
         budgets: Units left and in total, by pair of organisations.
         drift: Sentences about models, audiences and exports that changed much with a refresh.
         notices: The receivers of notices, and whether each one's last notice arrived.
+        inbox: The folder of the inbox for seeds, which has one for each configured audience model.
         free_bytes: Free space on the disk of the home.
         total_bytes: Size of that disk.
     """
@@ -111,6 +112,7 @@ class Situation:
     budgets: Mapping[str, tuple[float, float]]
     drift: tuple[str, ...]
     notices: tuple[NoticeState, ...]
+    inbox: str
     free_bytes: int
     total_bytes: int
 
@@ -168,6 +170,7 @@ def situation_of(installation: Installation) -> Situation:
         budgets=budgets,
         drift=tuple(_drift(installation, models, now - _WEEK)),
         notices=states_of(catalog, setting=installation.settings.notify),
+        inbox=str(installation.home.inbox_seeds),
         free_bytes=usage.free,
         total_bytes=usage.total,
     )

@@ -21,6 +21,7 @@ _MOST_ITEMS = 65_535
 # Limits on the users that the training or ranking machine holds in memory at once, on a cluster too.
 _MOST_REPRESENTATION_USERS = 1_000_000
 _MOST_FIT_USERS = 50_000
+_MOST_SHOWN_OF_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -328,8 +329,10 @@ def printable(text: str) -> str:
 
 def item_words(entry: Mapping[str, Any]) -> str:
     """Return what people see of an item of explanation.json: its name, if it has one, and its id."""
-    item_id = printable(entry["item_id"])
-    return f"{entry['name']} ({item_id})" if entry.get("name") else f"item {item_id}"
+    item_id, name = printable(entry["item_id"]), entry.get("name", "")
+    if len(name) > _MOST_SHOWN_OF_NAME:
+        name = f"{name[: _MOST_SHOWN_OF_NAME - 1]}…"
+    return f"{name} ({item_id})" if name else f"item {item_id}"
 
 
 @dataclass(frozen=True)
