@@ -157,7 +157,7 @@ def _figure(n_rows: int, n_columns: int, width: float, height: float) -> tuple[A
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rcParams["text.parse_math"] = False  # a name such as "5 $ to 10 $" is no formula
+    rcParams["text.parse_math"] = False  # a name such as "5 $ to 10 $" is not a formula
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
