@@ -27,9 +27,7 @@ _MOST_MONTHS = 12
 
 # A random ranking has a higher relevance than a good one, so only recall and lift are compared with it.
 RELEVANCE = "relevance (0: like the seed's own users)"
-_NOTHING_APART = (
-    "No item or feature value of at least 25 seed users is more common in the seed than by chance."
-)
+_NOTHING_APART = "No item or feature value of at least 25 seed users is more common in the seed than by chance."
 
 _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "audience": (
