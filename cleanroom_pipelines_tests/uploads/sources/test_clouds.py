@@ -1,7 +1,8 @@
 """Contract: tables in Azure and Google Cloud Storage (here emulators) are read like those in S3.
 
 The emulators are Azurite, and fake-gcs-server from a wheel that contains its program. The latter does not serve
-the requests by which obstore writes, and returns 500 for a missing bucket: only reading existing buckets is tested.
+the requests by which obstore writes, and returns 500 for a missing bucket. Only reading from existing buckets is
+tested with it.
 """
 
 import base64
