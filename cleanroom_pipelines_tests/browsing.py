@@ -53,10 +53,11 @@ def chromium(*, scripts: bool = True, arguments: Sequence[str] = ()) -> Iterator
 
 def see(browser: Any, what: Callable[[], Any], seconds: float = 180) -> Any:
     """Wait until an element is on the page and return it; the error shows what is there instead."""
-    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+    from selenium.common.exceptions import TimeoutException, WebDriverException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    wait = WebDriverWait(browser, seconds, ignored_exceptions=[StaleElementReferenceException])
+    # elements of a page that is being replaced are stale, or "do not belong to the document"
+    wait = WebDriverWait(browser, seconds, ignored_exceptions=[WebDriverException])
     try:
         return wait.until(lambda _: what())
     except TimeoutException:

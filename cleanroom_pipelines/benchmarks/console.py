@@ -5,8 +5,8 @@ Add here when the console gets another page of a room.
 Keep out: the pages (`cleanroom_pipelines.console`); printing (cli).
 
 The room is built by a real server and its worker from made-up data; then a server without a worker answers. Each
-session opens pages when they are due, as in `load.py`. The CPU time of each page is measured before, alone: it does
-not depend on what else the machine does.
+session opens pages when they are due, as in `load.py`. The CPU time of each page is measured before, alone:
+it hardly depends on what else the machine does.
 """
 
 import http.client
@@ -34,6 +34,7 @@ from cleanroom_pipelines.media import (
     BaseAudience,
     Client,
     CollaborationType,
+    CustomAudience,
     DataLabBuilder,
     ExclusionTargetingAudienceBuilder,
     Filter,
@@ -300,23 +301,32 @@ def _build_room(installation: Installation, url: str, folder: Path, plan: Consol
     like = theirs.create_lookalike_audience(
         LookalikeAudienceBuilder(name="Like buyers", reach=10, source_audience=seed).build()
     )
+    sources: list[CustomAudience | BaseAudience] = [BaseAudience(), *[like] * (_N_RULES - 1)]
     rules = [
         theirs.create_rule_based_audience(
-            RuleBasedAudienceBuilder(
-                name=f"Age group {number}", source_audience=like if number else BaseAudience()
-            )
+            RuleBasedAudienceBuilder(name=f"Age group {number}", source_audience=source)
             .with_filters(
                 AudienceFilters(
-                    filters=[Filter("age", [_AGES[number % len(_AGES)]], FilterOperator.CONTAINS_ANY)],
+                    filters=[
+                        Filter(
+                            attribute="age",
+                            values=[_AGES[number % len(_AGES)]],
+                            operator=FilterOperator.CONTAINS_ANY,
+                        )
+                    ],
                     operator=MatchOperator.MATCH_ALL,
                 )
             )
             .build()
         )
-        for number in range(_N_RULES)
+        for number, source in enumerate(sources)
     ]
-    theirs.create_remarketing_audience(RemarketingAudienceBuilder("Buyers again", _SEED).build())
-    theirs.create_exclusion_audience(ExclusionTargetingAudienceBuilder("Without buyers", _SEED).build())
+    theirs.create_remarketing_audience(
+        RemarketingAudienceBuilder(name="Buyers again", source_audience_type=_SEED).build()
+    )
+    theirs.create_exclusion_audience(
+        ExclusionTargetingAudienceBuilder(name="No buyers", source_audience_type=_SEED).build()
+    )
     theirs.get_audience_size(rules[0]).result()
     theirs.get_lookalike_audience_statistics(like).result()
     theirs.share_audiences([like], [theirs.get_participants()[0]])

@@ -282,9 +282,7 @@ def api(  # noqa: PLR0917 - click passes options by name
 
 
 @benchmark.command()
-@click.option(
-    "--sessions", default=32, show_default=True, help="Number of sessions, each with its own connection."
-)
+@click.option("--sessions", default=32, show_default=True, help="Number of sessions.")
 @click.option("--seconds", default=60.0, show_default=True, help="Duration of the load.")
 @click.option("--pace", default=1.0, show_default=True, help="Pages per session and second, with jitter.")
 @click.option("--users", default=20_000, show_default=True, help="Number of users of the room's publisher.")

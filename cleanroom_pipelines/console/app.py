@@ -92,7 +92,14 @@ class Console:
 
     def run(self, route: Route, page: PageRequest) -> Reply:
         """Answer a request after its form was read."""
-        return self._guarded(page.request, lambda: route.answer(page), page.email)
+
+        def answer() -> Reply:
+            if route.method != "GET":
+                return route.answer(page)
+            with self._installation.catalog.database.reading_once():
+                return route.answer(page)
+
+        return self._guarded(page.request, answer, page.email)
 
     def is_signed_in(self, page: PageRequest) -> bool:
         """Whether the session of a request still exists."""

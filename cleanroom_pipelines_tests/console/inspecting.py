@@ -22,7 +22,7 @@ _PAGES_OF_A_ROUTE = 2  # such as two audiences of different kinds
 _AXE = """
 const done = arguments[arguments.length - 1];
 axe.run(document, {runOnly: arguments[0]}).then(
-  (found) => done(found.violations.map((each) => each.id + ": " + each.nodes.map((node) => node.target).join(" "))),
+  (all) => done(all.violations.map((each) => each.id + ": " + each.nodes.map((node) => node.target).join(" "))),
   (error) => done(["axe failed: " + error.name]));
 """
 # Controls that the Tab key must reach: a group of radio buttons is one stop.
@@ -44,7 +44,7 @@ if (!at || at === document.body) return null;
 const style = getComputedStyle(at), box = at.getBoundingClientRect();
 const isSeen = (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0) && box.bottom > 0
   && box.top < innerHeight && box.right > 0 && box.left < innerWidth;
-const same = at.type === "radio" ? (each) => each.type === "radio" && each.name === at.name : (each) => each === at;
+const same = (each) => each === at || (at.type === "radio" && each.type === "radio" && each.name === at.name);
 return [window.stops.findIndex(same), isSeen, at.tagName + " " + (at.name || at.id || "")];
 """
 _BYTES = """

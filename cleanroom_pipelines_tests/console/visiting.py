@@ -1,4 +1,4 @@
-"""A person who uses the console in Chromium: clicks what is visible, by its words, and counts each click and field.
+"""A person who uses the console in Chromium, clicks what is visible by its words, and counts clicks and fields.
 
 Lives here: the visitor, and the served installation that journeys through pages visit.
 Keep out: what pages must show.
@@ -72,7 +72,7 @@ class Visitor:
     steps: list[str] = field(default_factory=list)
 
     def click(self, words: str, *, seconds: float = 90) -> None:
-        """Click the first visible link or button whose text starts with the words, or the choice with that label."""
+        """Click the first visible link, button or choice whose text starts with the words."""
         self.steps.append(f"click {words}")
         see(self.browser, lambda: self._click(words), seconds)
 
@@ -112,8 +112,6 @@ class Visitor:
         return [each for each in self.browser.find_elements("css selector", selector) if each.is_displayed()]
 
     def _click(self, words: str) -> bool:
-        from selenium.common.exceptions import ElementClickInterceptedException
-
         found = [
             each
             for each in self._visible(f"{_ACTIVE}, .choice label")
@@ -121,10 +119,7 @@ class Visitor:
         ]
         if not found:
             return False
-        try:
-            found[0].click()
-        except ElementClickInterceptedException:  # the page is still moving
-            return False
+        found[0].click()
         return True
 
     def _field(self, label: str) -> Any:

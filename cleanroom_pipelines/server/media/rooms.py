@@ -266,7 +266,8 @@ def get_provisioning(call: Call) -> dict[str, Any]:
 def get_audit_log(call: Call) -> dict[str, Any]:
     """Return the room's audit log; entries of other groups omit audience and user.
 
-    The parameter `limit` bounds it to the newest entries, newest first; `before` is the `older` of an earlier answer.
+    With the parameter `limit`, it has only the newest entries, newest first, or with `before`, the `older` of an
+    earlier answer, the entries before those.
     """
     room, limit, before = call.room(), call.number("limit", 0), call.number("before", 0)
     if not (0 <= limit <= _MOST_ENTRIES and 0 <= before <= _MOST_PLACE):
