@@ -59,7 +59,9 @@ class Console:
         if request.raw_path in ("/", PREFIX):
             return Reply(303, {**PRIVATE, "Location": f"{PREFIX}/"})
         if request.raw_path.startswith(_STATIC) and request.method in _READS:
-            found = self._rendering.static.get(request.raw_path.removeprefix(_STATIC))
+            may_compress = "gzip" in (request.header("accept-encoding") or "")
+            files = self._rendering.compressed if may_compress else self._rendering.static
+            found = files.get(request.raw_path.removeprefix(_STATIC))
             if found is not None:
                 return found
         return self._guarded(request, lambda: self._answer(request, body))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cleanroom_pipelines.console.app import ROUTES
+from cleanroom_pipelines.console.rendering import Rendering
 
 _PACKAGE = "axe-core@4.14.1"
 _LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -47,9 +48,36 @@ const isSeen = (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) 
 const same = (each) => each === at || (at.type === "radio" && each.type === "radio" && each.name === at.name);
 return [window.stops.findIndex(same), isSeen, at.tagName + " " + (at.name || at.id || "")];
 """
+# Figures without their meaning or their ±, questions without their price, and uploads without a sample file.
+_UNEXPLAINED = """
+const all = (selector) => Array.from(document.querySelectorAll(selector));
+const exact = new Set(arguments[0]), said = (each) => each.textContent.trim().split("\\n")[0];
+return [
+  ...all(".figure").filter((each) => !each.querySelector(".help")).map((each) => said(each) + " has no help"),
+  ...all(".figure").filter((each) => each.querySelector(".value") && !each.querySelector(".margin")
+    && !exact.has(each.querySelector("dt").textContent)).map((each) => said(each) + " has no ±"),
+  ...all("form[method=post]").filter((each) => /[/](overlap|insights|size|deliver|refresh|new[/].*)$/.test(
+    each.getAttribute("action")) && !/units|nothing|free|price is/i.test(each.textContent))
+    .map((each) => each.getAttribute("action") + " has no price"),
+  ...all("input[type=file]").filter((each) => !each.closest("form").querySelector("a[download]"))
+    .map((each) => each.name + " has no sample file"),
+];
+"""
+# Figures about one party's own data, or about the budget.
+_EXACT = (
+    "privacy.left",
+    "privacy.spent",
+    "privacy.total",
+    "privacy.share",
+    "privacy.bound",
+    "data.n_users",
+    "data.n_matchable",
+    "data.n_segments",
+    "overlap.ids",
+)
 _BYTES = """
-return performance.getEntries().filter((each) => each.decodedBodySize && !/[.](png|jpg|svg)/.test(each.name))
-  .reduce((sum, each) => sum + each.decodedBodySize, 0);
+return performance.getEntries().filter((each) => each.encodedBodySize && !/[.](png|jpg|svg)/.test(each.name))
+  .reduce((sum, each) => sum + each.encodedBodySize, 0);
 """
 
 
@@ -116,6 +144,8 @@ class Inspector:
         if n_bytes > _MOST_BYTES:
             yield f"{n_bytes} bytes"
         yield from self._messages()
+        texts = Rendering().texts
+        yield from browser.execute_script(_UNEXPLAINED, [texts[key] for key in _EXACT])
         for theme, width in (("light", _NARROW), ("dark", 1280)):
             self._show_as(theme, width)
             wide = browser.execute_script("return document.documentElement.scrollWidth")

@@ -35,7 +35,9 @@ pytestmark = pytest.mark.browser
 MOST_STEPS, FEWEST_USERS = 15, 100
 PASSWORD = "a long password of a person"
 OPERATOR, ANALYST, NEWCOMER = "operator@host.example", "analyst@shop.example", "new@agency.example"
-PAGES_SHOWN = [each for each in ROUTES if each.method == "GET" and not each.path.endswith((".csv", "{name}"))]
+PAGES_SHOWN = [
+    each for each in ROUTES if each.method == "GET" and not each.path.endswith((".csv", ".jsonl", "{name}"))
+]
 WAYS = {"with scripts": True, "without scripts": False}
 
 
