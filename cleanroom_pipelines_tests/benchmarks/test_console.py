@@ -1,4 +1,4 @@
-"""Contract: the load test of the console opens each page of a room that real work built, and reports what happened."""
+"""Contract: the load test of the console opens each page of a room that real work built, and reports it."""
 
 import pytest
 
