@@ -172,7 +172,7 @@ def test_every_page_satisfies_what_holds_on_all(journeys: Journeys, tmp_path: Pa
         be(agency)
         show("running list", list_of(browser, console, room), lambda: send(browser, "/deliver"))
         be(OPERATOR)
-        for page in ("users", "accounts", "collaborations", "organizations"):
+        for page in ("users", "accounts", "collaborations"):
             show("error", f"/operator/{page}", lambda page=page: send(browser, f"/{page}"))  # type: ignore[misc]
 
         place = numbers.Place.open(states)  # with answers that are too few to tell
