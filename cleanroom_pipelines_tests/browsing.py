@@ -5,7 +5,7 @@ Keep out: what a page must show.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,13 @@ _ARGUMENTS = (
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
-    """Start Chromium, and end it."""
+def chromium(*, scripts: bool = True, arguments: Sequence[str] = ()) -> Iterator[Any]:
+    """Start Chromium, and end it.
+
+    Args:
+        scripts: Whether pages may run scripts.
+        arguments: More arguments of its command line.
+    """
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
@@ -34,8 +39,11 @@ def chromium() -> Iterator[Any]:
     assert driver, "this test needs chromedriver"
     options = Options()
     options.binary_location = binary
-    for argument in _ARGUMENTS:
+    for argument in (*_ARGUMENTS, *arguments):
         options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    if not scripts:
+        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
     opened = webdriver.Chrome(options=options, service=Service(driver))
     try:
         yield opened
@@ -45,10 +53,11 @@ def chromium() -> Iterator[Any]:
 
 def see(browser: Any, what: Callable[[], Any], seconds: float = 180) -> Any:
     """Wait until an element is on the page and return it; the error shows what is there instead."""
-    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+    from selenium.common.exceptions import TimeoutException, WebDriverException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    wait = WebDriverWait(browser, seconds, ignored_exceptions=[StaleElementReferenceException])
+    # elements of a page that is being replaced are stale, or "do not belong to the document"
+    wait = WebDriverWait(browser, seconds, ignored_exceptions=[WebDriverException])
     try:
         return wait.until(lambda _: what())
     except TimeoutException:

@@ -1,6 +1,6 @@
 """Load test of the HTTP server: many clients send requests at a steady pace and check every response.
 
-Lives here: starting a server on a temporary home, the clients with their expected state, timing, and the final
+Lives here: the clients with their expected state, timing, and the final
 check that no resource was lost or duplicated.
 Add here when the mix needs another call.
 Keep out: the server's code; printing (cli).
@@ -15,14 +15,10 @@ import http.client
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +26,13 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from cleanroom_pipelines.aws.model import SERVICE, operations
+from cleanroom_pipelines.benchmarks.serving import (
+    cpu_seconds,
+    drive,
+    fsync_milliseconds,
+    percentiles,
+    serving,
+)
 from cleanroom_pipelines.catalog import RECORDS, Catalog, Kind, ParentRef
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.parties import issue_access_key
@@ -37,7 +40,7 @@ from cleanroom_pipelines.server.gateway import HEALTH
 
 FLOOR: Final = "(health check: minimum)"
 _REGION: Final = "eu-central-1"
-_SECONDS_TO_START, _SECONDS_TO_END, _SECONDS_TO_ANSWER = 120.0, 30.0, 60.0
+_SECONDS_TO_ANSWER = 60.0
 _SENTENCE = {"sentence": "Closed by the benchmark.", "metrics": {"relevance": [], "recall": None}}
 _LISTS: Final = {
     "TrainingDatasets": (Kind.TRAINING_DATASET, "trainingDatasets"),
@@ -542,17 +545,17 @@ def run_load(
         home = Path(folder) / "home"
         installation = Installation(Settings(home=home))
         machine: dict[str, Any] = {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
-        machine["fsync_milliseconds"] = _fsync_milliseconds(Path(folder))
-        with _server(home, Path(folder) / "server.log") as (url, process):
+        machine["fsync_milliseconds"] = fsync_milliseconds(Path(folder))
+        with serving(home, Path(folder) / "server.log") as (url, process):
             progress(0.0, "setting up")
             accounts = _create_accounts(installation, url, plan.n_accounts)
             clients = [
                 LoadClient(number, accounts, plan.random_seed, partial(LoadConnection, url))
                 for number in range(plan.n_clients)
             ]
-            cpu_before = _cpu_seconds(process.pid)
-            seconds = _drive(clients, plan, progress)
-            cpu = _cpu_seconds(process.pid) - cpu_before
+            cpu_before = cpu_seconds(process.pid)
+            seconds = drive(clients, plan.seconds, plan.pace_per_second, progress)
+            cpu = cpu_seconds(process.pid) - cpu_before
             progress(1.0, "checking")
             problems = [problem for client in clients for problem in client.problems]
             problems += (check_all or check)(installation.catalog, accounts, clients, url)
@@ -602,43 +605,6 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Summarise latencies: their number, and nearest-rank percentiles in milliseconds."""
-    ordered = sorted(seconds) or [0.0]
-    ranks = {f"p{share}": ordered[-(-len(ordered) * share // 100) - 1] * 1000 for share in (50, 95, 99)}
-    return {"n": len(seconds), **ranks, "max": ordered[-1] * 1000}
-
-
-@contextmanager
-def _server(home: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run a real server on a home, without a worker and without the caller's CLEANROOM_ environment variables."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CLEANROOM_")}
-    environment |= {"CLEANROOM_HOME": str(home), "CLEANROOM_MAX_UNFINISHED_JOBS": "1000000"}
-    command = [sys.executable, "-m", "cleanroom_pipelines.cli.main", "serve", "--port", "0", "--no-worker"]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stream)  # noqa: S603
-    # kill a server that does not print its URL; this also closes the pipe
-    timer = threading.Timer(_SECONDS_TO_START, process.kill)
-    timer.start()
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().decode().strip()
-        timer.cancel()
-        if not url:
-            raise RuntimeError(f"The server did not start: {log.read_text(errors='replace')[-1000:]}")
-        yield url, process
-    finally:
-        timer.cancel()
-        process.terminate()
-        try:
-            process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
 def _create_accounts(installation: Installation, url: str, n_accounts: int) -> list[LoadAccount]:
     """Create the accounts with their initial resources."""
     ids = [f"{number:012d}" for number in range(1, n_accounts + 1)]
@@ -686,20 +652,6 @@ def _close_all(catalog: Catalog) -> None:
             kind, parent_id = record.parent_kind, record.parent_id
             parents = [ParentRef(kind, parent_id, 1)] if kind is not None and parent_id is not None else []
             catalog.work.finish(claim, _SENTENCE, parents)
-
-
-def _drive(clients: Sequence[LoadClient], plan: LoadPlan, progress: Callable[[float, str], None]) -> float:
-    """Run all clients, and return the elapsed seconds."""
-    start = time.monotonic() + 0.5
-    threads = [
-        threading.Thread(target=client.run, args=(start, plan.seconds, plan.pace_per_second)) for client in clients
-    ]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        progress(min(1.0, max(0.0, (time.monotonic() - start) / plan.seconds)), "calling")
-        threads[0].join(0.2) if threads[0].is_alive() else time.sleep(0.05)
-    return time.monotonic() - start
 
 
 def check(catalog: Catalog, accounts: Sequence[LoadAccount], clients: Sequence[LoadClient], url: str) -> list[str]:
@@ -753,23 +705,3 @@ def _listed(connection: LoadConnection) -> Iterator[tuple[str, str, str]]:
                 break
             page = {"nextToken": token}
     connection.close()
-
-
-def _cpu_seconds(pid: int) -> float:
-    import psutil
-
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
-
-
-def _fsync_milliseconds(folder: Path) -> float:
-    """Measure the median time to write 4 KiB to disk with fsync, in milliseconds."""
-    took = []
-    with (folder / "fsync").open("wb") as stream:
-        for _ in range(21):
-            stream.write(bytes(4096))
-            stream.flush()
-            begun = time.perf_counter()
-            os.fsync(stream.fileno())
-            took.append(time.perf_counter() - begun)
-    return sorted(took)[10] * 1000

@@ -75,9 +75,11 @@ from cleanroom_pipelines.catalog.records import (
     LinkPurpose,
     ManualRequest,
     Member,
+    NewPasskey,
     Page,
     Pair,
     ParentRef,
+    Passkey,
     Proposal,
     Resource,
     RoomJob,
@@ -164,7 +166,7 @@ class Catalog:
         rooms: Data rooms: uploads, provisioning, jobs and audiences.
         parties: Accounts, collaborations, templates, buckets and policies.
         users: Users of the Media API and their tokens.
-        sign_in: Their passwords, sign-in links and sessions in the console.
+        sign_in: Their passwords, passkeys, sign-in links and sessions in the console.
         pairs: Pairs of organisations and their privacy ledgers.
         job_views: Cross-account jobs, as each of their two accounts sees them.
         dossiers: Whole resources, for rebuilding a catalogue from manifests.
@@ -269,6 +271,7 @@ __all__ = [
     "Mail",
     "ManualRequest",
     "Member",
+    "NewPasskey",
     "NoticeOutcome",
     "NoticeReceiver",
     "Origin",
@@ -276,6 +279,7 @@ __all__ = [
     "Pair",
     "ParentRef",
     "ParticipantSpec",
+    "Passkey",
     "Proposal",
     "ProvenResource",
     "ProvenVersion",

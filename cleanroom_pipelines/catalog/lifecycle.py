@@ -55,18 +55,16 @@ def lock_resource(
 def _only(
     session: Session, kind: Kind, resource_id: str, account_id: str | None, region: str | None, *, lock: bool
 ) -> ResourceRow:
-    # When locking, the kind's own columns are loaded by a second query: after waiting for a lock, PostgreSQL
-    # re-reads only the locked row.
-    row_type = ResourceRow if lock else ROWS[kind]
-    query = select(row_type).where(row_type.id == resource_id, row_type.kind == kind)
-    if account_id is not None:
-        query = query.where(row_type.account_id == account_id)
-    if region is not None:
-        query = query.where(row_type.region == region)
     if lock:
+        # The kind's own columns are loaded by a second query: after waiting for a lock, PostgreSQL re-reads only
+        # the locked row.
+        query = select(ResourceRow).where(ResourceRow.id == resource_id)
         query = query.with_for_update(key_share=True, of=ResourceRow).execution_options(populate_existing=True)
-    row = session.scalar(query)
-    if row is None:
+        row = session.scalar(query)
+    else:
+        row = session.get(ROWS[kind], resource_id)
+    wanted = (kind, account_id or (row and row.account_id), region or (row and row.region))
+    if row is None or (row.kind, row.account_id, row.region) != wanted:
         raise NotFoundError(f"There is no such {kind.words}.", remedy="List the existing ones.")
     return row
 

@@ -139,6 +139,22 @@ class Overview(Part):
                 (record_of(ExportJob, row), version_record(found)) for row, found in session.execute(query)
             )
 
+    def refreshed_since(self, since: datetime, limit: int) -> tuple[tuple[Resource, Version], ...]:
+        """Return jobs and exports refreshed after a time with their current versions, the newest of each first."""
+        found: list[tuple[Resource, Version]] = []
+        with self._database.read() as session:
+            for row_type in (GenerationJobRow, ExportJobRow):
+                query = (
+                    select(row_type, VersionRow)
+                    .join(VersionRow, VersionRow.resource_id == row_type.id)
+                    .where(VersionRow.number == row_type.current_version, VersionRow.number > 1)
+                    .where(VersionRow.finished_at > since)
+                    .order_by(VersionRow.finished_at.desc(), VersionRow.resource_id)
+                    .limit(limit)
+                )
+                found += [(resource_record(row), version_record(of_it)) for row, of_it in session.execute(query)]
+        return tuple(found)
+
     def mark_of_change(self) -> str:
         """Return a text that changes whenever a resource is created or deleted, without reading all resources."""
         newest = (select(func.max(ResourceRow.created_at)).where(ResourceRow.kind == kind) for kind in Kind)
@@ -152,6 +168,25 @@ class Overview(Part):
         with self._database.read() as session:
             kind = session.scalar(select(ResourceRow.kind).where(ResourceRow.id == resource_id))
             return None if kind is None else resource_record(find_resource(session, kind, resource_id))
+
+    def named(self, name_or_key: str, kind: Kind | None = None) -> tuple[Resource, ...]:
+        """Return the resource with a partition key, else all with a name, of any account; parents first."""
+        query = select(ResourceRow.kind, ResourceRow.id).order_by(ResourceRow.created_at, ResourceRow.id)
+        if kind is not None:
+            query = query.where(ResourceRow.kind == kind)
+        with self._database.read() as session:
+            for condition in (ResourceRow.id == name_or_key, ResourceRow.name == name_or_key):
+                if found := session.execute(query.where(condition)).all():
+                    return tuple(resource_record(find_resource(session, row[0], row[1])) for row in found)
+        return ()
+
+    def names(self, kind: Kind | None = None) -> tuple[str, ...]:
+        """Return the different names of all resources, or of one kind, in alphabetical order."""
+        query = select(ResourceRow.name).distinct().order_by(ResourceRow.name)
+        if kind is not None:
+            query = query.where(ResourceRow.kind == kind)
+        with self._database.read() as session:
+            return tuple(session.scalars(query))
 
     def count(self, kind: Kind, account_id: str) -> int:
         """Count the resources of a kind that an account has, in all regions."""

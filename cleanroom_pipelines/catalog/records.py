@@ -462,13 +462,57 @@ class ConsoleSession:
 
     Attributes:
         email: Its user.
+        token_id: The token by which it was started, if any.
         created_at: UTC.
         used_at: UTC; the last recorded request.
     """
 
     email: str
+    token_id: str | None
     created_at: datetime
     used_at: datetime
+
+
+@dataclass(frozen=True)
+class Passkey:
+    """A user's passkey (WebAuthn): what a device signs with, and its public key.
+
+    Attributes:
+        id: Hex digits by which it can be removed.
+        email: Its user.
+        name: The user's name for it.
+        credential_id: Its id in the device, in base64url.
+        public_key: Its public key, as COSE.
+        sign_count: The device's counter of signatures when it was last used; 0 if the device does not count.
+        created_at: UTC.
+        used_at: UTC; None if it was not used yet.
+    """
+
+    id: str
+    email: str
+    name: str
+    credential_id: str
+    public_key: bytes
+    sign_count: int
+    created_at: datetime
+    used_at: datetime | None
+
+
+@dataclass(frozen=True)
+class NewPasskey:
+    """A passkey that a device has made, before it is stored.
+
+    Attributes:
+        name: The user's name for it.
+        credential_id: Its id in the device, in base64url.
+        public_key: Its public key, as COSE.
+        sign_count: The device's counter of signatures.
+    """
+
+    name: str
+    credential_id: str
+    public_key: bytes
+    sign_count: int
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,36 @@
-"""How users sign in to the console: passwords, sign-in links and sessions.
+"""How users sign in to the console: passwords, passkeys, sign-in links and sessions.
 
-Lives here: encoded passwords, and the keyed digests of links and sessions.
+Lives here: encoded passwords, public keys, and the keyed digests of links, challenges and sessions.
 Add here when a user can sign in in another way.
 Keep out: encoding passwords, secrets and their digests (the shell has the key), cookies and pages.
 
-A session ends with its user, its token, a new password, after `IDLE` without a request, and after `LONGEST`.
+A session ends with its user, its token, a new password, a removed passkey, after `IDLE` without a request, and
+after `LONGEST`.
 """
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.records import ConsoleSession, LinkPurpose, SignInLink
-from cleanroom_pipelines.catalog.tables import SessionRow, SignInLinkRow, TokenRow, UserRow, record_of
+from cleanroom_pipelines.catalog.records import ConsoleSession, LinkPurpose, NewPasskey, Passkey, SignInLink
+from cleanroom_pipelines.catalog.tables import (
+    ChallengeRow,
+    PasskeyRow,
+    SessionRow,
+    SignInLinkRow,
+    TokenRow,
+    UserRow,
+    record_of,
+)
 from cleanroom_pipelines.catalog.users import find_user
-from cleanroom_pipelines.errors import ConflictError
+from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 IDLE, LONGEST = timedelta(minutes=30), timedelta(hours=12)
 _BETWEEN_RECORDS = timedelta(minutes=1)
+_MOST_PASSKEYS = 20
 
 
 class SignIn(Part):
@@ -69,18 +79,30 @@ class SignIn(Part):
             return None if row is None else record_of(SignInLink, row)
 
     def use_link(
-        self, digest: str, purpose: LinkPurpose, session_digest: str, password: str | None = None
+        self,
+        digest: str,
+        purpose: LinkPurpose,
+        session_digest: str,
+        *,
+        password: str | None = None,
+        passkey: NewPasskey | None = None,
     ) -> SignInLink | None:
-        """Use up a link, set its user's password, and start a session, at once.
+        """Use up a link, set its user's password or passkey, and start a session, at once.
+
+        A new password or passkey replaces the user's password and all passkeys, and ends all sessions and links.
 
         Args:
             digest: The link's keyed digest.
             purpose: What the link must be for.
             session_digest: The keyed digest of the session.
-            password: The new password, encoded; None to keep the old one.
+            password: The new password, encoded.
+            passkey: The new passkey.
 
         Returns:
             The link; None if it is invalid, or another request was first.
+
+        Raises:
+            ConflictError: The passkey is stored already.
         """
         link = self.link(digest, purpose)
         if link is None:
@@ -92,9 +114,12 @@ class SignIn(Part):
             session.delete(row)
             if row.invited_by is not None and not _may_still_invite(session, row):
                 return None
-            if password is not None:
+            if password is not None or passkey is not None:
                 find_user(session, link.email).password = password
+                session.execute(delete(PasskeyRow).where(PasskeyRow.email == link.email))
                 _end_all(session, link.email)
+            if passkey is not None:
+                self._add_passkey(session, link.email, passkey)
             self._start(session, link.email, session_digest)
         return link
 
@@ -106,11 +131,110 @@ class SignIn(Part):
             return tuple(record_of(SignInLink, row) for row in session.scalars(query))
 
     def can_sign_in(self, email: str) -> bool:
-        """Return whether a user has a password, or was ever issued a token."""
+        """Return whether a user has a password or a passkey, or was ever issued a token."""
         with self._database.read() as session:
             row = session.get(UserRow, email)
-            token = session.scalar(select(TokenRow.id).where(TokenRow.email == email).limit(1))
-            return token is not None or (row is not None and row.password is not None)
+            return row is not None and _can_sign_in(session, row)
+
+    @noted
+    def add_passkey(self, email: str, passkey: NewPasskey) -> Passkey:
+        """Store a user's passkey.
+
+        Raises:
+            NotFoundError: The user does not exist.
+            ConflictError: The passkey is stored already, or the user has too many.
+        """
+        with self._database.write() as session:
+            find_user(session, email)
+            return record_of(Passkey, self._add_passkey(session, email, passkey))
+
+    def passkeys(self, email: str) -> tuple[Passkey, ...]:
+        """Return a user's passkeys, in order of creation."""
+        with self._database.read() as session:
+            query = select(PasskeyRow).where(PasskeyRow.email == email)
+            rows = session.scalars(query.order_by(PasskeyRow.created_at, PasskeyRow.id))
+            return tuple(record_of(Passkey, row) for row in rows)
+
+    def passkey_with(self, credential_id: str) -> Passkey | None:
+        """Return the passkey with an id in a device; None if it is unknown, or its user is disabled."""
+        query = select(PasskeyRow).join(UserRow, UserRow.email == PasskeyRow.email)
+        with self._database.read() as session:
+            row = session.scalar(
+                query.where(PasskeyRow.credential_id == credential_id, UserRow.disabled.is_(False))
+            )
+            return None if row is None else record_of(Passkey, row)
+
+    def start_session_by(self, passkey: Passkey, sign_count: int, digest: str) -> bool:
+        """Record the use of a passkey and store a new session's digest.
+
+        Args:
+            passkey: The passkey as it was when its signature was checked.
+            sign_count: The device's counter of signatures now.
+            digest: The session's keyed digest.
+
+        Returns:
+            Whether the session was stored: false if the passkey was removed or used meanwhile.
+        """
+        unchanged = PasskeyRow.id == passkey.id, PasskeyRow.sign_count == passkey.sign_count
+        used = update(PasskeyRow).where(*unchanged).values(sign_count=sign_count, used_at=self._database.now())
+        with self._database.write() as session:
+            if session.scalar(used.returning(PasskeyRow.id)) is None:
+                return False
+            self._start(session, passkey.email, digest)
+        return True
+
+    @noted
+    def remove_passkey(self, email: str, passkey_id: str) -> None:
+        """Remove one of a user's passkeys, and end all of the user's sessions.
+
+        Raises:
+            NotFoundError: The user has no such passkey.
+            ConflictError: The user could no longer sign in.
+        """
+        with self._database.write() as session:
+            row = session.get(PasskeyRow, passkey_id)
+            if row is None or row.email != email:
+                raise NotFoundError("You have no such passkey.", remedy="Open your account again.")
+            session.delete(row)
+            session.flush()
+            if not _can_sign_in(session, find_user(session, email)):
+                raise ConflictError(
+                    "This passkey is your only way to sign in.",
+                    remedy="Add another passkey first, then remove it.",
+                )
+            _end_all(session, email)
+
+    def add_challenge(self, digest: str, expires_at: datetime) -> None:
+        """Store the keyed digest of a challenge, and delete those that have expired."""
+        with self._database.write() as session:
+            session.execute(delete(ChallengeRow).where(ChallengeRow.expires_at <= self._database.now()))
+            session.add(ChallengeRow(digest=digest, expires_at=expires_at))
+
+    def use_challenge(self, digest: str) -> bool:
+        """Use up a challenge; false if it is unknown, used or expired."""
+        used = delete(ChallengeRow).where(ChallengeRow.digest == digest).returning(ChallengeRow.expires_at)
+        with self._database.write() as session:
+            expires_at = session.scalar(used)
+            return expires_at is not None and expires_at > self._database.now()
+
+    def _add_passkey(self, session: Session, email: str, passkey: NewPasskey) -> PasskeyRow:
+        n_passkeys = session.scalar(select(func.count()).where(PasskeyRow.email == email)) or 0
+        if n_passkeys >= _MOST_PASSKEYS:
+            raise ConflictError("You have too many passkeys.", remedy="Remove one first.")
+        if session.scalar(select(PasskeyRow.id).where(PasskeyRow.credential_id == passkey.credential_id)):
+            raise _is_stored()
+        row = PasskeyRow(
+            id=self._database.token_hex(8),
+            email=email,
+            name=passkey.name,
+            credential_id=passkey.credential_id,
+            public_key=passkey.public_key,
+            sign_count=passkey.sign_count,
+            created_at=self._database.now(),
+        )
+        session.add(row)
+        session.flush()
+        return row
 
     def add_session(
         self, email: str, digest: str, *, token_id: str | None = None, password: str | None = None
@@ -186,7 +310,16 @@ def _end_all(session: Session, email: str) -> None:
 def _may_still_invite(session: Session, link: SignInLinkRow) -> bool:
     """Whether a participant's invitation is still valid: the user has no password, token, role or account yet."""
     user, inviter = session.get(UserRow, link.email), session.get(UserRow, link.invited_by)
-    has_token = session.scalar(select(TokenRow.id).where(TokenRow.email == link.email).limit(1)) is not None
-    if user is None or inviter is None or inviter.disabled or has_token:
+    if user is None or inviter is None or inviter.disabled or _can_sign_in(session, user):
         return False
-    return user.password is None and not user.is_operator and user.account_id is None
+    return not user.is_operator and user.account_id is None
+
+
+def _can_sign_in(session: Session, user: UserRow) -> bool:
+    """Whether a user has a password or a passkey, or was ever issued a token."""
+    owned = (select(row.id).where(row.email == user.email).limit(1) for row in (PasskeyRow, TokenRow))
+    return user.password is not None or any(session.scalar(each) is not None for each in owned)
+
+
+def _is_stored() -> ConflictError:
+    return ConflictError("This passkey is stored already.", remedy="Sign in with it, or make another one.")

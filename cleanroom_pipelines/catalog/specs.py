@@ -89,7 +89,7 @@ class TrainingDatasetSpec(Spec):
     Attributes:
         source: File, glob, folder or URL of the interactions.
         columns: The declared columns in order, each with its role: one USER_ID, one ITEM_ID, at most one
-            TIMESTAMP, at most 10 features.
+            TIMESTAMP and ITEM_NAME, at most 10 features.
         users_source: Optional table with one row per user.
         users_columns: Its columns: one USER_ID and features.
         role_arn: The role given in the AWS API for reading it.
@@ -140,12 +140,12 @@ def _check_columns(table: str, columns: Columns, exactly: Mapping[Role, int]) ->
             raise UsageError(
                 f"The {table} table declares {counts[role]} {role} columns.", remedy=f"Declare exactly {n}."
             )
-    most_timestamps = 0 if table == "users" else 1
-    if counts[Role.TIMESTAMP] > most_timestamps:
-        raise UsageError(
-            f"The {table} table declares {counts[Role.TIMESTAMP]} TIMESTAMP columns.",
-            remedy=f"Declare at most {most_timestamps}.",
-        )
+    most = 0 if table == "users" else 1
+    for role in (Role.TIMESTAMP, Role.ITEM_NAME):
+        if counts[role] > most:
+            raise UsageError(
+                f"The {table} table declares {counts[role]} {role} columns.", remedy=f"Declare at most {most}."
+            )
     n_features = sum(counts[role] for role in Role if role.is_feature)
     if table == "interactions" and n_features > MAX_FEATURES:
         raise UsageError(

@@ -282,6 +282,44 @@ def api(  # noqa: PLR0917 - click passes options by name
 
 
 @benchmark.command()
+@click.option("--sessions", default=32, show_default=True, help="Number of sessions.")
+@click.option("--seconds", default=60.0, show_default=True, help="Duration of the load.")
+@click.option("--pace", default=1.0, show_default=True, help="Pages per session and second, with jitter.")
+@click.option("--users", default=20_000, show_default=True, help="Number of users of the room's publisher.")
+@click.option("--entries", default=20_000, show_default=True, help="Number of entries of the room's audit log.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the data, the pages and their timing.")
+@click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
+def console(  # noqa: PLR0917 - click passes options by name
+    sessions: int, seconds: float, pace: float, users: int, entries: int, seed: int, json_file: Path | None
+) -> None:
+    """Measure the latency of the console's pages of a busy room, compared with a call that does nothing.
+
+    Also measures the CPU time of each page. Exits with 1 if a page was not answered.
+    """
+    _require("psutil")
+    from cleanroom_pipelines.benchmarks.console import ConsolePlan, run_console, table
+
+    if sessions < 3 or seconds <= 0 or pace <= 0 or users < 5_000 or entries < 0:
+        raise UsageError(
+            "The load is out of range.",
+            remedy="Give at least 3 sessions and 5000 users, and a --seconds and a --pace above zero.",
+        )
+    plan = ConsolePlan(
+        n_sessions=sessions,
+        seconds=seconds,
+        pace_per_second=pace,
+        n_users=users,
+        n_entries=entries,
+        random_seed=seed,
+    )
+    with progress_bar("console") as progress:
+        result = run_console(plan, progress)
+    _report(result, json_file, table(result))
+    if result["problems"]:
+        raise SystemExit(1)
+
+
+@benchmark.command()
 @click.option(
     "--rows",
     default=10_000_000,

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import click
 
 from cleanroom_pipelines.cli.console import open_installation
-from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
+from cleanroom_pipelines.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
-    from cleanroom_pipelines.catalog import Catalog, Resource
+    from cleanroom_pipelines.catalog import Resource
 
 
 @click.command()
-@click.argument("partition")
+@click.argument("name", metavar="NAME")
 @click.option("--with-dependents", is_flag=True, help="Also delete everything built from it.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def delete(partition: str, with_dependents: bool, yes: bool) -> None:
-    """Delete the resource with this partition key.
+def delete(name: str, with_dependents: bool, yes: bool) -> None:
+    """Delete the resource with this name or partition key.
 
     This deletes its data, its artifacts and its records in Dagster. Deleting a data room also deletes its
     provisioned data and results. Files that exports and lists wrote to a destination are kept, and so is the audit
@@ -31,9 +31,10 @@ def delete(partition: str, with_dependents: bool, yes: bool) -> None:
     """
     from cleanroom_pipelines.runs.dagster_home import dagster_instance
     from cleanroom_pipelines.runs.deleting import delete_now
+    from cleanroom_pipelines.runs.finding import resource_named
 
     installation = open_installation()
-    record = resource_of(installation.catalog, partition)
+    record = resource_named(installation.catalog, name)
     dependents = installation.catalog.deletion.dependents(record.kind, record.id)
     if dependents and not with_dependents:
         raise ConflictError(
@@ -51,18 +52,6 @@ def delete(partition: str, with_dependents: bool, yes: bool) -> None:
         )
     n_more = f" and {_counted(dependents)} built from it" if dependents else ""
     click.echo(f"Deleted the {record.kind.words} {record.name!r}{n_more}.")
-
-
-def resource_of(catalog: "Catalog", partition: str) -> "Resource":
-    """Find the resource with a partition key, of any kind.
-
-    Raises:
-        NotFoundError: No resource has this key.
-    """
-    record = catalog.resources.find(partition)
-    if record is None:
-        raise NotFoundError("No resource has this partition key.", remedy="See `cleanroom status`.")
-    return record
 
 
 def _confirm(record: "Resource", dependents: Sequence["Resource"]) -> None:

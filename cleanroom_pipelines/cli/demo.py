@@ -30,7 +30,7 @@ CAMPAIGN = 18
 CAMPAIGN_STARTS = "2017-10-30"
 SEED_SHARE = 0.4
 SHARES = (0.01, 0.05, 0.10, 0.20)
-_TABLES = ("transactions", "demographics", "campaigns", "coupon_redemptions")
+_TABLES = ("transactions", "products", "demographics", "campaigns", "coupon_redemptions")
 _JOB = "First redeemers of campaign 18"
 
 
@@ -115,8 +115,10 @@ def prepare_tables(folder: Path) -> None:
         for name in _TABLES:
             engine.scan(name, find_tables(data / f"{name}.parquet", what="data package"))
         engine.write_parquet(
-            "SELECT household_id, product_id, transaction_timestamp, sales_value "
-            "FROM transactions WHERE transaction_timestamp < CAST(? AS TIMESTAMP)",
+            # one row per product of a basket
+            "SELECT household_id, product_id, concat_ws(', ', product_type, package_size) AS product_name, "
+            "transaction_timestamp, sales_value FROM transactions LEFT JOIN products USING (product_id) "
+            "WHERE transaction_timestamp < CAST(? AS TIMESTAMP)",
             folder / "transactions.parquet",
             [CAMPAIGN_STARTS],
         )

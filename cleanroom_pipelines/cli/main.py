@@ -27,7 +27,7 @@ from cleanroom_pipelines.cli.console import (
     progress_bar,
     readers_may_leave,
 )
-from cleanroom_pipelines.cli.deleting import delete, resource_of
+from cleanroom_pipelines.cli.deleting import delete
 from cleanroom_pipelines.cli.ledgers import ledger
 from cleanroom_pipelines.cli.notices import notice
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
@@ -252,11 +252,13 @@ def run(max_seconds: float | None, wait: bool) -> None:
 
 
 @cleanroom.command()
-@click.argument("partition")
-def cancel(partition: str) -> None:
-    """Cancel the work on the resource with this partition key."""
+@click.argument("name", metavar="NAME")
+def cancel(name: str) -> None:
+    """Cancel the work on the resource with this name or partition key."""
+    from cleanroom_pipelines.runs.finding import resource_named
+
     catalog = open_installation().catalog
-    record = resource_of(catalog, partition)
+    record = resource_named(catalog, name)
     version = catalog.work.request_cancel(record.kind, record.id)
     click.echo(f"Asked version {version.number} of the {record.kind.words} {record.name!r} to stop.")
 
@@ -271,7 +273,8 @@ def cancel(partition: str) -> None:
 @click.option(
     "--schema",
     required=True,
-    help="Columns and their roles: column=ROLE,…, such as user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP.",
+    help="Columns and their roles: column=ROLE,…, such as user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP. With "
+    "title=ITEM_NAME, explanations name the items.",
 )
 @click.option("--users-schema", help="Roles of the users table's columns, as in --schema.")
 @click.option("--out", "out", type=_FILE, required=True, help="Folder to create.")
@@ -336,6 +339,8 @@ def generate(as_json: bool, **options: Any) -> None:
         print_json(report.metrics)
         return
     click.echo(report.sentence)
+    if report.items_in_words:
+        click.echo(f"Most distinctive of the seed: {report.items_in_words}")
     for warning in report.warnings:
         click.echo(f"Warning: {warning}")
 

@@ -12,24 +12,24 @@ from cleanroom_pipelines.errors import UsageError
 
 
 @click.command()
-@click.argument("partitions", nargs=-1, metavar="[PARTITION]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--failed", is_flag=True, help="Retry every resource whose newest version failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def retry(partitions: tuple[str, ...], failed: bool, as_json: bool) -> None:
-    """Retry failed resources.
+def retry(names: tuple[str, ...], failed: bool, as_json: bool) -> None:
+    """Retry failed resources, given by name or partition key.
 
     `run`, `serve` or a daemon then does the work.
     """
-    from cleanroom_pipelines.cli.deleting import resource_of
+    from cleanroom_pipelines.runs.finding import resource_named
     from cleanroom_pipelines.runs.retrying import retry_failed
 
-    if bool(partitions) == failed:
-        raise UsageError("Give either partition keys or --failed.", remedy="See `cleanroom status` for both.")
+    if bool(names) == failed:
+        raise UsageError("Give either names or --failed.", remedy="See `cleanroom status` for both.")
     catalog = open_installation().catalog
     if failed:
         queued, skipped = retry_failed(catalog)
     else:
-        records = [resource_of(catalog, key) for key in partitions]
+        records = [resource_named(catalog, name) for name in names]
         queued, skipped = [catalog.work.retry(record.kind, record.id) for record in records], []
     if as_json:
         print_json(

@@ -119,6 +119,7 @@ def _lines_of(situation: "Situation") -> list[str]:
         lines.append(f"next refresh: {record.name!r} {due:%Y-%m-%d %H:%M} UTC{overdue}")
     lines += [f"changed: {sentence}" for sentence in situation.drift]
     lines += [f"exported: {each.record.name!r}: {each.size} in {each.place}" for each in situation.exports]
+    lines.append(f"inbox for seeds: {situation.inbox}/<configured audience model>/")
     for pair, (left, total) in situation.budgets.items():
         lines.append(f"privacy budget: {pair}: {left:g} of {total:g} units left")
     lines += [f"notices: {each.sentence}" for each in situation.notices]

@@ -6,13 +6,18 @@ Keep out: what users do in rooms; they use HTTP.
 """
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from cleanroom_pipelines.cli.console import open_installation
 
+if TYPE_CHECKING:
+    from cleanroom_pipelines.runs.installation import Installation
+
 _BASE_URL = click.option(
-    "--url", default="http://127.0.0.1:8723", show_default=True, help="The server's address, as the user opens it."
+    "--url",
+    help="The server's address, as the user opens it; default: CLEANROOM_CONSOLE_URL, or http://127.0.0.1:8723.",
 )
 
 
@@ -68,15 +73,16 @@ def enable_user(email: str) -> None:
 @user.command("invite")
 @click.argument("email")
 @_BASE_URL
-def invite_user(email: str, url: str) -> None:
-    """Print a link by which the user sets a password for the console; valid seven days, for one use.
+def invite_user(email: str, url: str | None) -> None:
+    """Print a link by which the user sets a password or a passkey for the console; valid seven days, for one use.
 
-    Creates the user if needed. An invitation also replaces a forgotten password.
+    Creates the user if needed. An accepted invitation replaces a forgotten password and all passkeys.
     """
     from cleanroom_pipelines.runs.sign_in import invite
 
-    secret, _ = invite(open_installation(), email.lower())
-    print(f"{url.rstrip('/')}/console/invitation/{secret}")
+    installation = open_installation()
+    secret, _ = invite(installation, email.lower())
+    print(f"{_address(installation, url)}/console/invitation/{secret}")
 
 
 @user.command("role")
@@ -105,13 +111,18 @@ def set_role(email: str, is_operator: bool | None, account: str | None) -> None:
 @user.command("link")
 @click.argument("email")
 @_BASE_URL
-def sign_in_link(email: str, url: str) -> None:
+def sign_in_link(email: str, url: str | None) -> None:
     """Print a link by which the user signs in to the console once; valid 15 minutes."""
     from cleanroom_pipelines.catalog import LinkPurpose
     from cleanroom_pipelines.runs.sign_in import issue_link
 
-    secret, _ = issue_link(open_installation(), email.lower(), LinkPurpose.SIGN_IN)
-    print(f"{url.rstrip('/')}/console/link/{secret}")
+    installation = open_installation()
+    secret, _ = issue_link(installation, email.lower(), LinkPurpose.SIGN_IN)
+    print(f"{_address(installation, url)}/console/link/{secret}")
+
+
+def _address(installation: "Installation", url: str | None) -> str:
+    return (url or installation.settings.console_url or "http://127.0.0.1:8723").rstrip("/")
 
 
 @user.command("sign-out")

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from cleanroom_pipelines.console.forms import MAX_FIELD_BYTES, Form, FormReader, read_fields
 from cleanroom_pipelines.console.page import PageRequest, Route
 from cleanroom_pipelines.console.pages import ROUTES, TABS
+from cleanroom_pipelines.console.pages.signing import show_sign_in
 from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, url
 from cleanroom_pipelines.console.repeats import RepeatedForms
 from cleanroom_pipelines.console.sessions import SignInLimits, check_origin, check_transport, session_secret
@@ -60,7 +61,9 @@ class Console:
         if request.raw_path in ("/", PREFIX):
             return Reply(303, {**PRIVATE, "Location": f"{PREFIX}/"})
         if request.raw_path.startswith(_STATIC) and request.method in _READS:
-            found = self._rendering.static.get(request.raw_path.removeprefix(_STATIC))
+            may_compress = "gzip" in (request.header("accept-encoding") or "")
+            files = self._rendering.compressed if may_compress else self._rendering.static
+            found = files.get(request.raw_path.removeprefix(_STATIC))
             if found is not None:
                 return found
         return self._guarded(request, lambda: self._answer(request, body))
@@ -93,7 +96,10 @@ class Console:
         def answer() -> Reply:
             return self._guarded(page.request, lambda: self._show(route, page), page.email)
 
-        if route.method in _READS or not page.email:
+        if route.method in _READS:
+            with self._installation.catalog.database.reading_once():
+                return answer()
+        if not page.email:
             return answer()
         return self._repeats.answer(session_secret(page.request), page.request.raw_path, page.form, answer)
 
@@ -165,7 +171,7 @@ class Console:
             to = {"next": request.raw_path.removeprefix(PREFIX)} if request.raw_path != f"{PREFIX}/" else None
             return Reply(303, {**PRIVATE, "Location": url("/sign-in", to)})
         self._service.audit_rejection("authorize", error, request.id)
-        return page.show("signing/sign_in.html", status=401, error=error, next="")
+        return show_sign_in(page, error)
 
     def _audited(self, request: Request, email: str, operation: str, do: Callable[[], T]) -> T:
         """Run a check, and audit a rejection, because handlers audit only the calls that reach them."""

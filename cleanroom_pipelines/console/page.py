@@ -21,6 +21,7 @@ from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, ur
 from cleanroom_pipelines.console.sessions import SignInLimits
 from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
 from cleanroom_pipelines.media.protocol import Method
+from cleanroom_pipelines.runs.mail import mail_user
 from cleanroom_pipelines.runs.users import areas_of
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.requests import Reply, Request
@@ -142,6 +143,7 @@ class PageRequest:
             "room": room,
             "tabs": self._tabs(room) if room else (),
             # pages of errors have no routes; they must not need the catalogue
+            "mails": self.service.installation.settings.mail is not None,
             "areas": areas_of(self.service.installation, self.email) if self.routes and self.email else (),
         }
         return self.rendering.render(template, shared | values, status=status, headers=self._headers)
@@ -154,8 +156,11 @@ class PageRequest:
             done: Key of a text to show there; it ends in `done`.
             **parts: Values for the path's parameters.
         """
-        to = url(path, {"done": done} if done else None, **parts)
-        return Reply(303, {**PRIVATE, **self._headers, "Location": to})
+        return self.redirect_to(url(path, {"done": done} if done else None, **parts))
+
+    def redirect_to(self, address: str) -> Reply:
+        """Send the browser to an address, which must not be the caller's choice."""
+        return Reply(303, {**PRIVATE, **self._headers, "Location": address})
 
     def download(self, job_id: str, name: str) -> Reply:
         """Send a file of one of the user's lists.
@@ -176,6 +181,28 @@ class PageRequest:
     def attach(self, name: str, chunks: Iterable[str]) -> Reply:
         """Send a small file, such as figures as CSV."""
         return Reply(200, _attachment(name), "".join(chunks).encode())
+
+    def send_json(self, text: str) -> Reply:
+        """Send options to a script."""
+        return Reply(200, {**PRIVATE, **self._headers, "Content-Type": "application/json"}, text.encode())
+
+    def address(self, path: str, **parts: str) -> str:
+        """Return the full address of a page: that in the settings, or else as the browser shows it."""
+        return (self.service.installation.settings.console_url or self.request.origin) + url(path, None, **parts)
+
+    def mail(self, email: str, kind: str, link: str) -> None:
+        """Send a link to a user by e-mail.
+
+        Args:
+            email: The receiver.
+            kind: The texts are `mail.<kind>_subject` and `mail.<kind>`.
+            link: The link.
+
+        Raises:
+            UsageError: There is no mail server, or it did not accept the message.
+        """
+        subject, text = (self.rendering.plain(f"mail.{kind}{part}", link=link) for part in ("_subject", ""))
+        mail_user(self.service.installation, email, subject, text)
 
     def is_page(self, path: str) -> bool:
         """Whether a path below /console is a page to which a user may be sent after signing in."""

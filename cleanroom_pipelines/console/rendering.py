@@ -5,6 +5,7 @@ Add here when all templates need another function.
 Keep out: what a page shows (`pages`).
 """
 
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping
@@ -69,6 +70,10 @@ class Rendering:
         """
         return escape(self.texts[key]).format(**values)
 
+    def plain(self, key: str, **values: Any) -> str:
+        """Return a text for an e-mail, where nothing is escaped."""
+        return self.texts[key].format(**values)
+
     @cached_property
     def static(self) -> Mapping[str, Reply]:
         """The replies with the static files, by name."""
@@ -76,6 +81,15 @@ class Rendering:
         return {
             path.name: Reply(200, {**headers, "Content-Type": _TYPES[path.suffix]}, path.read_bytes())
             for path in sorted((_FOLDER / "static").iterdir())
+        }
+
+    @cached_property
+    def compressed(self) -> Mapping[str, Reply]:
+        """The same with gzip. Pages are not compressed: the length would tell about secrets that they repeat."""
+        more = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+        return {
+            name: Reply(200, {**reply.headers, **more}, gzip.compress(reply.body, mtime=0))
+            for name, reply in self.static.items()
         }
 
     def render(

@@ -1,6 +1,7 @@
-"""Who sends a request: the session cookie, protection against forged requests, and limits on signing in.
+"""Who sends a request: cookies, protection against forged requests, and limits on signing in.
 
-Lives here: cookies, the checks of Sec-Fetch-Site and Origin, and the limits per address and user.
+Lives here: cookies of sessions and challenges, the checks of Sec-Fetch-Site and Origin, and the limits per address
+and user.
 Keep out: passwords and secrets (`runs.sign_in`) and pages.
 
 Forged requests are recognised as OWASP's cheat sheet on cross-site request forgery describes: by Sec-Fetch-Site,
@@ -11,33 +12,44 @@ import hashlib
 import time
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
-from urllib.parse import urlsplit
 
 from starlette.requests import cookie_parser
 
 from cleanroom_pipelines.media.errors import PermissionDeniedError, TooManyRequestsError
+from cleanroom_pipelines.runs.sign_in import CHALLENGE_VALID
 from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.requests import Request
 
+_SESSION, _CHALLENGE = "cleanroom", "cleanroom-challenge"
 _PER_ADDRESS, _BURST_OF_ADDRESS = 1 / 6, 20.0
 _PER_USER, _BURST_OF_USER = 1 / 30, 10.0
+_MAILS_PER_USER, _BURST_OF_MAILS = 1 / 300, 3.0
 
 
 def session_secret(request: Request) -> str:
-    """Return the secret in a request's cookie; empty without one."""
-    # every header, because a proxy may split it
-    cookies = "; ".join(value for name, value in request.headers if name.lower() == "cookie")
-    return cookie_parser(cookies).get(_cookie_name(request), "")
+    """Return the session's secret in a request's cookie; empty without one."""
+    return _cookie(request, _SESSION)
 
 
 def keep_session(request: Request, secret: str) -> str:
     """Return the header Set-Cookie that stores a session's secret until the browser is closed."""
-    return f"{_cookie_name(request)}={secret}{_attributes(request)}"
+    return f"{_cookie_name(request, _SESSION)}={secret}{_attributes(request)}"
 
 
 def forget_session(request: Request) -> str:
     """Return the header Set-Cookie that deletes the session's secret."""
-    return f"{_cookie_name(request)}=; Max-Age=0{_attributes(request)}"
+    return f"{_cookie_name(request, _SESSION)}=; Max-Age=0{_attributes(request)}"
+
+
+def challenge_secret(request: Request) -> str:
+    """Return the secret of the browser's challenge in a request's cookie; empty without one."""
+    return _cookie(request, _CHALLENGE)
+
+
+def keep_challenge(request: Request, secret: str) -> str:
+    """Return the header Set-Cookie that stores the secret of a challenge as long as it is valid."""
+    seconds = int(CHALLENGE_VALID.total_seconds())
+    return f"{_cookie_name(request, _CHALLENGE)}={secret}; Max-Age={seconds}{_attributes(request)}"
 
 
 def check_transport(request: Request) -> None:
@@ -76,6 +88,7 @@ class SignInLimits:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._addresses = RateLimit(_PER_ADDRESS, clock, _BURST_OF_ADDRESS)
         self._users = RateLimit(_PER_USER, clock, _BURST_OF_USER)
+        self._mails = RateLimit(_MAILS_PER_USER, clock, _BURST_OF_MAILS)
 
     def check(self, request: Request, email: str | None = None) -> None:
         """Count an attempt to sign in, and reject it if there were too many.
@@ -83,18 +96,35 @@ class SignInLimits:
         Raises:
             TooManyRequestsError: There were too many attempts.
         """
+        self._check(request, email, self._users)
+
+    def check_mail(self, request: Request, email: str) -> None:
+        """Count an e-mail that was asked for; it does not count against the user's attempts.
+
+        Raises:
+            TooManyRequestsError: There were too many attempts or e-mails.
+        """
+        self._check(request, email, self._mails)
+
+    def _check(self, request: Request, email: str | None, limit: RateLimit) -> None:
         # an address over its limit does not count against the user, whom it could lock out
         is_allowed = self._addresses.allows(_bucket(_network(request.client)))
         if is_allowed and email is not None:
-            is_allowed = self._users.allows(_bucket(email))
+            is_allowed = limit.allows(_bucket(email))
         if not is_allowed:
             raise TooManyRequestsError(
                 "There were too many attempts to sign in.", remedy="Try again in some minutes."
             )
 
 
-def _cookie_name(request: Request) -> str:
-    return "__Host-cleanroom" if request.is_secure else "cleanroom"
+def _cookie(request: Request, name: str) -> str:
+    # every header, because a proxy may split it
+    cookies = "; ".join(value for key, value in request.headers if key.lower() == "cookie")
+    return cookie_parser(cookies).get(_cookie_name(request, name), "")
+
+
+def _cookie_name(request: Request, name: str) -> str:
+    return f"__Host-{name}" if request.is_secure else name
 
 
 def _attributes(request: Request) -> str:
@@ -102,9 +132,7 @@ def _attributes(request: Request) -> str:
 
 
 def _is_own_origin(request: Request) -> bool:
-    origin = urlsplit(request.header("origin") or "")
-    scheme = "https" if request.is_secure else "http"
-    return bool(origin.netloc) and (origin.scheme, origin.netloc) == (scheme, request.header("host"))
+    return bool(request.header("host")) and request.header("origin") == request.origin
 
 
 def _network(client: str) -> str:

@@ -16,13 +16,16 @@ from cleanroom_pipelines.defs.assets.lookalike import (
     training_dataset,
 )
 from cleanroom_pipelines.defs.declaring import PARTITIONS
+from cleanroom_pipelines.defs.failing import in_words
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
-from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, lateness_of
+from cleanroom_pipelines.runs.drift import drift_of, recorded_drift
+from cleanroom_pipelines.runs.situation import lateness_of
 
 
 @dg.asset_check(asset=training_dataset, blocking=True, partitions_def=PARTITIONS[Kind.TRAINING_DATASET])
+@in_words
 def dataset_is_valid(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -38,6 +41,7 @@ def dataset_is_valid(
 
 
 @dg.asset_check(asset=seed_validation_report, blocking=True, partitions_def=PARTITIONS[Kind.GENERATION_JOB])
+@in_words
 def seed_is_usable(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -53,6 +57,7 @@ def seed_is_usable(
 
 
 @dg.asset_check(asset=audience, partitions_def=PARTITIONS[Kind.GENERATION_JOB])
+@in_words
 def recall_beats_chance(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -71,6 +76,7 @@ def recall_beats_chance(
 
 
 @dg.asset_check(asset=audience_model, partitions_def=PARTITIONS[Kind.AUDIENCE_MODEL])
+@in_words
 def model_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -82,6 +88,7 @@ def model_is_like_the_one_before(
 
 
 @dg.asset_check(asset=audience_model, partitions_def=PARTITIONS[Kind.AUDIENCE_MODEL])
+@in_words
 def model_is_fresh(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -95,29 +102,31 @@ def model_is_fresh(
 
 
 @dg.asset_check(asset=audience, partitions_def=PARTITIONS[Kind.GENERATION_JOB])
+@in_words
 def audience_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
     """Matched users changed by at most 20 %, and recall only slightly, since the previous version."""
-    sentence = drift_of_audience(installation.open(), context.partition_key)
+    sentence = recorded_drift(installation.open(), Kind.GENERATION_JOB, context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
     )
 
 
 @dg.asset_check(asset=audience_export, partitions_def=PARTITIONS[Kind.EXPORT_JOB])
+@in_words
 def export_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
     """At most half of the exported users are new since the previous export, where changes are exported."""
-    _, documents = newest_artifact(installation.open(), Kind.EXPORT_JOB, context.partition_key, "audience_export")
-    sentence = drift_of_export(documents["export"])
+    sentence = recorded_drift(installation.open(), Kind.EXPORT_JOB, context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
     )
 
 
 @dg.asset_check(asset=audience_export, partitions_def=PARTITIONS[Kind.EXPORT_JOB])
+@in_words
 def export_matches_manifest(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -129,6 +138,7 @@ def export_matches_manifest(
 
 
 @dg.asset_check(asset="base_audience", blocking=True, partitions_def=PARTITIONS[Kind.DATA_ROOM])
+@in_words
 def base_is_usable(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
@@ -139,6 +149,7 @@ def base_is_usable(
 
 
 @dg.asset_check(asset="seed_audiences", blocking=True, partitions_def=PARTITIONS[Kind.DATA_ROOM])
+@in_words
 def seeds_are_usable(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:

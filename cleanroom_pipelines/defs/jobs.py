@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
+from cleanroom_pipelines.defs.failing import in_words
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
@@ -21,7 +22,6 @@ from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.shared_scoring import help_scoring
 from cleanroom_pipelines.runs.signals import handle_signals
-from cleanroom_pipelines.runs.work import without_data
 from cleanroom_pipelines.ways_in import acting_for
 
 _WORKER_SECONDS = 300
@@ -39,6 +39,7 @@ asset_jobs = [
 
 
 @dg.op
+@in_words
 def do_pending_work(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Do all pending work in this process, one run after another.
 
@@ -63,10 +64,11 @@ def run_all_pending() -> None:
 
 
 @dg.op
+@in_words
 def score_published_shards(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Score users for other runs that have offered to share the work on a large audience."""
     opened = installation.open()
-    with without_data(), handle_signals() as interruption:
+    with handle_signals() as interruption:
         n_users = help_scoring(opened, interruption.is_set)
     context.log.info(f"Scored {n_users:,} users for other runs.")
 
@@ -93,6 +95,7 @@ class GenerationJobForm(dg.Config, use_attribute_docstrings=True):
 
 
 @dg.op
+@in_words
 def start_job(
     context: dg.OpExecutionContext, config: GenerationJobForm, installation: InstallationResource
 ) -> None:
@@ -116,9 +119,10 @@ def start_generation_job() -> None:
 
 
 @dg.op
+@in_words
 def queue_failed_work(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Queue everything that failed; the pending_work sensor then runs it."""
-    with without_data(), acting_for("ui"):
+    with acting_for("ui"):
         queued, skipped = retry_all_failed(installation.open().catalog)
     for record, reason in skipped:
         context.log.warning(f"Skipped the {record.kind.words} {record.name!r}: {reason}")
@@ -132,6 +136,7 @@ def retry_failed() -> None:
 
 
 @dg.op
+@in_words
 def delete_superseded_versions(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Delete artifacts that were superseded long enough ago, and leftovers of deleted resources."""
     opened = installation.open()
@@ -147,10 +152,11 @@ def housekeeping() -> None:
 
 
 @dg.op
+@in_words
 def rebuild_missing_materializations(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Record in Dagster the materialisations of current versions that its storage lacks."""
     opened = installation.open()
-    with without_data(), handle_signals() as interruption:
+    with handle_signals() as interruption:
         n_rebuilt = rebuild_history(opened, context.instance, interruption.is_set)
     context.log.info(f"Rebuilt {n_rebuilt} materialisations.")
 
@@ -162,6 +168,7 @@ def rebuild_materializations() -> None:
 
 
 @dg.op
+@in_words
 def delete_requested(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
     """Carry out requested deletions."""
     opened = installation.open()

@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from cleanroom_pipelines.defs.failing import Failed
 from cleanroom_pipelines.defs.pages import metadata_of, report_of
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError
 from cleanroom_pipelines.runs import failures
@@ -25,23 +26,6 @@ from cleanroom_pipelines.runs.running import run_of
 from cleanroom_pipelines.runs.work import without_data
 
 Results = Iterator[dg.MaterializeResult]  # type: ignore[type-arg]
-
-
-class Failed(dg.Failure):
-    """A failure whose text and metadata are our own, so that Dagster never masks it.
-
-    With DAGSTER_REDACT_USER_CODE_ERRORS Dagster marks errors of user code, and replaces the text of marked ones.
-    """
-
-    __module__ = "builtins"  # so that Dagster shows "Failed: " and the reason, without the name of a module
-
-    @property
-    def _redacted_error_uuid(self) -> None:
-        return None
-
-    @_redacted_error_uuid.setter
-    def _redacted_error_uuid(self, _: str) -> None:
-        pass
 
 
 def materialize(

@@ -12,15 +12,22 @@ from typing import Any
 
 import dagster as dg
 
-from cleanroom_pipelines.catalog import RECORDS, AudienceModel, Resource
+from cleanroom_pipelines.catalog import RECORDS, AudienceModel, ConfiguredAudienceModel, ExportJob, Resource
 from cleanroom_pipelines.defs import pictures
+from cleanroom_pipelines.defs.bars import bars
 from cleanroom_pipelines.runs.building import AssetResult
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
 from cleanroom_pipelines.runs.reasons import escaped, link_to
+from cleanroom_pipelines.runs.situation import place_of
 from cleanroom_pipelines.storage import ArtifactReference
 
 Metadata = dict[str, Any]
+_MOST_MONTHS = 12
+
+# A random ranking has a higher relevance than a good one, so only recall and lift are compared with it.
+RELEVANCE = "relevance (0: like the seed's own users)"
+_NOTHING_APART = "No item or feature value of at least 25 seed users is more common in the seed than by chance."
 
 _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "audience": (
@@ -52,7 +59,7 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
         "summary": dg.MetadataValue.md(f"**{made.sentence}**"),
         "partition": dg.MetadataValue.md(_partition_markdown(installation, record)),
     }
-    page |= _page_at(row.page)(record, made.documents)
+    page |= _places(installation, record) | _page_at(row.page)(record, made.documents)
     if columns := _COLUMNS.get(made.asset) or _declared_columns(made.asset, record):
         page["dagster/column_schema"] = dg.MetadataValue.table_schema(
             dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
@@ -81,14 +88,18 @@ def training_dataset(record: Resource, documents: Mapping[str, Any]) -> Metadata
     if profile := documents.get("profile"):
         page["dagster/row_count"] = profile["n_rows"]
         page["users"], page["items"] = profile["n_users"], profile["n_items"]
+        if months := profile["rows_per_month"]:
+            newest = dict(list(months.items())[-_MOST_MONTHS:])
+            page["interactions by month"] = _count_bars("month", "interactions", newest)
         page["picture: interactions by month"] = pictures.months(profile)
-        page["table profile"] = dg.MetadataValue.json(profile)
     report = ValidationReport.from_dict(documents["report"])
     page["validation report"] = dg.MetadataValue.md(report_markdown(report))
     if users := documents.get("users_report"):
         page["validation report of users"] = dg.MetadataValue.md(
             report_markdown(ValidationReport.from_dict(users))
         )
+    if profile:
+        page["table profile"] = dg.MetadataValue.json(profile)
     return page
 
 
@@ -113,7 +124,7 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     if isinstance(record, AudienceModel) and record.next_refresh_at is not None:
         page["next refresh"] = f"{record.next_refresh_at:%Y-%m-%d %H:%M} UTC"
     page["warnings"] = dg.MetadataValue.md(_list_markdown(training["warnings"]))
-    page["seconds by stage"] = _seconds_table(training["timing_seconds"])
+    page["seconds by stage"] = _seconds_bars(training["timing_seconds"])
     return page
 
 
@@ -123,7 +134,6 @@ def configured_audience_model(record: Resource, documents: Mapping[str, Any]) ->
     return {
         "dagster/row_count": len(configuration["sizes"]),
         "permitted uses": dg.MetadataValue.json(configuration),
-        "inbox folder for seeds": f"inbox/seeds/{record.id}/",
     }
 
 
@@ -140,37 +150,44 @@ def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Me
     if message := documents["outcome"]["message"]:
         page["why the seed is not usable"] = f"{documents['outcome']['statusCode']}: {message}"
     if match := documents.get("match"):
-        page["seed match"] = dg.MetadataValue.json(match)
+        page["seed match"] = _match_bars(match)
     return page
 
 
 def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """Metadata of an audience: quality of the ranking, and what distinguishes the seed."""
     metrics, explanation = documents["metrics"], documents["explanation"]
-    main = metrics["recall_at"]
+    main, apart = metrics["recall_at"], _apart(explanation)
     page: Metadata = {
-        "held-out seed users found": dg.MetadataValue.md(_bars_markdown(metrics)),
-        "picture: audience quality": pictures.quality(metrics),
+        "held-out seed users found": bars(
+            "size",
+            ("this audience", "random ranking"),
+            [
+                (row["size"], [(share, f"{share:.0%}") for share in (row["recall"], row["recall_random"])])
+                for row in metrics["sizes"]
+            ],
+            largest=1.0,
+        ),
+        "what distinguishes the seed": _apart_bars(apart) if apart else _NOTHING_APART,
         "dagster/row_count": metrics["n_users"],
         f"recall at {main['size']}": round(main["recall"], 3),
         f"recall at {main['size']}, random ranking": round(main["recall_random"], 3),
         "AUC": round(metrics["auc"], 3),
         "quality by size": _sizes_table(metrics),
         "warnings": dg.MetadataValue.md(_list_markdown([warning["message"] for warning in metrics["warnings"]])),
-        "seed match": dg.MetadataValue.json(metrics["match"]),
+        "seed match": _match_bars(metrics["match"]),
     }
+    if timing := metrics.get("timing"):
+        page["seconds by stage"] = _seconds_bars(timing)
+    page["picture: audience quality"] = pictures.quality(metrics)
     if privacy := metrics.get("privacy"):
         page["privacy statement"] = privacy["statement"]
         page["privacy budget of the two organisations"] = dg.MetadataValue.json(privacy)
     else:
-        page["signal contributions"] = dg.MetadataValue.json(explanation["signals"])
-    if apart := _apart(explanation):
+        page["signal contributions"] = _signal_bars(explanation["signals"])
+    if apart:
         page["picture: distinguishing features"] = pictures.explanation(apart)
         page["distinguishing features"] = _apart_table(apart)
-    else:
-        page["distinguishing features"] = (
-            "No item or feature value of at least 25 seed users is more common in the seed than by chance."
-        )
     return page
 
 
@@ -179,6 +196,11 @@ def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     export = documents["export"]
     return {
         "dagster/row_count": export["delivered"],
+        "users": _count_bars(
+            "",
+            "users",
+            {"requested": export["requested"], "delivered": export["delivered"], **(export.get("changes") or {})},
+        ),
         "users requested": export["requested"],
         "users delivered": export["delivered"],
         **_changes(export.get("changes")),
@@ -196,6 +218,15 @@ def _changes(changes: Mapping[str, Any] | None) -> Metadata:
         if changes
         else {}
     )
+
+
+def _places(installation: Installation, record: Resource) -> Metadata:
+    """Return where an export is stored, and where a seed for a configured model is put, on this machine."""
+    if isinstance(record, ExportJob) and record.output_location is not None:
+        return {"stored at": place_of(installation, record)}
+    if isinstance(record, ConfiguredAudienceModel):
+        return {"inbox folder for seeds": f"{installation.home.inbox_seeds / record.id}/"}
+    return {}
 
 
 def _page_at(place: str) -> Callable[[Resource, Mapping[str, Any]], Metadata]:
@@ -248,29 +279,19 @@ def _sizes_table(metrics: Mapping[str, Any]) -> dg.MetadataValue:
             "recall of held-out seed users": f"{row['recall']:.1%}",
             "95 % interval": f"{row['recall_interval'][0]:.1%} to {row['recall_interval'][1]:.1%}",
             "recall of a random ranking": f"{row['recall_random']:.1%}",
-            "lift": f"{row['lift']:.2f}",
-            "relevance": "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
-            "relevance of a random ranking": f"{row['relevance_random']:.2f}",
+            "lift (random: 1)": f"{row['lift']:.2f}",
+            RELEVANCE: "not better than random" if row["relevance"] is None else f"{row['relevance']:.2f}",
         }
         for row in metrics["sizes"]
     ]
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=_schema(*rows[0]))
 
 
-def _bars_markdown(metrics: Mapping[str, Any]) -> str:
-    """Draw recall next to random recall as text bars; Dagster shows 1,000 characters without a click."""
-    sizes = metrics["sizes"][:5]
-    lines = ["| size | this audience | random ranking |", "|---|---|---|"]
-    for row in sizes:
-        shares = (row["recall"], row["recall_random"])
-        bars = (f"{'█' * max(1, round(20 * share))} {share:.0%}" for share in shares)
-        lines.append(f"| {row['size']} | {' | '.join(bars)} |")
-    return "\n".join(lines)
-
-
 def _apart(explanation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the feature values, then the items, that distinguish the seed; the strongest first in each group."""
-    items = [{"name": f"item {entry['item_id']}", **entry} for entry in explanation["items"]]
+    from cleanroom_pipelines.similarity.specs import item_words
+
+    items = [{**entry, "name": item_words(entry)} for entry in explanation["items"]]
     features = [{**entry, "name": f"{entry['column']} {entry['value']}"} for entry in explanation["features"]]
     return features + items
 
@@ -297,9 +318,51 @@ def _apart_table(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=_schema(*rows[0]))
 
 
-def _seconds_table(timing: Mapping[str, float]) -> dg.MetadataValue:
-    rows = [dg.TableRecord({"stage": stage, "seconds": f"{seconds:.1f}"}) for stage, seconds in timing.items()]
-    return dg.MetadataValue.table(rows, schema=_schema("stage", "seconds"))
+def _apart_bars(apart: list[dict[str, Any]]) -> dg.MetadataValue:
+    key = "strength" if "strength" in apart[0] else "lift"
+    return bars(
+        "item or feature value",
+        ("lift" if key == "lift" else "standard deviations above chance",),
+        [
+            (entry["name"], [(entry[key], f"{entry[key]:.1f}")])
+            for entry in sorted(apart, key=lambda entry: -entry[key])
+        ],
+    )
+
+
+def _signal_bars(signals: list[dict[str, Any]]) -> dg.MetadataValue:
+    rows = sorted(signals, key=lambda each: -each["gain"])
+    return bars(
+        "signal",
+        ("share of the ranking", "AUC on its own"),
+        [
+            (
+                each["signal"],
+                [(each["gain"], f"{each['gain']:.0%}"), (each["held_out_auc"], f"{each['held_out_auc']:.2f}")],
+            )
+            for each in rows
+        ],
+        largest=1.0,
+    )
+
+
+def _seconds_bars(timing: Mapping[str, float]) -> dg.MetadataValue:
+    return bars("stage", ("seconds",), [(stage, [(spent, f"{spent:.1f}")]) for stage, spent in timing.items()])
+
+
+def _match_bars(match: Mapping[str, Any]) -> dg.MetadataValue:
+    words = {
+        "n_rows": "rows",
+        "n_invalid": "invalid",
+        "n_duplicates": "duplicate",
+        "n_unique": "different users",
+        "n_matched": "known to the model",
+    }
+    return _count_bars("", "seed", {words[key]: match[key] for key in words if key in match})
+
+
+def _count_bars(what: str, column: str, counts: Mapping[str, int]) -> dg.MetadataValue:
+    return bars(what, (column,), [(label, [(n, f"{n:,}")]) for label, n in counts.items()])
 
 
 def _declared_columns(asset: str, record: Resource) -> tuple[tuple[str, str, str], ...]:

@@ -7,6 +7,7 @@ Keep out: numbers that are not already in the documents.
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +18,11 @@ _MAX_BYTES = 70_000  # base64 turns three bytes into four
 
 
 def quality(metrics: Mapping[str, Any]) -> dg.MetadataValue:
-    """Chart recall (next to a random ranking), the ROC curve, relevance and lift by size, and the scores."""
+    """Chart recall and lift by size (next to a random ranking), the ROC curve, and the scores."""
     figure, axes = _figure(2, 2, 10.5, 7.2)
     _draw_recall(axes[0][0], metrics)
     _draw_roc(axes[0][1], metrics)
-    _draw_relevance(axes[1][0], metrics)
+    _draw_lift(axes[1][0], metrics)
     if metrics["histogram"]:
         _draw_scores(axes[1][1], metrics)
     else:  # a private ranking releases no scores
@@ -35,11 +36,11 @@ def explanation(apart: list[dict[str, Any]]) -> dg.MetadataValue:
     figure, axes = _figure(1, 1, 8, 0.35 * len(top) + 1.2)
     axis = axes[0][0]
     if "lift" in top[0]:
-        axis.barh([entry["name"][:40] for entry in top], [entry["lift"] for entry in top], color=_SEED)
+        axis.barh([entry["name"][:60] for entry in top], [entry["lift"] for entry in top], color=_SEED)
         axis.axvline(1, color=_RANDOM, linestyle="--")
         axis.set_xlabel("times as common in the seed as among all users")
     else:
-        axis.barh([entry["name"][:40] for entry in top], [entry["strength"] for entry in top], color=_SEED)
+        axis.barh([entry["name"][:60] for entry in top], [entry["strength"] for entry in top], color=_SEED)
         axis.set_xlabel("difference from all users, in standard errors")
     axis.set_title("Items and features that distinguish the seed")
     return _as_markdown(figure, "items and features that distinguish the seed")
@@ -125,32 +126,18 @@ def _draw_roc(axis: Any, metrics: Mapping[str, Any]) -> None:
     axis.set_title(f"ROC, area {metrics['auc']:.3f} (random 0.5)")
 
 
-def _draw_relevance(axis: Any, metrics: Mapping[str, Any]) -> None:
+def _draw_lift(axis: Any, metrics: Mapping[str, Any]) -> None:
+    """Draw lift, where more is better; relevance is in the table only, since it is highest at random."""
     rows = metrics["sizes"]
-    shares = [100 * row["recall_random"] for row in rows]
-    known = [
-        (share, row["relevance"]) for share, row in zip(shares, rows, strict=True) if row["relevance"] is not None
-    ]
-    if known:
-        axis.plot(*zip(*known, strict=True), "o-", color=_SEED, label="relevance")
-    axis.plot(
-        shares,
-        [row["relevance_random"] for row in rows],
-        "--",
-        color=_RANDOM,
-        label="relevance of a random ranking",
-    )
-    axis.set_ylim(-1.05, 1.05)
-    axis.axhline(0, color="black", linewidth=0.5)
-    axis.set_xlabel("audience size, % of all users")
-    axis.set_title("Relevance (left) and lift (right) by size")
-    other = axis.twinx()
-    other.plot(shares, [row["lift"] for row in rows], "s:", color=_POPULATION, label="lift")
-    other.axhline(1, color=_POPULATION, linewidth=0.5, linestyle=":")
-    other.set_ylim(bottom=0)
-    handles, labels = axis.get_legend_handles_labels()
-    more_handles, more_labels = other.get_legend_handles_labels()
-    axis.legend(handles + more_handles, labels + more_labels, frameon=False)
+    positions = range(len(rows))
+    axis.bar(list(positions), [row["lift"] for row in rows], 0.5, color=_SEED, label="this audience")
+    for position, row in zip(positions, rows, strict=True):
+        axis.plot([position] * 2, row["lift_interval"], color="black", linewidth=1.5)
+    axis.axhline(1, color=_RANDOM, linestyle="--", label="random")
+    axis.set_xticks(list(positions), [row["size"] for row in rows])
+    axis.set_ylim(bottom=0)
+    axis.set_title("Lift: times as many seed users found as at random")
+    axis.legend(frameon=False)
 
 
 def _draw_scores(axis: Any, metrics: Mapping[str, Any]) -> None:
@@ -166,9 +153,11 @@ def _draw_scores(axis: Any, metrics: Mapping[str, Any]) -> None:
 
 
 def _figure(n_rows: int, n_columns: int, width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rcParams["text.parse_math"] = False  # a name such as "5 $ to 10 $" is not a formula
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
@@ -182,7 +171,8 @@ def _as_markdown(figure: Any, alternative: str) -> dg.MetadataValue:
 
     for dots_per_inch in (80, 60, 45):
         figure.set_dpi(dots_per_inch)
-        figure.canvas.draw()
+        with warnings.catch_warnings(action="ignore"):  # a missing glyph would be quoted in a log
+            figure.canvas.draw()
         drawn = Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba())
         buffer = io.BytesIO()
         # few colours: a third of the bytes, so a chart rarely needs a second, smaller rendering

@@ -12,6 +12,8 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Resource
 from cleanroom_pipelines.defs import pictures
+from cleanroom_pipelines.defs.bars import bars
+from cleanroom_pipelines.runs.reasons import escaped
 
 Metadata = dict[str, Any]
 _MOST_ROWS = 100
@@ -71,6 +73,22 @@ def overlap_statistics(record: Resource, documents: Mapping[str, Any]) -> Metada
     ]
     page: Metadata = {}
     if rows:
+        is_hidden = all(row["overlap_size"] is None for row in released["rows"])
+        page["overlap"] = bars(
+            "seed audience",
+            ("match rate" if is_hidden else "shared users, with noise",),
+            [
+                (
+                    row["audience_type"],
+                    [
+                        (row["match_rate"], _share(row["match_rate"]))
+                        if is_hidden
+                        else (row["overlap_size"], _released(row["overlap_size"]))
+                    ],
+                )
+                for row in released["rows"]
+            ],
+        )
         page["picture: overlap"] = pictures.overlap(released["rows"])
         page["overlap by seed audience"] = _table(rows)
     return page | {"noise per count": released["noise"]["statement"]} | _budget(documents["overlap"])
@@ -84,6 +102,17 @@ def insights(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         shown = [row for row in audience["rows"] if row["affinity_ratio"] is not None]
         single = [row for row in shown if sum(row[key] is not None for key in ("interest", "age", "gender")) == 1]
         if single:
+            page[f"affinity of seed audience {number}"] = bars(
+                f"in {escaped(audience['audience_type'][:40])}",
+                ("times as common as among the matchable users",),
+                [
+                    (
+                        str(row["interest"] or row["age"] or row["gender"]),
+                        [(row["affinity_ratio"], f"{row['affinity_ratio']:g}")],
+                    )
+                    for row in sorted(single, key=lambda row: -row["affinity_ratio"])
+                ],
+            )
             page[f"picture: affinity of seed audience {number}"] = pictures.affinity(
                 audience["audience_type"], single
             )
@@ -134,6 +163,15 @@ def lookalike_statistics(record: Resource, documents: Mapping[str, Any]) -> Meta
         for row in released["reach"]
     ]
     return {
+        "held-out source users found": bars(
+            "reach",
+            ("this lookalike", "random ranking"),
+            [
+                (f"{row['reach']}%", [(row["tpr"], _share(row["tpr"])), (row["reach"] / 100, f"{row['reach']}%")])
+                for row in released["reach"]
+            ],
+            largest=1.0,
+        ),
         "picture: reach": pictures.reach(released["reach"]),
         "AUC": released["auc"],
         "users by reach": _table(rows),

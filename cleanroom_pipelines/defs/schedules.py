@@ -7,6 +7,7 @@ Keep out: how often a model is refreshed; its declaration says that.
 
 import dagster as dg
 
+from cleanroom_pipelines.defs.failing import in_words
 from cleanroom_pipelines.defs.jobs import housekeeping, run_all_pending
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.ways_in import acting_for
@@ -18,6 +19,7 @@ from cleanroom_pipelines.ways_in import acting_for
     job=run_all_pending,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
+@in_words
 def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: InstallationResource) -> dg.SkipReason:
     """Requests a new version of every model whose declared refresh is due; the pending_work sensor runs it."""
     catalog = installation.open().catalog
@@ -34,6 +36,7 @@ def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: Inst
     job=housekeeping,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
+@in_words
 def nightly_housekeeping(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """Starts the job that deletes superseded artifacts."""
     return dg.RunRequest()

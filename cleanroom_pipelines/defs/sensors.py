@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import dagster as dg
 
 from cleanroom_pipelines.catalog import RECORDS, Lane, Status
+from cleanroom_pipelines.defs.failing import in_words
 from cleanroom_pipelines.defs.jobs import (
     asset_jobs,
     carry_out_deletions,
@@ -45,6 +46,7 @@ _MAX_WORKERS = {Lane.SMALL: 2, Lane.HEAVY: 1}
     default_status=dg.DefaultSensorStatus.RUNNING,
     job=run_all_pending,
 )
+@in_words
 def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Registers every complete file in inbox/seeds/<configured audience model>/ as a generation job.
 
@@ -64,6 +66,7 @@ def seed_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     default_status=dg.DefaultSensorStatus.RUNNING,
     job=run_all_pending,
 )
+@in_words
 def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Provisions a data room with each complete file in inbox/rooms/<data room>/<dataset>/.
 
@@ -80,6 +83,7 @@ def room_inbox(context: dg.SensorEvaluationContext, installation: InstallationRe
     default_status=dg.DefaultSensorStatus.RUNNING,
     jobs=[*asset_jobs, run_all_pending, score_shards, carry_out_deletions, rebuild_materializations],
 )
+@in_words
 def pending_work(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Starts runs for pending work, including deletions, and ends runs that stopped responding."""
     opened, instance = installation.open(), context.instance

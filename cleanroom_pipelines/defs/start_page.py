@@ -11,25 +11,25 @@ from collections.abc import Collection, Iterator
 import dagster as dg
 
 from cleanroom_pipelines.defs.checks import model_is_fresh
+from cleanroom_pipelines.defs.failing import in_words
 from cleanroom_pipelines.defs.pages import Metadata
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.code_location import CODE_LOCATION
 from cleanroom_pipelines.runs.reasons import escaped, link_to
 from cleanroom_pipelines.runs.situation import Problem, Situation, situation_of
-from cleanroom_pipelines.runs.work import without_data
 
 _TICK_SECONDS = 30
 
 
 @dg.asset(group_name="start", kinds={"duckdb"}, owners=["team:publisher"])
+@in_words
 def clean_room(installation: InstallationResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Start here: what failed and how to fix it, what runs and waits, what is due, and where exports are.
 
     If work waits for minutes, look at Deployment > Daemons: without a running daemon nothing starts, and this page
     is not renewed.
     """
-    with without_data():
-        return dg.MaterializeResult(metadata=page_of(situation_of(installation.open())))
+    return dg.MaterializeResult(metadata=page_of(situation_of(installation.open())))
 
 
 def page_of(situation: Situation) -> Metadata:
@@ -61,6 +61,7 @@ def page_of(situation: Situation) -> Metadata:
             for each in situation.exports
         ]
     )
+    page["inbox for seeds"] = f"{situation.inbox}/<configured audience model>/"
     page["privacy budgets"] = _lines(
         [f"{escaped(pair)}: {left:g} of {total:g} units left" for pair, (left, total) in situation.budgets.items()]
     )
@@ -70,10 +71,10 @@ def page_of(situation: Situation) -> Metadata:
 
 
 @dg.asset_check(asset=clean_room)
+@in_words
 def nothing_failed(installation: InstallationResource) -> dg.AssetCheckResult:
     """No resource's newest version failed."""
-    with without_data():
-        situation = situation_of(installation.open())
+    situation = situation_of(installation.open())
     return dg.AssetCheckResult(passed=not situation.n_failed, description=situation.headline)
 
 
@@ -82,10 +83,10 @@ def nothing_failed(installation: InstallationResource) -> dg.AssetCheckResult:
     minimum_interval_seconds=_TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
+@in_words
 def start_page(context: dg.SensorEvaluationContext, installation: InstallationResource) -> dg.SensorResult:
     """Renews the start page when something has changed."""
-    with without_data():
-        situation = situation_of(installation.open())
+    situation = situation_of(installation.open())
     mark_before, *late_before = (context.cursor or "").split("\n")
     mark = hashlib.sha256(situation.mark.encode()).hexdigest()[:32]
     if mark == mark_before:

@@ -46,6 +46,7 @@ from cleanroom_pipelines.errors import (
 from cleanroom_pipelines.runs.artifact_documents import read_documents, write_documents
 from cleanroom_pipelines.runs.budgets import write_down_reveals
 from cleanroom_pipelines.runs.building import AssetResult, builds, built
+from cleanroom_pipelines.runs.drift import drift_of_audience, drift_of_export
 from cleanroom_pipelines.runs.inbox import close_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_jobs import (
@@ -259,6 +260,7 @@ def _build_audience(work: Work[GenerationJob]) -> AssetResult:
         report.sentence,
         (_current(installation.catalog, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
         metrics=shared_metrics(report.metrics),
+        **drift_of_audience(installation, job.id, report.metrics),
         **ensemble_statement(reveals, job.seed_mode),
     )
     end_use_of_seed(installation, job)
@@ -302,6 +304,7 @@ def _build_private_audience(
         (_current(installation.catalog, Kind.CONFIGURED_AUDIENCE_MODEL, configured.id).ref, model.ref),
         metrics=shared_metrics(documents["metrics"]),
         privacy=documents["metrics"]["privacy"]["statement"],
+        **drift_of_audience(installation, job.id, documents["metrics"]),
     )
     end_use_of_seed(installation, job)
     return made
@@ -377,7 +380,13 @@ def build_audience_export(work: Work[ExportJob]) -> AssetResult:
         ).manifest
         sentence = f"Exported {written.delivered:,} users ({export.size}) to {place.url}."
         made = built(work, "audience_export", sentence, documents)
-        work.finish(sentence, (audience.ref,), output_location=place.url, delivered=written.delivered)
+        work.finish(
+            sentence,
+            (audience.ref,),
+            output_location=place.url,
+            delivered=written.delivered,
+            **drift_of_export(documents["export"]),
+        )
     close_drop(installation, job.id)
     return made
 

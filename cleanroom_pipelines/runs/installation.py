@@ -16,8 +16,10 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cleanroom_pipelines.catalog import Catalog
+from cleanroom_pipelines.catalog.channels import Mail, is_loopback
 from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConfigurationError
@@ -40,8 +42,26 @@ T = TypeVar("T")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
+_NEEDED = (
+    ("CLEANROOM_MAIL", "CLEANROOM_CONSOLE_URL"),
+    ("CLEANROOM_SSO_ISSUER", "CLEANROOM_CONSOLE_URL"),
+    ("CLEANROOM_SSO_ISSUER", "CLEANROOM_SSO_CLIENT"),
+)
 _SECRET = re.compile(r"CLEANROOM_SECRET_([A-Z][A-Z0-9_]*?)(_FILE)?")
 _SOURCE_URL = re.compile(r"CLEANROOM_SOURCE_([A-Z][A-Z0-9_]*)_URL")
+
+
+@dataclass(frozen=True)
+class SignOnProvider:
+    """An OpenID Connect provider by which users sign in to the console.
+
+    Args:
+        issuer: Its address.
+        client_id: Our id there.
+    """
+
+    issuer: str
+    client_id: str
 
 
 @dataclass(frozen=True)
@@ -77,11 +97,18 @@ class Settings:
             `local`, the default, only on this machine.
         private_networks: CLEANROOM_PRIVATE_NETWORKS, such as 172.17.0.0/16: networks whose connections need no TLS
             because others cannot read them, such as a container's whose port is published on 127.0.0.1 only.
+        console_url: CLEANROOM_CONSOLE_URL: the address at which users open the console, such as
+            https://room.example; links in e-mails and the return from single sign-on lead there.
+        mail: CLEANROOM_MAIL, `smtp://[user@]host[:port]?from=address`: sends invitations and one-time links; the
+            user's password is the secret MAIL.
+        sso: CLEANROOM_SSO_ISSUER and CLEANROOM_SSO_CLIENT: the OpenID Connect provider by which users sign in, and
+            our client id there; the client's secret is the secret SSO.
         max_uploads: CLEANROOM_MAX_UPLOADS: files per user that are not in a room yet.
         max_labs: CLEANROOM_MAX_LABS: data labs per user.
         max_rooms: CLEANROOM_MAX_ROOMS: data rooms owned per user.
         secrets: CLEANROOM_SECRET_<NAME>, or CLEANROOM_SECRET_<NAME>_FILE with the path of a file that contains it:
-            secrets that declared notices name. CLEANROOM_SECRET_METRICS is the token of /_cleanroom/metrics.
+            secrets that declared notices name. MAIL and SSO belong to the settings above, METRICS is the token of
+            /_cleanroom/metrics.
         connections: CLEANROOM_SOURCE_<NAME>_URL and CLEANROOM_SOURCE_<NAME>_DRIVER: databases that sources name.
     """
 
@@ -107,6 +134,9 @@ class Settings:
     max_scratch_bytes: int | None = None
     operator_pages: str = "local"
     private_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    console_url: str | None = None
+    mail: Mail | None = None
+    sso: SignOnProvider | None = None
     max_uploads: int = 100
     max_labs: int = 100
     max_rooms: int = 100
@@ -124,6 +154,7 @@ class Settings:
             ConfigurationError: A variable cannot be read; the message names it.
         """
         values = os.environ if environment is None else environment
+        _check_together(values)
         return cls(
             home=root_of(values.get("CLEANROOM_HOME") or "data"),
             catalog_url=_read(values, "CLEANROOM_CATALOG_URL", _catalog_url),
@@ -147,6 +178,9 @@ class Settings:
             max_scratch_bytes=_read(values, "CLEANROOM_MAX_SCRATCH", parse_bytes),
             operator_pages=_read(values, "CLEANROOM_OPERATOR_PAGES", _operator_pages) or "local",
             private_networks=_read(values, "CLEANROOM_PRIVATE_NETWORKS", _networks) or (),
+            console_url=_read(values, "CLEANROOM_CONSOLE_URL", _site_url),
+            mail=_read(values, "CLEANROOM_MAIL", _mail),
+            sso=_read(values, "CLEANROOM_SSO_ISSUER", lambda url: _sign_on(url, values)),
             max_uploads=_read(values, "CLEANROOM_MAX_UPLOADS", _positive) or 100,
             max_labs=_read(values, "CLEANROOM_MAX_LABS", _positive) or 100,
             max_rooms=_read(values, "CLEANROOM_MAX_ROOMS", _positive) or 100,
@@ -435,6 +469,44 @@ def _operator_pages(text: str) -> str:
 
 def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(each.strip()) for each in text.split(","))
+
+
+def _site_url(text: str) -> str:
+    """Read an https:// address, or http:// on this machine, without path."""
+    if urlsplit(text).path.strip("/"):
+        raise ValueError("it has a path")
+    return _web_address(text).rstrip("/")
+
+
+def _web_address(text: str) -> str:
+    parts = urlsplit(text)
+    is_secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    is_plain = parts.username is None and not parts.query and not parts.fragment and parts.port != 0
+    if not (is_secure and is_plain and parts.hostname and text.isprintable() and " " not in text):
+        raise ValueError("not the address of a site")
+    return text
+
+
+def _mail(text: str) -> Mail:
+    parts = urlsplit(text)
+    sender = dict(parse_qsl(parts.query, strict_parsing=True)).get("from", "")
+    if parts.scheme != "smtp" or parts.path.strip("/") or parts.password is not None:
+        raise ValueError("not the address of a mail server")
+    user = unquote(parts.username) if parts.username else None
+    mail = Mail(sender, sender, parts.hostname or "", parts.port or 587, user, "MAIL" if user else None)
+    mail.check()  # its receiver is set for each message
+    return mail
+
+
+def _sign_on(issuer: str, values: Mapping[str, str]) -> SignOnProvider:
+    return SignOnProvider(_web_address(issuer), values["CLEANROOM_SSO_CLIENT"])
+
+
+def _check_together(values: Mapping[str, str]) -> None:
+    """Reject settings of signing in without those that they need."""
+    for name, needed in _NEEDED:
+        if values.get(name) and not values.get(needed):
+            raise ConfigurationError(f"The setting {name} needs {needed}.", remedy=f"Set {needed} too.")
 
 
 def _size_profile(text: str) -> str:

@@ -10,14 +10,11 @@ import hmac
 import json
 import logging
 import shlex
-import smtplib
-import ssl
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from email.message import EmailMessage
-from email.utils import formatdate, make_msgid
+from email.utils import make_msgid
 from threading import Thread
 
 from cleanroom_pipelines.catalog import (
@@ -30,12 +27,11 @@ from cleanroom_pipelines.catalog import (
     NoticeReceiver,
     Webhook,
 )
-from cleanroom_pipelines.catalog.channels import is_loopback
 from cleanroom_pipelines.catalog.notices import OPERATOR
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
+from cleanroom_pipelines.runs.mail import MAIL_ERRORS, TIMEOUT_SECONDS, send_mail
 
 _LOG = logging.getLogger(__name__)
-TIMEOUT_SECONDS = 10.0
 # The pauses before the second and the third attempt.
 PAUSES = (1.0, 4.0)
 TEST = "test"
@@ -332,19 +328,8 @@ def _run(command: Command, body: bytes) -> None:
 
 
 def _mail(mail: Mail, notice: Notice, password: str | None, delivery: str) -> None:
-    message = EmailMessage()
-    message["From"], message["To"] = mail.sender, mail.to
-    message["Subject"] = f"Clean room: {notice.status_code or notice.status}"
-    message["Date"], message["Message-ID"] = formatdate(), delivery
-    message["Auto-Submitted"] = "auto-generated"  # so that absence notes are not sent back (RFC 3834)
-    message.set_content(f"{notice.sentence}\n")
+    subject = f"Clean room: {notice.status_code or notice.status}"
     try:
-        with smtplib.SMTP(mail.host, mail.port, timeout=TIMEOUT_SECONDS) as server:
-            server.ehlo()
-            if server.has_extn("starttls") or not is_loopback(mail.host):
-                server.starttls(context=ssl.create_default_context())
-            if mail.user is not None and password is not None:
-                server.login(mail.user, password)
-            server.send_message(message)
-    except (smtplib.SMTPException, OSError, ValueError) as error:
+        send_mail(mail, subject, notice.sentence, password, delivery)
+    except MAIL_ERRORS as error:
         raise _NotArrivedError(type(error).__name__) from None

@@ -7,7 +7,6 @@ Keep out: seeds from the inbox (inbox.py) and declarations (declarations).
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -27,8 +26,9 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.engine import Runtime
-from cleanroom_pipelines.errors import NotFoundError, SeedError, StatusCode, UsageError
+from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.privacy import BudgetSpentError
+from cleanroom_pipelines.runs.finding import resource_named
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_jobs import PrivateJob
 from cleanroom_pipelines.runs.work import Work
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 # How long a job that failed for a reason other than its seed can be retried manually.
 _ATTEMPT_AGAIN_WITHIN = timedelta(days=1)
-_MOST_LISTED = 20  # names in a message
 
 
 def start_job_from_file(
@@ -72,7 +71,7 @@ def start_job_from_file(
         ConflictError: The name is already in use.
         NotFoundError: The configured model does not exist.
     """
-    configured = _configured_model(installation, configured).id
+    configured = resource_named(installation.catalog, configured, Kind.CONFIGURED_AUDIENCE_MODEL).id
     if seed_mode not in set(SeedMode):
         raise UsageError("The seed mode is invalid.", remedy="Use excluded, first or in_place.")
     if not seed.is_file():
@@ -103,27 +102,6 @@ def start_job_from_file(
         installation.vault.delete(location)
         raise
     return job
-
-
-def _configured_model(installation: Installation, name_or_key: str) -> Resource:
-    """Find a configured audience model of any account by its name or partition key, for the operator."""
-    models = [*installation.catalog.resources.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)]
-    found = [model for model in models if name_or_key in (model.id, model.name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise NotFoundError(
-            f"{len(found)} configured audience models have this name.",
-            remedy=f"Give a partition key: {_listed(model.id for model in found)}.",
-        )
-    remedy = f"Choose one of: {_listed(model.name for model in models)}." if models else "Declare one first."
-    raise NotFoundError("There is no configured audience model with this name or partition key.", remedy=remedy)
-
-
-def _listed(texts: Iterable[str]) -> str:
-    every = list(texts)
-    shown, others = every[:_MOST_LISTED], every[_MOST_LISTED:]
-    return ", ".join(map(repr, shown)) + (f" and {len(others)} more" if others else "")
 
 
 @dataclass(frozen=True)

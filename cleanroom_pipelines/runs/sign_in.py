@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import timedelta
 from threading import BoundedSemaphore
 
-from cleanroom_pipelines.catalog import ConsoleSession, LinkPurpose, SignInLink
+from cleanroom_pipelines.catalog import ConsoleSession, LinkPurpose, NewPasskey, Passkey, SignInLink
 from cleanroom_pipelines.errors import ConflictError, UsageError
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.users import token_of
@@ -23,6 +23,7 @@ from cleanroom_pipelines.runs.users import token_of
 MIN_PASSWORD, MAX_PASSWORD = 12, 200
 VALID = {LinkPurpose.INVITATION: timedelta(days=7), LinkPurpose.SIGN_IN: timedelta(minutes=15)}
 """How long a link is valid."""
+CHALLENGE_VALID = timedelta(minutes=5)
 
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 _N, _R, _P, _MAX_BYTES = 1 << 15, 8, 3, 64 << 20
@@ -32,7 +33,7 @@ _computing = BoundedSemaphore(2)
 
 
 def invite(installation: Installation, email: str, invited_by: str | None = None) -> tuple[str, SignInLink]:
-    """Invite a user to set a password; create the user if needed.
+    """Invite a user to set a password or a passkey; create the user if needed.
 
     Args:
         installation: The installation to work on.
@@ -74,19 +75,25 @@ def find_link(installation: Installation, secret: str, purpose: LinkPurpose) -> 
     return installation.catalog.sign_in.link(_digest(installation, purpose, secret), purpose)
 
 
-def accept_invitation(installation: Installation, secret: str, password: str) -> tuple[str, str] | None:
-    """Use up an invitation, set its user's password, and start a session.
+def accept_invitation(
+    installation: Installation, secret: str, credential: str | NewPasskey
+) -> tuple[str, str] | None:
+    """Use up an invitation, set its user's new password or passkey instead of earlier ones, and start a session.
 
     Returns:
         The user's address and the session's secret; None if the invitation is invalid.
 
     Raises:
         UsageError: The password is too short or too long.
+        ConflictError: The passkey is stored already.
     """
-    check_password(password)
+    if isinstance(credential, str):
+        check_password(credential)
     if find_link(installation, secret, LinkPurpose.INVITATION) is None:
         return None
-    encoded = _encode(password, bytes.fromhex(installation.token_hex(_SALT_BYTES)))
+    if isinstance(credential, NewPasskey):
+        return _use(installation, secret, LinkPurpose.INVITATION, passkey=credential)
+    encoded = _encode(credential, bytes.fromhex(installation.token_hex(_SALT_BYTES)))
     return _use(installation, secret, LinkPurpose.INVITATION, encoded)
 
 
@@ -153,6 +160,19 @@ def start_session(
     return secret
 
 
+def start_session_by_passkey(installation: Installation, passkey: Passkey, sign_count: int) -> str | None:
+    """Start a session by a passkey; None if it was removed or used meanwhile.
+
+    Args:
+        installation: The installation to work on.
+        passkey: The passkey as it was when its signature was checked.
+        sign_count: The device's counter of signatures now.
+    """
+    secret = _secret(installation)
+    digest = _digest(installation, "session", secret)
+    return secret if installation.catalog.sign_in.start_session_by(passkey, sign_count, digest) else None
+
+
 def find_session(installation: Installation, secret: str) -> ConsoleSession | None:
     """Return a session and record its use; None if it is unknown or has ended."""
     if not _SECRET.fullmatch(secret):
@@ -166,12 +186,45 @@ def end_session(installation: Installation, secret: str) -> None:
         installation.catalog.sign_in.end_session(_digest(installation, "session", secret))
 
 
+def begin_challenge(installation: Installation, purpose: str) -> str:
+    """Return a new secret for a browser's cookie, by which it can answer one challenge within `CHALLENGE_VALID`.
+
+    Args:
+        installation: The installation to work on.
+        purpose: What the answer may be for, and for whom.
+    """
+    secret = _secret(installation)
+    expires_at = installation.clock() + CHALLENGE_VALID
+    installation.catalog.sign_in.add_challenge(_digest(installation, f"challenge {purpose}", secret), expires_at)
+    return secret
+
+
+def use_challenge(installation: Installation, secret: str, purpose: str) -> bool:
+    """Use up a browser's challenge; false if it is unknown, for another purpose, used or expired."""
+    if not _SECRET.fullmatch(secret):
+        return False
+    return installation.catalog.sign_in.use_challenge(_digest(installation, f"challenge {purpose}", secret))
+
+
+def derived(installation: Installation, secret: str, use: str) -> bytes:
+    """Return 32 bytes that only this installation can compute from a browser's secret, such as the challenge."""
+    return bytes.fromhex(_digest(installation, f"derived {use}", secret))
+
+
 def _use(
-    installation: Installation, secret: str, purpose: LinkPurpose, password: str | None = None
+    installation: Installation,
+    secret: str,
+    purpose: LinkPurpose,
+    password: str | None = None,
+    passkey: NewPasskey | None = None,
 ) -> tuple[str, str] | None:
     started = _secret(installation)
     link = installation.catalog.sign_in.use_link(
-        _digest(installation, purpose, secret), purpose, _digest(installation, "session", started), password
+        _digest(installation, purpose, secret),
+        purpose,
+        _digest(installation, "session", started),
+        password=password,
+        passkey=passkey,
     )
     return None if link is None else (link.email, started)
 

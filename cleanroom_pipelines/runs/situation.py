@@ -6,14 +6,13 @@ Keep out: how it is shown (defs.start_page, cli.status).
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from cleanroom_pipelines.catalog import AudienceModel, Catalog, Kind, Resource, Status, Version
-from cleanroom_pipelines.errors import ArtifactError, CleanroomError, NotFoundError
-from cleanroom_pipelines.runs.artifact_documents import read_stored
+from cleanroom_pipelines.catalog import AudienceModel, Catalog, ExportJob, Kind, Resource, Status, Version
+from cleanroom_pipelines.errors import CleanroomError, NotFoundError
+from cleanroom_pipelines.runs.drift import drift_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.notices import NoticeState, states_of
 from cleanroom_pipelines.runs.reasons import APPLY, RETRY_ALL, RETRY_JOB, START_JOB, Failure, failure_of
@@ -96,8 +95,9 @@ class Situation:
         late: Why a model with a declared refresh is not fresh, by its id; fresh ones are not in it.
         exports: Exports of the last seven days, newest first.
         budgets: Units left and in total, by pair of organisations.
-        drift: Sentences about models whose population changed much with the last refresh.
+        drift: Sentences about models, audiences and exports that changed much with a refresh.
         notices: The receivers of notices, and whether each one's last notice arrived.
+        inbox: The folder of the inbox for seeds, which has one for each configured audience model.
         free_bytes: Free space on the disk of the home.
         total_bytes: Size of that disk.
     """
@@ -112,6 +112,7 @@ class Situation:
     budgets: Mapping[str, tuple[float, float]]
     drift: tuple[str, ...]
     notices: tuple[NoticeState, ...]
+    inbox: str
     free_bytes: int
     total_bytes: int
 
@@ -163,17 +164,25 @@ def situation_of(installation: Installation) -> Situation:
         ),
         late={model.id: sentence for model in models if (sentence := lateness_of(installation, model))},
         exports=tuple(
-            Export(record, _place_of(installation, record), version.summary.get("delivered"), version.finished_at)
+            Export(record, place_of(installation, record), version.summary.get("delivered"), version.finished_at)
             for record, version in catalog.resources.exports_since(now - _WEEK, _MOST_ROWS)
         ),
         budgets=budgets,
-        drift=tuple(
-            f"{model.name}: {sentence}" for model in models if (sentence := drift_of(installation, model.id))
-        ),
+        drift=tuple(_drift(installation, models, now - _WEEK)),
         notices=states_of(catalog, setting=installation.settings.notify),
+        inbox=str(installation.home.inbox_seeds),
         free_bytes=usage.free,
         total_bytes=usage.total,
     )
+
+
+def _drift(installation: Installation, models: Sequence[AudienceModel], since: datetime) -> Iterator[str]:
+    for model in models:
+        if sentence := drift_of(installation, model.id):
+            yield f"{model.name}: {sentence}"
+    for record, version in installation.catalog.resources.refreshed_since(since, _MOST_ROWS):
+        if "drift" in version.summary:
+            yield f"{record.name}: {version.summary['drift']}"
 
 
 def lateness_of(installation: Installation, model: AudienceModel) -> str:
@@ -185,60 +194,6 @@ def lateness_of(installation: Installation, model: AudienceModel) -> str:
     if due > installation.clock() - _GRACE:
         return ""
     return f"A refresh was due at {due:%Y-%m-%d %H:%M} UTC and has not started. Check that Dagster's daemon runs."
-
-
-def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> str:
-    """Compare a model's newest two versions; return a sentence if users or items changed more than the limit."""
-    versions = installation.catalog.resources.versions(Kind.AUDIENCE_MODEL, model_id)
-    done = [version.summary for version in versions if version.status is Status.ACTIVE and version.summary]
-    if len(done) < 2:
-        return ""
-    before, after = done[-2:]
-    changes = [
-        f"{before[key]:,} → {after[key]:,} {words}"
-        for key, words in (("n_users", "users"), ("n_items", "items"))
-        if key in before and key in after and abs(after[key] - before[key]) > limit * max(1, before[key])
-    ]
-    return f"{', '.join(changes)} since the previous version." if changes else ""
-
-
-def drift_of_audience(installation: Installation, job_id: str, limit: float = 0.2) -> str:
-    """Compare an audience's newest two versions; return a sentence if matches or recall changed much.
-
-    Recall changed much if it left the confidence interval of the version before, and by more than a tenth. Both
-    numbers are those on the pages of the two versions, so comparing them reveals nothing more.
-    """
-    versions = installation.catalog.resources.versions(Kind.GENERATION_JOB, job_id)
-    built = [
-        version for version in versions if version.status is Status.ACTIVE and "audience" in version.artifacts
-    ]
-    if len(built) < 2:
-        return ""
-    references = [version.artifact("audience") for version in built[-2:]]
-    try:
-        before, after = (read_stored(installation.store, each)[1]["metrics"] for each in references)
-    except ArtifactError:  # superseded and deleted
-        return ""
-    old, new = before["match"]["n_matched"], after["match"]["n_matched"]
-    changes = [f"{old:,} → {new:,} matched users of the seed"] if abs(new - old) > limit * max(1, old) else []
-    low, high = before["recall_at"]["recall_interval"]
-    old, new = before["recall_at"]["recall"], after["recall_at"]["recall"]
-    if not low <= new <= high and abs(new - old) > limit / 2:
-        changes.append(f"{old:.2f} → {new:.2f} recall")
-    return f"{', '.join(changes)} since the previous version." if changes else ""
-
-
-def drift_of_export(export: Mapping[str, Any], limit: float = 0.5) -> str:
-    """Return a sentence if more than a share of a list's users were not in the previous list.
-
-    Args:
-        export: The document of the export, which counts the changes if the configured model asks for them.
-        limit: The share.
-    """
-    changes, delivered = export.get("changes"), export["delivered"]
-    if not changes or changes["added"] <= limit * delivered:
-        return ""
-    return f"{changes['added'] / delivered:.0%} of the users were not in the previous export."
 
 
 def _problems(catalog: Catalog, failed: Sequence[Version]) -> tuple[Problem, ...]:
@@ -284,7 +239,7 @@ def _stops_of(n_stops: int) -> str:
     return f"; its process stopped responding {times}, and it is retried"
 
 
-def _place_of(installation: Installation, record: Any) -> str:
+def place_of(installation: Installation, record: ExportJob) -> str:
     """Return where an export is stored: a path on this machine, or the URL on a store."""
     location = str(record.output_location)
     try:

@@ -41,6 +41,11 @@ class Request:
         return next((value for key, value in self.headers if key.lower() == name), None)
 
     @property
+    def origin(self) -> str:
+        """Scheme, host and port of the address that the client opened."""
+        return f"{'https' if self.is_secure else 'http'}://{self.header('host') or ''}"
+
+    @property
     def has_two_lengths(self) -> bool:
         """Whether the length is stated twice, so a proxy may see the request end elsewhere (request smuggling)."""
         return bool(self.header("transfer-encoding") and self.header("content-length"))

@@ -57,7 +57,7 @@ def write_shards_on_cluster(
         table: Features and statistics of the users table, if there is one.
         out: The model's folder.
     """
-    chosen, n_pairs = _choose_items(engine, settings, n_users, out)
+    chosen, n_pairs = _choose_items(engine, found, settings, n_users, out)
     has_time = found.last_time is not None
     described = [*dense_features.activity_features(has_time), *features, *(table.features if table else ())]
     raw = [*_activity_sql(found.last_time), *(f"CAST(u.{column} AS DOUBLE)" for column in columns)]
@@ -88,7 +88,9 @@ def write_shards_on_cluster(
     return Written(users_per_shard, len(chosen), n_pairs, entries)
 
 
-def _choose_items(engine: Engine, settings: TrainingSettings, n_users: int, out: Path) -> tuple[Int64, int]:
+def _choose_items(
+    engine: Engine, found: reading.Interactions, settings: TrainingSettings, n_users: int, out: Path
+) -> tuple[Int64, int]:
     """Write the items' files; return each vocabulary item's candidate number, and the number of pairs."""
     counted = engine.fetch(
         """-- one row per candidate item
@@ -98,8 +100,9 @@ def _choose_items(engine: Engine, settings: TrainingSettings, n_users: int, out:
     n_users_of[counted["number"].to_numpy()] = counted["n_users"].to_numpy()
     chosen = np.argsort(-n_users_of, kind="stable")[: settings.max_items]
     chosen = chosen[n_users_of[chosen] >= settings.min_users_per_item]
-    names = engine.fetch("SELECT name FROM items ORDER BY number")["name"]
-    write_items(out, names.take(pa.array(chosen)), n_users_of[chosen], n_users)
+    item_ids = engine.fetch("SELECT name FROM items ORDER BY number")["name"].take(pa.array(chosen))
+    names = reading.item_names(engine, item_ids) if found.has_item_names else None
+    write_items(out, item_ids, n_users_of[chosen], n_users, names=names)
     return chosen, int(n_users_of[chosen].sum())
 
 

@@ -41,9 +41,9 @@ def explain(model: Model, ensemble: Ensemble, counts: SeedCounts, n_seed: int, m
     items = _apart(model.item_users(), counts.items, n_users, n_seed, min_users=min_users, n_tests=n_tests)
     carriers = np.array([described[number]["n_carriers"] for number in values], dtype=np.int64)
     features = _apart(carriers, counts.carriers[values], n_users, n_seed, min_users=min_users, n_tests=n_tests)
-    names = model.item_ids() if items else []
+    shown = model.shown_items([entry.pop("number") for entry in items])
     return {
-        "items": [{"item_id": names[entry.pop("number")], **entry} for entry in items],
+        "items": [{**item, **entry} for item, entry in zip(shown, items, strict=True)],
         "features": [
             {
                 "name": (feature := described[values[entry.pop("number")]])["name"],

@@ -7,7 +7,7 @@ Keep out: computing the files (training) and using them (scoring, ranking).
     model.json          training data, counts, features, users per shard; no timestamps, so that equal input gives
                         equal bytes
     users/, embeddings/ the users in shards (shards)
-    items.parquet       item_id, n_users in vocabulary order
+    items.parquet       item_id, n_users in vocabulary order; name if the table has a column of item names
     idf.npy, basis.npy, neighbours.npy, similarities.npy   see representation.ItemRepresentation
     private.npz         see private_representation
     digests.json        SHA-256 of each of the other files (model_digests)
@@ -34,6 +34,7 @@ from cleanroom_pipelines.engine import STABLE_HASH_BITS
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity.representation import ItemRepresentation, strengths, weighted_rows
 from cleanroom_pipelines.similarity.shards import Shard
+from cleanroom_pipelines.uploads.roles import Role
 
 FORMAT_VERSION = 3
 _SHARDS_IN_MEMORY = 4
@@ -153,6 +154,18 @@ class Model:
         """The item ids in vocabulary order."""
         ids: list[str] = self._item_column("item_id").to_pylist()
         return ids
+
+    def shown_items(self, numbers: Sequence[int]) -> list[dict[str, str]]:
+        """Describe items: the id of each, and its name if it has one."""
+        if not numbers:
+            return []
+        ids, names = self.item_ids(), [None] * self.n_items
+        if any(role == Role.ITEM_NAME for _, role in self.description["schema"]):
+            names = self._item_column("name").to_pylist()
+        return [
+            {"item_id": ids[number]} | ({} if (name := names[number]) is None else {"name": name})
+            for number in numbers
+        ]
 
     def item_users(self) -> Int64:
         """The number of users of each item, in vocabulary order."""

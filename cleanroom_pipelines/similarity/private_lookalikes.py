@@ -367,13 +367,15 @@ def explanation(
     least = -NormalDist().inv_cdf(_SIGNIFICANCE / max(1, len(rows)))
     order = np.argsort(-strength, kind="stable")
     shown = [int(number) for number in order if strength[number] > least]
-    names = opened.item_ids()
-    items = [number for number in shown if number < len(names)][:_MOST_SHOWN]
-    features = [values[number - len(names)] for number in shown if number >= len(names)][:_MOST_SHOWN]
-    by_feature = dict(zip(values, strength[len(names) :], strict=True))
+    items = [number for number in shown if number < opened.n_items][:_MOST_SHOWN]
+    features = [values[number - opened.n_items] for number in shown if number >= opened.n_items][:_MOST_SHOWN]
+    by_feature = dict(zip(values, strength[opened.n_items :], strict=True))
     described = opened.features
     return {
-        "items": [{"item_id": names[number], "strength": round(float(strength[number]), 1)} for number in items],
+        "items": [
+            {**item, "strength": round(float(strength[number]), 1)}
+            for item, number in zip(opened.shown_items(items), items, strict=True)
+        ],
         "features": [
             {
                 "name": described[number]["name"],

@@ -23,6 +23,7 @@ from cleanroom_pipelines.similarity.specs import (
     TrainingSettings,
     UsersSchema,
     Window,
+    printable,
 )
 from cleanroom_pipelines.uploads.cells import DECIMAL, FLOAT, INTEGER, LIST, MAX_SECONDS, TIME, takes
 from cleanroom_pipelines.uploads.checks import (
@@ -41,6 +42,8 @@ COUNTED = ("user_id", "item_id", "ts", "first_ts", "n")
 UNKNOWN_DAY = (1 << DAY_BITS) - 1
 _SECONDS_PER_DAY = 86_400
 _FIXED_POINT = 2**40
+_MAX_ITEM_NAME = 100
+_LEAST_NAMING_USERS = 25  # an explanation shows only items of at least as many seed users
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Interactions:
         scales: Factor per numerical column that makes its cells integers.
         has_population: Whether the table `population` defines the users; otherwise all users with a usable row
             count.
+        has_item_names: Whether `events` has the column `item_name`.
     """
 
     n_rows: int
@@ -88,12 +92,15 @@ class Interactions:
     list_columns: frozenset[str] = frozenset()
     scales: Mapping[str, float] = field(default_factory=dict)
     has_population: bool = False
+    has_item_names: bool = False
 
 
 def open_cells(
     engine: Engine, name: str, tables: TableFiles, schema: InteractionsSchema, scratch: Path
 ) -> Checked:
     """Create the view `name` with user_id, item_id, ts (epoch seconds or NULL), f0, f1, … and is_usable.
+
+    It also has item_name if a column has that role.
 
     Raises:
         TrainingDataError: A column is missing or has the wrong type, or a quote is not closed.
@@ -105,6 +112,7 @@ def open_cells(
         f"{checked.value(Role.ITEM_ID)} AS item_id",
         f"{checked.value(Role.TIMESTAMP) or 'CAST(NULL AS BIGINT)'} AS ts",
         *(f"v{position} AS f{number}" for number, position in enumerate(features)),
+        *([f"{name_of_item} AS item_name"] if (name_of_item := checked.value(Role.ITEM_NAME)) else []),
         f"({checked.usable}) AS is_usable",
     ]
     engine.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {', '.join(select)} FROM {checked.name}")
@@ -233,6 +241,9 @@ def open_interactions(
     check_profile(engine, checked, profile, max_invalid_share, may_be_empty=has_population)
     window = resolved_window(window, window_seconds, profile["last_ts"], has_time=schema.time_column is not None)
     features = "".join(f", f{number}" for number in range(len(schema.features)))
+    has_item_names = schema.item_name_column is not None
+    if has_item_names:
+        features += ", item_name"
     counts = usable(window) + _of_population(engine, population, scratch)
     engine.execute(
         "CREATE OR REPLACE TEMP VIEW events AS "
@@ -260,6 +271,7 @@ def open_interactions(
             if role is Role.NUMERICAL_FEATURE
         },
         has_population=has_population,
+        has_item_names=has_item_names,
     )
 
 
@@ -333,6 +345,28 @@ def make_items(engine: Engine, settings: TrainingSettings) -> None:
         )
         {ranked} FROM candidates {order}"""
     )
+
+
+def item_names(engine: Engine, item_ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return the most frequent name of each item in `events` and `items`, in printable characters.
+
+    It is None where too few users share a name, as in a column that describes single users.
+    """
+    found = engine.fetch(
+        f"""-- one row per item with a name
+        WITH counted AS (
+            SELECT i.name AS id, substr(trim(e.item_name), 1, {_MAX_ITEM_NAME}) AS name,
+                   count(DISTINCT e.user_id) AS n
+            FROM events e JOIN items i ON e.item_id = i.item_id WHERE trim(e.item_name) <> ''
+            GROUP BY 1, 2 HAVING count(DISTINCT e.user_id) >= {_LEAST_NAMING_USERS}
+        )
+        SELECT id, name FROM (
+            SELECT id, name, row_number() OVER (PARTITION BY id ORDER BY n DESC, name) AS place FROM counted
+        ) AS ordered WHERE place = 1"""
+    )
+    names = (printable(name) for name in found["name"].to_pylist())
+    name_of = dict(zip(found["id"].to_pylist(), names, strict=True))
+    return pa.array([name_of.get(item_id) for item_id in item_ids.to_pylist()], pa.string())
 
 
 def check_population(

@@ -34,18 +34,27 @@ _SAMPLE_BITS = 40
 _MANY = 4
 
 
-def write_items(out: Path, names: pa.Array | pa.ChunkedArray, users_per_item: Int64, n_users: int) -> None:
+def write_items(
+    out: Path,
+    item_ids: pa.Array | pa.ChunkedArray,
+    users_per_item: Int64,
+    n_users: int,
+    *,
+    names: pa.Array | None = None,
+) -> None:
     """Write the vocabulary and its weights.
 
     Args:
         out: The model's folder.
-        names: (M,) item ids in vocabulary order.
+        item_ids: (M,) item ids in vocabulary order.
         users_per_item: (M,) users of each.
         n_users: Users of the model.
+        names: (M,) names of the items; None if no column of names is declared.
     """
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({"item_id": names, "n_users": users_per_item}), out / "items.parquet")
+    columns = {"item_id": item_ids, "n_users": users_per_item} | ({} if names is None else {"name": names})
+    pq.write_table(pa.table(columns), out / "items.parquet")
     np.save(out / "idf.npy", inverse_document_frequency(n_users, users_per_item))
 
 

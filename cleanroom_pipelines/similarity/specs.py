@@ -21,6 +21,7 @@ _MOST_ITEMS = 65_535
 # Limits on the users that the training or ranking machine holds in memory at once, on a cluster too.
 _MOST_REPRESENTATION_USERS = 1_000_000
 _MOST_FIT_USERS = 50_000
+_MOST_SHOWN_OF_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class InteractionsSchema(_Schema):
     """Roles of the interactions table's columns: one row per event.
 
     Args:
-        columns: (column, role) pairs: exactly one USER_ID and ITEM_ID, at most one TIMESTAMP and ten features.
+        columns: (column, role) pairs: exactly one USER_ID and ITEM_ID, at most one TIMESTAMP and
+            ITEM_NAME, and at most ten features.
 
     Raises:
         UsageError: A role is missing or repeated, or there are too many features.
@@ -97,8 +99,9 @@ class InteractionsSchema(_Schema):
         self._check_names()
         if self._count(Role.ITEM_ID) != 1:
             raise UsageError("The schema must name exactly one ITEM_ID column.", remedy="Add item_id=ITEM_ID.")
-        if self._count(Role.TIMESTAMP) > 1:
-            raise UsageError("The schema names more than one TIMESTAMP column.", remedy="Keep only one.")
+        for role in (Role.TIMESTAMP, Role.ITEM_NAME):
+            if self._count(role) > 1:
+                raise UsageError(f"The schema names more than one {role} column.", remedy="Keep only one.")
         if len(self.features) > MAX_FEATURES:
             raise UsageError(
                 f"The schema has {len(self.features)} feature columns; at most {MAX_FEATURES} are allowed.",
@@ -115,6 +118,11 @@ class InteractionsSchema(_Schema):
         """The column of event times, or None."""
         return self.column(Role.TIMESTAMP)
 
+    @property
+    def item_name_column(self) -> str | None:
+        """The column of the items' names, or None."""
+        return self.column(Role.ITEM_NAME)
+
 
 @dataclass(frozen=True)
 class UsersSchema(_Schema):
@@ -129,7 +137,7 @@ class UsersSchema(_Schema):
 
     def __post_init__(self) -> None:
         self._check_names()
-        if self._count(Role.ITEM_ID) or self._count(Role.TIMESTAMP):
+        if any(self._count(role) for role in (Role.ITEM_ID, Role.ITEM_NAME, Role.TIMESTAMP)):
             raise UsageError(
                 "The users schema may only have USER_ID and feature columns.",
                 remedy="Declare items and times in the interactions schema.",
@@ -314,6 +322,19 @@ class TrainingReport(Document):
     timing_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
+def printable(text: str) -> str:
+    """Return a text on one line, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def item_words(entry: Mapping[str, Any]) -> str:
+    """Return what people see of an item of explanation.json: its name, if it has one, and its id."""
+    item_id, name = printable(entry["item_id"]), entry.get("name", "")
+    if len(name) > _MOST_SHOWN_OF_NAME:
+        name = f"{name[: _MOST_SHOWN_OF_NAME - 1]}…"
+    return f"{name} ({item_id})" if name else f"item {item_id}"
+
+
 @dataclass(frozen=True)
 class GenerationReport:
     """Report of a ranking; the files are in the output directory.
@@ -336,3 +357,8 @@ class GenerationReport:
     def sentence(self) -> str:
         """A one-sentence summary of the audience's quality."""
         return str(self.metrics["sentence"])
+
+    @property
+    def items_in_words(self) -> str:
+        """The five items that distinguish the seed most; empty if none does."""
+        return ", ".join(item_words(entry) for entry in self.explanation["items"][:5])

@@ -126,8 +126,8 @@ def train(
         settings: Size of the representation.
         size_profile: Minimum sizes of the population.
         day_cache: Existing directory that keeps counted interactions per source file between trainings; useful
-            if the source has a file per day. Not used for tables with features, with a population, or on a
-            cluster.
+            if the source has a file per day. Not used for tables with features or item names, with a population,
+            or on a cluster.
         runtime: Engine, progress and cancellation.
 
     Returns:
@@ -156,7 +156,8 @@ def train(
         if day_cache is not None:
             paths.append(day_cache)
         with open_configured_engine(engine, paths=paths) as database, one_blas_thread():
-            has_cache = not tables.schema.features and population is None and engine.url is None
+            needs_rows = tables.schema.features or tables.schema.item_name_column or population is not None
+            has_cache = not needs_rows and engine.url is None
             stages = Stages(runtime)
             job = _Job(
                 tables=tables,
@@ -347,13 +348,15 @@ class _Writing:
     def _sort_pairs(self) -> None:
         import pyarrow as pa
 
-        names = self._database.fetch("SELECT name FROM items ORDER BY rowid")["name"]
+        candidates = self._database.fetch("SELECT name FROM items ORDER BY rowid")["name"]
         chosen, users_per_item = choose_vocabulary(
-            self._spill, len(names), self._settings.max_items, self._settings.min_users_per_item
+            self._spill, len(candidates), self._settings.max_items, self._settings.min_users_per_item
         )
         self._n_items, n_pairs = len(chosen), int(users_per_item.sum())
-        write_items(self._out, names.take(pa.array(chosen)), users_per_item, self._n_users)
-        number = np.full(len(names), -1, dtype=np.int64)
+        item_ids = candidates.take(pa.array(chosen))
+        names = reading.item_names(self._database, item_ids) if self._counted.found.has_item_names else None
+        write_items(self._out, item_ids, users_per_item, self._n_users, names=names)
+        number = np.full(len(candidates), -1, dtype=np.int64)
         number[chosen] = np.arange(len(chosen))
         self._starts = np.zeros(self._n_users + 1, dtype=np.int64)
         self._distinct = np.zeros(self._n_users, dtype=np.int64)

@@ -283,6 +283,27 @@ class AuditLog:
                 entry.pop("mac", None)
                 yield entry
 
+    def newest(self, room: str, limit: int, before: int | None = None) -> tuple[list[dict[str, Any]], int | None]:
+        """Read the newest entries of a data room, newest first, without verifying them.
+
+        Args:
+            room: The data room.
+            limit: The most entries to read.
+            before: Read older entries than an earlier call did, which returned this number.
+
+        Returns:
+            The entries, and the number with which to read older ones; None if there are none.
+        """
+        last = self._end()[0] if before is None else before - 1
+        if self._engine is None or not last:
+            return [], None
+        query = select(_ENTRIES).where(_ENTRIES.c.room == room, _ENTRIES.c.place <= last)
+        query = query.order_by(_ENTRIES.c.place.desc()).limit(limit + 1)
+        with _translated_errors(), self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        entries = [entry for row in rows[:limit] if (entry := _parsed(row.line)) and entry.get("room") == room]
+        return entries, rows[limit - 1].place if len(rows) > limit else None
+
     def verify(self, *, expect: AuditHead | None = None) -> AuditVerdict:
         """Verify the whole chain in constant memory; writers are blocked only briefly.
 

@@ -63,6 +63,7 @@ _KINDS_OF_ROLE = {
     Role.TIMESTAMP: {CELL, INTEGER, TIME},
     Role.CATEGORICAL_FEATURE: {CELL, TEXT, INTEGER, FLOAT, DECIMAL, BOOLEAN, LIST},
     Role.NUMERICAL_FEATURE: {CELL, INTEGER, FLOAT, DECIMAL},
+    Role.ITEM_NAME: {CELL, TEXT, INTEGER},
     RoomRole.MATCHING_ID: _IDS,
     RoomRole.LABEL: {CELL, TEXT, INTEGER},
     RoomRole.SCOPE: {CELL, TEXT, INTEGER},
@@ -77,6 +78,7 @@ _SAME_VALUES: dict[Role | RoomRole, set[str]] = {
     Role.TIMESTAMP: {INTEGER, TIME},
     Role.CATEGORICAL_FEATURE: {TEXT, INTEGER},
     Role.NUMERICAL_FEATURE: {INTEGER, FLOAT, DECIMAL},
+    Role.ITEM_NAME: {TEXT, INTEGER},
 }
 TYPES_IN_WORDS = {
     Role.USER_ID: "a string, an integer or a UUID",
@@ -84,6 +86,7 @@ TYPES_IN_WORDS = {
     Role.TIMESTAMP: "an integer (epoch seconds) or a timestamp",
     Role.CATEGORICAL_FEATURE: "a string, number, boolean or list",
     Role.NUMERICAL_FEATURE: "a number",
+    Role.ITEM_NAME: "a string or an integer",
     RoomRole.MATCHING_ID: "a string, an integer or a UUID",
     RoomRole.LABEL: "a string or an integer",
     RoomRole.SCOPE: "a string or an integer",
@@ -236,8 +239,9 @@ def check_declaration(
     for role in needs:
         if roles.count(role) != 1:
             raise UsageError(f"Exactly one column must have the role {role}.")
-    if roles.count(Role.TIMESTAMP) > 1:
-        raise UsageError(f"At most one column can have the role {Role.TIMESTAMP}.")
+    for role in (Role.TIMESTAMP, Role.ITEM_NAME):
+        if roles.count(role) > 1:
+            raise UsageError(f"At most one column can have the role {role}.")
     return declared
 
 
@@ -322,13 +326,14 @@ def id_facts_sql(cell: str, *, is_number: bool, is_complete: bool) -> str:
             is slower, and needed only if there are blanks or points.
     """
     id_ = _trimmed(cell) if is_complete else cell
-    # Only the first and last character, so that ordinary ids cost little.
     blanks = " OR ".join(f"ascii({end}) <= 32 OR ascii({end}) >= 128" for end in (cell, f"right({cell}, 1)"))
     points = f"contains({id_}, '.0') AND regexp_full_match({id_}, '{_WITH_POINT}')"
     if is_number:
         points = f"{id_} IS NOT NULL"
     others = f"NOT regexp_full_match({id_}, '{WHOLE_NUMBER}') AND {id_} <> '' AND NOT ({_is_placeholder(id_)})"
-    tests = (blanks, _is_placeholder(id_), points, others if is_complete else "false")
+    tests = [blanks, _is_placeholder(id_), points, others if is_complete else "false"]
+    if not is_complete and not is_number:  # so that ordinary ids cost little
+        tests = [f"CASE WHEN {may_be_odd_sql(cell)} THEN {test} ELSE false END" for test in tests]
     return ", ".join(f"coalesce(bool_or({test}), false)" for test in tests)
 
 
@@ -518,23 +523,23 @@ def value_sql(column: Column) -> str:
     are NULL.
     """
     name = quote_identifier(column.name)
-    trimmed = f"trim({name})" if column.kind == CELL else name
     if isinstance(column.role, RoomRole):
         text, typed = _as_text(column), "TRY_CAST" if column.kind == CELL else "CAST"
         values = {
-            RoomRole.NUMBER: f"{typed}({trimmed} AS DOUBLE)",
+            RoomRole.NUMBER: f"{typed}({name} AS DOUBLE)",
             RoomRole.AGE: _age_sql(text),
             RoomRole.GENDER: f"nullif({text}, '')",
         }
         return values.get(column.role, text)
     if column.role is Role.TIMESTAMP:
         return {
-            CELL: f"coalesce(TRY_CAST({trimmed} AS BIGINT), {_iso_seconds(name)})",
+            # Casts ignore spaces around numbers.
+            CELL: f"coalesce(TRY_CAST({name} AS BIGINT), {_iso_seconds(name)})",
             TIME: f"TRY_CAST(floor(epoch({name})) AS BIGINT)",
         }.get(column.kind, f"TRY_CAST({name} AS BIGINT)")
     if column.role is Role.NUMERICAL_FEATURE:
         finite = f"CASE WHEN isfinite({name}) THEN CAST({name} AS DOUBLE) END"
-        return finite if column.kind == FLOAT else f"TRY_CAST({trimmed} AS DOUBLE)"
+        return finite if column.kind == FLOAT else f"TRY_CAST({name} AS DOUBLE)"
     if column.kind in (CELL, TEXT):
         return f"nullif({name}, '')"
     return f"CAST({name} AS {'VARCHAR[]' if column.kind == LIST else 'VARCHAR'})"

@@ -297,12 +297,6 @@ def _facts(
             facts[position] = IdFacts(blanks=False, placeholders=False, assumed=True)
             continue
         ids = f"(SELECT DISTINCT c{position} FROM {raw})" if repeats and not engine.is_cluster else raw
-        if not column.is_number:
-            # one row; not WHERE, which would be evaluated for every row before they are made distinct
-            odd = cells.may_be_odd_sql(f"c{position}")
-            if not engine.fetch(f"SELECT count(*) FILTER ({odd}) AS n FROM {ids}")["n"][0].as_py():
-                facts[position] = IdFacts(blanks=False, placeholders=False)
-                continue
         for is_complete in (False, True):
             aggregates = cells.id_facts_sql(f"c{position}", is_number=column.is_number, is_complete=is_complete)
             row = engine.fetch(f"-- one row: what a column of ids contains\nSELECT {aggregates} FROM {ids}")

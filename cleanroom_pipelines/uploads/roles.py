@@ -16,6 +16,8 @@ class Role(StrEnum):
     TIMESTAMP = "TIMESTAMP"
     CATEGORICAL_FEATURE = "CATEGORICAL_FEATURE"
     NUMERICAL_FEATURE = "NUMERICAL_FEATURE"
+    # Not in the AWS API: what people call the item. It changes no ranking.
+    ITEM_NAME = "ITEM_NAME"
 
     @property
     def is_feature(self) -> bool:

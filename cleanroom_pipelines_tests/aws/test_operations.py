@@ -17,10 +17,11 @@ import dagster as dg
 import pytest
 
 from cleanroom_pipelines.audiences.sizes import DEFAULT_SIZES
-from cleanroom_pipelines.catalog import ConfiguredAudienceModel, Kind, configured_at_start
+from cleanroom_pipelines.catalog import ConfiguredAudienceModel, Kind, TrainingDatasetSpec, configured_at_start
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.running import run_pending
+from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines_tests.server.server import (
     OUTPUT,
     REGION,
@@ -125,6 +126,17 @@ def test_a_schema_at_its_limit_is_returned_unchanged(room: Room) -> None:
     source = {"databaseName": "shop", "tableName": "events", "catalogId": room.parties.publisher.account_id}
     assert data["inputConfig"]["dataSource"] == {"glueDataSource": source}
     assert (shown["roleArn"], shown["tags"]) == (room.parties.publisher.role, {})
+
+
+def test_a_column_of_item_names_is_not_in_the_api(room: Room) -> None:
+    party = room.parties.publisher
+    plain = (("user", Role.USER_ID), ("item", Role.ITEM_ID), ("ts", Role.TIMESTAMP))
+    spec = TrainingDatasetSpec(name="named", source="events.csv", columns=(*plain, ("title", Role.ITEM_NAME)))
+    dataset = room.installation.catalog.resources.create(spec, account_id=party.account_id, region=REGION)
+    (data,) = room.publisher.get_training_dataset(trainingDatasetArn=dataset.arn)["trainingData"]
+    assert [column["columnName"] for column in data["inputConfig"]["schema"]] == ["user", "item", "ts"]
+    with raised(room.publisher, "ValidationException"):
+        room.publisher.create_training_dataset(**with_schema(party, columns(*BASE, "ITEM_NAME")))
 
 
 def test_a_column_is_named_once(room: Room) -> None:

@@ -81,7 +81,7 @@ def test_newer_catalogue_is_rejected_unchanged(empty_url: str) -> None:
 
 @on_both_dialects
 def test_failed_migration_leaves_nothing(empty_url: str) -> None:
-    in_the_way = "proposals"  # the last table that the migrations make
+    in_the_way = "challenges"  # the last table that the migrations make
     with writing(empty_url) as session:
         session.execute(text(f"CREATE TABLE {in_the_way} (other INTEGER)"))
     failing = opened(empty_url)

@@ -16,6 +16,7 @@ from cleanroom_pipelines.catalog import (
     GenerationJob,
     Kind,
     LedgerLine,
+    NewPasskey,
     RequestedSeed,
     Status,
     configured_at_start,
@@ -263,3 +264,27 @@ def test_downgrade_from_pair_ledgers(last_schema: str, clock: Clock) -> None:
     assert again.pairs.all() == ()
     assert again.pairs.organization_of_user("data@publisher.example") == "publisher.example"
     again.database.close()
+
+
+@on_both_dialects
+def test_upgrade_keeps_how_users_sign_in(empty_url: str, clock: Clock) -> None:
+    """From the last schema without passkeys."""
+    user, at = "ana@publisher.example", clock().isoformat(" ")
+    with writing(empty_url) as session:
+        connection = session.connection()
+        command.upgrade(migrations(connection), "0010")
+        for statement in (
+            "INSERT INTO users (email, created_at, disabled, password, is_operator) "
+            "VALUES (:user, :at, :no, 'p', :no)",
+            "INSERT INTO sessions (digest, email, created_at, used_at) VALUES ('d', :user, :at, :at)",
+        ):
+            connection.execute(text(statement), {"user": user, "at": at, "no": False})
+    catalog = Catalog(empty_url, clock=clock, token_hex=Numbered())
+    sign_in = catalog.sign_in
+    assert (sign_in.password(user), sign_in.passkeys(user), sign_in.can_sign_in(user)) == ("p", (), True)
+    assert sign_in.session("d") is not None
+    sign_in.add_passkey(user, NewPasskey("phone", "credential", b"key", 0))
+    catalog.database.close()
+    with writing(empty_url) as session:
+        command.downgrade(migrations(session.connection()), "0010")
+        assert session.scalar(text("SELECT password FROM users")) == "p"

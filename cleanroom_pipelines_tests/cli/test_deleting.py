@@ -62,7 +62,7 @@ def test_dataset_is_deleted_with_its_dependents(command: Commands, installation:
     assert noted[-1] == ("delete", dataset.id)
     assert len(noted) == 4
     again = command("delete", dataset.id, "--yes")
-    assert (again.code, "No resource has this partition key." in again.err) == (2, True)
+    assert (again.code, "No resource has this name or partition key." in again.err) == (2, True)
 
 
 def test_terminal_asks_for_confirmation(

@@ -10,7 +10,6 @@ import pytest
 
 from cleanroom_pipelines.catalog import Catalog, Cause, Claim, Kind, Status
 from cleanroom_pipelines.catalog.overview import Overview
-from cleanroom_pipelines.cli.deleting import resource_of
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.runs.installation import Installation
 
@@ -54,7 +53,7 @@ def test_all_failed_versions_are_queued_parents_first(
     job = worlds.the(installation, Kind.GENERATION_JOB)
     catalog.resources.forget_seed(job.id)
     ended = json.loads(command("retry", "--failed", "--json").out)
-    kinds = [resource_of(catalog, each["partition"]).kind for each in ended["queued"]]
+    kinds = [catalog.resources.named(each["partition"])[0].kind for each in ended["queued"]]
     assert kinds == [
         Kind.TRAINING_DATASET,
         Kind.AUDIENCE_MODEL,
@@ -69,9 +68,10 @@ def test_all_failed_versions_are_queued_parents_first(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "Give either partition keys or --failed."),
-        (("no-such-000000000000",), "No resource has this partition key."),
-        (("no-such-000000000000", "--failed"), "Give either partition keys or --failed."),
+        ((), "Give either names or --failed."),
+        (("no-such-000000000000",), "No resource has this name or partition key. There are: 'Loyal customers', "),
+        (("shop event",), "Did you mean 'Shop events'? There are: "),
+        (("no-such-000000000000", "--failed"), "Give either names or --failed."),
     ],
 )
 def test_invalid_usage_has_a_remedy(
@@ -81,6 +81,32 @@ def test_invalid_usage_has_a_remedy(
     assert ended.code == 2
     assert sentence in ended.err
     assert ended.err.count("\n") == 1
+
+
+def test_resources_are_retried_and_cancelled_by_name(
+    command: Commands, installation: Installation, catalog: Catalog
+) -> None:
+    fail(installation, Kind.TRAINING_DATASET)
+    assert command("retry", worlds.DATASET).out == "Queued 1 failed version.\n"
+    stopped = command("cancel", worlds.JOB)
+    assert (stopped.code, stopped.out) == (0, f"Asked version 1 of the generation job {worlds.JOB!r} to stop.\n")
+
+
+def test_ambiguous_name_is_rejected_with_the_keys(
+    command: Commands, installation: Installation, catalog: Catalog, world: worlds.World, tmp_path: Path
+) -> None:
+    same_name = {
+        "model": {"name": worlds.DATASET},
+        "configured": {"name": "More", "audience_model": worlds.DATASET},
+    }
+    more = worlds.declare(tmp_path / "more.yaml", interactions=world.interactions, seed=None, **same_name)
+    assert command("apply", more).code == 0
+    dataset = worlds.the(installation, Kind.TRAINING_DATASET)
+    model = worlds.the(installation, Kind.AUDIENCE_MODEL, worlds.DATASET)
+    for verb in ("retry", "cancel", "delete"):
+        ended = command(verb, dataset.name)
+        assert (ended.code, "2 resources have this name. Give a partition key: " in ended.err) == (2, True)
+        assert f"{dataset.id} (training dataset), {model.id} (audience model)." in ended.err
 
 
 def test_successful_version_is_not_queued(command: Commands, installation: Installation, catalog: Catalog) -> None:

@@ -25,6 +25,7 @@ from cleanroom_pipelines_tests.similarity.planted import SIZES, make_world, rank
 SCHEMA = InteractionsSchema.parse(
     "user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP,store=CATEGORICAL_FEATURE,spend=NUMERICAL_FEATURE"
 )
+NAMED = InteractionsSchema.parse(f"{SCHEMA},title=ITEM_NAME")
 USERS = UsersSchema.parse("user_id=USER_ID,age=CATEGORICAL_FEATURE,income=NUMERICAL_FEATURE")
 # Two blocks, and so two shards, need 8,192 users.
 SETTINGS = TrainingSettings(embedding_dimensions=16, neighbours=5, users_per_shard=5_000)
@@ -53,6 +54,7 @@ def make_tables(folder: Path, n_users: int) -> Tables:
         store=rng.choice(["north", "south", "o'hare \\ “x”", None], len(world.interactions)),
         spend=np.exp(rng.normal(0, 3, len(world.interactions))).round(2),
     )
+    frame["title"] = [f"{item}, o'hare, {number % 3}" for number, item in enumerate(frame.item_id)]
     more = frame.sample(frac=0.05, random_state=1)
     # One pair more often than is counted.
     frame = pd.concat([frame, more, frame.iloc[[20] * 300]], ignore_index=True)
@@ -78,7 +80,9 @@ def assert_same_model(expected: Model, found: Model) -> None:
             absent = feature.pop("absent")
             assert absent is None or np.isfinite(absent)
     assert same == told
-    assert found.item_ids() == expected.item_ids()
+    items = expected.shown_items(range(expected.n_items))
+    assert found.shown_items(range(found.n_items)) == items
+    assert any("name" in item for item in items) == ("title" in dict(told["schema"]))
     assert found.item_users().tolist() == expected.item_users().tolist()
     lists = ("items", "counts", "days") if told["last_time"] is not None else ("items", "counts")
     for number in range(expected.n_shards):
@@ -123,7 +127,7 @@ def changes_of(case: str, tables: Tables, folder: Path) -> dict[str, object]:
         source = folder / "rows.csv"
         tables.interactions.to_csv(source, index=False)
         window = Window(1_602_000_000, 1_608_000_000)
-        return {"schema": SCHEMA, "settings": FEW, "interactions": source, "window": window}
+        return {"schema": NAMED, "settings": FEW, "interactions": source, "window": window}
     if case == "integers without times":
         source = folder / "numbers.parquet"
         named = tables.interactions[["user_id", "item_id"]].dropna()

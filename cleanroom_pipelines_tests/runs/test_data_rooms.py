@@ -128,6 +128,13 @@ def test_new_seeds_rebuild_only_their_dependents(filled_with_history: RoomWorld)
     made = worlds.materializations(filled.instance, "base_audience", filled.room.id)
     assert len(made) == 1, "Dagster shows the base once: it was not made again"
     assert len(worlds.materializations(filled.instance, "insights", filled.room.id)) == 2
+    for asset, bars, label in (
+        ("overlap_statistics", "overlap", "| loyal | █"),
+        ("insights", "affinity of seed audience 1", "█"),
+    ):
+        newest, *_ = worlds.materializations(filled.instance, asset, filled.room.id)
+        shown = newest.metadata[bars].value
+        assert (label in shown, len(shown) <= 1_000) == (True, True), asset
 
 
 def test_same_file_again_changes_nothing(filled: RoomWorld) -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import RECORDS, ExportJobSpec, GenerationJobSpec, Kind
+from cleanroom_pipelines.defs.bars import bars
+from cleanroom_pipelines.defs.pages import RELEVANCE
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
@@ -182,11 +184,60 @@ def test_audience_page_shows_its_quality(finished: Shell) -> None:
             "recall of held-out seed users",
             "95 % interval",
             "recall of a random ranking",
-            "lift",
-            "relevance",
+            "lift (random: 1)",
+            RELEVANCE,
         ):
             assert record.data[column]
+    columns = {column.name for column in page["quality by size"].schema.columns}
+    assert not {name for name in columns if "relevance" in name} - {RELEVANCE}, (
+        "that of a random ranking is higher"
+    )
     assert page["recall at 20%"] > 2 * page["recall at 20%, random ranking"]
+
+
+def test_numbers_are_bars_that_need_no_click(finished: Shell) -> None:
+    expected = {
+        "training_dataset": {"interactions by month": "2023-11"},
+        "audience_model": {"seconds by stage": "learning the representation"},
+        "seed_validation_report": {"seed match": f"known to the model | {'█' * 20} {worlds.N_SEED}"},
+        "audience": {
+            "held-out seed users found": "20% | █",
+            "what distinguishes the seed": "item item-0",
+            "seconds by stage": "scoring all users",
+        },
+        "audience_export": {"users": f"delivered | {'█' * 20} {worlds.N_USERS // 5}"},
+    }
+    for asset, shown_words in expected.items():
+        page = page_of(finished, asset)
+        for name, words in shown_words.items():
+            shown = page[name].replace("\\", "")
+            assert words in shown, name
+            assert "█" in shown
+            assert len(page[name]) <= 1_000
+        assert list(page).index(next(iter(shown_words))) < next(
+            (number for number, name in enumerate(page) if name.startswith("picture")), len(page)
+        )
+
+
+def test_bars_name_what_they_leave_out() -> None:
+    value = bars("a|b", ("n",), [(f"*{'x' * 99} {n}", [(n, str(n))]) for n in range(90)]).value
+    assert value is not None
+    _, _, *rows, last = value.split("\n")
+    assert (len(value) <= 1_000, len(rows) > 8) == (True, True)
+    assert last == f"| {90 - len(rows)} more | |"
+    assert bars("", ("n",), [("none", [(None, "too few")]), ("zero", [(0, "0")])]).value == (
+        "|  | n |\n|---|---|\n| none | too few |\n| zero | 0 |"
+    )
+
+
+def test_pages_show_real_places(finished: Shell) -> None:
+    exported = page_of(finished, "audience_export")
+    folder = Path(exported["stored at"])
+    assert exported["destination"].startswith("s3://")
+    assert (folder.is_absolute(), sorted(path.suffix for path in folder.iterdir())) == (True, [".json", ".jsonl"])
+    inbox = Path(page_of(finished, "configured_audience_model")["inbox folder for seeds"])
+    assert inbox.is_absolute()
+    assert inbox.parts[-3:] == ("inbox", "seeds", finished.partition("configured_audience_model"))
 
 
 @pytest.mark.parametrize("asset", ASSETS)

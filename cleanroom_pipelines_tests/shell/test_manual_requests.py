@@ -240,8 +240,13 @@ def test_form_starts_a_job(trained: Shell) -> None:
 WRONG_FIELDS = [
     ("seed_path", "/nowhere/seed.jsonl", "The seed was not found."),
     ("seed_path", __file__, "file format is not supported"),
-    ("configured_audience_model", "nobody-0123456789ab", "There is no configured audience model with this"),
-    ("configured_audience_model", "../../x", "There is no configured audience model with this"),
+    ("configured_audience_model", "nobody-0123456789ab", "No configured audience model has this name or"),
+    (
+        "configured_audience_model",
+        "shop lookalike",
+        "Did you mean 'Shop lookalikes'? There are: 'Shop lookalikes'.",
+    ),
+    ("configured_audience_model", "../../x", "No configured audience model has this name or"),
     ("name", "", "The name is invalid."),
     ("name", "two\nlines", "The name is invalid."),
     ("seed_mode", "sideways", "The seed mode is invalid."),
@@ -252,9 +257,12 @@ WRONG_FIELDS = [
 ]
 
 
-def test_invalid_form_fails_and_starts_nothing(trained: Shell) -> None:
+def test_invalid_form_fails_and_starts_nothing(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_REDACT_USER_CODE_ERRORS", "1")  # as in `cleanroom dev`
     for field, value, sentence in WRONG_FIELDS:
-        assert sentence in failure_of(start(trained, **{field: value})), (field, value)
+        failure = failure_of(start(trained, **{field: value}))
+        assert failure.startswith("Failed: "), "the reason comes first"
+        assert sentence in failure, (field, value)
         assert list(trained.installation.catalog.resources.iterate(Kind.GENERATION_JOB)) == [], (field, value)
         assert list(trained.installation.home.seeds.iterdir()) == [], "no copy of the seed is left"
 

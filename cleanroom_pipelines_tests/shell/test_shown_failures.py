@@ -6,6 +6,7 @@ that as it is. Our own errors are never masked. Runs of workers carry their code
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,24 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.errors import SensorExecutionError, user_code_error_boundary
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+from dagster._utils.error import serializable_error_info_from_exc_info
 
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.defs.start_page import page_of
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.code_location import CODE_LOCATION
+from cleanroom_pipelines.runs.drift import drift_of, drift_of_export, recorded_drift
 from cleanroom_pipelines.runs.failures import explain_failures
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
-from cleanroom_pipelines.runs.reasons import failure_of
-from cleanroom_pipelines.runs.situation import drift_of, drift_of_audience, drift_of_export, situation_of
+from cleanroom_pipelines.runs.reasons import escaped, failure_of
+from cleanroom_pipelines.runs.situation import situation_of
 
 from .. import worlds
 from .conftest import Shell, repository
-from .ticks import tick
+from .ticks import schedule_tick, tick
 
 MISSPELT = "lacks the declared column 'user'"
 
@@ -123,6 +128,22 @@ def test_our_own_errors_are_not_masked(broken: Shell, monkeypatch: pytest.Monkey
     assert error is not None
     assert error.message.startswith("Failed: The interactions table lacks")
     assert "masked" not in error.to_string()
+
+
+def test_sensors_and_schedules_fail_with_our_own_sentence(trained: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_REDACT_USER_CODE_ERRORS", "1")
+    monkeypatch.setenv("CLEANROOM_THREADS", "many")
+    ticks = [partial(tick, trained, sensor.name) for sensor in repository().sensor_defs]
+    assert len(ticks) >= 4
+    for evaluate in (*ticks, partial(schedule_tick, trained, "declared_refreshes")):
+        # as in the code server
+        with pytest.raises(dg.DagsterError) as caught, user_code_error_boundary(SensorExecutionError, lambda: "x"):
+            evaluate()
+        shown = serializable_error_info_from_exc_info(caught._excinfo)
+        assert (
+            shown.message
+            == "Failed: The setting CLEANROOM_THREADS is invalid. See the README's table of settings.\n"
+        )
 
 
 def test_failed_refresh_makes_its_model_red(trained: Shell) -> None:
@@ -319,9 +340,18 @@ def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
     shell.run_pending()
     sentence = drift_of(shell.installation, model)
     assert sentence == "300 → 150 users since the previous version."
-    assert any(sentence in line for line in situation_of(shell.installation).drift)
-    matched = drift_of_audience(shell.installation, shell.partition("audience"))
+    job, export = (
+        worlds.the(shell.installation, Kind.GENERATION_JOB),
+        worlds.the(shell.installation, Kind.EXPORT_JOB),
+    )
+    matched = recorded_drift(shell.installation, Kind.GENERATION_JOB, job.id)
     assert matched.endswith(" recall since the previous version.")
+    changed = recorded_drift(shell.installation, Kind.EXPORT_JOB, export.id)
+    drift = situation_of(shell.installation).drift
+    expected = [f"{worlds.MODEL}: {sentence}", f"{job.name}: {matched}"]
+    assert drift == (*expected, f"{export.name}: {changed}") if changed else tuple(expected)
+    shown = page_of(situation_of(shell.installation))["changes since the previous version"].value
+    assert [escaped(line) in shown for line in drift] == [True] * len(drift)
     checks = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     logs = [log for run in shell.instance.get_runs() for log in shell.instance.all_logs(run.run_id, checks)]
     evaluations = [log.get_dagster_event().asset_check_evaluation_data for log in logs]
@@ -333,11 +363,11 @@ def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (None, ""),
-        ({"added": 50, "removed": 10}, ""),
-        ({"added": 51, "removed": 0}, "51% of the users were not in the previous export."),
+        (None, {}),
+        ({"added": 50, "removed": 10}, {}),
+        ({"added": 51, "removed": 0}, {"drift": "51% of the users were not in the previous export."}),
     ],
     ids=["no changes asked for", "half", "more than half"],
 )
-def test_much_changed_export(changes: dict[str, int] | None, expected: str) -> None:
+def test_much_changed_export(changes: dict[str, int] | None, expected: dict[str, str]) -> None:
     assert drift_of_export({"delivered": 100, "changes": changes}) == expected

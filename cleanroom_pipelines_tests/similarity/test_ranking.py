@@ -17,7 +17,10 @@ from cleanroom_pipelines.similarity import (
 )
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience, write_ranked
+from cleanroom_pipelines.similarity.specs import InteractionsSchema, item_words
 from cleanroom_pipelines_tests.similarity.planted import ENGINE, QUICK, World, make_world, rank, train_on
+
+CANARY = "kanarienvogel"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,31 @@ def test_a_planted_group_is_found_and_its_items_explain_it(world: World, model: 
     shown = [entry["item_id"] for entry in report.explanation["items"]]
     assert len(shown) >= 5
     assert set(shown) <= planted
+
+
+def test_items_are_shown_with_their_names_and_ranked_without_them(
+    world: World, model: Path, ranking: Path, tmp_path: Path
+) -> None:
+    names = world.interactions.item_id.map(lambda item: f"Tea\n no. {item[1:]} $x^$")
+    names[world.interactions.item_id == "i055"] = None
+    one_each = world.interactions.item_id == "i054"
+    names[one_each] = [f"{CANARY} {number}" for number in range(one_each.sum())]
+    schema = InteractionsSchema.parse("user_id=USER_ID,item_id=ITEM_ID,ts=TIMESTAMP,title=ITEM_NAME")
+    named = train_on(world.interactions.assign(title=names), tmp_path, "named", schema=schema)
+    same = {path.name for path in named.iterdir() if path.is_file()} - {
+        "model.json",
+        "items.parquet",
+        "digests.json",
+    }
+    assert {name for name in same if (named / name).read_bytes() == (model / name).read_bytes()} == same
+    report = rank(named, world.group[::2], tmp_path / "out")
+    assert (tmp_path / "out" / RANKING_FILE).read_bytes() == ranking.read_bytes()
+    words = {entry["item_id"]: item_words(entry) for entry in report.explanation["items"]}
+    assert words.pop("i055", "item i055") == "item i055"
+    assert words.pop("i054", "item i054") == "item i054", "each user has another name for it"
+    assert words
+    assert words == {item: f"Tea no. {item[1:]} $x^$ ({item})" for item in words}
+    assert CANARY.encode() not in (named / "items.parquet").read_bytes()
 
 
 def test_permuted_labels_explain_nothing(world: World, model: Path, tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
     """GetTrainingDataset."""
     record = _find(endpoint, caller, parameters)
     database, table = _shown_table(endpoint.home, record)
-    schema = [{"columnName": name, "columnTypes": [role.value]} for name, role in record.columns]
+    # The AWS API has no type for a column of item names.
+    columns = [(name, role) for name, role in record.columns if role is not Role.ITEM_NAME]
+    schema = [{"columnName": name, "columnTypes": [role.value]} for name, role in columns]
     source = {"glueDataSource": {"databaseName": database, "tableName": table, "catalogId": record.account_id}}
     return {
         **_summary(record),

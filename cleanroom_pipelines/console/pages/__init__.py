@@ -16,6 +16,7 @@ from cleanroom_pipelines.console.pages import (
     lookalikes,
     operating,
     overlap,
+    passkeys,
     people,
     privacy,
     rooms,
@@ -24,6 +25,7 @@ from cleanroom_pipelines.console.pages import (
 
 MODULES = (
     signing,
+    passkeys,
     rooms,
     data,
     overlap,

@@ -6,6 +6,7 @@ Keep out: which entries and which of their fields a user may see (`server.media`
 
 import csv
 import io
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route, Tab
@@ -14,27 +15,25 @@ from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.server.requests import Reply
 
 _PATH = "/rooms/{room_id}/activity"
-_PER_PAGE = 50
+_STRETCH = 200  # entries that a page reads; it shows those that the filters leave
 _VIEWS = frozenset(method.value for method in Method if method.only_reads)
 _COLUMNS = ("at", "action", "participant", "outcome", "audience", "user")
 
 
 def activity(page: PageRequest) -> Reply:
-    """Show a page of the log; views are left out unless the user asks for them."""
-    room = page.room()
-    shown = _entries(page, room)
-    last = max(1, -(-len(shown) // _PER_PAGE))
-    asked = page.query.get("page", "1")
-    number = min(int(asked), last) if asked.isascii() and asked.isdigit() and len(asked) < 9 else 1
-    start = _PER_PAGE * (max(number, 1) - 1)
+    """Show a stretch of the log; views are left out unless the user asks for them."""
+    room, before = page.room(), page.query.get("before", "0")
+    if not (before.isascii() and before.isdigit() and len(before) < 16):
+        before = "0"
+    found = page.call(Method.GET_AUDIT_LOG, room_id=room["id"], limit=_STRETCH, before=int(before))
     return page.show(
         "activity/activity.html",
         room=room,
-        entries=[_shown(page, each) for each in shown[start : start + _PER_PAGE]],
+        entries=[_shown(page, each) for each in _chosen(page, room, found["entries"])],
         names={each["id"]: each["role"] for each in room["participants"] if each["role"]},
         filters=_filters(page),
-        number=max(number, 1),
-        last=last,
+        older=found["older"],
+        is_newest=before == "0",
     )
 
 
@@ -43,7 +42,9 @@ def as_csv(page: PageRequest) -> Reply:
     text = io.StringIO()
     rows = csv.DictWriter(text, _COLUMNS, extrasaction="ignore")
     rows.writeheader()
-    for each in _entries(page, page.room()):
+    room = page.room()
+    found = page.call(Method.GET_AUDIT_LOG, room_id=room["id"])["entries"]
+    for each in _chosen(page, room, reversed(found)):
         audience = each["audience"]
         rows.writerow(each | {"audience": " ".join(audience) if isinstance(audience, list) else audience})
     return page.attach("activity.csv", [text.getvalue()])
@@ -53,14 +54,13 @@ def _filters(page: PageRequest) -> dict[str, str]:
     return {name: "1" for name in ("mine", "views") if page.query.get(name) == "1"}
 
 
-def _entries(page: PageRequest, room: dict[str, Any]) -> list[dict[str, Any]]:
+def _chosen(
+    page: PageRequest, room: Mapping[str, Any], entries: Iterable[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     filters, mine = _filters(page), room["mine"]["id"]
-    found = page.call(Method.GET_AUDIT_LOG, room_id=room["id"])["entries"]
-    return [
-        each
-        for each in reversed(found)
-        if ("mine" not in filters or each["participant"] == mine) and ("views" in filters or not _is_view(each))
-    ]
+    for each in entries:
+        if ("mine" not in filters or each["participant"] == mine) and ("views" in filters or not _is_view(each)):
+            yield each
 
 
 def _is_view(entry: dict[str, Any]) -> bool:

@@ -94,7 +94,7 @@ def audience(page: PageRequest, error: MediaError | None = None) -> Reply:
         barred=error_from_dict(problem) if problem else None,
         tones=TONES,
         roles=roles_of(room),
-        others=[each for each in room["participants"] if each["id"] != room["mine"]["id"] and each["emails"]],
+        others=others_in(room),
         may_change=may_build and found["is_own"],
         size_price=price,
         list_price=price_of(page, JobKind.USER_LIST, audience=_about(id_)) if found["export"] else None,
@@ -226,6 +226,11 @@ def allowed_kinds(page: PageRequest) -> list[str]:
 def names_in(found: Mapping[str, Any]) -> dict[str, str]:
     """Return the names of the audiences that the user can see, by id."""
     return {each["id"]: each["name"] for each in found["audiences"]}
+
+
+def others_in(room: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the other participants, with whom an audience can be shared."""
+    return [each for each in room["participants"] if each["id"] != room["mine"]["id"] and each["emails"]]
 
 
 def roles_of(room: Mapping[str, Any]) -> dict[str, str]:

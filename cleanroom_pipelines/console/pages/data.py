@@ -38,7 +38,7 @@ _ACTIONS = (
 )
 _SEPARATOR_NAMES = dict(zip(("comma", "semicolon", "tab", "bar"), SEPARATORS, strict=True))
 _MOST_ROWS_SHOWN = 5
-_MOST_HISTORY = 100
+_MOST_HISTORY = 2_000  # entries of the room's log that the history is read from
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,9 @@ def sample(page: PageRequest) -> Reply:
 def history(page: PageRequest) -> Reply:
     """Show when the user's participant provided data or took it back."""
     room = page.room()
-    entries = page.call(Method.GET_AUDIT_LOG, room_id=room["id"])["entries"]
+    entries = page.call(Method.GET_AUDIT_LOG, room_id=room["id"], limit=_MOST_HISTORY)["entries"]
     mine = [each for each in entries if each["participant"] == room["mine"]["id"] and each["action"] in _ACTIONS]
-    newest = sorted(mine, key=lambda each: str(each["at"]), reverse=True)
-    return page.show("data/history.html", room=room, entries=newest[:_MOST_HISTORY])
+    return page.show("data/history.html", room=room, entries=mine)
 
 
 def ask_take_back(page: PageRequest) -> Reply:

@@ -16,6 +16,7 @@ from cleanroom_pipelines.console.pages.audiences import (
     ONE,
     missing_page,
     names_in,
+    others_in,
     price_of,
     require_agreed,
 )
@@ -103,9 +104,9 @@ def _create(page: PageRequest, definition: Mapping[str, Any], again: Any) -> Rep
         made = page.call(
             Method.CREATE_AUDIENCE,
             room_id=page.path["room_id"],
-            name=page.form.text("name"),
+            name=page.form.text("name") or _default_name(page, definition),
             definition=definition,
-            shared_with=[],
+            shared_with=page.form.texts("participants"),
         )
     except MediaError as error:
         return again(error)  # type: ignore[no-any-return]
@@ -228,8 +229,20 @@ def _show(page: PageRequest, template: str, error: MediaError | None, **values: 
         error=error,
         room=page.room(),
         problems=problems,
+        others=others_in(page.room()),
         **{"kind": page.path.get("kind", ""), **values},
     )
+
+
+def _default_name(page: PageRequest, definition: Mapping[str, Any]) -> str:
+    """Return the name of an audience created without one; empty for rules, which no short name describes."""
+    kind, source = definition["kind"], definition.get("source", definition)
+    name = source.get("audience_type") or names_in(_found(page)).get(source.get("id", ""))
+    if kind == "rule_based" or not name:
+        return ""
+    return page.rendering.text(
+        f"audiences.default_name.{kind}", source=name, reach=definition.get("reach")
+    ).unescape()
 
 
 def _words(error: MediaError) -> str:

@@ -103,7 +103,8 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Bar], lis
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in rows if len(_grouping(row)) > 1]
+    found = [row for row in rows if len(_grouping(row)) > 1]
+    return sorted(found, key=lambda row: -(row["affinity_ratio"] or 0.0))
 
 
 def _grouping(row: Mapping[str, Any]) -> tuple[str, ...]:

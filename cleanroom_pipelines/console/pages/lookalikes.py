@@ -41,6 +41,12 @@ def lookalikes(page: PageRequest, error: MediaError | None = None) -> Reply:
     )
 
 
+def sample(page: PageRequest) -> Reply:
+    """Send a sample of a seed."""
+    _person(page)
+    return page.attach("sample-seed.jsonl", [f'{{"user_id": "user-{number}"}}\n' for number in (1, 2, 3)])
+
+
 def start(page: PageRequest) -> Reply:
     """Store the form's seed in a bucket, and start a generation job with it."""
     person, form = _person(page), page.form
@@ -91,6 +97,7 @@ def _person(page: PageRequest) -> AccountPerson:
 
 PAGES = (
     Route("GET", LIST, lookalikes),
+    Route("GET", LIST + "/sample-seed.jsonl", sample),
     Route("POST", LIST, start, files=True),
     Route("GET", JOB, job),
     Route("POST", JOB, export),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route
+from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, PermissionDeniedError
 from cleanroom_pipelines.media.protocol import status_of
 from cleanroom_pipelines.server.operating import Operating
@@ -43,7 +44,7 @@ def users(page: PageRequest, error: MediaError | None = None) -> Reply:
 
 
 def invite(page: PageRequest) -> Reply:
-    """Invite a user and show the link once."""
+    """Invite a user; send the link by e-mail, or show it once."""
 
     def do() -> Reply:
         given = {name: page.form.text(name) for name in ("email", "organization")}
@@ -190,9 +191,14 @@ def _or_again(
 
 
 def _show_link(page: PageRequest, kind: str, made: dict[str, Any]) -> Reply:
-    scheme = "https" if page.request.is_secure else "http"
-    address = f"{scheme}://{page.request.header('host') or ''}/console/{kind}/{made['secret']}"
-    return _show_secret(page, kind, address, USER, email=made["email"])
+    email, link = made["email"], page.address(f"/{kind}/{{secret}}", secret=made["secret"])
+    if page.form.text("by") != "mail":
+        return _show_secret(page, kind, link, USER, email=email)
+    try:
+        page.mail(email, kind, link)
+    except UsageError as error:
+        return _show_secret(page, kind, link, USER, error=error, email=email)
+    return page.redirect(USER, email=email, done="operating.mailed.done")
 
 
 def _show_key(page: PageRequest, made: dict[str, Any]) -> Reply:
@@ -200,8 +206,18 @@ def _show_key(page: PageRequest, made: dict[str, Any]) -> Reply:
     return _show_secret(page, "key", made["secret"], ACCOUNT, key_id=made["key_id"], account_id=account_id)
 
 
-def _show_secret(page: PageRequest, kind: str, secret: str, back: str, key_id: str = "", **parts: str) -> Reply:
-    return page.show("operating/secret.html", kind=kind, secret=secret, key_id=key_id, back=back, parts=parts)
+def _show_secret(
+    page: PageRequest,
+    kind: str,
+    secret: str,
+    back: str,
+    *,
+    key_id: str = "",
+    error: UsageError | None = None,
+    **parts: str,
+) -> Reply:
+    template = "operating/secret.html"
+    return page.show(template, error=error, kind=kind, secret=secret, key_id=key_id, back=back, parts=parts)
 
 
 def _ask(page: PageRequest, kind: str, path: str, names: tuple[str, ...], back: str = "", **parts: str) -> Reply:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route, Tab
-from cleanroom_pipelines.console.rendering import url
+from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, NotFoundError
 from cleanroom_pipelines.media.protocol import Method, status_of
 from cleanroom_pipelines.server.requests import Reply
@@ -42,19 +42,27 @@ def add(page: PageRequest) -> Reply:
 
 
 def invite(page: PageRequest) -> Reply:
-    """Invite a member to choose a password, and show the link, which is shown only here."""
+    """Invite a member; send the link by e-mail, or show it, which is done only here."""
     email = page.form.text("email")
     try:
         found = _call(page, Method.INVITE_USER, email=email)
     except MediaError as error:
         return _show(page, error=error)
-    scheme = "https" if page.request.is_secure else "http"
-    path = url("/invitation/{secret}", secret=found["invitation"])
+    link = page.address("/invitation/{secret}", secret=found["invitation"])
+    unsent: UsageError | None = None
+    if page.form.text("by") == "mail":
+        try:
+            page.mail(email, "invitation", link)
+        except UsageError as raised:
+            unsent = raised
+        else:
+            return page.redirect(_PATH, room_id=page.path["room_id"], done="people.mailed.done")
     return page.show(
         "people/invited.html",
         room=page.room(),
+        error=unsent,
         email=email,
-        link=f"{scheme}://{page.request.header('host')}{path}",
+        link=link,
         expires_at=found["expires_at"],
     )
 

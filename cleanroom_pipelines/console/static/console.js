@@ -54,4 +54,4 @@ function start(root) { joinNumbers(root); showDates(root); acceptDrops(root); fo
 
 document.documentElement.classList.add("script");
 document.addEventListener("DOMContentLoaded", () => start(document));
-document.addEventListener("htmx:afterSettle", (event) => showDates(event.target));
+document.addEventListener("htmx:afterSettle", (event) => start(event.target));

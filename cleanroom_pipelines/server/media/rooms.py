@@ -33,6 +33,9 @@ from cleanroom_pipelines.runs.budgets import Budget, room_organizations, room_pa
 from cleanroom_pipelines.server.media.access import Call, Room, check_quota, denied
 from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
 
+# The longest part of a log that a call may ask for, and the largest number of an entry.
+_MOST_ENTRIES, _MOST_PLACE = 10_000, 2**62
+
 
 def whoami(call: Call) -> dict[str, Any]:
     """Return the user that the token belongs to."""
@@ -261,22 +264,34 @@ def get_provisioning(call: Call) -> dict[str, Any]:
 
 
 def get_audit_log(call: Call) -> dict[str, Any]:
-    """Return the room's audit log; entries of other groups omit audience and user."""
-    room = call.room()
-    entries = []
-    for entry in call.installation.audit.entries(room=room.id):
-        is_own = entry.get("participant") == room.group.id
-        entries.append(
-            {
-                "at": entry.get("at") or entry.get("time"),
-                "action": entry.get("operation"),
-                "participant": entry.get("participant"),
-                "outcome": entry.get("outcome"),
-                "audience": entry.get("resource") if is_own else None,
-                "user": entry.get("user") if is_own else None,
-            }
+    """Return the room's audit log; entries of other groups omit audience and user.
+
+    With the parameter `limit`, it has only the newest entries, newest first, or with `before`, the `older` of an
+    earlier answer, the entries before those.
+    """
+    room, limit, before = call.room(), call.number("limit", 0), call.number("before", 0)
+    if not (0 <= limit <= _MOST_ENTRIES and 0 <= before <= _MOST_PLACE):
+        raise InvalidRequestError(
+            "The parameter limit or before is out of range.", remedy=f"Use at most {_MOST_ENTRIES} entries."
         )
-    return {"entries": entries}
+    audit, older = call.installation.audit, None
+    if limit:
+        found, older = audit.newest(room.id, limit, before or None)
+    else:
+        found = list(audit.entries(room=room.id))
+    return {"entries": [_entry(entry, room.group.id) for entry in found], "older": older}
+
+
+def _entry(entry: Mapping[str, Any], mine: str) -> dict[str, Any]:
+    is_own = entry.get("participant") == mine
+    return {
+        "at": entry.get("at") or entry.get("time"),
+        "action": entry.get("operation"),
+        "participant": entry.get("participant"),
+        "outcome": entry.get("outcome"),
+        "audience": entry.get("resource") if is_own else None,
+        "user": entry.get("user") if is_own else None,
+    }
 
 
 def decline_room(call: Call) -> dict[str, Any]:
