@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import httpx
 
-from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.catalog import Kind, NewPasskey
 from cleanroom_pipelines.console.page import Route
 from cleanroom_pipelines.console.pages import ROUTES
 from cleanroom_pipelines.runs.sign_in import start_session
@@ -87,7 +87,7 @@ class Target:
             more |= {"files": {"seed": ("seed.jsonl", b'{"user_id": "u1"}\n')}}
         more.setdefault("params", self.query(route))
         answer = self.browser(who).request(route.method, self.address(route, room), **more)
-        if "sign-out" in route.path and answer.status_code == 303:
+        if "set-cookie" in answer.headers:
             del self.browsers[who]  # signed in again when it is needed
         return answer
 
@@ -223,7 +223,12 @@ def fill(aws: AwsRoom, url: str, name: str = PLANTED) -> Target:
     world.finish(Kind.CUSTOM_AUDIENCE, audience)
     lists = world.ask("seed", "user_list", audience=custom(audience), options={})
     deliver(world, {"part-00000.csv": f"{PLANTED}\n".encode()})
+    passkeys = [
+        installation.catalog.sign_in.add_passkey(email("seed"), NewPasskey(name, f"{number}" * 22, b"key", 0))
+        for number in range(2)
+    ]
     ids = {
+        "passkey_id": passkeys[0].id,
         "room_id": world.room,
         "audience_id": audience,
         "overlap": world.ask("seed", "overlap_statistics")["id"],

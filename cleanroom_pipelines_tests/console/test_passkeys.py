@@ -61,7 +61,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Inst
     opened = Installation(Settings(tmp_path_factory.mktemp("passkeys") / "home"), clock=clock)
     for email in (USER, OTHER):
         secret, _ = invite(opened, email)
-        assert accept_invitation(opened, secret, PASSWORD) == email
+        assert accept_invitation(opened, secret, PASSWORD) is not None
     return opened
 
 

@@ -43,7 +43,7 @@ def lookalikes(page: PageRequest, error: MediaError | None = None) -> Reply:
 
 def sample(page: PageRequest) -> Reply:
     """Send a sample of a seed."""
-    _person(page)
+    _person(page).buckets()  # for users who manage an account
     return page.attach("sample-seed.jsonl", [f'{{"user_id": "user-{number}"}}\n' for number in (1, 2, 3)])
 
 
