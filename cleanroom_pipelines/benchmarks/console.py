@@ -84,7 +84,7 @@ class ConsolePlan:
 
 
 @dataclass(frozen=True)
-class _Page:
+class _Visited:
     name: str
     path: str
     email: str
@@ -107,7 +107,7 @@ class PageSession:
 
     url: str
     secret: str = field(repr=False)
-    pages: Sequence[_Page]
+    pages: Sequence[_Visited]
     dice: random.Random
     timed: list[tuple[str, float]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -122,7 +122,7 @@ class PageSession:
         while due < start + seconds:
             time.sleep(max(0.0, due + self.dice.uniform(-0.5, 0.5) * between - time.monotonic()))
             is_floor = self.dice.random() < _FLOOR_SHARE
-            page = _Page(FLOOR, HEALTH, "") if is_floor else self.dice.choice(self.pages)
+            page = _Visited(FLOOR, HEALTH, "") if is_floor else self.dice.choice(self.pages)
             try:
                 self.timed.append((page.name, self.open(page)))
             except (OSError, http.client.HTTPException) as error:
@@ -131,7 +131,7 @@ class PageSession:
             due += between
         self._http.close()
 
-    def open(self, page: _Page) -> float:
+    def open(self, page: _Visited) -> float:
         """Open a page, and return the seconds that the response took."""
         sent = time.monotonic()
         self._http.request("GET", page.path, headers={"Cookie": f"cleanroom={self.secret}", "Accept": "text/html"})
@@ -222,10 +222,10 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _measure_cpu(installation: Installation, url: str, pages: Sequence[_Page], pid: int) -> dict[str, float]:
+def _measure_cpu(installation: Installation, url: str, pages: Sequence[_Visited], pid: int) -> dict[str, float]:
     """Return the server's CPU milliseconds of one request for each page, which is requested alone."""
     found: dict[str, list[float]] = {}
-    for page in [*pages, _Page(FLOOR, HEALTH, _PUBLISHER)]:
+    for page in [*pages, _Visited(FLOOR, HEALTH, _PUBLISHER)]:
         session = PageSession(url, start_session(installation, page.email), [], random.Random(0))  # noqa: S311 - unused
         session.open(page)
         before = cpu_seconds(pid)
@@ -244,7 +244,7 @@ def _write_entries(installation: Installation, room: str, n: int) -> None:
     installation.audit.flush()
 
 
-def _build_room(installation: Installation, url: str, folder: Path, plan: ConsolePlan) -> list[_Page]:
+def _build_room(installation: Installation, url: str, folder: Path, plan: ConsolePlan) -> list[_Visited]:
     """Let three parties work in a room, and return its pages with who opens them."""
     for email in (_PUBLISHER, _ADVERTISER, _AGENCY):
         installation.catalog.users.create_user(email)
@@ -359,8 +359,8 @@ def _build_room(installation: Installation, url: str, folder: Path, plan: Consol
         _AGENCY: {**shared, "insights": "/insights"},
     }
     return [
-        *(_Page(name, own + path, email) for email, pages in mine.items() for name, path in pages.items()),
-        *(_Page("rooms", "/console/", email) for email in mine),
+        *(_Visited(name, own + path, email) for email, pages in mine.items() for name, path in pages.items()),
+        *(_Visited("rooms", "/console/", email) for email in mine),
     ]
 
 
