@@ -36,6 +36,9 @@ BOOKKEEPING = {
     "session",
     "end_session",
     "use_link",
+    "start_session_by",
+    "add_challenge",
+    "use_challenge",
     # of runs and workers
     "claim",
     "reserve",
