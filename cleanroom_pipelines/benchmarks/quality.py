@@ -6,12 +6,14 @@ Keep out: the methods (baselines; our own model).
 
 A task hides an item or attribute, trains on the rest, uses 30 % of its users as the seed and counts how many of
 the other 70 % are in the first 1, 5, 10 and 20 % of all non-seed users. The hidden data is removed before
-training; a representation that had seen it would leak the result.
+training; a representation that had seen it would leak the result. Item tasks also come with harder seeds: 20 %
+of it strangers (`noisy`), the users of two items (`pair`), and only 30 or 100 users (`seed-30`, `seed-100`).
 """
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from cleanroom_pipelines.benchmarks.baselines import BASELINES, UserFeatures
+from cleanroom_pipelines.benchmarks.other_version import OtherVersion
 from cleanroom_pipelines.engine import (
     EngineSettings,
     Progress,
@@ -49,11 +52,14 @@ from cleanroom_pipelines.uploads.roles import Role
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-KINDS = ("item", "attribute", "campaign", "future", "null")
+_SEED_SIZES = {"seed-30": 30, "seed-100": 100}
+KINDS = ("item", "attribute", "campaign", "future", "null", "noisy", "pair", *_SEED_SIZES)
 OURS = "cleanroom"
 WITHOUT_USERS = "cleanroom, no users table"
+OTHER = "cleanroom, other version"
 SHARES = (0.01, 0.05, 0.10, 0.20)
 _SEED_SHARE = 0.3
+_STRANGERS = 0.2
 _SMALLEST_GROUP = 60
 _LARGEST_SHARE = 0.3
 _SMALLEST_CAMPAIGN = 40
@@ -65,7 +71,7 @@ class Task:
     """One task: find the users of a known group.
 
     Args:
-        kind: item, attribute, campaign, future or null.
+        kind: One of `KINDS`.
         name: Display name of the group.
         members: User ids of the whole group.
     """
@@ -107,6 +113,7 @@ def run_quality(
     training: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     progress: Progress | None = None,
+    against: OtherVersion | None = None,
 ) -> dict[str, Any]:
     """Run our model and the baselines on the same tasks.
 
@@ -120,6 +127,7 @@ def run_quality(
         training: Settings of our representation.
         engine: Memory, threads and scratch.
         progress: Called with the share done and the task.
+        against: Another version to run on the same tasks, with its default settings.
 
     Returns:
         Per kind: tasks, mean and standard error per method and measure, paired differences and ratios.
@@ -147,6 +155,7 @@ def run_quality(
                     baselines=baselines,
                     settings=settings,
                     training=training,
+                    against=against,
                 )
             ):
                 rows.append({"task": task.name, "n_members": len(task.members), "methods": row})
@@ -201,7 +210,7 @@ class Source:
 
     def without_items(self, hidden: Sequence[str]) -> Path:
         """Write the interactions without some items to a file with the same columns."""
-        path = self._path()
+        path = self.new_path().with_suffix(".parquet")
         item = quote_identifier(self.data.schema.item_column)
         with open_engine(self.engine, paths=[*self.interactions.files, self.scratch]) as database:
             self._view(database)
@@ -227,14 +236,14 @@ class Source:
                    CAST({quote_identifier(schema.item_column)} AS VARCHAR) AS item_id, {time} AS ts FROM source"""
         )
 
-    def _path(self) -> Path:
+    def new_path(self) -> Path:
+        """Return a path in the scratch folder that does not exist yet."""
         self._number += 1
-        return self.scratch / f"{self._number}.parquet"
+        return self.scratch / str(self._number)
 
     def folder(self) -> Path:
         """Create a new empty folder and return it."""
-        self._number += 1
-        folder = self.scratch / str(self._number)
+        folder = self.new_path()
         folder.mkdir()
         return folder
 
@@ -258,6 +267,7 @@ def _run_kind(
     baselines: Sequence[str],
     settings: GenerationSettings,
     training: TrainingSettings,
+    against: OtherVersion | None,
 ) -> Iterator[tuple[Task, dict[str, dict[str, float]]]]:
     rng = np.random.default_rng([random_seed, KINDS.index(kind)])
     builders: Mapping[str, Callable[[Source, int, np.random.Generator], Iterator[Batch]]] = {
@@ -266,26 +276,48 @@ def _run_kind(
         "campaign": _campaign_batches,
         "future": _future_batches,
         "null": _null_batches,
+        "noisy": item_batches,
+        "pair": _pair_batches,
+        **{name: partial(item_batches, smallest=max(_SMALLEST_GROUP, 2 * n)) for name, n in _SEED_SIZES.items()},
     }
     for batch in builders[kind](source, n_tasks, rng):
         model = trained(source, batch, training, with_users=True)
         plain = trained(source, batch, training, with_users=False) if source.data.users is not None else None
+        other = _trained_by(against, source, batch) if against is not None else None
         prepared = table_of(model, random_seed)
-        number = {user_id: position for position, user_id in enumerate(model.user_ids().to_pylist())}
+        user_ids = model.user_ids().combine_chunks()
+        number = {user_id: position for position, user_id in enumerate(user_ids.to_pylist())}
         for task in batch.tasks:
             members = np.sort([number[user_id] for user_id in task.members if user_id in number])
-            n_seed = int(_SEED_SHARE * len(members))
+            n_seed = min(_SEED_SIZES.get(kind, int(_SEED_SHARE * len(members))), len(members) // 2)
             if n_seed < 10:
                 continue
-            seed = np.sort(rng.choice(members, n_seed, replace=False))
+            seed = _seed_of(members, n_seed, model.n_users, _STRANGERS if kind == "noisy" else 0.0, rng)
             row = {OURS: measure_ranking(our_scores(model, seed, settings), members, seed)}
             if kind == "null":
                 row[OURS] |= _held_out_recall(model, seed, settings)
             if plain is not None:
                 row[WITHOUT_USERS] = measure_ranking(our_scores(plain, seed, settings), members, seed)
+            if against is not None and other is not None:
+                scores = against.scores(other, user_ids, seed, source.new_path())
+                row[OTHER] = measure_ranking(scores, members, seed)
             for name in baselines:
                 row[name] = measure_ranking(BASELINES[name](prepared, seed), members, seed)
             yield task, row
+
+
+def _seed_of(members: Int64, n_seed: int, n_users: int, strangers: float, rng: np.random.Generator) -> Int64:
+    """Draw a seed from a group's users, with a share of it from the other users."""
+    n_strangers = round(strangers * n_seed)
+    known = rng.choice(members, n_seed - n_strangers, replace=False)
+    others = np.setdiff1d(np.arange(n_users), members, assume_unique=True)
+    return np.sort(np.concatenate([known, rng.choice(others, n_strangers, replace=False)]))
+
+
+def _trained_by(version: OtherVersion, source: Source, batch: Batch) -> Path:
+    out = source.new_path()
+    version.train(_tables(source, batch, with_users=True), batch.window, out)
+    return out
 
 
 def table_of(model: Model, random_seed: int) -> UserFeatures:
@@ -306,19 +338,21 @@ def table_of(model: Model, random_seed: int) -> UserFeatures:
 
 def trained(source: Source, batch: Batch, training: TrainingSettings, *, with_users: bool) -> Model:
     """Train a model without the data that a batch hides."""
-    data = source.data
-    interactions = source.without_items(batch.hidden_items) if batch.hidden_items else data.interactions
-    users, users_schema = (data.users, data.users_schema) if with_users else (None, None)
-    if users is not None and batch.hidden_column is not None:
-        users_schema = UsersSchema(
-            tuple(
-                (column, role) for column, role in _users_schema(source).columns if column != batch.hidden_column
-            )
-        )
     out = source.folder()
-    tables = TrainingTables(interactions, data.schema, users, users_schema)
+    tables = _tables(source, batch, with_users=with_users)
     train(tables, out, window=batch.window, settings=training, runtime=Runtime(source.engine))
     return Model(out)
+
+
+def _tables(source: Source, batch: Batch, *, with_users: bool) -> TrainingTables:
+    data = source.data
+    interactions = source.without_items(batch.hidden_items) if batch.hidden_items else data.interactions
+    if data.users is None or not with_users:
+        return TrainingTables(interactions, data.schema)
+    columns = tuple(
+        (column, role) for column, role in _users_schema(source).columns if column != batch.hidden_column
+    )
+    return TrainingTables(interactions, data.schema, data.users, UsersSchema(columns))
 
 
 def _users_schema(source: Source) -> UsersSchema:
@@ -424,7 +458,7 @@ def standard_error(values: Float64) -> float:
 
 
 def item_batches(
-    source: Source, n_tasks: int, rng: np.random.Generator, smallest: int = _SMALLEST_GROUP
+    source: Source, n_tasks: int, rng: np.random.Generator, smallest: int = _SMALLEST_GROUP, at_once: int = 1
 ) -> Iterator[Batch]:
     """Build tasks from items with enough users, hiding a few items at a time."""
     found = source.query(
@@ -437,7 +471,7 @@ def item_batches(
     eligible = np.flatnonzero((counts >= smallest) & (counts <= _LARGEST_SHARE * n_users))
     chosen = rng.permutation(eligible)[:n_tasks]
     # Hiding several items at once saves training runs; hiding more than 1 % of the items would change the data.
-    size = max(1, int((counts >= 5).sum()) // 100)
+    size = max(at_once, int((counts >= 5).sum()) // 100 // at_once * at_once)
     items = [found["item_id"][int(position)].as_py() for position in chosen]
     for start in range(0, len(items), size):
         hidden = items[start : start + size]
@@ -448,6 +482,16 @@ def item_batches(
         )
         groups = dict(zip(members["item_id"].to_pylist(), members["users"].to_pylist(), strict=True))
         yield Batch([Task("item", item, tuple(groups[item])) for item in hidden], hidden_items=tuple(hidden))
+
+
+def _pair_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Build tasks from the users of two items, both hidden."""
+    for batch in item_batches(source, 2 * n_tasks, rng, at_once=2):
+        tasks = [
+            Task("pair", f"{one.name} or {two.name}", tuple(sorted({*one.members, *two.members})))
+            for one, two in zip(batch.tasks[::2], batch.tasks[1::2], strict=False)
+        ]
+        yield Batch(tasks, hidden_items=batch.hidden_items)
 
 
 def _attribute_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Iterator[Batch]:

@@ -41,7 +41,8 @@ def benchmark() -> None:
 @click.option(
     "--tasks",
     default="",
-    help="Kinds of tasks: item,attribute,campaign,future,null; default: all that the data supports.",
+    help="Kinds of tasks: item,attribute,campaign,future,null (default: all that the data supports), and item "
+    "tasks with harder seeds: noisy,pair,seed-30,seed-100.",
 )
 @click.option("--n-tasks", default=40, show_default=True, help="Maximum number of tasks of each kind.")
 @click.option("--seed", default=0, show_default=True, help="Random seed for the choice of tasks and seed users.")
@@ -49,6 +50,9 @@ def benchmark() -> None:
     "--private",
     is_flag=True,
     help="Measure private lookalikes by seed size; default data: the demo's and planted groups.",
+)
+@click.option(
+    "--against", type=_FILE, help="Checkout of another version of this project, to run on the same tasks."
 )
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
 def quality(  # noqa: PLR0917 - click passes options by name
@@ -60,10 +64,12 @@ def quality(  # noqa: PLR0917 - click passes options by name
     n_tasks: int,
     seed: int,
     private: bool,
+    against: Path | None,
     json_file: Path | None,
 ) -> None:
     """Measure recall of held-out users, compared with common baselines on the same tasks."""
     _require("implicit")
+    from cleanroom_pipelines.benchmarks.other_version import OtherVersion
     from cleanroom_pipelines.benchmarks.quality import Data, complete_journey, run_quality, table
     from cleanroom_pipelines.similarity.specs import InteractionsSchema, UsersSchema
 
@@ -95,7 +101,14 @@ def quality(  # noqa: PLR0917 - click passes options by name
             ]
             _report({"private": results}, json_file, "\n\n".join(private_table(some) for some in results))
             return
-        result = run_quality(data, kinds=kinds, n_tasks=n_tasks, random_seed=seed, progress=progress)
+        result = run_quality(
+            data,
+            kinds=kinds,
+            n_tasks=n_tasks,
+            random_seed=seed,
+            progress=progress,
+            against=OtherVersion(against.resolve()) if against is not None else None,
+        )
     _report(result, json_file, table(result))
 
 

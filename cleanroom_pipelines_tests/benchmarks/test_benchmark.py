@@ -9,6 +9,7 @@ import pytest
 
 from cleanroom_pipelines.benchmarks import quality, scale
 from cleanroom_pipelines.benchmarks.baselines import BASELINES, UserFeatures
+from cleanroom_pipelines.benchmarks.other_version import OtherVersion
 from cleanroom_pipelines.benchmarks.synthetic import (
     SyntheticSettings,
     copied_seed,
@@ -20,6 +21,7 @@ from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.similarity import TrainingSettings, Window, shards
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE
+from cleanroom_pipelines_tests.architecture.tree import ROOT
 from cleanroom_pipelines_tests.offenders import offenders
 from cleanroom_pipelines_tests.similarity.planted import (
     ENGINE,
@@ -93,6 +95,38 @@ def test_null_tasks_measure_our_own_estimate(data: quality.Data) -> None:
     methods = _run(data, "null", n_tasks=2)["methods"]
     assert 0 <= methods[quality.OURS]["held-out recall@10%"]["mean"] <= 0.4
     assert "interval covers@10%" in methods[quality.OURS]
+
+
+def test_harder_seeds_have_the_stated_size_and_share_of_strangers(
+    data: quality.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, tuple[int, int, float]] = {}
+    real = quality.measure_ranking
+
+    def watched(scores: quality.Float64, members: quality.Int64, seed: quality.Int64) -> dict[str, float]:
+        seen[kind] = (len(members), len(seed), 1 - np.isin(seed, members).mean())
+        return real(scores, members, seed)
+
+    monkeypatch.setattr(quality, "measure_ranking", watched)
+    for kind in ("noisy", "seed-30"):
+        _run(data, kind)
+    n_members, n_seed, strangers = seen["noisy"]
+    assert n_seed == int(0.3 * n_members)
+    assert strangers == pytest.approx(round(0.2 * n_seed) / n_seed)
+    assert seen["seed-30"][1:] == (30, 0.0)
+
+
+def test_another_version_runs_on_the_same_tasks(data: quality.Data) -> None:
+    """This checkout as the other version: its commands rank the users of a pair of items as our functions do."""
+    methods = quality.run_quality(
+        data, kinds=("pair",), n_tasks=1, baselines=(), engine=ENGINE, against=OtherVersion(ROOT)
+    )["kinds"]["pair"]["methods"]
+    assert methods[quality.OTHER] == methods[quality.OURS]
+
+
+def test_a_folder_that_is_not_a_checkout_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        OtherVersion(tmp_path)
 
 
 def test_unknown_kinds_and_kinds_without_data_are_rejected(data: quality.Data) -> None:
