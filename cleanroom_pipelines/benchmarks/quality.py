@@ -48,6 +48,7 @@ from cleanroom_pipelines.similarity.specs import (
 )
 from cleanroom_pipelines.similarity.training import Stages, one_blas_thread, train
 from cleanroom_pipelines.uploads.roles import Role
+from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -60,6 +61,7 @@ OTHER = "cleanroom, other version"
 SHARES = (0.01, 0.05, 0.10, 0.20)
 _SEED_SHARE = 0.3
 _STRANGERS = 0.2
+_SMALLEST_SEED = 10
 _SMALLEST_GROUP = 60
 _LARGEST_SHARE = 0.3
 _SMALLEST_CAMPAIGN = 40
@@ -127,7 +129,8 @@ def run_quality(
         training: Settings of our representation.
         engine: Memory, threads and scratch.
         progress: Called with the share done and the task.
-        against: Another version to run on the same tasks, with its default settings.
+        against: Another version to run on the same tasks, with its default settings. Its commands need seeds of
+            at least 25 users, so tasks with smaller seeds are skipped.
 
     Returns:
         Per kind: tasks, mean and standard error per method and measure, paired differences and ratios.
@@ -290,7 +293,7 @@ def _run_kind(
         for task in batch.tasks:
             members = np.sort([number[user_id] for user_id in task.members if user_id in number])
             n_seed = min(_SEED_SIZES.get(kind, int(_SEED_SHARE * len(members))), len(members) // 2)
-            if n_seed < 10:
+            if n_seed < (_SMALLEST_SEED if against is None else MIN_SEED_IDS):
                 continue
             seed = _seed_of(members, n_seed, model.n_users, _STRANGERS if kind == "noisy" else 0.0, rng)
             row = {OURS: measure_ranking(our_scores(model, seed, settings), members, seed)}
