@@ -25,7 +25,7 @@ from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads import cells, workbooks
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.room_files import RoomFile, open_room_file
-from cleanroom_pipelines.uploads.room_headers import is_header
+from cleanroom_pipelines.uploads.room_headers import is_header, is_name
 from cleanroom_pipelines.uploads.room_reading import RoomUpload, roles_of, sizes_of, wrong_column_count
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -58,6 +58,8 @@ class Guess:
         header: Whether the first row of a CSV holds column names, which the reader skips.
         columns: The columns' meanings, by position.
         matching_id: The kind of its ids; None if its dataset has no matching ids.
+        names: The file's own names of the columns; empty text for a name that may be a value, nothing if the file
+            has no names.
     """
 
     format: str
@@ -65,11 +67,12 @@ class Guess:
     header: bool
     columns: tuple[str, ...]
     matching_id: MatchingId | None
+    names: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the guess as JSON values."""
         kind = self.matching_id and self.matching_id.value
-        return {**asdict(self), "columns": list(self.columns), "matching_id": kind}
+        return {**asdict(self), "columns": list(self.columns), "matching_id": kind, "names": list(self.names)}
 
 
 def table_chunks(stream: IO[bytes]) -> Iterator[bytes]:
@@ -182,14 +185,16 @@ def _guess(file: RoomFile, dataset: Dataset, kinds: Sequence[MatchingId]) -> Gue
     rows = _parquet_names(file) if file.format == "parquet" else _sample(_records(file))
     columns = [Column(name, role, cells.CELL, "text", None) for name, role in roles]
     names = rows[0] if rows and len(rows[0]) == len(columns) else [""] * len(columns)
+    header = file.format == "csv" and is_header(columns, names)
     place = next((i for i, (name, _) in enumerate(roles) if name == "matching_id"), None)
     ids = [row[place] for row in rows if len(row) > place] if place is not None else []
     return Guess(
         file.format,
         file.delimiter if file.format == "csv" else "",
-        file.format == "csv" and is_header(columns, names),
+        header,
         tuple(name for name, _ in roles),
         None if place is None else _guess_kind(names[place], ids, kinds),
+        tuple(name if is_name(name) else "" for name in names) if header or file.format == "parquet" else (),
     )
 
 

@@ -8,7 +8,7 @@ The format is detected from the content, since the names of uploads cannot be tr
 and zstd magic numbers are compressed files of either format, everything else is CSV (quotes doubled inside quotes,
 UTF-8 with or without a byte order mark; blank lines are skipped; a trailing comma adds no cell). Cells are
 separated by commas; by semicolons, tabs or bars if these split the lines into the expected columns and commas do
-not. Compressed files are unpacked into scratch by Python, which verifies checksums: DuckDB treats a damaged block
+not; semicolons and tabs also if they split all lines into three or more columns where commas split none. Compressed files are unpacked into scratch by Python, which verifies checksums: DuckDB treats a damaged block
 as the end of the file, and silently reads only the part before it.
 """
 
@@ -60,6 +60,11 @@ class _Shape:
         return any(
             size > 1 and size in self.record_sizes and _is_most_common(self.record_sizes, size) for size in sizes
         )
+
+    @property
+    def is_table(self) -> bool:
+        """Whether at least two records have the same three or more columns, and no record has another number."""
+        return len(self.record_sizes) == 1 and all(size > 2 and n > 1 for size, n in self.record_sizes.items())
 
     @property
     def has_few_labels(self) -> bool:
@@ -216,7 +221,10 @@ def _shape_of_csv(path: Path, sizes: Sequence[int]) -> _Shape:
         return by_comma
     for delimiter in _OTHER_DELIMITERS:
         shape = _shape_by(path, delimiter, sizes)
-        if shape.fits(sizes) and (1 not in sizes or shape.has_few_labels):
+        if shape.fits(sizes) and (1 not in sizes or shape.has_few_labels or shape.is_table):
+            return shape
+        # Too many columns, rather than one: an id may contain bars, but hardly semicolons or tabs.
+        if set(by_comma.record_sizes) == {1} and shape.is_table and delimiter != "|":
             return shape
     return by_comma
 

@@ -5,7 +5,8 @@ Add here when an export names a column in another way; names of e-mails and phon
 Keep out: reading the rows (`room_reading`).
 
 A first row is a header if each of its cells is such a word, in any letter case and with any punctuation: the ids
-and labels of people are not. The words come from the names of the datasets' columns, and from what customer
+and labels of people are not. It also is one if it names an id, and its other cells look like names: the column after
+`customer_no` may be a `city`. The words come from the names of the datasets' columns, and from what customer
 systems write. A cell is never quoted in a message.
 """
 
@@ -18,6 +19,8 @@ from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.roles import Role, RoomRole
 
 # The names of an embedding's numbers, including those that pandas gives: e0, dim_1, 2.
+_NAME = re.compile(r"[^\W\d_](?:[\w .:/()-]{0,39})")
+_MAX_DIGITS = 3  # of a name; ids have more
 _NUMBER_NAME = re.compile(r"(?:e|d|x|v|f|dim|emb|embedding|feature|vector)?[0-9]{1,4}")
 
 
@@ -43,6 +46,7 @@ _WORDS: dict[Role | RoomRole, frozenset[str]] = {
     RoomRole.AGE: _words("age agegroup agebracket agerange"),
     RoomRole.GENDER: _words("gender sex"),
 }
+_ID_ROLES = (Role.USER_ID, RoomRole.MATCHING_ID)
 _ALL_WORDS = frozenset[str]().union(*_WORDS.values())
 
 
@@ -64,7 +68,9 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
         for column, word in zip(columns, words, strict=True)
     ]
     if not all(named):
-        return False
+        ids = [is_id for column, is_id in zip(columns, named, strict=True) if column.role in _ID_ROLES]
+        others = [str(cell or "") for cell, is_known in zip(row, named, strict=True) if not is_known]
+        return any(ids) and all(is_name(cell) and not re.search(r"\d", cell) for cell in others)
     if len(columns) == 2 and not _fit(columns, words) and _fit(columns, words[::-1]):
         raise InputError(
             "The header has the columns in another order than this dataset needs.",
@@ -72,6 +78,11 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
             problem="type",
         )
     return True
+
+
+def is_name(text: str) -> bool:
+    """Whether a cell or a Parquet name looks like a column name, and not like an id or an e-mail address."""
+    return _NAME.fullmatch(text) is not None and sum(map(str.isdigit, text)) <= _MAX_DIGITS
 
 
 def _fit(columns: Sequence[Column], words: Sequence[str]) -> bool:

@@ -185,6 +185,17 @@ def test_the_user_corrects_what_was_found(served: Site) -> None:
         assert path.read_bytes() == b'"x@y.example,1",loyal\n'
 
 
+def test_each_column_of_the_file_is_shown_with_what_it_is_taken_as(site: Site) -> None:
+    files = {
+        "matching-1": ("ids.csv", b"customer_no;e-mail\nc-1;a@b.example\n"),
+        "demographics": ("people.csv", b"customer_no;age_band;city\nc-1;25-34;Bonn\n"),
+    }
+    shown = words(site.get(BASE, site.send(BASE, files)))
+    assert "“customer_no” → user id, “age_band” → age, “city” → gender" in shown
+    assert "“e-mail” → id for matching" in shown
+    assert "Bonn" not in shown
+
+
 def test_a_wrong_correction_is_shown_next_to_its_field(served: Site) -> None:
     site = served.open_room("EMAIL", "STRING")
     files = {"seed_audiences-1": customers("a@b.example;a;b,c"), "seed_audiences-2": customers("c@d.example,x")}

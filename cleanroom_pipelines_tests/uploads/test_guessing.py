@@ -127,11 +127,50 @@ def test_separator_header_and_kind_are_guessed(
     assert (found.separator, found.header, found.matching_id, len(found.columns)) == expected
 
 
+CITIES = ("customer_no;age_band;city", "c-1;25-34;Bonn", "c-2;35-44;Ulm", "c-3;25-34;Trier", "c-4;65+;Bremen")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_names_of_the_persons_own_columns_are_found(tmp_path: Path, separator: str) -> None:
+    """Also where no system writes them so, and where each row has another last cell."""
+    content = "\n".join(CITIES).replace(";", separator)
+    found = guess(tmp_path, content, Dataset.DEMOGRAPHICS)
+    assert (found.separator, found.names) == (separator, ("customer_no", "age_band", "city"))
+    assert found.columns == ("user_id", "age", "gender")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "content", "expected"),
+    [
+        (SEEDS, "customer_no,membership tier\nc-1,gold\n", (True, ("customer_no", "membership tier"))),
+        (SEEDS, "customer_no,a@b.example\n", (False, ())),
+        (Dataset.DEMOGRAPHICS, "c-1,25-34,Bonn\n", (False, ())),
+        (Dataset.DEMOGRAPHICS, "customer_no,25-34,Bonn\n", (False, ())),
+        (Dataset.DEMOGRAPHICS, "customer_no,,city\n", (False, ())),
+    ],
+)
+def test_a_header_names_an_id_and_has_only_names(
+    tmp_path: Path, dataset: Dataset, content: str, expected: tuple[bool, tuple[str, ...]]
+) -> None:
+    found = guess(tmp_path, content, dataset, M.STRING)
+    assert (found.header, found.names) == expected
+
+
+def test_a_table_with_too_many_columns_is_not_taken_as_one_column(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has 3 columns instead of 2"):
+        guess(tmp_path, "\n".join(CITIES), SEEDS)
+
+
+def test_a_name_that_may_be_an_id_is_not_shown(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"49 170 1234567": ["u1"], "a@b.example": ["x"]}), tmp_path / "table")
+    assert guess(tmp_path, (tmp_path / "table").read_bytes(), MATCHING).names == ("", "")
+
+
 def test_parquet_is_guessed_by_its_names(tmp_path: Path) -> None:
     """No cell is read, because a few bytes may unpack to gigabytes."""
     pq.write_table(pa.table({"id": ["u1"], "e-mail": ["a@b.example"]}), tmp_path / "table")
     found = guess(tmp_path, (tmp_path / "table").read_bytes(), MATCHING)
-    assert found == Guess("parquet", "", False, ("user_id", "matching_id"), M.EMAIL)
+    assert found == Guess("parquet", "", False, ("user_id", "matching_id"), M.EMAIL, ("id", "e-mail"))
 
 
 def test_a_line_that_unpacks_to_gigabytes_is_not_kept(tmp_path: Path) -> None:
