@@ -49,16 +49,18 @@ class BarChart:
     height: int
     left: int
     bar_height: int
+    mark: float | None
 
 
-def bar_chart(bars: Sequence[Bar], most: float | None = None) -> BarChart:
+def bar_chart(bars: Sequence[Bar], mark: float | None = None) -> BarChart:
     """Lay out horizontal bars, one below the other.
 
     Args:
         bars: The bars.
-        most: The value of the longest possible bar; None for the largest value including its whisker.
+        mark: A value that a line across all bars marks; None for no line.
     """
-    longest = most or max((each.value + each.error for each in bars if each.value is not None), default=0.0) or 1.0
+    longest = max((each.value + each.error for each in bars if each.value is not None), default=0.0)
+    longest = max(longest, mark or 0.0) or 1.0
 
     def x(value: float) -> float:
         return round(_LABEL + _PLOT * min(max(value, 0.0), longest) / longest, 1)
@@ -69,4 +71,4 @@ def bar_chart(bars: Sequence[Bar], most: float | None = None) -> BarChart:
         low, high = x(value - each.error), x(value + each.error)
         drawn.append(DrawnBar(each, y, y + _BAR - 4, round(x(value) - _LABEL, 1), low, high))
     height = _GAP + len(bars) * (_BAR + _GAP)
-    return BarChart(tuple(drawn), _LABEL + _PLOT + _VALUE, height, _LABEL, _BAR)
+    return BarChart(tuple(drawn), _LABEL + _PLOT + _VALUE, height, _LABEL, _BAR, None if mark is None else x(mark))

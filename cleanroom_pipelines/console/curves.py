@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_LEFT, _TOP, _SIDE = 48, 12, 300
+_LEFT, _TOP, _SIDE = 48, 28, 300
 _EVERY = 10
 
 

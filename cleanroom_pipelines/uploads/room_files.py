@@ -8,8 +8,9 @@ The format is detected from the content, since the names of uploads cannot be tr
 and zstd magic numbers are compressed files of either format, everything else is CSV (quotes doubled inside quotes,
 UTF-8 with or without a byte order mark; blank lines are skipped; a trailing comma adds no cell). Cells are
 separated by commas; by semicolons, tabs or bars if these split the lines into the expected columns and commas do
-not; semicolons and tabs also if they split all lines into three or more columns where commas split none. Compressed files are unpacked into scratch by Python, which verifies checksums: DuckDB treats a damaged block
-as the end of the file, and silently reads only the part before it.
+not; semicolons and tabs also if they split all lines into three or more columns where commas split none.
+Compressed files are unpacked into scratch by Python, which verifies checksums: DuckDB treats a damaged block as
+the end of the file, and silently reads only the part before it.
 """
 
 import csv

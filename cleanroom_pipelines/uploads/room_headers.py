@@ -5,8 +5,8 @@ Add here when an export names a column in another way; names of e-mails and phon
 Keep out: reading the rows (`room_reading`).
 
 A first row is a header if each of its cells is such a word, in any letter case and with any punctuation: the ids
-and labels of people are not. It also is one if it names an id, and its other cells look like names: the column after
-`customer_no` may be a `city`. The words come from the names of the datasets' columns, and from what customer
+and labels of people are not. It also is one if it names an id, and its other cells look like names: the column
+after `customer_no` may be a `city`. The words come from the names of the datasets' columns, and from what customer
 systems write. A cell is never quoted in a message.
 """
 

@@ -115,7 +115,7 @@ _RULES = {
     Dataset.DEMOGRAPHICS: _Rules("demographics table", UniqueKey(("user_id",), ("user_id",)), *_BASE),
     Dataset.EMBEDDINGS: _Rules("embeddings table", UniqueKey(("user_id", "scope"), ("user_id", "scope")), *_BASE),
     Dataset.SEED_AUDIENCES: _Rules(
-        "seed audiences",
+        "table of seed audiences",
         UniqueKey(("digest", "audience_type"), ("matching_id", "audience_type")),
         StatusCode.SEED_INVALID,
         StatusCode.SEED_NOT_FOUND,

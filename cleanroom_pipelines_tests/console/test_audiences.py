@@ -168,6 +168,15 @@ def test_errors_of_a_rule_stand_beside_its_blocks(site: Site) -> None:
     for name in ("x" * 300, "two\nlines"):
         page = site.post("/new/rule_based", {"b0-source": "base", "do": "create", "name": name}, status=400)
         assert 'id="name-problem"' in page
+    for name, sentence in (
+        ("", "Give the audience a name."),
+        (" ", "Give the audience a name."),
+        ("x" * 64, "at most 63"),
+    ):
+        found = words(
+            site.post("/new/rule_based", {"b0-source": "base", "do": "create", "name": name}, status=400)
+        )
+        assert sentence in found and "Unicode" not in found and "The name is invalid" not in found
     site.post("/new/rule_based", {"b0-source": "base", "do": "create", "name": "Twice"})
     page = site.post("/new/rule_based", {"b0-source": "base", "do": "create", "name": "Twice"}, status=409)
     assert "another audience with this name" in words(page)

@@ -109,6 +109,9 @@ def site(served: Site) -> Site:
 
 def test_a_workbook_of_customers_goes_to_the_room(site: Site) -> None:
     page = site.get(SEED)
+    assert (
+        "The room is being set up." in page and '<progress max="100" value="0" aria-label="Progress"' not in page
+    )
     assert "Choose your customer lists" in page
     assert "Choose the files with your users" not in page
     rows = [["Email", "Type"], ["a@b.example", "loyal"], [CANARY, "loyal"]]
@@ -123,6 +126,7 @@ def test_a_workbook_of_customers_goes_to_the_room(site: Site) -> None:
     running = site.get(SEED)
     assert "hx-trigger" in running
     assert "Refresh" in running
+    assert "The room is being set up." not in running
 
 
 def test_a_report_has_codes_and_rows_without_cells(site: Site) -> None:

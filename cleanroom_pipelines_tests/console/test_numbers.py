@@ -166,7 +166,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_the_overlap_is_paid_by_a_form_that_shows_its_price(site: Served) -> None:
     place = Place.open(site)
     page = words(place.get("/overlap", "seed"))
-    assert "Price: 2 units" in page and "100 units are left" in page
+    assert "Price: 2 units" in page and "100 units are left. Left after: 98 units." in page
     assert place.world.spent == 0, "opening the page is free"
     answer = place.post("/overlap", "seed", price="2.0")
     assert place.world.spent == 20
@@ -176,6 +176,24 @@ def test_the_overlap_is_paid_by_a_form_that_shows_its_price(site: Served) -> Non
     other = words(place.get(place.post("/overlap", "agency", price="0"), "agency"))
     assert "310 ± 23" in other and "Match rate" not in other and "500" not in other
     assert place.world.spent == 20, "the second reader pays nothing"
+
+
+def test_a_step_is_done_once_its_answer_is_there(site: Served) -> None:
+    place = Place.open(site)
+
+    def steps(group: str) -> tuple[bool, str]:
+        of_room = words(place.get("", group))
+        return "See the overlap" in of_room, of_room
+
+    assert steps("seed")[0] and steps("agency")[0]
+    place.post("/overlap", "seed", price="2.0")
+    assert "Explore the room" in steps("seed")[1] and not steps("seed")[0]
+    assert steps("agency")[0], "another person has not seen it"
+    assert "310 ± 23" in words(place.get("/overlap", "seed")), "it is shown without asking again"
+    place.post("/overlap", "agency", price="0")
+    assert "See the insights" in steps("agency")[1]
+    place.rebuild()
+    assert steps("seed")[0], "the data are new"
 
 
 def test_a_form_without_the_present_price_asks_nothing(site: Served) -> None:
@@ -239,6 +257,7 @@ def test_insights_are_charts_tables_csv_and_a_print_view(site: Served) -> None:
     found = words(page)
     assert place.world.spent == 220
     assert page.count("<svg") == 3 and page.count('class="whisker"') == 3
+    assert page.count('class="axis"') == 3, "a line marks 1"
     assert "2.1 ± 0.21" in found and "30.0 % ± 2.1 %" in found and "1,230 ± 45" in found
     assert "too few to tell" in found and "20-29 · f" in found
     printed = place.get(f"{answer}/print", "agency")
@@ -274,7 +293,8 @@ def test_lists_show_what_was_delivered_and_what_it_reveals(site: Served) -> None
     found = words(place.get("/lists", "export"))
     assert f"Ready {SCRIPT} ready" in found and "5% of the users" in found and "compressed" in found
     page = words(place.get(one, "export"))
-    assert "Every user in it is a customer" in page and CHECKSUM in page and "complete list" in page
+    assert "Every user in it is a customer" in page and "complete list" in page
+    assert f"Checksum (SHA-256) {CHECKSUM}" in page
     reply = site.browser(email("export")).get(f"{one}/files/part-00000.csv")
     assert (reply.status_code, reply.content) == (200, files["part-00000.csv"])
     assert "attachment" in reply.headers["content-disposition"]

@@ -30,6 +30,7 @@ def activity(page: PageRequest) -> Reply:
         "activity/activity.html",
         room=room,
         entries=[_shown(page, each) for each in _chosen(page, room, found["entries"])],
+        my_code=page.service.installation.audit_name(page.email),
         names={each["id"]: each["role"] for each in room["participants"] if each["role"]},
         filters=_filters(page),
         older=found["older"],

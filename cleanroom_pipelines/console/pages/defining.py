@@ -219,7 +219,9 @@ def _show(page: PageRequest, template: str, error: MediaError | None, **values: 
     if error is not None and error.attributes.get("reason") == "name":
         problems["name"] = t("audiences.name_taken")
     elif isinstance(error, InvalidRequestError) and error.message.startswith("The name"):
-        problems["name"] = _words(error) if page.form.text("name") else t("audiences.name_missing")
+        is_blank = not page.form.text("name").strip()
+        problems["name"] = t("audiences.name_missing" if is_blank else "audiences.name_invalid")
+        error = InvalidRequestError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
     if isinstance(error, InvalidDefinitionError) and page.path.get("kind") == "lookalike":
         problems["reach"] = _words(error)
         error = InvalidDefinitionError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))

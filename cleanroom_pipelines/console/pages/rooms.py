@@ -4,12 +4,13 @@ Lives here: the next step of a user, the checklist of both sides, and what a roo
 Keep out: the pages of a room's menu (the neighbouring modules).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rendering import url
-from cleanroom_pipelines.media.protocol import Method
+from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method
+from cleanroom_pipelines.runs.users import areas_of
 from cleanroom_pipelines.server.requests import Reply
 from cleanroom_pipelines.terms import CollaborationType, Permission
 
@@ -20,6 +21,8 @@ _LATER = (
     (Permission.EXPORT_AUDIENCE, "lists"),
     (Permission.VIEW_INSIGHTS, "insights"),
 )
+# The steps that are done once the user has an answer about the current data.
+_ASKED = {"overlap": JobKind.OVERLAP_STATISTICS, "insights": JobKind.INSIGHTS}
 # What participants of a room can learn about individuals, by the collaboration type that allows it.
 _REVEALING = (CollaborationType.REMARKETING, CollaborationType.EXCLUSION)
 
@@ -27,6 +30,8 @@ _REVEALING = (CollaborationType.REMARKETING, CollaborationType.EXCLUSION)
 def rooms(page: PageRequest) -> Reply:
     """List the user's data rooms."""
     found = page.call(Method.LIST_ROOMS)["rooms"]
+    if not found and "operator" in areas_of(page.service.installation, page.email):
+        return page.redirect("/operator")
     return page.show("rooms/rooms.html", rooms=[{**each, **_step(page, each)} for each in found])
 
 
@@ -49,13 +54,16 @@ def room(page: PageRequest) -> Reply:
     )
 
 
-def next_step(permissions: Collection[str], *, base: bool, seeds: bool) -> tuple[str, str | None]:
+def next_step(
+    permissions: Collection[str], *, base: bool, seeds: bool, is_done: Callable[[str], bool] = lambda step: False
+) -> tuple[str, str | None]:
     """Return the key of a user's next step in a room, and the path of its page if it is the user's turn.
 
     Args:
         permissions: The user's permissions.
         base: Whether the base audience is provisioned.
         seeds: Whether the seed audiences are.
+        is_done: Whether the user need not take a step that both sides' data allow.
     """
     may = set(permissions)
     if not base and Permission.PROVIDE_BASE_AUDIENCE.value in may:
@@ -64,14 +72,26 @@ def next_step(permissions: Collection[str], *, base: bool, seeds: bool) -> tuple
         return "provide_seeds", "/rooms/{room_id}/data"
     if not base or not seeds:
         return ("wait_seeds" if base else "wait_base"), None
-    step = next((step for permission, step in _LATER if permission.value in may), None)
+    step = next((step for permission, step in _LATER if permission.value in may and not is_done(step)), None)
     return (step, f"/rooms/{{room_id}}/{step}") if step else ("look", None)
 
 
 def _step(page: PageRequest, state: Mapping[str, Any]) -> dict[str, Any]:
-    key, path = next_step(state["permissions"], base=state["base"], seeds=state["seeds"])
+    key, path = next_step(
+        state["permissions"],
+        base=state["base"],
+        seeds=state["seeds"],
+        is_done=lambda step: step in _ASKED and _is_answered(page, state["id"], _ASKED[step]),
+    )
     is_there = path is not None and page.is_page(path.format(room_id=state["id"]))
     return {"step": key, "address": url(path, room_id=state["id"]) if path and is_there else None}
+
+
+def _is_answered(page: PageRequest, room_id: str, kind: JobKind) -> bool:
+    jobs = page.call(Method.LIST_JOBS, room_id=room_id, kinds=[kind.value])["jobs"]
+    answers = (each for each in jobs if each["status"] == JobStatus.SUCCESS and each["is_of_current_data"])
+    job = next(answers, None)
+    return job is not None and not page.call(Method.GET_JOB_PRICE, job_id=job["id"])["units"]
 
 
 def _provider(room: Mapping[str, Any], permission: Permission) -> str | None:
