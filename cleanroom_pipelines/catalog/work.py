@@ -27,6 +27,7 @@ from cleanroom_pipelines.catalog.lifecycle import (
 )
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
+from cleanroom_pipelines.catalog.options import Origin
 from cleanroom_pipelines.catalog.propagation import followers
 from cleanroom_pipelines.catalog.queue import Lane, Queued, in_turns, lane_of, started_since, with_owner
 from cleanroom_pipelines.catalog.records import (
@@ -54,6 +55,11 @@ from cleanroom_pipelines.catalog.tables import (
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode, UsageError
 
 _LONGEST_QUEUE = 10_000
+_SEED_AGAIN = {
+    Origin.APPLY: "Apply the file that declares it again: this retries the job with the seed in the file.",
+    Origin.INBOX: "Drop the seed into the inbox again.",
+}
+"""How to retry a job whose seed was deleted, by its entry point."""
 
 
 class Scheduling(Claims):
@@ -214,7 +220,7 @@ class Scheduling(Claims):
             if isinstance(resource, GenerationJobRow) and not (resource.seed_location or resource.requested_seed):
                 raise ConflictError(
                     f"The seed of the {kind.words} {resource_id} was deleted when it failed.",
-                    remedy="Start a new job with the seed.",
+                    remedy=_SEED_AGAIN.get(resource.origin, "Start a new job with the seed."),
                 )
             make_pending(session, resource, newest, 0, self._database.at(now))
             return version_record(newest)

@@ -209,14 +209,19 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
             click.echo(
                 f"{_action_of(change.action, dry_run)} {change.kind.words} {change.name!r} {change.id}".rstrip()
             )
+    for change in changes:
+        if change.warning:
+            click.echo(f"Warning: the {change.kind.words} {change.name!r} will fail: {change.warning}", err=True)
     if run and not dry_run:
         _raise_on_failure(installation.catalog, [change.id for change in changes])
 
 
 def _action_of(action: str, dry_run: bool) -> str:
     if dry_run:
-        return {"create": "would create", "update": "would update", "keep": "keeps"}[action]
-    return {"create": "created", "update": "updated", "keep": "kept"}[action]
+        return {"create": "would create", "update": "would update", "retry": "would retry", "keep": "keeps"}[
+            action
+        ]
+    return {"create": "created", "update": "updated", "retry": "retried", "keep": "kept"}[action]
 
 
 def _raise_on_failure(catalog: "Catalog", ids: list[str]) -> None:

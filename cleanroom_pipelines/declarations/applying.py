@@ -29,6 +29,7 @@ from cleanroom_pipelines.catalog import (
     Resource,
     ShareMetrics,
     Spec,
+    Status,
     TrainingDatasetSpec,
     spec_digest,
 )
@@ -37,6 +38,7 @@ from cleanroom_pipelines.catalog.records import DELETING, OPEN
 from cleanroom_pipelines.declarations.form import Declaration, JobForm
 from cleanroom_pipelines.declarations.parties import ApplyingParties, PartyKind
 from cleanroom_pipelines.declarations.sources import check_dataset, check_seed_header, find_seed, source_of
+from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import (
     CleanroomError,
     ConflictError,
@@ -45,6 +47,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.seed_parts import seed_suffix
+from cleanroom_pipelines.uploads.files import check_seed
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS
 from cleanroom_pipelines.uploads.sources import Sources, is_remote
 
@@ -52,22 +55,27 @@ _R = TypeVar("_R", bound=Resource)
 # Placeholder id of a parent that a dry run would create.
 _NEW = "new"
 
+Action = Literal["create", "update", "retry", "keep"]
+
 
 @dataclass(frozen=True)
 class DeclaredChange:
     """One change to a resource, account or other object, made by applying a declaration or shown by a dry run.
 
     Args:
-        action: `create`, `update` (a new version if the content changes) or `keep`.
+        action: `create`, `update` (a new version if the content changes), `retry` (unchanged, but its newest version
+            failed) or `keep`.
         kind: The kind of the resource or party object.
         name: Its name.
         id: The partition key, or the id or ARN of a party object; empty if a dry run would create it.
+        warning: Why the work on it will fail, as far as a dry run can see; else empty.
     """
 
-    action: Literal["create", "update", "keep"]
+    action: Action
     kind: Kind | PartyKind
     name: str
     id: str
+    warning: str = ""
 
 
 def apply_declaration(
@@ -80,7 +88,7 @@ def apply_declaration(
     dry_run: bool = False,
     check_tables: bool = False,
 ) -> list[DeclaredChange]:
-    """Create missing resources and update changed ones, parents first; delete nothing.
+    """Create missing resources, update changed ones and retry failed ones, parents first; delete nothing.
 
     A dry run checks the whole declaration first, so an invalid declaration changes nothing.
 
@@ -91,7 +99,8 @@ def apply_declaration(
         new_slot: Returns random hex that names a seed's slot.
         sources_of: Returns the places that tables of an account are read from; None: local files only, and a dry
             run does not read them.
-        dry_run: Return the changes without making them, and check the headers of all tables.
+        dry_run: Return the changes without making them, check the headers of all tables, and warn of seeds that are
+            too small.
         check_tables: Before making changes, check the headers of the tables and seeds that are new or changed.
 
     Returns:
@@ -109,7 +118,7 @@ def apply_declaration(
         changes = planned.run()
         if dry_run:
             planned.check_tables()
-            return changes
+            return planned.with_warnings()
         if check_tables:
             planned.check_tables({change.name for change in changes if change.action != "keep"})
         return _Applying(catalog, vault, declaration, new_slot, seeds, dry_run=False).run()
@@ -188,6 +197,34 @@ class _Applying:
                 if names is None or job.name in names:
                     check_seed_header(self._seed(job))
 
+    def with_warnings(self) -> list[DeclaredChange]:
+        """Return the changes, with a warning on each new, changed or retried job whose seed is unusable.
+
+        The seed is compared with the minimum, not with the model: the result depends on the advertiser's data alone.
+        """
+        if self._seeds.sources_of is None:
+            return self._changes
+        runtime = Runtime(EngineSettings(scratch=self._seeds.sources_of(self._account_id).scratch))
+        jobs = {form.name: form for form in self._declaration.generation_jobs}
+        return [
+            replace(change, warning=self._warning(jobs[change.name], runtime))
+            if change.kind is Kind.GENERATION_JOB and change.action != "keep"
+            else change
+            for change in self._changes
+        ]
+
+    def _warning(self, form: JobForm, runtime: Runtime) -> str:
+        report, user_ids = check_seed(self._seed(form), runtime=runtime)
+        minimum = self._minimum(form.configured_audience_model)
+        if user_ids is None:
+            return report.reason
+        if len(user_ids) >= minimum:
+            return ""
+        return (
+            f"The seed has fewer unique ids than the {minimum:,} users that must match. Give a larger seed, or lower "
+            "minimum_matching_seed_size."
+        )
+
     def _apply_parties(self) -> None:
         parties, declaration = self._parties, self._declaration
         for number, account in enumerate(declaration.accounts):
@@ -211,8 +248,7 @@ class _Applying:
                 parties.apply_notice(notice)
 
     def _note_party(self, kind: PartyKind, name: str, party_id: str, is_new: bool | None) -> None:
-        action: Literal["create", "update", "keep"]
-        action = "update" if is_new is None else "create" if is_new else "keep"
+        action: Action = "update" if is_new is None else "create" if is_new else "keep"
         self._changes.append(DeclaredChange(action, kind, name, party_id))
 
     def _apply_resources(self, section: str, specs: Iterator[Spec]) -> None:
@@ -284,7 +320,7 @@ class _Applying:
         )
 
     def _create_or_update(self, spec: Spec, seed: Path | None = None) -> str:
-        """Create, update or keep one resource and return its id."""
+        """Create, update, retry or keep one resource and return its id."""
         spec.validate()
         self._check_seed_floor(spec)
         # The digest leaves out the seed's location, which is not declared. The location is set before the job is
@@ -292,14 +328,17 @@ class _Applying:
         digest = spec_digest(spec)
         existing = self._existing(spec)
         if existing is not None and existing.spec_digest == digest:
-            return self._note("keep", spec, existing.id)
+            newest = self._catalog.resources.newest_version(spec.kind, existing.id)
+            if newest.status is not Status.CREATE_FAILED:
+                return self._note("keep", spec, existing.id)
+            if not self._dry_run:
+                self._retry(existing, seed)
+            return self._note("retry", spec, existing.id)
         if self._dry_run:
             return self._note("update" if existing else "create", spec, existing.id if existing else "")
         location = None
         if seed is not None and isinstance(spec, GenerationJobSpec):
-            slot = self._new_slot()
-            self._catalog.deletion.announce(SEED, slot)
-            location = self._vault.put(slot, seed, digest=spec.seed_digest)
+            location = self._store(seed, spec.seed_digest)
             spec = replace(spec, seed_location=location)
         try:
             if existing is None:
@@ -314,6 +353,17 @@ class _Applying:
         if location is not None and isinstance(existing, GenerationJob):
             self._place_seed(existing, location)
         return self._note("update", spec, existing.id)
+
+    def _retry(self, failed: Resource, seed: Path | None) -> None:
+        """Retry a resource; a job's seed is stored again if it was deleted when the job failed."""
+        if seed is not None and isinstance(failed, GenerationJob) and failed.seed_location is None:
+            self._catalog.resources.place_seed(failed.id, self._store(seed, failed.seed_digest))
+        self._catalog.work.retry(failed.kind, failed.id)
+
+    def _store(self, seed: Path, digest: str | None) -> str:
+        slot = self._new_slot()
+        self._catalog.deletion.announce(SEED, slot)
+        return self._vault.put(slot, seed, digest=digest)
 
     def _place_seed(self, before: GenerationJob, location: str) -> None:
         """Record the new seed of an updated job, if it needs one, and delete unused copies of the seed."""
@@ -370,6 +420,12 @@ class _Applying:
             return None  # reported when the parent is looked up
         return found.sizes
 
+    def _minimum(self, configured: str) -> int:
+        for form in self._declaration.configured_audience_models:
+            if form.name == configured:
+                return form.minimum_matching_seed_size
+        return self._named(ConfiguredAudienceModel, configured).min_matching_seed_size
+
     def _keeps_seed(self, form: JobForm) -> bool:
         if form.keep_seed is not None:
             return form.keep_seed
@@ -384,7 +440,7 @@ class _Applying:
             if model.refresh is not None and model.name in models
         )
 
-    def _note(self, action: Literal["create", "update", "keep"], spec: Spec, resource_id: str) -> str:
+    def _note(self, action: Action, spec: Spec, resource_id: str) -> str:
         self._changes.append(DeclaredChange(action, spec.kind, spec.name, resource_id))
         resource_id = resource_id or _NEW
         self._ids[spec.kind, spec.name] = resource_id

@@ -16,11 +16,20 @@ def retry_failed(catalog: Catalog) -> tuple[list[Version], list[tuple[Resource, 
         The queued versions, and the resources that cannot be retried, with the reason.
     """
     queued, skipped, order = list[Version](), list[tuple[Resource, str]](), list(Kind)
+    unusable = set[str | None]()  # parents that stay failed and have no earlier version
     for version in sorted(catalog.resources.failures(), key=lambda failed: order.index(failed.kind)):
         try:
-            queued.append(catalog.work.retry(version.kind, version.resource_id))
-        except ConflictError as error:
-            skipped.append((catalog.get(RECORDS[version.kind], version.resource_id), str(error)))
+            record = catalog.get(RECORDS[version.kind], version.resource_id)
+            try:
+                if record.parent_id in unusable:
+                    raise ConflictError(
+                        f"The {record.parent_kind.words} it needs failed.", remedy="Retry that first."
+                    )
+                queued.append(catalog.work.retry(version.kind, version.resource_id))
+            except ConflictError as error:
+                skipped.append((record, str(error)))
+                if record.current_version is None:
+                    unusable.add(record.id)
         except NotFoundError:
             continue  # it was deleted at this moment
     return queued, skipped

@@ -188,6 +188,11 @@ def why_unusable(
             return error.status_code, str(error)
     elif n_matched < minimum:
         message = "The seed has fewer matched users than the configured model requires. Give a larger seed."
+        if work.record.origin is Origin.APPLY:  # its owner declared both the seed and the minimum
+            message = (
+                f"The seed has fewer matched users than the configured model requires ({minimum:,}). Give a larger "
+                "seed, check that it uses the training data's ids, or lower minimum_matching_seed_size."
+            )
         return StatusCode.INSUFFICIENT_MATCHING_SEED, message
     return None
 

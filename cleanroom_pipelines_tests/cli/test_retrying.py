@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cleanroom_pipelines.catalog import Catalog, Cause, Claim, Kind, Status
 from cleanroom_pipelines.catalog.overview import Overview
@@ -54,15 +55,11 @@ def test_all_failed_versions_are_queued_parents_first(
     catalog.resources.forget_seed(job.id)
     ended = json.loads(command("retry", "--failed", "--json").out)
     kinds = [catalog.resources.named(each["partition"])[0].kind for each in ended["queued"]]
-    assert kinds == [
-        Kind.TRAINING_DATASET,
-        Kind.AUDIENCE_MODEL,
-        Kind.CONFIGURED_AUDIENCE_MODEL,
-        Kind.EXPORT_JOB,
-    ]
-    (skipped,) = ended["skipped"]
+    assert kinds == [Kind.TRAINING_DATASET, Kind.AUDIENCE_MODEL, Kind.CONFIGURED_AUDIENCE_MODEL]
+    skipped, export = ended["skipped"]
     assert skipped["partition"] == job.id
-    assert "Start a new job" in skipped["reason"]
+    assert "Apply the file that declares it again" in skipped["reason"]
+    assert export["partition"] == worlds.the(installation, Kind.EXPORT_JOB).id, "it needs the job"
 
 
 @pytest.mark.parametrize(
@@ -144,3 +141,42 @@ def test_run_waits_for_work_claimed_by_other_processes(
         ended = command("run", "--wait")
         assert (ended.code, ended.out) == (0, "Finished 1 run.\n")
         assert worlds.newest(installation, configured.kind).status is Status.ACTIVE
+
+
+def test_job_with_too_few_matches_is_repaired_as_its_message_says(
+    command: Commands, trained_home: Path, tmp_path: Path
+) -> None:
+    """The seed is deleted with the failure; the corrected declaration supplies it again."""
+    seed, file = tmp_path / "seed.csv", tmp_path / "job.yaml"
+    seed.write_text("user_id\n" + "".join(f"{worlds.user(number)}\n" for number in range(40)))
+
+    def declare(minimum: int) -> None:
+        worlds.declare(
+            file,
+            interactions=trained_home / "events.parquet",
+            seed=seed,
+            configured={"minimum_matching_seed_size": minimum},
+        )
+        form = yaml.safe_load(file.read_text())
+        file.write_text(
+            yaml.safe_dump({key: form[key] for key in ("configured_audience_models", "generation_jobs")})
+        )
+
+    with worlds.installed(trained_home) as installation:
+        declare(50)
+        dry = command("apply", file, "--dry-run")
+        assert (dry.code, dry.err.count("\n")) == (0, 1)
+        assert "fewer unique ids than the 50 users that must match" in dry.err
+        ended = command("apply", file, "--run")
+        assert ended.code == 2
+        assert (
+            "(50). Give a larger seed, check that it uses the training data's ids, or lower minimum" in ended.err
+        )
+        assert worlds.the(installation, Kind.GENERATION_JOB).seed_location is None
+        again = command("retry", "--failed")
+        assert again.out == "Queued 0 failed versions.\n"
+        declare(40)
+        ended = command("apply", file, "--run")
+        assert ended.code == 0, ended.err
+        assert [line.split()[0] for line in ended.out.splitlines()] == ["updated", "retried", "retried"]
+        assert worlds.newest(installation, Kind.EXPORT_JOB).status is Status.ACTIVE

@@ -14,7 +14,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import RECORDS, AudienceModelSpec, Catalog, Kind, ParentRef, TrainingDatasetSpec
 from cleanroom_pipelines.catalog.creation import Creation
-from cleanroom_pipelines.errors import CleanroomError, ConflictError, SeedError, UsageError
+from cleanroom_pipelines.errors import CleanroomError, ConflictError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.uploads.roles import Role
 
 from .. import worlds
@@ -37,6 +37,14 @@ def finish_all(catalog: Catalog) -> None:
                 parent = catalog.get(RECORDS[record.parent_kind], record.parent_id)
                 parents = (ParentRef(parent.kind, parent.id, parent.current_version),)
             catalog.work.finish(claim, {"sentence": "Made."}, parents)
+
+
+def fail_all(catalog: Catalog) -> None:
+    """Fail the pending work, and with it all that depends on it."""
+    for version in catalog.work.ready():
+        claim = catalog.work.claim(version.kind, version.resource_id, version.number, "run")
+        catalog.work.fail(claim, StatusCode.INTERNAL, "It failed.")
+    catalog.work.fail_orphans()
 
 
 def finish_jobs(room: Room) -> None:
@@ -141,6 +149,22 @@ def test_changed_resources_are_updated(room: Room, edit: Edit) -> None:
 
     room.apply()
     assert_each(is_updated, CHANGES)
+
+
+def test_failed_resources_are_retried(room: Room) -> None:
+    room.apply()
+    for kept in (True, False):
+        job = room.one(Kind.GENERATION_JOB)
+        if not kept:
+            room.installation.vault.delete(job.seed_location)
+            room.catalog.resources.forget_seed(job.id)
+        fail_all(room.catalog)
+        dry = actions(room.apply(dry_run=True))
+        assert actions(room.apply()) == dry == [("retry", name) for name in EVERYTHING]
+        assert set(n_versions(room).values()) == {1}
+        assert not room.catalog.resources.failures()
+        assert [room.one(Kind.GENERATION_JOB).seed_location] == seed_files(room)
+    assert actions(room.apply()) == [("keep", name) for name in EVERYTHING]
 
 
 def test_model_moves_to_another_dataset(room: Room, edit: Edit) -> None:
