@@ -218,9 +218,7 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
 
 def _action_of(action: str, dry_run: bool) -> str:
     if dry_run:
-        return {"create": "would create", "update": "would update", "retry": "would retry", "keep": "keeps"}[
-            action
-        ]
+        return "keeps" if action == "keep" else f"would {action}"
     return {"create": "created", "update": "updated", "retry": "retried", "keep": "kept"}[action]
 
 

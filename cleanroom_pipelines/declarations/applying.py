@@ -63,8 +63,8 @@ class DeclaredChange:
     """One change to a resource, account or other object, made by applying a declaration or shown by a dry run.
 
     Args:
-        action: `create`, `update` (a new version if the content changes), `retry` (unchanged, but its newest version
-            failed) or `keep`.
+        action: `create`, `update` (a new version if the content changes), `retry` (unchanged, but its newest
+            version failed) or `keep`.
         kind: The kind of the resource or party object.
         name: Its name.
         id: The partition key, or the id or ARN of a party object; empty if a dry run would create it.
@@ -99,8 +99,8 @@ def apply_declaration(
         new_slot: Returns random hex that names a seed's slot.
         sources_of: Returns the places that tables of an account are read from; None: local files only, and a dry
             run does not read them.
-        dry_run: Return the changes without making them, check the headers of all tables, and warn of seeds that are
-            too small.
+        dry_run: Return the changes without making them, check the headers of all tables, and warn of seeds that
+            are too small.
         check_tables: Before making changes, check the headers of the tables and seeds that are new or changed.
 
     Returns:
@@ -200,7 +200,7 @@ class _Applying:
     def with_warnings(self) -> list[DeclaredChange]:
         """Return the changes, with a warning on each new, changed or retried job whose seed is unusable.
 
-        The seed is compared with the minimum, not with the model: the result depends on the advertiser's data alone.
+        The seed is compared with the minimum, not with the model: the result depends on the seed alone.
         """
         if self._seeds.sources_of is None:
             return self._changes
@@ -221,8 +221,8 @@ class _Applying:
         if len(user_ids) >= minimum:
             return ""
         return (
-            f"The seed has fewer unique ids than the {minimum:,} users that must match. Give a larger seed, or lower "
-            "minimum_matching_seed_size."
+            f"The seed has fewer unique ids than the {minimum:,} users that must match. Give a larger seed, or "
+            "lower minimum_matching_seed_size."
         )
 
     def _apply_parties(self) -> None:

@@ -22,9 +22,7 @@ def retry_failed(catalog: Catalog) -> tuple[list[Version], list[tuple[Resource, 
             record = catalog.get(RECORDS[version.kind], version.resource_id)
             try:
                 if record.parent_id in unusable:
-                    raise ConflictError(
-                        f"The {record.parent_kind.words} it needs failed.", remedy="Retry that first."
-                    )
+                    raise ConflictError("The resource it is made from failed.", remedy="Retry that first.")
                 queued.append(catalog.work.retry(version.kind, version.resource_id))
             except ConflictError as error:
                 skipped.append((record, str(error)))

@@ -190,8 +190,8 @@ def why_unusable(
         message = "The seed has fewer matched users than the configured model requires. Give a larger seed."
         if work.record.origin is Origin.APPLY:  # its owner declared both the seed and the minimum
             message = (
-                f"The seed has fewer matched users than the configured model requires ({minimum:,}). Give a larger "
-                "seed, check that it uses the training data's ids, or lower minimum_matching_seed_size."
+                f"The seed has fewer matched users than the configured model requires ({minimum:,}). Give a "
+                "larger seed, check that it uses the training data's ids, or lower minimum_matching_seed_size."
             )
         return StatusCode.INSUFFICIENT_MATCHING_SEED, message
     return None
