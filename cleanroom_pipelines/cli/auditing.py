@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, print_json
+from cleanroom_pipelines.cli.console import print_json, read_installation
 from cleanroom_pipelines.errors import InputError, UsageError
 
 
@@ -30,7 +30,7 @@ def audit() -> None:
 @click.pass_context
 def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
     """Check whether entries were changed, removed, moved or inserted; if so, exit with code 2."""
-    verdict = open_installation().audit.verify(expect=_head(expect))
+    verdict = read_installation().audit.verify(expect=_head(expect))
     if as_json:
         print_json(
             {
@@ -60,7 +60,7 @@ def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def show(account: str | None, since: str | None, as_json: bool) -> None:
     """Print audit entries, without verifying them."""
-    entries = open_installation().audit.entries(account=account, since=_moment(since))
+    entries = read_installation().audit.entries(account=account, since=_moment(since))
     if as_json:
         _print_array(entries)
         return

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
-from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.runs.signals import STOP_SIGNALS, StopRequest, handle_signals
 
 if TYPE_CHECKING:
@@ -30,6 +30,21 @@ def open_installation() -> "Installation":
     from cleanroom_pipelines.runs.installation import Installation
 
     return Installation.from_environment()
+
+
+def read_installation() -> "Installation":
+    """Open the installation for a command that only reads.
+
+    Raises:
+        UsageError: There is none; a command that reads must not create one at the wrong path.
+    """
+    installation = open_installation()
+    if not installation.exists:
+        raise UsageError(
+            f"There is no installation in {installation.settings.home}.",
+            remedy="Set CLEANROOM_HOME to its folder, or create one with `cleanroom apply FILE.yaml`.",
+        )
+    return installation
 
 
 def exit_with(error: CleanroomError, code: int = USAGE) -> NoReturn:

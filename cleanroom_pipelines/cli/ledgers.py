@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, print_json
+from cleanroom_pipelines.cli.console import print_json, read_installation
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 
@@ -47,7 +47,7 @@ def ledger(  # noqa: PLR0917 click passes them by name
     have accounts, the operator records it: name one account of each with --approved-by. The command shows the
     effect and asks for confirmation.
     """
-    installation = open_installation()
+    installation = read_installation()
     pairs = installation.catalog.pairs.all() if pair is None else (_named(installation, pair),)
     changes = [each for each in (refill, period, share) if each is not None]
     if changes or approved_by:

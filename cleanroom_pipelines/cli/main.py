@@ -212,6 +212,11 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
     for change in changes:
         if change.warning:
             click.echo(f"Warning: the {change.kind.words} {change.name!r} will fail: {change.warning}", err=True)
+    if not run and not dry_run and (n_open := sum(installation.catalog.resources.unfinished().values())):
+        what = "1 version waits" if n_open == 1 else f"{n_open} versions wait"
+        click.echo(
+            f"{what} to be built: run `cleanroom run`, or `cleanroom dev` if it does not run yet.", err=True
+        )
     if run and not dry_run:
         _raise_on_failure(installation.catalog, [change.id for change in changes])
 

@@ -7,7 +7,7 @@ Keep out: declaring receivers (`cleanroom apply`) and sending (`runs.notices`).
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, print_json, table
+from cleanroom_pipelines.cli.console import open_installation, print_json, read_installation, table
 from cleanroom_pipelines.errors import CleanroomError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -27,7 +27,7 @@ def list_receivers(as_json: bool) -> None:
     """List all receivers, and whether the last notice to each one arrived."""
     from cleanroom_pipelines.runs.notices import states_of
 
-    installation = open_installation()
+    installation = read_installation()
     states = states_of(installation.catalog, setting=installation.settings.notify)
     if as_json:
         print_json([{**vars(state), "sentence": state.sentence} for state in states])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, print_json, table
+from cleanroom_pipelines.cli.console import open_installation, print_json, read_installation, table
 from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def create_account(name: str, account_id: str | None, organization: str | None, 
 @_JSON
 def list_accounts(as_json: bool) -> None:
     """List all accounts and their access keys."""
-    catalog = open_installation().catalog
+    catalog = read_installation().catalog
     found = [(one, catalog.parties.access_keys(one.id)) for one in catalog.parties.accounts()]
     if as_json:
         print_json([_of_account(one, catalog.pairs.organization_of_account(one.id), keys) for one, keys in found])
@@ -168,7 +168,7 @@ def create_collaboration(  # noqa: PLR0917 click passes them by name
 @_JSON
 def list_collaborations(as_json: bool) -> None:
     """List all collaborations, their members and terms."""
-    catalog = open_installation().catalog
+    catalog = read_installation().catalog
     found = catalog.parties.collaborations()
     if as_json:
         print_json([_of_collaboration(catalog, one) for one in found])
@@ -238,7 +238,7 @@ def add_template(
 @_JSON
 def list_templates(as_json: bool) -> None:
     """List all templates."""
-    found = open_installation().catalog.parties.templates()
+    found = read_installation().catalog.parties.templates()
     if as_json:
         print_json([_of_template(one) for one in found])
     elif not found:
@@ -284,7 +284,7 @@ def register_bucket(name: str, *, account: str, url: str, profile: str, as_json:
 @_JSON
 def list_buckets(as_json: bool) -> None:
     """List registered buckets and their accounts."""
-    found = open_installation().catalog.parties.buckets()
+    found = read_installation().catalog.parties.buckets()
     if as_json:
         print_json([_of_bucket(one) for one in found])
     elif not found:

@@ -28,12 +28,11 @@ _COLUMNS = ("name", "kind", "status", "partition", "message")
 def status(words: tuple[str, ...], failed: bool, watch: bool, as_json: bool) -> None:
     """Show failed, running, waiting and due work, then all resources.
 
-    With WORDs, list only resources whose name, kind, status or partition contains one of them. In a pipe, each
-    resource is one line with tabs between its columns.
+    The first line names the home. With WORDs, list only resources whose name, kind, status or partition contains
+    one of them. In a pipe, each resource is one line with tabs between its columns.
     """
     installation = open_installation()
     while True:
-        installation.catalog.resources.check_file()
         rows = [row for row in rows_of(installation) if _is_wanted(row, words, failed)]
         if watch and sys.stdout.isatty():
             click.clear()
@@ -51,7 +50,10 @@ def rows_of(installation: "Installation") -> list[dict[str, Any]]:
     """Return one row for each resource, parents first."""
     from cleanroom_pipelines.catalog import Kind
 
+    if not installation.exists:
+        return []
     catalog = installation.catalog
+    catalog.resources.check_file()
     stages = catalog.work.stages()
     rows: list[dict[str, Any]] = []
     for kind in Kind:
@@ -85,6 +87,8 @@ def _is_wanted(row: dict[str, Any], words: tuple[str, ...], failed: bool) -> boo
 def _print(installation: "Installation", rows: list[dict[str, Any]], *, is_filtered: bool) -> None:
     from cleanroom_pipelines.runs.situation import situation_of
 
+    if not is_filtered:
+        click.echo(f"home: {installation.settings.home}")
     if not rows:
         start = "Start with `cleanroom demo`, or `cleanroom apply FILE.yaml`."
         click.echo("No such resource." if is_filtered else f"Nothing exists yet. {start}")

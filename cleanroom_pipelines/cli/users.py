@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation
+from cleanroom_pipelines.cli.console import open_installation, read_installation
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.runs.installation import Installation
@@ -46,7 +46,7 @@ def create_user(email: str, organization: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_users(as_json: bool) -> None:
     """List all users."""
-    users = open_installation().catalog.users.all()
+    users = read_installation().catalog.users.all()
     if as_json:
         print(json.dumps([{"email": each.email, "disabled": each.disabled} for each in users]))
         return
@@ -156,7 +156,7 @@ def issue(email: str, days: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_tokens(email: str, as_json: bool) -> None:
     """List a user's tokens: ids and expiry, never the tokens themselves."""
-    tokens = open_installation().catalog.users.tokens(email.lower())
+    tokens = read_installation().catalog.users.tokens(email.lower())
     rows = [
         {"id": each.id, "expires_at": each.expires_at.isoformat(timespec="seconds"), "revoked": each.revoked}
         for each in tokens

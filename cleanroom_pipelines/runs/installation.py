@@ -218,6 +218,12 @@ class Installation:
         """The home folder, created if missing."""
         return Home.open(self.settings.home)
 
+    @property
+    def exists(self) -> bool:
+        """Whether the home holds anything, or the catalogue is elsewhere; opening would else create both."""
+        root = self.settings.home
+        return self.settings.catalog_url is not None or (root.is_dir() and any(root.iterdir()))
+
     @cached_property
     def parts(self) -> Parts:
         """Home, catalogue, store and key as configured, before the check that they belong together."""

@@ -21,11 +21,25 @@ from ..runs.delivery_worlds import make_data_room
 from .commands import Commands
 
 
-def test_status_of_an_empty_home_says_how_to_start(command: Commands, installation: Installation) -> None:
+def test_commands_that_read_create_no_home(command: Commands, installation: Installation) -> None:
     ended = command("status")
     assert (ended.code, ended.err) == (0, "")
-    assert "cleanroom demo" in ended.out
+    assert ended.out.startswith(
+        f"home: {installation.settings.home}\nNothing exists yet. Start with `cleanroom demo`"
+    )
     assert json.loads(command("status", "--json").out) == []
+    readers = [(group, "list") for group in ("account", "bucket", "collaboration", "notice", "template", "user")]
+    for reader in (
+        *readers,
+        ("token", "list", "a@b.example"),
+        ("audit", "verify"),
+        ("audit", "show"),
+        ("ledger",),
+    ):
+        ended = command(*reader)
+        assert (ended.code, ended.out) == (2, "")
+        assert f"There is no installation in {installation.settings.home}. Set CLEANROOM_HOME" in ended.err
+    assert not installation.settings.home.exists()
 
 
 def test_dry_run_prints_what_apply_then_does(
@@ -40,6 +54,7 @@ def test_dry_run_prints_what_apply_then_does(
     assert all(line.startswith("would create ") for line in dry.out.splitlines())
     before = worlds.statuses(installation)
     again = command("apply", world.declaration)
+    assert (again.err.startswith("5 versions wait to be built: run `cleanroom run`"), dry.err) == (True, "")
     assert [line.split()[0] for line in again.out.splitlines()] == ["kept"] * 5
     assert worlds.statuses(installation) == before
 
@@ -117,7 +132,8 @@ def test_status_shows_the_reason_of_a_failure(
     assert (first["version_status"], first["status_code"]) == ("CREATE_FAILED", "TRAINING_DATA_INVALID")
     assert first["message"]
     whole = command("status").out
-    assert whole.startswith("3 failed, 0 running, 0 waiting.\nfailed: training dataset 'Shop events': ")
+    home = f"home: {installation.settings.home}\n"
+    assert whole.startswith(f"{home}3 failed, 0 running, 0 waiting.\nfailed: training dataset 'Shop events': ")
     assert "then run: cleanroom retry --failed" in whole
     (header, *lines) = command("status", "--failed", "lookalikes").out.splitlines()
     assert header.split("\t") == ["name", "kind", "status", "partition", "message"]

@@ -221,6 +221,8 @@ def test_buckets(command: Commands, two: dict[str, str]) -> None:
 
 
 def test_empty_list_prints_a_hint(command: Commands, installation: Installation) -> None:
+    _ = installation.catalog  # a list creates no home
+
     def says_so(group: str) -> None:
         assert read(command(group, "list", "--json")) == []
         ended = command(group, "list")
