@@ -5,6 +5,7 @@ Add here when another kind of resource can be declared.
 Keep out: the schema of the file (form.py), the parties (parties.py) and the catalogue's rules.
 """
 
+import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from cleanroom_pipelines.catalog import (
     TrainingDatasetSpec,
     spec_digest,
 )
-from cleanroom_pipelines.catalog.names import check_account
+from cleanroom_pipelines.catalog.names import MAX_NAME, check_account
 from cleanroom_pipelines.catalog.records import DELETING, OPEN
 from cleanroom_pipelines.declarations.form import Declaration, JobForm
 from cleanroom_pipelines.declarations.parties import ApplyingParties, PartyKind
@@ -168,8 +169,8 @@ class _Applying:
         self._apply_resources("training_datasets", self._datasets())
         self._apply_resources("audience_models", self._models())
         self._apply_resources("configured_audience_models", self._configured_models())
-        for number, form in enumerate(self._declaration.generation_jobs):
-            with _at(f"generation_jobs.{number}"):
+        for form, place in self._declaration.placed("generation_jobs"):
+            with _at(place):
                 sizes = _sizes(form.exports)
                 self._check_sizes(form, sizes)
                 job = self._create_or_update(self._job(form), seed=self._seed(form))
@@ -188,12 +189,12 @@ class _Applying:
         if self._seeds.sources_of is None:
             return
         sources, folder = self._seeds.sources_of(self._account_id), self._declaration.folder
-        for number, dataset in enumerate(self._declaration.training_datasets):
-            with _at(f"training_datasets.{number}"):
+        for dataset, place in self._declaration.placed("training_datasets"):
+            with _at(place):
                 if names is None or dataset.name in names:
                     check_dataset(dataset, folder, sources)
-        for number, job in enumerate(self._declaration.generation_jobs):
-            with _at(f"generation_jobs.{number}"):
+        for job, place in self._declaration.placed("generation_jobs"):
+            with _at(place):
                 if names is None or job.name in names:
                     check_seed_header(self._seed(job))
 
@@ -227,24 +228,24 @@ class _Applying:
 
     def _apply_parties(self) -> None:
         parties, declaration = self._parties, self._declaration
-        for number, account in enumerate(declaration.accounts):
-            with _at(f"accounts.{number}"):
+        for account, place in declaration.placed("accounts"):
+            with _at(place):
                 parties.apply_account(account)
         with _at("account"):
             self._account_id = parties.account_of(declaration.account)
         with _at("region"):
             check_account(LOCAL_ACCOUNT, self._region)
-        for number, collaboration in enumerate(declaration.collaborations):
-            with _at(f"collaborations.{number}"):
+        for collaboration, place in declaration.placed("collaborations"):
+            with _at(place):
                 parties.apply_collaboration(collaboration)
-        for number, template in enumerate(declaration.templates):
-            with _at(f"templates.{number}"):
+        for template, place in declaration.placed("templates"):
+            with _at(place):
                 parties.apply_template(template)
-        for number, bucket in enumerate(declaration.buckets):
-            with _at(f"buckets.{number}"):
+        for bucket, place in declaration.placed("buckets"):
+            with _at(place):
                 parties.apply_bucket(bucket)
-        for number, notice in enumerate(declaration.notices):
-            with _at(f"notices.{number}"):
+        for notice, place in declaration.placed("notices"):
+            with _at(place):
                 parties.apply_notice(notice)
 
     def _note_party(self, kind: PartyKind, name: str, party_id: str, is_new: bool | None) -> None:
@@ -252,8 +253,8 @@ class _Applying:
         self._changes.append(DeclaredChange(action, kind, name, party_id))
 
     def _apply_resources(self, section: str, specs: Iterator[Spec]) -> None:
-        for number in range(len(getattr(self._declaration, section))):
-            with _at(f"{section}.{number}"):
+        for _, place in self._declaration.placed(section):
+            with _at(place):
                 self._create_or_update(next(specs))
 
     def _datasets(self) -> Iterator[Spec]:
@@ -453,9 +454,12 @@ class _Applying:
         try:
             parent = self._named(RECORDS[kind], name)
         except NotFoundError:
+            declared = (declared for of_kind, declared in self._ids if of_kind is kind)
+            close = difflib.get_close_matches(name, declared, n=1)
+            guess = f"Did you mean {close[0]!r}? " if close else ""
             raise UsageError(
-                f"The entry refers to a {kind.words} that is not declared.",
-                remedy="Declare it in the same file, or apply its file first.",
+                f"It refers to the {kind.words} {name[:MAX_NAME]!r}, which is not declared.",
+                remedy=f"{guess}Declare it in the same file, or apply its file first.",
             ) from None
         _reject_deleting(parent)
         return parent.id

@@ -6,9 +6,10 @@ Keep out: YAML itself (reading.py) and comparing with the catalogue (applying.py
 """
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -21,7 +22,7 @@ from pydantic import (
 )
 
 from cleanroom_pipelines.audiences.sizes import SeedMode
-from cleanroom_pipelines.catalog.names import LOCAL_ACCOUNT, LOCAL_REGION, Kind, is_account_id
+from cleanroom_pipelines.catalog.names import LOCAL_ACCOUNT, LOCAL_REGION, MAX_NAME, Kind, is_account_id
 from cleanroom_pipelines.declarations.reading import load_yaml
 from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.errors import CleanroomError, UsageError
@@ -76,7 +77,13 @@ def _as_text(value: object) -> object:
 
 def _checked_output(value: object) -> object:
     if isinstance(value, str):
-        split_s3_url(value, what="destination")
+        try:
+            split_s3_url(value, what="destination")
+        except UsageError as error:
+            said = error.message[:1].lower() + error.message[1:]
+            raise ValueError(
+                f"{said} Write s3://audiences/NAME for a folder of the home, or name a bucket that you registered"
+            ) from None
     return value
 
 
@@ -301,6 +308,11 @@ class Declaration(_Sections):
 
     folder: Path = Path()
 
+    def placed(self, section: str) -> Iterator[tuple[Any, str]]:
+        """Return the entries of a section, each with its place for messages."""
+        for number, form in enumerate(getattr(self, section)):
+            yield form, place_of(section, number, form.name)
+
 
 def read_declaration(path: Path) -> Declaration:
     """Read a declaration file.
@@ -329,17 +341,32 @@ def read_declaration(path: Path) -> Declaration:
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
         raise UsageError(
-            f"The declaration is wrong at {_place(first['loc'])}: {first['msg'].removeprefix('Value error, ')}.",
+            f"The declaration is wrong at {_place(first['loc'], raw)}: "
+            f"{first['msg'].removeprefix('Value error, ')}.",
             remedy="Fix it; nothing was changed.",
         ) from None
     _check_names(declaration)
     return Declaration(folder=path.resolve().parent, **dict(declaration))
 
 
-def _place(location: tuple[int | str, ...]) -> str:
-    """Return the place of an error: its keys and positions, each truncated."""
-    parts = ("".join(c if c.isprintable() else "?" for c in str(part)[:_MAX_KEY]) for part in location)
-    return ".".join(parts) or "the top level"
+def place_of(section: str, number: int, name: object) -> str:
+    """Return the place of an entry: its kind and name, or its position if the name cannot be shown."""
+    text = _as_text(name)
+    if not isinstance(text, str) or not text or len(text) > MAX_NAME or not text.isprintable():
+        return f"{section}.{number}"
+    return f"the {section.replace('_', ' ').removesuffix('s')} {text!r}"
+
+
+def _place(location: tuple[int | str, ...], raw: dict[str, object]) -> str:
+    """Return the place of an error: the entry, then keys and positions, each truncated."""
+    match location, raw.get(str(location[0])) if location else None:
+        case (str(section), int(number), *keys), list(entries) if section in SECTIONS:
+            entry = entries[number]
+            first = [place_of(section, number, entry.get("name") if isinstance(entry, dict) else None)]
+        case _:
+            first, keys = [], list(location)
+    rest = ("".join(c if c.isprintable() else "?" for c in str(part)[:_MAX_KEY]) for part in keys)
+    return ", ".join([*first, *filter(None, [".".join(rest)])]) or "the top level"
 
 
 def _check_names(declaration: _Sections) -> None:
@@ -349,7 +376,8 @@ def _check_names(declaration: _Sections) -> None:
             of_account = (form.account or declaration.account) if isinstance(form, TemplateForm) else ""
             before = first_at.setdefault((form.name, of_account), number)
             if before != number:
+                place = place_of(section, number, form.name)
                 raise UsageError(
-                    f"The declaration is wrong at {section}.{number}.name: {section}.{before} has the same name.",
+                    f"The declaration is wrong at {place}: another entry has this name.",
                     remedy="Give each a unique name.",
                 )

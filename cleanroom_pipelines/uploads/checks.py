@@ -152,7 +152,8 @@ def choose_seed_column(columns: tuple[str, ...]) -> str:
         return columns[0]
     raise SeedError(
         f"The seed lacks the column {SEED_COLUMN!r}.",
-        remedy=f"Name the id column {SEED_COLUMN}; CSV needs a header row, JSON Lines one object per line.",
+        remedy=f"Rename the id column to {SEED_COLUMN} in the header; CSV needs a header row, "
+        "JSON Lines one object per line.",
         problem="columns",
     )
 

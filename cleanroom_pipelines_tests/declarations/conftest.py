@@ -115,6 +115,21 @@ def edit_declaration(room: Room, place: str, value: Any) -> None:
     target[last] = value
 
 
+def worded(raw: dict[str, Any], place: str) -> str:
+    """The words of a message for a place, such as `the audience model 'Shoppers', window.end`."""
+    section, _, rest = place.partition(".")
+    number, _, keys = rest.partition(".")
+    entries = raw.get(section)
+    if not number or not isinstance(entries, list):
+        return place
+    entry = entries[int(number)]
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if type(name) not in (str, int) or len(str(name)) > 63 or not str(name).isprintable():
+        return ", ".join(filter(None, [f"{section}.{number}", keys]))
+    words = section.replace("_", " ").removesuffix("s")
+    return ", ".join(filter(None, [f"the {words} {str(name)!r}", keys]))
+
+
 @pytest.fixture
 def edit(room: Room) -> Callable[[str, Any], None]:
     """Sets what lies at a place of the room's declaration."""

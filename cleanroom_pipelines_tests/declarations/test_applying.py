@@ -19,7 +19,7 @@ from cleanroom_pipelines.uploads.roles import Role
 
 from .. import worlds
 from ..cases import assert_each
-from .conftest import Room, actions, edit_declaration
+from .conftest import Room, actions, edit_declaration, worded
 
 EVERYTHING = ["Baskets", "Shoppers", "Partners", "Spring", "Spring 5%", "Spring 20%"]
 Edit = Callable[[str, Any], None]
@@ -199,18 +199,18 @@ def test_parent_may_be_declared_in_an_earlier_file(room: Room) -> None:
     room.raw = {"generation_jobs": jobs}
     assert actions(room.apply()) == [("create", name) for name in EVERYTHING[3:]]
     room.raw = {"generation_jobs": [jobs[0] | {"name": "Summer", "exports": ["7%"]}]}
-    with pytest.raises(UsageError, match=r"generation_jobs\.0"):
+    with pytest.raises(UsageError, match="the generation job 'Summer'"):
         room.apply()
 
 
 WRONG: list[tuple[str, Any, str]] = [
     (
         "audience_models.0.training_dataset",
-        "canary-7f3a",
-        "audience_models.0: This refers to a training dataset",
+        "Basket",
+        "audience_models.0: It refers to the training dataset 'Basket', which is not declared. Did you mean 'Bas",
     ),
-    ("configured_audience_models.0.audience_model", "canary-7f3a", "configured_audience_models.0"),
-    ("generation_jobs.0.configured_audience_model", "canary-7f3a", "generation_jobs.0"),
+    ("configured_audience_models.0.audience_model", "Shopper", "Did you mean 'Shoppers'? Declare it in"),
+    ("generation_jobs.0.configured_audience_model", "x" * 99, "generation_jobs.0"),
     ("generation_jobs.0.seed", "canary-7f3a.csv", "generation_jobs.0: The seed was not found"),
     ("generation_jobs.0.seed", ".", "generation_jobs.0: The seed was not found"),
     ("generation_jobs.0.name", "canary-7f3a\n", "generation_jobs.0: The name"),
@@ -254,7 +254,8 @@ def test_invalid_declaration_changes_nothing(room: Room, edit: Edit, *, on_empty
             with pytest.raises(CleanroomError) as caught:
                 room.apply(dry_run=dry_run)
             assert isinstance(caught.value, UsageError | SeedError)
-            assert said in str(caught.value)
+            where, colon, why = said.partition(": ")
+            assert f"{worded(room.raw, where)}{colon}{why}" in str(caught.value)
             assert caught.value.remedy
             assert "canary-7f3a" not in str(caught.value)
             assert room.state() == before
@@ -266,7 +267,7 @@ def test_seed_of_an_unsupported_format_is_rejected(room: Room, edit: Edit) -> No
     (room.folder / "seed.xlsx").write_text("x")
     edit("generation_jobs.0.seed", "seed.xlsx")
     before = room.state()
-    with pytest.raises(SeedError, match=r"generation_jobs\.0: Excel workbooks are not read"):
+    with pytest.raises(SeedError, match="the generation job 'Spring': Excel workbooks are not read"):
         room.apply()
     assert room.state() == before
 
@@ -277,7 +278,7 @@ def test_undeclared_resource_is_not_taken_over(room: Room) -> None:
     )
     before = room.state()
     for dry_run in (True, False):
-        with pytest.raises(ConflictError, match=r"training_datasets\.0"):
+        with pytest.raises(ConflictError, match="the training dataset 'Baskets'"):
             room.apply(dry_run=dry_run)
     assert room.state() == before
 

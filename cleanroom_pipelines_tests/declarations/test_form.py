@@ -17,7 +17,7 @@ from cleanroom_pipelines.declarations.form import PARTY_SECTIONS, SECTIONS, pars
 from cleanroom_pipelines.errors import UsageError
 
 from ..cases import assert_each
-from .conftest import Room
+from .conftest import Room, worded
 
 CANARY = "canary-7f3a"
 EXAMPLE = Path(__file__).parents[2] / "data" / "example" / "cleanroom.yaml"
@@ -64,16 +64,16 @@ MISTAKES = [
     ("account", 12, "account"),
     ("account", 0, "account"),
     ("region", 5, "region"),
-    ("accounts", [{"name": CANARY, "secret": CANARY}], "accounts.0.secret"),
-    ("accounts", [{"name": CANARY, "id": 1234}], "accounts.0.id"),
-    ("collaborations", [{"name": CANARY}], "collaborations.0.members"),
-    ("collaborations", [{"name": CANARY, "members": []}], "collaborations.0.members"),
-    ("templates", [{"name": CANARY}], "templates.0.sql"),
-    ("buckets", [{"name": CANARY, "profile": CANARY}], "buckets.0.profile"),
+    ("accounts", [{"name": "alpha", "secret": CANARY}], "accounts.0.secret"),
+    ("accounts", [{"name": "alpha", "id": 1234}], "accounts.0.id"),
+    ("collaborations", [{"name": "alpha"}], "collaborations.0.members"),
+    ("collaborations", [{"name": "alpha", "members": []}], "collaborations.0.members"),
+    ("templates", [{"name": "alpha"}], "templates.0.sql"),
+    ("buckets", [{"name": "alpha", "profile": CANARY}], "buckets.0.profile"),
     ("folder", f"/etc/{CANARY}", "folder"),
     ("training_datasets.0.columns.user", CANARY, "training_datasets.0.columns.user"),
     ("training_datasets.0.columns", [CANARY], "training_datasets.0.columns"),
-    ("training_datasets.0.columns.5", "USER_ID", "training_datasets.0.columns"),
+    ("training_datasets.0.columns.5", "USER_ID", "training_datasets.0.columns.5.[key]"),
     ("training_datasets.0.source", 5, "training_datasets.0.source"),
     ("training_datasets.0.name", True, "training_datasets.0.name"),
     ("training_datasets.0.name", [CANARY], "training_datasets.0.name"),
@@ -119,7 +119,7 @@ def test_location_of_a_mistake_is_named(room: Room, edit: Any) -> None:
         room.start_over()
         edit(place, value)
         message = assert_rejected(room.write())
-        assert f"wrong at {said}" in message
+        assert f"wrong at {worded(room.raw, said)}: " in message
         assert "nothing was changed" in message
 
     assert_each(is_named, MISTAKES)
@@ -129,14 +129,22 @@ def test_missing_key_is_named(room: Room) -> None:
     def is_named(key: str) -> None:
         room.start_over()
         del room.raw["training_datasets"][0][key]
-        assert f"training_datasets.0.{key}" in assert_rejected(room.write())
+        path = room.write()
+        assert f"wrong at {worded(room.raw, f'training_datasets.0.{key}')}: " in assert_rejected(path)
 
     assert_each(is_named, ["name", "source", "columns"])
 
 
 def test_duplicate_names_are_rejected(room: Room) -> None:
     room.raw["audience_models"].append({"name": "Shoppers", "training_dataset": "Baskets"})
-    assert "audience_models.1.name" in assert_rejected(room.write())
+    assert "the audience model 'Shoppers': another entry has this name" in assert_rejected(room.write())
+
+
+def test_plain_name_as_output_is_rejected_with_an_example(room: Room, edit: Any) -> None:
+    edit("configured_audience_models.0.output", "exports/lookalikes")
+    message = assert_rejected(room.write())
+    assert "the configured audience model 'Partners', output: the destination does not have the form" in message
+    assert "Write s3://audiences/NAME for a folder of the home" in message
 
 
 def test_same_name_in_two_sections_is_allowed(room: Room) -> None:
@@ -265,15 +273,15 @@ def test_parties_have_separate_names(room: Room) -> None:
     def is_rejected(section: str, forms: Any) -> None:
         room.start_over()
         room.raw[section] = forms
-        assert f"wrong at {section}.1.name" in assert_rejected(room.write())
+        assert f"wrong at the {section[:-1]} 'alpha': another entry has" in assert_rejected(room.write())
 
     assert_each(
         is_rejected,
         [
-            ("accounts", [{"name": CANARY}, {"name": CANARY}]),
-            ("collaborations", [{"name": CANARY, "members": ["a"]}] * 2),
-            ("templates", [{"name": CANARY, "sql": "a"}, {"name": CANARY, "sql": "b"}]),
-            ("buckets", [{"name": CANARY}, {"name": CANARY, "account": "a"}]),
+            ("accounts", [{"name": "alpha"}, {"name": "alpha"}]),
+            ("collaborations", [{"name": "alpha", "members": ["a"]}] * 2),
+            ("templates", [{"name": "alpha", "sql": "a"}, {"name": "alpha", "sql": "b"}]),
+            ("buckets", [{"name": "alpha"}, {"name": "alpha", "account": "a"}]),
         ],
     )
 

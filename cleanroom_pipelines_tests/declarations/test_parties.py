@@ -5,6 +5,7 @@ applying again changes nothing. Objects that parties rely on are never changed, 
 """
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from cleanroom_pipelines.declarations.parties import PartyKind
 from cleanroom_pipelines.errors import CleanroomError, ConflictError, UsageError
 
 from ..cases import assert_each
-from .conftest import BASE, Room, actions
+from .conftest import BASE, Room, actions, worded
 
 ALPHA, BETA = "111122223333", "012345678901"
 SQL = "SELECT user_id FROM shop.buyers WHERE day > :day\n"
@@ -206,7 +207,7 @@ def test_immutable_terms_cannot_change(parties: Room, edit: Edit) -> None:
         edit("training_datasets.0.description", "not changed either")
         with pytest.raises(error) as caught:
             parties.apply()
-        assert f"wrong at {place.rsplit('.', 1)[0]}:" in str(caught.value)
+        assert f"wrong at {worded(parties.raw, place.rsplit('.', 1)[0])}:" in str(caught.value)
         assert caught.value.remedy
         assert "canary" not in str(caught.value)
         assert state(parties) == before
@@ -244,7 +245,7 @@ def test_invalid_declaration_changes_nothing(parties: Room, edit: Edit) -> None:
     def changes_nothing(place: str, value: object, where: str) -> None:
         with_parties(parties)
         edit(place, value)
-        with pytest.raises(UsageError, match=f"wrong at {where}:") as caught:
+        with pytest.raises(UsageError, match=f"wrong at {re.escape(worded(parties.raw, where))}:") as caught:
             parties.apply()
         assert caught.value.remedy
         assert state(parties) == before
