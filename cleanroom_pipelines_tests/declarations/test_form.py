@@ -48,6 +48,17 @@ def test_example_is_valid() -> None:
     assert example.configured_audience_models[0].sizes == ["1%", "5%", "10%", "20%"]
 
 
+def test_minimal_example_declares_one_of_each() -> None:
+    minimal = read_declaration(EXAMPLE.with_name("minimal.yaml"))
+    declared = [section for section in SECTIONS if getattr(minimal, section)]
+    assert declared == [section for section in SECTIONS if section not in PARTY_SECTIONS]
+    (configured,) = minimal.configured_audience_models
+    assert (
+        configured.minimum_matching_seed_size
+        == type(configured).model_fields["minimum_matching_seed_size"].default
+    )
+
+
 def test_numbers_are_accepted_as_names_and_sizes(room: Room) -> None:
     room.raw["training_datasets"][0]["name"] = 2024
     room.raw["audience_models"][0]["training_dataset"] = 2024
