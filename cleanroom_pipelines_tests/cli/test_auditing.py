@@ -53,6 +53,7 @@ def test_intact_log(log: AuditLog) -> None:
 
 
 def test_empty_log(installation: Installation) -> None:
+    _ = installation.catalog  # to read creates no home
     assert run("verify").output == "The audit log is intact: 0 entries.\n"
     assert json.loads(run("verify", "--json").output)["head"] is None
     assert run("show").output == ""

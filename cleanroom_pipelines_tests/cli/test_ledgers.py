@@ -28,6 +28,7 @@ def pay(installation: Installation) -> Budget:
 
 
 def test_ledger_is_empty_without_pairs(command: Commands, installation: Installation) -> None:
+    _ = installation.catalog  # to read creates no home
     assert command("ledger").out == "No pair of organisations has a privacy budget yet.\n"
     assert json.loads(command("ledger", "--json").out) == []
     ended = command("ledger", "publisher.example+advertiser.example")
