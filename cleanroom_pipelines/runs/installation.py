@@ -222,7 +222,10 @@ class Installation:
     def exists(self) -> bool:
         """Whether the home holds anything, or the catalogue is elsewhere; opening would else create both."""
         root = self.settings.home
-        return self.settings.catalog_url is not None or (root.is_dir() and any(root.iterdir()))
+        try:
+            return self.settings.catalog_url is not None or (root.is_dir() and any(root.iterdir()))
+        except OSError:
+            return True  # opening it says what is wrong
 
     @cached_property
     def parts(self) -> Parts:

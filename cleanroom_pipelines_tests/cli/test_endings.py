@@ -15,7 +15,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.runs import work
-from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.installation import Installation, Settings
 
 from .. import worlds
 from ..worlds import World
@@ -104,6 +104,7 @@ def test_command_restores_signal_handlers(command: Commands, installation: Insta
 
 @pytest.mark.parametrize("arguments", [["status", "--json"], ["--help"], ["audit", "verify"]], ids=" ".join)
 def test_closed_output_pipe_changes_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    _ = Installation(Settings(tmp_path / "home")).catalog
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run(
