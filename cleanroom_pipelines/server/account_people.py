@@ -15,7 +15,6 @@ from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.constraints import CheckedValue
 from cleanroom_pipelines.aws.handlers import OPERATIONS
 from cleanroom_pipelines.aws.model import operations
-from cleanroom_pipelines.aws.operations.endpoint import invalid
 from cleanroom_pipelines.catalog import parse_arn
 from cleanroom_pipelines.catalog.names import LOCAL_REGION
 from cleanroom_pipelines.media import errors
@@ -148,9 +147,9 @@ def _validated(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     by_wire_name = {shape.members[key].wire_name: value for key, value in given.items() if key in shape.members}
     parameters = checked.structure(shape, by_wire_name, locations=("uri", "querystring", "body"))
     if checked.problems:
-        place, _, rule = checked.problems[0].partition(" failed to satisfy: ")
-        member = place.removeprefix("Value at '").removesuffix("'")
-        raise invalid(member, rule or "Member must be valid")
+        member, _, rule = checked.problems[0].removeprefix("Value at '").partition("' failed to satisfy constraint: ")
+        problem = "is missing" if rule == "Member must not be null" else f"is invalid: {rule}"
+        raise errors.InvalidRequestError(f"The value of '{member}' {problem}.", remedy="Correct the form.")
     return parameters
 
 

@@ -104,6 +104,8 @@ def test_a_seed_starts_a_job_that_is_exported(site: Site, shared: str) -> None:
         f"/console/lookalikes{address}", data={**export, "value": "101"}
     )
     assert (answer.status_code, 'value="101"' in answer.text) == (400, True)
+    answer = site.browser(PEOPLE["advertiser"]).post(f"/console/lookalikes{address}", data={**export, "name": ""})
+    assert "The value of 'name' is missing. Correct the form." in words(answer.text)
     answer = site.browser(PEOPLE["advertiser"]).post(f"/console/lookalikes{address}", data=export)
     assert answer.status_code == 303, words(answer.text)
     assert "best" in site.get("advertiser", address)
