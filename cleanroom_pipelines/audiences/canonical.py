@@ -213,7 +213,7 @@ def _is_of_attributes(formula: _Formula) -> bool:
 
 
 class _Questions:
-    """Translates definitions into formulas and texts; each referenced audience is translated once."""
+    """Translates definitions into formulas and canonical texts; each referenced audience is translated once."""
 
     def __init__(self, resolve: Resolve, seeds: Mapping[str, str] = NAMES) -> None:
         self._resolve = resolve

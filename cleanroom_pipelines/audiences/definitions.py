@@ -83,7 +83,7 @@ class SeedRef(Document):
 
 @dataclass(frozen=True)
 class CustomRef(Document):
-    """A custom audience, by reference.
+    """A reference to a custom audience.
 
     Args:
         id: The id of the audience.
@@ -296,7 +296,7 @@ def parse_definition(value: object, *, with_files: bool = False) -> Definition:
 
 
 def as_rule(definition: Remarketing | Exclusion) -> RuleBased:
-    """Expand a remarketing or exclusion audience to the equivalent rule."""
+    """Expand a remarketing or exclusion audience to the equivalent rule-based audience."""
     seed = SeedRef(definition.audience_type)
     if isinstance(definition, Remarketing):
         return RuleBased(seed)
@@ -304,7 +304,7 @@ def as_rule(definition: Remarketing | Exclusion) -> RuleBased:
 
 
 def references(definition: Definition) -> tuple[Ref, ...]:
-    """Direct references of a definition, without duplicates, in order of appearance."""
+    """The audiences or files that a definition refers to directly, without duplicates, in order of appearance."""
     if isinstance(definition, Lookalike):
         return (definition.source,)
     rule = definition if isinstance(definition, RuleBased) else as_rule(definition)
@@ -325,7 +325,7 @@ def filter_values(definition: Definition) -> Mapping[str, frozenset[str]]:
 def reachable(
     definition: Definition, resolve: Resolve, *, own_id: str | None = None, through_lookalikes: bool = True
 ) -> tuple[Ref, ...]:
-    """All direct and indirect references of a definition, without duplicates.
+    """All audiences or files that a definition refers to, directly or through other audiences, without duplicates.
 
     Args:
         definition: The definition to start from.

@@ -182,7 +182,7 @@ def _open_ids(engine: Engine, relation: str, table: TableFiles, column: str, scr
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """Yield a temporary file in the same folder, and rename it to `out` if the `with` body succeeds."""
+    """Yield the path of a temporary file, which is renamed to `out` if the `with` body succeeds."""
     try:
         # A folder, because the engine first writes under another name.
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

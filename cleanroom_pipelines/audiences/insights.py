@@ -85,7 +85,7 @@ class ReleasedInsightsRow:
 
     @property
     def is_indicative(self) -> bool:
-        """Whether the row's count is so small that its noise matters."""
+        """Whether the row's count is so small that noise is a large part of it."""
         return self.overlap.is_indicative
 
     def as_dict(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class ReleasedInsights:
 
 @dataclass(frozen=True)
 class BaseFigures:
-    """Released counts about the base audience only; they are used until new counts are paid for.
+    """Released counts about the base audience alone; reused until new ones are paid for with privacy budget.
 
     Args:
         addressable: Relevant users.
@@ -158,7 +158,7 @@ class BaseFigures:
         return self.cells[cell].scaled(self.addressable, self.matchable)
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures for the artifact, including counts that the room hides."""
+        """The figures as stored in the artifact, including counts that the room does not show."""
         return {
             "addressable": self.addressable.kept(),
             "matchable": self.matchable.kept(),

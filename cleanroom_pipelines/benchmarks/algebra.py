@@ -188,7 +188,7 @@ def _ratio(measured: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> 
 
 
 def _run(way: str, question: str, folder: Path, out: Path, settings: AlgebraSettings) -> dict[str, Any]:
-    """Run a query with one implementation in its own process, and watch its memory."""
+    """Run a query with one implementation in its own process; return its times and peak memory."""
     import psutil
 
     spill = folder / "spill"

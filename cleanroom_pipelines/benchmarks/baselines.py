@@ -1,4 +1,4 @@
-"""Common methods to compare with, all on the same (user, item, count) table.
+"""Baselines: common methods of scoring users for a seed, all on the same (user, item, count) table.
 
 Lives here: one function per method, which returns a score for each user, given a table and a seed.
 Add here when another common method is missing.
@@ -34,7 +34,7 @@ class UserFeatures:
 
     @cached_property
     def tfidf(self) -> sp.csr_matrix:
-        """The users' rows of (1 + ln count) · idf, scaled to length 1."""
+        """One TF-IDF row per user: (1 + ln count) · idf, scaled to length 1."""
         from sklearn.feature_extraction.text import TfidfTransformer
 
         rows: sp.csr_matrix = TfidfTransformer(sublinear_tf=True).fit_transform(self.counts)
@@ -42,7 +42,7 @@ class UserFeatures:
 
     @cached_property
     def raw(self) -> npt.NDArray[np.float32]:
-        """The users' activity, number of distinct items, and counts of the 100 most frequent items."""
+        """One row per user: activity, number of distinct items, and counts of the 100 most frequent items."""
         activity = np.asarray(self.counts.sum(axis=1)).ravel()
         return np.column_stack([activity, np.diff(self.counts.indptr), self.counts[:, :100].toarray()]).astype(
             np.float32

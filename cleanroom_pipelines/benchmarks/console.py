@@ -1,4 +1,4 @@
-"""Load test of the console: sessions of three parties open the pages of a room, next to the health check.
+"""Load test of the console: sessions of three parties open a room's pages, and the health check as the baseline.
 
 Lives here: a room as it is after some weeks of work, its pages, the sessions that open them, and timing.
 Add here when the console gets another page of a room.
@@ -116,7 +116,7 @@ class PageSession:
         self._http = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=_SECONDS_TO_ANSWER)
 
     def run(self, start: float, seconds: float, pace_per_second: float) -> None:
-        """Open pages from a start, in monotonic seconds, until the time is over."""
+        """Open pages at the given pace for `seconds` seconds; `start` is on the monotonic clock."""
         between = 1.0 / pace_per_second
         due = start + self.dice.uniform(0, between)
         while due < start + seconds:
@@ -223,7 +223,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _measure_cpu(installation: Installation, url: str, pages: Sequence[_Visited], pid: int) -> dict[str, float]:
-    """Return the server's CPU milliseconds of one request for each page, which is requested alone."""
+    """Return the server's CPU milliseconds per request for each page, measured without other requests."""
     found: dict[str, list[float]] = {}
     for page in [*pages, _Visited(FLOOR, HEALTH, _PUBLISHER)]:
         session = PageSession(url, start_session(installation, page.email), [], random.Random(0))  # noqa: S311 - unused
@@ -245,7 +245,7 @@ def _write_entries(installation: Installation, room: str, n: int) -> None:
 
 
 def _build_room(installation: Installation, url: str, folder: Path, plan: ConsolePlan) -> list[_Visited]:
-    """Let three parties work in a room, and return its pages with who opens them."""
+    """Let three parties work in a room, and return its pages, each with the person who opens it."""
     for email in (_PUBLISHER, _ADVERTISER, _AGENCY):
         installation.catalog.users.create_user(email)
     publisher, advertiser, agency = (

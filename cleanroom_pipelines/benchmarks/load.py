@@ -203,7 +203,7 @@ class LoadConnection:
 
 
 def _written(name: str, parameters: Mapping[str, Any]) -> tuple[str, str, bytes]:
-    """Return the method, target and body of a request, without validating its parameters."""
+    """Return the method, target and body of a call's HTTP request; the parameters are not validated."""
     operation = operations()[name]
     members = {member.wire_name: member for member in operation.input.members.values()}
     path = "".join(
@@ -643,7 +643,7 @@ def _with_resources(catalog: Catalog, url: str, account: LoadAccount, others: Se
 
 
 def _close_all(catalog: Catalog) -> None:
-    """Finish all pending work as a successful run would."""
+    """Mark all pending work as successful, without doing it."""
     while ready := catalog.work.ready():
         for version in ready:
             claim = catalog.work.claim(version.kind, version.resource_id, version.number, "benchmark")

@@ -1,4 +1,4 @@
-"""The cost of privacy: private lookalikes compared with the ensemble and logistic regression, by seed size.
+"""The cost of privacy: private lookalikes compared with the full model and logistic regression, by seed size.
 
 Lives here: tasks of a given number of seed users, on real data and on a population with planted groups; the table.
 Add here when private lookalikes are measured in another way.
@@ -86,7 +86,7 @@ def run_private(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Compare private lookalikes, the ensemble and logistic regression on the same seeds.
+    """Compare private lookalikes, the full model (ensemble) and logistic regression on the same seeds.
 
     Args:
         data: Data set; None for a population of 50,000 with ten planted groups.
@@ -159,7 +159,7 @@ def private_table(result: Mapping[str, Any]) -> str:
 def _private(
     model: Model, seed: Int64, members: Int64, rng: np.random.Generator, folder: Callable[[], Path]
 ) -> dict[str, Any]:
-    """Return a private ranking's recall, averaged over noise draws, and the errors of its released recall."""
+    """Return a private ranking's mean recall over several noise draws, and the ± of its released recall."""
     choice = choose(len(seed))
     ids = model.user_ids().take(pa.array(seed))
     exact = seed_sum(model.folder, ids, choice.d)

@@ -310,7 +310,7 @@ def _run_kind(
 
 
 def _seed_of(members: Int64, n_seed: int, n_users: int, strangers: float, rng: np.random.Generator) -> Int64:
-    """Draw a seed from a group's users, with a share of it from the other users."""
+    """Draw a seed from a group's users; the share `strangers` of the seed is drawn from all other users."""
     n_strangers = round(strangers * n_seed)
     known = rng.choice(members, n_seed - n_strangers, replace=False)
     others = np.setdiff1d(np.arange(n_users), members, assume_unique=True)
@@ -384,7 +384,7 @@ def _candidates(model: Model, seed: Int64) -> Candidates:
 
 
 def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) -> dict[str, float]:
-    """Return the recall reported for a random seed, and whether its interval contains the expected recall."""
+    """Return the recall that a job reports for a random seed, and whether its interval contains chance level."""
     with open_engine() as engine, one_blas_thread():
         fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(Runtime()))
         held_out = fit.held_out

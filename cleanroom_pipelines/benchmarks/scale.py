@@ -215,7 +215,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, rep
 
 
 def _small(data: SyntheticSettings) -> SyntheticSettings:
-    """Return the data of the small model whose users are copied when training is not measured."""
+    """Return the settings of the small model that is copied into a large one when training is not measured."""
     n_users = n_users_to_copy(data.n_users)
     return replace(data, n_users=n_users, n_interactions=data.n_interactions * n_users // data.n_users)
 
@@ -240,7 +240,7 @@ def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _seed(data: SyntheticSettings, n: int) -> list[str]:
-    """Choose n seed users of one interest; if it has too few users, also of the next interests."""
+    """Choose n seed users with the same interest; if too few have it, add users with the next interests."""
     ids: list[str] = []
     for interest in range(_SEED_INTEREST, _SEED_INTEREST + data.n_interests):
         if len(ids) >= n:
@@ -339,7 +339,7 @@ def _sizes(folder: Path) -> Iterable[int]:
 
 
 def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the training cost per additional million interactions, or users if interactions hardly grow.
+    """Return the cost of training per additional million interactions, or users if interactions hardly grow.
 
     Args:
         rows: The sizes of a result, smallest first.

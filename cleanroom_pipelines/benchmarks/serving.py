@@ -1,4 +1,4 @@
-"""What benchmarks of the HTTP server have in common: a real server, paced clients, and timings.
+"""Shared code of the benchmarks of the HTTP server: a real server, paced clients, and timings.
 
 Lives here: starting the server, running clients, percentiles, and the machine's part in them.
 Add here when several benchmarks need the same.
@@ -66,13 +66,13 @@ class PacedClient(Protocol):
     """A client that sends requests when they are due."""
 
     def run(self, start: float, seconds: float, pace_per_second: float) -> None:
-        """Send requests from a start, in monotonic seconds, until the time is over."""
+        """Send requests at the given pace for `seconds` seconds; `start` is on the monotonic clock."""
 
 
 def drive(
     clients: Sequence[PacedClient], seconds: float, pace_per_second: float, progress: Callable[[float, str], None]
 ) -> float:
-    """Run all clients, and return the elapsed seconds."""
+    """Run all clients in parallel until their time is over, and return the elapsed seconds."""
     start = time.monotonic() + 0.5
     threads = [threading.Thread(target=client.run, args=(start, seconds, pace_per_second)) for client in clients]
     for thread in threads:

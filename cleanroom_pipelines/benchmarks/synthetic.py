@@ -98,7 +98,7 @@ def seed_ids(settings: SyntheticSettings, interest: int, n: int) -> list[str]:
 
 
 def n_users_to_copy(n_users: int) -> int:
-    """Return how many users a model needs to be copied with `copy_model` into one of `n_users`."""
+    """Return the number of users of the small model from which `copy_model` builds a model of `n_users`."""
     from cleanroom_pipelines.similarity import TrainingSettings
     from cleanroom_pipelines.similarity.shards import shard_bits
 
@@ -106,12 +106,12 @@ def n_users_to_copy(n_users: int) -> int:
 
 
 def copied_seed(user_ids: Sequence[str]) -> list[str]:
-    """Return the ids of the first copies of users of the small model of `copy_model`."""
+    """Return the ids of the first copies of the given users in a model built by `copy_model`."""
     return [f"{user_id}-0" for user_id in user_ids]
 
 
 def copy_model(model: Path, out: Path, n_users: int) -> None:
-    """Write an audience model of many users, whose shards are copies of the users of a small model.
+    """Write a large audience model, in which each shard contains copies of a small model's users.
 
     Each copy of a user has an id, a stable hash and features of its own, so that the scores of copies differ.
 

@@ -45,7 +45,7 @@ def dataset_is_valid(
 def seed_is_usable(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """The seed is valid and the model knows enough of its users; otherwise no audience is built."""
+    """The seed is valid and enough of its users are in the model; otherwise no audience is built."""
     _, documents = newest_artifact(
         installation.open(), Kind.GENERATION_JOB, context.partition_key, "seed_validation_report"
     )
@@ -106,7 +106,7 @@ def model_is_fresh(
 def audience_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """Matched users changed by at most 20 %, and recall only slightly, since the previous version."""
+    """The number of matched users changed by at most 20 %, recall only slightly, since the previous version."""
     sentence = recorded_drift(installation.open(), Kind.GENERATION_JOB, context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
@@ -118,7 +118,7 @@ def audience_is_like_the_one_before(
 def export_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """At most half of the exported users are new since the previous export, where changes are exported."""
+    """If an export also lists changes, at most half of its users are new since the previous export."""
     sentence = recorded_drift(installation.open(), Kind.EXPORT_JOB, context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None

@@ -1,4 +1,4 @@
-"""Failing in Dagster with our own sentences, which it then shows first and never masks.
+"""Failures in Dagster with our own sentences, which Dagster shows first and never masks.
 
 Lives here: the failure of a step, check or tick.
 Add here when Dagster shows the reason of a failure in another way.
@@ -37,7 +37,7 @@ class Failed(dg.Failure, dg.DagsterError):
 
 
 def in_words(function: Callable[P, T]) -> Callable[P, T]:
-    """Let an op, sensor, schedule or check fail with our own sentence; other errors become one without data."""
+    """Make an op, sensor, schedule or check fail with our own sentence, free of data, whatever the error."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:

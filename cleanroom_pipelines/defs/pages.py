@@ -221,7 +221,7 @@ def _changes(changes: Mapping[str, Any] | None) -> Metadata:
 
 
 def _places(installation: Installation, record: Resource) -> Metadata:
-    """Return where an export is stored, and where a seed for a configured model is put, on this machine."""
+    """Return where an export is stored, or the inbox folder for a configured model's seeds."""
     if isinstance(record, ExportJob) and record.output_location is not None:
         return {"stored at": place_of(installation, record)}
     if isinstance(record, ConfiguredAudienceModel):

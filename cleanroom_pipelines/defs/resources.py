@@ -23,7 +23,7 @@ class InstallationResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["InstallationResource"]:
-        """Send heartbeats for a run while Dagster executes it; sensors and schedules have no run."""
+        """Send heartbeats for a run while Dagster executes it; sensors and schedules send none."""
         if context.run is None or context.instance is None:
             yield self
             return

@@ -33,7 +33,7 @@ def clean_room(installation: InstallationResource) -> dg.MaterializeResult:  # t
 
 
 def page_of(situation: Situation) -> Metadata:
-    """Metadata of the start page, the most urgent first."""
+    """Metadata of the start page, with the most urgent entries first."""
     page: Metadata = {"summary": dg.MetadataValue.md(f"**{situation.headline}**")}
     for number, problem in enumerate(situation.problems, start=1):
         reason = escaped(problem.reason + problem.consequences)
@@ -120,7 +120,7 @@ def _freshness(situation: Situation, late_before: Collection[str]) -> Iterator[d
 
 
 def _click(problem: Problem) -> str:
-    """Return the click, in Markdown, that retries the failed work."""
+    """Return, in Markdown, what to click in Dagster to retry the failed work."""
     if not problem.job:
         return "click *Materialize* on its page"
     return f"launch the job [{problem.job}](/locations/{CODE_LOCATION}/jobs/{problem.job}/playground)"

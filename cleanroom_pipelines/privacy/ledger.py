@@ -20,7 +20,7 @@ class BudgetSpentError(CleanroomError, RuntimeError):
 
     @property
     def total(self) -> float:
-        """The pair's budget, in units."""
+        """The budget of the two organisations, or one organisation's share of it, in units."""
         return float(self.attributes["total"])
 
     @property
@@ -64,7 +64,7 @@ def budget_spent(*, total: int, spent: int, cost: int) -> BudgetSpentError:
 
 
 def share_spent(*, share: int, spent: int, cost: int) -> BudgetSpentError:
-    """Return the error for a question that costs more than the requesting organisation has left of its share.
+    """Return the error for a question that costs more than is left of the requesting organisation's share.
 
     Args:
         share: The organisation's share, in tenths of a unit.

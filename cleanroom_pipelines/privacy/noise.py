@@ -56,7 +56,7 @@ def noise_probability(variance: Fraction, noise: int) -> float:
 
 
 def noise_within(variance: Fraction, confidence: float) -> int:
-    """Return the smallest m for which noise stays within ± m with at least this probability.
+    """Return the smallest m for which noise stays within ± m with at least the probability `confidence`.
 
     Args:
         variance: σ² of the distribution, above 0.

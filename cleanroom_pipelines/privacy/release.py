@@ -138,7 +138,7 @@ class Released:
 
 @dataclass(frozen=True)
 class Releaser:
-    """Adds noise to numbers about two organisations' data; one per state of that data.
+    """Adds noise to numbers about two organisations' data; when the data changes, a new releaser is needed.
 
     Args:
         key: The pair's key for noise, secret, at least 16 bytes.
@@ -195,7 +195,7 @@ class Releaser:
 
 
 def released(value: int, policy: ReleasePolicy = _POLICY, *, price: Price, is_hidden: bool = False) -> Released:
-    """Return a count derived from released values alone, with threshold and rounding.
+    """Apply threshold and rounding to a count that was computed from released values only.
 
     Args:
         value: Computed from released values only.
@@ -242,7 +242,7 @@ def affinity_ratio(
 
 
 def error_of(value: float | None, *counts: Released | int) -> float | None:
-    """Return the error bound of a ratio of released counts: it is within ± of this at 90 %.
+    """Return the ± of a ratio of released counts: with 90 % confidence, its error is at most this.
 
     Relative errors of independent counts add up as squares; rounding counts as an error of its own.
 

@@ -130,7 +130,7 @@ _PLAIN_AGE = r"(?:[0-9]|[1-9][0-9]|1[0-4][0-9]|150)\+?|[1-9][0-9]-[1-9][0-9]"
 
 @dataclass(frozen=True)
 class Rule:
-    """A reason why a cell is unusable.
+    """A reason why a cell is unusable: an SQL condition with its error code.
 
     Args:
         code: The error of the report.
@@ -200,12 +200,12 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Whether the type is fractional in at least one file."""
+        """Whether the column has a fractional type (float or decimal) in at least one file."""
         return bool({FLOAT, DECIMAL} & set(self.kind.split(", ")))
 
     @property
     def may_have_points(self) -> bool:
-        """Whether its ids may be whole numbers, so that a decimal point needs `IdFacts`."""
+        """Whether the ids may be whole numbers with a decimal point (`7.0`), which need `IdFacts` to be read."""
         return self.form in (None, MatchingId.STRING, MatchingId.PHONE_NUMBER)
 
 
@@ -246,7 +246,7 @@ def check_declaration(
 
 
 def kind_of(type_: pa.DataType) -> str:
-    """Kind of a physical type."""
+    """Return the kind of an Arrow type, such as text, integer or float."""
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     tests = {
@@ -317,7 +317,7 @@ def _bytes_sql(name: str) -> str:
 
 
 def id_facts_sql(cell: str, *, is_number: bool, is_complete: bool) -> str:
-    """SQL aggregates over a column of raw ids as text, one per field of `IdFacts`, in the same order.
+    """SQL aggregates that compute the fields of `IdFacts`, in their order, over a column of raw ids as text.
 
     Args:
         cell: Expression for the raw id.
@@ -338,7 +338,7 @@ def id_facts_sql(cell: str, *, is_number: bool, is_complete: bool) -> str:
 
 
 def decimal_sql(cell: str) -> str:
-    """Cheap SQL condition that is true for every id with a fraction, and for a few other ids."""
+    """Cheap SQL prefilter, true for every id with a decimal point such as `7.0`, and for a few other ids."""
     return f"right({cell}, 1) <= '9' AND contains({cell}, '.')"
 
 
@@ -381,7 +381,7 @@ def point_rule(column: Column, condition: str = "false") -> Rule:
 
 
 def _is_placeholder(id_: str) -> str:
-    """SQL condition: true for placeholders, in any letter case; the length decides for ordinary ids."""
+    """SQL condition, true for placeholder ids in any letter case; most ordinary ids fail on their length alone."""
     # Not IN with many values: DuckDB would turn it into a join, and evaluate its terms for every row.
     return (
         f"((strlen({id_}) <= {_MAX_WORD} OR strlen({id_}) IN ({_LONG_LENGTHS})) "
@@ -390,7 +390,7 @@ def _is_placeholder(id_: str) -> str:
 
 
 def may_be_odd_sql(cell: str, point: str = "") -> str:
-    """Cheap SQL condition that is true for every id that needs `IdFacts`, and for a few other ids.
+    """Cheap SQL prefilter, true for every id that cannot be read without `IdFacts`, and for a few other ids.
 
     Args:
         cell: Expression for the raw id.
@@ -414,7 +414,7 @@ def may_be_odd_sql(cell: str, point: str = "") -> str:
 
 
 def rules_of(column: Column) -> tuple[str, list[Rule]]:
-    """For a column without ids: the SQL condition of cells that need no check, and the rules for the others.
+    """For a column without ids: return an SQL condition for cells that need no check, and rules for the others.
 
     A rule applies to cells for which neither the condition nor an earlier rule does.
     """
@@ -502,7 +502,7 @@ REMEDIES = {
 
 
 def _seen(role: Role, name: str) -> list[Rule]:
-    """Return the rules for unreadable cells: one per recognised form, then one for all others."""
+    """Return the rules for unreadable cells: one per common mistake (decimal comma, …), then one for the rest."""
     comma = ("a decimal comma", f"regexp_full_match({name}, '[-+ 0-9.]*,[0-9]+ *')")
     if role is Role.TIMESTAMP:
         code = ErrorCode.INVALID_INTEGER_FORMAT
@@ -517,7 +517,7 @@ def _seen(role: Role, name: str) -> list[Rule]:
 
 
 def value_sql(column: Column) -> str:
-    """SQL for the value of a usable cell in a column without ids; it never fails on other cells.
+    """SQL for the value of a usable cell in a column without ids; on unusable cells it raises no error.
 
     Types: BIGINT epoch seconds for times, DOUBLE for numbers, VARCHAR or VARCHAR[] for categories. Missing values
     are NULL.

@@ -200,7 +200,7 @@ def check_types(columns: Sequence[Column], upload: UploadKind) -> None:
 
 
 def check_times(column: str, upload: UploadKind, *, n_too_large: int, smallest: int | None, n_rows: int) -> None:
-    """Reject times that are mostly too large for seconds, and suggest their unit.
+    """Reject a column of times if most are too large to be epoch seconds, and suggest their unit.
 
     Args:
         column: Declared column with the times as numbers.
@@ -283,7 +283,7 @@ def invalid_rows_reason(
 
 
 def exceeds(n_invalid: int, n_rows: int, max_invalid_share: float) -> bool:
-    """Whether too many rows are invalid. Computed with fractions: 0.29 * 100 is 28.999999999999996."""
+    """Whether too many rows are invalid, in exact fractions: as floats, 0.29 * 100 is 28.999999999999996."""
     return n_invalid > Fraction(str(max_invalid_share)) * n_rows
 
 

@@ -227,7 +227,7 @@ def _lines(text: IO[str]) -> Iterator[str]:
 
 
 def _sample(rows: Iterator[list[str]]) -> list[list[str]]:
-    """Return the next rows, up to a number of rows and of characters."""
+    """Return the next rows, up to a maximum number of rows and of characters."""
     found, n_characters = list[list[str]](), 0
     for row in islice(rows, _SAMPLE_ROWS):
         found.append(row)

@@ -38,7 +38,7 @@ _MOST = 0.5
 
 
 def no_match(engine: Engine, ids: str, others: str, *, what: str = "ids", where: str = "") -> str:
-    """Say that none of a party's ids match another of the party's tables, and the likely cause.
+    """Describe why none of a party's ids occur in another of its tables: the number of ids, and the likely cause.
 
     Args:
         engine: A session that can run both queries.

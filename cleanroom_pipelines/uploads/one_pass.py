@@ -1,4 +1,4 @@
-"""Judging the cells of a file of a data room, in one pass over its rows.
+"""Validation of the cells of a data-room file, in one pass over its rows.
 
 Lives here: reading, besides `reading.read`, of files without column names whose ids must not be written.
 Add here when the files of data rooms may be read in another way.
@@ -27,7 +27,7 @@ from cleanroom_pipelines.uploads.tally import CellErrors, errors_of
 
 @dataclass(frozen=True)
 class JudgedRows:
-    """Consecutive rows whose cells have been judged.
+    """Consecutive rows of a file, with their values and the errors of their cells.
 
     Args:
         values: By column name: numbers as DOUBLE, other cells as text; ids without blanks and decimal tails.
@@ -51,7 +51,7 @@ class JudgedRows:
 
 
 class OnePass:
-    """The rows of one file.
+    """Reader of one file that validates the cells while it reads the rows.
 
     Args:
         engine: Engine with the view.
@@ -70,19 +70,19 @@ class OnePass:
 
     @property
     def mixed(self) -> list[Column]:
-        """The columns of ids in which decimals occur next to other ids, and are invalid."""
+        """The id columns that mix ids with a decimal point and other ids; there the former are invalid."""
         return [
             self._columns[position] for position, facts in self._facts.items() if facts.points and facts.others
         ]
 
     @property
     def misfits(self) -> list[Column]:
-        """The columns whose type does not fit their role; ids of a fractional type must all be whole numbers."""
+        """The columns of an unsuitable type, and fractional id columns whose ids are not all whole numbers."""
         mixed = [column for column in self.mixed if column.is_number]
         return [column for column in self._columns if not column.fits or column in mixed]
 
     def batches(self, n_rows: int) -> Iterator[JudgedRows]:
-        """Read and judge the rows in batches of at most `n_rows`."""
+        """Read and validate the rows in batches of at most `n_rows`."""
         n_done, undecided = self.n_header_rows, [0]
         while undecided:
             judging, rules = self._judging()
@@ -98,7 +98,7 @@ class OnePass:
             self._engine.rejected_lines()  # these lines are found again
 
     def _judging(self) -> tuple[str, list[list[Rule]]]:
-        """Return the query for values (v0, …), errors (e0, …) and changes (x0, …), and each column's rules."""
+        """Return a query for values (v0, …), errors (e0, …) and flags of cleaned ids (x0, …), and its rules."""
         raw, odd, ids, judged, all_rules = [], ["*"], ["*"], ["*"], []
         for position, column in enumerate(self._columns):
             value, error, cell, is_odd = (f"{letter}{position}" for letter in "veco")

@@ -47,7 +47,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Checked:
-    """A table whose cells have been judged; its rows are a view of the engine.
+    """A table whose cells have been validated; its rows are a view in the engine.
 
     The view has for each declared column, by position, the value `v0`, `v1`, … (VARCHAR for ids, or integers where
     all files have integers; BIGINT seconds; DOUBLE; VARCHAR or VARCHAR[]) and `e0`, `e1`, …: the key of the broken
@@ -97,7 +97,7 @@ def read(
     keeps_rejected: bool = False,
     assumes_plain: bool = False,
 ) -> Checked:
-    """Open a table as the view `name` (see `Checked`).
+    """Open a table as the view `name`, with the value and the error of each cell (see `Checked`).
 
     Args:
         engine: Engine that may read the files, and read and write in `scratch`.
@@ -138,7 +138,7 @@ def read(
 
 
 def look(engine: Engine, checked: Checked) -> Checked:
-    """Replace the table's view, which assumed plain ids (`assumes_plain`), by an exact one."""
+    """Look at the ids of a table that was read with `assumes_plain`, and replace its view by an exact one."""
     if not any(facts and facts.assumed for facts in checked.facts):
         return checked
     return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns, repeats=False))
@@ -152,7 +152,7 @@ def _viewed(engine: Engine, checked: Checked, facts: tuple[IdFacts | None, ...])
 
 
 def columns_of(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> tuple[Column, ...]:
-    """Return a table's declared columns with their types, whether or not the types suit; all must exist."""
+    """Return a table's declared columns, which must all exist, with their types; the types are not checked."""
     return _merged(_typed_runs(tables, declared))
 
 
@@ -219,7 +219,7 @@ def _parse(
     scratch: Path,
     by_file: bool,
 ) -> tuple[int, tuple[Rejected, ...]]:
-    """Parse text once, because several queries follow; return the lines that could not be parsed."""
+    """Parse text files once into parquet, since several queries follow; return the lines that cannot be parsed."""
     select = ", ".join(_raw(position, column, is_text=True) for position, column in enumerate(columns))
     if engine.is_cluster:  # a cluster writes many files in parallel, instead of one
         engine.scan(f"{raw}_cells", tables)
@@ -242,7 +242,7 @@ def _parse(
 
 
 def _parts(tables: TableFiles) -> Iterator[TableFiles]:
-    """Split text into single files, since rejected lines are numbered per file."""
+    """Split a table of text files into tables of one file each, since rejected lines are numbered per file."""
     for file in tables.files:
         yield tables.one(file)
 
@@ -254,7 +254,7 @@ def _n_rows(path: Path) -> int:
 
 
 def _raw(position: int, column: Column, *, is_text: bool) -> str:
-    """Return SQL of the first layer for a column's cells: `c0` for ids, otherwise value `v0` and error `e0`."""
+    """Return SQL that reads a column's cells: ids, still raw, as `c0`; all others as value `v0` and error `e0`."""
     if not column.role.is_id:
         usable, rules = cells.rules_of(column)
         return f"{cells.value_sql(column)} AS v{position}, {cells.error_sql(rules, usable)} AS e{position}"
@@ -280,7 +280,7 @@ def _nothing(position: int, column: Column, *, is_text: bool) -> str:
 def _facts(
     engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool, assumes_plain: bool = False
 ) -> tuple[IdFacts | None, ...]:
-    """Return the facts about each column of ids that needs them; None for all other columns.
+    """Return `IdFacts` for each column of ids that needs them; None for all other columns.
 
     Args:
         engine: Engine with the first layer.
@@ -312,12 +312,12 @@ def _is_exact(column: Column) -> bool:
 
 
 def _is_integer(column: Column) -> bool:
-    """Whether all files have integers that fit one type; all other ids are read as text."""
+    """Whether the ids are integers of one common type in all files; otherwise they are read as text."""
     return column.kind == cells.INTEGER and (column.type == "uint64" or "uint64" not in column.type)
 
 
 def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, tuple[Rule, ...]]:
-    """Return SQL for a column's value and error in the second layer, and the column's rules."""
+    """Return SQL for a column's final value and error, for which `IdFacts` must be known, and its rules."""
     if not column.role.is_id:
         return f"v{position}, e{position}", tuple(cells.rules_of(column)[1])
     value = f"c{position}"

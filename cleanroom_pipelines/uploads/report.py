@@ -110,7 +110,7 @@ class ColumnReport(Errors, _OfColumn):
 
 @dataclass(frozen=True)
 class ColumnType(_OfColumn):
-    """A declared column's name, role and physical type; always "text" for CSV and JSON Lines."""
+    """A declared column's name, role and physical type, which is "text" for any CSV or JSON Lines column."""
 
     role: str
     type: str
@@ -263,7 +263,7 @@ class ValidationReport(Document):
 
 
 def report_sentence(report: ValidationReport) -> str:
-    """Summarize the report in one sentence, with its warnings; for a failed one, the reason."""
+    """Summarize a report: one sentence with its warnings or, if the upload failed, the reason."""
     if not report.passed:
         return report.reason
     parts = [f"{report.n_valid_rows:,} of {report.n_rows:,} rows are usable"]

@@ -130,7 +130,7 @@ def _heavy_ids(engine: Engine, key: UniqueKey, n_rows: int) -> tuple[str, ...]:
 
 
 def _rows_of_heaviest(engine: Engine, column: str, sample: pa.ChunkedArray) -> int:
-    """Return the number of rows with the id that is most frequent in a sample; 0 if it is rare even there."""
+    """Return the number of rows with the id that is most frequent in a sample; 0 if it is rare in the sample."""
     counts = pc.value_counts(sample).flatten() if len(sample) else None
     if counts is None or pc.max(counts[1]).as_py() < HEAVY_SHARE / 2 * len(sample):
         return 0

@@ -103,7 +103,7 @@ class RoomFile:
         return max(self.record_sizes, key=lambda size: (self.record_sizes[size], size), default=0)
 
     def has_columns(self, n_columns: int) -> bool:
-        """Whether this is the most common number of columns among the first records."""
+        """Whether `n_columns` is the most common number of columns among the first records."""
         return _is_most_common(self.record_sizes, n_columns)
 
     @property

@@ -162,7 +162,7 @@ class Reading:
     runtime: Runtime = Runtime()  # noqa: RUF009 frozen
 
     def within(self, start: float, end: float) -> "Reading":
-        """Return a copy for a part of the work, whose progress runs from `start` to `end`."""
+        """Return a copy for a part of the work, which reports progress between `start` and `end`."""
         return replace(self, runtime=self.runtime.part(start, end))
 
 
@@ -301,7 +301,7 @@ class _Part:
         return 1
 
     def warn(self, sentence: str) -> None:
-        """Add a warning to the report, once."""
+        """Add a warning to the report, unless the report has it already."""
         if sentence not in self.table.warnings:
             self.table = replace(self.table, warnings=(*self.table.warnings, sentence))
 
@@ -430,7 +430,7 @@ def roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple
 
 
 def sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
-    """Return the numbers of columns that a file of a dataset may have."""
+    """Return the permitted column counts of a dataset's files."""
     return {
         Dataset.DEMOGRAPHICS: (3, 2, 1),
         Dataset.SEED_AUDIENCES: (2, 1),

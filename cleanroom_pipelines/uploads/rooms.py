@@ -236,7 +236,7 @@ def ingest_seeds(
 
 @dataclass(frozen=True)
 class _Kept:
-    """An earlier base audience, of which datasets are kept."""
+    """An earlier base audience, some of whose datasets are kept in the new one."""
 
     folder: Path
     counts: Mapping[str, Any]
@@ -329,7 +329,7 @@ def _write_base(
     out: Path,
     reading: Reading,
 ) -> tuple[dict[str, Any], dict[Dataset, str]]:
-    """Write a base audience's Parquet files; return their counts, and warnings of tables that share no users."""
+    """Write a base audience's Parquet files; return counts, and warnings for tables without matchable users."""
     has = {dataset: dataset in read or dataset in keep for dataset in BASE_DATASETS}
     n_embeddings = kept.counts["n_embeddings"] if kept and Dataset.EMBEDDINGS in keep else 0
     if Dataset.EMBEDDINGS in read:
@@ -414,7 +414,7 @@ def _rows_sql(dataset: Dataset, columns: Sequence[str], *, is_given: bool) -> st
 
 
 def _demographics_sql(engine: Engine, kept: _Kept | None, has: Mapping[Dataset, bool]) -> str:
-    """Demographics with one row per user: user_id, age, gender."""
+    """SQL query for the demographics, one row per user: user_id, age, gender."""
     if not has[Dataset.DEMOGRAPHICS]:
         nothing = ", ".join(f"CAST(NULL AS VARCHAR) AS {name}" for name in ("user_id", "age", "gender"))
         return f"SELECT {nothing} WHERE false"

@@ -28,7 +28,7 @@ import pandera.pandas as pandera  # noqa: E402 - after the filter
 
 
 def table_schema(position: int, rules: Sequence[Rule]) -> pandera.DataFrameSchema:
-    """Build the schema of error columns `c0`, `c1`, …, whose cells are the keys of broken rules.
+    """Build the schema of one error column (`c0`, `c1`, …), in which each cell is the key of the broken rule.
 
     Each rule becomes a check that carries its code. The engine evaluated the conditions, so the schema sees no
     cell, and a report counts exactly the rows that every other reader drops.

@@ -109,7 +109,7 @@ class Tally:
         return readable + bisect_left(self.rejected_after, readable)
 
     def added_to(self, report: ValidationReport, names: Sequence[str]) -> ValidationReport:
-        """Return a report with these totals added: rows, errors of the named columns, and rejected lines."""
+        """Return a copy of a report with these totals: rows, errors of the named columns, and rejected lines."""
         return replace(
             report,
             n_rows=self.n_rows,

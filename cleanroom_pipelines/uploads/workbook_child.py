@@ -68,7 +68,7 @@ def _convert(content: io.BytesIO) -> int:
 
 
 def _rows_of(content: io.BytesIO) -> Iterable[list[Any]] | None:
-    """Return the rows of the first sheet with cells; None if there is none."""
+    """Return the rows of the first sheet that has cells; None if all sheets are empty."""
     from python_calamine import CalamineWorkbook, SheetTypeEnum
 
     workbook = CalamineWorkbook.from_filelike(content)

@@ -69,7 +69,7 @@ def make_model(world: World) -> None:
 
 
 def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
-    """Attack: the publisher reads metrics and an export of the advertiser's job, which uses most of the budget."""
+    """Attack: the publisher reads metrics and an export of an advertiser's job that costs most of the budget."""
     job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, _with_victim(POPULATION.seed, is_in))}})
     return {
         "comparing metrics of AWS jobs": _read(world, job),
@@ -78,7 +78,7 @@ def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
 
 
 def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
-    """Attack: the publisher reads results of SQL over two tables of the advertiser; one may lack the victim."""
+    """Attack: the publisher reads results of a seed that SQL selects from two tables; one may lack the victim."""
     _put_table(world, "members", (*POPULATION.seed, VICTIM))
     _put_table(world, "visits", _with_victim(POPULATION.seed, is_in))
     job = _start(world, {"sqlParameters": {"queryString": _JOIN}})

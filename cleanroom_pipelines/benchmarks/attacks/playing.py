@@ -37,7 +37,7 @@ _KNOWN, _AT_THRESHOLD = 45, 39
 
 
 def rule(without: int, segment: str | None = None, source: Mapping[str, str] = SEED) -> dict[str, Any]:
-    """Build a rule that selects the source's users; `without` changes its text, but not its users."""
+    """Build a rule that selects the source's users; `without` changes the rule's text, but not the selection."""
     return {
         "kind": "rule_based",
         "source": source,

@@ -115,7 +115,7 @@ class PublisherUsers:
         return cls(tuple(users), segments, group, rare, tuple(sorted(seed)))
 
     def files(self, *, with_victim: bool = True, n_left_out: int = 0) -> dict[str, str]:
-        """Return the publisher's files by dataset, optionally without the victim and the last users."""
+        """Return the publisher's files by dataset; the victim and the last `n_left_out` users can be left out."""
         known = self.users[: len(self.users) - n_left_out]
         users = sorted({*known, *([VICTIM] if with_victim else ())})
         dice = random.Random(6)  # noqa: S311 no secret
@@ -166,7 +166,7 @@ def open_installation(home: Path, world: str = "") -> Installation:
 
 @contextmanager
 def without_noise() -> Iterator[None]:
-    """Switch the policy off by making the noise negligible."""
+    """Switch the privacy policy off by making the noise negligible."""
     with patch.object(Price, "variance", property(lambda price: Fraction(1, 200))):
         yield
 
@@ -219,7 +219,7 @@ class World:
         self.backup = file, self.room
 
     def restore(self) -> None:
-        """Restore the backup, as an operator without a record of later requests does."""
+        """Restore the backup, as done by an operator who has no record of the requests made since."""
         assert self.backup is not None
         backup, self.room = self.backup
         home = self.installation.home.root

@@ -35,7 +35,7 @@ def configured_audience_model(context: dg.AssetExecutionContext, installation: I
 
 @asset(_GROUP, ADVERTISER, {"duckdb", "pandera"}, deps=["configured_audience_model"])
 def seed_validation_report(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """Validation of an advertiser's seed, in counts only, and the number of seed users the model knows."""
+    """Validation of an advertiser's seed, in counts only, and the number of its users that are in the model."""
     # the assets of the whole job; the context lists only this step's
     follows = dg.AssetKey("audience") in context.job_def.asset_layer.selected_asset_keys
     yield from materialize(

@@ -77,7 +77,7 @@ class DeltaLocation:
 
 @dataclass(frozen=True)
 class DatabaseLocation:
-    """A table or query in a database, over a connection that the operator's environment names."""
+    """A table or query in a database; the connection is set by name in the operator's environment."""
 
     connection: str
     kind: Literal["table", "query"]

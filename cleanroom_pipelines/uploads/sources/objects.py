@@ -68,7 +68,7 @@ def columns_of_objects(bucket: "RemoteBucket", key: str, scratch: Path, what: st
 
 
 def _find(bucket: "RemoteBucket", key: str) -> tuple[Sequence[tuple[ObjectEntry, str]], str]:
-    """Return a source's objects with their relative paths, and the path or glob to read in their folder."""
+    """Return a source's objects with their relative paths, and the path or glob that selects the local copies."""
     root, pattern = _root_of(key)
     if key and not pattern and (single := bucket.find(key)) is not None and single.n_bytes:
         name = key.rpartition("/")[2]
@@ -93,7 +93,7 @@ def _find(bucket: "RemoteBucket", key: str) -> tuple[Sequence[tuple[ObjectEntry,
 
 
 def _root_of(key: str) -> tuple[str, str]:
-    """The folder of a source, and the glob below it."""
+    """Split a source's key into a folder and the glob below it, which is empty if the key has no `*`."""
     if "*" not in key:
         return key, ""
     parts = key.split("/")
@@ -119,7 +119,7 @@ def _regex(pattern: str) -> str:
 
 
 def _check_names(names: Sequence[str]) -> None:
-    """Reject keys that cannot be paths below a folder, since anyone who may write to the store chooses them."""
+    """Reject keys that are unsafe as local paths, because anyone who can write to the store chooses them."""
     folders = {name.rpartition("/")[0] for name in names}
     parts = {part for name in names for part in name.split("/")}
     if folders & set(names) or any(
@@ -157,7 +157,7 @@ def _copy(bucket: "RemoteBucket", entry: ObjectEntry, target: Path, check: Calla
 
 
 def _parquet_columns(bucket: "RemoteBucket", entry: ObjectEntry, what: str) -> tuple[str, ...]:
-    """Read a parquet file's column names from its footer (metadata, their length in 4 bytes, 4 letters)."""
+    """Read a parquet file's column names from its footer, which ends with its length (4 bytes) and `PAR1`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

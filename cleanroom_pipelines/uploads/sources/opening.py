@@ -40,7 +40,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Sources:
-    """The places that an operator can read tables from.
+    """Access to the tables that an operator can read: local paths, object stores, table formats and databases.
 
     Args:
         scratch: Existing local folder for temporary files.
@@ -62,7 +62,7 @@ class Sources:
         folder: Path,
         runtime: Runtime = Runtime(),  # noqa: B008 frozen
     ) -> Iterator[Path]:
-        """Make a source available as local files, which do not change until the body ends.
+        """Make a source available as local files, which do not change until the `with` body ends.
 
         Args:
             source: See `parse_source`.
@@ -152,7 +152,7 @@ class Sources:
 
 @contextmanager
 def errors_of(upload: UploadKind) -> Iterator[None]:
-    """Convert errors of reading a source into the upload's own."""
+    """Convert errors from reading a source into the error class of the kind of upload, with a remedy."""
     try:
         yield
     except BucketError as error:

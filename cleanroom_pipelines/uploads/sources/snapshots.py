@@ -66,7 +66,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """One file of a manifest."""
+    """One file of a local copy, as recorded in the manifest."""
 
     name: str
     identity: str
@@ -77,7 +77,7 @@ class FetchedFile:
 
 @contextmanager
 def snapshot_of(folder: Path, shown: str, take_listing: Callable[[], Listing], runtime: Runtime) -> Iterator[Path]:
-    """Bring the local copy of a remote table up to date, and keep it unchanged until the body ends.
+    """Bring the local copy of a remote table up to date, and keep it unchanged until the `with` body ends.
 
     Args:
         folder: Folder of the copy, created if missing.
@@ -121,7 +121,7 @@ def _wait_for(lock: IO[str], mode: int, runtime: Runtime) -> None:
 
 
 def _fetched(folder: Path) -> dict[str, FetchedFile]:
-    """The intact files of a copy by name."""
+    """The files of a local copy that still have their recorded size, by name."""
     entries = (FetchedFile(**entry) for entry in _read_manifest(folder).get("files", ()))
     return {entry.name: entry for entry in entries if _size_of(folder / _DATA / entry.name) == entry.n_bytes}
 

@@ -40,7 +40,7 @@ Check = Callable[[], None]
 
 @dataclass(frozen=True)
 class Connection:
-    """A database that the operator's environment names.
+    """A database connection that is set in the operator's environment.
 
     Args:
         url: URL of the database, with its credentials.
@@ -162,7 +162,7 @@ def _delta_table(location: DeltaLocation) -> Any:
 
 
 def _storage_options(location: DeltaLocation) -> Mapping[str, str] | None:
-    """Settings of the Delta table's store; botocore finds the operator's credentials."""
+    """Settings to open a Delta table in S3, with the operator's credentials from botocore; None outside S3."""
     if not location.url.startswith("s3://"):
         return None  # deltalake reads the environment of Azure and Google itself
     query = dict(parse_qsl(location.options.removeprefix("?")))
@@ -204,7 +204,7 @@ def _querying(
 
 
 def _driver_of(connection: Connection) -> str:
-    """Return the path of an installed driver's library, or else the driver's name, for the driver manager."""
+    """Return what ADBC's driver manager loads: the path of an installed driver's library, or the driver's name."""
     if not _DRIVER.fullmatch(connection.driver):
         raise ConfigurationError(
             "The name of the ADBC driver is invalid.",
@@ -219,7 +219,7 @@ def _driver_of(connection: Connection) -> str:
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
-    """Return the type to store in parquet: drivers report types that Arrow lacks as extension types."""
+    """Return the type to store: drivers use extension types for types unknown to Arrow; these are unwrapped."""
     return type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
 
 
@@ -273,7 +273,7 @@ def _missing(what: str, part: str) -> InputError:
 
 @contextmanager
 def _failures(what: str) -> Iterator[None]:
-    """Replace errors of libraries, whose text may quote cells and URLs."""
+    """Replace errors of libraries, whose text may quote cells and URLs, by our own."""
     try:
         yield
     except CleanroomError:
