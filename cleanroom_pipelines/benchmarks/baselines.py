@@ -70,7 +70,7 @@ def random(table: UserFeatures, seed: Int64) -> Float64:
 
 
 def activity(table: UserFeatures, seed: Int64) -> Float64:
-    """Score users by their activity, regardless of the seed."""
+    """Score users by their number of interactions, regardless of the seed."""
     return np.asarray(table.counts.sum(axis=1), dtype=np.float64).ravel()
 
 

@@ -64,7 +64,7 @@ _SECONDS_TO_ANSWER: Final = 60.0
 
 @dataclass(frozen=True)
 class ConsolePlan:
-    """Settings of the load test.
+    """Settings of the console's load test.
 
     Args:
         n_sessions: Number of sessions, each with its own connection.

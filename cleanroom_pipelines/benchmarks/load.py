@@ -59,7 +59,7 @@ _NOUNS: Final = {
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Settings of the load test.
+    """Settings of the HTTP server's load test.
 
     Args:
         n_clients: Number of threads, each with its own connection.
@@ -131,7 +131,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class _Timed:
-    """When a call was due, sent and answered, in seconds of the same clock."""
+    """When a call was due, sent and answered, in seconds on one clock."""
 
     operation: str
     due: float

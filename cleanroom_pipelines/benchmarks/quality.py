@@ -85,7 +85,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set for the benchmark.
+    """A data set for the quality benchmark.
 
     Args:
         interactions: File, glob or folder.

@@ -83,7 +83,7 @@ class ScaleSettings:
 
 
 def run_scale(settings: ScaleSettings, progress: Progress | None = None) -> dict[str, Any]:
-    """Generate data of each size, and run each step and peer in its own process.
+    """Generate data of each size, and run each of our steps and each compared library in its own process.
 
     Steps are training, generating, exporting all users, matching a hashed seed of a tenth of the users with a
     base of all users, and combining five lists of up to as many ids.

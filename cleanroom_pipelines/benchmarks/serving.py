@@ -27,7 +27,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 @contextmanager
 def serving(home: Path, log: Path, *, worker: bool = False) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run a real server on a home, without the caller's CLEANROOM_ environment variables.
+    """Run a real server on an installation's home, without the caller's CLEANROOM_ environment variables.
 
     Args:
         home: The installation's folder.

@@ -110,7 +110,7 @@ def _export(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the table (user number, item number, interactions) from which every peer starts."""
+    """Write the table (user number, item number, interactions) that every compared library starts from."""
     from cleanroom_pipelines.engine import find_tables, open_engine
 
     tables = find_tables(arguments["interactions"])

@@ -90,7 +90,7 @@ def write_interactions(settings: SyntheticSettings, folder: Path) -> int:
 
 
 def seed_ids(settings: SyntheticSettings, interest: int, n: int) -> list[str]:
-    """Return up to n user ids of one interest."""
+    """Return up to n ids of users with one planted interest."""
     users = np.arange(settings.n_users)
     members = users[interest_of(settings, users) == interest]
     chosen = np.random.default_rng([settings.random_seed, interest]).permutation(members)[:n]

@@ -70,7 +70,7 @@ class Released:
 
     @property
     def reason(self) -> Reason | None:
-        """The reason there is no value, or None; if counts are hidden, it does not show which are too small."""
+        """Why there is no value, or None; where counts are hidden, it does not reveal a small count."""
         if self._is_hidden:
             return Reason.HIDDEN
         return Reason.TOO_FEW if self._rounded is None else None

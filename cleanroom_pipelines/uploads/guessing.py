@@ -238,7 +238,7 @@ def _sample(rows: Iterator[list[str]]) -> list[list[str]]:
 
 
 def _parquet_names(file: RoomFile) -> list[list[str]]:
-    """Return the names of the columns; cells of a few bytes may unpack to gigabytes, so none is read."""
+    """Return a Parquet file's column names without reading cells: a few bytes of them may unpack to gigabytes."""
     import pyarrow.parquet as pq
 
     return [list(pq.read_schema(file.path).names)]

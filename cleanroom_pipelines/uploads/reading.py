@@ -138,7 +138,7 @@ def read(
 
 
 def look(engine: Engine, checked: Checked) -> Checked:
-    """Look at the ids of a table that was read with `assumes_plain`, and replace its view by an exact one."""
+    """Look at the ids of a table that was read with `assumes_plain`, and replace its view by a fitting one."""
     if not any(facts and facts.assumed for facts in checked.facts):
         return checked
     return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns, repeats=False))

@@ -65,7 +65,7 @@ _SHARE_OF_ROWS = 0.9
 
 @dataclass(frozen=True)
 class RoomUpload:
-    """One uploaded file.
+    """One file that was uploaded for a dataset of a data room.
 
     Args:
         dataset: Its dataset.

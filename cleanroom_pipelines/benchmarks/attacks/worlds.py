@@ -232,7 +232,7 @@ class World:
         restore_ledgers(self.installation, is_complete=False)
 
     def call(self, who: str, method: str, **params: Any) -> Any:
-        """Call a method of the Media API for the room."""
+        """Call a method of the data-room (Media) API for the room, as one participant."""
         return self.doors.media(who).call(method, {"room_id": self.room, **params})
 
     def upload(self, who: str, text: str, name: str) -> str:
@@ -249,7 +249,7 @@ class World:
                     _BUILDERS[version.kind](self.installation, version.resource_id, run)
 
     def ask(self, who: str, kind: str, **params: Any) -> Any:
-        """Start a job and return its result; errors are returned too."""
+        """Start a job as a participant and return its result, or its error instead of raising it."""
         try:
             job = self.call(who, "start_job", kind=kind, **params)
             self.work()
