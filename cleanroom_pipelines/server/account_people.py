@@ -147,7 +147,9 @@ def _validated(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     by_wire_name = {shape.members[key].wire_name: value for key, value in given.items() if key in shape.members}
     parameters = checked.structure(shape, by_wire_name, locations=("uri", "querystring", "body"))
     if checked.problems:
-        member, _, rule = checked.problems[0].removeprefix("Value at '").partition("' failed to satisfy constraint: ")
+        member, _, rule = (
+            checked.problems[0].removeprefix("Value at '").partition("' failed to satisfy constraint: ")
+        )
         problem = "is missing" if rule == "Member must not be null" else f"is invalid: {rule}"
         raise errors.InvalidRequestError(f"The value of '{member}' {problem}.", remedy="Correct the form.")
     return parameters
