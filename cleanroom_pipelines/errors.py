@@ -10,7 +10,7 @@ from typing import Any
 
 
 class StatusCode(StrEnum):
-    """Codes for why building a resource failed (CREATE_FAILED); their meaning never changes.
+    """Reasons why building a resource failed (its status is CREATE_FAILED); the meaning of a code never changes.
 
     Source: `statusDetails.statusCode` of the AWS Clean Rooms ML API, which publishes no list of its own.
     """
@@ -125,7 +125,7 @@ class ArtifactError(CleanroomError):
 
 
 class StoreUnavailableError(CleanroomError):
-    """The artifact store does not respond or rejects a request; only its error's class name is kept."""
+    """The artifact store does not respond or rejects a request; only the class name of its error is kept."""
 
 
 class DestinationError(CleanroomError):
@@ -149,4 +149,4 @@ class ConfigurationError(CleanroomError, ValueError):
 
 
 class IdentityError(ConfigurationError):
-    """Home, catalogue and key do not match, or one of them is missing; nothing was changed."""
+    """The installation's folder, catalogue and key do not match, or one is missing; nothing was changed."""

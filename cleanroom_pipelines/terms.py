@@ -1,4 +1,4 @@
-"""Terms: closed lists of words that the client, the server and the records of data rooms share.
+"""Enumerations that the client, the server and the stored records of data rooms share.
 
 Lives here: permissions, collaboration types and kinds of matching ids, with their values in the Media API.
 Add here when clients and the server need to share another such list.

@@ -1,4 +1,4 @@
-"""The entry point of the current change: the command line, the inbox, an HTTP request or another one.
+"""Where the current change comes from, for the audit log: the command line, the inbox, an HTTP request or another.
 
 Lives here: the current entry point, as recorded in the audit log.
 Keep out: slow imports; `cleanroom --help` loads this.
@@ -15,13 +15,13 @@ _way: ContextVar[str] = ContextVar("way", default="worker")
 
 
 def way_in() -> str:
-    """Return the entry point that the audit log records for changes made now."""
+    """Return the source of changes made now (such as `cli` or `inbox`), as the audit log records it."""
     return _way.get()
 
 
 @contextmanager
 def acting_for(way: str) -> Iterator[None]:
-    """Set the entry point recorded for changes in the `with` body: cli, inbox, ui, schedule, worker or REQUEST."""
+    """Set the recorded source of changes in the `with` body: cli, inbox, ui, schedule, worker or REQUEST."""
     before = _way.set(way)
     try:
         yield

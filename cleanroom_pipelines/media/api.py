@@ -103,7 +103,7 @@ def matching_id(kind: Any) -> MatchingId:
 
 
 class SeedAudience(CamelResult):
-    """The advertiser's users of one audience type. Two instances are equal if their type is.
+    """The advertiser's users of one audience type. Two instances are equal if their audience types are equal.
 
     Args:
         audience_type: The type, as given in the advertiser's file.
@@ -225,7 +225,7 @@ class CustomAudienceDefinition(CamelResult):
 
 
 class StalenessWarnings(CamelResult):
-    """Direct references of a definition to data that the room no longer has."""
+    """Data that a definition refers to directly, but that the room no longer has."""
 
     missing_custom_audiences: list[str] | None = None
     missing_filter_attributes: list[str] | None = None
@@ -285,7 +285,10 @@ class CustomAudience(CamelResult):
 
 
 class BaseAudience(Result):
-    """All relevant users of the publisher, as the source of a definition."""
+    """The publisher's base audience, as the source of a definition.
+
+    It has the users in the embeddings file, or else those in the segments file, or else all with matching ids.
+    """
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON reference to this audience, for definitions and requests."""
@@ -406,7 +409,7 @@ class ValidationReport(Result):
 
     @property
     def outcome(self) -> str:
-        """`PASSED` if the file was accepted without its invalid rows, `FAILED` if it was rejected as a whole."""
+        """`PASSED` if the file was accepted (invalid rows are dropped), `FAILED` if it was rejected as a whole."""
         return self.report.outcome.value
 
     @property
@@ -463,7 +466,7 @@ class OverlapStatistic(Result):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def num_activation_ids_in_overlap(self) -> dict[str, int] | None:
-        """The overlap size as `{"userId": size}`: the key names the kind of ids in exported lists."""
+        """The overlap size as `{"userId": size}`; the key is the kind of ids that exported lists contain."""
         return None if self.overlap_size is None else {USER_ID: self.overlap_size}
 
 

@@ -239,7 +239,7 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         return self._state
 
     def _standing(self) -> str:
-        """Format the last known stage and queue position of a running job, as a suffix; empty if unknown."""
+        """Format a running job's last known stage and queue position as a message suffix; empty if unknown."""
         if self._state["status"] != JobStatus.RUNNING:
             return ""
         place = self._state.get("place")
@@ -295,7 +295,7 @@ class MediaGetAudiencesJob(MediaComputeJob[Audiences]):
 
 
 class MediaEstimateAudienceSizeJob(MediaComputeJob[dict[str, int | None]]):
-    """Computes the size of an audience, as `{"userId": size}`; a hidden or too small size is None."""
+    """Computes the size of an audience, as `{"userId": size}`; None if it is hidden or too small to publish."""
 
     kind = JobKind.AUDIENCE_SIZE
 

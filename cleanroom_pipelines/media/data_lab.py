@@ -37,7 +37,7 @@ class DataLabDatasetType(Enum):
 
     @property
     def key(self) -> str:
-        """The dataset's name in this API."""
+        """The dataset's name in requests to the server."""
         return "matching" if self is DataLabDatasetType.MATCH else self.name.lower()
 
 
@@ -74,7 +74,7 @@ class DataLabReports(dict[str, Any]):
 
 
 class _Outcome:
-    """Whether validation passed: read it as a bool, or call it with a report."""
+    """Whether validation passed: use it as a bool, or call it to check a given report."""
 
     def __init__(self, lab: "DataLab") -> None:
         self._lab = lab
@@ -215,7 +215,7 @@ class DataLab:
         self._datasets[name] = str(manifest_hash)
 
     def deprovision_dataset(self, dataset_type: DataLabDatasetType) -> None:
-        """Remove a dataset. Without its matching ids a data lab is deleted; other changes take effect with `run`.
+        """Remove a dataset; without matching ids, the data lab is deleted. Other changes take effect with `run`.
 
         Args:
             dataset_type: The dataset.
@@ -289,7 +289,7 @@ class DataLab:
         return found
 
     def _check(self, datasets: Mapping[str, Any], error: type[InvalidRequestError | NotProvisionedError]) -> None:
-        """Check that exactly the declared datasets are given."""
+        """Check that every dataset that the data lab was built for is given, and no other."""
         declared = {
             "segments": self.has_segments,
             "demographics": self.has_demographics,
@@ -306,7 +306,7 @@ class DataLab:
                 )
 
     def _reopen(self) -> None:
-        """Mark the data lab as changed: the next use of `id` creates a new one on the server, in its place."""
+        """Mark the data lab as changed: the next use of `id` replaces it on the server with a new one."""
         if self._id is not None:
             self._replaced_id, self._id = self._id, None
 
@@ -403,7 +403,7 @@ class DataLabBuilder:
         return self.with_matching_id_format(*(each.id_type for each in identifiers_config if each.is_matching_id))
 
     def with_num_identifiers_columns(self, num_identifiers_columns: int) -> Self:
-        """Check the number of columns of the file with matching ids, which is always 2.
+        """Check that the given number of columns in the file with matching ids is 2, the only possible number.
 
         Raises:
             InvalidRequestError: Another number was given.

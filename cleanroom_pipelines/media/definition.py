@@ -53,7 +53,7 @@ class AudienceDefinition(ABC):
 
 
 class SeedAudienceDefinition(AudienceDefinition):
-    """A definition that consists of a type of seed audience only.
+    """Base class of definitions that consist only of one type of seed audience.
 
     Args:
         name: Name of the audience.

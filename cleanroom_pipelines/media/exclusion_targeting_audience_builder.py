@@ -8,7 +8,7 @@ from cleanroom_pipelines.media.definition import AudienceBuilder, SeedAudienceDe
 
 
 class ExclusionTargetingAudienceDefinition(SeedAudienceDefinition):
-    """Definition of an exclusion audience: all relevant users except the matched users of one seed type.
+    """Definition of an exclusion audience: the base audience without the matched users of one seed type.
 
     Args:
         name: Name of the audience.

@@ -218,7 +218,7 @@ class MediaDcr:
         )
 
     def set_activation_id(self, activation_id: str) -> None:
-        """Set the ids that `get_audience_user_list` delivers by default.
+        """Set the kind of ids that `get_audience_user_list` delivers by default.
 
         Args:
             activation_id: `userId`, or an ad destination for which the base audience keeps hashed ids.
@@ -275,7 +275,7 @@ class MediaDcr:
         return PriceEstimate.from_dict(found)
 
     def renew_base_figures(self) -> None:
-        """Pay for new figures of the base audience; published figures stay until they are renewed.
+        """Pay for new figures about the base audience; until then, the room shows the figures already published.
 
         Results that depend on them are rebuilt. Figures of the current base audience are paid only once.
         """
@@ -294,7 +294,7 @@ class MediaDcr:
         return self._propose("refill", units=units)
 
     def propose_monthly_budget(self) -> BudgetProposal:
-        """Propose a monthly budget instead of a one-time one; check `bound_then` before approving."""
+        """Propose a monthly budget instead of a one-time one; before approving, check its bound (`bound_then`)."""
         return self._propose("period")
 
     def propose_share(self, organization: str, units: int) -> BudgetProposal:
@@ -452,7 +452,7 @@ class MediaDcr:
     def create_exclusion_targeting_audience(
         self, definition: ExclusionTargetingAudienceDefinition
     ) -> CustomAudience:
-        """Create an exclusion audience, like `create_exclusion_audience`."""
+        """Create an exclusion audience; the same as `create_exclusion_audience`."""
         return self.create_exclusion_audience(definition)
 
     def create_exclusion_audience(self, definition: ExclusionTargetingAudienceDefinition) -> CustomAudience:
@@ -579,7 +579,7 @@ class MediaDcr:
         return CustomAudience.from_dict(self.request_audience(definition))
 
     def _participant_ids(self, participants: Iterable[Participant]) -> list[str]:
-        """Return the participants' ids in this room; those built locally are found by their e-mail addresses."""
+        """Return the participants' ids in this room; participants built locally are found by e-mail address."""
         known = self.get_participants()
         ids = []
         for participant in participants:

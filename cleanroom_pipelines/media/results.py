@@ -1,4 +1,4 @@
-"""Results that only this API has: sizes with their noise, user lists, prices and budgets.
+"""Results that Decentriq's Media API lacks: sizes with their noise, user lists, prices and budgets.
 
 Lives here: one class per result, each with its noise and its JSON form.
 Add here when a job gets a result that Decentriq's Media API lacks; results of both are in `api.py`.
@@ -78,7 +78,7 @@ class PrivacyBudget(Result):
 
     @property
     def remaining(self) -> float:
-        """The budget units that remain."""
+        """The units that the caller's organisation can still spend; if unknown, those left to the pair."""
         if self.left is not None:
             return self.left
         return max(0, round(self.total - self.spent, 1))

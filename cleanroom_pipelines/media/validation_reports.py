@@ -32,7 +32,7 @@ class ValidationReports:
 
     @property
     def identifiers(self) -> ValidationReport | None:
-        """Report of the user ids with their matching ids, as data labs of Decentriq's Media API name it."""
+        """The report `matching` under its name in data labs of Decentriq's Media API."""
         return self.matching
 
     def is_passed(self) -> bool:

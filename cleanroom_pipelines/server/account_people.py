@@ -1,4 +1,4 @@
-"""Actions of an account's users in the console: the lookalike (AWS) API's operations, and storing a seed.
+"""Actions of an account's users in the console: operations of the lookalike (AWS) API, and storing a seed.
 
 Lives here: the check that the caller manages an account, the validation and handlers of the API, and auditing.
 Add here when people of accounts need another service's operations.
@@ -36,7 +36,7 @@ _ERRORS: Mapping[str, type[errors.MediaError]] = {
 
 @dataclass(frozen=True)
 class AccountPerson:
-    """Executes operations as the account that a user manages, and audits them.
+    """Executes operations on behalf of the account that a user manages, and audits them.
 
     Args:
         service: Audits the operations.
@@ -132,7 +132,7 @@ class AccountPerson:
 
 
 def _filled(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters without empty fields of a form."""
+    """Return the parameters of a form without its empty fields."""
     return {name: value for name, value in parameters.items() if value not in ("", None)}
 
 
@@ -142,7 +142,7 @@ def _buckets(call: Call, account_id: str) -> list[str]:
 
 
 def _validated(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Validate parameters against the API's model, as those of a request are."""
+    """Validate parameters against the API's model, as the server does for parameters of an HTTP request."""
     checked, shape = CheckedValue(), operations()[name].input
     by_wire_name = {shape.members[key].wire_name: value for key, value in given.items() if key in shape.members}
     parameters = checked.structure(shape, by_wire_name, locations=("uri", "querystring", "body"))

@@ -125,7 +125,7 @@ class Gateway:
         return reply
 
     def _is_private(self, scope: Scope) -> bool:
-        """Whether others cannot read a connection: it uses TLS (also before a trusted proxy), or is local."""
+        """Whether a connection is safe from eavesdropping: it uses TLS, is local, or is from a private network."""
         if scope.get("scheme") == "https" or _is_direct(scope):
             return True
         return not _is_proxied(scope) and _is_within(scope.get("client"), self.private_networks)
@@ -227,7 +227,7 @@ class Gateway:
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether a direct connection's Host header also names this machine; other sites' names may resolve to it."""
+    """Whether a request is direct and its Host names this machine: other names may resolve to it (rebinding)."""
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
     return _is_direct(scope) and all(map(_is_this_machine, hosts))
 

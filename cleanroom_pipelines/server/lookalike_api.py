@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LookalikeApi:
-    """Handler of requests to the 25 operations, and to other services that the signature's scope names.
+    """Handler of requests to the 25 operations, and to other AWS services named in the signature's scope.
 
     Args:
         endpoint: The parts that the operations use.
@@ -86,7 +86,7 @@ class LookalikeApi:
         return Reply(*wire.write(operation, output, request.id, is_strict=self.is_strict))
 
     def _identify(self, service: str, caller: Caller, request: Request, body: bytes, trail: AuditTrail) -> Reply:
-        """Return the caller's identity, the only operation of other services that is available here."""
+        """Handle GetCallerIdentity of the service STS; reject requests to services that are not available here."""
         name = query.requested_operation(request.headers, request.raw_query, body)
         if service != query.STS:
             raise query.not_available(service, name)

@@ -89,7 +89,7 @@ class MediaApi:
 
     @contextmanager
     def _audited_rejections(self, request: Request, email: str) -> Iterator[None]:
-        """Audit errors raised in the `with` block, because the service audits only requests that reach it."""
+        """Audit errors raised in the `with` block: the service audits only requests that it receives."""
         try:
             yield
         except errors.MediaError as error:

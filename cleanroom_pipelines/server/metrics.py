@@ -1,4 +1,4 @@
-"""Metrics of an installation in the format of Prometheus, and who may read them.
+"""Metrics of an installation in the format of Prometheus, and the check of who may read them.
 
 Lives here: the metrics, counting requests, and the rule of access.
 Add here when an operator needs another number; add it to the board `data/example/hosts/grafana.json` too.
@@ -83,7 +83,7 @@ class Metrics:
 
 
 class _State:
-    """Collects metrics of the catalogue and the disk, at most once every five seconds."""
+    """Collector of metrics about the catalogue and the disk; reads them at most once every five seconds."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation

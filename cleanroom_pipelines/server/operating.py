@@ -59,7 +59,7 @@ class Operating:
 
 
 def user_named(catalog: Catalog, email: str) -> User:
-    """Return a user.
+    """Return the user with an e-mail address.
 
     Raises:
         NotFoundError: The user does not exist.
@@ -244,7 +244,7 @@ def _leave_collaboration(call: Call) -> None:
 
 
 def _quotas(call: Call) -> list[tuple[str, float]]:
-    """Return each limit of the installation's settings, by the key of its text."""
+    """Return the names and values of the quotas in the installation's settings."""
     settings = call.installation.settings
     names = ("requests_per_second", "max_unfinished_jobs", "max_resources", "max_rooms", "max_labs", "max_uploads")
     return [(name, getattr(settings, name)) for name in (*names, "max_upload_bytes", "max_unpacked_bytes")]
@@ -257,7 +257,7 @@ def _named(call: Call) -> User:
 
 
 def _about(call: Call, **facts: str) -> None:
-    """Add the subject of an action to its audit entry, except values that are not valid ids."""
+    """Add what an action is about to its audit entry, except values that the audit log does not allow."""
     call.trail |= {name: value for name, value in facts.items() if fits(name, value)}
 
 

@@ -47,7 +47,7 @@ class Request:
 
     @property
     def has_two_lengths(self) -> bool:
-        """Whether the length is stated twice, so a proxy may see the request end elsewhere (request smuggling)."""
+        """Whether two headers state the body's length, so a proxy may see another end (request smuggling)."""
         return bool(self.header("transfer-encoding") and self.header("content-length"))
 
 

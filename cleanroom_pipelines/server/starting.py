@@ -305,7 +305,7 @@ def _workers(catalog: Catalog) -> Iterator[None]:
 
 
 def _waiting_small_jobs(catalog: Catalog) -> frozenset[str]:
-    """Return the run keys of small jobs that are ready to run; empty while the database is unavailable."""
+    """Return the run keys of all small jobs that are ready to run; empty if the database is unavailable."""
     try:
         return frozenset(version.run_key for version in catalog.work.ready(lane=Lane.SMALL))
     except CleanroomError:

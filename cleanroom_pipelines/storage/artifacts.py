@@ -67,7 +67,7 @@ class ArtifactReference:
 
 @dataclass(frozen=True)
 class Input:
-    """One input of an artifact: another artifact, or an uploaded table (`version` is empty)."""
+    """One input that an artifact was built from: another artifact, or an uploaded table (`version` is empty)."""
 
     asset: str
     partition: str
@@ -156,7 +156,7 @@ class Draft:
 
 
 class _Folder:
-    """Files in a local folder; unlike buckets, it follows symbolic links, which only the operator can create."""
+    """Files in a local folder; unlike in buckets, links are followed, as only the operator can create them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -388,7 +388,7 @@ class ArtifactStore:
                 yield manifest if is_its_own else None
 
     def is_empty(self) -> bool:
-        """Whether nothing was ever stored here."""
+        """Whether the store contains no files or folders at all."""
         return not self._names("")
 
     def delete(self, reference: ArtifactReference) -> None:
@@ -474,7 +474,7 @@ def _bucket_at(url: str, scratch: Path, patience: Patience) -> "RemoteBucket":
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder is named like a draft, which can be deleted once its writer has ended."""
+    """Whether a name is that of a draft (an unfinished file or folder), deletable once its writer has ended."""
     return _LEFTOVER.fullmatch(name) is not None
 
 

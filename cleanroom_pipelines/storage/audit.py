@@ -110,7 +110,7 @@ _NUMBERS = ("n_unknown_members", "n_bytes", "n_objects", "tenths")
 
 @dataclass(frozen=True)
 class AuditHead:
-    """The newest log entry at some time; with a copy stored elsewhere, truncating the log can be detected.
+    """Number and HMAC of the log's newest entry at some time; a copy kept elsewhere reveals a truncated log.
 
     Args:
         sequence: Number of the entry, from 1; 0 for an empty log.
@@ -506,7 +506,7 @@ class _Broken(Exception):  # noqa: N818
 
 
 class _Pass:
-    """One verification pass through the chain.
+    """One verification pass through the audit log's chain of entries.
 
     Args:
         secret: The derived key.
@@ -580,7 +580,7 @@ class _Pass:
 
 
 def fits(field: str, value: object) -> bool:
-    """Whether a value is allowed in a field of an entry; use it to check client input before logging it.
+    """Whether a field of an audit entry may have a value; use it to check client input before logging it.
 
     Args:
         field: Name of the field.
@@ -684,7 +684,7 @@ def _newest(connection: Connection) -> tuple[int, AuditHead]:
 
 
 def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
-    """Read the lines in the first `n_bytes` of a file; the last may be incomplete, long ones are split."""
+    """Read the lines in the first `n_bytes` of a file; the last may be incomplete, and long lines are split."""
     if not n_bytes:
         return
     with _translated_errors(), file.open("rb") as stream:
@@ -694,7 +694,7 @@ def _lines(file: Path, n_bytes: int) -> Iterator[bytes]:
 
 
 def _record(heads: IO[bytes], before: AuditHead, last: AuditHead) -> None:
-    """Append the newest head; also the previous one, if the process was killed before writing it."""
+    """Append the newest head to `audit.head`, and the previous one if a killed process did not write it."""
     heads.seek(-min(heads.seek(0, os.SEEK_END), _PAGE), os.SEEK_END)
     *whole, rest = heads.read().split(b"\n")
     recorded = next((head for line in reversed(whole) if (head := _head(_HEAD, line))), _NOTHING)

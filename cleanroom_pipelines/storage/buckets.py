@@ -166,7 +166,7 @@ class Buckets:
         return self._find(name) is not None
 
     def real(self, account_id: str, name: str) -> "RemoteBucket | None":
-        """Return an account's registered bucket on a real store, without connecting; None if there is none.
+        """Return an account's registered bucket on an object store, without connecting; None for local buckets.
 
         Raises:
             BucketForbiddenError: The bucket belongs to another account.
@@ -202,7 +202,7 @@ class Buckets:
 
 
 def is_warehouse_name(name: str) -> bool:
-    """Whether a bucket is the warehouse of an account: `<database>/<table>/` in it is a table."""
+    """Whether a bucket name is that of an account's warehouse, a bucket with a folder for each database."""
     return name.startswith(WAREHOUSE) and _ACCOUNT.fullmatch(name.removeprefix(WAREHOUSE)) is not None
 
 
@@ -228,7 +228,7 @@ class ObjectPlace:
 
     @property
     def folder(self) -> Path | None:
-        """Local path of the folder or file; None on a real store."""
+        """Local path of the folder or file; None if the bucket is on a remote object store."""
         return self.bucket.path(self.key) if isinstance(self.bucket, LocalBucket) else None
 
     def drafting(

@@ -138,12 +138,12 @@ class Home:
 
     @property
     def day_caches(self) -> Path:
-        """Caches by training dataset: copied remote tables, counts per file; may be emptied when nothing runs."""
+        """Caches of training datasets: remote tables, counts per file; may be emptied when nothing runs."""
         return self.root / "cache"
 
     @property
     def audit(self) -> Path:
-        """Folder of the audit log, unless a server database holds it, and of the record of its newest entries."""
+        """Folder of `audit.head` and of the audit log itself, unless a database server stores the log."""
         return self.root / "audit"
 
     @property
@@ -175,7 +175,7 @@ def _wrong_root(what: str) -> ConfigurationError:
 
 
 def _is_open_to_others(path: Path) -> bool:
-    """Whether group or others have permissions that this user can remove; the mode of a link is ignored.
+    """Whether group or others have permissions that this user can remove; for links, always False.
 
     The root of a mounted volume may belong to another user, who controls its permissions.
     """

@@ -70,7 +70,7 @@ class InstallationKey:
         return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose.encode()).derive(self.secret)
 
     def digest(self, purpose: str, content: bytes) -> str:
-        """Compute a keyed digest (HMAC-SHA256, hex), so that others cannot test guessed content against it."""
+        """Compute a keyed digest (HMAC-SHA256, hex); guesses of the content cannot be tested without the key."""
         return hmac.new(self.derive(purpose), content, hashlib.sha256).hexdigest()
 
     def digest_files(self, purpose: str, files: tuple[Path, ...]) -> str:

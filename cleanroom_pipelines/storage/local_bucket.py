@@ -70,7 +70,7 @@ class LocalBucket:
 
     @property
     def created(self) -> datetime:
-        """The time of the last change of the bucket's folder; the epoch if it does not exist."""
+        """The creation date shown for the bucket: its folder's last change; the epoch if it does not exist."""
         with suppress(OSError):
             return datetime.fromtimestamp(self._folder.stat().st_mtime, UTC)
         return datetime.fromtimestamp(0, UTC)
@@ -103,7 +103,7 @@ class LocalBucket:
         return self._folder.joinpath(*_segments(key))
 
     def check(self, key: str) -> None:
-        """Reject a key whose existing path contains a link.
+        """Reject a key if its path, as far as it exists, contains a symbolic link.
 
         Raises:
             BucketError: It contains one.
@@ -152,7 +152,7 @@ class LocalBucket:
         e_tag: str = "",
         is_new: bool = False,
     ) -> None:
-        """See Bucket.put. With `is_new`, a key that exists is rejected; `problem` is `changed`."""
+        """See Bucket.put. With `is_new`, an existing key is rejected, with the problem `changed`."""
         *folders, name = _segments(key)
         with _translated_errors(is_writing=True), ExitStack() as stack:
             folder, draft, descriptor = self._open_draft(stack, folders)
@@ -313,7 +313,7 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> str:
 
 
 def _describe(descriptor: int, e_tag: str, attributes: Mapping[str, str]) -> None:
-    """Store an object's properties in extended attributes of its file, if the disk supports them."""
+    """Store an object's ETag and attributes in extended attributes of its file, if the disk supports them."""
     status = os.fstat(descriptor)
     found = {"e_tag": e_tag, "attributes": dict(attributes), "n_bytes": status.st_size, "ns": status.st_mtime_ns}
     if hasattr(os, "setxattr"):
@@ -411,7 +411,7 @@ def _new_stage(parent: int, what: str) -> str:
 
 
 def _remove_older_stages(parent: int, owner: str, attempt: int) -> None:
-    """Remove the temporary folders of the owner's earlier attempts, renaming each first."""
+    """Remove temporary folders of the owner's earlier attempts; renaming each first makes late writers fail."""
     before = f"{_STAGE}{_mark_of(owner)}-"
     with os.scandir(parent) as entries:
         stages = [entry.name for entry in entries if entry.name.startswith(before)]
@@ -451,7 +451,7 @@ def _give_name(parent: int, stage: str, name: str, attempt_there: Callable[[], i
 
 
 def _attempt_there(parent: int, name: str, marker: str, attempt_of: Callable[[bytes], int | None]) -> int | None:
-    """Return the number of the attempt that wrote a folder; 0 for an empty folder, None for another owner's."""
+    """Return the number of the attempt that wrote a folder; 0 if it is empty, None if another owner wrote it."""
     try:
         folder = os.open(name, _FOLDER, dir_fd=parent)
     except OSError:

@@ -56,7 +56,7 @@ class MultipartUpload:
     parts_bucket: LocalBucket = field(repr=False)
 
     def parts(self) -> list[tuple[int, ObjectEntry]]:
-        """Return the numbers and sizes of the parts, by number; `part` returns their ETags."""
+        """Return the number and size of each part, ordered by number; `part` also returns a part's ETag."""
         entries = self.parts_bucket.list("")
         return [(int(entry.key), entry) for entry in entries if entry.key != _ABOUT]
 

@@ -28,7 +28,7 @@ class BucketError(CleanroomError):
 
     @property
     def problem(self) -> str:
-        """The reason, as a constant of this module."""
+        """The reason, as one of the words listed above, such as `denied`."""
         return str(self.attributes.get("problem", "failed"))
 
 
@@ -57,7 +57,7 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class ObjectEntry:
-    """One object: its key and size; if returned by `find` or a real store, also its other properties.
+    """One object: its key and size, and further properties if `find` or a remote store returned it.
 
     Args:
         key: Its key.
@@ -121,7 +121,7 @@ class OpenedObject:
 
 
 class Sink(io.RawIOBase):
-    """A file being written; counts and hashes the bytes."""
+    """An open file that counts and hashes the bytes written to it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__()
@@ -152,10 +152,10 @@ class FolderDraft(Protocol):
     """A folder being written, which readers ignore until it is complete."""
 
     def named(self, name: str) -> str:
-        """Return the name under which the folder stores a file other than the completion marker."""
+        """Return the name under which the folder stores a file; not for the completion marker."""
 
     def creating(self, name: str) -> AbstractContextManager[Sink]:
-        """Open a new file for writing, under a name that `named` returned; the completion marker comes last."""
+        """Open a new file for writing, under a name from `named`; create the completion marker last."""
 
 
 class Bucket(Protocol):

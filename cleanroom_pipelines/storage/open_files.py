@@ -24,7 +24,7 @@ _PROCESSES = Path("/proc")
 
 @dataclass(frozen=True)
 class FileState:
-    """Identity, size and time of a file; two of them are equal if the file was not changed or replaced."""
+    """Identity, size and time of a file; equal states mean that it was neither changed nor replaced."""
 
     device: int
     inode: int

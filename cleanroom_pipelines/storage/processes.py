@@ -63,7 +63,7 @@ def clean_up_dead_processes(root: Path) -> int:
 
 
 def is_process_folder(path: Path) -> bool:
-    """Whether this is a process's scratch folder: of a live process, or of a dead one before its cleanup."""
+    """Whether a folder is a process's scratch folder; the process is alive, or died and is not cleaned up yet."""
     return (path.parent / _ALIVE / path.name).is_file()
 
 
@@ -102,7 +102,7 @@ def locked_if_free(path: Path, *, waits: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def remembered(scratch: Path, path: Path) -> Iterator[None]:
-    """Register a draft outside the scratch folder; it is deleted if this process dies within the `with` body."""
+    """Register a draft outside the scratch folder, to be deleted if this process dies within the `with` body."""
     note = scratch / f"{_REMEMBERED}{secrets.token_hex(8)}"
     note.write_text(str(path))
     try:

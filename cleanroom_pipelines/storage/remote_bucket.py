@@ -114,7 +114,7 @@ def _open_s3_url(url: str, patience: Patience) -> S3Store:
 
 
 def open_bucket(profile: str, bucket: str, prefix: str) -> S3Store:
-    """Open a bucket with the settings of one profile of the AWS configuration files only, without connecting.
+    """Open an S3 bucket with one AWS profile's settings, never those of the environment, without connecting.
 
     Raises:
         ConfigurationError: botocore is not installed.
@@ -225,7 +225,7 @@ def _credentials(session: Any) -> Callable[[], Any]:
 
 
 class RemoteBucket:
-    """A bucket on a real object store, or a prefix in it.
+    """A bucket on a remote object store, or a prefix in it.
 
     Args:
         opening: Opens the store; called at its first use, and again after its credentials were rejected.
@@ -262,7 +262,7 @@ class RemoteBucket:
         return None if head is None else replace(_entry(head.meta), attributes=dict(head.attributes))
 
     def list_all(self, folder: str, *, after: str = "") -> Iterator[ObjectEntry]:
-        """List the objects of `list`, plus those whose keys are not safe file names on every disk.
+        """List the objects that `list` returns, plus those whose keys are not safe file names on every disk.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -271,7 +271,7 @@ class RemoteBucket:
 
     @staticmethod
     def has_key(key: str) -> bool:
-        """Whether obstore can use a key as it is."""
+        """Whether obstore can address a key without altering it; the object need not exist."""
         segments = key.split("/")
         return not {"", ".", ".."} & set(segments) and not any(ord(each) < 32 or ord(each) == 127 for each in key)
 
@@ -355,7 +355,7 @@ class RemoteBucket:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _reject_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
-        """Return the keys in a folder that earlier attempts of the same owner wrote; reject other objects.
+        """Return the keys in a folder that the owner's earlier attempts wrote; raise an error for other objects.
 
         Raises:
             BucketError: The folder has other objects.
@@ -408,7 +408,7 @@ class RemoteBucket:
         return head is not None and head.attributes.get(_WRITER) == labels[_WRITER]
 
     def _put_marker(self, key: str, path: Path, labels: dict[str, str], fence: Fence) -> None:
-        """Write the completion marker, unless it has changed since it was last read.
+        """Write the completion marker, unless another writer has changed it since it was last read.
 
         Raises:
             ClaimLostError: A later attempt has written it.
@@ -448,7 +448,7 @@ class RemoteBucket:
         labels: Mapping[str, str] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write an object; call `check` before it becomes visible."""
+        """Write an object; `check` is called just before it becomes visible, and can abort the write."""
         n_bytes = source.seek(0, 2)
         source.seek(0)
         piece_bytes = max(_PIECE_BYTES, n_bytes // _MAX_PIECES + 1)

@@ -67,7 +67,7 @@ def is_storable_key(key: str) -> bool:
 
 
 def is_storable_segment(segment: str) -> bool:
-    """Whether a segment of a key, of any characters, has a file name that is not too long."""
+    """Whether the file name for a key segment, whatever characters it has, is short enough for a disk."""
     try:
         return len(name_of_segment(segment).encode()) <= _MAX_NAME_BYTES
     except UnicodeEncodeError:
@@ -75,7 +75,7 @@ def is_storable_segment(segment: str) -> bool:
 
 
 def name_of_segment(segment: str) -> str:
-    """Return the file name for a key segment: the segment itself if it is safe, else escaped, after a tilde.
+    """Return the file name for a key segment: the segment itself if safe, or else a tilde and its escaped form.
 
     Letters of all scripts are kept, because the value of a Hive partition is read from the folder's name. `..`,
     empty segments, names of drafts, control characters and globs are escaped, so no key becomes another path.

@@ -223,24 +223,24 @@ class SeedVault(Vault):
         return location
 
     def put_matched(self, location: str | None, content: bytes) -> None:
-        """Store a matched seed next to its seed; do nothing if the seed was deleted in the meantime."""
+        """Store the result of matching a seed next to the seed; do nothing if the seed was deleted meanwhile."""
         if self._path(location) is not None:
             with suppress(FileNotFoundError):  # the slot is deleted with the seed, and is not created again
                 self.seal(_matched(location), [content])
 
     def read_matched(self, location: str | None) -> bytes | None:
-        """Read the matched seed that `put_matched` stored; None if it is missing or was altered."""
+        """Read the match result that `put_matched` stored; None if it is missing or was altered."""
         with suppress(SeedError), self.opening(_matched(location)) as path:
             return path.read_bytes()
         return None
 
     def delete_matched(self, location: str | None) -> None:
-        """Delete a matched seed, but not the seed itself."""
+        """Delete the match result of a seed, but not the seed itself."""
         if path := self._path(_matched(location)):
             path.unlink(missing_ok=True)
 
     def find(self, slot: str) -> str | None:
-        """Return the location of the seed in a slot (the folder for one seed); None if the slot is empty.
+        """Return the location of the seed in a slot, the folder for one seed; None if the slot is empty.
 
         Raises:
             UsageError: The slot's name has other characters than hex digits and dashes.

@@ -1,4 +1,4 @@
-"""The caller, the room and permissions of a call.
+"""A call to the data-room (Media) API: its caller, its parameters, its room, and the caller's permissions there.
 
 Lives here: the call and its parameters, the room as a participant sees it, permissions, and quotas.
 Add here when a call needs another kind of parameter.
@@ -40,7 +40,7 @@ _MOST_CHARACTERS = 4096
 
 @dataclass
 class Call:
-    """One call during its execution.
+    """One call to the data-room (Media) API while it is being executed.
 
     Args:
         installation: The installation.
@@ -138,7 +138,7 @@ def _is_text(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Room:
-    """A room as the caller sees it. The group is the caller's participant, with the caller's permissions only."""
+    """A room as the caller sees it; `group` is the caller's participant, with only the caller's permissions."""
 
     installation: Installation
     record: DataRoom

@@ -1,4 +1,4 @@
-"""A room's audiences with the details on their pages: state, released size, quality and dependents.
+"""A room's audiences with the details on the console's pages: state, released size, quality and dependents.
 
 Lives here: the calls of the data-room (Media) API that list and show audiences without a job, and rebuilding one.
 Add here when an audience's page shows something else.
@@ -33,7 +33,7 @@ RUNNING, FAILED, OUTDATED, READY = "running", "failed", "outdated", "ready"
 
 
 def list_audiences(call: Call) -> dict[str, Any]:
-    """Return the audiences that the caller can see, with their states and the sizes that were paid."""
+    """Return the audiences that the caller can see, with their states and those sizes that were paid for."""
     room = call.room()
     view = _View(room)
     values = {name: sorted(each) for name, each in view.present.values.items()} if view.may_ask else {}
@@ -60,7 +60,7 @@ def get_audience(call: Call) -> dict[str, Any]:
 
 
 def get_draft(call: Call) -> dict[str, Any]:
-    """Return the definition whose size one of the caller's jobs reports."""
+    """Return an unsaved audience definition, given the caller's job that computed its size."""
     job = own_job(call)
     if job.kind != JobKind.AUDIENCE_SIZE or job.data_room_id is None:
         raise denied()
@@ -99,16 +99,16 @@ class _View:
 
     @cached_property
     def present(self) -> Present:
-        """The room's current data that definitions can refer to."""
+        """The seed types and attribute values that definitions can refer to now."""
         return Present.of(self.room)
 
     @property
     def may_ask(self) -> bool:
-        """Whether the caller may ask about audiences."""
+        """Whether the caller may see audiences' sizes, their statistics and why one failed."""
         return self.room.group.may(Permission.CREATE_CUSTOM_AUDIENCE)
 
     def listed(self, audience: CustomAudience) -> dict[str, Any]:
-        """Return an audience as JSON, with its state and the size that was paid."""
+        """Return an audience as JSON, with its state and, if it was paid for, its size."""
         return {
             **shown_audience(self.room, audience, self.present),
             "is_own": audience.created_by == self.room.group.id,
@@ -117,7 +117,7 @@ class _View:
         }
 
     def state(self, audience: CustomAudience) -> dict[str, Any]:
-        """Return an audience's state; only callers who may ask about audiences see why one failed."""
+        """Return an audience's state; the reason for a failure is included only for callers with `may_ask`."""
         catalog = self.room.installation.catalog
         newest = catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, audience.id)
         if newest.status in OPEN:
@@ -129,7 +129,7 @@ class _View:
         return {"name": READY if is_current else OUTDATED}
 
     def statistics(self, audience: CustomAudience) -> dict[str, Any] | None:
-        """Return the statistics of a lookalike, which were paid when it was built."""
+        """Return a lookalike's statistics, which were paid for when it was built; None for other audiences."""
         if not self.may_ask or not isinstance(parse_definition(audience.definition), Lookalike):
             return None
         found = self._documents(audience, "lookalike_statistics").get("statistics")
@@ -142,7 +142,7 @@ class _View:
         return {**statistics, "reach": rows}
 
     def export(self, audience: CustomAudience) -> dict[str, Any] | None:
-        """Return whether the caller may deliver an audience's list and, once it is built, what it reveals."""
+        """Return what prevents the caller from exporting an audience, if anything, and what its list reveals."""
         if not self.room.group.may(Permission.EXPORT_AUDIENCE):
             return None
         try:
@@ -153,7 +153,7 @@ class _View:
         return {"problem": None, "reveals": built.get("reveals")}
 
     def released_size(self, audience: CustomAudience) -> dict[str, Any] | None:
-        """Return the released size of an audience if the caller may ask for it and it was paid."""
+        """Return the released size of an audience; None if the caller may not see it or it was not paid for."""
         published = self._documents(audience, "custom_audience").get("audience") if self.may_ask else None
         if published is None or self._budget is None or "questions" not in published:
             return None
@@ -171,7 +171,7 @@ class _View:
         return self.room.installation.catalog.resources.current_version(Kind.DATA_ROOM, self.room.id)
 
     def _documents(self, audience: CustomAudience, asset: str) -> dict[str, Any]:
-        """Return an asset's documents from an audience's current version; empty if there are none."""
+        """Return an asset's JSON documents from an audience's current version; empty if there are none."""
         key = audience.id, asset
         if key not in self._read:
             self._read[key] = self._read_documents(audience, asset)
@@ -190,7 +190,7 @@ class _View:
 
 
 def _derived(row: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Compute a reach's precision, and its error and that of the fpr, from released figures only.
+    """Compute the precision of one reach, its error, and the error of its false-positive rate.
 
     The precision is the share of the reach's users who are in the source; None if a figure is hidden.
     """

@@ -131,7 +131,7 @@ def add_audience(
 
 
 def check_export(room: Room, audience: CustomAudience) -> None:
-    """Check that the room allows exporting an audience, whose list may disclose members of the seed.
+    """Check that the room allows exporting an audience, because its list may disclose members of the seed.
 
     The decision depends on the definition and the ids of each seed audience only, never on who matched.
 
@@ -155,7 +155,7 @@ def seed_digests(room: Room) -> Mapping[str, str]:
 
 
 def _is_from_seed_to_base(room: Room, audience: CustomAudience) -> bool:
-    """Check whether the seed's provider created the audience and the base's provider would receive its users."""
+    """Check whether the seed provider created the audience and only the base provider would receive its users."""
     base, seed = room_organizations(room.installation, room.record)
     of_user = room.installation.catalog.pairs.organization_of_user
     return of_user(audience.created_by_email) == seed and all(of_user(each) == base for each in room.group.emails)
@@ -163,7 +163,7 @@ def _is_from_seed_to_base(room: Room, audience: CustomAudience) -> bool:
 
 @dataclass(frozen=True)
 class Present:
-    """The room's current data that definitions can refer to.
+    """Data now in a room that definitions can refer to: seed types and attribute values.
 
     Args:
         n_ids: The number of ids of each seed type, sorted by type.
@@ -175,7 +175,7 @@ class Present:
 
     @property
     def seed_types(self) -> tuple[str, ...]:
-        """Types of its seed audiences, sorted."""
+        """The types of the room's seed audiences, sorted."""
         return tuple(self.n_ids)
 
     @classmethod
@@ -193,7 +193,7 @@ class Present:
 
 
 def shown_seeds(room: Room, present: Present) -> list[dict[str, Any]]:
-    """Return the seed audiences as JSON: file sizes for their provider only, matched users once paid for."""
+    """Return the seed audiences as JSON: file sizes only for their provider, overlap only if it was paid for."""
     uploads = inputs_of(room.record.inputs, Dataset.SEED_AUDIENCES).values()
     uploaded = [room.installation.catalog.rooms.upload(each).created_at for each in uploads]
     is_provider = room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
@@ -243,7 +243,7 @@ def shown_audience(room: Room, audience: CustomAudience, present: Present) -> di
 
 
 def _documents(room: Room, asset: str) -> dict[str, Any]:
-    """Return an asset's documents from the room's current version; empty if the asset has not been built."""
+    """Return an asset's JSON documents from the room's current version; empty if the asset has not been built."""
     version = room.installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id)
     if version is None or asset not in version.artifacts:
         return {}
@@ -270,7 +270,7 @@ def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[s
 
 
 def _missing(definition: Definition, present: Present) -> dict[str, list[str]]:
-    """Return a definition's direct references to data that the room lacks; only for callers who can see it."""
+    """Return what a definition directly refers to but the room lacks; for callers who can see the definition."""
     seeds = {each.audience_type for each in references(definition) if isinstance(each, SeedRef)}
     wanted = {name: values for name, values in filter_values(definition).items() if values}
     found: Mapping[str, frozenset[str]] = {name: present.values.get(name, frozenset()) for name in wanted}

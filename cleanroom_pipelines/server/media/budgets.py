@@ -116,7 +116,7 @@ def renew_base_figures(call: Call) -> dict[str, Any]:
 
 
 def _published_base_question(room: Room) -> str | None:
-    """Return the key of the query behind the figures that the room currently publishes."""
+    """Return the key of the priced query behind the base figures that the room currently publishes."""
     try:
         _, documents = newest_artifact(room.installation, Kind.DATA_ROOM, room.id, "data_attributes")
     except ArtifactError:
@@ -186,7 +186,7 @@ def _is_shown(call: Call, room: Room, proposal: Proposal) -> bool:
 
 
 def is_provider(room: Room) -> bool:
-    """Check whether the caller represents its organisation, which requires permission to provide data."""
+    """Check whether the caller may decide for its organisation: it must have permission to provide data."""
     return room.group.may(Permission.PROVIDE_BASE_AUDIENCE) or room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
 
 
@@ -247,7 +247,7 @@ def _cost(call: Call, room: Room) -> tuple[int, bool]:
 
 
 def _prices_of_types(call: Call, room: Room) -> dict[str, Any]:
-    """Return the price of insights by type of seed audience, as each type can be asked about on its own."""
+    """Return the price of insights on each type of seed audience alone; empty for other kinds of queries."""
     if call.text("kind") != JobKind.INSIGHTS:
         return {}
     state = _state(room)

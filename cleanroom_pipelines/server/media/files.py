@@ -1,4 +1,4 @@
-"""Uploaded files: storing them, guessing their content, deleting them, and the state of a side's data.
+"""Uploaded files: storing them, guessing their content, deleting them, and the state of each party's data.
 
 Lives here: every call about uploads before they are provisioned, and about what became of them.
 Add here when callers can do something more with an upload.
@@ -66,7 +66,7 @@ def check_uploads(call: Call) -> None:
 
 
 def get_upload(call: Call) -> dict[str, Any]:
-    """Guess the content of one of the caller's uploads, as a file of a room's dataset.
+    """Return one of the caller's uploads, with a guess of how to read it as the given dataset of a room.
 
     Raises:
         ValidationFailedError: It cannot be a file of this dataset.

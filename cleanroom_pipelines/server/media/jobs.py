@@ -159,7 +159,7 @@ def get_job_result(call: Call) -> Any:
 
 
 def _room_of_complete(call: Call, job: RoomJob) -> Room | None:
-    """Return the room of a complete job whose result the caller may see; None for a job of a data lab."""
+    """Return the room of a completed job whose result the caller may see; None for a job of a data lab."""
     state = _state(call, job)
     if state.error is not None:
         raise state.error
@@ -227,7 +227,7 @@ def _state(call: Call, job: RoomJob) -> _JobState:
 
 
 def _answering(call: Call, job: RoomJob) -> Version:
-    """Return the version that has a job's result, or that will have it.
+    """Return the version (of a room, lab, audience or list) that contains, or will contain, a job's result.
 
     If the room was being rebuilt when a job about an audience was started, the result uses the new data: the job
     waits for the room, and then for the audience's version that is built from it.
@@ -251,7 +251,7 @@ def _answering(call: Call, job: RoomJob) -> Version:
 
 
 def _is_before(version: Version, room: Version) -> bool:
-    """Check whether a version was built from an earlier version of the room than the given one."""
+    """Check whether a version was built from a room version earlier than the given one."""
     built_from = [parent.version for parent in version.parents if parent.id == room.resource_id]
     return version.status is Status.ACTIVE and bool(built_from) and max(built_from) < room.number
 
@@ -274,7 +274,7 @@ def failure_of(version: Version) -> errors.MediaError:
 
 
 def _has_report(call: Call, kind: JobKind, about: Kind, id_: str) -> bool:
-    """Check whether any version of the room or lab has the report of this kind of job."""
+    """Check whether any version of the room or lab contains the validation report that such a job returns."""
     versions = call.installation.catalog.resources.versions(about, id_) if kind in _REPORTS else ()
     return any(_REPORTS[kind] in version.artifacts for version in versions)
 
@@ -395,7 +395,7 @@ def _seed_type(about: Mapping[str, Any]) -> str:
 def _target_of(
     call: Call, room: Room, kind: JobKind, audience: CustomAudience
 ) -> tuple[Version, Mapping[str, Any]]:
-    """Return the version that a job about an audience waits for, and the job's options."""
+    """Return the version that a job about an audience waits for to be built, and the job's options."""
     catalog = call.installation.catalog
     queue_room_rebuild(call.installation, room.id)
     definition = parse_definition(audience.definition)
@@ -459,7 +459,7 @@ def _list_options(call: Call, room: Room) -> dict[str, Any]:
 
 
 def _documents(call: Call, job: RoomJob, asset: str) -> dict[str, Any]:
-    """Return an asset's documents from the version that answers a job."""
+    """Return an asset's JSON documents from the version that contains the job's result."""
     version = _answering(call, job)
     if asset not in version.artifacts:
         raise errors.NotProvisionedError("The room lacks the data for this job.", remedy="Provision both sides.")
@@ -485,7 +485,7 @@ def _paid(
 
 
 def _questions(call: Call, job: RoomJob) -> list[Mapping[str, Any]]:
-    """Return the questions that are charged for a job's result."""
+    """Return the questions (queries with a price) that are charged for a job's result."""
     match JobKind(job.kind):
         case JobKind.OVERLAP_STATISTICS:
             return list(_documents(call, job, "overlap_statistics")["overlap"]["questions"])

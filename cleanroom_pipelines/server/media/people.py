@@ -1,4 +1,4 @@
-"""The members of a participant: their ways to sign in to the console, and invitations.
+"""The members of a participant: how each can sign in to the console, and invitations.
 
 Lives here: the calls of the data-room (Media) API about members' ways to sign in.
 Add here when members can be managed in another way.
@@ -15,7 +15,7 @@ from cleanroom_pipelines.server.media.rooms import managed_room
 
 
 def get_members(call: Call) -> dict[str, Any]:
-    """Return the members of the caller's own group, with their permissions and ways to sign in.
+    """Return the members of the caller's own group, with their permissions and how they can sign in.
 
     `colleagues` are users of the same organisation who are with the caller in a group of another room.
     """
@@ -72,7 +72,7 @@ def invite_user(call: Call) -> dict[str, Any]:
 
 
 def _is_only_the_callers(call: Call, email: str) -> bool:
-    """Whether a person is known only by the caller's invitations, and has no permission that the caller lacks."""
+    """Whether a person is known only by the caller's invitation, and has no permission beyond the caller's."""
     catalog = call.installation.catalog
     if (known := catalog.users.user(email)) is not None:
         pending = [each for each in catalog.sign_in.invitations() if each.email == email]
@@ -83,7 +83,7 @@ def _is_only_the_callers(call: Call, email: str) -> bool:
 
 
 def _has_at_most(group: ParticipantSpec, email: str, other: str) -> bool:
-    """Whether each permission of a group's member is also a permission of another given member."""
+    """Whether a group's member has no permissions beyond those of another given member."""
     if other not in group.emails:
         return False
     return {*group.as_member(email).permissions} <= {*group.as_member(other).permissions}

@@ -155,7 +155,7 @@ def own_upload(call: Call, upload_id: object) -> Upload:
 
 
 def work_of(call: Call, version: Version) -> dict[str, Any]:
-    """Return the status of a version, and the stage of its work: words, progress and place in the queue."""
+    """Return the status of a version, and its work's current stage, progress and place in the queue."""
     stages = call.installation.catalog.work.stages([version.resource_id])
     stage = stages.get((version.resource_id, version.number)) or Stage(
         version.progress_stage or "", version.progress
@@ -461,7 +461,7 @@ def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:
 
 
 def _member_permissions(value: Mapping[str, Any]) -> dict[str, tuple[Permission, ...]]:
-    """Return the permissions of the members who have fewer than their group."""
+    """Return the permissions of those members, by e-mail address, who have fewer than their group."""
     given, emails = value.get("member_permissions") or {}, {each.strip().lower() for each in value["emails"]}
     if not isinstance(given, dict) or not all(isinstance(each, list) for each in given.values()):
         raise InvalidRequestError(

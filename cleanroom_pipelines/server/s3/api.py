@@ -122,7 +122,7 @@ class S3Api:
 
 @dataclass
 class S3Exchange:
-    """A request in progress.
+    """An S3 request in progress.
 
     Args:
         api: The handler that received the request.
@@ -141,7 +141,7 @@ class S3Exchange:
     _content: IO[bytes] | None = None
 
     def prepare(self) -> None:
-        """Verify the signature, and check all that the head of the request declares.
+        """Verify the signature, and check everything that the request's address and headers declare.
 
         Raises:
             S3Error: The request is rejected.
@@ -173,7 +173,7 @@ class S3Exchange:
         self._content = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="upload-", dir=str(self.api.scratch))  # noqa: SIM115 - closed by discard
 
     def take(self, chunk: bytes) -> Reply | None:
-        """Keep a piece of the body; an error response ends the request."""
+        """Store a piece of the body; if an error response is returned, the request has ended."""
         return self.attempt(lambda: self._take(chunk))
 
     def finish(self) -> Reply:

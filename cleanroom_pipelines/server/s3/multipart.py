@@ -118,7 +118,7 @@ def _chosen(upload: MultipartUpload, listed: Sequence[dict[str, Any]]) -> tuple[
 
 
 def _check_whole(context: Context, stream: IO[bytes]) -> None:
-    """Compare the object with its declared checksums; skip those with a dash, which are of part checksums only."""
+    """Compare the object with its declared checksums; skip those with a dash, which cover part checksums only."""
     for header, value in context.checksums.items():
         if is_checksum(header) and value and "-" not in value:
             checksum = checksum_of(header)

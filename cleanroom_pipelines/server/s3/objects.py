@@ -103,7 +103,7 @@ def put_object(context: Context) -> Output:
 
 
 def checksums_shown(context: Context) -> dict[str, str]:
-    """Return the body's declared checksums, which were verified, by the model's names."""
+    """Return the body's verified checksums under their names in the S3 model, such as `ChecksumSHA256`."""
     return {
         f"Checksum{header.rpartition('-')[2].upper()}": value
         for header, value in context.checksums.items()
@@ -112,7 +112,7 @@ def checksums_shown(context: Context) -> dict[str, str]:
 
 
 def store(context: Context, attributes: dict[str, str], content: Any, e_tag: str = "") -> ObjectEntry:
-    """Write the object of a call, and return it.
+    """Write the object that a call addresses, and return its entry.
 
     Raises:
         S3Error: A condition is not met.
@@ -165,7 +165,7 @@ def copy_into(stream: Any, bucket: Bucket, source: ObjectEntry, part: tuple[int,
 
 
 def delete_object(context: Context) -> Output:
-    """DeleteObject; a key that does not exist counts as deleted. A header states the jobs that used the object."""
+    """DeleteObject; a missing key counts as deleted. A response header lists the jobs that used the object."""
     call = context.call
     context.bucket.delete_object(call.key)
     jobs = context.parts.forget_seeds(context.caller.account_id, [f"s3://{call.bucket}/{call.key}"])

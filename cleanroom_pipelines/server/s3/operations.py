@@ -71,7 +71,7 @@ class S3Parts:
 
 @dataclass(frozen=True)
 class Context:
-    """A call being handled.
+    """An S3 call being handled.
 
     Args:
         parts: The parts.
@@ -92,12 +92,12 @@ class Context:
     checksums: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def get(self, name: str, otherwise: Any = None) -> Any:
-        """Return a parameter."""
+        """Return a parameter of the call, or `otherwise` if it is missing."""
         return self.call.parameters.get(name, otherwise)
 
     @property
     def bucket(self) -> Bucket:
-        """The bucket, which must exist."""
+        """The bucket that the call addresses; raises an error if it does not exist."""
         return existing_bucket(self, self.call.bucket)
 
 
@@ -107,7 +107,7 @@ Output = Mapping[str, Any] | Reply
 
 @dataclass(frozen=True)
 class S3Operation:
-    """One operation that is served.
+    """One S3 operation that the server supports.
 
     Args:
         handle: Handles a call.
@@ -123,7 +123,7 @@ class S3Operation:
 
 
 def check_parameters(operation: S3Operation, call: S3Call, caller: Caller) -> None:
-    """Reject parameters that would have no effect here.
+    """Reject parameters that this server would ignore.
 
     Raises:
         S3Error: NotImplemented names the parameter; AccessDenied if another owner is expected.
