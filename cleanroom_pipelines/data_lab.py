@@ -1,4 +1,4 @@
-"""Data labs of the Media client, under the name by which scripts of Decentriq's Media API import them.
+"""Data-lab classes of the Media client, under the module name that scripts of Decentriq's Media API import.
 
 Keep out: everything but names from `media`.
 """

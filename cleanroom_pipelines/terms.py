@@ -48,7 +48,7 @@ class CollaborationType(Term):
 
 
 class Family(StrEnum):
-    """A family of matching ids; ids match only within a family."""
+    """A group of kinds of matching ids, such as plain and hashed e-mail addresses; ids match only within it."""
 
     STRING = "string"
     EMAIL = "email"

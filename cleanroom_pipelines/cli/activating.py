@@ -184,7 +184,7 @@ def _removed_on_failure(folder: Path | None) -> Iterator[None]:
 
 
 class _UsersToDeliver:
-    """The users to deliver, best first, with the requested number of users and warnings."""
+    """Users to deliver, best first, with the number that was requested, and warnings."""
 
     def __init__(self, user_ids: "Iterator[pa.Array]", requested: int, available: int) -> None:
         self.user_ids = user_ids
@@ -261,7 +261,7 @@ def _population(ranking: Path) -> int | None:
 def _activation(
     destination: str | None, format_: str | None, ids: Path | None, settings: Any
 ) -> "Iterator[tuple[str, Any, list[str], _IdsOfUsers | None]]":
-    """Yield the list's format, the destination with its hashes, warnings about omitted ids, and the users' ids."""
+    """Yield the list's format, the destination with its hashes, warnings about omitted ids, and the ids file."""
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
     from cleanroom_pipelines.delivery.writing import Activation
     from cleanroom_pipelines.terms import MatchingId
@@ -308,7 +308,7 @@ def _activation(
 
 
 class _IdsOfUsers:
-    """The ids file: for each user any number of ids of each kind.
+    """The content of the file given by `--ids`: any number of ids of each kind for every user.
 
     Args:
         engine: A session with the checked file as the view `ids`: users first, then ids.
@@ -339,7 +339,7 @@ class _IdsOfUsers:
             yield batch
 
     def why_none(self) -> list[str]:
-        """Explain why no user of the list has a valid id; None if the list is empty."""
+        """Explain why no user of the list has a valid id; empty if the list has no users."""
         import pyarrow as pa
 
         from cleanroom_pipelines.uploads.likely_causes import no_match

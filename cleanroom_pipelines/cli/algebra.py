@@ -107,7 +107,7 @@ def _json_of(file: Path) -> Any:
 
 
 def _absolute(value: Any, folder: Path) -> Any:
-    """Make relative file paths absolute; malformed parts are left to the parser."""
+    """Make relative file paths in a definition absolute; malformed parts are left for the parser to reject."""
     if isinstance(value, list):
         return [_absolute(item, folder) for item in value]
     if not isinstance(value, dict):

@@ -130,7 +130,7 @@ def generate_audience(
 
 
 def match_users(*, model: Path, seed: str) -> tuple[Any, str]:
-    """Count how many users of a seed a model knows; if none, also return a likely cause.
+    """Count how many seed users are in a model; if none are, also return a likely cause.
 
     Raises:
         SeedError: The seed cannot be used.
@@ -197,7 +197,7 @@ def check_model(model: Path) -> None:
 
 @contextmanager
 def _with_match_counts(model: Path, seed: Path) -> Iterator[None]:
-    """Add match counts and a likely cause to a seed error; the caller owns both model and seed."""
+    """Add match counts and a likely cause to seed errors, which is safe: the caller owns both model and seed."""
     try:
         yield
     except SeedError as error:

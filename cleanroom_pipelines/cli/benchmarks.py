@@ -1,4 +1,4 @@
-"""`cleanroom benchmark …`: measurements, compared with peers in the same run.
+"""`cleanroom benchmark …`: measurements, compared with other libraries in the same run.
 
 Lives here: the options of the benchmarks and their output.
 Add here when a benchmark is added.
@@ -249,7 +249,7 @@ def scale(  # noqa: PLR0917 - click passes options by name
 @click.option("--cores", default=16, show_default=True, help="Cores of the machine that runs DuckDB.")
 @click.option("--cluster-cores", default=128, show_default=True, help="Cores of the Spark cluster.")
 def capacity(file: Path, cores: int, cluster_cores: int) -> None:
-    """Extrapolate the cost of larger populations linearly from two sizes of `scale … --json FILE`."""
+    """Extrapolate costs linearly to larger populations, from two sizes measured by `scale … --json FILE`."""
     from cleanroom_pipelines.benchmarks.capacity import table
 
     try:
@@ -305,7 +305,7 @@ def api(  # noqa: PLR0917 - click passes options by name
 def console(  # noqa: PLR0917 - click passes options by name
     sessions: int, seconds: float, pace: float, users: int, entries: int, seed: int, json_file: Path | None
 ) -> None:
-    """Measure the latency of the console's pages of a busy room, compared with a call that does nothing.
+    """Measure the latency of a busy room's pages in the console, compared with a call that does nothing.
 
     Also measures the CPU time of each page. Exits with 1 if a page was not answered.
     """

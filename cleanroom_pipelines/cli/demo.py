@@ -36,7 +36,7 @@ _JOB = "First redeemers of campaign 18"
 
 @dataclass(frozen=True)
 class Catch:
-    """How many households that later redeemed a coupon are in the audience, and in other lists of its size.
+    """Number of audience members that later redeemed a coupon, compared with other lists of the same size.
 
     Args:
         among: `all households` or `mailed households`.
@@ -145,7 +145,7 @@ def prepare_tables(folder: Path) -> None:
 
 
 def count_catches(installation: Installation, job_id: str, folder: Path) -> list[Catch]:
-    """Count later redeemers in the audience, and in equally long lists of active and of random households."""
+    """Count households that later redeemed a coupon: in the audience, and in equally long comparison lists."""
     version = installation.catalog.resources.current_version(Kind.GENERATION_JOB, job_id)
     if version is None:
         raise CleanroomError("The demo's audience was not built.", remedy="See `cleanroom status`.")

@@ -24,7 +24,7 @@ from cleanroom_pipelines.runs.installation import Installation
 
 
 def start_dagster(host: str, port: int) -> NoReturn:
-    """Replace this process by `dg dev` on this home; run it as a child if the home needs a temporary link.
+    """Replace this process by `dg dev`; if the home's path needs a temporary link, run it as a child instead.
 
     Raises:
         ConfigurationError: Dagster's command is not installed in this environment, or the home cannot be used.

@@ -79,7 +79,7 @@ def _named(installation: Any, name: str) -> Any:
 
 
 def _change(refill: int | None, share: str | None) -> tuple[str, int, str | None]:
-    """Return a change's kind, its amount in tenths of a unit, and the organisation that a share limits."""
+    """Return the requested budget change: its kind, tenths of a unit, and whose spending it limits."""
     from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL, SHARE
     from cleanroom_pipelines.privacy.accounting import TENTHS
 

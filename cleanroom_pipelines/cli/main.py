@@ -360,7 +360,7 @@ def generate(as_json: bool, **options: Any) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def match(model: Path, seed: str, as_json: bool) -> None:
-    """Count how many users of a seed a model knows."""
+    """Count how many seed users are in a model."""
     from cleanroom_pipelines.cli.bare import match_users
 
     found, why = match_users(model=model, seed=seed)

@@ -1,4 +1,4 @@
-"""`cleanroom status`: the situation of the installation, and all resources with status and progress.
+"""`cleanroom status`: what failed, runs, waits and is due, then all resources with status and progress.
 
 Lives here: printing both, filters, and watching.
 Keep out: reading the situation (runs.situation).
@@ -106,7 +106,7 @@ def _print(installation: "Installation", rows: list[dict[str, Any]], *, is_filte
 
 
 def _lines_of(situation: "Situation") -> list[str]:
-    """Return the situation as lines of text, the most urgent first."""
+    """Return the state of the installation as lines of text, the most urgent first."""
     lines = [situation.headline]
     for problem in situation.problems:
         what = f"{problem.first.kind.words} {problem.first.name!r}"

@@ -1,4 +1,4 @@
-"""The datasets of a data room, and the names of the uploads of rooms and labs.
+"""The datasets of a data room, and the names that identify uploads in rooms and labs.
 
 Lives here: the enum of datasets, and `InputName` for names such as `matching:EMAIL`, `segments` or `seeds:EMAIL`.
 Add here when a room accepts another dataset.

@@ -235,7 +235,7 @@ def _by_script(
     one_other: Callable[[str], str | bool],
     type_: pa.DataType | None = None,
 ) -> pa.Array:
-    """Process the ASCII texts of an array without nulls as a batch, and the others one by one."""
+    """Process an array without nulls: its ASCII texts as one batch, all others one by one."""
     is_ascii = pc.string_is_ascii(array)
     if pc.all(is_ascii, min_count=0).as_py():
         return ascii_batch(array)

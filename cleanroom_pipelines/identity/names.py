@@ -1,4 +1,4 @@
-"""Column names of ids, as exports of customer systems and templates of ad platforms write them.
+"""Column names that mean ids, as in exports of customer systems and templates of ad platforms.
 
 Lives here: which names mean which kind of id.
 Add here when an export names such a column in another way.
@@ -26,6 +26,6 @@ def normal_name(text: str) -> str:
 
 
 def kind_of_name(text: str) -> MatchingId | None:
-    """Return the kind of id that a column name means; repeated columns may be numbered: `Email 2`, `phone_2`."""
+    """Return the kind of id that a column name stands for; a repeated name may end in a number: `Email 2`."""
     name = normal_name(text)
     return _KINDS.get(name) or _KINDS.get(name.rstrip("0123456789"))

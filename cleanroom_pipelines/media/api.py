@@ -23,7 +23,7 @@ JSONType = dict[str, Any] | list[Any] | str | int | float | bool | None
 
 
 class Result(BaseModel):
-    """A document of the server; fields of a newer server are ignored."""
+    """Base class of the server's responses; fields that only a newer server sends are ignored."""
 
     model_config = ConfigDict(
         frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True, serialize_by_alias=True

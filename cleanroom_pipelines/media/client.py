@@ -211,7 +211,7 @@ class _NeverSentError(ServerUnavailableError):
 
 
 class Client:
-    """A user of the data-room (Media) API.
+    """A client of the data-room (Media) API: calls the server on behalf of one user.
 
     Args:
         url: The server's address, for example `https://cleanroom.example`.

@@ -100,7 +100,7 @@ class JobStatus(StrEnum):
 
 
 def file_path(job_id: str, name: str) -> str:
-    """Return the path of a job's file; the server's own ids and names need no escaping."""
+    """Return the URL path of a job's file; the server's own ids and names need no escaping."""
     return f"{PREFIX}/jobs/{job_id}/files/{name}"
 
 

@@ -90,7 +90,7 @@ logging.getLogger("sqlglot").setLevel(logging.CRITICAL + 1)
 
 @dataclass(frozen=True)
 class CheckedQuery:
-    """A checked query that is safe to run.
+    """A query that passed all checks, rendered as SQL that is safe to run.
 
     Args:
         sql: SQL in DuckDB's dialect, rendered from the checked tree, over the views `view_name(0)`, ….
@@ -104,7 +104,7 @@ class CheckedQuery:
 
 
 def view_name(number: int) -> str:
-    """Return the name of the view for a checked query's table `number`, counted from 0."""
+    """Return the name of the view that represents a checked query's table; `number` counts from 0."""
     return f"table_{number + 1}"
 
 
@@ -147,7 +147,7 @@ def _rejected(message: str, *, remedy: str = _REMEDY, **attributes: Any) -> Seed
 
 
 class _Dialect(Spark):
-    """Spark's dialect, in which hints are comments: they do not change a result."""
+    """Spark's dialect, except that hints are read as comments: they do not change a result."""
 
     class Tokenizer(Spark.Tokenizer):
         """Spark's tokenizer without hints."""
@@ -178,7 +178,7 @@ class _Parser(SparkParser):
     steps_left = 0
 
     def _parse_interval_span(self, this: exp.Expr, *args: Any, **kwargs: Any) -> exp.Interval:
-        """Reject unknown forms of interval, which the parser would skip, in quadratic time."""
+        """Reject unknown forms of interval, because the parser would skip over them in quadratic time."""
         if this.is_string and not (len(this.name) <= _MAX_INTERVAL_CHARACTERS and _INTERVAL.fullmatch(this.name)):
             self.raise_error("Invalid interval")
         return super()._parse_interval_span(this, *args, **kwargs)
@@ -193,7 +193,7 @@ class _Parser(SparkParser):
         super()._advance(times)
 
     def _warn_unsupported(self) -> None:
-        """Suppress the warning, which quotes the query."""
+        """Suppress sqlglot's warning about unsupported syntax, because it quotes the query."""
 
 
 def _parse(text: str) -> tuple[exp.Expr, tuple[str, ...]]:
@@ -247,7 +247,7 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
 
 
 def _whole_texts(tokens: Sequence[Token], text: str) -> list[Token]:
-    """Join the parts of a text that contains a doubled quote, which means one quote."""
+    """Join the parts into which the tokenizer splits a text at a doubled quote, which means one quote."""
     whole: list[Token] = []
     for token in tokens:
         before = whole[-1] if whole else None
@@ -345,7 +345,7 @@ def _check_parameters(names: Sequence[str], parameters: Mapping[str, str]) -> No
 
 
 def _check_tree(tree: exp.Expr, is_authors: bool) -> list[exp.Table]:
-    """Check every node; return the uses of tables and CTEs in text order."""
+    """Check every node of a query; return its references to tables and CTEs in the order of the text."""
     tables: list[exp.Table] = []
     stack = [(tree, 1)]
     while stack:
@@ -385,7 +385,7 @@ def _not_allowed(node: exp.Expr, is_authors: bool = False) -> SeedError:
 
 
 def _unavailable(name: str, is_authors: bool, kind: str = "Anonymous") -> SeedError:
-    """Reject a function; only the author sees its name."""
+    """Return the error for a function that is not available; its name is shown only to the query's author."""
     functions = FUNCTIONS.get(name.lower(), ())
     shown = f"`{name}`" if is_authors and _FUNCTION_NAME.fullmatch(name) else "A function in the query"
     if not functions:
@@ -414,7 +414,7 @@ def _rejected_argument(node: exp.Expr, name: str) -> SeedError:
 
 
 def _check_word(node: exp.Expr, name: str, value: Any) -> None:
-    """Check an argument that is not a node: True, a quoted text, or a word from the allowlist."""
+    """Check an argument that is not itself a node: it must be True, a quoted text or a word in the allowlist."""
     if value is True or isinstance(node, exp.Identifier | exp.Literal):
         return
     if isinstance(node, exp.DataType):

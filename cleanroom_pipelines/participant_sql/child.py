@@ -160,7 +160,7 @@ def _types_of(table: Path, declared: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _scan(engine: "Engine", view: str, tables: "TableFiles", types: Mapping[str, str]) -> None:
-    """Make a table queryable; text columns with a type are converted."""
+    """Create the view of a table; text columns that have a type are converted to it."""
     if tables.format == "parquet" or not types:
         engine.scan(view, tables)
         return

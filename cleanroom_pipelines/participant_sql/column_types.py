@@ -44,7 +44,7 @@ class SchemaError(Exception):
 
 
 def declared_types(columns: Iterable[tuple[str, Role]]) -> dict[str, str]:
-    """Return the types of a training dataset's columns by name; a time may have two forms, so it stays text."""
+    """Return the types of a training dataset's numeric columns by name; all others stay text, times included."""
     return {name: "double" for name, role in columns if role is Role.NUMERICAL_FEATURE}
 
 
@@ -74,7 +74,7 @@ def schema_of(folder: Path) -> dict[str, str] | None:
 
 
 def typed(view: str, columns: Iterable[str], types: Mapping[str, str]) -> str:
-    """Return the query that converts the text columns of a view.
+    """Return the query that converts a view's text columns to their types.
 
     Args:
         view: The view.

@@ -267,7 +267,7 @@ _SPANS = {"WEEK", "DAY", "HOUR", "MINUTE", "SECOND"}
 
 @dataclass(frozen=True)
 class Function:
-    """One row of the table: a function with one list of arguments.
+    """One row of the table of functions: a Spark function with one of its argument lists.
 
     Args:
         kinds: The kinds of its arguments.
@@ -314,7 +314,7 @@ def similar_names(name: str) -> list[str]:
 
 
 def fitting(name: str, arguments: list[exp.Expr]) -> tuple[Function, list[exp.Expr]] | None:
-    """Find the function that a call fits, and translate the call's literal arguments.
+    """Find the row of the function table that a call fits, and translate the call's literal arguments.
 
     Args:
         name: Name of the function, in any case.
@@ -381,7 +381,7 @@ _TEXTS: Mapping[str, Callable[[str], str | None]] = {
 
 
 class _TemplateParser(DuckDBParser):
-    """Parser that keeps functions as they are written."""
+    """Parser of DuckDB templates that keeps function calls as they are written."""
 
     FUNCTIONS: ClassVar[dict[str, Callable[..., exp.Expr]]] = {}
     FUNCTION_PARSERS: ClassVar = {"CAST": DuckDBParser.FUNCTION_PARSERS["CAST"]}
@@ -397,7 +397,7 @@ def _parsed(template: str) -> exp.Expr:
 
 
 def filled(function: Function, arguments: list[exp.Expr]) -> exp.Expr:
-    """Return the tree of a function's template with the arguments in their places."""
+    """Return a function's template as a syntax tree, with the arguments in their places."""
     places = [f"${number + 1}" for number in range(len(arguments))]
     texts = [f"spark_text({place})" for place in places]
     template = function.template.replace("$*", ", ".join(places)).replace("$text", ", ".join(texts))

@@ -144,7 +144,7 @@ def _macro(name: str, body: str) -> str:
 
 
 def _rounding(digits: int) -> Iterator[str]:
-    """Round half up in decimal; a floating-point number is rounded as its shortest text."""
+    """Yield macros that round half up; floating-point numbers are rounded in their shortest decimal form."""
     exact = f"CAST(CAST(CAST(v AS VARCHAR) AS DECIMAL(38, {digits})) AS DOUBLE)"
     name = f"rounded_{digits}"
     yield _macro(

@@ -52,7 +52,7 @@ _READ = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S
 
 
 def translated_pattern(pattern: str, *, is_search: bool) -> str | None:
-    """Translate a regular expression of Java for DuckDB; None where it could mean something else there.
+    """Translate a Java regular expression for DuckDB; None if its meaning there could differ.
 
     Args:
         pattern: The expression.
@@ -89,7 +89,7 @@ def n_groups(pattern: str) -> int:
 
 
 def translated_replacement(text: str) -> str | None:
-    """Translate the replacement of a regular expression; None where it has more than text and `$0` to `$9`."""
+    """Translate a regular expression's replacement; None if it has anything but text and `$0` to `$9`."""
     return re.sub(r"\$([0-9])", r"\\\1", text) if _REPLACEMENT.fullmatch(text) else None
 
 
@@ -101,7 +101,7 @@ def plain_separator(pattern: str) -> str | None:
 
 
 def translated_format(text: str, *, is_read: bool) -> str | None:
-    """Translate a format of dates and times; None where an element is unknown or not exactly translatable."""
+    """Translate a format of dates and times; None if an element is unknown or has no exact equivalent."""
     known, translated, position = _READ if is_read else _SHOWN, "", 0
     while position < len(text):
         found = _FORMAT.match(text, position)

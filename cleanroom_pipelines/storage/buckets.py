@@ -149,7 +149,7 @@ class Buckets:
         return self._bucket(account_id, name, StatusCode.SEED_NOT_FOUND)
 
     def created_by(self, account_id: str) -> "Mapping[str, LocalBucket]":
-        """Return an account's warehouse and the buckets that it has in the home, by name."""
+        """Return an account's warehouse and its local buckets (folders in the home), by name."""
         names = {f"{WAREHOUSE}{account_id}"}
         with suppress(FileNotFoundError), os.scandir(self._home.accounts / account_id / "buckets") as entries:
             names |= {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}

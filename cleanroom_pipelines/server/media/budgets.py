@@ -125,7 +125,7 @@ def _published_base_question(room: Room) -> str | None:
 
 
 def propose(call: Call) -> dict[str, Any]:
-    """Propose a refill, a budget period, a spending limit or full-ensemble lookalikes to both providers."""
+    """Propose a refill, a budget period, a spending limit or full-ensemble lookalikes to both data providers."""
     room = call.room()
     budget = of(room)
     kind = call.text("kind")
@@ -149,7 +149,7 @@ def approve(call: Call) -> dict[str, Any]:
 
 
 def reject(call: Call) -> dict[str, Any]:
-    """Reject a proposal that has not taken effect, on behalf of the caller's organisation; it is deleted."""
+    """Reject and delete a proposal that has not taken effect, on behalf of the caller's organisation."""
     return _decide(call, call.installation.catalog.pairs.reject)
 
 
@@ -178,7 +178,7 @@ def list_proposals(call: Call) -> dict[str, Any]:
 
 
 def _is_shown(call: Call, room: Room, proposal: Proposal) -> bool:
-    """Check whether the caller may see a proposal: only data providers see the shares of other organisations.
+    """Check whether the caller may see a proposal: only data providers see spending limits of other organisations.
 
     The name of an organisation from another room may be a person's e-mail address.
     """

@@ -257,7 +257,7 @@ def _is_before(version: Version, room: Version) -> bool:
 
 
 def failure_of(version: Version) -> errors.MediaError:
-    """Return the error of work that failed."""
+    """Return the Media API error that explains why the work on a version failed."""
     message = version.status_message or "The work failed."
     kinds: Mapping[StatusCode, type[errors.MediaError]] = {
         StatusCode.INSUFFICIENT_MATCHING_SEED: errors.TooFewUsersError,

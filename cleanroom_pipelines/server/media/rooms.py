@@ -74,7 +74,7 @@ def get_room(call: Call) -> dict[str, Any]:
 
 
 def list_rooms(call: Call) -> dict[str, Any]:
-    """Return the rooms in which the caller participates, with the caller's role and the provisioned sides."""
+    """Return the rooms in which the caller participates, with the caller's role and which data is provisioned."""
     rooms = call.installation.catalog.rooms.data_rooms()
     mine = [(room, group.as_member(call.email)) for room in rooms if (group := room.group_of(call.email))]
     return {"rooms": [_listed(room, group) for room, group in mine]}
@@ -258,7 +258,7 @@ def deprovision_seeds(call: Call) -> dict[str, Any]:
 
 
 def get_provisioning(call: Call) -> dict[str, Any]:
-    """Return whether each side has provisioned its data."""
+    """Return whether the base audience and the seed audiences are provisioned."""
     room = call.room()
     return {"base": room.record.has_base, "seeds": room.record.has_seeds}
 

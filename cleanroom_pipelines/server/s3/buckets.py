@@ -29,7 +29,7 @@ _MOST_SKIPPED: Final = 1000
 
 
 def list_buckets(context: Context) -> Output:
-    """ListBuckets: the warehouse, the registered buckets and those in use."""
+    """ListBuckets: the account's warehouse, its local buckets and its registered buckets."""
     account = context.caller.account_id
     found = {name: bucket.created for name, bucket in context.parts.buckets.created_by(account).items()}
     found |= context.parts.registered(account)
