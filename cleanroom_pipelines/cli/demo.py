@@ -36,7 +36,7 @@ _JOB = "First redeemers of campaign 18"
 
 @dataclass(frozen=True)
 class Catch:
-    """Number of audience members that later redeemed a coupon, compared with other lists of the same size.
+    """Number of the audience's households that later redeemed a coupon, compared with other lists of that size.
 
     Args:
         among: `all households` or `mailed households`.

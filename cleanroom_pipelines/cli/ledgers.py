@@ -96,7 +96,7 @@ def _change(refill: int | None, share: str | None) -> tuple[str, int, str | None
 def _agree(
     installation: Any, pair: Any, change: tuple[str, int, str | None], approved_by: Sequence[str], *, yes: bool
 ) -> None:
-    """Record a change that both organisations approved, after showing its effect."""
+    """Record a budget change that both organisations approved, after showing its effect."""
     from cleanroom_pipelines.catalog.pairs import check_both_approve
     from cleanroom_pipelines.runs.budgets import known_organizations, organization_digest
 

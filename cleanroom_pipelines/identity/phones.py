@@ -151,7 +151,7 @@ def _numbers_of(plan: _Plan, digits: pa.Array) -> pa.Array:
 
 
 def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """Remove the national prefix, as `phonenumberutil.parse` does; also return which numbers to leave to it."""
+    """Remove the national prefix as `phonenumberutil.parse` does; also return which numbers only it can parse."""
     nothing = np.zeros(len(numbers), np.bool_)
     if plan.prefix is None:
         return numbers, nothing

@@ -36,12 +36,12 @@ class ValidationReports:
         return self.matching
 
     def is_passed(self) -> bool:
-        """Check whether there is a matching dataset, and every provided dataset was accepted."""
+        """Check whether the matching ids were provided, and every provided dataset was accepted."""
         return self.passed
 
     @property
     def passed(self) -> bool:
-        """Whether there is a matching dataset, and every provided dataset was accepted."""
+        """Whether the matching ids were provided, and every provided dataset was accepted."""
         reports = (self.matching, self.segments, self.demographics, self.embeddings)
         return self.matching is not None and all(report.passed for report in reports if report is not None)
 

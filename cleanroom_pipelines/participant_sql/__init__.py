@@ -1,4 +1,4 @@
-"""Participant queries: seeds defined by SQL.
+"""Participant queries: SQL by which a participant defines a seed.
 
 Lives here: the allowed SQL of Spark (allowed.py, functions.py), its check (checking.py), its translation for
 DuckDB (translating.py, patterns.py, macros.py), and its run in a separate process that can read only the tables it

@@ -309,7 +309,7 @@ _OTHER_NAMES = ("cast", "exists", "extract", "if", "try_cast")
 
 
 def similar_names(name: str) -> list[str]:
-    """Return names of available functions that look like a name, the closest first."""
+    """Return names of available functions that resemble the given name, the closest first."""
     return difflib.get_close_matches(name.lower(), [*FUNCTIONS, *_OTHER_NAMES], MAX_SIMILAR, 0.7)
 
 

@@ -1,4 +1,4 @@
-"""Patterns and formats of Spark, translated for DuckDB.
+"""Regular expressions and date formats of Spark, translated for DuckDB.
 
 Lives here: regular expressions as Java reads them, and formats of dates and times.
 Add here when another element has exactly the same meaning in both engines.
@@ -84,7 +84,7 @@ def _element(found: re.Match[str]) -> str:
 
 
 def n_groups(pattern: str) -> int:
-    """Count the groups of a pattern that `translated_pattern` accepts."""
+    """Count the groups in a regular expression that `translated_pattern` accepts."""
     return len(_GROUP.findall(_SETS.sub("", pattern)))
 
 
@@ -94,7 +94,7 @@ def translated_replacement(text: str) -> str | None:
 
 
 def plain_separator(pattern: str) -> str | None:
-    """Return the only text that a pattern matches; None if it matches several texts, or none."""
+    """Return the one text that a regular expression matches; None if it matches several texts, or none."""
     if not re.fullmatch(rf"(?:\\[^A-Za-z0-9\s]|{_PLAIN})+", pattern):
         return None
     return re.sub(r"\\(.)", r"\1", pattern)

@@ -132,7 +132,7 @@ class AccountPerson:
 
 
 def _filled(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a form without its empty fields."""
+    """Return a form's parameters, without those of empty fields."""
     return {name: value for name, value in parameters.items() if value not in ("", None)}
 
 

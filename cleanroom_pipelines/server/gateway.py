@@ -227,7 +227,7 @@ class Gateway:
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether a request is direct and its Host names this machine: other names may resolve to it (rebinding)."""
+    """Whether a request is direct and addressed to a name of this machine, not one that only resolves to it."""
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
     return _is_direct(scope) and all(map(_is_this_machine, hosts))
 

@@ -159,7 +159,7 @@ class FolderDraft(Protocol):
 
 
 class Bucket(Protocol):
-    """Objects by key. Keys are segments joined by `/`, and callers must validate them."""
+    """A store of objects by key; a key consists of segments joined by `/`, and callers must validate it."""
 
     def find(self, key: str) -> ObjectEntry | None:
         """Return the object with exactly this key and all its properties; None if it does not exist.

@@ -43,7 +43,7 @@ class FileState:
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def still_is(self, path: Path) -> bool:
-        """Whether the path is still the same unchanged file."""
+        """Whether the path still refers to the same, unchanged file."""
         try:
             return FileState.of(path) == self
         except FileNotFoundError:
@@ -91,7 +91,7 @@ def _ask_lease(path: Path) -> bool | None:
 
 
 def _ask_processes(path: Path) -> bool:
-    """Whether a visible process has the file open for writing."""
+    """Whether a process whose open files this user can see has the file open for writing."""
     target = path.stat()
     for opened in _open_files():
         with suppress(OSError, ValueError, StopIteration):  # closed meanwhile, or not visible to this user

@@ -77,7 +77,7 @@ def get_upload(call: Call) -> dict[str, Any]:
 
 
 def convert_upload(call: Call) -> dict[str, Any]:
-    """Replace one of the caller's uploads by the same table, read with another separator or without its header.
+    """Replace one of the caller's uploads by its table, read with another separator and perhaps without a header.
 
     Raises:
         ValidationFailedError: The result cannot be a file of this dataset; the upload is kept.

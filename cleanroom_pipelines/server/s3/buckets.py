@@ -91,7 +91,7 @@ def get_bucket_versioning(context: Context) -> Output:
 
 
 def list_objects_v2(context: Context) -> Output:
-    """ListObjectsV2."""
+    """ListObjectsV2, version 2 of S3's object listing."""
     token = context.get("ContinuationToken")
     page = _page(context, after=_from_token(token) if token else context.get("StartAfter", ""))
     return _shown(context, page) | {
@@ -103,7 +103,7 @@ def list_objects_v2(context: Context) -> Output:
 
 
 def list_objects(context: Context) -> Output:
-    """ListObjects, the older listing of S3."""
+    """ListObjects, version 1 of S3's object listing."""
     page = _page(context, after=context.get("Marker", ""))
     return _shown(context, page) | {
         "Marker": encoded(context, context.get("Marker", "")),

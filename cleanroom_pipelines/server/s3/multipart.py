@@ -80,7 +80,7 @@ def _stored(context: Context, content: IO[bytes]) -> ObjectEntry:
 
 
 def complete_multipart_upload(context: Context) -> Output:
-    """CompleteMultipartUpload: the object appears as a whole."""
+    """CompleteMultipartUpload: join the parts into an object, which appears only once it is complete."""
     upload = _upload(context)
     numbers, parts = _chosen(upload, context.document.get("Parts", []))
     if sum(part.n_bytes for part in parts) > context.parts.most_bytes:
