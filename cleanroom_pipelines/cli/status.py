@@ -1,4 +1,4 @@
-"""`cleanroom status`: what failed, runs, waits and is due, then all resources with status and progress.
+"""`cleanroom status`: failed, running, waiting and due work, then all resources with status and progress.
 
 Lives here: printing both, filters, and watching.
 Keep out: reading the situation (runs.situation).

@@ -170,7 +170,7 @@ def _answer_of(process: subprocess.Popen[bytes], task: Mapping[str, Any], late: 
 
 
 def _environment(own: Path) -> dict[str, str]:
-    """Build the child's environment without our variables and credentials; its home is its own folder."""
+    """Build the child's environment without our variables and credentials; libraries write to its own folder."""
     folder = str(own)
     return {
         "PYTHONPATH": str(_PACKAGE_ROOT),

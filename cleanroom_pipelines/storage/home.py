@@ -138,7 +138,7 @@ class Home:
 
     @property
     def day_caches(self) -> Path:
-        """Caches of training datasets: remote tables, counts per file; may be emptied when nothing runs."""
+        """Caches of training datasets (remote tables, counts per file); may be emptied when nothing runs."""
         return self.root / "cache"
 
     @property

@@ -240,7 +240,7 @@ class SeedVault(Vault):
             path.unlink(missing_ok=True)
 
     def find(self, slot: str) -> str | None:
-        """Return the location of the seed in a slot, the folder for one seed; None if the slot is empty.
+        """Return the location of the seed in a slot (a folder for one seed); None if the slot is empty.
 
         Raises:
             UsageError: The slot's name has other characters than hex digits and dashes.

@@ -274,7 +274,7 @@ def failure_of(version: Version) -> errors.MediaError:
 
 
 def _has_report(call: Call, kind: JobKind, about: Kind, id_: str) -> bool:
-    """Check whether any version of the room or lab contains the validation report that such a job returns."""
+    """Check whether any version of the room or lab contains the validation report for this kind of job."""
     versions = call.installation.catalog.resources.versions(about, id_) if kind in _REPORTS else ()
     return any(_REPORTS[kind] in version.artifacts for version in versions)
 

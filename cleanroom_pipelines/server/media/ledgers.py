@@ -1,4 +1,4 @@
-"""Payments from the privacy budget of a room's two data providers, and how many more queries it can pay for.
+"""Payments from the privacy budget of a room's two data providers, and how many more queries the budget allows.
 
 Lives here: the call of the data-room (Media) API about payments.
 Add here when participants can see more of a ledger.
@@ -18,7 +18,7 @@ from cleanroom_pipelines.server.media.access import Call, Room
 
 
 def get_ledger(call: Call) -> dict[str, Any]:
-    """Return the budget of a room's data providers, its payments, and how many more queries it can pay for.
+    """Return the budget of a room's data providers, its payments, and how many more queries it allows.
 
     Raises:
         NotProvisionedError: No participant may provide the base audience, or none the seed audiences.
@@ -40,7 +40,7 @@ def get_ledger(call: Call) -> dict[str, Any]:
 
 
 def _buys(room: Room, left: int) -> dict[str, int]:
-    """Return how many more queries of each kind a budget can pay for, at the highest price of that kind."""
+    """Return how many more queries of each kind a budget allows, at the highest price of that kind."""
     lookalike = HIDDEN_LOOKALIKE_TENTHS if room.record.hide_absolute_values else MOST_LOOKALIKE_TENTHS
     prices = {
         "overlap": COUNT.tenths,
