@@ -265,7 +265,7 @@ class _Compiler:
     def _bound(self, value: str) -> exp.Expr:
         if len(self.parameters) >= MAX_PARAMETERS:
             raise UsageError(
-                f"The filters of the audience and its referenced audiences have over {MAX_PARAMETERS:,} values.",
+                f"The filters of the audience and of those it refers to have over {MAX_PARAMETERS:,} values.",
                 remedy="Split the audience into several.",
             )
         self.parameters.append(value)

@@ -135,10 +135,16 @@ def _files_of(definition: Definition, resolve: Resolve) -> tuple[FileRef, ...]:
 def _table_of(ref: FileRef) -> tuple[TableFiles, str]:
     table = find_upload(ref.path, IDS)
     if ref.column is None and len(table.columns) > 1:
-        raise InputError("A source has several columns.", remedy="Choose one with `column`.", problem="columns")
+        raise InputError(
+            "The file of a source has several columns.",
+            remedy="Choose one with the `column` of the source.",
+            problem="columns",
+        )
     if ref.column is not None and ref.column not in table.columns:
         raise InputError(
-            "The `column` of a source is not in its files.", remedy="Check `column`.", problem="columns"
+            "The `column` of a source is not in the source's file.",
+            remedy="Give a column of the file.",
+            problem="columns",
         )
     return table, ref.column or table.columns[0]
 

@@ -130,7 +130,7 @@ class Console:
 
     def _reader(self, request: Request, route: Route) -> FormReader:
         if not route.files:
-            raise errors.InvalidRequestError("This page receives no files.", remedy="Open the page again.")
+            raise errors.InvalidRequestError("This page does not accept files.", remedy="Open the page again.")
         most_bytes = self._installation.settings.max_upload_bytes
         return FormReader(request.header("content-type") or "", self._installation.home.scratch, most_bytes)
 

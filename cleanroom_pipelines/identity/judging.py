@@ -124,7 +124,9 @@ def judge_ids(kind: MatchingId, ids: pa.Array) -> JudgedIds:
         cause = type(error).__name__
     # Raised outside the handler: the error may quote an id, and __context__ would keep it.
     raise EngineError(
-        f"The ids could not be normalised ({cause}).", remedy="Check that the file is UTF-8.", cause=cause
+        f"The ids could not be normalised ({cause}).",
+        remedy="Check that the file is encoded in UTF-8.",
+        cause=cause,
     )
 
 

@@ -51,7 +51,7 @@ class Audiences:
             AmbiguousNameError: Several audiences have that name; two groups may choose the same one.
         """
         custom = (each for each in self._audiences if isinstance(each, CustomAudience))
-        return _only([each for each in custom if each.name == name], "custom audience of that name")
+        return _only([each for each in custom if each.name == name], "custom audience with that name")
 
     @staticmethod
     def is_lookalike_audience(audience: AudienceType) -> bool:

@@ -240,7 +240,7 @@ class Client:
     ) -> None:
         if (url is None) == (home is None):
             raise InvalidRequestError(
-                "A client needs either a server's address or a home.",
+                "A client needs either the address of a server or a home folder, not both.",
                 remedy="Give `url` and `token`, or `home` and `user_email`.",
             )
         self._transport: Transport

@@ -387,7 +387,10 @@ class MediaAudienceUserListJob(MediaComputeJob[list[str]]):
     def _read(self, raw: Any) -> list[str]:
         files = [file for file in self.delivery().files if file.name.startswith("part-")]
         if not all(file.name.endswith((".csv", ".csv.gz")) for file in files):
-            raise InvalidRequestError("The exported files are not plain lists of ids.", remedy="Call `download`.")
+            raise InvalidRequestError(
+                "The exported files are not plain lists of ids.",
+                remedy="Call `download` to save the files as they are.",
+            )
         return [user for file in files for user in self._ids(file)]
 
     def _ids(self, file: UserListFile) -> Iterator[str]:

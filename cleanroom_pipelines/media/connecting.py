@@ -62,13 +62,15 @@ def create_client(
     url = f"{scheme}://{api_host}:{api_port}" if api_host else os.environ.get(URL_VARIABLE)
     if not url:
         raise InvalidRequestError(
-            f"The server's address is missing, since {URL_VARIABLE} is not set.", remedy="Set it, or give a host."
+            f"The server's address is missing, since {URL_VARIABLE} is not set.",
+            remedy="Set it, or give `api_host`.",
         )
     more: dict[str, Any] = {} if request_timeout is None else {"timeout": float(request_timeout)}
     client = Client(url, api_token, **more)
     if client.email != user_email.strip().lower():
         client.close()
         raise UnauthorizedError(
-            "The token was issued for another e-mail address.", remedy="Give the address it was issued for."
+            "The token was issued for another e-mail address.",
+            remedy="Give the e-mail address that the token was issued for.",
         )
     return client

@@ -100,8 +100,8 @@ def bound_as_dict(tenths: int) -> dict[str, Any]:
         "epsilon": round(epsilon_of(tenths), 2),
         "delta": DELTA,
         "statement": (
-            "An attacker who knows everything else and uses all answers about the two organisations' data "
-            "correctly guesses whether one person is in the data in at most "
+            "Suppose an attacker knows everything else, and uses all answers about the two organisations' data "
+            "to guess whether one person is in the data. The guess is right in at most "
             f"{share:.0%} of cases; a coin flip achieves 50%."
         ),
     }

@@ -81,7 +81,9 @@ class AccountPerson:
         def do(call: Call) -> Any:
             account_id = self._account(call)
             if bucket not in _buckets(call, account_id):
-                raise errors.InvalidRequestError("The account has no such bucket.", remedy="Choose another one.")
+                raise errors.InvalidRequestError(
+                    "The account has no such bucket.", remedy="Choose one of the account's buckets."
+                )
             url = f"s3://{bucket}/console/seed-{call.installation.token_hex(8)}.jsonl"
             place = call.installation.buckets.locate(account_id, url)
             seed.seek(0)
@@ -113,10 +115,12 @@ class AccountPerson:
         catalog = call.installation.catalog
         user = catalog.users.user(call.email)
         if user is None or user.disabled or user.account_id is None:
-            raise errors.PermissionDeniedError("You manage no account.", remedy="Ask the operator.")
+            raise errors.PermissionDeniedError(
+                "You manage no account.", remedy="Ask the operator to assign one to you."
+            )
         call.trail["account"] = user.account_id
         if catalog.parties.account(user.account_id).disabled:
-            raise errors.PermissionDeniedError("The account is disabled.", remedy="Ask the operator.")
+            raise errors.PermissionDeniedError("The account is disabled.", remedy="Ask the operator to enable it.")
         return user.account_id
 
     def _operate(self, call: Call, name: str, given: Mapping[str, Any]) -> Any:

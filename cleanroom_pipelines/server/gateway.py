@@ -132,7 +132,7 @@ class Gateway:
 
     async def _measure(self, request: Request, *, is_local: bool) -> Reply:
         if not self.metrics.admits(request.header("authorization") or "", is_local=is_local):
-            message = "Metrics need their token or, if none is set, a direct request from this machine."
+            message = "Metrics require their token or, if none is set, a direct request from the server's machine."
             return await self._reject(request, message, status=403, ends=True)
         content_type, body = await anyio.to_thread.run_sync(self.metrics.render)
         return Reply(200, {"Content-Type": content_type, "Cache-Control": "no-store"}, body)
@@ -156,7 +156,7 @@ class Gateway:
         if request.raw_path.startswith(_FORMER_BUCKETS):
             return await self._reject(
                 request,
-                "Objects are served by S3 now: use any S3 client with this endpoint.",
+                "Objects are now served through the S3 API. Use any S3 client with this endpoint.",
                 status=410,
                 ends=True,
             )

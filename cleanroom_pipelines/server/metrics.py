@@ -44,7 +44,7 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "cleanroom_http_requests",
-            "Requests by API and class of status.",
+            "Requests, by API and class of HTTP status.",
             ["api", "status"],
             registry=self._registry,
         )
@@ -101,8 +101,8 @@ class _State:
 
     def _read(self) -> Iterator["GaugeMetricFamily"]:
         usage = shutil.disk_usage(self._installation.home.root)
-        yield _gauge("disk_free_bytes", "Free space on the disk of the home.", usage.free)
-        yield _gauge("disk_size_bytes", "Size of the disk of the home.", usage.total)
+        yield _gauge("disk_free_bytes", "Free space on the disk that stores the home folder.", usage.free)
+        yield _gauge("disk_size_bytes", "Size of the disk that stores the home folder.", usage.total)
         try:
             families = [*self._queue(), *self._jobs(), *self._budgets(), self._notices()]
         except CleanroomError:
@@ -114,7 +114,9 @@ class _State:
         now, waiting = self._installation.clock(), self._installation.catalog.work.waiting()
         count = _family("waiting_jobs", "Jobs that could start now, by lane.", "lane")
         age = _family(
-            "oldest_waiting_seconds", "Age of the oldest job that could start now; 0 without one.", "lane"
+            "oldest_waiting_seconds",
+            "Age of the oldest job that could start now, by lane; 0 if there is no such job.",
+            "lane",
         )
         for lane in Lane:
             n_jobs, oldest = waiting.get(lane, (0, now))
@@ -143,9 +145,11 @@ class _State:
 
     def _budgets(self) -> Iterator["GaugeMetricFamily"]:
         spent = _family(
-            "budget_spent_units", "Units that a pair of organisations spent of its privacy budget.", "pair"
+            "budget_spent_units", "Units of the privacy budget that a pair of organisations has spent.", "pair"
         )
-        total = _family("budget_total_units", "Units in a pair's whole privacy budget.", "pair")
+        total = _family(
+            "budget_total_units", "Units in the whole privacy budget of a pair of organisations.", "pair"
+        )
         pairs, key = self._installation.catalog.pairs, self._installation.key
         for pair in pairs.all():
             ledger, label = pairs.ledger(pair.id), key.digest("metrics", pair.id.encode())[:16]
@@ -156,7 +160,9 @@ class _State:
     def _notices(self) -> "GaugeMetricFamily":
         states = states_of(self._installation.catalog, setting=self._installation.settings.notify)
         n_failing = sum(state.arrived is False for state in states)
-        return _gauge("failing_receivers", "Receivers of notices that the last notice did not reach.", n_failing)
+        return _gauge(
+            "failing_receivers", "Number of receivers that the last notice sent to them did not reach.", n_failing
+        )
 
 
 def _family(name: str, about: str, *labels: str) -> "GaugeMetricFamily":

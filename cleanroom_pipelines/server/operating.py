@@ -77,7 +77,7 @@ def _check_operator(call: Call, request: Request) -> None:
     if call.installation.settings.operator_pages != "remote" and not request.is_local:
         raise PermissionDeniedError(
             "The operator's pages are shown only on the server's own machine.",
-            remedy="Open them there, such as by an SSH tunnel.",
+            remedy="Open them there, for example through an SSH tunnel.",
         )
 
 

@@ -102,7 +102,7 @@ WRONG = [
     (rule(file("broken.parquet")), "cannot be read"),
     (rule(file("mixed.csv")), "decimal point"),
     (rule(file("two columns.parquet")), "several columns"),
-    (rule(file("a.parquet", column=SECRET)), "not in its files"),
+    (rule(file("a.parquet", column=SECRET)), "not in the source's file"),
     (rule(BASE), "definition.source"),
     (rule(file("a.parquet")) | {"filters": {"operator": "AND", "filters": [SECRET]}}, "Filters do not apply"),
     (rule(file("a.parquet"), (SECRET, file("b.parquet"))), "combinators[0]"),

@@ -282,7 +282,7 @@ def test_rooms_that_cannot_answer_say_why(site: Served) -> None:
     empty = Place.open(site, ready=False)
     for path, group in (("/overlap", "seed"), ("/insights", "agency")):
         assert "Data are missing" in words(empty.get(path, group))
-    assert "Provision it first" in empty.post("/overlap", "seed", 409, price="100")
+    assert "Provision the base audience first" in empty.post("/overlap", "seed", 409, price="100")
 
 
 def test_lists_show_what_was_delivered_and_what_it_reveals(site: Served) -> None:

@@ -228,7 +228,7 @@ def test_a_token_cannot_make_a_passkey_that_outlives_it(
 ) -> None:
     browser, (text, _) = new(), issue_token(installation, USER)
     browser.send("POST", "/sign-in/token", {"token": text})
-    assert "You signed in by a token." in browser.send("GET", "/account").text
+    assert "You signed in with a token." in browser.send("GET", "/account").text
     assert browser.send("POST", "/account/passkeys/options").status_code == 403
     assert browser.send("POST", "/account/passkeys", {"name": "n", "credential": "{}"}).status_code == 403
     assert rejections(installation)[-2:] == ["add_passkey"] * 2

@@ -196,7 +196,10 @@ def test_only_existing_users_sign_in(installation: Installation, browser_at: Cal
     with serving(Lying(claims={"email": "new@publisher.example"})) as provider:
         browser = browser_at(provider.issuer)
         answer = finish(browser, begin(browser, provider))
-        assert (answer.status_code, "No user here has your address." in answer.text) == (401, True)
+        assert (answer.status_code, "No user of this clean room has your e-mail address." in answer.text) == (
+            401,
+            True,
+        )
         assert installation.catalog.users.user("new@publisher.example") is None
         provider.claims = {}
         installation.catalog.users.set_user_disabled(USER, True)

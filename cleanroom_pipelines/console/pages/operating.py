@@ -232,7 +232,7 @@ def _status(error: MediaError | None) -> int:
 
 
 def _unknown() -> InvalidRequestError:
-    return InvalidRequestError("This cannot be done here.", remedy="Open the page again.")
+    return InvalidRequestError("This page does not offer this action.", remedy="Open the page again.")
 
 
 PAGES = (

@@ -148,7 +148,7 @@ def _site(page: PageRequest) -> PasskeySite:
     if found is None:
         raise InvalidRequestError(
             "Passkeys do not work at this address.",
-            remedy="Open the console by https and its host name, or at http://localhost on its own machine.",
+            remedy="Open the console over https by its host name, or at http://localhost on the server's machine.",
         )
     return found
 
@@ -169,7 +169,7 @@ def _check_session(page: PageRequest) -> None:
     """Reject a session that ends with a token: a passkey would outlive it."""
     if _is_by_token(page):
         error = PermissionDeniedError(
-            "You signed in by a token.", remedy="Sign in by your password, a passkey or a one-time link."
+            "You signed in with a token.", remedy="Sign in with your password, a passkey or a one-time link."
         )
         page.service.audit_rejection("add_passkey", error, page.request.id, page.email)
         raise error

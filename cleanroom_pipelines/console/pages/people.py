@@ -71,7 +71,9 @@ def ask_to_remove(page: PageRequest) -> Reply:
     """Ask for confirmation before a member is removed."""
     email = page.query.get("email", "")
     if email not in [each["email"] for each in _call(page, Method.GET_MEMBERS)["members"]]:
-        raise NotFoundError("The participant has no such member.", remedy="Go to the people of the room.")
+        raise NotFoundError(
+            "This person is not a member of your participant.", remedy="Go to the people of the room."
+        )
     return page.show("people/remove.html", room=page.room(), email=email)
 
 

@@ -95,7 +95,7 @@ def finish_sso(page: PageRequest) -> Reply:
         except UsageError as error:
             raise rejected(page, error.message) from None
         if email is None:
-            raise rejected(page, "No user here has your address.")
+            raise rejected(page, "No user of this clean room has your e-mail address.")
     except CleanroomError as error:
         return again(page, error)
     return enter(page, email, start_session(installation, email))

@@ -214,5 +214,5 @@ def denied() -> PermissionDeniedError:
     """Return the error for both a missing permission and a missing object."""
     return PermissionDeniedError(
         "The object does not exist, or you lack the permission for it.",
-        remedy="Ask the owner of the data room.",
+        remedy="Check the id, or ask the owner of the data room for the permission.",
     )

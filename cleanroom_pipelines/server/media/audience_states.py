@@ -86,7 +86,10 @@ def refresh_audience(call: Call) -> dict[str, Any]:
     elif state == OUTDATED:
         work.request_version(Kind.CUSTOM_AUDIENCE, audience.id, Cause.BY_HAND)
     else:
-        raise ConflictError("The audience is being built, or is up to date.", remedy="See its state.")
+        raise ConflictError(
+            "The audience is being built or is up to date, so it was not rebuilt.",
+            remedy="Check its state: only failed or outdated audiences can be rebuilt.",
+        )
     return {}
 
 

@@ -146,7 +146,7 @@ def check_export(room: Room, audience: CustomAudience) -> None:
         room.require(CollaborationType.EXCLUSION, "lists that exclude the matched users")
     leaves_out = any(each.exclude_seed_audience for each in lookalikes_of(definition, resolve).values())
     if leaves_out and not _is_from_seed_to_base(room, audience):
-        room.require(CollaborationType.EXCLUSION, "lookalikes that exclude their source")
+        room.require(CollaborationType.EXCLUSION, "lookalikes that exclude the users of their source")
 
 
 def seed_digests(room: Room) -> Mapping[str, str]:
@@ -261,11 +261,11 @@ def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[s
     if wanted and not room.record.has_seeds:
         warnings.append("The seed audiences are not provisioned.")
     elif wanted - {*present.seed_types}:
-        warnings.append("A seed audience in its definition no longer exists.")
+        warnings.append("A seed audience in the audience's definition no longer exists.")
     values = present.values
     looked_for = filter_values(parse_definition(audience.definition))
     if values and any(wanted - values.get(attribute, frozenset()) for attribute, wanted in looked_for.items()):
-        warnings.append("A filter value in its definition does not occur in the base audience.")
+        warnings.append("A filter value in the audience's definition does not occur in the base audience.")
     return warnings
 
 

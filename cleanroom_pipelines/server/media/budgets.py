@@ -57,7 +57,8 @@ def of(room: Room) -> Budget:
     pair = room_pair(room.installation, room.record)
     if pair is None:
         raise NotProvisionedError(
-            "The room needs a participant who may provide the base audience, and one for seed audiences.",
+            "The room needs a participant who may provide the base audience, and one who may provide seed "
+            "audiences.",
             remedy="Create a room with a provider for each side.",
         )
     return Budget(room.installation, pair, room.id)
@@ -269,7 +270,9 @@ def _state(room: Room) -> RoomBudget:
     if version is not None:
         state = RoomBudget.of(room.installation, room.record, version.artifacts)
     if state is None:
-        raise NotProvisionedError("The room has no base audience yet.", remedy="Provision it first.")
+        raise NotProvisionedError(
+            "The room has no base audience yet.", remedy="Provision the base audience first."
+        )
     return state
 
 

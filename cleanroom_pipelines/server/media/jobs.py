@@ -64,7 +64,7 @@ def start_job(call: Call) -> dict[str, Any]:
         kind = JobKind(call.text("kind"))
     except ValueError:
         raise errors.InvalidRequestError(
-            "Unknown kind of job.", remedy="See cleanroom_pipelines.media.protocol."
+            "Unknown kind of job.", remedy="Give a value of `JobKind` in cleanroom_pipelines.media.protocol."
         ) from None
     call.trail["operation"] = f"start_job.{kind.value}"
     if kind in ABOUT_AUDIENCES:
@@ -83,7 +83,8 @@ def start_job(call: Call) -> dict[str, Any]:
     missing = [side for side in _NEEDS.get(kind, ()) if not has[side]]
     if missing and not _has_report(call, kind, Kind.DATA_ROOM, room.id):  # a rejected file has a report
         sides = {"base": "base audience", "seeds": "seed audiences"}
-        raise errors.NotProvisionedError(f"The room has no {sides[missing[0]]} yet.", remedy="Provision it first.")
+        what = sides[missing[0]]
+        raise errors.NotProvisionedError(f"The room has no {what} yet.", remedy=f"Provision the {what} first.")
     options = {} if (about := call.mapping("audience")) is None else {"audience_type": _seed_type(about)}
     return _shown(call, _note(call, room, kind, _room_version(call, room), options))
 
@@ -116,7 +117,8 @@ def list_jobs(call: Call) -> dict[str, Any]:
     kinds = [each for each in (*ABOUT_ROOMS, *ABOUT_AUDIENCES) if each.value in call.texts("kinds")]
     if not kinds or len(kinds) < len(call.texts("kinds")):
         raise errors.InvalidRequestError(
-            "An unknown kind of job was given, or none.", remedy="Give kinds of jobs about rooms or audiences."
+            "The kinds of jobs are missing, or one of them is unknown.",
+            remedy="Give kinds of jobs about rooms or audiences.",
         )
     permissions = [ABOUT_ROOMS.get(each) or ABOUT_AUDIENCES[each] for each in kinds]
     room = call.room(*permissions)
@@ -135,7 +137,9 @@ def get_job_price(call: Call) -> dict[str, Any]:
     job = own_job(call)
     room = _room_of_complete(call, job)
     if room is None:
-        raise errors.InvalidRequestError("Jobs of data labs have no price.", remedy="Fetch the result.")
+        raise errors.InvalidRequestError(
+            "Jobs of data labs have no price.", remedy="Fetch the result, which is free."
+        )
     budget = room_budgets.of(room)
     cost = budget.cost([Question.from_dict(each) for each in _questions(call, job)])
     return room_budgets.priced(budget, call.organization, cost)
@@ -462,7 +466,9 @@ def _documents(call: Call, job: RoomJob, asset: str) -> dict[str, Any]:
     """Return an asset's JSON documents from the version that contains the job's result."""
     version = _answering(call, job)
     if asset not in version.artifacts:
-        raise errors.NotProvisionedError("The room lacks the data for this job.", remedy="Provision both sides.")
+        raise errors.NotProvisionedError(
+            "The room lacks the data for this job.", remedy="Provision the base audience and the seed audiences."
+        )
     try:
         with call.installation.store.opening(version.artifact(asset)) as folder:
             return read_documents(folder)

@@ -64,7 +64,7 @@ def invite_user(call: Call) -> dict[str, Any]:
         raise ConflictError("The member can sign in already.", remedy="Ask the operator for a one-time link.")
     if not _is_only_the_callers(call, email) or not _has_at_most(group, email, call.email):
         raise ConflictError(
-            "The member has permissions that you lack, here or elsewhere.",
+            "The member has permissions that you lack, in this data room or in another one.",
             remedy="Ask the operator to invite the member.",
         )
     secret, link = invite(call.installation, email, call.email)

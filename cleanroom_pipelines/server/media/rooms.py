@@ -272,7 +272,8 @@ def get_audit_log(call: Call) -> dict[str, Any]:
     room, limit, before = call.room(), call.number("limit", 0), call.number("before", 0)
     if not (0 <= limit <= _MOST_ENTRIES and 0 <= before <= _MOST_PLACE):
         raise InvalidRequestError(
-            "The parameter limit or before is out of range.", remedy=f"Use at most {_MOST_ENTRIES} entries."
+            "The parameter `limit` or `before` is out of range.",
+            remedy=f"Give a `limit` of at most {_MOST_ENTRIES:,}, and `older` of an earlier response as `before`.",
         )
     audit, older = call.installation.audit, None
     if limit:
@@ -474,7 +475,8 @@ def _member_permissions(value: Mapping[str, Any]) -> dict[str, tuple[Permission,
     }
     if not set(members) <= emails or any(not set(each) <= {*value["permissions"]} for each in members.values()):
         raise InvalidRequestError(
-            "A member can have only permissions that the participant has.", remedy="Remove the others."
+            "A member can have only permissions that the participant has.",
+            remedy="Remove the member's other permissions.",
         )
     return members
 

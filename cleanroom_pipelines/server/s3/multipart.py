@@ -87,7 +87,9 @@ def complete_multipart_upload(context: Context) -> Output:
         raise S3Error("EntityTooLarge")
     expected = context.get("MpuObjectSize")
     if expected is not None and int(expected) != sum(part.n_bytes for part in parts):
-        raise S3Error("InvalidRequest", "The parts together do not have the declared size of the object.")
+        raise S3Error(
+            "InvalidRequest", "The total size of the parts differs from the declared size of the object."
+        )
     try:
         with upload.joined(numbers, context.parts.home.scratch) as stream:
             _check_whole(context, stream)

@@ -132,7 +132,7 @@ def store(context: Context, attributes: dict[str, str], content: Any, e_tag: str
         bucket.put(key, content, attributes=attributes)
     entry = bucket.find(key)
     if entry is None:
-        raise S3Error("NoSuchKey", "Another request has deleted the object meanwhile.")
+        raise S3Error("NoSuchKey", "Another request deleted the object before this request finished.")
     context.entry["n_bytes"] = entry.n_bytes
     return entry
 

@@ -176,13 +176,12 @@ def check_key(name: str, bucket: LocalBucket | RemoteBucket, key: str, *, is_wri
     if not is_storable_key(key):
         raise S3Error("KeyTooLongError")
     if isinstance(bucket, RemoteBucket) and not bucket.has_key(key):
-        message = (
-            "A registered bucket cannot have keys with empty segments, dots as segments or control characters."
-        )
+        message = "A key in a registered bucket cannot have empty segments, '.' or '..', or control characters."
         raise S3Error("NotImplemented", message)
     if is_write and is_warehouse_name(name) and not is_key_of_table(key):
         raise S3Error(
-            "InvalidRequest", "A key in a warehouse must be <database>/<table>/<file>, with any partition folders."
+            "InvalidRequest",
+            "A key in a warehouse must be <database>/<table>/<file>; partition folders may precede <file>.",
         )
 
 
@@ -198,7 +197,9 @@ def attributes_of(context: Context) -> dict[str, str]:
         raise S3Error("NotImplemented", "The only storage class here is STANDARD.")
     encryption = context.get("ServerSideEncryption")
     if encryption is not None and not (encryption == "AES256" and context.parts.is_encrypted):
-        message = "Only the disk encrypts objects. AES256 is accepted if CLEANROOM_ENCRYPTION=volume is set."
+        message = (
+            "Only the disk encrypts objects, so AES256 is accepted only if CLEANROOM_ENCRYPTION=volume is set."
+        )
         raise S3Error("NotImplemented", message)
     found = {header: context.get(name) for name, header in HEADERS.items() if context.get(name) is not None}
     encodings = [each.strip() for each in found.pop("Content-Encoding", "").split(",")]
@@ -213,7 +214,7 @@ def attributes_of(context: Context) -> dict[str, str]:
     check_headers([*found.values(), *metadata.values()])
     attributes = found | {name: value for name, value in metadata.items() if name not in found}
     if len(json.dumps(attributes)) > _MOST_STORED:
-        raise S3Error("InvalidArgument", "The headers and metadata of an object are too large together.")
+        raise S3Error("InvalidArgument", "The headers and metadata of the object together are too large.")
     return attributes
 
 
