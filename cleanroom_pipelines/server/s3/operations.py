@@ -176,7 +176,7 @@ def check_key(name: str, bucket: LocalBucket | RemoteBucket, key: str, *, is_wri
     if not is_storable_key(key):
         raise S3Error("KeyTooLongError")
     if isinstance(bucket, RemoteBucket) and not bucket.has_key(key):
-        message = "A key in a registered bucket cannot have empty segments, '.' or '..', or control characters."
+        message = "A key in a registered bucket cannot have an empty, '.' or '..' segment, or control characters."
         raise S3Error("NotImplemented", message)
     if is_write and is_warehouse_name(name) and not is_key_of_table(key):
         raise S3Error(
