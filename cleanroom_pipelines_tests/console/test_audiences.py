@@ -313,7 +313,7 @@ def test_states_are_shown_and_a_failed_audience_is_built_again(site: Site) -> No
 def test_an_audience_is_published_and_withdrawn(site: Site, ready: str) -> None:
     base = site.world.ids["base"]
     site.get(f"/{ready}", "base", 403)
-    assert "published to" in words(site.get(site.post(f"/{ready}/share", {"participants": [base]})))
+    assert "shared with" in words(site.get(site.post(f"/{ready}/share", {"participants": [base]})))
     page = site.get(f"/{ready}", "base")
     assert SCRIPT in words(page), "its name is shown as it is"
     assert "Save" not in words(page)
