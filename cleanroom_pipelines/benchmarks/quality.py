@@ -179,7 +179,7 @@ def table(result: Mapping[str, Any]) -> str:
         best = block["best_baseline"]
         lines.append(f"{result['data']}, {kind}: {len(block['tasks'])} tasks, best baseline {best}")
         header = "".join(f"{f'recall@{share:.0%}':>18}" for share in SHARES)
-        lines.append(f"  {'':26}{header}{'AUC':>10}{'ours ÷ it @10%':>18}{'ours - it @10%':>20}")
+        lines.append(f"  {'':26}{header}{'AUC':>10}{'ours ÷ row @10%':>18}{'ours - row @10%':>20}")
         for name, measures in block["methods"].items():
             cells = "".join(
                 f"{measures[key]['mean']:>11.3f} ±{measures[key]['standard_error']:.3f}"

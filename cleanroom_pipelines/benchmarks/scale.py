@@ -132,7 +132,7 @@ def table(result: Mapping[str, Any]) -> str:
             )
         if row.get("training_to_als"):
             lines.append(
-                f"  training takes {row['training_to_als']:.2f} times as long as ALS (both with pairs table)"
+                f"  training takes {row['training_to_als']:.2f} times as long as ALS (both with the pairs table)"
             )
         lines += [
             f"  Spark takes {ratio:.2f} times as long as DuckDB to {label}"

@@ -47,7 +47,10 @@ class NoticeReceiver:
         """Raise UsageError unless the receiver is valid."""
         check_name(self.name)
         if self.name == OPERATOR:
-            raise UsageError(f"{OPERATOR} is the name of a setting.", remedy="Choose another name.")
+            raise UsageError(
+                f"A receiver of notices cannot be named {OPERATOR}, which is a setting.",
+                remedy="Choose another name.",
+            )
         check_label("organization", self.organization, 255)
         if self.organization is not None and isinstance(self.channel, Command):
             raise UsageError(

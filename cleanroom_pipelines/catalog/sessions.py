@@ -254,7 +254,7 @@ class SignIn(Part):
             # locked, because a new password must end this session too
             user = session.get(UserRow, email, with_for_update=True)
             if user is None or user.disabled or password not in (None, user.password):
-                raise ConflictError("How the user signs in has changed.", remedy="Sign in again.")
+                raise ConflictError("The user's password or access has just changed.", remedy="Sign in again.")
             self._start(session, email, digest, token_id)
 
     def session(self, digest: str) -> ConsoleSession | None:
@@ -322,4 +322,4 @@ def _can_sign_in(session: Session, user: UserRow) -> bool:
 
 
 def _is_stored() -> ConflictError:
-    return ConflictError("This passkey is stored already.", remedy="Sign in with it, or make another one.")
+    return ConflictError("This passkey is stored already.", remedy="Sign in with it, or create another one.")

@@ -115,7 +115,7 @@ class Scheduling(Claims):
             if place is None and version.resource_id in busy:
                 words = "waiting for its earlier version"
             elif place is None and readiness != "ready":
-                words = "waiting for its parent"
+                words = "waiting for a resource that it depends on"
             else:
                 words = "starting" if place is None else "waiting"
             stages[key] = Stage(words, place=place)

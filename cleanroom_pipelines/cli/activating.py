@@ -41,7 +41,8 @@ _MAX_USERS_COMPARED = 1_000_000
 @click.option(
     "--seed-mode",
     type=click.Choice(["excluded", "first", "in_place"]),
-    help="Where seed users appear. Only for an audience of an installation; otherwise choose it in `generate`.",
+    help="Position of the seed's users in the list. Only if --ranking is an audience artifact of an installation; "
+    "for the result of `generate`, choose it there.",
 )
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv", "parquet", "plain"]), help="Default: csv.")
 @click.option("--destination", type=click.Choice(["plain", "google", "meta", "tiktok", "liveramp"]))
@@ -82,7 +83,7 @@ def export(as_json: bool, **options: Any) -> None:
         print_json(written)
         return
     manifest, holdout = written["manifest"], written["holdout"]
-    click.echo(f"{manifest['delivered']:,} users in {len(manifest['files']):,} files.")
+    click.echo(f"Exported {manifest['delivered']:,} users in {len(manifest['files']):,} files.")
     if holdout:
         click.echo(f"Held out {holdout['delivered']:,} users; their list is in {written['holdoutFolder']}.")
     if changes := manifest.get("changes"):
@@ -273,11 +274,11 @@ def _activation(
         if ids:
             raise UsageError("A plain list does not use --ids.", remedy="Omit --ids, or give an ad --destination.")
         if destination and format_ not in (None, "plain"):
-            raise UsageError("The format of a plain list is fixed.", remedy="Omit --format.")
+            raise UsageError("--destination plain has a fixed file format.", remedy="Omit --format.")
         yield "plain" if destination else format_ or "csv", None, [], None
         return
     if format_:
-        raise UsageError("The destination determines the format.", remedy="Omit --format.")
+        raise UsageError("The ad --destination determines the file format.", remedy="Omit --format.")
     where = AdDestination(destination)
     if ids is None:
         require_served(where, MatchingId.STRING)

@@ -24,7 +24,7 @@ def audit() -> None:
 @click.option(
     "--expect",
     metavar="SEQ:HMAC",
-    help="Newest digest (head) that an earlier `verify` printed and you saved elsewhere.",
+    help="Newest digest (head) that an earlier `verify` printed; the log must still contain that entry.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
@@ -48,7 +48,10 @@ def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
             verdict.problem, remedy="Compare the log with a backup, and find out who had access to the disk."
         )
     for number in verdict.cut_off:
-        click.echo(f"A kill or power cut interrupted a write before entry {number}; its request got no response.")
+        click.echo(
+            f"A kill or power cut interrupted the write before entry {number}; the request that caused this write "
+            "got no response."
+        )
     click.echo(f"The audit log is intact: {verdict.n_entries:,} entries.")
     if verdict.n_entries:
         click.echo(f"Save this newest digest (head) elsewhere, and give it to a later `--expect`: {verdict.head}")

@@ -26,7 +26,7 @@ _DEFAULT_KINDS = ("item", "attribute", "campaign", "future", "null")
 def benchmark() -> None:
     """Measure quality, speed and privacy.
 
-    Peers run on the same data in the same run.
+    Baselines and other libraries are measured on the same data, in the same run.
     """
 
 
@@ -49,7 +49,7 @@ def benchmark() -> None:
 @click.option(
     "--private",
     is_flag=True,
-    help="Measure private lookalikes by seed size; default data: the demo's and planted groups.",
+    help="Measure private lookalikes by seed size; default data: the demo's, and synthetic groups.",
 )
 @click.option(
     "--against", type=_FILE, help="Checkout of another version of this project, to run on the same tasks."
@@ -201,8 +201,8 @@ def scale(  # noqa: PLR0917 - click passes options by name
 ) -> None:
     """Measure time, peak memory, spill and shuffle of the heavy steps on synthetic data.
 
-    The steps are training, generating, exporting, matching and combining lists. One or both engines, and the peers
-    implicit and pandas, run on the same data in the same run.
+    The steps are training, generating, exporting, matching and combining lists. One or both engines, and the
+    libraries implicit and pandas, run on the same data in the same run.
     """
     _require("psutil")
     from cleanroom_pipelines.benchmarks.scale import ENGINES, PEERS, ScaleSettings, run_scale, table
@@ -307,7 +307,7 @@ def console(  # noqa: PLR0917 - click passes options by name
 ) -> None:
     """Measure the latency of a busy room's pages in the console, compared with a call that does nothing.
 
-    Also measures the CPU time of each page. Exits with 1 if a page was not answered.
+    Also measures the CPU time of each page. Exits with 1 if a page failed to load.
     """
     _require("psutil")
     from cleanroom_pipelines.benchmarks.console import ConsolePlan, run_console, table
@@ -349,7 +349,7 @@ def console(  # noqa: PLR0917 - click passes options by name
 @click.option(
     "--questions",
     default="",
-    help="Questions to measure: intersections,differences,unions,mixed,matching; default: all.",
+    help="Kinds of query to measure: intersections,differences,unions,mixed,matching; default: all.",
 )
 @click.option("--scratch", type=_FILE, help="Folder for lists, results and spill files.")
 @click.option("--json", "json_file", type=_FILE, help="Write all results as JSON to this file; - prints them.")
@@ -358,7 +358,8 @@ def algebra(  # noqa: PLR0917 - click passes options by name
 ) -> None:
     """Measure time and peak memory of combining five lists of ids, compared with hand-written SQL and polars.
 
-    Also measures matching a hashed seed, of a tenth of the rows, with the base. Exits with 1 if results differ.
+    Also measures matching the base audience with a hashed seed of a tenth of its size. Exits with 1 if results
+    differ.
     """
     _require("psutil")
     _require("polars")
@@ -371,7 +372,7 @@ def algebra(  # noqa: PLR0917 - click passes options by name
         )
     chosen = tuple(question.strip() for question in questions.split(",") if question.strip()) or QUESTIONS
     if set(chosen) - set(QUESTIONS):
-        raise UsageError("--questions has an unknown question.", remedy=f"Choose from {', '.join(QUESTIONS)}.")
+        raise UsageError("--questions: unknown kind of query.", remedy=f"Choose from {', '.join(QUESTIONS)}.")
     with progress_bar("algebra") as progress:
         result = run_algebra(AlgebraSettings(rows, repetitions, threads, scratch, chosen), progress)
     _report(result, json_file, table(result))

@@ -233,7 +233,7 @@ def _print_results(
             ],
         )
     click.echo(
-        "\nCompare the mailed households: only households that were mailed the campaign can redeem. Because the "
+        "\nJudge the ranking by the mailed households: only they can redeem the campaign's coupons. Because the "
         "data set is small, the demo allows seeds of 50 users; use 500 in production."
     )
     click.echo("\nExports")

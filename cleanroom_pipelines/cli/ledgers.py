@@ -38,14 +38,14 @@ def ledger(  # noqa: PLR0917 click passes them by name
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Show privacy budgets of pairs of organisations.
+    """Show or change privacy budgets of pairs of organisations.
 
     Lists all pairs, or shows one PAIR with its entries. PAIR is an id from the list, or two organisations joined
     by a plus: publisher.example+advertiser.example.
 
     Organisations that share a data room approve a --refill, --period or --share there. For organisations that only
-    have accounts, the operator records it: name one account of each with --approved-by. The command shows the
-    effect and asks for confirmation.
+    have accounts, the operator records their approval: name one account of each organisation with --approved-by.
+    The command shows the effect and asks for confirmation.
     """
     installation = read_installation()
     pairs = installation.catalog.pairs.all() if pair is None else (_named(installation, pair),)
@@ -134,8 +134,8 @@ def _effect(now: Any, kind: str, tenths: int) -> str:
     def of(ledger: Any) -> str:
         bound, lasts = bound_of(ledger), "per month" if ledger.period else "in total"
         in_a_year = bound.get("right_at_most_in_a_year")
-        year = f", within a year in {in_a_year:.0%}" if in_a_year else ""
-        right = f"an attacker is right in at most {bound['right_at_most']:.0%}{year}"
+        year = f", and in {in_a_year:.0%} within a year" if in_a_year else ""
+        right = f"an attacker guesses correctly in at most {bound['right_at_most']:.0%} of cases{year}"
         return f"{in_units(ledger.total)} units {lasts} ({right})"
 
     return f"Now {of(now)}. After the change {of(ledger_after(now, kind, tenths))}."
@@ -188,7 +188,8 @@ def _show(summary: dict[str, Any], *, with_lines: bool) -> None:
     click.echo(f"{' + '.join(summary['organizations'])}  {summary['id']}")
     click.echo(f"  {summary['spent']} of {summary['total']} units spent{period}, {summary['left']} left.")
     click.echo(
-        f"  An attacker is right in at most {so_far:.1%} of cases so far, {in_all:.0%} once all units are spent."
+        f"  An attacker correctly guesses whether a person is in the data in at most {so_far:.1%} of cases so far, "
+        f"and in {in_all:.0%} once all units are spent."
     )
     if with_lines:
         for line in summary["lines"]:

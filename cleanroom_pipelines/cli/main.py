@@ -158,7 +158,7 @@ def dev(port: int, host: str) -> None:
     "--no-worker", is_flag=True, help="Start no workers; a Dagster daemon on this home does the pending work."
 )
 @click.option("--tls-certificate", type=_FILE, help="PEM file of a certificate chain: serve HTTPS.")
-@click.option("--tls-key", type=_FILE, help="PEM file of its private key.")
+@click.option("--tls-key", type=_FILE, help="PEM file of the certificate's private key.")
 def serve(host: str, port: int, no_worker: bool, tls_certificate: Path | None, tls_key: Path | None) -> None:
     """Start the HTTP server, and workers that do the pending work.
 
@@ -215,7 +215,7 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
     if not run and not dry_run and (n_open := sum(installation.catalog.resources.unfinished().values())):
         what = "1 version waits" if n_open == 1 else f"{n_open} versions wait"
         click.echo(
-            f"{what} to be built: run `cleanroom run`, or `cleanroom dev` if it does not run yet.", err=True
+            f"{what} to be built: run `cleanroom run`, or start `cleanroom dev` unless it is running.", err=True
         )
     if run and not dry_run:
         _raise_on_failure(installation.catalog, [change.id for change in changes])
@@ -348,7 +348,7 @@ def generate(as_json: bool, **options: Any) -> None:
         return
     click.echo(report.sentence)
     if report.items_in_words:
-        click.echo(f"Most distinctive of the seed: {report.items_in_words}")
+        click.echo(f"Most distinctive items of the seed: {report.items_in_words}")
     for warning in report.warnings:
         click.echo(f"Warning: {warning}")
 
@@ -370,7 +370,7 @@ def match(model: Path, seed: str, as_json: bool) -> None:
         print_json(found.as_dict())
         return
     click.echo(
-        f"{found.n_matched:,} of {found.n_unique:,} seed users are known ({found.match_rate:.1%}); "
+        f"{found.n_matched:,} of {found.n_unique:,} seed users are known to the model ({found.match_rate:.1%}); "
         f"{found.n_duplicates:,} duplicates, {found.n_invalid:,} invalid rows."
     )
 
@@ -395,7 +395,7 @@ def backup(file: Path) -> None:
 @click.option(
     "--nothing-asked-since",
     is_flag=True,
-    help="Confirm that no question was answered after the backup, so privacy budgets need not count as spent.",
+    help="Confirm that no privacy budget was spent after the backup; budgets then keep what they had left.",
 )
 def restore(file: Path, nothing_asked_since: bool) -> None:
     """Restore a backup into CLEANROOM_HOME, which must be empty.

@@ -39,7 +39,7 @@ def account() -> None:
 @click.option("--id", "account_id", help="Account id of 12 digits; default: random.")
 @click.option(
     "--organization",
-    help="Organisation whose privacy budget pays for answers about its data; default: the account itself.",
+    help="Organisation whose privacy budget pays for results about its data; default: the account itself.",
 )
 @_JSON
 def create_account(name: str, account_id: str | None, organization: str | None, as_json: bool) -> None:
@@ -138,7 +138,7 @@ def collaboration() -> None:
     type=click.Choice(["private", "full"]),
     default="private",
     show_default=True,
-    help="private: rank by one vector with noise. full: rank without noise; lists and metrics reveal individuals.",
+    help="private: rank with noise. full: rank without noise; lists and metrics then reveal individuals.",
 )
 @click.option(
     "--period",

@@ -15,7 +15,7 @@ from cleanroom_pipelines.errors import UsageError
 if TYPE_CHECKING:
     from cleanroom_pipelines.runs.recovery import Plan
 
-_NOT_IN_MANIFESTS = "accounts, access keys, users, tokens, collaborations, templates, buckets and open questions"
+_NOT_IN_MANIFESTS = "accounts, access keys, users, tokens, collaborations, templates, buckets and data-room jobs"
 
 
 @click.command()
@@ -67,7 +67,7 @@ def _show(plan: "Plan") -> None:
     for lost in plan.lost:
         click.echo(f"  cannot be rebuilt: {lost.kind.words} {lost.id}, {lost.why}; its artifacts are kept")
     for record in plan.gone:
-        click.echo(f"  its artifacts are missing: {record.kind.words} {record.name!r} {record.id}")
+        click.echo(f"  artifacts are missing: {record.kind.words} {record.name!r} {record.id}")
     if plan.n_unreadable:
         click.echo(f"  {plan.n_unreadable} manifests cannot be read")
     click.echo(f"Manifests do not contain {_NOT_IN_MANIFESTS}. Any of these that the catalogue lacks are lost.")

@@ -30,7 +30,7 @@ def user() -> None:
 @click.argument("email")
 @click.option(
     "--organization",
-    help="Organisation whose privacy budget pays for answers about the user's data; default: the e-mail domain.",
+    help="Organisation whose privacy budget pays for results about the user's data; default: the e-mail domain.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def create_user(email: str, organization: str | None, as_json: bool) -> None:
@@ -92,7 +92,7 @@ def invite_user(email: str, url: str | None) -> None:
 def set_role(email: str, is_operator: bool | None, account: str | None) -> None:
     """Set whether a user is an operator, and the user's account; without options, show both.
 
-    An operator manages users, organisations, accounts and keys. A person of an account acts with all of the
+    An operator manages users, organisations, accounts and keys. A user with an account acts with all of the
     account's permissions on its models, jobs and exports.
     """
     from cleanroom_pipelines.server.operating import user_named

@@ -92,7 +92,7 @@ def model_is_like_the_one_before(
 def model_is_fresh(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """The declared refreshes of the model succeed on time. The start page evaluates this again after a change."""
+    """The model's declared refreshes succeed on time. The sensor start_page repeats this check after a change."""
     opened = installation.open()
     model = opened.catalog.get(AudienceModel, context.partition_key)
     sentence = lateness_of(opened, model)

@@ -131,7 +131,7 @@ def queue_failed_work(context: dg.OpExecutionContext, installation: Installation
 
 @dg.job(executor_def=dg.in_process_executor)
 def retry_failed() -> None:
-    """Start this to retry everything that failed, once its cause is removed."""
+    """Start this to retry everything that failed, after you have fixed the causes."""
     queue_failed_work()
 
 
@@ -163,7 +163,7 @@ def rebuild_missing_materializations(context: dg.OpExecutionContext, installatio
 
 @dg.job(executor_def=dg.in_process_executor)
 def rebuild_materializations() -> None:
-    """Start this to show what exists after Dagster's storage was lost. The sensor pending_work also starts it."""
+    """Records all assets in Dagster again if its storage was lost. The sensor pending_work also starts it."""
     rebuild_missing_materializations()
 
 

@@ -334,7 +334,7 @@ def _signal_bars(signals: list[dict[str, Any]]) -> dg.MetadataValue:
     rows = sorted(signals, key=lambda each: -each["gain"])
     return bars(
         "signal",
-        ("share of the ranking", "AUC on its own"),
+        ("contribution to the ranking", "AUC of this signal alone"),
         [
             (
                 each["signal"],

@@ -237,7 +237,8 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
         asked = _queried_in_earlier_release(installation)
         n_earlier = installation.catalog.pairs.spend_rest("unknown", asked) if asked else 0
         earlier = (
-            f" {n_earlier} pairs had answers in an earlier release; their budgets count as spent."
+            f" {n_earlier} pairs got results from an earlier release, which recorded no payments; their budgets "
+            "count as spent."
             if n_earlier
             else ""
         )
@@ -247,7 +248,8 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
     if not (n_pairs := installation.catalog.pairs.spend_rest("unknown")):
         return ""
     return (
-        f"Questions asked after the backup are unknown, so the privacy budgets of {n_pairs} pairs count as spent."
+        f"Payments after the backup are unknown, so the privacy budgets of {n_pairs} pairs of organisations count "
+        "as spent."
     )
 
 

@@ -508,8 +508,8 @@ def _reject_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is
     n_others = metrics["n_users"] - metrics["match"]["n_matched"]  # the released number, for a private job
     if 2 * (selection.requested if is_private else selection.delivered) > n_others:
         raise UsageError(
-            "This size would deliver more than half of the users outside the seed, so the missing users would "
-            "reveal the seed.",
+            "This size would deliver more than half of the users who are not in the seed. The users missing from "
+            "the list would then reveal the seed.",
             remedy="Export a smaller size.",
             status_code=StatusCode.SIZE_REVEALS_SEED,
         )

@@ -249,7 +249,7 @@ class _Question:
         if len(found) < len(wanted):
             raise CleanroomError(
                 "This audience uses a lookalike audience that failed.",
-                remedy="Check its status.",
+                remedy="Check the status of the lookalike audience.",
                 status_code=StatusCode.PARENT_NOT_ACTIVE,
             )
         return found
@@ -504,7 +504,7 @@ def _n_rows(users: Path) -> int:
 def _read(store: ArtifactStore, version: Version, asset: str) -> AssetResult:
     if asset not in version.artifacts:
         return AssetResult(
-            asset, version.resource_id, "Audiences of this kind do not have the requested result.", made=False
+            asset, version.resource_id, "Nothing to build: this kind of audience lacks this asset.", made=False
         )
     manifest, documents = read_verified(store, version.artifact(asset))
     sentence = str(version.summary.get("sentence", "")) or "The audience is ready."

@@ -173,7 +173,9 @@ class _RoomBuild:
         """Return the result of this run for one asset."""
         if asset not in self.made:
             why = (
-                "Unchanged; nothing to build." if asset in self.artifacts else "The room lacks the data it needs."
+                "Nothing to build: the inputs are unchanged."
+                if asset in self.artifacts
+                else "Nothing to build: the room lacks data that this asset needs."
             )
             return _nothing(asset, self.room.id, why)
         return _read(self.installation.store, self.reference(asset))
@@ -525,7 +527,8 @@ def _already_built(installation: Installation, partition: str, run: Run, asset: 
         return None
     version = newest.artifacts.get(asset)
     if version is None or not version.startswith(f"{newest.number:04d}-"):
-        return _nothing(asset, partition, "Nothing to build: unchanged, or the room lacks the data it needs.")
+        why = "Nothing to build: the inputs are unchanged, or the room lacks data that this asset needs."
+        return _nothing(asset, partition, why)
     return _read(installation.store, newest.artifact(asset))
 
 

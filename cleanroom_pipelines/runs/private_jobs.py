@@ -223,14 +223,15 @@ class PrivateJob:
         price, budget = in_units(sum(prices)), self.budget.as_dict()
         bound = f"{budget['bound']['right_at_most']:.0%} of cases"
         if in_a_year := budget["bound"].get("right_at_most_in_a_year"):
-            bound = f"{bound} a month and {in_a_year:.0%} of a year's"
+            bound = f"{bound} within a month, and {in_a_year:.0%} within a year"
         of_size, of_figures = (f"± {noise_within(each, 0.9)} users" for each in (COUNT.variance, figures.variance))
         statement = (
             f"Ranked privately for {price} units of the two organisations' privacy budget: {in_units(size)} for "
             f"the seed's size ({of_size}), {in_units(vector)} for the ranking, {in_units(quality)} for quality "
-            f"figures (each count {of_figures}), all ± at 90 %. Questions paid for earlier are free. "
+            f"figures (each count {of_figures}), all ± with 90 % confidence. A result paid for earlier is free. "
             f"Left: {budget['left']} of {budget['total']} units. "
-            f"An attacker who knows everything else is right about one person in at most {bound}."
+            "An attacker who knows everything else correctly guesses whether one person is in the data in at most "
+            f"{bound}."
         )
         return {
             "statement": " ".join([statement, *(_REVEALS[each] for each in self.disclosures)]),

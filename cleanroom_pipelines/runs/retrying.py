@@ -22,7 +22,7 @@ def retry_failed(catalog: Catalog) -> tuple[list[Version], list[tuple[Resource, 
             record = catalog.get(RECORDS[version.kind], version.resource_id)
             try:
                 if record.parent_id in unusable:
-                    raise ConflictError("The resource it is made from failed.", remedy="Retry that first.")
+                    raise ConflictError("The resource it is built from failed.", remedy="Retry that one first.")
                 queued.append(catalog.work.retry(version.kind, version.resource_id))
             except ConflictError as error:
                 skipped.append((record, str(error)))

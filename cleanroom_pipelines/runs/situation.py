@@ -236,7 +236,7 @@ def _stops_of(n_stops: int) -> str:
     if n_stops <= 0:
         return ""
     times = "once" if n_stops == 1 else f"{n_stops} times"
-    return f"; its process stopped responding {times}, and it is retried"
+    return f"; its process stopped responding {times}, and the work is retried"
 
 
 def place_of(installation: Installation, record: ExportJob) -> str:

@@ -282,8 +282,8 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.max_fit_seed_users + self.max_fit_other_users > _MOST_FIT_USERS:
             raise UsageError(
-                f"A fit uses at most {_MOST_FIT_USERS:,} users in all.",
-                remedy="Use the defaults, 5,000 and 20,000.",
+                f"A fit would use more than {_MOST_FIT_USERS:,} users, counting seed users and others.",
+                remedy="Use the defaults: 5,000 seed users and 20,000 others.",
             )
 
 

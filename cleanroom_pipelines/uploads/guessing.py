@@ -133,7 +133,11 @@ def rewritten(
     """
     file = open_room_file(path, scratch, sizes=(1,), max_bytes=max_bytes)
     if file.format != "csv":
-        raise InputError("Only a CSV has a separator.", remedy="Keep what was found in the file.", problem="type")
+        raise InputError(
+            "The file is not a CSV, so its separator and header row cannot be changed.",
+            remedy="Keep the settings that were found in the file.",
+            problem="type",
+        )
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     rows = _csv_rows(file, separator)

@@ -170,7 +170,10 @@ def ingest_base(
     by_dataset = _by_dataset(uploads, BASE_DATASETS, may_be_none=bool(keep))
     kept = _Kept.read(previous, keep) if keep else None
     if set(by_dataset) & set(keep):
-        raise UsageError("A dataset is both uploaded and kept.", remedy="Upload it or keep it, not both.")
+        raise UsageError(
+            "A dataset is both uploaded and kept from the earlier base audience.",
+            remedy="Upload it or keep it, not both.",
+        )
     if Dataset.MATCHING not in {*by_dataset, *keep}:
         raise UsageError("The base audience has no matching ids.", remedy="Upload user ids with matching ids.")
     if activation and activation_out is None:
@@ -263,7 +266,10 @@ class _Kept:
                 "The earlier base audience cannot be read.", remedy="Upload all datasets again."
             ) from error
         if any(not counts.get(f"has_{dataset.key}") for dataset in keep):
-            raise UsageError("The earlier base audience lacks a kept dataset.", remedy="Upload that dataset.")
+            raise UsageError(
+                "The earlier base audience does not have a dataset that should be kept from it.",
+                remedy="Upload that dataset.",
+            )
         return cls(folder, counts, reports)
 
 

@@ -209,7 +209,7 @@ def test_terms_of_a_collaboration_are_stated(room: Room) -> None:
     publisher, advertiser, _ = vars(room.parties).values()
     room_id = collaborate(room, "Open", publisher, advertiser, seed_removed=True, full_ensemble=True)
     seen = other_client(room, publisher, "cleanrooms").get_collaboration(collaborationIdentifier=room_id)
-    assert "leave out the seed's users, which reveals them" in seen["collaboration"]["description"]
+    assert "leave out the seed's users and so reveal them" in seen["collaboration"]["description"]
     assert "reveal individuals" in seen["collaboration"]["description"]
 
 

@@ -135,8 +135,8 @@ def test_every_open_version_has_a_stage(undeclared: Builder, clock: Clock) -> No
     dataset, model, _ = undeclared.chain()
     assert {name: str(stage) for name, stage in stages(undeclared).items()} == {
         "baskets": "waiting, place 1 in the queue",
-        "weekly": "waiting for its parent",
-        "partners": "waiting for its parent",
+        "weekly": "waiting for a resource that it depends on",
+        "partners": "waiting for a resource that it depends on",
     }
     undeclared.make(undeclared.newest(dataset))
     claim = undeclared.catalog.work.claim(model.kind, model.id, 1, "run")

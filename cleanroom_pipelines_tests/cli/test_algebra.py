@@ -220,7 +220,7 @@ def test_benchmark_compares_equal_results(command: Commands, tmp_path: Path) -> 
 def test_benchmark_accepts_exactly_five_questions(command: Commands) -> None:
     asked = {"intersections", "differences", "unions", "mixed", "matching"}
     assert set(benchmark.AlgebraSettings().questions) == asked
-    assert "unknown question" in command("benchmark", "algebra", "--questions", f"mixed,{SECRET}").err
+    assert "unknown kind of query" in command("benchmark", "algebra", "--questions", f"mixed,{SECRET}").err
 
 
 def answer(folder: Path, way: str, question: str) -> list[str]:

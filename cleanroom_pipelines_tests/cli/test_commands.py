@@ -118,7 +118,7 @@ def test_status_shows_the_queue_position(
     rows = {row["kind"]: row for row in json.loads(command("status", "--json").out)}
     dataset, model = rows[Kind.TRAINING_DATASET.words], rows[Kind.AUDIENCE_MODEL.words]
     assert (dataset["stage"], dataset["place"]) == ("waiting", 1)
-    assert (model["stage"], model["place"]) == ("waiting for its parent", None)
+    assert (model["stage"], model["place"]) == ("waiting for a resource that it depends on", None)
     assert "waiting, place" in command("status").out, "the rest may be on the next line of its cell"
 
 

@@ -92,8 +92,8 @@ def test_refill_approved_by_both_accounts(
 ) -> None:
     ended = command("ledger", PAIR, "--refill", "100", *BOTH, "--yes", "--json")
     assert ended.err.splitlines()[0] == (
-        "Now 100 units in total (an attacker is right in at most 60%). "
-        "After the change 200 units in total (an attacker is right in at most 64%)."
+        "Now 100 units in total (an attacker guesses correctly in at most 60% of cases). "
+        "After the change 200 units in total (an attacker guesses correctly in at most 64% of cases)."
     )
     told = json.loads(ended.out)
     assert (told["total"], told["bound"]["right_at_most"]) == (200, 0.64)
@@ -109,7 +109,8 @@ def test_refill_approved_by_both_accounts(
 def test_period_approved_by_both_accounts(command: Commands, of_accounts: Budget) -> None:
     ended = command("ledger", of_accounts.pair.id, "--period", "month", *BOTH, "--yes")
     assert ended.code == 0
-    change = "After the change 100 units per month (an attacker is right in at most 60%, within a year in 81%)."
+    bound = "an attacker guesses correctly in at most 60% of cases, and in 81% within a year"
+    change = f"After the change 100 units per month ({bound})."
     assert change in ended.err
     assert of_accounts.ledger.period == "month"
 

@@ -376,7 +376,7 @@ def test_room_of_an_earlier_release_counts_as_spent(
     )
     homes.no_catalogue(home, tmp_path)
     told = command("recover", "--yes").out
-    assert ("1 pairs had answers in an earlier release" in told) is not is_paid
+    assert ("1 pairs got results from an earlier release" in told) is not is_paid
     rebuilt = Installation.from_environment()
     if is_paid:
         assert pay(rebuilt, "b").spent == 40

@@ -62,7 +62,7 @@ def lines(folder: Path) -> list[str]:
 
 def test_exports_the_best_users_of_a_ranking(command: Commands, ranking: Path, tmp_path: Path) -> None:
     ended = command("export", "--ranking", ranking, "--size", "10%", "--out", tmp_path / "out")
-    assert (ended.code, ended.out, ended.err) == (0, "50 users in 1 files.\n", "")
+    assert (ended.code, ended.out, ended.err) == (0, "Exported 50 users in 1 files.\n", "")
     assert lines(tmp_path / "out") == ["user_id", *USERS[:50]]
     assert verify_export(tmp_path / "out")["requested"] == 50
 

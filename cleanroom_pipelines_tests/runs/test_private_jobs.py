@@ -356,7 +356,7 @@ def test_monthly_budget_renews_and_shows_the_yearly_bound(world_cache: WorldCach
         clock.now = datetime.now(UTC)
         assert cannot_pay(catalog, world.pair) is None
         arn = world.job("loyal", collaborationId=collaboration)
-        assert "60% of cases a month and 81% of a year's" in world.message(arn)
+        assert "60% of cases within a month, and 81% within a year" in world.message(arn)
         assert 0 < world.spent < 985
         first = catalog.pairs.paid_among(
             world.pair.id, [line.key for line in catalog.pairs.ledger_lines(world.pair.id)]

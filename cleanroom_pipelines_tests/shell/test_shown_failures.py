@@ -310,7 +310,7 @@ def test_start_page_says_that_a_process_stopped(trained: Shell) -> None:
     assert claim is not None
     catalog.work.abandon(claim)
     (waiting,) = situation_of(trained.installation).waiting
-    assert waiting.stage == "waiting; its process stopped responding once, and it is retried"
+    assert waiting.stage == "waiting; its process stopped responding once, and the work is retried"
 
 
 def test_first_model_has_the_window_of_its_refreshes_and_drift_is_reported(

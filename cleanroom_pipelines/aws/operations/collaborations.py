@@ -148,8 +148,8 @@ def _member(endpoint: Endpoint, one: Collaboration, caller: Caller, member: Memb
 
 def _terms(endpoint: Endpoint, one: Collaboration) -> str:
     """Describe a collaboration's terms: the facts that its lists and rankings reveal, and its budget period."""
-    seed = "leave out the seed's users, which reveals them" if one.seed_removed else "do not mark the seed's users"
-    ranking = "exact, and reveal individuals" if one.full_ensemble else "private, and pay from the budget"
+    seed = "leave out the seed's users and so reveal them" if one.seed_removed else "do not mark the seed's users"
+    ranking = "exact, and reveal individuals" if one.full_ensemble else "private, and cost privacy budget"
     period = endpoint.catalog.pairs.period_of([member.account_id for member in one.members])
     budget = f" The budget is renewed every {period}." if period else ""
     return f"Lists {seed}. Jobs between two organisations are {ranking}.{budget}"

@@ -66,7 +66,7 @@ class Body:
         self._chunks = _chunks_of(signature, headers)
         self._digest = hashlib.sha256() if _SHA256.fullmatch(self._payload) else None
         if self._digest is None and self._chunks is None and self._payload != UNSIGNED:
-            raise S3Error("InvalidArgument", "The form of body in x-amz-content-sha256 is not supported here.")
+            raise S3Error("InvalidArgument", "This x-amz-content-sha256 value is not supported here.")
         self._expected: dict[str, tuple[Checksum, str]] = {}
         for name in filter(is_checksum, headers if is_content else ()):
             self._expected[name] = (checksum_of(name), headers[name])
