@@ -56,7 +56,7 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode,
 
 _LONGEST_QUEUE = 10_000
 _SEED_AGAIN = {
-    Origin.APPLY: "Apply the file that declares it again: this retries the job with the seed in the file.",
+    Origin.APPLY: "Run `cleanroom apply` with the file that declares the job, to retry it with the file's seed.",
     Origin.INBOX: "Drop the seed into the inbox again.",
 }
 """How to retry a job whose seed was deleted, by its entry point."""
@@ -219,7 +219,7 @@ class Scheduling(Claims):
                 )
             if isinstance(resource, GenerationJobRow) and not (resource.seed_location or resource.requested_seed):
                 raise ConflictError(
-                    f"The seed of the {kind.words} {resource_id} was deleted when it failed.",
+                    f"The seed of the {kind.words} {resource_id} was deleted when the job failed.",
                     remedy=_SEED_AGAIN.get(resource.origin, "Start a new job with the seed."),
                 )
             make_pending(session, resource, newest, 0, self._database.at(now))

@@ -188,8 +188,8 @@ def _show(summary: dict[str, Any], *, with_lines: bool) -> None:
     click.echo(f"{' + '.join(summary['organizations'])}  {summary['id']}")
     click.echo(f"  {summary['spent']} of {summary['total']} units spent{period}, {summary['left']} left.")
     click.echo(
-        f"  An attacker correctly guesses whether a person is in the data in at most {so_far:.1%} of cases so far, "
-        f"and in {in_all:.0%} once all units are spent."
+        f"  An attacker correctly guesses whether a person is in the data in at most {so_far:.1%} of cases so "
+        f"far, and in {in_all:.0%} once all units are spent."
     )
     if with_lines:
         for line in summary["lines"]:

@@ -334,8 +334,8 @@ def _partition_keys(keys: Iterable[tuple[str, ...]], what: str) -> tuple[str, ..
     first, *others = {tuple(sorted(of_file)): of_file for of_file in keys}.values()
     if others or len({key.lower() for key in first}) != len(first):
         raise InputError(
-            f"The {what} has files in partition folders of different names.",
-            remedy="Put all files into folders of the same keys, each once: key=value.",
+            f"The {what} has partition folders with different or repeated keys.",
+            remedy="Put every file below folders with the same keys (key=value), each key once.",
             problem="unreadable",
         )
     return first

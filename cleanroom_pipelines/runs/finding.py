@@ -36,7 +36,9 @@ def resource_named(catalog: Catalog, name_or_key: str, kind: Kind | None = None)
     names = catalog.resources.names(kind)
     close = difflib.get_close_matches(name_or_key.lower(), {name.lower(): name for name in names}, n=1)
     guess = next((f"Did you mean {name!r}? " for name in names if [name.lower()] == close), "")
-    exist = f"There are: {listed(map(repr, names))}." if names else "There are none yet: declare one first."
+    exist = (
+        f"Existing names: {listed(map(repr, names))}." if names else f"There is no {what} yet: declare one first."
+    )
     raise NotFoundError(f"No {what} has this name or partition key.", remedy=guess + exist)
 
 

@@ -61,7 +61,8 @@ class Failure:
         """How to retry: with a click or with a command."""
         if self.needs_new_seed:
             return (
-                f"Correct the seed. Then launch the job {START_JOB}, or run `{APPLY}` if a file declares the job."
+                f"Correct the seed. Then launch the job {START_JOB}, or run `{APPLY}` if FILE.yaml declares the "
+                "generation job."
             )
         if self.root.id != self.record.id:
             return f"Solve the problem. Then launch the job {RETRY_JOB}, or run `{RETRY_ALL}`."

@@ -37,7 +37,8 @@ def warehouse_table(home: Home, account_id: str, database: str, table: str) -> P
     real = Path(os.path.realpath(warehouse / database / table))
     if real != Path(os.path.realpath(warehouse)) / database / table:
         raise UsageError(
-            "The table is not stored in the account's warehouse.", remedy="Put it there without links."
+            "The table is not stored in the account's warehouse.",
+            remedy="Put its files there, without symbolic links.",
         )
     return warehouse / database / table
 

@@ -290,8 +290,8 @@ def _by_dataset(
         found[upload.dataset].append(upload)
     if set(found) - set(allowed) or not (found or may_be_none):
         raise UsageError(
-            "These uploads are not accepted here.",
-            remedy=f"Upload {', '.join(dataset.key for dataset in allowed)}.",
+            "There are no uploads, or one is of a dataset that is not accepted here.",
+            remedy=f"Upload files of these datasets: {', '.join(dataset.key for dataset in allowed)}.",
         )
     several = [dataset for dataset, files in found.items() if len(files) > 1]
     if not all(dataset.has_ids for dataset in several):

@@ -58,7 +58,7 @@ def test_all_failed_versions_are_queued_parents_first(
     assert kinds == [Kind.TRAINING_DATASET, Kind.AUDIENCE_MODEL, Kind.CONFIGURED_AUDIENCE_MODEL]
     skipped, export = ended["skipped"]
     assert skipped["partition"] == job.id
-    assert "Apply the file that declares it again" in skipped["reason"]
+    assert "Run `cleanroom apply` with the file that declares the job" in skipped["reason"]
     assert export["partition"] == worlds.the(installation, Kind.EXPORT_JOB).id, "it needs the job"
 
 
@@ -66,8 +66,11 @@ def test_all_failed_versions_are_queued_parents_first(
     ("arguments", "sentence"),
     [
         ((), "Give either names or --failed."),
-        (("no-such-000000000000",), "No resource has this name or partition key. There are: 'Loyal customers', "),
-        (("shop event",), "Did you mean 'Shop events'? There are: "),
+        (
+            ("no-such-000000000000",),
+            "No resource has this name or partition key. Existing names: 'Loyal customers', ",
+        ),
+        (("shop event",), "Did you mean 'Shop events'? Existing names: "),
         (("no-such-000000000000", "--failed"), "Give either names or --failed."),
     ],
 )

@@ -244,7 +244,7 @@ WRONG_FIELDS = [
     (
         "configured_audience_model",
         "shop lookalike",
-        "Did you mean 'Shop lookalikes'? There are: 'Shop lookalikes'.",
+        "Did you mean 'Shop lookalikes'? Existing names: 'Shop lookalikes'.",
     ),
     ("configured_audience_model", "../../x", "No configured audience model has this name or"),
     ("name", "", "The name is invalid."),
