@@ -15,6 +15,7 @@ _LONGEST_FIRST = (
     "attacks",
     "benchmarks",
     "journeys",
+    "console",
     "contract",
     "shell",
     "runs",
