@@ -34,7 +34,7 @@ class Webhook:
 
     @property
     def words(self) -> str:
-        """The channel in words; the path of the URL is left out, because it may contain a secret."""
+        """A short description of the channel: only the URL's host, because its path may contain a secret."""
         try:
             host = urlsplit(self.url).hostname
         except ValueError:  # of the setting, which is not checked
@@ -69,11 +69,11 @@ class Command:
 
     @property
     def words(self) -> str:
-        """The channel in words."""
+        """A short description of the channel, without the command line."""
         return "command"
 
     def check(self) -> None:
-        """Raise UsageError unless the line can be split into a command and its arguments."""
+        """Raise UsageError unless the command line can be split into a program and its arguments."""
         check_text("command", self.line)
         try:
             parts = shlex.split(self.line)
@@ -107,7 +107,7 @@ class Mail:
 
     @property
     def words(self) -> str:
-        """The channel in words, without addresses."""
+        """A short description of the channel: the mail server, without the e-mail addresses."""
         return f"e-mail through {self.host}"
 
     def check(self) -> None:
@@ -129,7 +129,7 @@ Channel = Webhook | Command | Mail
 
 
 def check_secret_name(name: str | None) -> None:
-    """Raise UsageError unless a secret may have this name."""
+    """Raise UsageError unless the name is valid for a secret; None stands for no secret."""
     if name is not None and not _SECRET.fullmatch(name):
         raise UsageError(
             "The name of a secret is invalid.",

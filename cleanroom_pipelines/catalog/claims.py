@@ -54,7 +54,7 @@ _MAX_SUMMARY_BYTES = 65_536
 
 
 class Claims(Part):
-    """The part of the catalogue used by runs."""
+    """The part of the catalogue that runs use: claiming a version, renewing the claim, and recording results."""
 
     def claim(
         self, kind: Kind, resource_id: str, number: int, run_id: str, lease_seconds: float = LEASE_SECONDS
@@ -237,7 +237,7 @@ class Claims(Part):
             _check_not_cancelled(resource, version)
 
     def begin_delivery(self, claim: Claim) -> None:
-        """Record that the output of the version is about to be delivered; from now on it cannot be cancelled.
+        """Record that the delivery of the version's output begins; from now on the version cannot be cancelled.
 
         A later attempt at the same version continues the delivery. The lease is renewed.
 
@@ -278,7 +278,7 @@ class Claims(Part):
             version.artifacts = {name: kept for name, kept in version.artifacts.items() if name != asset}
 
     def publish_output(self, claim: Claim, location: str) -> None:
-        """Record the folder that an export wrote.
+        """Record the folder into which an export wrote its files.
 
         Raises:
             ClaimLostError: This run no longer holds the export.

@@ -331,7 +331,7 @@ def _reject_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) ->
 
 
 def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], starter: Starter | None) -> Spec:
-    """Give the spec a name that is free in the owner's account; reject a name that its creator already uses."""
+    """Reject a name already used in the creator's account; give a cross-account job a free name in the owner's."""
     account_id, region = place
     if spec.kind is Kind.GENERATION_JOB:
         lock_job_names(session, region, account_id, *([starter.account_id] if starter else []))
@@ -361,7 +361,7 @@ def _reject_taken_name(session: Session, spec: Spec, account_id: str, region: st
 
 
 def _taken_by(session: Session, spec: Spec, account_id: str, region: str) -> str | None:
-    """Return the id of the resource, or of the cross-account job, that already has this name in the account."""
+    """Return the id of the account's resource or cross-account job with this name; None if the name is free."""
     scope = name_scope(spec, account_id)
     taken = find_named(session, spec.kind, spec.name, account_id=account_id, region=region, scope=scope)
     if taken is not None:
@@ -370,7 +370,7 @@ def _taken_by(session: Session, spec: Spec, account_id: str, region: str) -> str
 
 
 def _kept_configuration(parent: ResourceRow | None) -> dict[str, Any] | None:
-    """Return the configured model's settings to store with an undeclared job, which keeps them if they change."""
+    """Return the configured model's settings to store with an undeclared job, which ignores later changes."""
     if not isinstance(parent, ConfiguredAudienceModelRow):
         return None
     kept = ConfiguredAtStart(parent.audience_model_id, parent.sizes, parent.min_matching_seed_size)
@@ -386,7 +386,7 @@ def _completed(
     is_new: bool = True,
     starter: Starter | None = None,
 ) -> Spec:
-    """Return the spec with tags and starting account filled in; reject values that the parent does not allow."""
+    """Add inherited tags and the starting account to the spec; reject values that the parent does not allow."""
     if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
         _reject_size(spec.export_size, parent)
         if is_new and spec.origin is Origin.INBOX:
@@ -429,7 +429,7 @@ def _reject_second_upload(session: Session, spec: GenerationJobSpec) -> None:
 
 
 def _own_columns(spec: Spec, now: datetime) -> dict[str, Any]:
-    """Return the values for the columns of a kind's table that are not fields of its spec."""
+    """Return a new resource's values for those columns of its table that no field of the spec sets."""
     if isinstance(spec, AudienceModelSpec):
         return {"next_refresh_at": _first_refresh(spec.refresh_every_seconds, now)}
     if isinstance(spec, GenerationJobSpec) and spec.origin is Origin.INBOX:

@@ -188,7 +188,7 @@ class Database:
 
     @contextmanager
     def reading_once(self) -> Iterator[None]:
-        """Let all reads of this thread share a transaction, and each row be read once, until the block ends.
+        """Until the block ends, let this thread's reads share one transaction and read each row only once.
 
         A page reads the same rows dozens of times; on SQLite each read costs half a millisecond of CPU. After a
         write of this thread, the following reads see it.
@@ -248,7 +248,7 @@ class Database:
         return now if now is not None else self.now()
 
     def lease_time(self, session: Session, now: datetime | None = None) -> datetime:
-        """Return the time by which leases and heartbeats are measured, UTC."""
+        """Return the current UTC time for leases and heartbeats, from the server if `server_clock` is set."""
         if now is None and self._server_clock:
             there: datetime = session.scalars(select(func.clock_timestamp())).one()
             return there.astimezone(UTC)
@@ -280,7 +280,7 @@ class Part:
 
 
 def _keeping_session(engine: Engine) -> Session:
-    """Return a session that keeps each row that it read; by default it forgets those that are not in use."""
+    """Return a session that keeps every row it has read; a plain session forgets rows no longer in use."""
     session = Session(engine)
     kept: list[object] = []
     event.listen(session, "loaded_as_persistent", lambda _, row: kept.append(row))

@@ -72,7 +72,7 @@ class Deletion(Part):
             return resource_record(row)
 
     def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
-        """Return all resources that prevent the deletion of a resource, in a valid order of deletion.
+        """Return all resources that prevent the deletion of a resource, in an order in which they can be deleted.
 
         Args:
             kind: The resource's kind.

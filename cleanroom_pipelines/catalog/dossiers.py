@@ -71,7 +71,7 @@ class ProvenVersion:
 
 @dataclass(frozen=True)
 class ProvenResource:
-    """A resource with versions that the catalogue lacks and that can be rebuilt from stored artifacts.
+    """A resource and those of its versions that the catalogue lacks but that stored artifacts can rebuild.
 
     Attributes:
         kind: Its kind.
@@ -175,7 +175,7 @@ def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
 
 
 def _resolve_conflicts(session: Session, row: ResourceRow) -> None:
-    """Resolve conflicts with another resource of an older catalogue that has the same name or the same seed."""
+    """Change a resource that clashes with another: rename it; detach an inbox job whose seed another job has."""
     place = select(ResourceRow.id).where(
         ResourceRow.account_id == row.account_id,
         ResourceRow.region == row.region,
@@ -280,7 +280,7 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Return whether an artifact proves that its version got further than an older catalogue records.
+    """Return whether a stored artifact proves that the catalogue's status of its version is outdated.
 
     Args:
         status: The status in the catalogue.

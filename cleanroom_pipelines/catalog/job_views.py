@@ -1,4 +1,4 @@
-"""Job views: a job on another account's model, as the model's owner and the account that started it see it.
+"""Job views: what the model's owner and the starting account each see of a job on another account's model.
 
 Lives here: the starter's copies (name, description, tags); finding, listing and deleting jobs for either account;
 and the exports each may see.
@@ -43,7 +43,7 @@ _OTHERS_SEED: Mapping[str, Any] = {
 
 
 class JobViews(Deletion):
-    """The part of the catalogue that shows a job to the model's owner and to the account that started it."""
+    """The part of the catalogue that shows a job to the model's owner and to the account that started the job."""
 
     def job_view(self, job_id: str, account_id: str, region: str | None = None) -> JobView:
         """Return a generation job as an account sees it, without the seed if the other account provided it.
@@ -118,7 +118,7 @@ class JobViews(Deletion):
 
     @noted
     def delete_job_view(self, job_id: str, account_id: str, region: str | None = None) -> None:
-        """Delete a job for the account that owns or started it; neither can prevent the other from deleting it.
+        """Delete a job for one account: the starter deletes only its own copy, the owner deletes the whole job.
 
         The starter's copy is deleted when this returns; the owner keeps the audience and all its exports. The
         owner's deletion works as in `request_delete`: the starter sees DELETE_PENDING too, and loses its copy when
@@ -211,7 +211,7 @@ class JobViews(Deletion):
 
 
 def add_view(session: Session, job: ResourceRow, starter: Starter) -> None:
-    """Insert the copy of a new job that belongs to the account that started it."""
+    """Insert the starting account's own copy (name, description and tags) of a new cross-account job."""
     session.add(
         JobViewRow(
             job_id=job.id,
@@ -228,13 +228,13 @@ def add_view(session: Session, job: ResourceRow, starter: Starter) -> None:
 
 
 def has_view(session: Session, job_id: str, account_id: str) -> bool:
-    """Return whether the account has a copy of this job."""
+    """Return whether the account started this cross-account job and still has its own copy of it."""
     view = session.get(JobViewRow, job_id)
     return view is not None and view.account_id == account_id
 
 
 def view_named(session: Session, name: str, account_id: str, region: str) -> str | None:
-    """Return the id of the job whose copy in this account has this name, or None."""
+    """Return the id of the cross-account job that this account started under this name, or None."""
     return session.scalar(
         select(JobViewRow.job_id).where(
             JobViewRow.account_id == account_id, JobViewRow.region == region, JobViewRow.name == name

@@ -1,4 +1,4 @@
-"""The lifecycle of versions, inside the caller's transaction.
+"""The steps in the lifecycle of versions; each runs inside the caller's transaction.
 
 Lives here: finding and locking rows, adding a version, requeueing it, closing it, and updating the resource's
 status.

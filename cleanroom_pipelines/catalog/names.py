@@ -134,7 +134,7 @@ def make_uuid(token_hex: Callable[[int], str]) -> str:
 
 
 def is_uuid(text: str) -> bool:
-    """Return whether a text is a UUID as `make_uuid` writes it (source: the API's pattern of UUIDs)."""
+    """Return whether a text is a UUID in the form that `make_uuid` writes and the AWS API requires."""
     return _UUID.fullmatch(text) is not None
 
 
@@ -249,7 +249,7 @@ def check_label(what: str, text: str | None, max_length: int) -> None:
 
 
 def check_text(what: str, text: str | None, max_length: int = 2048) -> None:
-    """Reject text from elsewhere, such as a location or another system's id, if empty, too long or unprintable.
+    """Reject an external text, such as a location or another system's id, if empty, too long or unprintable.
 
     Raises:
         UsageError: The text is invalid; the message names `what`, not the text.
@@ -264,7 +264,7 @@ def check_text(what: str, text: str | None, max_length: int = 2048) -> None:
 
 
 def check_tags(tags: Mapping[str, str]) -> None:
-    """Reject tags beyond the documented limits.
+    """Reject tags that exceed the AWS API's limits on their number and length, or use a reserved key.
 
     Raises:
         UsageError: More than 50, a key or value of the wrong length, or a reserved key.

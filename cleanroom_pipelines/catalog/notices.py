@@ -27,7 +27,7 @@ OPERATOR = "CLEANROOM_NOTIFY"
 
 @dataclass(frozen=True)
 class NoticeReceiver:
-    """A receiver of notices.
+    """A receiver of notices: its channel, and which notices it gets.
 
     Args:
         name: Unique in the installation.
@@ -60,7 +60,7 @@ class NoticeReceiver:
         self.channel.check()
 
     def wants(self, kind: Kind, organizations: Collection[str], *, failed: bool) -> bool:
-        """Whether the receiver gets notices about a resource that concerns these organisations."""
+        """Whether the receiver gets a notice about a resource of this kind that concerns these organisations."""
         is_concerned = self.organization is None or self.organization in organizations
         return is_concerned and (not self.kinds or kind in self.kinds) and (failed or not self.only_failures)
 
@@ -119,7 +119,7 @@ class Notices(Part):
                 session.delete(outcome)
 
     def all(self) -> tuple[NoticeReceiver, ...]:
-        """Return all declared receivers, by name."""
+        """Return all declared receivers, sorted by name."""
         with self._database.read() as session:
             return tuple(
                 NoticeReceiver(row.name, row.channel, row.organization, row.kinds, row.only_failures)

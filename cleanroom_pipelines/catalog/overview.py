@@ -45,7 +45,7 @@ from cleanroom_pipelines.errors import UsageError
 
 
 class Overview(Part):
-    """The part of the catalogue used by supervision."""
+    """The part of the catalogue with queries over all resources, for supervision and synchronisation."""
 
     def ids(self, kind: Kind) -> tuple[str, ...]:
         """Return the partition keys of all resources of a kind, in order of creation."""
@@ -126,7 +126,7 @@ class Overview(Part):
             return tuple(record_of(AudienceModel, row) for row in session.scalars(query))
 
     def exports_since(self, since: datetime, limit: int) -> tuple[tuple[ExportJob, Version], ...]:
-        """Return the exports finished after a time with their current versions, newest first."""
+        """Return the exports that finished after a time, newest first, each with its current version."""
         query = (
             select(ExportJobRow, VersionRow)
             .join(VersionRow, VersionRow.resource_id == ExportJobRow.id)
@@ -140,7 +140,7 @@ class Overview(Part):
             )
 
     def refreshed_since(self, since: datetime, limit: int) -> tuple[tuple[Resource, Version], ...]:
-        """Return jobs and exports refreshed after a time with their current versions, the newest of each first."""
+        """Return jobs, then exports, refreshed after a time, each with its current version; newest first."""
         found: list[tuple[Resource, Version]] = []
         with self._database.read() as session:
             for row_type in (GenerationJobRow, ExportJobRow):
@@ -170,7 +170,7 @@ class Overview(Part):
             return None if kind is None else resource_record(find_resource(session, kind, resource_id))
 
     def named(self, name_or_key: str, kind: Kind | None = None) -> tuple[Resource, ...]:
-        """Return the resource with a partition key, else all with a name, of any account; parents first."""
+        """Return the resource with this partition key, or else all of this name in any account, parents first."""
         query = select(ResourceRow.kind, ResourceRow.id).order_by(ResourceRow.created_at, ResourceRow.id)
         if kind is not None:
             query = query.where(ResourceRow.kind == kind)
@@ -181,7 +181,7 @@ class Overview(Part):
         return ()
 
     def names(self, kind: Kind | None = None) -> tuple[str, ...]:
-        """Return the different names of all resources, or of one kind, in alphabetical order."""
+        """Return the distinct names of all resources, or of the resources of one kind, in alphabetical order."""
         query = select(ResourceRow.name).distinct().order_by(ResourceRow.name)
         if kind is not None:
             query = query.where(ResourceRow.kind == kind)

@@ -85,7 +85,7 @@ class Pairs(Part):
             row.organization = organization.lower()
 
     def pair(self, a: str, b: str) -> Pair:
-        """Return the pair of two organisations, which may be the same one; create it if it does not exist."""
+        """Return the pair of two organisations, or of one with itself; create the pair if it does not exist."""
         with self._database.read() as session:
             row = session.get(PairRow, pair_id_of(a, b))
             if row is not None and row.organizations:
@@ -107,7 +107,7 @@ class Pairs(Part):
         return tuple(sorted(found, key=lambda pair: pair.organizations))
 
     def ledger(self, pair_id: str, organization: str | None = None) -> Ledger:
-        """Return the privacy ledger of a pair of organisations, with amounts in tenths of a unit.
+        """Return the privacy ledger of a pair of organisations, with amounts in tenths of a budget unit.
 
         Args:
             pair_id: The pair.
@@ -141,7 +141,7 @@ class Pairs(Part):
         anyway: bool = False,
         note: Callable[[LedgerLine], None] | None = None,
     ) -> Ledger | None:
-        """Charge a pair for several questions at once; those it has already paid for are free.
+        """Charge a pair's budget for several questions at once; questions it has already paid for are free.
 
         Args:
             pair_id: The pair.
@@ -259,7 +259,7 @@ class Pairs(Part):
         tenths: int = 0,
         share_of: str | None = None,
     ) -> Proposal:
-        """Propose a change and approve it for both organisations of a pair, on the operator's confirmation.
+        """Record a change on which both organisations of a pair agree, as the operator confirms.
 
         Args:
             pair_id: The pair.
@@ -327,7 +327,7 @@ class Pairs(Part):
             return tuple(record_of(Proposal, row) for row in rows)
 
     def is_full_lookalike(self, pair_id: str, data_room_id: str) -> bool:
-        """Return whether both organisations of a pair approved full-ensemble lookalikes in a room."""
+        """Return whether both organisations approved exact (full-ensemble) lookalikes for a room."""
         with self._database.read() as session:
             query = select(ProposalRow.id).where(
                 ProposalRow.pair_id == pair_id,
@@ -419,7 +419,7 @@ def check_both_approve(pair: Pair, organizations: Collection[str]) -> None:
 
 
 def make_monthly(session: Session, organizations: Sequence[str], now: datetime) -> None:
-    """Make the budget of every pair of the given organisations monthly, in the caller's transaction."""
+    """Make the budget of every pair among these organisations renew monthly, in the caller's transaction."""
     for a, b in combinations(sorted(set(organizations)), 2):
         _ensure(session, [a, b], now).period = "month"
 

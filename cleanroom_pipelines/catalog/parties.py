@@ -404,7 +404,7 @@ class Parties(Part):
             return None if row is None else record_of(AccountBucket, row)
 
     def buckets(self, account_id: str | None = None) -> tuple[AccountBucket, ...]:
-        """Return all registered buckets, or those of one account, by name."""
+        """Return all registered buckets, or those of one account, sorted by name."""
         query = select(BucketRow)
         if account_id is not None:
             query = query.where(BucketRow.account_id == account_id)

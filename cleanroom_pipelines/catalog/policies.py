@@ -21,7 +21,7 @@ MAX_POLICY = 20_480
 
 
 class Policies(Part):
-    """The part of the catalogue that stores policies."""
+    """The part of the catalogue that stores the resource policies of configured audience models."""
 
     @noted
     def put_policy(

@@ -74,7 +74,7 @@ def lane_of(kind: Kind, definition: Any) -> Lane:
 
 
 def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
-    """Add to a query the owner of each resource's work: the user who requested it, or else the resource's account.
+    """Extend a query by the owner of each resource: the account or user who requested it, or else its account.
 
     Args:
         query: A query that selects from `resource`.

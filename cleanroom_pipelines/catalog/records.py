@@ -126,7 +126,7 @@ class Version:
 
     @property
     def ref(self) -> ParentRef:
-        """This version as a parent reference."""
+        """A reference to this version, for versions that are built from it."""
         return ParentRef(self.kind, self.resource_id, self.number)
 
     def artifact(self, asset: str) -> ArtifactReference:
@@ -343,7 +343,7 @@ class JobViewPage:
 
 @dataclass(frozen=True)
 class ConfiguredAtStart:
-    """The settings of a generation job without a declaration, as they were at its start.
+    """A configured model's settings as they were when an undeclared job started; the job always uses these.
 
     Attributes:
         audience_model_id: The model whose users it ranks.
@@ -362,7 +362,7 @@ class ConfiguredAtStart:
 
 
 def configured_at_start(version: Version) -> ConfiguredAtStart | None:
-    """Return the settings that a job was started with; None for a declared job, which uses the current ones."""
+    """Return the settings that a job was started with; None for a declared job, which uses current settings."""
     kept = version.params.get("configured")
     if kept is None:
         return None
@@ -475,7 +475,7 @@ class ConsoleSession:
 
 @dataclass(frozen=True)
 class Passkey:
-    """A user's passkey (WebAuthn): what a device signs with, and its public key.
+    """A user's passkey (WebAuthn): its name, and the public key that verifies signatures of the user's device.
 
     Attributes:
         id: Hex digits by which it can be removed.
@@ -517,7 +517,7 @@ class NewPasskey:
 
 @dataclass(frozen=True)
 class Token:
-    """A user's credential, stored only as a keyed digest.
+    """A user's token for the Media API and the console, stored only as a keyed digest.
 
     Attributes:
         id: Hex digits by which it can be revoked.
@@ -608,7 +608,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The privacy budget of a pair of organisations, in tenths of a unit.
+    """The privacy budget of a pair of organisations, in tenths of a budget unit.
 
     Attributes:
         spent: Spent in the current period.
@@ -626,7 +626,7 @@ class Ledger:
 
     @property
     def left(self) -> int:
-        """Tenths of a unit that the requesting organisation can still spend."""
+        """What the requesting organisation can still spend, in tenths of a budget unit."""
         left = self.total - self.spent
         return max(0, left if self.share is None else min(left, self.share - self.spent_of_share))
 

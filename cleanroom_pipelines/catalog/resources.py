@@ -251,7 +251,7 @@ class Resources(Part):
     def place_seed(
         self, job_id: str, location: str, *, digest: str | None = None, n_bytes: int | None = None
     ) -> None:
-        """Set the location of a job's seed, which was fetched, kept, or uploaded again after a failure.
+        """Record where a job's seed is now stored, after it was fetched, replaced, or uploaded again for a retry.
 
         Args:
             job_id: The generation job.
@@ -279,7 +279,7 @@ class Resources(Part):
         self._set_seed_location(job_id, None)
 
     def jobs_with_seed_at(self, account_id: str, locations: Sequence[str]) -> tuple[GenerationJob, ...]:
-        """Return the jobs that an account started with a seed at one of these locations, in order of creation."""
+        """Return the account's jobs whose seed is fetched from one of these S3 locations, in order of creation."""
         location = type_coerce(GenerationJobRow.requested_seed, JSON)["s3_uri"].as_string()
         started = select(GenerationJobRow).where(GenerationJobRow.started_by == account_id)
         found: dict[str, GenerationJob] = {}
@@ -363,7 +363,7 @@ def check_page(limit: int) -> None:
 
 
 def make_token(created_at: datetime, resource_id: str) -> str:
-    """Return the token that continues a listing after a resource."""
+    """Return the page token with which a listing continues after this resource."""
     return base64.urlsafe_b64encode(f"{created_at.isoformat()} {resource_id}".encode()).decode()
 
 

@@ -48,7 +48,7 @@ class RoomAudiences(Part):
 
     @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:
-        """Set the groups with which audiences are shared; on an error, no audience is changed.
+        """Set the participants with whom audiences are shared; on an error, no audience is changed.
 
         Raises:
             NotFoundError: An audience does not exist.

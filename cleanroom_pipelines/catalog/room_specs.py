@@ -29,7 +29,7 @@ _EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}")
 
 @dataclass(frozen=True)
 class ParticipantSpec(Document):
-    """A group of people in a room, with their permissions.
+    """A participant of a data room: a group of people with permissions.
 
     Attributes:
         id: Hex digits and dashes, unique in the room.
@@ -53,21 +53,21 @@ class ParticipantSpec(Document):
     ] = field(default_factory=dict)
 
     def may(self, permission: Permission) -> bool:
-        """Return whether the group has a permission."""
+        """Return whether the participant has a permission."""
         return permission in self.permissions
 
     def without(self, email: str) -> Self:
-        """Return the group with a member moved to `declined`; unchanged if no member has the address."""
+        """Return the participant after a member has declined; unchanged if no member has this e-mail address."""
         if email not in self.emails:
             return self
         return replace(self.without_user(email), declined=(*self.declined, email))
 
     def as_member(self, email: str) -> Self:
-        """Return the group with only the permissions that one member has."""
+        """Return the participant with only the permissions of one of its members."""
         return replace(self, permissions=self.member_permissions.get(email, self.permissions))
 
     def with_user(self, email: str, permissions: tuple[Permission, ...]) -> Self:
-        """Return the group with one more member, who has some of its permissions."""
+        """Return the participant with one more member, who has the given permissions."""
         members = dict(self.member_permissions)
         if set(permissions) != set(self.permissions):
             members[email] = permissions
@@ -75,7 +75,7 @@ class ParticipantSpec(Document):
         return replace(self, emails=(*self.emails, email), declined=declined, member_permissions=members)
 
     def without_user(self, email: str) -> Self:
-        """Return the group without a member."""
+        """Return the participant without one of its members."""
         members = {name: each for name, each in self.member_permissions.items() if name != email}
         return replace(
             self, emails=tuple(each for each in self.emails if each != email), member_permissions=members
@@ -83,14 +83,14 @@ class ParticipantSpec(Document):
 
     @property
     def is_able(self) -> bool:
-        """Whether each of the group's permissions belongs to at least one member."""
+        """Whether each of the participant's permissions is held by at least one member."""
         held = {each for email in self.emails for each in self.as_member(email).permissions}
         return held >= set(self.permissions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _MarkedSpec(Spec):
-    """A spec whose name need not be unique.
+    """Base class of specs whose names need not be unique.
 
     Attributes:
         mark: Random hex digits that distinguish resources of the same name.
@@ -119,7 +119,7 @@ class DataLabSpec(_MarkedSpec):
     activation: tuple[str, ...] = ()
 
     def validate(self) -> None:
-        """Raise UsageError unless there is a dataset of matching ids, and a dimension if there are embeddings."""
+        """Raise UsageError unless there are matching ids, and a valid dimension just if there are embeddings."""
         super().validate()
         check_email(self.owner_email)
         if not inputs_of(self.datasets, Dataset.MATCHING):
@@ -161,15 +161,15 @@ class DataRoomSpec(_MarkedSpec):
     activation: tuple[str, ...] = ()
 
     def participant(self, participant_id: str) -> ParticipantSpec | None:
-        """Return the group with an id; None if there is none."""
+        """Return the participant with this id; None if the room has no such participant."""
         return next((group for group in self.participants if group.id == participant_id), None)
 
     def group_of(self, email: str) -> ParticipantSpec | None:
-        """Return the group that a user belongs to; None if there is none."""
+        """Return the participant that a user is a member of; None if the user is not in the room."""
         return next((group for group in self.participants if email.lower() in group.emails), None)
 
     def allows(self, collaboration: CollaborationType) -> bool:
-        """Return whether the room has this collaboration type."""
+        """Return whether this collaboration type is enabled in the room."""
         return collaboration in self.collaboration_types
 
     def validate(self) -> None:
@@ -274,13 +274,13 @@ class CustomAudienceSpec(_MarkedSpec):
         return self.data_room_id
 
     def is_seen_by(self, participant_id: str) -> bool:
-        """Return whether a group can see the audience: it owns it or it was shared with it."""
+        """Return whether a participant can see the audience: as its owner, or because it was shared with them."""
         return participant_id == self.created_by or participant_id in self.shared_with
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudienceListSpec(_MarkedSpec):
-    """One delivery of an audience's users to a group.
+    """One delivery of an audience's users to a participant of the room.
 
     Attributes:
         custom_audience_id: The audience.

@@ -50,7 +50,7 @@ class Rooms(Part):
         *,
         n_embeddings: int | None = None,
     ) -> Version:
-        """Change the provisioned datasets of a room, and request a new version of it.
+        """Change the provisioned datasets of a room, and request a new version of the room.
 
         Args:
             data_room_id: The room.
@@ -78,7 +78,7 @@ class Rooms(Part):
     def change_users(
         self, data_room_id: str, group_id: str, change: Callable[[ParticipantSpec], ParticipantSpec]
     ) -> DataRoom:
-        """Change the users of one of a room's groups.
+        """Change the members of one participant of a room.
 
         Args:
             data_room_id: The room.
@@ -104,7 +104,7 @@ class Rooms(Part):
 
     @noted
     def decline_room(self, data_room_id: str, email: str) -> None:
-        """Remove a user who declines to take part in a room; a group without users loses its datasets.
+        """Remove a user who declines to take part in a room; a participant without members loses its datasets.
 
         Args:
             data_room_id: The room.
@@ -247,7 +247,7 @@ class Rooms(Part):
         target: Version,
         options: Mapping[str, Any],
     ) -> RoomJob:
-        """Add a room job; its result is available once the target version is ACTIVE."""
+        """Add a job of the Media API; its result is available once the version that it waits for is ACTIVE."""
         with self._database.write() as session:
             row = RoomJobRow(
                 id=make_uuid(self._database.token_hex),
@@ -275,7 +275,7 @@ class Rooms(Part):
             return record_of(RoomJob, _find_job(session, job_id))
 
     def room_jobs(self, data_room_id: str, email: str, kinds: Collection[str], most: int) -> tuple[RoomJob, ...]:
-        """Return the newest jobs of some kinds that a user started in a room, newest first."""
+        """Return the latest jobs of these kinds that a user started in a room, newest first; at most `most`."""
         query = (
             select(RoomJobRow)
             .where(RoomJobRow.data_room_id == data_room_id, RoomJobRow.email == email, RoomJobRow.kind.in_(kinds))

@@ -87,7 +87,7 @@ class SignIn(Part):
         password: str | None = None,
         passkey: NewPasskey | None = None,
     ) -> SignInLink | None:
-        """Use up a link, set its user's password or passkey, and start a session, at once.
+        """Use up a link, set its user's password or passkey if given, and start a session, in one transaction.
 
         A new password or passkey replaces the user's password and all passkeys, and ends all sessions and links.
 
@@ -156,7 +156,7 @@ class SignIn(Part):
             return tuple(record_of(Passkey, row) for row in rows)
 
     def passkey_with(self, credential_id: str) -> Passkey | None:
-        """Return the passkey with an id in a device; None if it is unknown, or its user is disabled."""
+        """Return the passkey with this credential id; None if the id is unknown or its user is disabled."""
         query = select(PasskeyRow).join(UserRow, UserRow.email == PasskeyRow.email)
         with self._database.read() as session:
             row = session.scalar(
@@ -165,7 +165,7 @@ class SignIn(Part):
             return None if row is None else record_of(Passkey, row)
 
     def start_session_by(self, passkey: Passkey, sign_count: int, digest: str) -> bool:
-        """Record the use of a passkey and store a new session's digest.
+        """Start a session by a passkey: record that it was used, and store the digest of the new session.
 
         Args:
             passkey: The passkey as it was when its signature was checked.
@@ -205,7 +205,7 @@ class SignIn(Part):
             _end_all(session, email)
 
     def add_challenge(self, digest: str, expires_at: datetime) -> None:
-        """Store the keyed digest of a challenge, and delete those that have expired."""
+        """Store the keyed digest of a challenge, and delete expired challenges."""
         with self._database.write() as session:
             session.execute(delete(ChallengeRow).where(ChallengeRow.expires_at <= self._database.now()))
             session.add(ChallengeRow(digest=digest, expires_at=expires_at))
@@ -301,7 +301,7 @@ class SignIn(Part):
 
 
 def _end_all(session: Session, email: str) -> None:
-    """End what a user is, or could soon be, signed in by."""
+    """End a user's sessions, and delete the sign-in links with which the user could start new ones."""
     session.execute(delete(SessionRow).where(SessionRow.email == email))
     is_link = SignInLinkRow.purpose == LinkPurpose.SIGN_IN
     session.execute(delete(SignInLinkRow).where(SignInLinkRow.email == email, is_link))

@@ -44,7 +44,7 @@ SPECS: Mapping[Kind, type[Spec]] = {
 
 
 def spec_values(spec: Spec) -> dict[str, object]:
-    """Return the values of a spec's fields by name; a record with more fields than its spec is accepted."""
+    """Return the values of a spec's fields by name; the additional fields of a record are left out."""
     return {part.name: getattr(spec, part.name) for part in fields(SPECS[spec.kind])}
 
 

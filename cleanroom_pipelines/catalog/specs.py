@@ -164,7 +164,7 @@ def _check_size(size: AudienceSize) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AudienceModelSpec(Spec):
-    """The similarity model of one training dataset and window.
+    """The similarity model of one training dataset, within a time window.
 
     Attributes:
         training_dataset_id: The dataset it is trained on.
@@ -351,7 +351,7 @@ def is_storable(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Starter:
-    """The account that started a generation job on another account's configured model, and its copy of the job.
+    """The account that starts a job on another account's configured model; with its name and tags for the job.
 
     Attributes:
         account_id: 12 digits.
@@ -375,7 +375,7 @@ class Starter:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationJobSpec(Spec):
-    """One audience: the training users ranked by similarity to one seed.
+    """A generation job, which ranks all users of the training data by their similarity to one seed.
 
     Attributes:
         configured_audience_model_id: The configured model it uses.

@@ -469,7 +469,7 @@ class PairRow(Base):
 
 
 class LedgerLineRow(Base):
-    """One row per question that a pair of organisations paid for; rows are never deleted."""
+    """One row per payment from a pair's privacy budget for a question; rows are never deleted."""
 
     __tablename__ = "ledger_lines"
 
@@ -501,7 +501,7 @@ class ProposalRow(Base):
 
 
 class JobViewRow(Base):
-    """One row per cross-account generation job: the starter's copy."""
+    """One row per cross-account generation job: the starting account's own name, description and tags for it."""
 
     __tablename__ = "job_views"
     __table_args__ = (
@@ -689,7 +689,7 @@ class NoticeRow(Base):
 
 
 class NoticeOutcomeRow(Base):
-    """One row per receiver that was sent a notice: whether the last one arrived."""
+    """One row per receiver that was sent a notice: whether the last notice to it arrived."""
 
     __tablename__ = "notice_outcomes"
 

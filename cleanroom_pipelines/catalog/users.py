@@ -42,7 +42,7 @@ class Users(Part):
             raise _exists() from None
 
     def all(self) -> tuple[User, ...]:
-        """Return all users, by address."""
+        """Return all users, sorted by e-mail address."""
         with self._database.read() as session:
             return tuple(record_of(User, row) for row in session.scalars(select(UserRow).order_by(UserRow.email)))
 
@@ -74,7 +74,7 @@ class Users(Part):
 
     @noted
     def set_user_disabled(self, email: str, disabled: bool) -> User:
-        """Disable all tokens and the password of a user and end the user's sessions, or enable the user again.
+        """Disable a user, whose sessions end and whose tokens and password stop working, or enable the user again.
 
         Raises:
             NotFoundError: The user does not exist.

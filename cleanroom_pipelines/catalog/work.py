@@ -280,7 +280,7 @@ class Scheduling(Claims):
             return ManualRequest("work", version_record(version), None, message)
 
     def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
-        """Return the declared children that get a new version with each new version of this resource.
+        """Return the children, created by declarations, that are rebuilt after each new version of this resource.
 
         Raises:
             NotFoundError: The resource does not exist.
@@ -304,7 +304,7 @@ class Scheduling(Claims):
 
     @noted
     def request_refresh(self, model_id: str, now: datetime | None = None) -> Version:
-        """Request a refresh: a new version of the dataset and then of this model, with its window moved.
+        """Request a refresh: a new version of the dataset and then of this model, whose time window moves along.
 
         Other models of the dataset are not refreshed. A second request returns the same version.
 
@@ -376,7 +376,7 @@ _REPORTED_BY_THE_MODEL = (
 
 
 def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
-    """Return the first time after `now` that is a whole number of intervals, at least one, after `due`."""
+    """Return when a refresh is next due: the first time after `now` that is one or more intervals after `due`."""
     every = timedelta(seconds=every_seconds)
     missed = max(0, (now - due) // every)
     return due + (missed + 1) * every

@@ -32,7 +32,7 @@ _READS = ("GET", "HEAD")
 
 
 class Console:
-    """The pages of an installation.
+    """The console's pages, as a site of an installation's HTTP server.
 
     Args:
         installation: The installation.
@@ -49,7 +49,7 @@ class Console:
         self._rate = RateLimit(installation.settings.requests_per_second)
 
     def serves(self, request: Request) -> bool:
-        """Whether a request is for a page, or a browser's request for the server's root."""
+        """Whether the console handles a request: one for a page, or one from a browser for the server's root."""
         if request.raw_path == "/":
             is_api = request.header("authorization") or "X-Amz-" in request.raw_query
             accepts = request.header("accept") or ""
@@ -69,7 +69,7 @@ class Console:
         return self._guarded(request, lambda: self._answer(request, body))
 
     def begin(self, request: Request) -> "FormUpload | Reply":
-        """Start receiving a form that may contain files, if its sender may send it."""
+        """Start to receive a form that may contain files; return a rejection if its sender may not send it."""
 
         def begin() -> FormUpload | Reply:
             route, page = self._open(request)
@@ -104,7 +104,7 @@ class Console:
         return self._repeats.answer(session_secret(page.request), page.request.raw_path, page.form, answer)
 
     def _show(self, route: Route, page: PageRequest) -> Reply:
-        """Return a route's page, and audit what the page rejects itself."""
+        """Return a route's page; audit rejections by the page itself, which no API handler has audited."""
         error: Exception | None = None
         try:
             reply = route.answer(page)
@@ -174,7 +174,7 @@ class Console:
         return show_sign_in(page, error)
 
     def _audited(self, request: Request, email: str, operation: str, do: Callable[[], T]) -> T:
-        """Run a check, and audit a rejection, because handlers audit only the calls that reach them."""
+        """Run a check and audit its rejection, because API handlers audit only the calls that reach them."""
         try:
             return do()
         except errors.MediaError as error:
@@ -200,7 +200,7 @@ class Console:
 
 
 class WrongMethodError(errors.NotFoundError):
-    """The page exists, but not for this method."""
+    """The page exists, but not for the request's HTTP method."""
 
 
 class FormUpload:
@@ -210,7 +210,7 @@ class FormUpload:
         self._console, self._route, self._page, self._reader = console, route, page, reader
 
     def take(self, chunk: bytes) -> Reply | None:
-        """Read a part of the form; a returned error page ends the upload."""
+        """Read the next part of the form; if it is invalid, return an error page, which ends the upload."""
         try:
             self._reader.take(chunk)
         except Exception as error:

@@ -15,7 +15,7 @@ _EVERY = 10
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A point of a curve's table."""
+    """A point of a ROC curve, as a row of the table that is shown with the plot."""
 
     fpr: float
     tpr: float
@@ -24,7 +24,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class RocCurve:
-    """A drawn ROC curve, and the points of its table.
+    """A ROC curve as drawn, and the points for the table that is shown with the plot.
 
     Args:
         line: The curve, as an SVG path.

@@ -40,7 +40,7 @@ class FormFile:
     sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the content from its beginning."""
+        """Yield the file's content from its beginning."""
         self.stream.seek(0)
         yield from chunks_of(self.stream)
 
@@ -83,7 +83,7 @@ class Form:
         return next((file for key, file in self.files if key == name and file.name and file.n_bytes), None)
 
     def digest(self) -> bytes:
-        """Return a hash that only equal forms have."""
+        """Return a hash of all fields and files; only equal forms have the same hash."""
         files = [(key, file.name, file.n_bytes, file.sha256.hexdigest()) for key, file in self.files]
         return hashlib.sha256(repr((self.fields, files)).encode(errors="surrogatepass")).digest()
 
@@ -223,7 +223,7 @@ class FormReader:
 
 
 def _checked(fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Reject characters that no field may contain; browsers send line breaks as CR LF."""
+    """Return the fields with browsers' CR LF line breaks changed to LF; reject fields with a NUL character."""
     if any("\0" in name + value for name, value in fields):
         raise _malformed()
     return [(name, value.replace("\r\n", "\n")) for name, value in fields]

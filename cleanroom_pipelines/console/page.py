@@ -1,4 +1,4 @@
-"""A request for a page, which the functions of all pages take.
+"""`PageRequest`: a request for a page, the argument of every function that shows one.
 
 Lives here: `PageRequest` and `Route`.
 Add here when several pages need the same of a request.
@@ -76,12 +76,12 @@ class PageRequest:
     _headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Take note of the rejections that handlers audit."""
+        """Remember when an API handler has audited a rejection, so that it is not audited twice."""
         self.service = replace(self.service, on_rejection=partial(setattr, self, "is_rejection_audited", True))
 
     @cached_property
     def query(self) -> Mapping[str, str]:
-        """The fields of the query; the first value of each."""
+        """The fields of the URL's query; for a repeated field, its first value."""
         try:
             return dict(reversed(parse_qsl(self.request.raw_query, max_num_fields=100)))
         except ValueError:
@@ -96,7 +96,7 @@ class PageRequest:
         return self.service.call(self.email, method, params, self.request.id)
 
     def room(self) -> dict[str, Any]:
-        """Return the room that the path names, as `get_room` does, with the user's participant as `mine`.
+        """Return the room named in the path, as the API's `get_room` does; `mine` is the user's participant.
 
         Raises:
             MediaError: The user is not in the room.
@@ -111,7 +111,7 @@ class PageRequest:
         return {**room, "mine": {**mine, "permissions": permissions}}
 
     def may(self, *permissions: Permission) -> bool:
-        """Whether the user has all permissions in the path's room; handlers check them too."""
+        """Whether the user has all these permissions in the path's room; API handlers check them again."""
         return {each.value for each in permissions} <= set(self.room()["mine"]["permissions"])
 
     def upload(self, file: FormFile, matching_id: str | None = None) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class PageRequest:
         return self.rendering.render(template, shared | values, status=status, headers=self._headers)
 
     def redirect(self, path: str, *, done: str | None = None, **parts: str) -> Reply:
-        """Answer a successful POST with another page.
+        """Answer a successful POST with a redirect to another page.
 
         Args:
             path: The path of its route.
@@ -159,7 +159,7 @@ class PageRequest:
         return self.redirect_to(url(path, {"done": done} if done else None, **parts))
 
     def redirect_to(self, address: str) -> Reply:
-        """Send the browser to an address, which must not be the caller's choice."""
+        """Redirect the browser to an address, which must not be taken from the request (no open redirect)."""
         return Reply(303, {**PRIVATE, **self._headers, "Location": address})
 
     def download(self, job_id: str, name: str) -> Reply:
@@ -183,11 +183,11 @@ class PageRequest:
         return Reply(200, _attachment(name), "".join(chunks).encode())
 
     def send_json(self, text: str) -> Reply:
-        """Send options to a script."""
+        """Send JSON, such as the options for a passkey, to the page's script."""
         return Reply(200, {**PRIVATE, **self._headers, "Content-Type": "application/json"}, text.encode())
 
     def address(self, path: str, **parts: str) -> str:
-        """Return the full address of a page: that in the settings, or else as the browser shows it."""
+        """Return the full URL of a page, under the address in the settings or else the one the browser used."""
         return (self.service.installation.settings.console_url or self.request.origin) + url(path, None, **parts)
 
     def mail(self, email: str, kind: str, link: str) -> None:
@@ -205,7 +205,7 @@ class PageRequest:
         mail_user(self.service.installation, email, subject, text)
 
     def is_page(self, path: str) -> bool:
-        """Whether a path below /console is a page to which a user may be sent after signing in."""
+        """Whether a path below /console is that of a page, so that a user may be sent there after signing in."""
         is_path = re.fullmatch(r"/[\w%./~-]*", path, re.ASCII) and not path.startswith("//")
         return bool(is_path) and any(
             each.method == "GET" and each.match(PREFIX + path) is not None for each in self.routes

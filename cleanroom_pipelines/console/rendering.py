@@ -58,7 +58,7 @@ class Rendering:
 
     @cached_property
     def texts(self) -> Mapping[str, str]:
-        """The texts, by key."""
+        """The texts of all pages, by key."""
         texts: dict[str, str] = json.loads((_FOLDER / "texts" / f"{self.language}.json").read_text("utf-8"))
         return texts
 
@@ -71,12 +71,12 @@ class Rendering:
         return escape(self.texts[key]).format(**values)
 
     def plain(self, key: str, **values: Any) -> str:
-        """Return a text for an e-mail, where nothing is escaped."""
+        """Return a text for an e-mail, with its values not escaped for HTML."""
         return self.texts[key].format(**values)
 
     @cached_property
     def static(self) -> Mapping[str, Reply]:
-        """The replies with the static files, by name."""
+        """The replies that serve static files, by file name."""
         headers = {**_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
         return {
             path.name: Reply(200, {**headers, "Content-Type": _TYPES[path.suffix]}, path.read_bytes())
@@ -85,7 +85,7 @@ class Rendering:
 
     @cached_property
     def compressed(self) -> Mapping[str, Reply]:
-        """The same with gzip. Pages are not compressed: the length would tell about secrets that they repeat."""
+        """The static files with gzip. Pages stay uncompressed: their length could reveal secrets in them."""
         more = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
         return {
             name: Reply(200, {**reply.headers, **more}, gzip.compress(reply.body, mtime=0))
@@ -125,7 +125,7 @@ class Rendering:
 
 
 def url(path: str, query: Mapping[str, str] | None = None, **parts: str) -> str:
-    """Return the address of a page.
+    """Return the URL of a page, without scheme and host.
 
     Args:
         path: The path of a route, below /console.

@@ -26,7 +26,7 @@ _FORM = re.compile(r'<form\b[^>]*\bmethod="post"[^>]*>')
 
 
 def mark_forms(page: str) -> str:
-    """Return a page with the mark in each of its forms that change something."""
+    """Return a page with a random mark added to each form that changes something."""
     mark = f'<input type="hidden" name="{MARK}" value="{secrets.token_urlsafe(12)}">'
     return _FORM.sub(lambda form: form[0] + mark, page)
 
@@ -39,7 +39,7 @@ class _Sent:
 
 
 class RepeatedForms:
-    """Recognises repeated forms, in this process.
+    """Recognises forms that this process has received before.
 
     Args:
         clock: Monotonic clock, in seconds.
@@ -51,7 +51,7 @@ class RepeatedForms:
         self._sent: dict[tuple[str, str, bytes], _Sent] = {}
 
     def answer(self, session: str, path: str, form: Form, answer: Callable[[], Reply]) -> Reply:
-        """Return the answer to a form, which is handled unless it is a repetition.
+        """Return the reply to a form; a repeated form is not handled again but gets the first reply.
 
         Args:
             session: The secret of its session.

@@ -53,7 +53,7 @@ class RuleCondition:
 
     @property
     def has_values(self) -> bool:
-        """Whether its operator needs values."""
+        """Whether the condition's operator needs values."""
         return self.operator not in _WITHOUT_VALUES
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class RuleBlock:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Return the block of a rule's start or of one of its combinators."""
+        """Read a block from a definition's JSON: the start of a rule, or one of its combinators."""
         filters = value.get("filters") or {"operator": MatchOperator.MATCH_ALL.value, "filters": []}
         conditions = [
             RuleCondition(each["attribute"], each["operator"], list(each.get("values") or ()))
@@ -104,18 +104,18 @@ class RuleBlock:
 
 @dataclass
 class RuleForm:
-    """A rule while it is edited; always has at least one block."""
+    """A rule while a user edits it; it always has at least one block."""
 
     blocks: list[RuleBlock] = field(default_factory=lambda: [RuleBlock()])
 
     @classmethod
     def read(cls, form: Form) -> Self:
-        """Read the blocks of a form."""
+        """Read a rule from the fields of a submitted form."""
         return cls([_read_block(form, f"b{n}") for n in _present(form, "b{}-source")] or [RuleBlock()])
 
     @classmethod
     def from_definition(cls, definition: Mapping[str, Any]) -> Self:
-        """Return the form of a rule-based definition."""
+        """Convert a rule-based definition to a rule that can be edited."""
         return cls([RuleBlock.from_dict(each) for each in (definition, *(definition.get("combinators") or ()))])
 
     def definition(self) -> dict[str, Any]:

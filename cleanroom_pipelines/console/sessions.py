@@ -27,7 +27,7 @@ _MAILS_PER_USER, _BURST_OF_MAILS = 1 / 300, 3.0
 
 
 def session_secret(request: Request) -> str:
-    """Return the session's secret in a request's cookie; empty without one."""
+    """Return the secret in a request's session cookie; empty if there is no such cookie."""
     return _cookie(request, _SESSION)
 
 
@@ -42,7 +42,7 @@ def forget_session(request: Request) -> str:
 
 
 def challenge_secret(request: Request) -> str:
-    """Return the secret of the browser's challenge in a request's cookie; empty without one."""
+    """Return the secret in a request's challenge cookie; empty if there is no such cookie."""
     return _cookie(request, _CHALLENGE)
 
 
@@ -79,7 +79,7 @@ def check_origin(request: Request) -> None:
 
 
 class SignInLimits:
-    """Limits on attempts to sign in, per address and per user, in this process.
+    """Limits on attempts to sign in, per network address and per user, counted in this process.
 
     Args:
         clock: Monotonic clock, in seconds.
@@ -99,7 +99,7 @@ class SignInLimits:
         self._check(request, email, self._users)
 
     def check_mail(self, request: Request, email: str) -> None:
-        """Count an e-mail that was asked for; it does not count against the user's attempts.
+        """Count a request for a sign-in e-mail, apart from attempts to sign in; reject it if there were too many.
 
         Raises:
             TooManyRequestsError: There were too many attempts or e-mails.

@@ -1,4 +1,4 @@
-"""Alembic's environment.
+"""Alembic's environment script, which runs the migrations.
 
 Lives here: running the migrations inside the transaction that `Database.migrate` opened.
 Add here when Alembic needs another setting.

@@ -21,7 +21,7 @@ _COLUMNS = ("at", "action", "participant", "outcome", "audience", "user")
 
 
 def activity(page: PageRequest) -> Reply:
-    """Show a stretch of the log; views are left out unless the user asks for them."""
+    """Show a section of the log; calls that only viewed data are left out unless the user asks for them."""
     room, before = page.room(), page.query.get("before", "0")
     if not (before.isascii() and before.isdigit() and len(before) < 16):
         before = "0"

@@ -39,7 +39,7 @@ class Asking:
         return f"{self.path}/{{job_id}}"
 
     def show(self, page: PageRequest, *, error: MediaError | None = None, **more: Any) -> Reply:
-        """Show the answer in the path, or else the newest one, with the price of another and earlier answers."""
+        """Show the answer named in the path or else the newest, the price of a new one, and earlier answers."""
         room = page.room()
         asked = own_jobs(page, self.kind)
         job = job_of(page, asked) if "job_id" in page.path else next(iter(asked), None)
@@ -53,7 +53,7 @@ class Asking:
         )
 
     def ask(self, page: PageRequest, **about: Any) -> Reply:
-        """Start a job at the price that the form sends; if its answer is ready at once, pay for it."""
+        """Start a job at the price that the form sends; if the job's answer is ready at once, pay for it."""
         room_id = page.room()["id"]
         try:
             agree(page, page.call(Method.GET_ESTIMATE, room_id=room_id, kind=self.kind.value, **about))
@@ -77,7 +77,7 @@ class Asking:
         return page.redirect(self.answer_path, room_id=page.room()["id"], job_id=job["id"])
 
     def state(self, page: PageRequest, job: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return a job's state for the page: its answer if it is paid, its price, or why it failed."""
+        """Return what the page shows of a job: its answer if paid for, or else its price, or why it failed."""
         found: dict[str, Any] = {"answer": None, "answer_price": None, "failure": None}
         if job is None or job["status"] == JobStatus.RUNNING:
             return found
@@ -92,7 +92,7 @@ class Asking:
             return {**found, "failure": error}
 
     def price(self, page: PageRequest) -> dict[str, Any] | None:
-        """Return the price of asking; None until both sides have provided their data."""
+        """Return the price of asking this question now; None until both sides have provided their data."""
         provided = page.call(Method.GET_PROVISIONING, room_id=page.room()["id"])
         if not (provided["base"] and provided["seeds"]):
             return None

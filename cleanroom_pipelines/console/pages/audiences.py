@@ -64,7 +64,7 @@ def audiences(page: PageRequest, error: MediaError | None = None) -> Reply:
 
 
 def renew_figures(page: PageRequest) -> Reply:
-    """Pay for new figures about the publisher's users; other figures are computed from them."""
+    """Pay for new figures about the publisher's users, from which other figures are then computed."""
     try:
         if (price := _price_of_figures(page)) is not None:
             require_agreed(page, price)
@@ -280,7 +280,7 @@ def _about(audience_id: str) -> dict[str, str]:
 
 
 def _price_of_figures(page: PageRequest) -> dict[str, Any] | None:
-    """Return the price of figures about the current users; None if they are paid or unavailable."""
+    """Return the price of figures about the publisher's current users; None if already paid or unavailable."""
     if not page.may(Permission.CREATE_CUSTOM_AUDIENCE):
         return None
     price = price_of(page, "base_figures")

@@ -43,7 +43,7 @@ _MOST_HISTORY = 2_000  # entries of the room's log that the history is read from
 
 @dataclass(frozen=True)
 class Slot:
-    """A field for one file.
+    """A field of the upload form, for one file.
 
     Args:
         side: "base" or "seeds".
@@ -67,7 +67,7 @@ class Slot:
 
 
 def data(page: PageRequest) -> Reply:
-    """Show the state of the user's side, and the form for files."""
+    """Show the state of the data of the user's side, and the form to upload files."""
     return _show(page, {}, 200)
 
 
@@ -95,7 +95,7 @@ def receive(page: PageRequest) -> Reply:
 
 
 def confirm(page: PageRequest) -> Reply:
-    """Show the guessed content of the stored files."""
+    """Show what the stored files seem to contain, for the user to confirm or correct."""
     return _show_confirm(page, _found(page, page.query), {}, 200)
 
 
@@ -158,13 +158,13 @@ def delete_lab(page: PageRequest) -> Reply:
 
 
 def lab_rows(page: PageRequest) -> Reply:
-    """Send the row numbers of a validation's errors as CSV."""
+    """Send the numbers of the rows with errors in a validated base audience, as CSV."""
     found = page.call(Method.GET_LAB, lab_id=page.path["lab_id"])
     return page.attach("rows.csv", _rows_csv(found["reports"] or {}))
 
 
 def side_rows(page: PageRequest) -> Reply:
-    """Send the row numbers of the errors in provided data as CSV."""
+    """Send the numbers of the rows with errors in the data that one side provided, as CSV."""
     sides = page.call(Method.GET_ROOM_DATA, room_id=page.room()["id"])["sides"]
     if page.path["side"] not in sides:
         raise _missing()
@@ -182,7 +182,7 @@ def sample(page: PageRequest) -> Reply:
 
 
 def history(page: PageRequest) -> Reply:
-    """Show when the user's participant provided data or took it back."""
+    """Show when the user's participant provided data to the room or removed data from it."""
     room = page.room()
     entries = page.call(Method.GET_AUDIT_LOG, room_id=room["id"], limit=_MOST_HISTORY)["entries"]
     mine = [each for each in entries if each["participant"] == room["mine"]["id"] and each["action"] in _ACTIONS]
@@ -227,7 +227,7 @@ def _side(text: str) -> str:
 
 
 def _chosen(page: PageRequest, slot: Slot) -> FormFile | None:
-    """Return the file of a field, which may be empty; None if the user chose none."""
+    """Return the file in a field, possibly an empty file; None if the user chose no file."""
     return next((file for name, file in page.form.files if name == slot.name and file.name), None)
 
 
@@ -252,7 +252,7 @@ def _guess(page: PageRequest, slot: Slot, upload_id: str) -> dict[str, Any]:
 
 
 def _found(page: PageRequest, ids: Mapping[str, str]) -> dict[Slot, dict[str, Any]]:
-    """Return the guesses about stored files of one side, by field."""
+    """Return, by field, what the stored files of one side seem to contain."""
     for side in _SIDES:
         slots = [slot for slot in _slots(page.room(), side) if ids.get(slot.name)]
         if slots:
@@ -261,7 +261,7 @@ def _found(page: PageRequest, ids: Mapping[str, str]) -> dict[Slot, dict[str, An
 
 
 def _as_chosen(page: PageRequest, slot: Slot, guess: dict[str, Any]) -> dict[str, Any]:
-    """Return the file, converted if the user corrected how to read it."""
+    """Return the guess about a file; convert the file first if the user corrected its separator or header."""
     if guess["format"] != "csv":
         return guess
     separator = _SEPARATOR_NAMES.get(page.form.text(f"{slot.name}-separator"), guess["separator"])

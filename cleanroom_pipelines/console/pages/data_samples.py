@@ -44,7 +44,7 @@ _OTHERS: dict[Dataset, Rows] = {
 
 
 def sample_rows(name: InputName) -> Rows:
-    """Return the rows of a sample file, after a row with column names."""
+    """Return the rows of a sample file; the first row has the column names."""
     if name.matching_id is None:
         return _OTHERS[name.dataset]
     column, ids = _IDS[name.matching_id]

@@ -1,4 +1,4 @@
-"""Defining audiences: a form for each kind, and drafts whose size is asked for before they are created.
+"""Defining audiences: a form for each kind, and drafts, which show an audience's size before it is created.
 
 Lives here: rules as blocks, lookalikes, remarketing and exclusion audiences.
 Add here when another kind of audience can be defined.
@@ -61,7 +61,7 @@ def send_new(page: PageRequest) -> Reply:
 
 
 def draft(page: PageRequest) -> Reply:
-    """Show a draft's meaning, and its size once it is known."""
+    """Show a draft: its definition in words, and its size once it is known."""
     return _show_draft(page)
 
 
@@ -237,7 +237,7 @@ def _show(page: PageRequest, template: str, error: MediaError | None, **values: 
 
 
 def _default_name(page: PageRequest, definition: Mapping[str, Any]) -> str:
-    """Return the name of an audience created without one; empty for rules, which no short name describes."""
+    """Return a default name for an audience; empty for a rule-based one, which no short name describes."""
     kind, source = definition["kind"], definition.get("source", definition)
     name = source.get("audience_type") or names_in(_found(page)).get(source.get("id", ""))
     if kind == "rule_based" or not name:
@@ -248,7 +248,7 @@ def _default_name(page: PageRequest, definition: Mapping[str, Any]) -> str:
 
 
 def _words(error: MediaError) -> str:
-    """Return an error about a definition without the error's location, which the form shows itself."""
+    """Return the text of an error about a definition without its location, next to which the form shows it."""
     problem = error.message.removeprefix(f"At {error.attributes.get('place', '')}: ")
     return f"{problem} {error.remedy}"
 
@@ -265,7 +265,7 @@ def _found(page: PageRequest) -> dict[str, Any]:
 
 
 def _given(page: PageRequest) -> Mapping[str, Any] | None:
-    """Return the definition with which a form starts, from a draft or another audience."""
+    """Return the definition that fills a new form, from a draft or another audience; None for an empty form."""
     definition: Mapping[str, Any] | None = None
     if page.query.get("draft"):
         definition = _draft(page, page.query["draft"])["definition"]

@@ -34,7 +34,7 @@ _STARTS_A_FORMULA = re.compile(r"(?:^|[;,|\t\r\n])\s*[=+\-@＝＋－＠]|^[\t\r]
 
 
 def insights(page: PageRequest) -> Reply:
-    """Show the answer in the path, or else the newest one, with prices of others and earlier answers."""
+    """Show the answer named in the path or else the newest, the prices of new ones, and earlier answers."""
     return _ASKING.show(page, charts_of=_charts, pairs_of=_pairs)
 
 
@@ -49,7 +49,7 @@ def pay(page: PageRequest) -> Reply:
 
 
 def printed(page: PageRequest) -> Reply:
-    """Show an answer for printing: all tables are open, and nothing can be asked."""
+    """Show an answer as a page to print, with all tables open and without forms."""
     return page.show(
         "figures/print.html", room=page.room(), answer=_paid(page), charts_of=_charts, pairs_of=_pairs
     )
@@ -61,7 +61,7 @@ def csv(page: PageRequest) -> Reply:
 
 
 def _paid(page: PageRequest) -> dict[str, Any]:
-    """Return the answer that the path names, if it is paid.
+    """Return the answer named in the path, if it is paid for.
 
     Raises:
         MediaError: It is not ready, not paid, or not the user's.
@@ -91,7 +91,7 @@ def _harmless(text: str) -> str:
 
 
 def _charts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Bar], list[Mapping[str, Any]]]]:
-    """Return a chart and a table for each attribute in the rows; with many interests, only the most typical."""
+    """Return a chart and a table for each attribute; the chart of interests has only the most typical ones."""
     charts = []
     for name in _ATTRIBUTES:
         found = [row for row in rows if _grouping(row) == (name,)]

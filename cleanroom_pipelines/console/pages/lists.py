@@ -59,7 +59,7 @@ def one(page: PageRequest, error: MediaError | None = None) -> Reply:
 
 
 def deliver_changes(page: PageRequest) -> Reply:
-    """Deliver the audience again, in the same form, with the changes since this list."""
+    """Deliver the audience again with the same options, and with the changes since this list."""
     job = _job(page)
     try:
         if job["audience"] is None:

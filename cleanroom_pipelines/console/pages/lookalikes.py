@@ -42,7 +42,7 @@ def lookalikes(page: PageRequest, error: MediaError | None = None) -> Reply:
 
 
 def sample(page: PageRequest) -> Reply:
-    """Send a sample of a seed."""
+    """Send a sample file that shows the format of a seed."""
     _person(page).buckets()  # for users who manage an account
     return page.attach("sample-seed.jsonl", [f'{{"user_id": "user-{number}"}}\n' for number in (1, 2, 3)])
 
@@ -88,7 +88,7 @@ def export(page: PageRequest) -> Reply:
 
 
 def _person(page: PageRequest) -> AccountPerson:
-    """Return the caller, with the AWS Region that the address, or an ARN in the request, names."""
+    """Return the signed-in user as a user of the account, in the Region of a given ARN or of the URL's query."""
     named = parse_arn(page.path.get("arn") or page.form.text("configuredAudienceModelArn"))
     asked = page.query.get("region") or LOCAL_REGION
     region = named.region if named else asked if _REGION.fullmatch(asked) else LOCAL_REGION

@@ -145,7 +145,7 @@ def create_collaboration(page: PageRequest) -> Reply:
 
 
 def leave_collaboration(page: PageRequest) -> Reply:
-    """Remove an account from a collaboration, after asking."""
+    """Remove an account from a collaboration, after the operator has confirmed it."""
 
     def do() -> Reply:
         fields = ("collaboration_id", "account_id")

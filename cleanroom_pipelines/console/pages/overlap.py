@@ -16,7 +16,7 @@ _ASKING = Asking(JobKind.OVERLAP_STATISTICS, _PATH, "figures/overlap.html")
 
 
 def overlap(page: PageRequest) -> Reply:
-    """Show the answer in the path, or else the newest one, with the price of another and earlier answers."""
+    """Show the answer named in the path or else the newest, the price of a new one, and earlier answers."""
     return _ASKING.show(page)
 
 

@@ -1,4 +1,4 @@
-"""Passkeys: signing in and accepting an invitation by them, and the user's account, where they are managed.
+"""Passkeys: signing in or accepting an invitation with one, and the account page, where users manage them.
 
 Lives here: options for the browser's script, the forms that it sends, and the page of the account.
 Keep out: what a device must sign (`runs.passkeys`) and other ways to sign in (`signing.py`).
@@ -36,13 +36,13 @@ _SESSION = "session"
 
 
 def begin_sign_in(page: PageRequest) -> Reply:
-    """Send the options to sign in."""
+    """Send the page's script the options with which the browser asks the device to sign in by a passkey."""
     limit(page)
     return _begin(page, sign_in_options(page.service.installation, _site(page)))
 
 
 def sign_in(page: PageRequest) -> Reply:
-    """Sign in by what the device signed; the options were counted as the attempt."""
+    """Sign in by a passkey's signature; the attempt was counted when the options were sent."""
     try:
         found = sign_in_by_passkey(page.service.installation, _site(page), *_answer(page))
         if found is None:
@@ -53,7 +53,7 @@ def sign_in(page: PageRequest) -> Reply:
 
 
 def begin_invitation(page: PageRequest) -> Reply:
-    """Send the options to make a passkey instead of a password."""
+    """Send the page's script the options to create an invited user's passkey, instead of a password."""
     limit(page)
     email, purpose = _invited(page), page.path["secret"]
     return _begin(page, registration_options(page.service.installation, _site(page), email, purpose))
@@ -75,7 +75,7 @@ def accept(page: PageRequest) -> Reply:
 
 
 def account(page: PageRequest, error: CleanroomError | None = None) -> Reply:
-    """Show who is signed in, the passkeys, and how to sign out."""
+    """Show the account page: who is signed in, the user's passkeys, and how to sign out."""
     return page.show(
         "signing/account.html",
         status=status_of(error) if error else 200,
@@ -87,7 +87,7 @@ def account(page: PageRequest, error: CleanroomError | None = None) -> Reply:
 
 
 def begin_adding(page: PageRequest) -> Reply:
-    """Send the options to make another passkey."""
+    """Send the page's script the options to create another passkey."""
     _check_session(page)
     return _begin(page, registration_options(page.service.installation, _site(page), page.email, _SESSION))
 
@@ -108,7 +108,7 @@ def add(page: PageRequest) -> Reply:
 
 
 def ask_to_remove(page: PageRequest) -> Reply:
-    """Ask before a passkey is removed."""
+    """Ask for confirmation before a passkey is removed."""
     return page.show("signing/remove_passkey.html", passkey=_own(page))
 
 
@@ -166,7 +166,7 @@ def _is_by_token(page: PageRequest) -> bool:
 
 
 def _check_session(page: PageRequest) -> None:
-    """Reject a session that ends with a token: a passkey would outlive it."""
+    """Reject users who signed in by a token: a passkey would let them sign in after the token has expired."""
     if _is_by_token(page):
         error = PermissionDeniedError(
             "You signed in with a token.", remedy="Sign in with your password, a passkey or a one-time link."

@@ -42,7 +42,7 @@ def add(page: PageRequest) -> Reply:
 
 
 def invite(page: PageRequest) -> Reply:
-    """Invite a member; send the link by e-mail, or show it, which is done only here."""
+    """Invite a member; send the invitation link by e-mail, or show it, which no other page does."""
     email = page.form.text("email")
     try:
         found = _call(page, Method.INVITE_USER, email=email)
@@ -103,7 +103,7 @@ def leave(page: PageRequest) -> Reply:
 
 
 def _call(page: PageRequest, method: Method, **params: Any) -> Any:
-    """Call a handler about the user's own participant."""
+    """Call an API handler for the user's own participant in the room."""
     room = page.room()
     return page.call(method, room_id=room["id"], participant_id=room["mine"]["id"], **params)
 

@@ -1,4 +1,4 @@
-"""The privacy budget of a room's two data providers: its bound, what is spent and left, and proposed changes.
+"""The privacy budget of a room's two data providers: what it guarantees, its payments, and proposed changes.
 
 Lives here: the page, and the forms to propose, approve and reject.
 Keep out: prices and bounds (`privacy`), who may decide (`server.media`).
@@ -24,7 +24,7 @@ def privacy(page: PageRequest) -> Reply:
 
 
 def propose(page: PageRequest) -> Reply:
-    """Propose a change to the two data providers."""
+    """Propose a change of the budget or its use, which both data providers must approve."""
     kind, units = page.form.text("kind"), page.form.number("units")
     if units is None and kind in (_REFILL, _SHARE):
         return _show(page, problems={"units": page.rendering.text("privacy.units_missing")})
@@ -43,12 +43,12 @@ def propose(page: PageRequest) -> Reply:
 
 
 def approve(page: PageRequest) -> Reply:
-    """Approve a proposal for the user's organisation."""
+    """Approve a proposal on behalf of the user's organisation."""
     return _decide(page, Method.APPROVE, "privacy.approved.done")
 
 
 def reject(page: PageRequest) -> Reply:
-    """Reject a proposal for the user's organisation."""
+    """Reject a proposal on behalf of the user's organisation."""
     return _decide(page, Method.REJECT, "privacy.rejected.done")
 
 

@@ -173,7 +173,7 @@ def sign_out_everywhere(page: PageRequest) -> Reply:
 
 
 def limit(page: PageRequest, email: str | None = None) -> None:
-    """Count an attempt to sign in.
+    """Count an attempt to sign in, and reject it if there were too many.
 
     Raises:
         TooManyRequestsError: There were too many.
@@ -205,7 +205,7 @@ def show_sign_in(page: PageRequest, error: CleanroomError | None = None, to: str
 
 
 def site_of(page: PageRequest) -> PasskeySite | None:
-    """Return the site that the browser shows; None where passkeys do not work: at an IP address, or without TLS.
+    """Return the site to which passkeys are bound; None where they cannot work: at an IP address, or without TLS.
 
     Browsers accept `localhost` without TLS.
     """
@@ -216,7 +216,7 @@ def site_of(page: PageRequest) -> PasskeySite | None:
 
 
 def again(page: PageRequest, error: CleanroomError) -> Reply:
-    """Show the forms to sign in again after an error."""
+    """After a failed attempt, show the sign-in forms again, with the error."""
     return show_sign_in(page, error, page.form.text("next"))
 
 
@@ -252,7 +252,7 @@ def show_invitation(page: PageRequest, problem: str | None = None, error: Cleanr
 
 
 def enter(page: PageRequest, email: str, secret: str) -> Reply:
-    """Store a new session in the browser, and end its previous session."""
+    """Set the cookie of a new session, and end the browser's previous session."""
     end_session(page.service.installation, session_secret(page.request))
     page.service.audit_success("sign_in", page.request.id, email)
     page.set_cookie(keep_session(page.request, secret))
@@ -268,14 +268,14 @@ def _leave(page: PageRequest, operation: str) -> Reply:
 
 
 def rejected(page: PageRequest, message: str, email: str = "") -> UnauthorizedError:
-    """Audit a failure to sign in, and return its error."""
+    """Audit a failed attempt to sign in, and return the error to show."""
     error = UnauthorizedError(message, remedy="Try again, or ask the operator for a one-time link.")
     page.service.audit_rejection("sign_in", error, page.request.id, email)
     return error
 
 
 def invalid_link(page: PageRequest) -> NotFoundError:
-    """Audit the use of an invalid link, and return its error."""
+    """Audit the use of an invalid link, and return the error to show."""
     error = NotFoundError("This link is invalid, was used, or has expired.", remedy="Ask for another link.")
     page.service.audit_rejection("sign_in", error, page.request.id)
     return error

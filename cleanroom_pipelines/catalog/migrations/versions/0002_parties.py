@@ -1,4 +1,4 @@
-"""Several parties: accounts and their property, cross-account jobs, seeds that are fetched later.
+"""Accounts with keys, templates and buckets; collaborations; cross-account jobs; seeds that jobs fetch.
 
 Lives here: one step of the catalogue's schema, 0001 to 0002.
 Add here: nothing once released; write the next step.
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the tables of the parties, and add the columns of jobs and exports that refer to them."""
+    """Create the tables of accounts and collaborations, and add columns for them to jobs and exports."""
     op.create_table(
         "accounts",
         sa.Column("id", sa.String(12), nullable=False),
@@ -111,7 +111,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables and columns of the parties; first delete jobs whose seed was not fetched yet."""
+    """Drop the tables and columns that `upgrade` added; first delete jobs whose seed was not fetched yet."""
     op.drop_column("export_jobs", "started_by")
     with op.batch_alter_table("generation_jobs") as jobs:
         jobs.alter_column("seed_digest", existing_type=sa.String(128), nullable=False)

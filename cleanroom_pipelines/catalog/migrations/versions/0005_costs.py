@@ -1,4 +1,4 @@
-"""Mark result files (receipts) of inbox seeds that must be written, and add indexes for a growing history.
+"""Record which result files (receipts) of inbox seeds are outdated, and add indexes for a growing history.
 
 Lives here: one step of the catalogue's schema, 0004 to 0005.
 Add here: nothing once released; write the next step.
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column and the indexes; the result file of every job from the inbox is checked once more."""
+    """Add `receipt_due` and the indexes; mark the result files of all inbox jobs, to have them checked again."""
     op.add_column("generation_jobs", sa.Column("receipt_due", sa.Boolean()))
     op.execute(
         sa.text("UPDATE generation_jobs SET receipt_due = :due WHERE origin = 'inbox'").bindparams(due=True)

@@ -1,4 +1,4 @@
-"""Store in a proposal the organisation whose share of the budget it sets.
+"""A new column of proposals: the organisation whose share of the privacy budget a proposal sets.
 
 Lives here: one step of the catalogue's schema, 0006 to 0007.
 Add here: nothing once released; write the next step.
@@ -20,6 +20,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the column `organization`, and delete the share proposals, which need it."""
+    """Drop the column `organization`, and delete proposals of shares, which need the column."""
     op.execute("DELETE FROM proposals WHERE kind = 'share'")
     op.drop_column("proposals", "organization")

@@ -1,4 +1,4 @@
-"""Receivers of notices, and the outcome of each one's last notice.
+"""Receivers of notices, and for each receiver the outcome of the last notice.
 
 Lives here: one step of the catalogue's schema, 0007 to 0008.
 Add here: nothing once released; write the next step.

@@ -1,4 +1,4 @@
-"""Roles of users in the console: the operator, and people of accounts.
+"""Roles of users in the console: operator, or manager of an account.
 
 Lives here: one step of the catalogue's schema, 0009 to 0010.
 Add here: nothing once released; write the next step.
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the role and the account of users; existing users have neither."""
+    """Add to users the role of operator and the managed account; existing users have neither."""
     op.add_column("users", sa.Column("is_operator", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("users", sa.Column("account_id", sa.String(12), nullable=True))
 
