@@ -51,7 +51,7 @@ _TABLE: Final[Mapping[ErrorName, tuple[int, str]]] = {
 
 
 class ApiError(Exception):
-    """An error that is sent to the client.
+    """An error of the lookalike (AWS) API, which is sent to the client.
 
     Args:
         name: AWS's name of the error; boto3 raises `client.exceptions.<name>`.

@@ -1,4 +1,4 @@
-"""Validating values against their shapes, and converting them to Python types.
+"""Validating a request's values against the shapes of AWS's model, and converting them to Python types.
 
 Lives here: required members, types, lengths, ranges, patterns, enums, unions; ISO-8601 and epoch timestamps.
 Add here when the model gets another kind of constraint.
@@ -28,7 +28,7 @@ _SIZED = {"string", "list", "map"}
 
 @dataclass
 class CheckedValue:
-    """The result of a validation.
+    """A validation in progress, with the problems that it has found.
 
     Attributes:
         problems: The problems, each with the member's path and never its value; at most `MAX_PROBLEMS`.
@@ -46,7 +46,7 @@ class CheckedValue:
     def structure(
         self, shape: Shape, found: Mapping[str, Any], path: str = "", locations: Iterable[Location] = ("body",)
     ) -> dict[str, Any]:
-        """Validate a structure.
+        """Validate a structure (an object with named members) against its shape.
 
         Args:
             shape: Its shape.
@@ -131,7 +131,7 @@ class CheckedValue:
 
 
 def parse_timestamp(value: Any) -> datetime:
-    """Parse a timestamp as clients write it.
+    """Parse a timestamp in any form that AWS's clients send: ISO 8601 or seconds since 1970.
 
     Args:
         value: ISO 8601 with or without fraction and offset (default UTC), or seconds since 1970.
@@ -154,7 +154,7 @@ def parse_timestamp(value: Any) -> datetime:
 
 
 def from_text(shape: Shape, text: str) -> Any:
-    """Convert the text of a query parameter or header to its shape's type; return the text if this fails."""
+    """Convert the text of a query parameter or header to its shape's type; return it unchanged if this fails."""
     if shape.kind in _BITS and _INTEGER.fullmatch(text):
         return int(text)
     if shape.kind == "boolean":
@@ -163,7 +163,7 @@ def from_text(shape: Shape, text: str) -> Any:
 
 
 def _typed(kind: str, value: Any) -> Any:
-    """Return a JSON value as the Python type for a kind of shape; None if the value has another type."""
+    """Return a JSON value in the Python type of this kind of shape; None if the value does not fit."""
     match kind, value:
         case ("boolean", bool()) | ("string", str()):
             return value

@@ -1,4 +1,4 @@
-"""XML of responses, as S3 and the older services write it.
+"""Writing XML responses, for S3 and for AWS's older services such as STS.
 
 Lives here: adding elements to a document, and its bytes.
 Add here when every writer needs another kind of content.
@@ -26,5 +26,5 @@ def add_texts(parent: ET.Element, texts: Mapping[str, str]) -> ET.Element:
 
 
 def document(root: ET.Element) -> bytes:
-    """Return the bytes of a document."""
+    """Encode an XML document as bytes, with its XML declaration."""
     return bytes(ET.tostring(root, encoding="UTF-8", xml_declaration=True))

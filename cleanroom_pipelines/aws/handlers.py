@@ -1,4 +1,4 @@
-"""The handler of each operation of the lookalike (AWS) API, and of the API that reads collaborations.
+"""Tables of the handlers by operation: of the lookalike (AWS) API, and of the API that reads collaborations.
 
 Lives here: all handlers by operation name.
 Add here when AWS adds an operation.

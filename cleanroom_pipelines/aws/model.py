@@ -1,4 +1,4 @@
-"""The API as defined by botocore's own service model, so that this implementation cannot drift from it.
+"""The AWS API as defined by botocore's own service model, so that our implementation cannot drift from it.
 
 Lives here: the 25 lookalike operations and those that read collaborations, their input and output shapes, and
 limits that differ from the model.
@@ -83,7 +83,7 @@ _KINDS = {"structure", "list", "map", "string", "integer", "long", "float", "dou
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """The type and constraints of a value.
+    """The type and constraints of a value in AWS's service model.
 
     Attributes:
         name: Its name in the model.

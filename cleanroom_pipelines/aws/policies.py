@@ -110,7 +110,7 @@ class Policy:
     statements: tuple[PolicyStatement, ...]
 
     def may_allow(self, account: str) -> bool:
-        """Check whether a statement names the account, so that it may allow something if its conditions hold.
+        """Check whether an Allow statement covers the account, so that the policy may allow it something.
 
         Args:
             account: 12 digits.
@@ -150,7 +150,7 @@ def context_of(
     resource_tags: Mapping[str, str] | None = None,
     is_secure: bool = False,
 ) -> dict[str, str]:
-    """Build the condition context of a StartAudienceGenerationJob request.
+    """Collect what a policy's conditions can test about a StartAudienceGenerationJob request.
 
     Args:
         collaboration_id: The request's collaboration.
@@ -381,7 +381,7 @@ def _holds(condition: Condition, given: tuple[str, ...], *, is_deny: bool) -> bo
 
 
 def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: str) -> dict[str, tuple[str, ...]]:
-    """Return a request's values by condition key, in lower case."""
+    """Return a request's values by condition key; the keys are in lower case."""
     found: dict[str, tuple[str, ...]] = {}
     tag_keys: tuple[str, ...] = ()
     for name, value in context.items():
@@ -397,12 +397,12 @@ def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: s
 
 
 def _lower(text: str) -> str:
-    """Convert only ASCII letters to lower case, because some other letters would turn into ASCII letters."""
+    """Convert ASCII letters to lower case, and no others, because some of them would become ASCII letters."""
     return "".join(each.lower() if each.isascii() else each for each in text)
 
 
 class _RejectedError(Exception):
-    """A document cannot be evaluated exactly."""
+    """A policy document has an element that cannot be evaluated exactly as AWS does."""
 
     def __init__(self, element: str, constraint: str) -> None:
         super().__init__(constraint)

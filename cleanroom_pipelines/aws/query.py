@@ -33,7 +33,7 @@ _CODES: Final[Mapping[ErrorName, str]] = {
 
 
 def is_query(headers: Headers) -> bool:
-    """Return whether a request's body is a form, so that its client expects an XML response."""
+    """Return whether a request uses the query protocol: its body is a form, and its client expects XML."""
     types = [value for name, value in headers if name.lower() == "content-type"]
     return any(each.partition(";")[0].strip().lower() == "application/x-www-form-urlencoded" for each in types)
 
@@ -82,7 +82,7 @@ _INSTEAD: Final[Mapping[str, str]] = {
 
 
 def not_available(service: str, operation: str | None) -> ApiError:
-    """Return the error for a service or an operation of it that does not exist here.
+    """Return the error for a service, or an operation of a service, that this server does not implement.
 
     Args:
         service: The service in the signature's scope.
@@ -100,7 +100,7 @@ def not_available(service: str, operation: str | None) -> ApiError:
 
 
 def write_error(error: ApiError, request_id: str) -> Answer:
-    """Write an error as a response for which boto3 raises a ClientError with the code of a query API.
+    """Write an error as XML, for which boto3 raises a ClientError with the query protocol's error code.
 
     Args:
         error: The error to send.

@@ -79,7 +79,7 @@ class SigningKey:
 
 @dataclass(frozen=True, kw_only=True)
 class _Claim:
-    """The content of the Authorization header."""
+    """A signature with its key id and scope, as read from the Authorization header or a presigned URL."""
 
     key_id: str
     date: str
@@ -249,7 +249,7 @@ def _check_key(key: SigningKey | None, claim: _Claim, text: str) -> SigningKey:
 
 
 def service_named(headers: Sequence[tuple[str, str]]) -> str:
-    """Return the service in a request's credential scope, or SERVICE without one; verifies nothing.
+    """Return the service in a request's credential scope, or SERVICE if it has no scope; verifies nothing.
 
     Args:
         headers: The headers as received.
@@ -310,7 +310,7 @@ def _read_claim(found: dict[str, list[str]], raw_query: str) -> _Claim:
 
 
 def _pairs(raw_query: str) -> list[tuple[str, str]]:
-    """Return the query's names and values; bytes that are not UTF-8 stay distinguishable."""
+    """Return the query's decoded names and values; texts with different invalid UTF-8 bytes stay different."""
     split = [pair.partition("=") for pair in raw_query.split("&")] if raw_query else []
     return [(_unquoted(name), _unquoted(value)) for name, _, value in split]
 
@@ -322,7 +322,7 @@ def _unquoted(text: str) -> str:
 def _read_query_claim(
     query: list[tuple[str, str]], found: dict[str, list[str]], now: datetime
 ) -> tuple[_Claim, str]:
-    """Return the content of a presigned URL, and its date."""
+    """Return the signature in a presigned URL's query, and its date; reject an expired URL."""
     named = dict(query)
     names = [name.lower() for name, _ in query]
     if "x-amz-security-token" in names or "x-amz-security-token" in found:
@@ -412,7 +412,7 @@ def _canonical_query(raw_query: str) -> str:
 
 
 def _encoded(text: str) -> str:
-    """Re-encode a part of the query canonically."""
+    """Percent-encode a part of the query in the one form that Signature Version 4 prescribes."""
     return quote(unquote_to_bytes(text), safe="-_.~")
 
 

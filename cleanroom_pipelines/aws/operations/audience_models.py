@@ -59,7 +59,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetAudienceModel."""
+    """GetAudienceModel: `statusDetails` says why the model failed, or which stage its training has reached."""
     key = own_arn(caller, parameters["audienceModelArn"], _KIND)
     record = endpoint.catalog.get(AudienceModel, key, caller.account_id, caller.region)
     return {
@@ -73,7 +73,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListAudienceModels."""
+    """ListAudienceModels: the caller's models in the Region of the request."""
     return page_of(endpoint, RequestedPages("audienceModels", caller, parameters), _KIND, _summary)
 
 
@@ -105,7 +105,7 @@ def _summary(record: AudienceModel) -> dict[str, object]:
 
 
 def _seconds(parameters: Parameters, member: str) -> int | None:
-    """Return a time parameter in epoch seconds, rounded up: a window includes its start and excludes its end."""
+    """Return a time window's start or end in epoch seconds, rounded up, because the window excludes its end."""
     moment = parameters.get(member)
     seconds = None if moment is None else -int(-moment.timestamp() // 1)
     if seconds is not None and seconds > _LAST_SECOND:

@@ -25,14 +25,14 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetCollaboration: its description states the terms that the operator chose."""
+    """GetCollaboration: the collaboration's description states the terms that the operator chose for it."""
     one = _find(endpoint, caller, parameters["collaborationIdentifier"])
     shown = {**_summary(one, caller), "description": _terms(endpoint, one), "queryLogStatus": "DISABLED"}
     return {"collaboration": shown}
 
 
 def list_members(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListMembers: accounts with the names that the operator gave them."""
+    """ListMembers: a collaboration's accounts, with the names that the operator gave them."""
     one = _find(endpoint, caller, parameters["collaborationIdentifier"])
     return _page(
         "memberSummaries", caller, parameters, [_member(endpoint, one, caller, each) for each in one.members]
@@ -40,7 +40,7 @@ def list_members(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> 
 
 
 def list_templates(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListCollaborationAnalysisTemplates: without their SQL."""
+    """ListCollaborationAnalysisTemplates: the templates of a collaboration's active members, without their SQL."""
     one = _find(endpoint, caller, parameters["collaborationIdentifier"])
     shown = [
         {
@@ -65,7 +65,7 @@ def list_memberships(endpoint: Endpoint, caller: Caller, parameters: Parameters)
 
 
 def get_membership(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetMembership."""
+    """GetMembership: the caller's own membership in one collaboration."""
     for one in _of(endpoint, caller):
         if _membership_id(one, caller.account_id) == parameters["membershipIdentifier"]:
             return {"membership": {**_membership(one, caller), "queryLogStatus": "DISABLED"}}
@@ -88,7 +88,7 @@ def _find(endpoint: Endpoint, caller: Caller, collaboration_id: str) -> Collabor
 
 
 def _page(member: str, caller: Caller, parameters: Parameters, items: Sequence[dict[str, Any]]) -> Answer:
-    """Return a page of a short list; its page tokens are positions in the list."""
+    """Return one page of a short list, with page tokens that are positions in the list."""
     listing = RequestedPages(member, caller, parameters)
     limit, after = listing.paging().values()
     start = int(after) if after and after.isascii() and after.isdigit() and len(after) < 9 else 0

@@ -57,7 +57,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetConfiguredAudienceModel."""
+    """GetConfiguredAudienceModel: the configured model's sizes, smallest seed, shared metrics and tags."""
     record = _find(endpoint, caller, parameters)
     bins = {
         "audienceSizeType": record.sizes[0].type.value,
@@ -96,7 +96,7 @@ def update(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListConfiguredAudienceModels."""
+    """ListConfiguredAudienceModels: the caller's configured models in the Region of the request."""
     return page_of(endpoint, RequestedPages("configuredAudienceModels", caller, parameters), _KIND, _summary)
 
 
@@ -128,7 +128,7 @@ def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
 
 
 def get_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetConfiguredAudienceModelPolicy."""
+    """GetConfiguredAudienceModelPolicy: the policy as it was put, and its hash."""
     record = _find(endpoint, caller, parameters)
     if record.policy is None:
         raise ApiError("ResourceNotFoundException", "The configured audience model has no policy.")
@@ -140,7 +140,7 @@ def get_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
 
 
 def delete_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteConfiguredAudienceModelPolicy."""
+    """DeleteConfiguredAudienceModelPolicy: remove the policy; an error if the model has none."""
     record = _find(endpoint, caller, parameters)
     if record.policy is None:
         raise ApiError("ResourceNotFoundException", "The configured audience model has no policy.")

@@ -71,7 +71,7 @@ Operation = Callable[[Endpoint, Caller, Parameters], Answer]
 
 
 def own_arn(caller: Caller, arn: str, kind: Kind) -> str:
-    """Return the partition key from an ARN, which must be of the caller's account and Region.
+    """Return the partition key in an ARN; reject an ARN outside the caller's account and Region.
 
     Raises:
         ApiError: ResourceNotFoundException: the ARN is invalid, or of another kind, account or Region.
@@ -148,7 +148,7 @@ class RequestedPages:
     parameters: Parameters
 
     def paging(self) -> dict[str, Any]:
-        """Return the paging arguments of the catalogue.
+        """Return the requested page's limit and start, as arguments for the catalogue's listings.
 
         Raises:
             ApiError: ValidationException: the token is of another listing.
@@ -160,7 +160,7 @@ class RequestedPages:
         return {"limit": self.parameters.get("maxResults", _DEFAULT_PAGE), "after": after or None}
 
     def page(self, page: Page | JobViewPage, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
-        """Format a page as the API returns it."""
+        """Format a page of the catalogue's records as the API returns it."""
         return {self.member: [show(record) for record in page.items], "nextToken": self.token(page.after)}
 
     def token(self, after: str | None) -> str | None:

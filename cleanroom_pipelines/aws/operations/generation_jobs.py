@@ -194,7 +194,7 @@ def _check_query(endpoint: Endpoint, caller: Caller, seed: RequestedSeed) -> Non
 
 
 def _check_template(endpoint: Endpoint, caller: Caller, arn: str, collaboration_id: str | None) -> None:
-    """Check that the caller owns a template, or is in the collaboration for which it was created."""
+    """Check that a template is the caller's own, or belongs to the job's collaboration and an active member."""
     template = endpoint.catalog.parties.template(arn)
     if template is not None and template.account_id == caller.account_id:
         return
@@ -259,7 +259,7 @@ def _check_budget(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
 
 
 def _privacy_notice(endpoint: Endpoint, job: GenerationJob) -> dict[str, str] | None:
-    """Return an active job's price, noise and disclosures as a message; the API has no member for them."""
+    """Return a message with an active job's price, noise and disclosures; the AWS API has no fields for them."""
     if job.status is not Status.ACTIVE:
         return None
     version = endpoint.catalog.resources.current_version(_KIND, job.id)

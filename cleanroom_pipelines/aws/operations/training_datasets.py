@@ -60,7 +60,7 @@ def create(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetTrainingDataset."""
+    """GetTrainingDataset: the dataset's columns, and its source as a database and table of AWS Glue."""
     record = _find(endpoint, caller, parameters)
     database, table = _shown_table(endpoint.home, record)
     # The AWS API has no type for a column of item names.
@@ -76,12 +76,12 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListTrainingDatasets."""
+    """ListTrainingDatasets: the caller's datasets in the Region of the request."""
     return page_of(endpoint, RequestedPages("trainingDatasets", caller, parameters), _KIND, _summary)
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteTrainingDataset: deletes the dataset, but not the caller's table."""
+    """DeleteTrainingDataset: the dataset is deleted, the caller's table is not."""
     key = own_arn(caller, parameters["trainingDatasetArn"], _KIND)
     endpoint.catalog.deletion.request_delete(_KIND, key, caller.account_id, caller.region)
     return None

@@ -80,11 +80,11 @@ class Body:
 
     @property
     def checksums(self) -> dict[str, str]:
-        """The declared checksums by the names of their headers."""
+        """The checksums that the client declared, by the names of their headers."""
         return {name: value for name, (_, value) in self._expected.items() if name != "content-md5"}
 
     def take(self, piece: bytes) -> Iterator[bytes]:
-        """Yield the content in a piece of the body.
+        """Yield the content of a received piece of the body, without the framing of chunks.
 
         Raises:
             S3Error: The body is too large, or a chunk is invalid or not signed as declared.

@@ -29,10 +29,10 @@ class Checksum(Protocol):
     """A checksum being computed."""
 
     def update(self, data: bytes, /) -> None:
-        """Add bytes."""
+        """Continue the checksum with further bytes."""
 
     def digest(self) -> bytes:
-        """Return the checksum so far, big-endian."""
+        """Return the checksum of the bytes so far, big-endian."""
 
 
 def checksum_of(header: str) -> Checksum:
@@ -139,7 +139,7 @@ def _table(polynomial: int) -> _Numbers:
 
 
 def _advanced(values: _Numbers, polynomial: int, n_bytes: int) -> _Numbers:
-    """Return the CRC states after a number of zero bytes; the tables for powers of two are cached."""
+    """Return the CRC states after `n_bytes` more zero bytes, by cached tables for powers of two."""
     power = 0
     while n_bytes:
         if n_bytes & 1:

@@ -45,7 +45,7 @@ _ROOTS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class S3Call:
-    """A request as its operation sees it.
+    """A parsed S3 request: its operation, bucket, key and other parameters.
 
     Attributes:
         operation: The operation's name.
@@ -62,7 +62,7 @@ class S3Call:
 
 @dataclass(frozen=True)
 class _OperationRule:
-    """The request that calls an operation: method, path, fixed and required parts of query and headers."""
+    """What a request must have to call an operation: method, path, fixed and required query parts and headers."""
 
     operation: str
     method: str
@@ -169,7 +169,7 @@ def read_call(method: str, bucket: str, key: str, query: Mapping[str, str], head
 
 
 def is_of_signature(name: str) -> bool:
-    """Whether a parameter of the query belongs to its signature."""
+    """Whether a query parameter belongs to the signature of a presigned URL, not to the operation."""
     return _SIGNING.fullmatch(name.lower()) is not None
 
 
@@ -200,7 +200,7 @@ def _from_text(shape: "Shape", text: str, name: str) -> Any:
 
 
 class _Tree(ET.TreeBuilder):
-    """Builder of a tree; rejects document types (and with them entities) and too many elements."""
+    """Builder of an XML tree; rejects document types (and with them entities) and too many elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class _Tree(ET.TreeBuilder):
 
 
 def read_xml(operation: str, body: bytes) -> dict[str, Any]:
-    """Read the XML body of an operation by its model; elements that the model lacks are ignored.
+    """Read the XML body of a request by botocore's model of the operation; ignore elements that the model lacks.
 
     Raises:
         S3Error: MalformedXML.
@@ -259,7 +259,7 @@ def _from_xml(shape: "Shape", element: ET.Element) -> Any:
 
 
 def write(operation: str, output: Mapping[str, Any], request_id: str) -> tuple[int, dict[str, str], bytes]:
-    """Write an operation's output as status, headers and body, by the model.
+    """Write an operation's output as status, headers and body, as botocore's model describes them.
 
     Args:
         operation: The operation's name.
