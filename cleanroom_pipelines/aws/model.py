@@ -118,7 +118,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class ShapeMember:
-    """A member of a structure.
+    """A member of a structure, with its place in the request or response.
 
     Attributes:
         name: Its name in the API.

@@ -397,7 +397,7 @@ def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: s
 
 
 def _lower(text: str) -> str:
-    """Convert ASCII letters to lower case, and no others, because some of them would become ASCII letters."""
+    """Convert only ASCII letters to lower case: a few others, such as the Kelvin sign, would become ASCII."""
     return "".join(each.lower() if each.isascii() else each for each in text)
 
 

@@ -209,7 +209,7 @@ class Catalog:
         return f"Catalog({self.database!r})"
 
     def get(self, of: type[R], resource_id: str, account_id: str | None = None, region: str | None = None) -> R:
-        """Return a resource by the class of its record; see `Resources.get`."""
+        """Return a resource by its partition key, as a record of the given class; see `Resources.get`."""
         return self.resources.get(of, resource_id, account_id, region)
 
 

@@ -87,7 +87,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Mail:
-    """An e-mail address.
+    """An e-mail address, and the mail server through which notices are sent to it.
 
     Args:
         to: The receiver's address.

@@ -268,7 +268,7 @@ class Claims(Part):
             version.artifacts = {**version.artifacts, asset: artifact_version}
 
     def withdraw_artifact(self, claim: Claim, asset: str) -> None:
-        """Withdraw a published artifact, if there is one.
+        """Delete the record of an artifact that this version has published, if there is one.
 
         Raises:
             ClaimLostError: This run no longer holds it; nothing was changed.

@@ -386,7 +386,7 @@ def _completed(
     is_new: bool = True,
     starter: Starter | None = None,
 ) -> Spec:
-    """Add inherited tags and the starting account to the spec; reject values that the parent does not allow."""
+    """Add to the spec inherited tags and the account that starts it; reject values the parent does not allow."""
     if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
         _reject_size(spec.export_size, parent)
         if is_new and spec.origin is Origin.INBOX:

@@ -158,7 +158,7 @@ class Database:
                     _upgrade(connection)
 
     def stay_connected(self) -> None:
-        """Keep connections open between transactions, and queue the writers of this process.
+        """Keep connections open between transactions, and let the writing threads of this process take turns.
 
         Call it before the first use, in a multi-threaded process that never forks. On SQLite a transaction then
         takes a third of the time, because closing the last connection would checkpoint the log each time. Without

@@ -126,7 +126,7 @@ class Deletion(Part):
             return tuple(resource_record(each) for each in deleted)
 
     def finish_delete(self, kind: Kind, resource_id: str) -> None:
-        """Remove the records of a resource whose artifacts have been deleted; may be repeated.
+        """Remove the records of a resource whose artifacts have been deleted; harmless if called again.
 
         Raises:
             ConflictError: Its deletion was not started.

@@ -280,7 +280,7 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Return whether a stored artifact proves that the catalogue's status of its version is outdated.
+    """Return whether a stored artifact proves that the status of its version in the catalogue is outdated.
 
     Args:
         status: The status in the catalogue.

@@ -101,7 +101,7 @@ class Parties(Part):
         raise ClashError("The account could not be stored because of concurrent changes.", remedy="Try again.")
 
     def account(self, account_id: str) -> Account:
-        """Return an account that `create_account` created.
+        """Return an account by its id.
 
         Raises:
             NotFoundError: The account does not exist.
@@ -413,7 +413,7 @@ class Parties(Part):
 
 
 def check_new_account(name: str, account_id: str | None = None, organization: str | None = None) -> None:
-    """Raise UsageError unless an account may have this name, id and organisation."""
+    """Raise UsageError unless the name, id and organisation are valid for a new account."""
     check_name(name)
     if organization is not None:
         check_label("organization", organization, 255)
@@ -424,7 +424,7 @@ def check_new_account(name: str, account_id: str | None = None, organization: st
 
 
 def check_new_collaboration(name: str, members: Sequence[str]) -> None:
-    """Raise UsageError unless a collaboration may have this name and these members."""
+    """Raise UsageError unless the name and the members are valid for a new collaboration."""
     check_name(name)
     if not 2 <= len(members) <= MAX_MEMBERS or len(set(members)) < len(members):
         raise UsageError(
@@ -434,14 +434,14 @@ def check_new_collaboration(name: str, members: Sequence[str]) -> None:
 
 
 def check_new_template(name: str, sql: str, region: str) -> None:
-    """Raise UsageError unless a template may have this name, SQL and region."""
+    """Raise UsageError unless the name, SQL and region are valid for a new analysis template."""
     check_name(name)
     check_query_text(sql)
     check_template_region(region)
 
 
 def check_new_bucket(name: str, url: str | None = None, profile: str | None = None) -> None:
-    """Raise UsageError unless a bucket may have this name, URL and profile."""
+    """Raise UsageError unless the name, URL and profile are valid for a new bucket."""
     check_bucket_name(name)
     if url is not None:
         check_bucket_url(url)

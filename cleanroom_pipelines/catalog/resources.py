@@ -62,7 +62,7 @@ _MAX_PAGE = 1000
 
 
 class Resources(Part):
-    """The part of the catalogue used by the API layers and the command line."""
+    """The part of the catalogue that finds and lists resources, and changes their tags and seeds."""
 
     def get(
         self, record_type: type[R], resource_id: str, account_id: str | None = None, region: str | None = None

@@ -119,7 +119,7 @@ class DataLabSpec(_MarkedSpec):
     activation: tuple[str, ...] = ()
 
     def validate(self) -> None:
-        """Raise UsageError unless there are matching ids, and a valid dimension just if there are embeddings."""
+        """Raise UsageError unless there are matching ids, and a dimension exactly when there are embeddings."""
         super().validate()
         check_email(self.owner_email)
         if not inputs_of(self.datasets, Dataset.MATCHING):

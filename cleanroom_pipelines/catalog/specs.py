@@ -107,7 +107,7 @@ class TrainingDatasetSpec(Spec):
     max_invalid_share: float = 0.05
 
     def validate(self) -> None:
-        """Raise UsageError unless the declared tables follow our rules and those of the AWS API."""
+        """Raise UsageError unless the declared tables follow this project's rules and those of the AWS API."""
         super().validate()
         check_text("source", self.source, MAX_LOCATION)
         check_text("users source", self.users_source, MAX_LOCATION)
@@ -345,7 +345,7 @@ def check_query_text(query: str | None) -> None:
 
 
 def is_storable(text: str) -> bool:
-    """Return whether any of the databases can store the text: no NUL, no unpaired surrogate."""
+    """Return whether every supported database can store the text: it has no NUL and no unpaired surrogate."""
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -366,7 +366,7 @@ class Starter:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def validate(self) -> None:
-        """Raise UsageError unless the name, description and tags of the copy are valid."""
+        """Raise UsageError unless the starter's name, description and tags for the job are valid."""
         check_account(self.account_id, LOCAL_REGION)
         check_name(self.name)
         check_description(self.description)

@@ -134,7 +134,7 @@ class Users(Part):
             return record_of(Token, row)
 
     def token_of(self, digest: str) -> Token | None:
-        """Return a token; None if it is unknown, revoked or expired, or its user disabled."""
+        """Return the token with this digest; None if it is unknown, revoked or expired, or its user disabled."""
         with self._database.read() as session:
             found = session.execute(
                 select(TokenRow, UserRow.disabled)

@@ -63,7 +63,7 @@ _SEED_AGAIN = {
 
 
 class Scheduling(Claims):
-    """The part of the catalogue used by sensors, schedules and commands."""
+    """The part of the catalogue that finds the versions that can be built now, and requests new versions."""
 
     def ready(
         self, limit: int = 100, lane: Lane | None = None, parent_id: str | None = None
@@ -202,7 +202,7 @@ class Scheduling(Claims):
 
     @noted
     def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
-        """Retry a resource's newest version, which must have failed, from the beginning.
+        """Requeue a resource's newest version, which must have failed, with its full number of attempts.
 
         Raises:
             NotFoundError: The resource does not exist.

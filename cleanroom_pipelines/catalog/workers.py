@@ -15,7 +15,7 @@ from cleanroom_pipelines.catalog.tables import WorkerRow
 
 
 class Workers(Part):
-    """The part of the catalogue used by worker processes."""
+    """The part of the catalogue that records the heartbeats of workers, and finds dead workers."""
 
     def heartbeat_worker(self, worker_id: str, now: datetime | None = None) -> None:
         """Record a heartbeat of a worker.

@@ -57,7 +57,7 @@ class Console:
         return request.raw_path == PREFIX or request.raw_path.startswith(f"{PREFIX}/")
 
     def answer(self, request: Request, body: bytes) -> Reply:
-        """Answer a request whose body is small."""
+        """Answer a request from its whole body, which is small because it contains no files."""
         if request.raw_path in ("/", PREFIX):
             return Reply(303, {**PRIVATE, "Location": f"{PREFIX}/"})
         if request.raw_path.startswith(_STATIC) and request.method in _READS:

@@ -79,7 +79,7 @@ class Form:
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
 
     def file(self, name: str) -> FormFile | None:
-        """Return the file of a field; None if the user chose none."""
+        """Return the file of a field; None if the user chose no file."""
         return next((file for key, file in self.files if key == name and file.name and file.n_bytes), None)
 
     def digest(self) -> bytes:
@@ -108,7 +108,7 @@ def read_fields(body: bytes) -> Form:
 
 
 class FormReader:
-    """Reads a multipart body as it arrives.
+    """Reads a multipart form as it arrives, and stores its files in the scratch folder.
 
     Args:
         content_type: The header Content-Type.
@@ -146,7 +146,7 @@ class FormReader:
             raise _malformed()
 
     def take(self, chunk: bytes) -> None:
-        """Read a part of the body.
+        """Read the next part of the body.
 
         Raises:
             InvalidRequestError: It is malformed.

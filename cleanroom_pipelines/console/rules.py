@@ -48,7 +48,7 @@ class RuleCondition:
 
     @property
     def operators(self) -> list[str]:
-        """Wire values of the operators that fit the attribute."""
+        """The operators that fit the attribute, as they are written in the API."""
         return [each.value for each in FilterOperator if each is not _ALL or self.attribute not in SINGLE_VALUED]
 
     @property
@@ -263,7 +263,7 @@ def _read_condition(form: Form, name: str) -> RuleCondition:
 
 
 def _present(form: Form, name: str) -> Iterator[int]:
-    """Yield 0, 1, …, as long as the form has a field with this number."""
+    """Yield 0, 1, … as long as the form has a field whose name contains the number."""
     given = {key for key, _ in form.fields}
     for n in count():
         if name.format(n) not in given:

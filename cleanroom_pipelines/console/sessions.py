@@ -67,7 +67,7 @@ def check_transport(request: Request) -> None:
 
 
 def check_origin(request: Request) -> None:
-    """Reject a form that another site's page sent.
+    """Reject a form that was sent by a page of another site.
 
     Raises:
         PermissionDeniedError: The request is from another site, or does not say where it is from.

@@ -128,7 +128,7 @@ def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
 
 
 def get_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetConfiguredAudienceModelPolicy: the policy as it was put, and its hash."""
+    """GetConfiguredAudienceModelPolicy: the policy exactly as it was stored, and its hash."""
     record = _find(endpoint, caller, parameters)
     if record.policy is None:
         raise ApiError("ResourceNotFoundException", "The configured audience model has no policy.")

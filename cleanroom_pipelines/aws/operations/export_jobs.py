@@ -24,7 +24,7 @@ from cleanroom_pipelines.catalog import ExportJob, ExportJobSpec, Kind, Stage, m
 
 
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """StartAudienceExportJob: the size must be one of the configured model's."""
+    """StartAudienceExportJob: the size must be one that the configured model allows."""
     key = own_arn(caller, parameters["audienceGenerationJobArn"], Kind.GENERATION_JOB)
     seen = endpoint.catalog.job_views.job_view(key, caller.account_id, caller.region)
     size = parameters["audienceSize"]

@@ -52,7 +52,7 @@ _BUDGET: Final = "privacy budget of the two organisations, in units"
 
 
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """StartAudienceGenerationJob: on the caller's model, or on another account's whose policy allows it."""
+    """StartAudienceGenerationJob: on the caller's own model, or on another account's if its policy allows that."""
     _check_collaboration(endpoint, caller.account_id, parameters.get("collaborationId"))
     seed = _requested_seed(endpoint, caller, parameters)
     parts = parse_arn(parameters["configuredAudienceModelArn"])
@@ -194,7 +194,7 @@ def _check_query(endpoint: Endpoint, caller: Caller, seed: RequestedSeed) -> Non
 
 
 def _check_template(endpoint: Endpoint, caller: Caller, arn: str, collaboration_id: str | None) -> None:
-    """Check that a template is the caller's own, or belongs to the job's collaboration and an active member."""
+    """Check that a template is the caller's own, or was created in the job's collaboration by an active member."""
     template = endpoint.catalog.parties.template(arn)
     if template is not None and template.account_id == caller.account_id:
         return

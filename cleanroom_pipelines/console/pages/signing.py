@@ -46,7 +46,7 @@ _RETURN = "/sign-in/sso/return"
 
 
 def sign_in(page: PageRequest) -> Reply:
-    """Show the forms to sign in."""
+    """Show the forms to sign in; a user who is signed in already is sent to the start page."""
     return page.redirect("/") if page.email else show_sign_in(page, to=page.query.get("next", ""))
 
 
@@ -87,7 +87,7 @@ def begin_sso(page: PageRequest) -> Reply:
 
 
 def finish_sso(page: PageRequest) -> Reply:
-    """Sign in a user whose address the provider has verified."""
+    """Sign in a user whose e-mail address the sign-on provider has verified."""
     installation, secret = page.service.installation, challenge_secret(page.request)
     try:
         try:

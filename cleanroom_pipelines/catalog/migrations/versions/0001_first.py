@@ -1,4 +1,4 @@
-"""The first schema.
+"""The first schema of the catalogue.
 
 Lives here: the first step of the catalogue's schema, from an empty database to 0001.
 Add here: nothing once released; write the next step.

@@ -17,7 +17,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Add the passwords, and create the tables of links and sessions."""
+    """Add a column of passwords to the users, and create the tables of sign-in links and sessions."""
     op.add_column("users", sa.Column("password", sa.String(200), nullable=True))
     op.create_table(
         "sign_in_links",
@@ -46,7 +46,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables of links and sessions, and the passwords."""
+    """Drop the tables of sign-in links and sessions, and the column of passwords."""
     op.drop_table("sessions")
     op.drop_table("sign_in_links")
     op.drop_column("users", "password")
