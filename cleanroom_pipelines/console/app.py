@@ -69,7 +69,7 @@ class Console:
         return self._guarded(request, lambda: self._answer(request, body))
 
     def begin(self, request: Request) -> "FormUpload | Reply":
-        """Start to receive a form that may contain files; return a rejection if its sender may not send it."""
+        """Start to receive a form that may contain files; reply at once if its sender may not send it."""
 
         def begin() -> FormUpload | Reply:
             route, page = self._open(request)
