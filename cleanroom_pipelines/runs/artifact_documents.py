@@ -1,4 +1,4 @@
-"""The JSON documents of artifacts, such as reports and metrics: written into drafts, and read from the store.
+"""The JSON documents of artifacts, such as reports and metrics: writing them, and reading them from the store.
 
 Lives here: writing and reading documents by their names.
 Add here when documents are read in another way.
@@ -18,7 +18,7 @@ from cleanroom_pipelines.storage.artifacts import MANIFEST
 
 
 def write_documents(folder: Path, documents: Mapping[str, Any]) -> None:
-    """Write documents into an artifact as small JSON files; their names are given without `.json`."""
+    """Write documents into an artifact's folder as JSON files; each document's key becomes `<key>.json`."""
     for name, document in documents.items():
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True, default=str))
 

@@ -1,4 +1,4 @@
-"""Privacy budgets of pairs of organisations: paying for answers and adding noise to them.
+"""Privacy budgets of pairs of organisations: charging queries to them, and adding noise to the results.
 
 Lives here: finding a room's or job's two organisations, paying for answers, and the noise of those answers.
 Add here when something other than rooms and jobs asks about two organisations' data.
@@ -43,7 +43,7 @@ _ANSWERS_OF_BEFORE = frozenset(
 
 @dataclass(frozen=True)
 class Question(Document):
-    """A question that is charged to a privacy budget.
+    """A query about the data of two organisations, which is charged to their privacy budget.
 
     Args:
         kind: One word, for display: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
@@ -59,7 +59,7 @@ class Question(Document):
 
     @classmethod
     def of(cls, kind: str, content: str, text: str, price: Price) -> Self:
-        """Create a question from its text; only a digest is stored, because the text may contain data.
+        """Create a question from its text; only a digest of the text is stored, because the text may contain data.
 
         Args:
             kind: One word, for display.
@@ -71,13 +71,13 @@ class Question(Document):
 
     @property
     def price(self) -> Price:
-        """The question's price, which determines the noise of its answer."""
+        """The question's price, which determines how much noise its answer gets."""
         return Price(self.tenths, self.sensitivity)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The privacy budget of two organisations, as used by one room or job.
+    """The privacy budget of two organisations, as one room or job uses it.
 
     Args:
         installation: The installation that holds the budget.
@@ -95,11 +95,11 @@ class Budget:
         return self.ledger_for(None)
 
     def ledger_for(self, organization: str | None) -> Ledger:
-        """Return the current ledger of the two organisations, limited to the share of one of them."""
+        """Return the current ledger; if an organisation is given, limited to its share of the budget."""
         return self.installation.catalog.pairs.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
-        """Return the `Releaser` that adds noise to numbers paid from this budget."""
+        """Return the `Releaser`, which adds the noise that the paid questions require to exact numbers."""
         key = self.installation.key.derive(f"noise of {self.pair.id}")
         return Releaser(key, content, hide_absolute_values)
 
@@ -109,7 +109,7 @@ class Budget:
         return keys <= self.installation.catalog.pairs.paid_among(self.pair.id, keys)
 
     def cost(self, questions: Iterable[Question]) -> int:
-        """Return the cost of the given questions that were not paid for yet, in tenths of a unit."""
+        """Return the price of those given questions that are not paid for yet, in tenths of a budget unit."""
         by_key = {question.key: question for question in questions}
         paid = self.installation.catalog.pairs.paid_among(self.pair.id, by_key)
         return sum(question.tenths for key, question in by_key.items() if key not in paid)
@@ -162,7 +162,7 @@ class Budget:
 
 
 def bound_of(ledger: Ledger) -> dict[str, Any]:
-    """Return the privacy bound of a pair's total budget and, if the budget is monthly, of a year's budgets."""
+    """Return the privacy bound of a pair's whole budget; for a monthly budget, also that of a year's budgets."""
     bound = bound_as_dict(ledger.total)
     if ledger.period:
         bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)
@@ -177,7 +177,7 @@ def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
-    """Return the two organisations that provide a room's data, or may provide it before any upload.
+    """Return the organisations that provide a room's data; before an upload, those permitted to provide it.
 
     Returns:
         None if no organisation may upload one of the sides.
@@ -196,7 +196,7 @@ def room_organizations(installation: Installation, room: DataRoom) -> tuple[str 
 
 
 def replay(installation: Installation) -> int:
-    """Add payments from the audit log that are missing in the catalogue's ledgers.
+    """Copy payments from the audit log to the catalogue's ledgers where the ledgers lack them.
 
     Returns:
         Number of log lines read.
@@ -222,7 +222,7 @@ def replay(installation: Installation) -> int:
 
 
 def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> str:
-    """Update all ledgers from the audit log; if the log is incomplete, set the budgets of all pairs to spent.
+    """Restore all ledgers from the audit log; if the log is incomplete, mark all pairs' budgets as spent.
 
     Args:
         installation: The installation to work on.
@@ -254,7 +254,7 @@ def restore_ledgers(installation: Installation, *, is_complete: bool = True) -> 
 
 
 def _queried_in_earlier_release(installation: Installation) -> set[str]:
-    """Return the ids of pairs that got answers before payments were recorded.
+    """Return the ids of pairs that queried data in an earlier release, which recorded no payments.
 
     Earlier releases recorded no payments. Pairs whose ledger was carried over by an upgrade are excluded.
     """
@@ -271,7 +271,7 @@ def _queried_in_earlier_release(installation: Installation) -> set[str]:
 
 
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
-    """Return the pairs of organisations whose data may have been matched: of users, of accounts, of each room."""
+    """Return all pairs of organisations that may have matched their data, as users, accounts or in a room."""
     catalog = installation.catalog
     users, accounts = _organizations_of_users(installation), _organizations_of_accounts(installation)
     rooms = [room_pair(installation, room) for room in catalog.rooms.data_rooms()]
@@ -310,7 +310,7 @@ def write_down_reveals(
     account: str | None = None,
     room: str | None = None,
 ) -> None:
-    """Record in the audit log that a list reveals something by design.
+    """Record in the audit log which facts, such as seed membership, an exported list reveals by design.
 
     Args:
         audit: The audit log.
@@ -334,7 +334,7 @@ def write_down_reveals(
 
 
 def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:
-    """Return the joint privacy bound of several payments, from the noise of each.
+    """Return the combined privacy bound of several payments, computed from the noise that each paid for.
 
     A line with unknown noise counts as one Gaussian of its price.
     """

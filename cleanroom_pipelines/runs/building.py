@@ -1,4 +1,4 @@
-"""What all builders of assets share: a build's result, and the shell around each builder.
+"""What all builders of assets share: the result of a build, and the claiming of work around each builder.
 
 Lives here: claiming a version for a builder, verifying finished artifacts, and reporting what a build returned.
 Add here when every builder must do something more.
@@ -22,7 +22,7 @@ _R = TypeVar("_R", bound=Resource)
 
 @dataclass(frozen=True)
 class AssetResult:
-    """Result of building an asset, or the reason that nothing was built.
+    """The result of building an asset, or the reason why nothing was built.
 
     Args:
         asset: Name of the asset.
@@ -49,7 +49,7 @@ def builds(
     [Callable[Concatenate[Work[_R], _P], AssetResult]],
     Callable[Concatenate[Installation, str, Run, _P], AssetResult],
 ]:
-    """Turn a function of claimed work into a builder, which is called with an installation, a partition and a run.
+    """Decorate an asset's build function: claim the version to build, pass it in, then release the claim.
 
     If there is nothing to do, the function is not called; finished artifacts are verified if that was requested.
 
@@ -76,7 +76,7 @@ def builds(
 
 
 def built(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> AssetResult:
-    """Return the result of an asset that this work has stored."""
+    """Return the `AssetResult` of an asset whose artifact this work has stored."""
     return AssetResult(asset, work.record.id, sentence, work.manifests[asset], documents)
 
 

@@ -1,4 +1,4 @@
-"""Build the lookalike assets: read the record, compute, store the artifact, close the version.
+"""Build the assets of the lookalike API: read the record, compute, store the artifact, finish the version.
 
 Lives here: one function per asset, free of Dagster, so that runs, workers and tests share the same code.
 Add here when a lookalike asset is added.
@@ -334,7 +334,7 @@ def build_audience_export(work: Work[ExportJob]) -> AssetResult:
         documents: dict[str, Any] = {}
 
         def note(written: ExportManifest) -> None:
-            """Store the artifact before the export is published, so that only closing the version remains."""
+            """Store the artifact before the files become visible; only finishing the version remains then."""
             warnings = list(selection.warnings)
             documents["export"] = {
                 **written.as_dict(),
@@ -398,7 +398,7 @@ def _mode_of(
     configured: ConfiguredAudienceModel,
     ranked: Mapping[str, Any],
 ) -> tuple[SeedMode, list[str]]:
-    """Return a list's seed mode and the facts that it reveals; for private jobs, the ranking decides both."""
+    """Return how an exported list treats the seed users, and codes for the facts that the list reveals."""
     if "private_mode" in ranked:
         return SeedMode(ranked["private_mode"]), list(ranked["reveals"])
     mode = export.seed_mode or job.seed_mode
@@ -406,7 +406,7 @@ def _mode_of(
 
 
 def _holdout_of(key: InstallationKey, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
-    """Return an audience's control group, which is the same after each refresh; None if no group is held out."""
+    """Return an audience's control group, which refreshes do not change; None if no group is held out."""
     share = options.get("holdout")
     return Holdout.parse(str(share), holdout_salt(key.derive("holdouts"), job.id)) if share else None
 
@@ -445,7 +445,7 @@ def _matched_seed(work: Work[GenerationJob]) -> "MatchedSeed":
 
 
 def _build_report(work: Work[GenerationJob]) -> tuple[AssetResult, "MatchedSeed | None"]:
-    """Build the report of a seed; also return the matched seed, or None if the job cannot use it."""
+    """Validate a seed and build the report; also return the matched seed, or None if the job cannot use it."""
     from cleanroom_pipelines.uploads.report import report_sentence
 
     installation = work.installation
@@ -542,7 +542,7 @@ def _current(catalog: Catalog, kind: Kind, partition: str) -> Version:
 
 
 def _usable_dataset(catalog: Catalog, partition: str) -> tuple[TrainingDataset, Version]:
-    """Return a dataset and its current version; raises if the newest version failed, so that its models fail."""
+    """Return a dataset and its current version; raise the error of its newest version if that failed."""
     dataset = catalog.get(TrainingDataset, partition)
     newest = catalog.resources.newest_version(Kind.TRAINING_DATASET, partition)
     if newest.status is Status.CREATE_FAILED:
@@ -554,7 +554,7 @@ def _usable_dataset(catalog: Catalog, partition: str) -> tuple[TrainingDataset, 
 
 
 def _family(catalog: Catalog, work: Work[GenerationJob]) -> tuple[GenerationJob, ConfiguredAudienceModel, Version]:
-    """Return a job, the settings of its configured model that apply to it, and the model's version."""
+    """Return the job, its configured model as it was at the job's start, and the audience model's version."""
     job = work.record
     configured = catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     if started := configured_at_start(work.version):
@@ -572,7 +572,7 @@ def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
-    """Return the declared time window, or else one that has the length of the refreshes and ends with the data.
+    """Return the training window: as declared, or the refreshes' length of time up to the newest event.
 
     The first model uses that length too, unless a window is declared: otherwise its first refresh loses users.
     """

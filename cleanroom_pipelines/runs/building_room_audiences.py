@@ -1,4 +1,4 @@
-"""Build and deliver a room's audiences: read the record, compute, store the artifact, close the version.
+"""Build and deliver a room's audiences: read the record, compute, store the artifact, finish the version.
 
 Lives here: building a custom audience with its statistics, and delivering one to a group.
 Add here when a room's audience is built or delivered in another way.
@@ -91,7 +91,7 @@ def _build_audience(work: Work[CustomAudience], *, asset: str) -> AssetResult:
 
 @dataclass(frozen=True)
 class _Question:
-    """Builds one audience from one version of its room."""
+    """What is needed to build one audience of a room: its definition, and the room's data and budget."""
 
     work: Work[CustomAudience]
     room: DataRoom
@@ -125,7 +125,7 @@ class _Question:
 
     @property
     def resolve(self) -> Resolve:
-        """Function that looks up the definitions of audiences that this audience refers to."""
+        """A function that returns the definition of another audience, to which this audience refers by id."""
         return resolver(self.installation.catalog)
 
     @cached_property
@@ -143,7 +143,7 @@ class _Question:
 
     @property
     def organization(self) -> str:
-        """The requesting organisation."""
+        """The organisation of the user who created the audience."""
         return self.installation.catalog.pairs.organization_of_user(self.work.record.created_by_email)
 
     def text(self, definition: Definition) -> str:
@@ -152,7 +152,7 @@ class _Question:
 
     @cached_property
     def is_full(self) -> bool:
-        """Whether to rank without noise: both providers approved it, or they are one organisation."""
+        """Whether to rank without noise: both providers approved it, or one organisation provides both sides."""
         pair = self.budget.budget.pair
         if pair.organizations[0] == pair.organizations[1]:
             return True
@@ -160,7 +160,7 @@ class _Question:
 
     @property
     def reveals(self) -> list[str]:
-        """The facts that a list of the audience reveals by design."""
+        """Codes for the facts that a list of the audience's users reveals by design."""
         needs = what_it_needs(self.definition, self.resolve, self.budget.seeds)
         lookalikes = lookalikes_of(self.definition, self.resolve).values()
         a, b = self.budget.budget.pair.organizations
@@ -173,7 +173,7 @@ class _Question:
 
     @cached_property
     def figures(self) -> BaseFigures:
-        """The released figures about the base audience alone."""
+        """The noised figures about the base audience alone."""
         found = self._attributes.get("base_figures")
         if found is None:
             ledger = self.budget.budget.ledger
@@ -192,13 +192,13 @@ class _Question:
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """The artifacts that the audience is built from."""
+        """The base audience and, if the room has any, the seed audiences, as inputs of the audience's artifact."""
         names = [name for name in ("base_audience", "seed_audiences") if name in self.room_version.artifacts]
         return tuple(self.installation.store.as_input(self.room_version.artifact(name)) for name in names)
 
     @contextmanager
     def opening(self) -> Iterator[tuple[Mapping[str, Path], Engine]]:
-        """Yield the room's folders by asset, and an engine in which the room's relations are open."""
+        """Open the room's artifacts; yield their folders by asset, and an engine for querying the room's data."""
         store = self.installation.store
         assets = ("base_audience", "seed_audiences", "room_model")
         with ExitStack() as stack:
@@ -223,15 +223,15 @@ class _Question:
             yield {**folders, "scratch": scratch, **named}, engine
 
     def find(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write all users of a definition, for a list, and return their number."""
+        """Write the users whom a definition selects, for a list, and return how many there are."""
         return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the users that a definition selects, one per matching id, and return how many there are."""
+        """Write one of the selected users per matching id, as counts require, and return how many there are."""
         return evaluate_counted(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def _lookalikes(self) -> dict[str, ArtifactReference]:
-        """Return the artifacts of the lookalikes that the audience refers to, by their canonical text."""
+        """Return the built artifacts of the lookalikes that the audience refers to, by canonical text."""
         source = self.definition
         if isinstance(source, Lookalike):
             source = RuleBased(source.source)
@@ -426,7 +426,7 @@ def _current_audience(catalog: Catalog, audience: CustomAudience) -> tuple[Versi
 def _pay_for_list(
     installation: Installation, audience: CustomAudience, room_version: Version, published: Mapping[str, Any]
 ) -> None:
-    """Pay for the size that decides whether a list is delivered."""
+    """Charge the budget for the audience's size, because delivering a list shows that it is large enough."""
     if "questions" not in published:
         raise CleanroomError(
             "The audience was built by an earlier release and is being rebuilt.",
@@ -460,7 +460,7 @@ def _delta_from(
 
 
 def _subject_of(audience: CustomAudience) -> str:
-    """Return the key of an audience's control group, which is the same in all lists of a seed audience.
+    """Return the key of an audience's control group; all lists of one seed audience share a group.
 
     Each list of a seed audience has a hidden audience of its own, with another id.
     """
@@ -468,7 +468,7 @@ def _subject_of(audience: CustomAudience) -> str:
 
 
 def _published(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str, Any]:
-    """Return the facts that a group may see about its list: files and format, but no count of omitted users."""
+    """Return what participants may see about a delivered list: files and format, but no count of omitted users."""
     changes = manifest.get("changes") or {}
     files = [
         {

@@ -1,4 +1,4 @@
-"""Build the assets of data labs and data rooms: read the record, compute, store the artifact, close the version.
+"""Build the assets of data labs and data rooms: read the record, compute, store the artifact, finish the version.
 
 Lives here: validating a lab, and building the six assets of a room; unchanged assets are reused.
 Add here when a room gets another asset.
@@ -69,7 +69,7 @@ def build_data_lab(work: Work[DataLab]) -> AssetResult:
 def build_room_asset(
     installation: Installation, partition: str, run: Run, *, asset: str, finishes: bool
 ) -> AssetResult:
-    """Build one asset of a room, after those earlier assets that this version still lacks.
+    """Build one asset of a room; first build the assets before it that this version of the room still lacks.
 
     Args:
         installation: The installation to work on.
@@ -101,7 +101,7 @@ def _build_room(work: Work[DataRoom], *, asset: str, finishes: bool) -> AssetRes
 
 
 class _RoomBuild:
-    """A version of a room while a run builds it."""
+    """A version of a room during its build: inputs, artifacts so far, and the previous version."""
 
     def __init__(self, work: Work[DataRoom]) -> None:
         self.installation = work.installation
@@ -127,7 +127,7 @@ class _RoomBuild:
 
     @property
     def sentence(self) -> str:
-        """One sentence that names the data in this version."""
+        """One sentence that says whether the version has a base audience and seed audiences."""
         parts = {"base_audience": "a base audience", "seed_audiences": "seed audiences"}
         held = [words for name, words in parts.items() if name in self.artifacts]
         return f"The room contains {' and '.join(held)}." if held else "The room contains no data."
@@ -151,7 +151,7 @@ class _RoomBuild:
         return self.installation.store.as_input(self.reference(asset))
 
     def reuse(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
-        """Reuse the previous version's artifact if it was built from the same inputs."""
+        """Use the previous version's artifact again if its inputs are unchanged; return whether it was used."""
         earlier = self.earlier(asset)
         if earlier is None:
             return False
@@ -163,14 +163,14 @@ class _RoomBuild:
 
     @contextmanager
     def drafting(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> Iterator[Draft]:
-        """Write an artifact of this version."""
+        """Yield the draft of a new artifact, and publish it in this version when the `with` body ends."""
         with self.work.drafting(asset, inputs, spec) as draft:
             yield draft
         self.artifacts[asset] = self.work.manifests[asset].version
         self.made.add(asset)
 
     def result_of(self, asset: str) -> AssetResult:
-        """Return the result of this run for one asset."""
+        """Return what this run reports for one asset: its new artifact, or why nothing was built."""
         if asset not in self.made:
             why = (
                 "Nothing to build: the inputs are unchanged."
@@ -331,7 +331,7 @@ def _build_attributes(state: _RoomBuild) -> None:
 
 
 def _earlier_figures(state: _RoomBuild, room: RoomBudget) -> dict[str, Any] | None:
-    """Return the base audience's released figures, valid until it is removed or other figures are paid for.
+    """Return the base audience's noised figures from the previous version, to publish them unchanged.
 
     Returns:
         The document; without `figures` if they must be computed again. None if there are none to reuse.
@@ -480,7 +480,7 @@ def _fail_validation(state: _RoomBuild, failed: Mapping[str, str], code: StatusC
 def _changed_inputs(
     state: _RoomBuild, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
-    """Return the uploads to ingest, the unchanged datasets, and the artifact that contains the unchanged ones."""
+    """Return the changed uploads, the unchanged datasets, and the earlier artifact that contains the latter."""
     earlier = state.earlier("base_audience")
     if earlier is None:
         return dict(inputs), [], None
@@ -521,7 +521,7 @@ def _upload_inputs(catalog: Catalog, datasets: Mapping[str, str]) -> tuple[Input
 
 
 def _already_built(installation: Installation, partition: str, run: Run, asset: str) -> AssetResult | None:
-    """Return the result of an asset if this run has already closed the version; otherwise None."""
+    """Return an asset's result if an earlier step of this run has already finished the version; else None."""
     newest: Version = installation.catalog.resources.newest_version(Kind.DATA_ROOM, partition)
     if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:
         return None

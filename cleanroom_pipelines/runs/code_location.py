@@ -1,4 +1,4 @@
-"""The code location: all Dagster definitions, as a daemon loads them.
+"""The code location: loading all Dagster definitions in this process, as Dagster's daemon does.
 
 Lives here: loading the definitions in this process, and the origin that ties a run to them.
 Add here when a process needs something else of the loaded definitions.
@@ -26,13 +26,13 @@ LOCATION_TAGS = {REPOSITORY_LABEL_TAG: f"{_REPOSITORY}@{CODE_LOCATION}"}
 
 @cache
 def load_repository() -> dg.RepositoryDefinition:
-    """Load all Dagster definitions as a daemon does, by module name: this layer must not import the assets."""
+    """Load all Dagster definitions by module name, like a daemon, because `runs` must not import `defs`."""
     repository: dg.RepositoryDefinition = import_module(CODE_LOCATION).defs().get_repository_def()
     return repository
 
 
 def origin_of(job_name: str) -> RemoteJobOrigin:
-    """Return the origin of a job's runs; Dagster's timeline and run groups omit runs without one."""
+    """Return the code-location origin to store with a job's runs; Dagster's timeline omits runs without one."""
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=CODE_LOCATION)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=CODE_LOCATION)
     return RemoteJobOrigin(RemoteRepositoryOrigin(location, _REPOSITORY), job_name)

@@ -1,4 +1,4 @@
-"""Dagster's folder in a home, with one Dagster instance for all processes of the home.
+"""Dagster's folder in the home: its settings, its databases, and one instance for all processes of the home.
 
 Lives here: writing the folder from the packaged template, the environment and the instance on it.
 Add here when Dagster needs another setting.
@@ -45,12 +45,12 @@ def prepare_dagster_home(installation: Installation) -> Path:
 
 
 class DagsterStorageError(CleanroomError):
-    """One of Dagster's databases is unavailable or damaged; this says nothing about the catalogue."""
+    """One of Dagster's databases is unavailable or damaged; the project's own catalogue may be intact."""
 
 
 @contextmanager
 def dagster_instance(installation: Installation) -> Iterator[dg.DagsterInstance]:
-    """Open this home's Dagster instance, which `cleanroom dev` shows; DAGSTER_HOME takes precedence."""
+    """Open the Dagster instance in DAGSTER_HOME if that is set, or else the one in this home."""
     installation.check()
     home = os.environ.get("DAGSTER_HOME")
     with _opened(Path(home) if home else _write_settings(installation)) as instance:
@@ -68,7 +68,7 @@ def _write_settings(installation: Installation) -> Path:
 
 @contextmanager
 def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
-    """Open an instance, one process at a time: creating its databases concurrently corrupts them."""
+    """Open an instance; one process at a time, because creating its databases concurrently corrupts them."""
     # Dagster builds URLs by joining paths as text, and finds its settings and databases by glob patterns.
     with _failures_explained(home), _without_quotes(), plain_folder(home) as plain:
         with _lock(home):
@@ -92,7 +92,7 @@ def _lock(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _failures_explained(home: Path) -> Iterator[None]:
-    """Convert Dagster's errors about its settings and databases into our own."""
+    """Convert Dagster's errors about its settings and databases into this project's errors."""
     try:
         yield
     except (dg.DagsterInvalidConfigError, YAMLError):

@@ -84,7 +84,7 @@ class PendingDeletion:
 
     @property
     def parts(self) -> tuple[tuple[Kind, str], ...]:
-        """The kinds and partition keys of all resources whose artifacts and Dagster records are deleted."""
+        """The kinds and partition keys of the resource and of all children that are deleted with it."""
         return ((self.kind, self.id), *((DELETED_WITH[self.kind], child) for child in self.children))
 
 
@@ -121,7 +121,7 @@ def delete_now(
     max_seconds: float = 120.0,
     on_resource: Callable[[Resource], None] = lambda _: None,
 ) -> None:
-    """Delete resources one by one for the operator, waiting for each deletion to finish.
+    """Delete resources one by one on the operator's command, waiting for each deletion to finish.
 
     Args:
         installation: The installation to work on.
@@ -241,7 +241,7 @@ def _requested(installation: Installation) -> Iterator[PendingDeletion]:
 
 
 def _deleted(installation: Installation, instance: dg.DagsterInstance) -> list[PendingDeletion]:
-    """Return the partitions that still exist in Dagster although their resources were deleted."""
+    """Return deleted resources whose partitions still exist in Dagster."""
     comparison = Comparison(installation, instance, "gone")
     if comparison.is_made:
         return []
@@ -260,7 +260,7 @@ def _deleted(installation: Installation, instance: dg.DagsterInstance) -> list[P
 
 
 def _log_unknown_partitions(installation: Installation, named: set[str]) -> None:
-    """Log how many of Dagster's partitions have no resource; each may belong to a resource that was lost."""
+    """Log how many Dagster partitions belong to no known resource; the catalogue may have lost them."""
     known = {hex_of(partition) for kind in Kind for partition in installation.catalog.resources.ids(kind)}
     if n_strangers := len({name for name in named if _HEX.fullmatch(name)} - known):
         _LOG.warning(
@@ -320,7 +320,7 @@ def _delete_parts(installation: Installation, instance: dg.DagsterInstance, pend
 
 
 def _delete_files(installation: Installation, record: Resource) -> None:
-    """Delete the data that a resource's record refers to and that is not in the artifact store."""
+    """Delete a resource's files outside the artifact store: seeds, uploads, receipts and inbox folders."""
     if isinstance(record, GenerationJob):
         if record.seed_location:
             installation.vault.delete(record.seed_location)

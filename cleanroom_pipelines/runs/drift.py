@@ -1,4 +1,4 @@
-"""Drift: what changed much between two versions of a resource.
+"""Drift: warnings that users, items or an audience changed much between two versions of a resource.
 
 Lives here: comparing a model, an audience or an export with the version before.
 Add here when another number must be watched.
@@ -75,7 +75,7 @@ def drift_of_export(export: Mapping[str, Any], limit: float = 0.5) -> dict[str, 
 
 
 def recorded_drift(installation: Installation, kind: Kind, resource_id: str) -> str:
-    """Return the sentence stored with the current version of a generation job or export; empty without drift."""
+    """Return the drift warning stored with the current version of a job or export; empty if there is none."""
     version = installation.catalog.resources.current_version(kind, resource_id)
     return "" if version is None else str(version.summary.get("drift", ""))
 

@@ -1,4 +1,4 @@
-"""Failures in Dagster: why a version failed, on the page of its partition.
+"""Failures in Dagster: show on the Dagster page of a partition why its version failed.
 
 Lives here: the events about a failed version, and failed runs for versions that failed without a run.
 Add here when Dagster must show something else about a failure.
@@ -40,7 +40,7 @@ _OWN_RUN = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
 def metadata_of(failure: Failure) -> Metadata:
-    """Return the first entries of every page about a failure, as text, which Dagster shows without a click."""
+    """Return the first metadata entries about a failure; as plain text, Dagster shows them without a click."""
     version = failure.version
     return {
         "reason": failure.sentence,
@@ -51,7 +51,7 @@ def metadata_of(failure: Failure) -> Metadata:
 
 
 def observations(failure: Failure, more: Mapping[str, Any] | None = None) -> Iterator[dg.AssetObservation]:
-    """Yield an event about a failure for the partition of each asset of the resource.
+    """Yield a Dagster event that reports a failure, one for each asset of the failed resource.
 
     Args:
         failure: The failure.
@@ -65,7 +65,7 @@ def observations(failure: Failure, more: Mapping[str, Any] | None = None) -> Ite
 
 
 def explain_failures(installation: Installation, instance: dg.DagsterInstance) -> int:
-    """Make sure that Dagster shows each failed version as failed, with its reason on the partition's page.
+    """Make sure that Dagster shows each failed version as failed, with the reason on its partition's page.
 
     Cheap enough for every tick: it looks at versions that failed since it last looked.
 
@@ -103,7 +103,7 @@ def _explain(installation: Installation, instance: dg.DagsterInstance, version: 
 
 
 def _record_failed_run(installation: Installation, instance: dg.DagsterInstance, failure: Failure) -> bool:
-    """Record a failed run for a version that had none; return False if it is recorded already."""
+    """Record a failed Dagster run for a version that failed without one; False if it is recorded already."""
     kind, partition = failure.record.kind, failure.record.id
     run_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{installation.opened.identity.id}/{failure.version.run_key}"))
     run = instance.get_run_by_id(run_id)

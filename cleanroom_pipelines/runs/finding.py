@@ -15,7 +15,7 @@ _MOST_LISTED = 10
 
 
 def resource_named(catalog: Catalog, name_or_key: str, kind: Kind | None = None) -> Resource:
-    """Return the resource of any account with a name or partition key.
+    """Return the resource with this name or partition key, of whichever account.
 
     Args:
         catalog: Where to look.
@@ -43,7 +43,7 @@ def resource_named(catalog: Catalog, name_or_key: str, kind: Kind | None = None)
 
 
 def listed(texts: Iterable[str]) -> str:
-    """Return the first texts, and how many more there are."""
+    """Join the first few texts for a message, and add how many more there are."""
     every = list(texts)
     shown, others = every[:_MOST_LISTED], every[_MOST_LISTED:]
     return ", ".join(shown) + (f" and {len(others)} more" if others else "")

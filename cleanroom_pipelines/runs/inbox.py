@@ -145,12 +145,12 @@ def recover_drops(installation: Installation) -> None:
 
 
 def is_accepted_drop(slot: Path) -> bool:
-    """Whether a slot of the vault holds a drop without a job, which `recover_drops` will register."""
+    """Whether a vault folder holds an accepted drop without a job, which `recover_drops` will register."""
     return (slot / _NOTE).is_file() and any(slot.glob("seed.*"))
 
 
 def close_drop(installation: Installation, job_id: str) -> None:
-    """Write the receipt of a dropped seed once its job has ended, exported or failed, and delete the seed.
+    """Once the job of a dropped seed has exported or failed, write the seed's receipt and delete the seed.
 
     Does nothing for other jobs, for unfinished jobs, and when the receipt exists.
     """
@@ -159,7 +159,7 @@ def close_drop(installation: Installation, job_id: str) -> None:
 
 
 def close_all_drops(installation: Installation) -> None:
-    """Write due receipts that an interrupted run did not write."""
+    """Write the receipts that interrupted runs should have written."""
     for job in installation.catalog.resources.jobs_owed_a_receipt():
         if job.status not in OPEN or any(path.exists() for path in _receipt_paths(installation, job)):
             close_drop(installation, job.id)
@@ -244,7 +244,7 @@ def _configured(installation: Installation, drop: Drop) -> str:
 
 
 def _suffix_of(path: Path) -> str:
-    """Return the suffix for a seed's copy: the file's suffix, or else the suffix of the detected format."""
+    """Return the suffix for the copy of a seed: the file's own or, if it has none, one for its detected format."""
     with _reading_errors_explained():
         if path.suffix or (format_ := format_of(path)) is None:
             return seed_suffix(path)
@@ -253,7 +253,7 @@ def _suffix_of(path: Path) -> str:
 
 @contextmanager
 def _copying(installation: Installation, complete: CompleteDrop, suffix: str) -> Iterator[Path]:
-    """Copy a drop to where no other process can write; all later steps use the copy."""
+    """Copy a drop to where no other process can change it; all later steps use the copy."""
     source = complete.drop.path
     with _reading_errors_explained():
         source.open("rb").close()
@@ -272,7 +272,7 @@ def _copying(installation: Installation, complete: CompleteDrop, suffix: str) ->
 def _identify(
     installation: Installation, drop: Drop, configured_id: str, copy: Path
 ) -> tuple[str, dict[str, Any]]:
-    """Return the vault slot of a drop, and the note to store with the drop."""
+    """Return the vault folder for a drop, named by its content, and a note about the original file."""
     with _reading_errors_explained():
         digest = installation.vault.digest(copy)
     suffix = copy.name.removeprefix("seed")
@@ -310,7 +310,7 @@ def _exports_of(installation: Installation, job_id: str) -> list[ExportJob]:
 
 
 def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str, Any]) -> None:
-    """Store a drop's note in its slot, and then move its copy there: a slot with a seed always has a note."""
+    """Store a drop's note in its vault folder before moving the seed there, so that no seed is without a note."""
     folder = installation.vault.folder_of(slot)
     installation.catalog.deletion.announce(SEED, slot)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -321,7 +321,7 @@ def _store(installation: Installation, copy: Path, slot: str, note: Mapping[str,
 
 
 def _register(installation: Installation, slot: str, note: Mapping[str, Any]) -> Resource | RejectedDrop | None:
-    """Create the generation job of the seed in a slot, or reject the seed with a receipt."""
+    """Create the generation job of a seed in a vault folder, or reject the seed with a receipt."""
     location = installation.vault.find(slot)
     # The same content may be dropped for two models, and names must be unique: the slot depends on both.
     mark = installation.key.digest("names of drops", slot.encode())

@@ -20,7 +20,7 @@ _PAUSE_SECONDS = 1.0
 
 @dataclass
 class Ingestion:
-    """Counts and failures of ingesting several dropped files.
+    """How many dropped files an ingestion accepted and rejected, and which failures occurred.
 
     Args:
         n_accepted: Number of files that became a job or provisioned a room.
@@ -48,7 +48,7 @@ class Ingestion:
 def ingest(
     installation: Installation, drops: Iterable[Drop], take: Callable[[Installation, Drop], object]
 ) -> Ingestion:
-    """Ingest drops one by one; a file that cannot be accepted now does not delay the others.
+    """Ingest drops one by one; a file that cannot be accepted yet does not delay the others.
 
     Args:
         installation: The installation.

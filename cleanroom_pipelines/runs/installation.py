@@ -1,4 +1,4 @@
-"""An installation: its settings, and the stores, databases and keys that are opened by them.
+"""An installation: its settings, and the stores, databases and keys that they configure.
 
 Lives here: the only code that reads environment variables, and the assembly of home, key, catalogue and stores.
 Add here when the installation gets a new setting or part.
@@ -66,7 +66,7 @@ class SignOnProvider:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an installation; each is read from the environment variable that its description names.
+    """Settings of an installation; the description of each names the environment variable that it is read from.
 
     Args:
         home: CLEANROOM_HOME, the folder that holds the installation.
@@ -191,7 +191,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Installation:
-    """The parts of one installation, opened on first use.
+    """The parts of one installation, each opened on first use.
 
     Args:
         settings: The operator's settings.
@@ -205,7 +205,7 @@ class Installation:
 
     @classmethod
     def from_environment(cls) -> "Installation":
-        """Open the installation set in the environment, as commands, runs and workers do.
+        """Create the installation that the environment variables configure, for commands, runs and workers.
 
         This sets the umask, so files that the process creates are accessible to their owner only. To embed the
         package in another program without changing its umask, construct an Installation from Settings instead.
@@ -220,7 +220,7 @@ class Installation:
 
     @property
     def exists(self) -> bool:
-        """Whether the home holds anything, or the catalogue is elsewhere; opening would else create both."""
+        """Whether the home has content or the catalogue is elsewhere; if not, opening would create both."""
         root = self.settings.home
         try:
             return self.settings.catalog_url is not None or (root.is_dir() and any(root.iterdir()))
@@ -229,7 +229,7 @@ class Installation:
 
     @cached_property
     def parts(self) -> Parts:
-        """Home, catalogue, store and key as configured, before the check that they belong together."""
+        """The configured home, catalogue, store and key, not yet checked to belong to one installation."""
         settings, home = self.settings, self.home
         catalog = Catalog(
             settings.catalog_url or home.catalog_url,
@@ -244,7 +244,7 @@ class Installation:
 
     @cached_property
     def opened(self) -> Opened:
-        """The installation's key and identity; checks first that home, catalogue and key belong together.
+        """The installation's key and identity, after a check that home, catalogue and key belong together.
 
         Raises:
             IdentityError: They do not belong together.
@@ -300,7 +300,7 @@ class Installation:
         return Vault(self.home, self.key)
 
     def room_key(self, data_room_id: str) -> bytes:
-        """Return the key of one data room, so that hashed ids and noise of two rooms cannot be compared."""
+        """Return a key for one data room, so that its hashed ids and noise differ from other rooms'."""
         return self.key.derive(f"data room {data_room_id}")
 
     @cached_property
@@ -309,7 +309,7 @@ class Installation:
         return Buckets(self.home, self._registered_bucket)
 
     def sources_of(self, account_id: str) -> Sources:
-        """Return the places from which tables for a dataset or seed of an account may be read.
+        """Return the sources from which an account's datasets and seeds may be read: files, buckets, databases.
 
         The id is empty in a dry run, which has none for the account yet.
         Only the operator may name a source: it is read with the operator's credentials, or if it is in a bucket
@@ -333,7 +333,7 @@ class Installation:
         return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
 
     def _note(self, change: Change) -> None:
-        """Write a change of the catalogue to the audit log; a user is named by a keyed digest."""
+        """Write a change of the catalogue to the audit log, with a keyed digest in place of the user's address."""
         entry = {
             "way": change.way,
             "operation": change.operation,
@@ -355,7 +355,7 @@ class Installation:
 
     @property
     def engine_settings(self) -> EngineSettings:
-        """The engine to use, with its share of this machine's memory and cores."""
+        """The configured SQL engine, with its limits of memory and cores on this machine."""
         return EngineSettings(
             self.settings.memory_bytes,
             self.settings.threads,
@@ -367,7 +367,7 @@ class Installation:
 
 
 def source_connections(environment: Mapping[str, str]) -> Mapping[str, Connection]:
-    """Read the settings of databases that sources may name: `CLEANROOM_SOURCE_<NAME>_URL` and `…_DRIVER`."""
+    """Read the database connections for data sources: `CLEANROOM_SOURCE_<NAME>_URL` and `…_DRIVER`."""
     found = {}
     for variable, url in environment.items():
         if (match := _SOURCE_URL.fullmatch(variable)) and url:
@@ -377,7 +377,7 @@ def source_connections(environment: Mapping[str, str]) -> Mapping[str, Connectio
 
 
 def _secrets(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Read the secrets: values of variables, or contents of the files that variables name."""
+    """Read the secrets from environment variables, or from the files that the variables name."""
     found = {}
     for variable, value in environment.items():
         if (match := _SECRET.fullmatch(variable)) and value:
@@ -481,7 +481,7 @@ def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 def _site_url(text: str) -> str:
-    """Read an https:// address, or http:// on this machine, without path."""
+    """Check the site's address: https:// (or http:// on this machine), without a path."""
     if urlsplit(text).path.strip("/"):
         raise ValueError("it has a path")
     return _web_address(text).rstrip("/")
@@ -512,7 +512,7 @@ def _sign_on(issuer: str, values: Mapping[str, str]) -> SignOnProvider:
 
 
 def _check_together(values: Mapping[str, str]) -> None:
-    """Reject settings of signing in without those that they need."""
+    """Reject sign-in settings if other settings that they require are missing."""
     for name, needed in _NEEDED:
         if values.get(name) and not values.get(needed):
             raise ConfigurationError(f"The setting {name} needs {needed}.", remedy=f"Set {needed} too.")

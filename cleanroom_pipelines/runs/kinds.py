@@ -13,7 +13,7 @@ from cleanroom_pipelines.catalog import Kind
 
 @dataclass(frozen=True)
 class KindRow:
-    """The names of a kind's partition set and job in Dagster.
+    """A resource kind's names in Dagster: of its partition set and of its job.
 
     Args:
         partition_set: Name of its partition set, with one partition per resource.
@@ -26,7 +26,7 @@ class KindRow:
 
 @dataclass(frozen=True)
 class AssetRow:
-    """An asset's kind, code version and metadata function.
+    """An asset's kind and code version, and the function that creates its metadata.
 
     Args:
         kind: The kind of resource behind its partitions.

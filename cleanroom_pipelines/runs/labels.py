@@ -1,4 +1,4 @@
-"""Tags of runs: the purpose of a run, in names that people know.
+"""Tags of Dagster runs that tell people what a run is for and who requested it.
 
 Lives here: the keys of tags, and the tags of the run of a version.
 Add here when runs get another tag.
@@ -36,7 +36,7 @@ _WAYS = {
 
 
 def tags_of(catalog: Catalog, version: Version) -> dict[str, str]:
-    """Return the tags of a version's run: number, name, way in, requesting account and organisation."""
+    """Return the tags of a version's run: number, name, origin of the request, account and organisation."""
     record = catalog.get(RECORDS[version.kind], version.resource_id)
     account = getattr(record, "started_by", None) or record.account_id
     tags = {
@@ -76,5 +76,5 @@ def _organization_of(catalog: Catalog, record: Resource, account_id: str) -> str
 
 
 def _address_of(record: Resource) -> str:
-    """Return the address of the user behind a data-room resource; empty for any other resource."""
+    """Return the e-mail address of the owner or creator of a data-room resource; empty for other resources."""
     return getattr(record, "owner_email", "") or getattr(record, "created_by_email", "")

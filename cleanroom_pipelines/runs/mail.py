@@ -1,4 +1,4 @@
-"""E-mail: sending one message by a declared mail server, and links by which users sign in.
+"""E-mail: sending notices by a declared mail server, and sending users their sign-in links.
 
 Lives here: the message, STARTTLS, the login, and the operator's own mail server.
 Add here when something else is sent to a user.
@@ -26,7 +26,7 @@ MAIL_ERRORS = (smtplib.SMTPException, OSError, ValueError)
 
 
 def send_mail(mail: Mail, subject: str, text: str, password: str | None, message_id: str) -> None:
-    """Send a message; see `MAIL_ERRORS`.
+    """Send an e-mail; the possible errors are listed in `MAIL_ERRORS`.
 
     Args:
         mail: Receiver, sender and mail server.
@@ -51,7 +51,7 @@ def send_mail(mail: Mail, subject: str, text: str, password: str | None, message
 
 
 def mail_user(installation: Installation, email: str, subject: str, text: str) -> None:
-    """Send a message to a user by the mail server in CLEANROOM_MAIL.
+    """Send an e-mail to a user by the mail server that the setting CLEANROOM_MAIL names.
 
     Raises:
         UsageError: There is no mail server, or it did not accept the message.

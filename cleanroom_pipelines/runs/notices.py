@@ -1,4 +1,4 @@
-"""Notices when work ends, to the declared receivers and to the receiver in CLEANROOM_NOTIFY.
+"""Notices that work has ended, sent to declared receivers and to the receiver in CLEANROOM_NOTIFY.
 
 Lives here: what a notice contains, who gets it, sending it by webhook, command or e-mail, and retries.
 Add here when notices can be sent in another way.
@@ -40,7 +40,7 @@ _RETRIED_STATUSES = (408, 429)
 
 @dataclass(frozen=True)
 class Notice:
-    """A notice about ended work, which a receiver gets as JSON or in words.
+    """A notice that work has ended, sent to receivers as JSON or as text.
 
     Args:
         kind: The kind of the resource, such as `generation_job`, or `test`.
@@ -73,7 +73,7 @@ class Notice:
 
 
 class _NotArrivedError(Exception):
-    """A channel did not accept a notice.
+    """A mail server, webhook or command did not accept a notice.
 
     Args:
         problem: Why, without data.
@@ -113,7 +113,7 @@ class NoticeState:
 
 
 def states_of(catalog: Catalog, *, setting: str | None) -> tuple[NoticeState, ...]:
-    """Return the state of every receiver, first of the receiver in CLEANROOM_NOTIFY if it is set."""
+    """Return the state of every receiver; if CLEANROOM_NOTIFY is set, its receiver comes first."""
     outcomes = catalog.notices.outcomes()
     return tuple(
         _state_of(each, outcomes.get(each.name)) for each in (*_operators(setting), *catalog.notices.all())
@@ -160,7 +160,7 @@ def notify(
 def send_test(
     catalog: Catalog, name: str | None, *, setting: str | None, secrets: Mapping[str, str]
 ) -> dict[str, str]:
-    """Send a test notice.
+    """Send a test notice to one receiver or to all.
 
     Args:
         catalog: Has the receivers, and gets the outcomes.
@@ -207,7 +207,7 @@ def _send_to(
     secrets: Mapping[str, str],
     is_stopping: Callable[[], bool],
 ) -> dict[str, str]:
-    """Send a notice to all receivers at once; one whose last notice did not arrive gets a single attempt."""
+    """Send a notice to all receivers at once; a receiver that missed its last notice gets a single attempt."""
     if not receivers:
         return {}
     before = catalog.notices.outcomes()
@@ -240,7 +240,7 @@ def send(
     pauses: Sequence[float] = PAUSES,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Send a notice, with another attempt after each pause.
+    """Send a notice; after a failed attempt, pause and try again, as often as there are pauses.
 
     Args:
         channel: How to send it.

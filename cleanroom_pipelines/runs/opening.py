@@ -39,7 +39,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Parts:
-    """The home, catalogue, store and key of an installation; checks that they belong together before use.
+    """The home, catalogue, store and key of an installation, and the check that they belong together.
 
     Args:
         home: Its folder.
@@ -72,7 +72,7 @@ class Parts:
         return Opened(key, found)
 
     def check(self, opened: Opened) -> None:
-        """Check the parts again, in case a file was replaced since they were opened; changes nothing.
+        """Check again that the parts belong together, in case a file was replaced meanwhile; changes nothing.
 
         Raises:
             IdentityError: They no longer belong together.
@@ -90,7 +90,7 @@ class Parts:
         return kept, found
 
     def _claim(self) -> Opened:
-        """Open an installation whose home or catalogue has no identity yet, one process at a time."""
+        """Open a new installation, or restore a missing identity of home or catalogue; one process at a time."""
         home = HomeIdentity(self.home.root)
         kept, found = self._compare()
         if found is not None:
@@ -133,7 +133,7 @@ class Parts:
 
 
 def _reject_other(known: Identity, found: Identity | None) -> None:
-    """Raise the error for a catalogue that is lost, of another installation, or older than the home."""
+    """Reject a catalogue that is lost, belongs to another installation, or is older than the home."""
     if found is None:
         raise IdentityError(
             "The catalogue of this home is missing, empty or older than the home.", remedy=WAY_BACK

@@ -1,4 +1,4 @@
-"""Passkeys (WebAuthn): the options that a browser gets, and checking what its device signed.
+"""Passkeys (WebAuthn): options for the browser, and verification of the signature of the user's device.
 
 Lives here: our use of the library: user verification and discoverable credentials required, no attestation.
 Keep out: storing passkeys (the catalogue), challenges and sessions (`sign_in.py`), pages.
@@ -33,7 +33,7 @@ _MILLISECONDS = int(CHALLENGE_VALID.total_seconds() * 1000)
 
 @dataclass(frozen=True)
 class PasskeySite:
-    """The site that a browser shows.
+    """The web site for which passkeys are registered.
 
     Args:
         host: Its host name without port; passkeys are valid for this host only.
@@ -47,7 +47,7 @@ class PasskeySite:
 def registration_options(
     installation: Installation, site: PasskeySite, email: str, purpose: str
 ) -> tuple[str, str]:
-    """Begin to make a passkey.
+    """Begin the registration of a passkey: create a challenge and the options for the browser.
 
     Args:
         installation: The installation to work on.
@@ -92,7 +92,7 @@ def check_registration(
     response: str,
     name: str,
 ) -> NewPasskey:
-    """Check what a device made, and use up the challenge.
+    """Verify a new passkey that the user's device has created, and use up the challenge.
 
     Args:
         installation: The installation to work on.
@@ -127,7 +127,7 @@ def check_registration(
 
 
 def sign_in_options(installation: Installation, site: PasskeySite) -> tuple[str, str]:
-    """Begin to sign in; the user chooses a passkey, so that no address is needed.
+    """Begin a sign-in by passkey; the user chooses the passkey, so no e-mail address is needed.
 
     Returns:
         The secret for the browser's cookie, and the options for its script as JSON.
@@ -148,7 +148,7 @@ def sign_in_options(installation: Installation, site: PasskeySite) -> tuple[str,
 def sign_in_by_passkey(
     installation: Installation, site: PasskeySite, secret: str, response: str
 ) -> tuple[str, str] | None:
-    """Check a device's signature, use up the challenge, and start a session.
+    """Verify the signature of a passkey, use up the challenge, and start a session.
 
     Args:
         installation: The installation to work on.
@@ -192,7 +192,7 @@ def _registration(email: str, purpose: str) -> str:
 
 
 def _handle(installation: Installation, email: str) -> bytes:
-    """Return what devices store for a user: a keyed digest of the address."""
+    """Return the WebAuthn user handle, which devices store with a passkey: a keyed digest of the address."""
     return bytes.fromhex(installation.key.digest("passkey users", email.encode()))
 
 

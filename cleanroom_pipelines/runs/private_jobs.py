@@ -1,4 +1,4 @@
-"""Generation jobs between two organisations ("private"): ranking and figures depend on the seed with noise only.
+"""Generation jobs between two organisations: noise hides each seed user in the ranking and its figures.
 
 Lives here: whether a job is private, its seed size with noise, its ranking and metrics, the order of its exports.
 Add here when a private job releases something more.
@@ -58,7 +58,7 @@ _REVEALS = {
 
 @dataclass(frozen=True)
 class PrivateJob:
-    """A generation job between two organisations.
+    """A generation job between two organisations, charged to their privacy budget.
 
     Args:
         installation: The installation to work on.
@@ -80,7 +80,7 @@ class PrivateJob:
     def of(
         cls, installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, model: Version
     ) -> Self | None:
-        """Return the `PrivateJob` of a generation job; None if the job concerns one organisation only.
+        """Return the `PrivateJob` of a generation job; None if the job needs no noise.
 
         Returns:
             None if both accounts belong to one organisation, or their collaboration uses the full ensemble.
@@ -97,7 +97,7 @@ class PrivateJob:
 
     @property
     def mode(self) -> SeedMode:
-        """Where users of the seed appear in exports."""
+        """How exported lists treat seed users: excluded, placed first, or kept at their ranks."""
         asked = SeedMode(self.job.seed_mode)
         return SeedMode.IN_PLACE if asked is SeedMode.EXCLUDED and not self.removes_seed else asked
 
@@ -108,16 +108,16 @@ class PrivateJob:
 
     @property
     def disclosures(self) -> tuple[str, ...]:
-        """The keys of the shown statements about the facts that the job's lists reveal."""
+        """Keys of the sentences, shown to users, that say which facts the job's lists reveal."""
         return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
 
     @cached_property
     def size_question(self) -> Question:
-        """The question "How many seed users matched?", as charged to the budget."""
+        """The budget's question "How many seed users matched?"."""
         return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
-        """Pay for the number of matched seed users with noise, and reject a seed that is too small or too large.
+        """Charge the budget, and return the noised number of matched seed users; reject unsuitable seeds.
 
         Args:
             n_matched: The exact number.
@@ -191,7 +191,7 @@ class PrivateJob:
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
     def check_seed_size(self, model: Path, n_matched: int, minimum: int) -> None:
-        """Check the number of matched seed users; skipped if a paid vector can rank the refreshed model.
+        """Check that enough seed users match; skipped if the job needs no seed, only a vector paid earlier.
 
         Args:
             model: Folder of the model.
@@ -206,7 +206,7 @@ class PrivateJob:
             self.seed_size(n_matched, minimum)
 
     def _paid_vector(self, model: Path) -> PaidVector | None:
-        """Return the vector paid for by the previous version, if seed and representation are unchanged."""
+        """Return the previous version's noised vector, if seed and user representation are unchanged."""
         version = self.installation.catalog.resources.current_version(Kind.GENERATION_JOB, self.job.id)
         if version is None or "audience" not in version.artifacts:
             return None
@@ -218,7 +218,7 @@ class PrivateJob:
         return paid if paid.fits(self.budget.pair.id, self._source, model) else None
 
     def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
-        """Describe the job's price, its figures' error, the remaining budget, and what its lists reveal."""
+        """Describe the job's price, the error of its figures, the budget left, and what its lists reveal."""
         size, vector, quality = prices
         price, budget = in_units(sum(prices)), self.budget.as_dict()
         bound = f"{budget['bound']['right_at_most']:.0%} of cases"
@@ -241,7 +241,7 @@ class PrivateJob:
 
     @cached_property
     def releaser(self) -> Releaser:
-        """The `Releaser` that adds noise to the job's numbers."""
+        """The `Releaser`, which adds noise to the job's numbers."""
         return self.budget.releaser(self._content, hide_absolute_values=False)
 
     @cached_property
@@ -283,7 +283,7 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
-    """Return the ledger of two organisations if it is too low for any job; None if a job may be possible.
+    """Return the ledger of two organisations if too little budget is left for any job; otherwise None.
 
     A job first pays for its seed's size. If a size was paid for before, the same seed may be used again for free.
     """
@@ -347,7 +347,7 @@ def in_keyed_order(
 
 
 def mark_seed(ranking: Path, seed_users: pa.Array) -> None:
-    """Mark the users of the seed in a ranking, for lists that exclude them or start with them."""
+    """Mark the seed users in a ranking, so that a list can exclude them or place them first."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -364,7 +364,7 @@ def mark_seed(ranking: Path, seed_users: pa.Array) -> None:
 def metrics_of(
     figures: Mapping[str, Any], n_seed_users: int, n_users: int, sizes: Sequence[AudienceSize]
 ) -> dict[str, Any]:
-    """Compute a job's metrics from figures with noise only, in the same form as metrics without noise.
+    """Compute a job's metrics from noised figures, in the same form as the metrics of jobs without noise.
 
     Args:
         figures: The result of `private_lookalikes.statistics_from_released`.

@@ -1,4 +1,4 @@
-"""Private rankings: one noised vector ranks the users, and one noised histogram measures the quality.
+"""Private rankings: a noised vector ranks the users, and a noised histogram measures the ranking's quality.
 
 Lives here: `PrivateRanking`, its price, and computing it, for both data rooms and generation jobs.
 Add here when something else is derived from the vector.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrivateRanking:
-    """A ranking of users by one noised vector, the sum of the seed users' vectors.
+    """A ranking of users by the sum of the seed users' vectors, to which noise was added.
 
     Args:
         budget: Budget of the pair that pays.
@@ -53,7 +53,7 @@ class PrivateRanking:
 
     @cached_property
     def choice(self) -> "Choice":
-        """The parameters of the ranking: number of coordinates, price and λ.
+        """The parameters of the ranking: number of coordinates, price, and regularisation λ.
 
         Raises:
             SeedError: The seed is too small for any price.
@@ -64,7 +64,7 @@ class PrivateRanking:
 
     @cached_property
     def questions(self) -> tuple[Question, Question]:
-        """The two questions that the ranking is charged for: the vector, and the quality figures."""
+        """The two charges for the ranking: for its vector, and for its quality figures."""
         return (
             Question.of("lookalike", self.content, self._vector_text, self._vector_price),
             Question.of("figures", self.content, self._figures_text, self.figures),
@@ -175,7 +175,7 @@ class PrivateRanking:
 
 @dataclass(frozen=True)
 class PaidVector(Document):
-    """A vector already paid for, with its figures; it ranks refreshed data without further charge.
+    """A noised vector that was paid for, with its quality figures; it ranks refreshed data free of charge.
 
     Args:
         values: (d,) in grid steps, with noise.
@@ -198,7 +198,7 @@ class PaidVector(Document):
     figures: Mapping[str, Any]
 
     def fits(self, pair_id: str, source: str, model: Path) -> bool:
-        """Whether the vector is for these organisations, this seed and this model's representation."""
+        """Whether the vector was made for these organisations and this seed, and fits this model."""
         from cleanroom_pipelines.similarity.kept_representations import representation_digest
 
         return self.source == digest_of(pair_id, source) and self.representation == representation_digest(model)
@@ -210,7 +210,7 @@ class PaidVector(Document):
         *,
         runtime: Runtime,
     ) -> dict[str, Any]:
-        """Rank the users of refreshed data without the seed; returns the same as `PrivateRanking.make`."""
+        """Rank the users of refreshed data without using the seed; return the same as `PrivateRanking.make`."""
         from cleanroom_pipelines.similarity.private_lookalikes import private_ranking
 
         private_ranking(

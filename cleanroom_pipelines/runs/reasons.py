@@ -1,4 +1,4 @@
-"""Reasons: why a version failed, and how to go on.
+"""Reasons: why a version failed, and what to do about it.
 
 Lives here: finding the failure that caused a version's failure, its sentence and its remedy.
 Add here when a version can fail because of another one in a new way.
@@ -33,7 +33,7 @@ _SEED_CODES = (
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a version failed, for the pages of its partition.
+    """Why a version failed, as shown on the Dagster page of its partition.
 
     Args:
         record: The resource.
@@ -51,14 +51,14 @@ class Failure:
 
     @property
     def sentence(self) -> str:
-        """The reason; if a parent failed, the parent's name and its reason."""
+        """The reason of the failure; if a parent failed first, the parent's name and reason."""
         if self.root.id == self.record.id:
             return self.reason
         return f"The {self.root.kind.words} '{self.root.name}' failed: {self.reason}"
 
     @property
     def remedy(self) -> str:
-        """How to retry: with a click or with a command."""
+        """What to do: the click or the command that retries."""
         if self.needs_new_seed:
             return (
                 f"Correct the seed. Then launch the job {START_JOB}, or run `{APPLY}` if FILE.yaml declares the "
@@ -71,7 +71,7 @@ class Failure:
 
     @property
     def needs_new_seed(self) -> bool:
-        """Whether a retry cannot help because the job's copy of its seed is unusable or deleted."""
+        """Whether only a new seed helps, because the job's copy of its seed is unusable or deleted."""
         job = self.root
         if not isinstance(job, GenerationJob) or job.requested_seed:
             return False
@@ -91,7 +91,7 @@ def failure_of(catalog: Catalog, kind: Kind, partition: str) -> Failure | None:
 
 
 def link_to(record: Resource, *, is_failed: bool = False) -> str:
-    """Return a Markdown link to the partition's page of a resource.
+    """Return a Markdown link to a resource's partition page in Dagster.
 
     Args:
         record: The resource.
@@ -109,7 +109,7 @@ def escaped(text: str) -> str:
 
 
 def _root_of(catalog: Catalog, record: Resource, version: Version) -> tuple[Resource, Version]:
-    """Return the resource whose failure made this one fail, and its failed version."""
+    """Return the parent whose failure made this resource fail, or the resource itself, and the failed version."""
     while record.parent_kind is not None and record.parent_id is not None:
         if version.status_code not in (StatusCode.PARENT_NOT_ACTIVE, *_DATA_CODES):
             break

@@ -65,7 +65,7 @@ _FACTS = ("n_users", "n_items", "delivered")
 
 @dataclass(frozen=True)
 class Lost:
-    """A partition with stored artifacts whose record cannot be rebuilt.
+    """A partition with stored artifacts, whose catalogue record cannot be rebuilt from them.
 
     Args:
         kind: The resource's kind.
@@ -102,7 +102,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Recovery:
-    """The plan for rebuilding a catalogue, and the means to carry it out.
+    """The plan for rebuilding a catalogue, with what is needed to carry it out.
 
     Args:
         plan: The plan.
@@ -141,7 +141,7 @@ class Recovery:
 
 @contextmanager
 def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
-    """Plan the rebuild of a home's catalogue; changes nothing before `Recovery.write`.
+    """Plan the rebuild of a home's catalogue; nothing is changed until `Recovery.write` is called.
 
     Args:
         installation: The installation; not opened, because its parts may not belong together.
@@ -258,7 +258,7 @@ def _replace_catalogue(file: Path, copy: Path, at: datetime) -> None:
 
 
 class _Stored:
-    """The contents of the artifact store: manifests by resource, and the stored versions."""
+    """What the artifact store contains: manifests by resource, and the artifact versions."""
 
     def __init__(self, store: ArtifactStore, key: InstallationKey) -> None:
         self.by_resource: dict[tuple[Kind, str], list[Manifest]] = defaultdict(list)
@@ -274,7 +274,7 @@ class _Stored:
                 self.artifacts.add((asset, manifest.partition, manifest.version))
 
     def dossier(self, manifests: Sequence[Manifest]) -> Dossier | None:
-        """Return the newest catalogue record in these manifests that the key can decrypt; None without one."""
+        """Return the newest record among these manifests that the key can decrypt; None if there is none."""
         for manifest in sorted(manifests, key=_built_at, reverse=True):
             if manifest.record:
                 with suppress(ConfigurationError, ValueError):
@@ -330,7 +330,7 @@ def _incomplete(
     proven: Sequence[ProvenResource],
     stored: _Stored,
 ) -> Iterator[Resource]:
-    """Yield the resources in the catalogue whose current version has a missing artifact."""
+    """Yield the resources whose current version, according to the catalogue, has a missing artifact."""
     renewed = {resource.id for resource in proven}
     for record in records:
         current = next((each for each in versions[record.id] if each.number == record.current_version), None)
@@ -357,7 +357,7 @@ class _ResourceBuilder:
         dossier: Dossier | None,
         known: Sequence[Version] | None,
     ) -> ProvenResource | None:
-        """Derive a resource's missing catalogue records from manifests; None if nothing is missing."""
+        """Derive the records that the catalogue lacks for a resource; None if it lacks nothing."""
         deleted = self.catalog.deletion.deleted_artifacts(kind, hex_of(partition))
         by_number: dict[int, list[Manifest]] = defaultdict(list)
         for manifest in manifests:
@@ -401,7 +401,7 @@ class _ResourceBuilder:
         )
 
     def _with_reused(self, partition: str, artifacts: Mapping[str, str]) -> dict[str, str]:
-        """Add the artifacts that a room version reused from earlier versions, found by their inputs."""
+        """Add the artifacts that a room version reused from earlier versions, found by its inputs."""
         found = dict(artifacts)
         earlier = sorted(self.stored.by_resource[Kind.DATA_ROOM, partition], key=_built_at)
         for asset in ASSETS_OF[Kind.DATA_ROOM]:
@@ -446,7 +446,7 @@ class _ResourceBuilder:
         return None
 
     def _with_files(self, dossier: Dossier) -> Dossier:
-        """Return the catalogue record with only those uploads whose files still exist."""
+        """Return the catalogue record without the uploads whose files no longer exist."""
         there = Vault(self.installation.home, self.key).locations()
         uploads = [
             upload if upload["location"] in there else {**upload, "location": None}
@@ -456,7 +456,7 @@ class _ResourceBuilder:
 
 
 def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
-    """Whether the artifacts prove more progress of a version than an older catalogue records."""
+    """Whether artifacts show that a version got further than the older catalogue says."""
     if known is None:
         return True
     return proven.failure is None and is_proof(known.status, known.finished_at, proven.made_at)
@@ -465,7 +465,7 @@ def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
 def _failure_of(
     kind: Kind, newest: Mapping[str, Manifest], artifacts: Mapping[str, str], dossier: Dossier | None
 ) -> tuple[StatusCode, str] | None:
-    """Return the reason a version is not ACTIVE, according to its artifacts; None if they are complete."""
+    """Return the reason why a version's artifacts do not make it ACTIVE; None if they are complete."""
     unusable = {asset for asset, manifest in newest.items() if not _is_usable(asset, manifest, artifacts)}
     if unusable:
         of_seeds = unusable & {"seed_validation_report", "seed_audiences"}
@@ -477,7 +477,7 @@ def _failure_of(
 
 
 def _is_usable(asset: str, manifest: Manifest, artifacts: Mapping[str, str]) -> bool:
-    """Whether the validation that wrote this artifact passed."""
+    """Whether an artifact can be used: the validation that it records has passed."""
     if asset in ("base_audience", "seed_audiences"):
         return "inputs" in manifest.facts
     if asset == "seed_validation_report":
@@ -486,7 +486,7 @@ def _is_usable(asset: str, manifest: Manifest, artifacts: Mapping[str, str]) -> 
 
 
 def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Return the assets that a finished version of this kind of resource has."""
+    """Return the assets without which a version of this kind of resource is not finished."""
     if kind is Kind.GENERATION_JOB:
         return {"audience"}
     if kind is Kind.CUSTOM_AUDIENCE:
@@ -495,7 +495,7 @@ def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | No
 
 
 def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Return the further assets that a room version with these artifacts needs to be finished."""
+    """Return the assets that a room version must also have, given those that it has."""
     wanted = {"data_attributes"} if "base_audience" in artifacts else set[str]()
     if {"base_audience", "seed_audiences"} <= set(artifacts):
         wanted.add("overlap_statistics")

@@ -73,7 +73,7 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
 def forget_seeds_from(
     installation: Installation, account_id: str, s3_uris: Sequence[str]
 ) -> tuple[GenerationJob, ...]:
-    """Delete the copies of deleted objects that failed jobs keep as seeds; return all jobs that used the objects.
+    """Delete failed jobs' copies of seeds whose source objects were deleted; return all jobs that used these.
 
     A job that runs deletes its copy when it ends. What was built of the seed stays until its job is deleted.
 
@@ -94,14 +94,14 @@ def forget_seeds_from(
 
 
 def _locations_with(s3_uri: str) -> list[str]:
-    """Return the URLs of an object and of all its parent folders, the latter with and without a slash."""
+    """Return the URLs by which a seed may refer to an object: its own, and those of all folders above it."""
     parts = s3_uri.removeprefix("s3://").split("/")
     folders = [f"s3://{'/'.join(parts[:n])}" for n in range(1, len(parts))]
     return [s3_uri, *folders, *(f"{folder}/" for folder in folders)]
 
 
 def form_of_ids(requested: RequestedSeed | None, user_ids: "pa.ChunkedArray", installation: Installation) -> str:
-    """Describe the form of most ids of a seed, for the job's status; empty for the result of a query.
+    """Say what most ids of a seed look like, for the job's status; empty for a seed from a query.
 
     A template selects from its owner's tables. The account that chooses the parameters must not learn from the
     form of the ids which rows there are.
@@ -114,7 +114,7 @@ def form_of_ids(requested: RequestedSeed | None, user_ids: "pa.ChunkedArray", in
 
 
 def _query(installation: Installation, account: str, requested: RequestedSeed, out: Path) -> None:
-    """Run a query on the account's own tables, or a template on its owner's tables, and write the rows."""
+    """Run the account's query, or the analysis template that it names, and write the rows as the seed."""
     text = requested.query
     if requested.template_arn is not None:
         template = installation.catalog.parties.template(requested.template_arn)
@@ -131,7 +131,7 @@ def _query(installation: Installation, account: str, requested: RequestedSeed, o
 def _declared_types(
     installation: Installation, account: str, tables: Mapping[tuple[str, str], Path]
 ) -> dict[tuple[str, str], dict[str, str]]:
-    """Return the types that an account's training datasets declare for its tables; the newest dataset counts."""
+    """Return the column types that an account's newest training datasets declare for the given tables."""
     names_of = {str(folder): names for names, folder in tables.items()}
     found: dict[tuple[str, str], dict[str, str]] = {}
     after: str | None = None

@@ -46,7 +46,7 @@ _DONE, _EVERY = ".cleaned", timedelta(days=1)
 
 
 def housekeeping(installation: Installation, instance: "dg.DagsterInstance") -> None:
-    """Clean up after dead processes now, and delete other unneeded data once a day.
+    """Clean up after dead processes now; once a day, also delete superseded artifacts and other leftovers.
 
     Every working process calls this, so installations without Dagster's schedules are cleaned too. If several
     processes call it at once, one does the work.
@@ -144,7 +144,7 @@ def _kept(
 
 
 def _is_decided(number: int, family: tuple[Version, ...]) -> bool:
-    """Whether a version's list of artifacts is final; it is not for a failed version, which may be retried."""
+    """Whether a version's artifacts are final; those of a failed version are not, because it may be retried."""
     version = next((each for each in family if each.number == number), None)
     if version is None:
         return False
@@ -201,7 +201,7 @@ def _delete_leftovers(
 
 
 def _in_scratch(home: Home) -> Iterator[Path]:
-    """Yield the contents of running processes' scratch folders, and every other entry of the scratch folder."""
+    """Yield everything in the scratch folder; of running processes' folders, their contents instead."""
     for path in home.scratch_root.iterdir():
         if path.name.startswith("."):
             continue
@@ -209,7 +209,7 @@ def _in_scratch(home: Home) -> Iterator[Path]:
 
 
 def _with_tombstone(installation: Installation, kind: str, paths: Iterable[Path]) -> list[Path]:
-    """Return the files and folders that belong to deleted resources: only their ids have tombstones."""
+    """Return those files and folders whose names are ids of deleted resources."""
     listed = list(paths)
     deleted = installation.catalog.deletion.deleted((path.name for path in listed), kind)
     return [path for path in listed if path.name in deleted]

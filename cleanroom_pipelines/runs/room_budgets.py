@@ -1,4 +1,4 @@
-"""The privacy budget of a data room's two organisations: data, prices and noise of the room's questions.
+"""The privacy budget of a data room's two organisations: which data a query covers, its price and its noise.
 
 Lives here: `RoomBudget`, and the keyed digest of each type of seed audience.
 Add here when a room's questions read more data.
@@ -62,31 +62,31 @@ class RoomBudget:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Fields that decide, with the inputs, whether an artifact with released numbers is still up to date."""
+        """What an artifact with noised numbers depends on in addition to its inputs: the paying pair."""
         return {"pair": self.budget.pair.id}
 
     @property
     def salt(self) -> str:
-        """The secret that decides which of a user's interests are counted in tables."""
+        """The secret that selects which of a user's interests the tables count."""
         return self.budget.installation.key.derive(f"interests of {self.budget.pair.id}").hex()
 
     def releaser(self) -> Releaser:
-        """Return the `Releaser` that adds noise to the room's numbers."""
+        """Return the `Releaser`, which adds noise to the room's numbers."""
         return self.budget.releaser(self.content, hide_absolute_values=self.room.hide_absolute_values)
 
     def question(self, kind: str, text: str, price: Price = COUNT) -> Question:
-        """Create the `Question` under which an answer about the room's data is charged."""
+        """Create the budget's question about the room's data, to which a query is charged."""
         return Question.of(kind, self.content, text, price)
 
     def question_of_base(self) -> Question:
-        """Return the question under which the figures of the base audience alone are charged."""
+        """Return the budget's question to which the figures about the base audience alone are charged."""
         from cleanroom_pipelines.audiences.insights import BASE_QUESTION
 
         return self.question("base", BASE_QUESTION, Price(BASE_TENTHS))
 
 
 def seed_digests(folder: Path) -> dict[str, str]:
-    """Return a digest of each seed audience's (hashed) ids, whatever their order, by type.
+    """Return a digest of the hashed ids of each seed audience, by type; their order does not matter.
 
     Args:
         folder: Folder of the seed audiences' artifact.

@@ -44,13 +44,13 @@ _EMBEDDING_COLUMNS = range(3, 10_000)
 
 
 def find_room_drops(installation: Installation) -> Iterator[Drop]:
-    """Find all files in the data-room inbox, complete or not, also those in a wrong folder."""
+    """Find all files in the data-room inbox, even incomplete ones and those in a wrong folder."""
     yield from drops_below(installation.home, installation.home.inbox_rooms)
 
 
 @acting_for("inbox")
 def provision_drop(installation: Installation, drop: Drop) -> DataRoom | RejectedDrop | None:
-    """Encrypt a copy of a complete drop, provision its room with it, and delete the file; or reject the file.
+    """Encrypt a complete drop and provision its room with it, or reject it; either way, delete the file.
 
     After an interruption the same upload is reused, so that a file provisions its room only once.
 
@@ -133,7 +133,7 @@ def _sealed_upload(
 def close_room_drop(
     installation: Installation, room_id: str, upload_id: str, code: StatusCode | None = None, message: str = ""
 ) -> None:
-    """Close a dropped file once a run has ingested it: delete the note with its name, or write a receipt.
+    """After the ingestion of a dropped file, delete the note of its name, or write a receipt if it failed.
 
     Does nothing for other uploads.
 
@@ -198,7 +198,7 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
 
 
 def _n_embeddings(installation: Installation, path: Path) -> int:
-    """Return the dimensions per embedding: the number of columns, minus user and scope."""
+    """Return the number of values per embedding: the file's columns, minus user and scope."""
     from cleanroom_pipelines.uploads.room_files import open_room_file
 
     max_bytes = installation.engine_settings.unpacked_bytes

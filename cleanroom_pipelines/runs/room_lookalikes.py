@@ -1,4 +1,4 @@
-"""Lookalikes of a data room: ranking users by a source audience, paid from the room's privacy budget.
+"""Lookalikes of a data room: ranking users by a source audience, charged to the room's privacy budget.
 
 Lives here: `LookalikeRun`: both kinds of ranking, the users of a reach, and the released statistics.
 Add here when a room's lookalike can be ranked in another way.
@@ -82,7 +82,7 @@ class LookalikeRun:
         return size
 
     def rank_fully(self) -> dict[str, Any]:
-        """Rank without noise; return the document `statistics`, with exact rates and noised counts."""
+        """Rank without noise; return quality statistics with exact rates and noised counts."""
         from cleanroom_pipelines.similarity.room_statistics import released_statistics, room_statistics
         from cleanroom_pipelines.similarity.rooms import rank_room
 
@@ -98,7 +98,7 @@ class LookalikeRun:
         return {"statistics": {"result": statistics}}
 
     def rank_privately(self) -> dict[str, Any]:
-        """Rank by one noised vector; a vector already paid for is reused if only the base audience has changed.
+        """Rank by a noised vector; if only the base audience has changed, reuse the vector already paid for.
 
         Returns:
             The documents `statistics` and `vector`.
@@ -125,7 +125,7 @@ class LookalikeRun:
         return {"statistics": {"result": statistics}, "vector": made["vector"]}
 
     def _paid_vector(self) -> PaidVector | None:
-        """Return the vector that a lookalike with the same seed and representation has paid for, or None."""
+        """Return a vector already paid for by a lookalike with this source and representation, or None."""
         catalog, room = self.installation.catalog, self.room.room
         for audience in catalog.rooms.custom_audiences(room.id):
             version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
@@ -141,7 +141,7 @@ class LookalikeRun:
         return None
 
     def _published(self, found: Mapping[str, Any], seed: Released, price: Price) -> dict[str, Any]:
-        """Return the statistics to publish: rates, and sizes with noise."""
+        """Return the quality statistics that participants may see: rates, and noised sizes."""
         from cleanroom_pipelines.similarity.room_statistics import others_of, reach_size_of
 
         addressable = self.figures.addressable
@@ -180,7 +180,7 @@ class LookalikeRun:
         ]
 
     def select(self, reach: int, *, exclude_seed_audience: bool) -> None:
-        """Write the users of a reach into the scratch folder."""
+        """Write the users of a reach (the best-ranked percentage) into the scratch folder."""
         from cleanroom_pipelines.similarity.rankings import RANKING_FILE
         from cleanroom_pipelines.similarity.rooms import select_reach
 
@@ -193,7 +193,7 @@ class LookalikeRun:
         )
 
     def size_of(self, reach: int) -> Released:
-        """Return the number of users of a reach, computed from the released total of users."""
+        """Return the number of users of a reach, computed from the noised total of users."""
         from cleanroom_pipelines.similarity.rooms import reach_size
 
         kept = self.figures.addressable.kept()
@@ -211,7 +211,7 @@ class LookalikeRun:
 
 
 def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) -> PrivateRanking:
-    """Create the private ranking of a source in a room.
+    """Create the private ranking of a room's users by a source audience.
 
     Args:
         room: The pair's budget for the room's data.
@@ -239,7 +239,7 @@ def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) ->
 
 
 def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str) -> tuple[int, bool]:
-    """Return a lookalike's price in tenths of a unit (its source's size costs extra), and whether it is a maximum.
+    """Return a lookalike's price without its source's size, in tenths of a unit; and whether it is a maximum.
 
     The size is known if the source is a seed audience whose overlap was released.
     """

@@ -128,7 +128,7 @@ def ready_work(
     lane: Lane | None = None,
     parent_id: str | None = None,
 ) -> tuple[Version, ...]:
-    """Find versions that can run now, and make sure Dagster knows their partitions.
+    """Find the versions that can run now, and create their partitions in Dagster.
 
     Args:
         installation: The installation to work on.
@@ -149,13 +149,13 @@ def ready_work(
 
 
 def _is_queued(instance: dg.DagsterInstance, version: Version) -> bool:
-    """Whether a run for a version is still in Dagster's queue, although its reservation has expired."""
+    """Whether a version's run is still in Dagster's queue, although the version's reservation has expired."""
     tag = {"dagster/run_key": version.run_key}
     return bool(instance.get_runs(dg.RunsFilter(tags=tag, statuses=UNFINISHED), limit=1))
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether this process was asked to stop; Dagster reports that as a failed run and continues."""
+    """Whether this process was asked to stop, which Dagster only reports as a failed run."""
     errors = (getattr(event.event_specific_data, "error", None) for event in result.all_events if event.is_failure)
     interrupts = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
     return any(error.cls_name in interrupts for error in errors if error)
@@ -165,7 +165,7 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 def sending_heartbeats(
     installation: Installation, worker: str, *, every_seconds: float = HEARTBEAT_SECONDS
 ) -> Iterator[None]:
-    """Send a heartbeat for this worker every 15 seconds, so that its death would be detected.
+    """Send a heartbeat for this worker every 15 seconds, so that others notice if it dies.
 
     A failed heartbeat is retried soon: a brief database failure must not stop the heartbeats.
     """
@@ -194,7 +194,7 @@ def sending_heartbeats(
 
 @contextmanager
 def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance) -> Iterator[None]:
-    """Send heartbeats for a Dagster run from start to end, even while it waits for a pool.
+    """Send heartbeats for a Dagster run from start to end, even while its steps wait for a free pool slot.
 
     A run started for a version claims it at once and holds the claim across its steps.
     """
@@ -212,7 +212,7 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
 def _complete_record(
     installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance, kind: Kind | None
 ) -> None:
-    """Add the code location to a worker's run, and tags to a manual one, so that Dagster's pages find them."""
+    """Add what a run's record lacks: the code location, and tags if a person launched the run."""
     tags = dict[str, str]()
     if run.remote_job_origin is None:
         instance.run_storage.replace_job_origin(run, origin_of(run.job_name))
@@ -227,7 +227,7 @@ def _complete_record(
 
 
 def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
-    """Return the details of a Dagster run that the catalogue stores."""
+    """Return the details of a Dagster run that are stored in the catalogue."""
     number = run.tags.get(VERSION_TAG)
 
     def was_cancelled() -> bool:
@@ -238,7 +238,7 @@ def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
 
 
 def run_request(catalog: Catalog, version: Version, lane: Lane) -> dg.RunRequest:
-    """Build the run request of a pending version; its run key prevents a second run, its lane tag limits load."""
+    """Build Dagster's request to run a pending version; the run key keeps it from running twice."""
     return dg.RunRequest(
         job_name=KINDS[version.kind].job,
         partition_key=version.resource_id,

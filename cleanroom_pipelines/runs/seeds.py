@@ -1,4 +1,4 @@
-"""Seeds of generation jobs: ingested from an operator's file, and deleted when the job has ended.
+"""Seeds of generation jobs: registered from an operator's file, validated, and deleted when the job has ended.
 
 Lives here: ingesting a seed and registering its job, for Dagster's launchpad and for commands; judging a seed once
 and handing it on to the ranking; deleting seeds.
@@ -146,7 +146,7 @@ def judge_seed(work: Work[GenerationJob], model: Version) -> JudgedSeed:
 
 
 def hand_on(work: Work[GenerationJob], seed: JudgedSeed, model: Version) -> None:
-    """Store a usable seed's report and match, encrypted, so that no later step or attempt reads the seed again."""
+    """Store a usable seed's report and matches, encrypted; later steps and attempts do not read the seed again."""
     assert seed.matched is not None
     report = json.dumps(seed.report.as_dict()).encode()
     content = b"".join([_purpose(work, model), report, b"\n", seed.matched.to_bytes()])
@@ -154,7 +154,7 @@ def hand_on(work: Work[GenerationJob], seed: JudgedSeed, model: Version) -> None
 
 
 def handed_on(work: Work[GenerationJob], model: Version) -> JudgedSeed | None:
-    """Read the report and match that `hand_on` stored; None if seed, model version or release differ."""
+    """Read the report and matches that `hand_on` stored; None if seed, model version or release has changed."""
     from cleanroom_pipelines.similarity.seeds import MatchedSeed
     from cleanroom_pipelines.uploads.report import ValidationReport
 
@@ -208,13 +208,13 @@ def inputs_of(store: ArtifactStore, job: GenerationJob, model: Version) -> tuple
 
 
 def _purpose(work: Work[GenerationJob], model: Version) -> bytes:
-    """Return a keyed digest of seed, model and release."""
+    """Return a keyed digest of seed, model and release, which shows whether a stored match is still valid."""
     inputs = inputs_of(work.installation.store, work.record, model)
     return bytes.fromhex(work.data_version("audience", inputs, {"release": version("cleanroom-pipelines")}))
 
 
 def end_use_of_seed(installation: Installation, job: GenerationJob) -> None:
-    """Delete the seed of a finished job, or only the matched seed if the seed is kept for refreshes."""
+    """Delete the seed of a finished job; if it is kept for refreshes, delete only the stored match."""
     if job.keep_seed:
         installation.vault.delete_matched(job.seed_location)
     else:
@@ -222,7 +222,7 @@ def end_use_of_seed(installation: Installation, job: GenerationJob) -> None:
 
 
 def forget_seed(installation: Installation, job: GenerationJob) -> None:
-    """Delete a job's seed; its name, size, keyed digest and report stay."""
+    """Delete the file of a job's seed; its name, size, keyed digest and report are kept."""
     installation.vault.delete(job.seed_location)
     installation.catalog.resources.forget_seed(job.id)
 

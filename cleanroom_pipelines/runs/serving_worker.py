@@ -1,4 +1,4 @@
-"""The worker of `cleanroom serve`: does pending work until it is asked to stop.
+"""The worker of `cleanroom serve`, which does pending work until it is asked to stop.
 
 Lives here: the loop, and stopping it on signals.
 Add here when the worker must look for other work.
@@ -79,7 +79,7 @@ def work_until_stopped(
 
 
 class Rounds:
-    """State that a worker keeps from one round to the next."""
+    """The rounds of a worker, and the state that it keeps between them."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Rounds:
             )
 
     def help_scoring(self) -> None:
-        """Score users for a run on another host, in a run of its own."""
+        """Score users for a job that runs on another host; the scoring is a Dagster run of its own."""
         load_repository().get_job(SCORING_JOB).execute_in_process(
             instance=self._instance,
             raise_on_error=False,
@@ -159,7 +159,7 @@ def _stop_signals() -> Iterator[StopRequest]:
 
 
 def _end_of_parent() -> threading.Event:
-    """Return an event that is set when the parent process ends, even if killed: standard input then closes."""
+    """Return an event that is set when the parent process ends or is killed, which closes this process's stdin."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -173,7 +173,7 @@ def _end_of_parent() -> threading.Event:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Work on the installation set in the environment until a signal arrives or the parent ends.
+    """Do the work of the installation in the environment until a signal arrives or the parent process ends.
 
     Args:
         arguments: The lane to work on; empty: all lanes.

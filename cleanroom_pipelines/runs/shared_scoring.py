@@ -47,7 +47,7 @@ _LOOK_SECONDS = 0.2
 def shared_scoring(
     installation: Installation, model: ArtifactReference
 ) -> "Callable[..., Iterator[Float64]] | None":
-    """Return a scoring function for `similarity.ranking.generate` that shares the work with other runs.
+    """Return a scoring function for `similarity.ranking.generate` that shares the work with helper runs.
 
     Args:
         installation: The installation; a setting limits the number of runs that score one audience.
@@ -78,7 +78,7 @@ def shared_scoring(
 
 
 def n_helpers_wanted(installation: Installation) -> int:
-    """Return how many helper runs are useful: one per unclaimed group of users, within the configured limit."""
+    """Return how many helper runs to start: one per group of users not yet claimed, up to the limit."""
     wanted = 0
     for folder in _open_folders(installation):
         left = sum(not (folder / f"{k}.claim").exists() for k in range(len(_plan_of(folder)["ranges"])))
@@ -87,7 +87,7 @@ def n_helpers_wanted(installation: Installation) -> int:
 
 
 def help_scoring(installation: Installation, should_stop: Callable[[], bool] = lambda: False) -> int:
-    """Score groups of users that other runs have offered, until none is left to claim.
+    """Score groups of users for other runs, until no group is left to claim.
 
     Args:
         installation: The installation to work on.
@@ -112,7 +112,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
 
 
 def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
-    """Write the fitted ensemble, without its seed users, then the plan, which starts helper runs.
+    """Write the fitted ensemble without its seed users, and then the plan; helper runs start on the plan.
 
     Args:
         folder: Folder below the scratch folder, visible to all hosts.
@@ -137,7 +137,7 @@ def score_together(
     ranges: list[tuple[int, int]],
     report_progress: Callable[[float], None],
 ) -> Iterator[Float64]:
-    """Score all groups of users that no live helper has claimed, and wait for the scores of the helpers.
+    """Score the groups of users that no live helper has claimed, and wait for the helpers' scores.
 
     Args:
         engine: The engine that scores.
@@ -218,7 +218,7 @@ def _chained(first: int, others: Iterator[int]) -> Iterator[int]:
 
 
 def _open_folders(installation: Installation) -> list[Path]:
-    """Return the folders in which live runs offer work; those of killed runs are ignored."""
+    """Return the folders in which live runs ask for helpers."""
     folders = sorted(path.parent for path in installation.home.scratch_root.glob(f"{_PREFIX}*/{_PLAN}"))
     return [folder for folder in folders if not _is_dead(folder, _PLAN)]
 
@@ -232,7 +232,7 @@ def _plan_of(folder: Path) -> dict[str, Any]:
 
 
 def _claim(folder: Path, number: int) -> bool:
-    """Claim a group of users; only one run succeeds."""
+    """Claim a group of users to score; of several runs, only one succeeds."""
     try:
         os.close(os.open(folder / f"{number}.claim", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
@@ -241,7 +241,7 @@ def _claim(folder: Path, number: int) -> bool:
 
 
 def _is_dead(folder: Path, name: str) -> bool:
-    """Whether a helper is dead: its file was not touched for a minute, by the file system's clock."""
+    """Whether a run died: by the file system's clock, it has not touched its file for a minute."""
     clock = folder / "clock"
     try:
         clock.touch()

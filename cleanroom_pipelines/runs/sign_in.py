@@ -54,7 +54,7 @@ def invite(installation: Installation, email: str, invited_by: str | None = None
 def issue_link(
     installation: Installation, email: str, purpose: LinkPurpose, invited_by: str | None = None
 ) -> tuple[str, SignInLink]:
-    """Issue a link; the user's earlier link for the same purpose becomes invalid.
+    """Issue a sign-in or invitation link; it invalidates the user's earlier link for the same purpose.
 
     Returns:
         The secret of the link, and the catalogue's record of it.
@@ -78,7 +78,7 @@ def find_link(installation: Installation, secret: str, purpose: LinkPurpose) -> 
 def accept_invitation(
     installation: Installation, secret: str, credential: str | NewPasskey
 ) -> tuple[str, str] | None:
-    """Use up an invitation, set its user's new password or passkey instead of earlier ones, and start a session.
+    """Accept an invitation: set a new password or passkey in place of earlier ones, and start a session.
 
     Returns:
         The user's address and the session's secret; None if the invitation is invalid.
@@ -103,7 +103,7 @@ def use_sign_in_link(installation: Installation, secret: str) -> tuple[str, str]
 
 
 def check_password(password: str) -> None:
-    """Check the length of a new password.
+    """Reject a new password that is too short or too long.
 
     Raises:
         UsageError: It is too short or too long.
@@ -115,7 +115,7 @@ def check_password(password: str) -> None:
 
 
 def start_session_by_password(installation: Installation, email: str, password: str) -> str | None:
-    """Start a session by a password and return its secret; unknown users take as long as others.
+    """Start a session by a password and return its secret; unknown users take as long as known ones.
 
     Returns:
         The secret; None if the password is wrong, or was replaced in the meantime.
@@ -143,7 +143,7 @@ def start_session_by_token(installation: Installation, token: str) -> tuple[str,
 def start_session(
     installation: Installation, email: str, *, token_id: str | None = None, password: str | None = None
 ) -> str:
-    """Start a session and return its secret, of 256 random bits.
+    """Start a session and return its secret, which has 256 random bits.
 
     Args:
         installation: The installation to work on.
@@ -161,7 +161,7 @@ def start_session(
 
 
 def start_session_by_passkey(installation: Installation, passkey: Passkey, sign_count: int) -> str | None:
-    """Start a session by a passkey; None if it was removed or used meanwhile.
+    """Start a session by a verified passkey; None if the passkey was removed or used meanwhile.
 
     Args:
         installation: The installation to work on.
@@ -174,20 +174,20 @@ def start_session_by_passkey(installation: Installation, passkey: Passkey, sign_
 
 
 def find_session(installation: Installation, secret: str) -> ConsoleSession | None:
-    """Return a session and record its use; None if it is unknown or has ended."""
+    """Find a session by its secret, and record its use; None if it is unknown or has ended."""
     if not _SECRET.fullmatch(secret):
         return None
     return installation.catalog.sign_in.session(_digest(installation, "session", secret))
 
 
 def end_session(installation: Installation, secret: str) -> None:
-    """End a session; idempotent."""
+    """End a session; does nothing if it has ended already."""
     if _SECRET.fullmatch(secret):
         installation.catalog.sign_in.end_session(_digest(installation, "session", secret))
 
 
 def begin_challenge(installation: Installation, purpose: str) -> str:
-    """Return a new secret for a browser's cookie, by which it can answer one challenge within `CHALLENGE_VALID`.
+    """Begin a challenge, valid for `CHALLENGE_VALID`; return the secret for the browser's cookie.
 
     Args:
         installation: The installation to work on.
@@ -207,7 +207,7 @@ def use_challenge(installation: Installation, secret: str, purpose: str) -> bool
 
 
 def derived(installation: Installation, secret: str, use: str) -> bytes:
-    """Return 32 bytes that only this installation can compute from a browser's secret, such as the challenge."""
+    """Derive 32 bytes, such as a challenge, from a browser's secret and this installation's key."""
     return bytes.fromhex(_digest(installation, f"derived {use}", secret))
 
 

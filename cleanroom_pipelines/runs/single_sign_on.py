@@ -1,4 +1,4 @@
-"""Single sign-on: signing in to the console by the operator's OpenID Connect provider.
+"""Single sign-on: signing in to the console through the operator's OpenID Connect provider.
 
 Lives here: the authorization code flow with PKCE, and checking the id token.
 Keep out: sessions (`sign_in.py`) and pages.
@@ -28,7 +28,7 @@ _LEEWAY_SECONDS = 60
 
 
 def begin_sign_on(installation: Installation, back: str) -> tuple[str, str]:
-    """Begin to sign in.
+    """Begin to sign in at the provider: return the browser's secret and the provider's address.
 
     Args:
         installation: The installation to work on.
@@ -57,7 +57,7 @@ def begin_sign_on(installation: Installation, back: str) -> tuple[str, str]:
 
 
 def finish_sign_on(installation: Installation, back: str, secret: str, answer: Mapping[str, str]) -> str | None:
-    """Check the provider's answer, and use up the challenge.
+    """Verify the provider's response, use up the challenge, and return the user's e-mail address.
 
     Args:
         installation: The installation to work on.
@@ -83,7 +83,7 @@ def finish_sign_on(installation: Installation, back: str, secret: str, answer: M
 
 
 def provider_of(installation: Installation) -> SignOnProvider:
-    """Return the operator's provider.
+    """Return the configured OpenID Connect provider.
 
     Raises:
         UsageError: There is none.
@@ -133,7 +133,7 @@ def _access(token: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _user_info(client: Any, metadata: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
-    """Return what the provider says about a user outside of the id token, as many do."""
+    """Fetch a user's data from the provider's userinfo endpoint; many id tokens lack the e-mail address."""
     response = client.get(metadata["userinfo_endpoint"], timeout=_TIMEOUT_SECONDS, allow_redirects=False)
     response.raise_for_status()
     found: dict[str, Any] = response.json()
@@ -186,7 +186,7 @@ def _text(installation: Installation, secret: str, use: str) -> str:
 
 
 def _guarded(do: Callable[[], str]) -> str:
-    """Run a step with the provider; no text of its errors is kept, because they may contain addresses."""
+    """Run a step with the provider, without the text of its errors, which may contain e-mail addresses."""
     try:
         return do()
     except ImportError:

@@ -1,4 +1,4 @@
-"""The situation of an installation: failed, running, waiting and due work, and recent exports.
+"""The situation of an installation: failed, running, waiting and overdue work, and recent exports.
 
 Lives here: reading it from the catalogue, for the start page and `cleanroom status`.
 Add here when an operator must see something else at a glance.
@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Open:
-    """A version in progress or waiting."""
+    """A version in progress or waiting, with its stage."""
 
     record: Resource
     stage: str
@@ -78,13 +78,13 @@ class Export:
 
     @property
     def size(self) -> str:
-        """The number of users in words."""
+        """The number of exported users, as text."""
         return "an unknown number of users" if self.n_users is None else f"{self.n_users:,} users"
 
 
 @dataclass(frozen=True)
 class Situation:
-    """The installation's state, as an operator needs to see it at a glance.
+    """The state of the installation at a glance, for the operator.
 
     Args:
         n_failed: The number of resources whose newest version failed.
@@ -135,7 +135,7 @@ class Situation:
 
     @property
     def mark(self) -> str:
-        """A text that changes when the start page must be renewed, but not with mere progress or free space."""
+        """A text that changes when the start page needs a reload; progress and free space do not change it."""
         facts = asdict(self) | {"free_bytes": self.is_disk_full, "total_bytes": 0}
         return repr({**facts, "running": [each.record.id for each in self.running]})
 
@@ -186,7 +186,7 @@ def _drift(installation: Installation, models: Sequence[AudienceModel], since: d
 
 
 def lateness_of(installation: Installation, model: AudienceModel) -> str:
-    """Return why a model is not as fresh as its declaration demands; empty if it is, or declares no refresh."""
+    """Return why a model's refresh is overdue; empty if it is not, or if no refresh is declared."""
     if (due := model.next_refresh_at) is None:
         return ""
     if (failure := failure_of(installation.catalog, Kind.AUDIENCE_MODEL, model.id)) is not None:
@@ -197,7 +197,7 @@ def lateness_of(installation: Installation, model: AudienceModel) -> str:
 
 
 def _problems(catalog: Catalog, failed: Sequence[Version]) -> tuple[Problem, ...]:
-    """Group failures by their cause, newest first."""
+    """Group the failures by the failure that caused them, newest group first."""
     groups = dict[str, list[Failure]]()
     for version in reversed(failed):
         if (failure := failure_of(catalog, version.kind, version.resource_id)) is not None:
@@ -240,7 +240,7 @@ def _stops_of(n_stops: int) -> str:
 
 
 def place_of(installation: Installation, record: ExportJob) -> str:
-    """Return where an export is stored: a path on this machine, or the URL on a store."""
+    """Return where an export is stored: a path on this machine, or the URL in an object store."""
     location = str(record.output_location)
     try:
         folder = installation.buckets.locate(record.account_id, location).folder

@@ -1,4 +1,4 @@
-"""Tables of training datasets: opening their sources.
+"""Tables of training datasets: fetching and opening them.
 
 Lives here: local copies of a dataset's sources, the digests of its files, and the folder of its day cache.
 Add here when a dataset gets another table.
@@ -27,7 +27,7 @@ _COPIES = "sources"
 def opened_tables(
     installation: Installation, dataset: TrainingDataset, runtime: Runtime
 ) -> Iterator[TrainingDataset]:
-    """Yield the dataset with local paths as its sources; their files do not change until the `with` body ends.
+    """Yield the dataset with local copies as its sources, whose files do not change until the `with` body ends.
 
     Copies of remote tables are kept with the dataset's day cache, so the next run fetches only what has changed.
 
@@ -67,7 +67,7 @@ def opened_tables(
 
 
 def _check_exists(installation: Installation, dataset: TrainingDataset) -> None:
-    """Reject a table of a warehouse that has no folder, by the names that the dataset's account gave."""
+    """Reject a warehouse table without a folder; the error names it as the dataset's account does."""
     folder = Path(dataset.source)
     names = table_of(installation.home, dataset.account_id, folder)
     if names is not None and not folder.exists():
@@ -80,7 +80,7 @@ def _check_exists(installation: Installation, dataset: TrainingDataset) -> None:
 
 
 def table_inputs(key: InstallationKey, dataset: TrainingDataset) -> tuple[Input, ...]:
-    """Return the opened tables as inputs of an artifact, with keyed digests of their files."""
+    """Return the opened tables, with keyed digests of their files, as inputs of an artifact."""
     sources = {"interactions": dataset.source, "users": dataset.users_source}
     inputs = []
     for name, source in sources.items():

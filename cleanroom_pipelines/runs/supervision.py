@@ -1,4 +1,4 @@
-"""Synchronise the catalogue (resources) with Dagster (runs and partitions).
+"""Synchronise the resources in the catalogue with the runs and partitions in Dagster.
 
 Lives here: what every tick does before it starts runs: fail dead runs and orphans, update partitions, explain
 failures.
@@ -37,7 +37,7 @@ SECONDS_TO_APPEAR = 180
 
 
 def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Synchronise catalogue and Dagster; fast enough for every tick of a sensor."""
+    """Synchronise the catalogue with Dagster; fast enough for every tick of a sensor."""
     installation.check()
     catalog = installation.catalog
     for reaped in catalog.work.reap():
@@ -56,7 +56,7 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
 
 
 def fail_runs_that_never_appeared(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Mark Dagster runs as failed if their process died before it claimed work, which Dagster does not notice."""
+    """Mark Dagster runs as failed if their process died before it claimed work; Dagster does not notice."""
     live = installation.catalog.resources.live_runs()
     deadline = installation.clock() - timedelta(seconds=SECONDS_TO_APPEAR)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
@@ -65,7 +65,7 @@ def fail_runs_that_never_appeared(installation: Installation, instance: dg.Dagst
 
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Add missing partitions, and remove those of deleted resources that never ran."""
+    """Add the partitions that Dagster lacks, and remove those of deleted resources that never ran."""
     comparison = Comparison(installation, instance, "partitions")
     if comparison.is_made:
         return

@@ -1,4 +1,4 @@
-"""Dagster's records of a resource: its partition, its runs and their events.
+"""The records that Dagster keeps of a resource: its partition, its runs and their events.
 
 Lives here: partition sets and jobs by name, adding partitions, finding and deleting a partition's records.
 Add here when Dagster stores something else about a partition.
@@ -38,7 +38,7 @@ _RACES = 20
 
 
 def add_partitions(instance: dg.DagsterInstance, kind: Kind, wanted: Collection[str]) -> None:
-    """Add missing partitions. Dagster's check-then-insert is not atomic, so retry when another process wins."""
+    """Add the missing partitions to Dagster, and retry if another process has just added the same."""
     for is_last in (False,) * _RACES + (True,):
         missing = sorted(set(wanted) - shown_partitions(instance, kind))
         if not missing:
@@ -56,7 +56,7 @@ def shown_partitions(instance: dg.DagsterInstance, kind: Kind) -> set[str]:
 
 
 class Comparison:
-    """Remembers whether all partitions were compared with the catalogue since the last change of resources.
+    """Remembers that Dagster's partitions match the catalogue, until resources change or an hour has passed.
 
     It is also due once an hour, because the clock of a host that creates resources may be slow. The result is
     noted in Dagster's storage, so a lost or restored storage is compared again.
@@ -74,11 +74,11 @@ class Comparison:
 
     @property
     def is_made(self) -> bool:
-        """Whether partitions were compared and no resource was created or deleted since."""
+        """Whether the comparison was made and is still valid: no resource was created or deleted since."""
         return self._storage.get_cursor_values({self._key}).get(self._key) == self._mark
 
     def note(self) -> None:
-        """Record that the comparison is done for the catalogue as it was when this object was created."""
+        """Record that partitions and catalogue were compared, as of the creation of this object."""
         self._storage.set_cursor_values({self._key: self._mark})
 
 
@@ -93,7 +93,7 @@ def has_runs(instance: dg.DagsterInstance, partition: str) -> bool:
 
 
 def has_active_run(instance: dg.DagsterInstance, partitions: Sequence[str], created_since: datetime) -> bool:
-    """Whether a run of these partitions is active and may still write events.
+    """Whether a Dagster run of these partitions is active, so that it may still write events.
 
     Args:
         instance: Dagster's instance.
@@ -108,7 +108,7 @@ def has_active_run(instance: dg.DagsterInstance, partitions: Sequence[str], crea
 
 
 def partitions_with_traces(instance: dg.DagsterInstance, assets: Collection[str]) -> set[str]:
-    """Return the partitions of these assets that have runs or materialisations of this project in Dagster."""
+    """Return the partitions of these assets for which Dagster has runs or materialisations of this project."""
     found = {
         partition for asset in assets for partition in instance.get_materialized_partitions(dg.AssetKey(asset))
     }
@@ -179,7 +179,7 @@ def _remove_events(
 
 
 def _remove_shard(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Delete the SQLite file of a run's events, because deleting the rows leaves their text in it."""
+    """Delete the SQLite file of a run's events; deleting its rows alone would leave their text in the file."""
     storage = instance.event_log_storage
     if isinstance(storage, SqliteEventLogStorage):
         for suffix in ("", "-wal", "-shm"):

@@ -1,4 +1,4 @@
-"""Rebuild models of an earlier release before other work uses them.
+"""Rebuild models that an earlier release built, before other work uses them.
 
 Lives here: which artifacts this release can no longer read, and queueing their rebuild.
 Add here when an artifact's format changes so that its readers reject the old one.
@@ -33,7 +33,7 @@ _OF_ROOMS = ("room_model", "data_attributes", "overlap_statistics", "insights")
 
 
 def wait_for_rebuild(installation: Installation, record: Resource, version: Version) -> str | None:
-    """Queue a rebuild if the model that a version needs was built by an earlier release.
+    """If a version needs a model that an earlier release built, queue the model's rebuild.
 
     Args:
         installation: The installation to work on.
@@ -69,7 +69,7 @@ def wait_for_rebuild(installation: Installation, record: Resource, version: Vers
 
 
 def queue_room_rebuild(installation: Installation, data_room_id: str) -> None:
-    """Queue a rebuild of room results that an earlier release built, because users may request them.
+    """Queue a rebuild of a room's results that an earlier release built, so that users can request them.
 
     Args:
         installation: The installation to work on.

@@ -1,4 +1,4 @@
-"""Tokens of users: issuing them and finding their owners.
+"""API tokens of users: issuing them, and finding the user of a token.
 
 Lives here: operations that need both the catalogue and the installation key.
 Add here when users can authenticate in another way.
@@ -21,7 +21,7 @@ _PURPOSE = "tokens"
 
 
 def issue_token(installation: Installation, email: str, days: int = 90) -> tuple[str, Token]:
-    """Issue a new token to a user; it is returned only here.
+    """Issue a new token to a user; the token itself is returned only here.
 
     Args:
         installation: The installation to work on.
@@ -56,7 +56,7 @@ def token_of(installation: Installation, token: str) -> Token | None:
 
 
 def areas_of(installation: Installation, email: str) -> tuple[str, ...]:
-    """Return the areas of the console that a user sees besides data rooms: `operator`, `account`."""
+    """Return which areas of the console a user sees in addition to data rooms: `operator`, `account`."""
     user = installation.catalog.users.user(email)
     if user is None or user.disabled:
         return ()

@@ -1,4 +1,4 @@
-"""One run's work on one claimed version.
+"""What one run does with the version it has claimed: open inputs, store artifacts, finish or fail it.
 
 Lives here: deciding what a run has to do, holding the claim during the work, and closing it however the work ends.
 Add here when the lifecycle of a claim gets another step.
@@ -55,7 +55,7 @@ _R = TypeVar("_R", bound=Resource)
 
 
 class UnexpectedError(CleanroomError):
-    """An internal error; names only the class and place of the original, whose text may quote data."""
+    """An error that is not one of ours; only its class and place are kept, because its text may quote data."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class NothingToDo:
 
 @dataclass
 class Work(Generic[_R]):
-    """A version claimed by this run."""
+    """A version that this run has claimed, and all that a builder does with it."""
 
     installation: Installation
     record: _R
@@ -108,7 +108,7 @@ class Work(Generic[_R]):
             self.installation.catalog.work.report_progress(self.claim, share, stage)
 
     def should_cancel(self) -> bool:
-        """Whether the work should stop: by request, after losing the claim, or because the process is ending."""
+        """Whether the work should stop: on request, because its claim was lost, or because the process ends."""
         if self.is_lost():
             raise ClaimLostError("Another run took over this work.")
         if self.is_interrupted():
@@ -120,12 +120,12 @@ class Work(Generic[_R]):
 
     @property
     def runtime(self) -> Runtime:
-        """Engine settings, progress and cancellation for long operations on this version."""
+        """Engine settings, progress reports and cancellation for long operations on this version."""
         return Runtime(self.installation.engine_settings, self.report_progress, self.should_cancel)
 
     @contextmanager
     def drafting(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> Iterator[Draft]:
-        """Write one asset's artifact and publish it in the catalogue.
+        """Write one asset's artifact, and publish it in the catalogue when the `with` body ends.
 
         Args:
             asset: Name of the asset.
@@ -150,18 +150,18 @@ class Work(Generic[_R]):
 
     @property
     def fence(self) -> Fence:
-        """The check to run before publishing a result that becomes final only when the version is closed."""
+        """Return the check to make before publishing a result that is final only once the version finishes."""
         check = partial(self.installation.catalog.work.check_wanted, self.claim)
         return Fence(self.claim.queue_generation + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
-        """The check to run before publishing outside the installation; afterwards nothing can be cancelled."""
+        """Return the check to make before publishing outside the installation; no cancellation afterwards."""
         return replace(self.fence, commit=partial(self.installation.catalog.work.begin_delivery, self.claim))
 
     @contextmanager
     def withdrawing(self, asset: str) -> Iterator[None]:
-        """Delete the artifact of a delivery, which lists users, if the delivery fails in the `with` body."""
+        """Delete the artifact of a delivery if the delivery fails in the `with` body, because it lists users."""
         try:
             yield
         except BaseException:
@@ -176,7 +176,7 @@ class Work(Generic[_R]):
 
     @contextmanager
     def opening_input(self, reference: ArtifactReference) -> Iterator[Path]:
-        """Open an input artifact; it is fetched and verified once per run, not once per step."""
+        """Open an input artifact; it is fetched and verified once per run, not again for each step."""
         store, held = self.installation.store, _opened_by_runs.get(self.claim.run_id)
         if held is None:
             with store.opening(reference) as folder:
@@ -247,7 +247,7 @@ class Work(Generic[_R]):
         return self.installation.key.digest("data versions", canonical.encode())[:32]
 
     def _record(self) -> str:
-        """Return the encrypted record for rebuilding a lost catalogue; it has names, addresses and queries."""
+        """Return the catalogue's record of this version, encrypted; it serves to rebuild a lost catalogue."""
         dossier = self.installation.catalog.dossiers.dossier(self.record.kind, self.record.id, self.version.number)
         return seal_dossier(self.installation.key, dossier)
 
@@ -268,7 +268,7 @@ class Work(Generic[_R]):
 def working(
     installation: Installation, record_type: type[_R], partition: str, run: Run
 ) -> Iterator[Work[_R] | NothingToDo]:
-    """Claim the run's work, and release the claim however the `with` body ends.
+    """Claim the version that a run is to build, and release the claim however the `with` body ends.
 
     If the body raises one of our errors, the version fails with its code; any other error becomes INTERNAL,
     without its text. Stopping a run on purpose fails the version as CANCELLED; a shutdown requeues it.
@@ -311,7 +311,7 @@ def working(
 
 @contextmanager
 def holding_for_run(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[None]:
-    """Claim a version when its run starts and hold the claim until the run ends, including waits between steps.
+    """Claim a version when its run starts and hold the claim until the run ends, even between its steps.
 
     If the version cannot be claimed, nothing is held, and the steps report it.
     """
@@ -364,7 +364,7 @@ def _holding(installation: Installation, claim: Claim) -> AbstractContextManager
 
 
 def _close_failed(work: Work[Any], error: Exception) -> CleanroomError:
-    """Record that the version failed because of an error, and return an error without data to raise instead."""
+    """Record that a version failed, and return the error to raise, without any data in its text."""
     if isinstance(error, CancelledError):
         _close(work, StatusCode.CANCELLED, _CANCELLED)
         return error
@@ -453,7 +453,7 @@ def unseal_dossier(key: InstallationKey, record: str) -> Dossier:
 
 @contextmanager
 def without_data() -> Iterator[None]:
-    """Re-raise our own errors as they are, and all others as an error whose text contains no data.
+    """Re-raise this project's errors unchanged, and all others as an error whose text contains no data.
 
     Raises:
         UnexpectedError: In place of any other error.
@@ -467,7 +467,7 @@ def without_data() -> Iterator[None]:
 
 
 def without_data_of(error: Exception) -> CleanroomError:
-    """Describe a third-party error without data: by a known problem, or the error's class and place."""
+    """Describe a third-party error without its text: as a known problem, or by its class and place in the code."""
     if isinstance(error, OSError) and (known := of_the_machine(error)) is not None:
         return known
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""The audience model: trained without a seed, then used to rank all users by similarity to one.
+"""The audience model: it is trained without a seed, and then ranks all users by their similarity to any seed.
 
 Lives here: reading interactions, the representation, signals, the ensemble, metrics and explanation.
 Add here when a step improves the ranking, or explains it better.

@@ -1,4 +1,4 @@
-"""Cache interaction counts per source file, so that a window moved by a day reads only the new day.
+"""Cache of interaction counts per source file; when the training window moves by a day, only the new day is read.
 
 Lives here: one small parquet per source file, with counts per (user, item, day), and its use.
 Add here when more of a file can be cached.
@@ -58,7 +58,7 @@ def open_cached(
     cache: Path,
     scratch: Path,
 ) -> reading.Interactions:
-    """Open interactions from cached counts, with the same result as `reading.open_interactions`.
+    """Open interactions from cached counts; the result is the same as that of `reading.open_interactions`.
 
     Args:
         engine: Engine that may read the sources and write to `cache` and `scratch`.

@@ -1,4 +1,4 @@
-"""Build the user and item dictionaries on a cluster, with one shuffle of the interactions.
+"""Number users and items on a cluster, in tables for looking up the numbers, with one shuffle of the interactions.
 
 Lives here: `make_dictionaries_on_cluster`, and the task that processes one group of users.
 Add here when another number per user is computed from the interactions (its query is in reading).
@@ -43,7 +43,7 @@ def make_dictionaries_on_cluster(
     settings: TrainingSettings,
     scratch: Path,
 ) -> tuple[int, list[reading.Feature], list[str]]:
-    """Create `users`, `items` and `item_users` (one row per candidate item of each group of users).
+    """Create the tables `users` and `items`, and `item_users`, which counts each item's users per group.
 
     Args:
         engine: Engine with the view `events`, and `population` if one was given.
@@ -75,7 +75,7 @@ def make_dictionaries_on_cluster(
 
 
 def unpack_pairs(column: pa.ChunkedArray) -> tuple[Int64, ShardPairs]:
-    """Unpack the column `pairs` into one array of all pairs, and the position of each user's first pair."""
+    """Unpack the column `pairs`; return all pairs in one array, and the position of each user's first pair."""
     values = pa.concat_arrays([chunk.cast(pa.large_binary()) for chunk in column.chunks])
     offsets = np.frombuffer(values.buffers()[1], dtype=np.int64)[values.offset :][: len(values) + 1]
     data = values.buffers()[2]
@@ -107,7 +107,7 @@ def _rows_sql(n_features: int, *, has_population: bool) -> str:
 
 @dataclass(frozen=True)
 class _WriteGroup:
-    """Task that writes the users and items of one group of users, from all their interactions."""
+    """A task that receives all interactions of one group of users, and writes the group's users and items."""
 
     folder: Path
     aggregates: reading.Aggregates

@@ -44,7 +44,7 @@ def write_shards_on_cluster(
     table: reading.UsersTable | None,
     out: Path,
 ) -> Written:
-    """Write users/, items.parquet and idf.npy of a model.
+    """Write a model's users/, items.parquet and idf.npy: its users, its vocabulary and the items' weights.
 
     Args:
         engine: Engine with the tables of `make_dictionaries_on_cluster` and `reading.read_users_table`, and with
@@ -91,7 +91,7 @@ def write_shards_on_cluster(
 def _choose_items(
     engine: Engine, found: reading.Interactions, settings: TrainingSettings, n_users: int, out: Path
 ) -> tuple[Int64, int]:
-    """Write the items' files; return each vocabulary item's candidate number, and the number of pairs."""
+    """Choose the vocabulary and write its files; return the items' candidate numbers, and the number of pairs."""
     counted = engine.fetch(
         """-- one row per candidate item
         SELECT number, CAST(sum(n_users) AS BIGINT) AS n_users FROM item_users GROUP BY number"""
@@ -107,7 +107,7 @@ def _choose_items(
 
 
 def _activity_sql(newest: int | None) -> list[str]:
-    """Return SQL for the raw columns of `features.activity_columns`, for a user `u`."""
+    """Return SQL for the unscaled columns of `features.activity_columns`, for a user with the alias `u`."""
     columns = ["ln(1.0 + u.n_events)", "ln(1.0 + u.n_items)"]
     if newest is not None:
         columns.append(f"ln(1.0 + ({int(newest)} - u.last_ts) / 86400.0)")
@@ -183,7 +183,7 @@ def _empty_shard(n_features: int, *, has_time: bool) -> ShardArrays:
 
 @dataclass(frozen=True)
 class _WriteShard:
-    """Write one shard from its users, which the engine has grouped on an executor."""
+    """A task that writes one shard on an executor, from the shard's users."""
 
     out: Path
     chosen: Int64
@@ -220,7 +220,7 @@ class _WriteShard:
 
 
 def _in_vocabulary(starts: Int64, pairs: ShardPairs, chosen: Int64) -> tuple[Int64, ShardPairs]:
-    """Keep pairs with vocabulary items, renumber these, and return the position of each user's first pair."""
+    """Keep the pairs whose item is in the vocabulary, renumber the items, and find each user's first pair."""
     item_of = np.full(max(chosen.max(initial=-1), pairs.items.max(initial=-1)) + 1, -1)
     item_of[chosen] = np.arange(len(chosen))
     items = item_of[pairs.items]

@@ -1,4 +1,4 @@
-"""The cross-fitted ensemble: each user of the sample is scored by a model that never saw that user.
+"""The cross-fitted ensemble: each user of the sample is scored by a model that was not fitted on that user.
 
 Lives here: choosing the sample and the folds, the fits without one and without two folds, and the combiner.
 Add here when the way the levels are fitted or combined changes.
@@ -65,7 +65,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Population:
-    """The users to fit for one seed, their folds, and the reference users against which ranks are measured.
+    """The users in the fits for one seed, with their folds, and other users with whom ranks are compared.
 
     Args:
         n_users: Users of the model N.
@@ -96,7 +96,7 @@ class Population:
         return fold, is_seed
 
     def held_out(self) -> tuple[Int64, npt.NDArray[np.int8], Bool]:
-        """Return the users to score by models not fitted on them: ascending numbers, folds (-1: any), is_seed."""
+        """Return the users to score by models not fitted on them: number, fold (-1: none), is_seed; ascending."""
         users = np.concatenate([self.seed, self.others, self.reference])
         none = np.full(len(self.reference), -1, dtype=np.int8)
         fold = np.concatenate([self.seed_fold, self.other_fold, none])
@@ -107,7 +107,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Scale:
-    """Map from a signal to the logit of its rank among users that no fit has seen.
+    """Calibration of one signal: its value is mapped to the logit of the rank, among users that no fit has seen.
 
     Args:
         values: Ascending distinct values of the signal.
@@ -118,7 +118,7 @@ class Scale:
     logits: Float64
 
     def apply(self, signal: Float64) -> Float64:
-        """Map a signal to logit-ranks; both ends are extrapolated, so that the best users keep their order."""
+        """Map a signal's values to logits; the map extends beyond both ends, so that top users stay in order."""
         if len(self.values) < 2:
             return np.zeros(len(signal))
         result = np.interp(signal, self.values, self.logits)
@@ -132,7 +132,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Signals and combiner fitted on the same users.
+    """One fitted scorer of the ensemble: signals, and the weights that combine them.
 
     Args:
         signals: The first level.
@@ -145,7 +145,7 @@ class Scorer:
     weights: Float64
 
     def score(self, values: Float64) -> Float64:
-        """Return (n,) scores from (n, signals) values; only the order of the scores is meaningful."""
+        """Combine the (n, signals) values of n users into n scores; only the scores' order is meaningful."""
         total = np.zeros(len(values))
         for column, (scale, weight) in enumerate(zip(self.scales, self.weights, strict=True)):
             if weight > 0:
@@ -169,7 +169,7 @@ class Ensemble:
 
 
 def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
-    """Scramble stable hashes, so that their new order is unrelated to the order of the users."""
+    """Scramble the users' hashes, so that sorting by the result is unrelated to the order of the users."""
     state = hashes.astype(np.uint64) * _MIX
     return (state ^ (state >> np.uint64(32))) * _MIX
 
@@ -209,7 +209,7 @@ def fit_ensemble(
     *,
     measured: bool = True,
 ) -> Ensemble:
-    """Fit signals and combiner on all users of the sample, and once more without each fold.
+    """Fit one scorer on the whole sample, and one for each fold on the sample without that fold.
 
     Args:
         rows: The users of the sample.
@@ -278,7 +278,7 @@ def score_with(scorers: list[Scorer], rows: Rows) -> list[Float64]:
 
 
 def take(rows: Rows, positions: Int64) -> Rows:
-    """Select rows by their positions."""
+    """Return the rows at the given positions."""
     return Rows(
         items=rows.items[positions],
         strong=rows.strong[positions],
@@ -314,7 +314,7 @@ def _logits(scales: tuple[Scale, ...], values: Float64) -> Float64:
 
 
 def _weights(logits: Float64, is_seed: Bool) -> Float64:
-    """Fit the signals' weights by non-negative logistic regression, shrunk towards the expected weights."""
+    """Fit the signals' weights by logistic regression: never negative, and shrunk towards expected weights."""
     from scipy.optimize import minimize
 
     n_signals = logits.shape[1]

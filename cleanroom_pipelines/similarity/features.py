@@ -1,4 +1,4 @@
-"""Dense features per user: activity, recency and declared columns.
+"""Dense features of each user: activity, recency and declared columns.
 
 Lives here: transforming aggregated columns into standardised features.
 Add here when a new number per user should be available for every seed.
@@ -23,7 +23,7 @@ _HEAVY_TAIL = 10.0
 
 
 def activity_features(has_time: bool) -> list[Feature]:
-    """Return the features about activity that every model has, in order."""
+    """Return the activity features, which every model has, in their order."""
     features = [Feature("interactions", "activity"), Feature("distinct items", "activity")]
     if has_time:
         features += [Feature("days since last interaction", "recency"), Feature("days active", "recency")]
@@ -55,7 +55,7 @@ def activity_columns(
 
 @dataclass(frozen=True)
 class Scaling:
-    """Standardisation to mean 0 and deviation 1, clipped at ±5; missing becomes 0; asinh compresses heavy tails.
+    """Standardisation of a column: mean 0, deviation 1, clipped at ±5; heavy tails are compressed by asinh first.
 
     Args:
         mean: Mean of the known values, after compression.
@@ -103,13 +103,13 @@ def standardised(column: Float64) -> npt.NDArray[np.float32]:
 
 
 def standardised_zero(column: Float64, result: npt.NDArray[np.float32]) -> float | None:
-    """Return the value to which `standardised(column)` maps 0; None if no user has 0."""
+    """Return what the value 0 became when this column was standardised; None if no user has 0."""
     zeros = np.flatnonzero(column == 0)
     return float(result[zeros[0]]) if len(zeros) else None
 
 
 def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) -> npt.NDArray[np.bool_]:
-    """Return which users have a category, given the category's standardised feature.
+    """Return which users have a category, given the category's standardised feature (0: does not have it).
 
     Args:
         standardised_column: (n,) the feature.
@@ -124,7 +124,7 @@ def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) 
 def scatter(
     batches: Iterable[pa.RecordBatch], columns: Sequence[str], n_users: int, missing: float
 ) -> dict[str, Float64]:
-    """Build columns indexed by user number from batches in any order; users without a row get `missing`."""
+    """Build columns indexed by user number from unordered batches; users without a row get the value `missing`."""
     result = {column: np.full(n_users, missing) for column in columns}
     for batch in batches:
         number = batch.column("number").to_numpy(zero_copy_only=False)

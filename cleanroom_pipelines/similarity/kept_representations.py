@@ -1,4 +1,4 @@
-"""Reuse an earlier model's private representation, so that released vectors can score refreshed data for free.
+"""Reuse an earlier model's private representation, so that vectors already paid for rank refreshed data for free.
 
 Lives here: transferring a representation to a new model, and its identity.
 Add here when representations can outlive their models in another way.
@@ -23,7 +23,7 @@ _ORIGIN = "origin"
 
 
 def representation_digest(model: Path | str) -> str:
-    """Return the digest (64 hex digits) of a model's representation; a reused representation has the same one."""
+    """Return the digest (64 hex digits) of a model's representation; reused ones have equal digests."""
     path = Path(model) / PRIVATE_FILE
     with np.load(path, allow_pickle=False) as arrays:
         if _ORIGIN in arrays:
@@ -32,7 +32,7 @@ def representation_digest(model: Path | str) -> str:
 
 
 def keep_representation(model: Path, before: Path) -> bool:
-    """Copy the private representation of an earlier model to a new one, if the earlier model knows most items.
+    """Copy the private representation of an earlier model to a new one, if most of its items are known.
 
     Args:
         model: Folder of the new, complete model.

@@ -23,7 +23,7 @@ _BINS = 20
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Ranks of the m seed users, each by a model that never saw that user.
+    """Ranks of the m seed users; each user is ranked by a model that was not fitted on that user.
 
     Args:
         fold: (m,) fold of each.
@@ -74,7 +74,7 @@ def held_out_ranks(
 
 
 def recall(held_out: HeldOut, n: int) -> tuple[float, float]:
-    """Return the share of held-out users among the first n, with ties in part, and its standard error."""
+    """Return the share of seed users whose held-out rank is among the first n, with its standard error."""
     found = np.clip((n - held_out.above) / held_out.tied, 0.0, 1.0)
     by_fold = [found[held_out.fold == k].mean() for k in np.unique(held_out.fold)]
     error = float(np.std(by_fold, ddof=1) / np.sqrt(len(by_fold))) if len(by_fold) > 1 else 0.0
@@ -109,7 +109,7 @@ def roc(held_out: HeldOut) -> list[dict[str, float]]:
 
 @dataclass(frozen=True)
 class Others:
-    """Sums over the ranked users outside the seed, from which metrics are computed.
+    """Totals over the ranked non-seed users, from which metrics are computed.
 
     Args:
         n_users: Number of non-seed users.
@@ -125,7 +125,7 @@ class Others:
 
 
 def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) -> Others:
-    """Compute the sums over the users outside the seed.
+    """Compute the totals over the non-seed users.
 
     Args:
         held_out: The held-out seed users.
@@ -140,7 +140,7 @@ def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) ->
 
 
 def together(parts: Sequence[Others]) -> Others:
-    """Add the sums of consecutive parts of one ranking; all parts must use the same sizes."""
+    """Add up the totals of consecutive parts of one ranking, all computed for the same sizes."""
     standings: dict[int, int] = {}
     for part in parts:
         for n, value in part.standings.items():
@@ -150,7 +150,7 @@ def together(parts: Sequence[Others]) -> Others:
 
 
 def relevance(held_out: HeldOut, others: Others, n: int) -> float:
-    """Return the mean of 2F - 1 over the first n non-seed users; F: mid-distribution of held-out percentiles."""
+    """Return the mean of 2F - 1 over the first n non-seed users; F: share of seed users below, ties count half."""
     return others.standings[n] / (len(held_out.percentile) * min(n, others.n_users)) - 1.0
 
 
@@ -161,7 +161,7 @@ def histogram(percentiles: Float64) -> list[int]:
 
 
 def numbers_of(sizes: Sequence[AudienceSize], n_users: int) -> list[int]:
-    """Return the number of users of each audience size, at most the whole population."""
+    """Convert audience sizes to numbers of users, each at most the whole population."""
     return [min(size.n_users(n_users), n_users) for size in sizes]
 
 

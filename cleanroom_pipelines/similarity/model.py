@@ -1,4 +1,4 @@
-"""The files of an audience model.
+"""An audience model on disk: reading its files.
 
 Lives here: file names, opening a model, the representation of chosen users.
 Add here when a file is added (and raise FORMAT_VERSION).
@@ -45,7 +45,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Block:
-    """A range of users of a shard, by position: first ≤ position < last."""
+    """Consecutive users of a shard, from position `first` to before position `last`."""
 
     first: int
     last: int
@@ -53,7 +53,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Rows:
-    """The representation of chosen users.
+    """Feature rows of chosen users, as the signals need them.
 
     Args:
         items: (n, M) idf rows of length 1.
@@ -119,7 +119,7 @@ class Model:
 
     @property
     def features(self) -> list[dict[str, Any]]:
-        """Name, group, column and value of each dense feature, with the number of users that have it."""
+        """The dense features: the name, group, column and value of each, and the number of users that have it."""
         return list(self.description["features"])
 
     @cached_property
@@ -134,7 +134,7 @@ class Model:
 
     @cached_property
     def representation(self) -> ItemRepresentation:
-        """The items' weights, embedding and neighbours."""
+        """The items' idf weights, embedding vectors and most similar items."""
         return ItemRepresentation(
             idf=self._load("idf"),
             basis=self._load("basis"),
@@ -156,7 +156,7 @@ class Model:
         return ids
 
     def shown_items(self, numbers: Sequence[int]) -> list[dict[str, str]]:
-        """Describe items: the id of each, and its name if it has one."""
+        """Return the id of each item and, if it has one, its name, to show them to people."""
         if not numbers:
             return []
         ids, names = self.item_ids(), [None] * self.n_items
@@ -186,19 +186,19 @@ class Model:
         return int(self.description["n_blocks"]) // self.n_shards
 
     def block(self, shard: Shard, number: int) -> Block:
-        """Return the block with this number in a shard."""
+        """Return a shard's block by its number."""
         width = (1 << STABLE_HASH_BITS) // int(self.description["n_blocks"])
         first = (shard.number * self.blocks_per_shard + number) * width
         first_place, last_place = np.searchsorted(shard.hashes, [first, first + width]).tolist()
         return Block(first_place, last_place)
 
     def blocks(self, shard: Shard) -> list[Block]:
-        """A shard's blocks that have users."""
+        """Return those blocks of a shard that contain users."""
         blocks = (self.block(shard, number) for number in range(self.blocks_per_shard))
         return [block for block in blocks if block.last > block.first]
 
     def rows(self, shard: Shard, block: Block) -> Rows:
-        """Load the representation of the users in a block of a shard."""
+        """Load the feature rows of the users in a block of a shard."""
         begin, end = shard.starts[block.first], shard.starts[block.last]
         return self._rows(
             shard.starts[block.first : block.last + 1] - begin,
@@ -210,11 +210,11 @@ class Model:
         )
 
     def rows_of(self, shard: Shard, places: Int64) -> Rows:
-        """Load the representation of chosen users of a shard, given by ascending position."""
+        """Load the feature rows of chosen users of a shard, given their positions in ascending order."""
         return self.rows_from([self.gather(shard, places)])
 
     def gather(self, shard: Shard, places: Int64) -> pa.Table:
-        """Load the stored data of chosen users of a shard, given by ascending position; pass it to `rows_from`."""
+        """Load the data that `rows_from` needs of chosen users of a shard, given by ascending position."""
         starts = shard.starts[places]
         sizes = shard.starts[places + 1] - starts
         ends = np.concatenate([[0], np.cumsum(sizes)])
@@ -231,7 +231,7 @@ class Model:
         return pa.table(columns)
 
     def rows_from(self, gathered: Sequence[pa.Table]) -> Rows:
-        """Build the representation of users from tables that `gather` returned, in the order of the tables."""
+        """Build feature rows from tables that `gather` returned, in the order of the tables."""
         table = pa.concat_tables(gathered).combine_chunks()
         lists = {name: _only_chunk(table, name) for name in _GATHERED_LISTS if name in table.column_names}
         dense = _only_chunk(table, "dense")
@@ -283,7 +283,7 @@ class Model:
 
     @cached_property
     def _half_life_days(self) -> float:
-        """The age in days that halves an interaction's weight: a quarter of the training data's time span."""
+        """The age in days at which an interaction counts half: a quarter of the training data's time span."""
         first, last = self.description["first_time"], self.description["last_time"]
         return max(1.0, (last - first) / 86_400 / 4) if first is not None else 1.0
 

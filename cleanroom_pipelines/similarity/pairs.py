@@ -1,4 +1,4 @@
-"""Aggregate interactions to distinct (user, item) pairs, in limited memory.
+"""Aggregate interactions to distinct (user, item) pairs, with limited memory.
 
 Lives here: spilling packed interactions to shards of users, sorting each shard, counting pairs, the vocabulary.
 Add here when a pair gets another number.
@@ -26,7 +26,7 @@ _MAX_COUNT = 255
 
 @dataclass(frozen=True)
 class ShardPairs:
-    """The distinct pairs of one shard, by user, then candidate item.
+    """The distinct (user, item) pairs of one shard, sorted by user and then by item number.
 
     Args:
         first_user: Number of the shard's first user.
@@ -44,7 +44,7 @@ class ShardPairs:
 
 
 class PairSpill:
-    """Packed interactions on disk, one file per shard of consecutive users.
+    """Interactions that are written to disk, packed into numbers, in one file per shard of consecutive users.
 
     Args:
         folder: Existing empty directory.
@@ -68,7 +68,7 @@ class PairSpill:
             packed[start:stop].tofile(file)
 
     def finish(self) -> None:
-        """Close the files before reading shards."""
+        """Close the files; call this before reading shards."""
         for file in self._files:
             file.close()
 
@@ -85,7 +85,7 @@ class PairSpill:
 
 
 def distinct_pairs(packed: UInt64) -> ShardPairs:
-    """Return the distinct pairs of packed interactions, which may be in any order."""
+    """Reduce packed interactions, in any order, to their distinct (user, item) pairs."""
     return _unpacked(0, *_distinct(packed.copy()))
 
 
@@ -130,7 +130,7 @@ def shard_boundaries(n_users: int, users_per_shard: int) -> list[int]:
 def choose_vocabulary(
     spill: PairSpill, n_candidates: int, max_items: int, min_users: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Choose the vocabulary: the items with most users; of two equal ones, the item with more interactions.
+    """Choose the vocabulary: the items with most users; among equals, those with more interactions.
 
     Returns:
         Candidate numbers of the vocabulary in its order, and the users of each.

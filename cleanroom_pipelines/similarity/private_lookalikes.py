@@ -1,4 +1,4 @@
-"""Private lookalikes: rank users by one vector, the noised sum of the seed users' vectors.
+"""Private lookalikes: rank users by the sum of the seed users' vectors, to which noise was added.
 
 Lives here: the price and size of that vector, its sum over a seed, ranking all users by it, counts for the quality
 figures, the figures computed from released counts, the explanation.
@@ -76,7 +76,7 @@ _MOST_SHOWN = 20
 
 
 class Choice(NamedTuple):
-    """Parameters of a private lookalike, chosen by the seed's released size.
+    """Parameters of a private lookalike, chosen by the seed's noised size.
 
     Args:
         d: Number of coordinates.
@@ -95,7 +95,7 @@ class Choice(NamedTuple):
 
 
 def sigma_of(units: float, sensitivity_squared: float = 1.0) -> float:
-    """Return the noise's standard deviation for a price in units of rho = 0.00128: √(Δ² / 2 rho)."""
+    """Return the noise's standard deviation for a price in budget units of rho = 0.00128: √(Δ² / 2 rho)."""
     return math.sqrt(sensitivity_squared / (2 * _UNIT * units))
 
 
@@ -105,7 +105,7 @@ def sensitivity(d: int) -> float:
 
 
 def choose(released_seed_size: int) -> Choice:
-    """Choose coordinates, price and λ of a private lookalike.
+    """Choose number of coordinates, price and regularisation λ of a private lookalike.
 
     The price is that of sigma √24 ≤ 0.05 n. From 685 to 17,900 seed users it is higher (8 units up to 2,000, then
     falling with 1 / n²), because noise, not seed size, limits the ranking there.
@@ -138,7 +138,7 @@ def seed_sum(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> Int64:
-    """Sum the vectors of the seed users; the sum is exact, so it is secret until noise is added.
+    """Return the exact sum of the seed users' vectors, which must stay secret until noise is added.
 
     Adding or removing one user changes the sum by at most `sensitivity(d)`.
 
@@ -168,7 +168,7 @@ def private_ranking(
     ridge: float = 1.0,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> None:
-    """Rank all users by a noised vector; one ranking serves every reach.
+    """Rank all users by a noised vector; the one ranking gives the users of every reach.
 
     Args:
         model: The folder training wrote; may also be a model that kept the representation of an earlier one.
@@ -214,7 +214,7 @@ def private_ranking(
 
 @dataclass(frozen=True)
 class HeldOutCounts:
-    """Histogram of the held-out ranks of the seed users; the counts are exact, so secret until noise is added.
+    """Histogram of the seed users' held-out ranks; its counts are exact, so they stay secret until noise is added.
 
     Args:
         counts: (12,) users between TOP_SHARES, best first.
@@ -273,7 +273,7 @@ def held_out_histogram(
 
 
 def statistics_from_released(counts: Sequence[int], total: int, n_users: int, sigma: float) -> dict[str, Any]:
-    """Compute quality figures from released values alone, each with a 90 % error bound (noise and sampling).
+    """Compute quality figures from noised counts alone; 90 % error bounds cover noise and sampling.
 
     Args:
         counts: (12,) as `HeldOutCounts.counts`, with noise of standard deviation `sigma`.
@@ -339,7 +339,7 @@ def statistics_from_released(counts: Sequence[int], total: int, n_users: int, si
 def explanation(
     model: Path | str, b: Int64, d: int, *, released_seed_size: int, sigma: float, min_seed_users: int = 25
 ) -> dict[str, Any]:
-    """Explain the audience from the released vector, without access to the seed.
+    """Explain the audience by the noised vector, without access to the seed.
 
     Args:
         model: As ranked.
@@ -394,7 +394,7 @@ def explanation(
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Scores user vectors by a released vector, in whole numbers.
+    """Scores users by a noised vector; computes with whole numbers, so that every machine gets the same scores.
 
     Args:
         representation: Builds the users' vectors.
@@ -424,7 +424,7 @@ class _Scorer:
         return cls(representation, d, metric, np.rint(weights * factor), factor)
 
     def vectors(self, model: Model, piece: BlockRange) -> Sequence[Float64]:
-        """Return the vectors of the users in a piece (a range of blocks of a shard)."""
+        """Return the vectors of the users in a range of blocks of a shard."""
         shard = model.shard(piece.shard)
         blocks = (model.block(shard, number) for number in range(piece.first, piece.last))
         return [
@@ -436,11 +436,11 @@ class _Scorer:
         ]
 
     def score(self, model: Model, piece: BlockRange) -> Float64:
-        """Return the scores of the users in a piece (a range of blocks of a shard)."""
+        """Return the scores of the users in a range of blocks of a shard."""
         return np.concatenate([np.zeros(0), *(vectors @ self.weights for vectors in self.vectors(model, piece))])
 
     def without_themselves(self, vectors: Float64) -> Float64:
-        """Score each seed user by the released vector minus that user's own vector."""
+        """Score each seed user by the sum of the other seed users' vectors."""
         own = ((vectors @ self.metric) * vectors).sum(axis=1)
         return np.asarray(vectors @ self.weights - self.factor * own)
 
@@ -479,7 +479,7 @@ def _scores(engine: Engine, model: Model, scorer: _Scorer, on_share: Callable[[f
 
 
 def _rank(model: Model, scores: ScoreFile, scratch: Path, path: Path) -> Float64:
-    """Write the ranking; return the scores at the positions of `_scale_places`, ascending."""
+    """Write the ranking, and return the scores at the positions that `_scale_places` lists, ascending."""
     places, found = _scale_places(scores.n_users), []
 
     def parts() -> Iterator[RankedPart]:
@@ -573,7 +573,7 @@ def _user_ids(path: Path) -> pa.ChunkedArray:
 
 
 def _recall_error(found: Float64, n: float, sigma: float) -> Float64:
-    """Return 90 % error bounds for shares of cumulative counts, whose total also has noise."""
+    """Return 90 % error bounds for cumulative shares of noised counts; the noise is also in their total."""
     bins = np.arange(len(found))
     noise = sigma**2 * (bins * (1 - found) ** 2 + (bins[-1] - bins) * found**2) / n**2
     sample = found * (1 - found) / n

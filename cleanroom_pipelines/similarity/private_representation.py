@@ -58,7 +58,7 @@ _LENGTH_BITS = 40  # dropped of a float64's 64 bits: lengths are distinguished t
 
 @dataclass(frozen=True)
 class PrivateRepresentation:
-    """Parameters that turn a user's data into a vector.
+    """Parameters that convert a user's items and features into a vector.
 
     Args:
         idf: (M,) item weights.
@@ -116,7 +116,7 @@ class PrivateRepresentation:
         np.savez(folder / PRIVATE_FILE, **arrays)
 
     def carried_over(self, own: Model, other: Model) -> "PrivateRepresentation":
-        """Convert the representation for another model, in which items and features have other numbers.
+        """Convert the representation for another model, which numbers items and features differently.
 
         Items and features that are not in this representation get weight 0.
 
@@ -134,11 +134,11 @@ class PrivateRepresentation:
         )
 
     def covariance(self, d: int) -> Float64:
-        """Return the (d, d) second moments: the mean over users of the product of each pair of coordinates."""
+        """Return the (d, d) second moments: the mean over all users of coordinate i times coordinate j."""
         return np.asarray(self.grams[d] / (float(self.n_users) * GRID * GRID))
 
     def coordinates(self, rows: sp.csr_matrix, dense: npt.NDArray[np.float32]) -> Float64:
-        """Return the (n, D) coordinates of users before centring and truncation; a row depends on that user alone.
+        """Return the users' (n, D) coordinates before centring and truncation; each row depends on one user only.
 
         Args:
             rows: (n, M) item weights, rows of length 1.
@@ -156,7 +156,7 @@ class PrivateRepresentation:
 
 
 def coordinates_of(shard: Shard, places: Int64 | slice, representation: PrivateRepresentation) -> Float64:
-    """Return the (n, D) coordinates of some users of a shard, by ascending position or a slice of positions."""
+    """Return the (n, D) coordinates of users of a shard, given by ascending positions or a slice of positions."""
     chosen = np.arange(len(shard.hashes))[places]
     starts = shard.starts[chosen]
     sizes = shard.starts[chosen + 1] - starts
@@ -167,7 +167,7 @@ def coordinates_of(shard: Shard, places: Int64 | slice, representation: PrivateR
 
 
 def learn_private_representation(engine: Engine, model: Model, check: Callable[[], None]) -> None:
-    """Learn and write private.npz; all other files of the model except its digests must exist.
+    """Learn and write private.npz; except for the digests, the model's other files must exist.
 
     Args:
         engine: Engine that reads the shards.
@@ -216,7 +216,7 @@ def _identities(model: Model) -> list[Any]:
 
 
 def _places(known: Sequence[Any], wanted: Sequence[Any]) -> Int64:
-    """Return the positions of the requested values among the known ones; -1 for unknown values."""
+    """Return each wanted value's position in the list of known values; -1 if it is unknown."""
     place = {name: number for number, name in enumerate(known)}
     return np.array([place.get(name, -1) for name in wanted], dtype=np.int64)
 
@@ -229,7 +229,7 @@ def _declared(model: Model) -> Int64:
 def _mapped(
     plain: PrivateRepresentation, variances: Float64, moments: Float64, declared: Int64
 ) -> tuple[PrivateRepresentation, Int64]:
-    """Return a representation with the D coordinates of largest variance, and the numbers of these coordinates."""
+    """Return a representation with the D coordinates of largest variance, and which coordinates these are."""
     typical = float(variances[variances > 0].mean()) if (variances > 0).any() else 1.0
     n_features = len(plain.dense_map)
     maps = [np.eye(n_features)[:, _DISTINCT_ITEMS : _DISTINCT_ITEMS + 1] * np.sqrt(typical)]
@@ -256,7 +256,7 @@ def _mapped(
 
 
 def _sampled(model: Model, number: int) -> Iterator[tuple[Shard, slice]]:
-    """Return the first blocks of a shard; users are ordered by hash, so these are a random sample."""
+    """Return the first blocks of a shard, which are a random sample, because users are ordered by hash."""
     shard = model.shard(number)
     for place in range(min(model.blocks_per_shard, _MAX_BLOCKS - number * model.blocks_per_shard)):
         block = model.block(shard, place)
@@ -291,7 +291,7 @@ class _SumMoments:
 
 @dataclass(frozen=True)
 class _SumProducts:
-    """Task that sums the outer product of each user's vector over a shard, for each dimension d."""
+    """A task that sums the outer product of each vector with itself over a shard's users, for each dimension d."""
 
     model: Model
     representation: PrivateRepresentation
@@ -307,7 +307,7 @@ class _SumProducts:
 
 @dataclass(frozen=True)
 class _CountLengths:
-    """Task that counts a shard's users by vector length before clipping, for each number d of coordinates."""
+    """A task that counts the users of a shard by the length of their unclipped vectors, for each dimension d."""
 
     model: Model
     representation: PrivateRepresentation
@@ -345,7 +345,7 @@ def _total(tables: Iterable[pa.Table]) -> Float64:
 
 
 def _steps(values: npt.NDArray[Any], steps: int) -> Float64:
-    """Convert values to multiples of 1 / `steps`: whole numbers as floats, with exact sums below 2^53."""
+    """Round values to multiples of 1 / `steps`, as whole numbers in floats, whose sums are exact below 2^53."""
     return np.rint(np.asarray(values, dtype=np.float64) * steps)
 
 

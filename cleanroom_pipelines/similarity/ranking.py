@@ -86,7 +86,7 @@ def generate(
     score: ScoreAll | None = None,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> GenerationReport:
-    """Rank all users of a model by similarity to a seed.
+    """Rank all users of a model by their similarity to a seed, and measure the quality of the ranking.
 
     Args:
         model: The folder training wrote.
@@ -147,7 +147,7 @@ def prepare(
     seed_engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     stages: Stages,
 ) -> Fit:
-    """Match a seed, fit the ensemble, and rank the held-out seed users; scoring all users comes next.
+    """Do all that precedes the scoring: match a seed, fit the ensemble, and rank the held-out seed users.
 
     Args:
         model: The audience model.
@@ -224,7 +224,7 @@ def rank_in_place(
     scratch: Path | None,
     stages: Stages,
 ) -> None:
-    """Score and rank all users, and write the ranking but no metrics; call inside `one_blas_thread`.
+    """Score and rank all users and write the ranking, without metrics; call inside `one_blas_thread`.
 
     Args:
         engine: Engine that scores the users.
@@ -316,7 +316,7 @@ def _rank(
 
 
 def _sums_of(part: RankedPart, fit: Fit, wanted: Sequence[int]) -> metrics.Others:
-    """Return a part's sums for the metrics, keyed by the sizes of the whole ranking."""
+    """Return the totals over one part of the ranking that the metrics for sizes of the whole ranking need."""
     inside = {n: min(max(0, n - part.above), len(part.numbers)) for n in wanted}
     sums = metrics.others_of(fit.held_out, part.percentiles, set(inside.values()))
     return metrics.Others(sums.n_users, {n: sums.standings[inside[n]] for n in wanted}, sums.histogram)

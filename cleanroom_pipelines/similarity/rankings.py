@@ -1,4 +1,4 @@
-"""Read a ranking: place or leave out the seed users, and select the users of one audience size.
+"""Read a ranking: place or omit its seed users, and select the users of one audience size.
 
 Lives here: the columns and parts of `ranking.parquet`, `write_ranked`, and `select_audience`.
 Add here when audiences can be selected from a ranking in another way.
@@ -30,12 +30,12 @@ _ROW_GROUP = 100_000
 
 
 def ranking_metadata(n_seed_users: int) -> dict[bytes, bytes]:
-    """Parquet footer metadata of a ranking file: its number of seed users."""
+    """Return the parquet footer metadata of a ranking file, which contains the ranking's number of seed users."""
     return {b"n_seed_users": str(n_seed_users).encode()}
 
 
 def write_ranked(*, ranking: Path, out: Path, seed_mode: SeedMode = SeedMode.EXCLUDED) -> int:
-    """Write `ranked.parquet` from a ranking, by seed mode: user_id VARCHAR, rank BIGINT from 1, score DOUBLE.
+    """Write `ranked.parquet`, with seed users or without: user_id VARCHAR, rank BIGINT from 1, score DOUBLE.
 
     Args:
         ranking: The ranking.parquet that `generate` wrote.
@@ -64,7 +64,7 @@ def write_ranked(*, ranking: Path, out: Path, seed_mode: SeedMode = SeedMode.EXC
 
 @dataclass(frozen=True)
 class AudienceSlice:
-    """Consecutive users of an audience, read lazily: first seed users, then users of the ranking.
+    """Consecutive users of an audience, read lazily: seed users placed first, then users of the ranking.
 
     Args:
         seed_ids: Seed users placed before all others.
@@ -105,7 +105,7 @@ class AudienceSlice:
 
 @dataclass(frozen=True)
 class Audience:
-    """The users of one size, best first.
+    """The users of one audience size, best first.
 
     Args:
         requested: Number of users requested.
@@ -129,7 +129,7 @@ class Audience:
             left -= batch.num_rows
 
     def slices(self, n_users: int) -> list[AudienceSlice]:
-        """Split the audience into slices of `n_users` users that other machines can read."""
+        """Split the audience into slices of `n_users` users, which other machines can read."""
         seed = pa.array([], pa.string())
         if self._seed_mode is SeedMode.FIRST:
             seed = _shuffled_seed(self._ranking).column("user_id")
@@ -186,7 +186,7 @@ def _projected(ranking: Path, seed_mode: SeedMode) -> Iterator[pa.RecordBatch]:
 
 
 def _shuffled_seed(ranking: Path) -> pa.RecordBatch:
-    """Return the seed users without scores, in an order that does not reveal the scores."""
+    """Return the seed users without scores, shuffled, so that their order does not reveal the scores."""
     ids: list[str] = []
     for batch in _batches(ranking):
         ids += batch.column("user_id").filter(batch.column("is_seed")).to_pylist()
@@ -228,7 +228,7 @@ def n_ranked(ranking: Path) -> int:
 
 
 def remove_ranking(ranking: Path) -> None:
-    """Delete a ranking."""
+    """Delete a ranking's files."""
     if ranking.is_dir():
         shutil.rmtree(ranking)
     else:
@@ -242,7 +242,7 @@ def _batches(ranking: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _n_users_of(file: Any, *, passes_seed: bool) -> int:
-    """The number of users in a part, from its footer."""
+    """The number of users in one file of a ranking, from its footer."""
     n_seed = int(file.schema_arrow.metadata[b"n_seed_users"]) if passes_seed else 0
     return int(file.metadata.num_rows) - n_seed
 

@@ -48,7 +48,7 @@ _LEAST_NAMING_USERS = 25  # an explanation shows only items of at least as many 
 
 @dataclass(frozen=True)
 class Feature:
-    """One dense column per user.
+    """One dense feature of the users.
 
     Args:
         name: Display name, such as `brand = store` or `mean spend`.
@@ -65,7 +65,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Interactions:
-    """Statistics of the interactions table, whose usable rows are the engine's view `events`.
+    """Statistics of the interactions table; the engine's view `events` contains its usable rows.
 
     Args:
         n_rows: Rows in the files.
@@ -98,7 +98,7 @@ class Interactions:
 def open_cells(
     engine: Engine, name: str, tables: TableFiles, schema: InteractionsSchema, scratch: Path
 ) -> Checked:
-    """Create the view `name` with user_id, item_id, ts (epoch seconds or NULL), f0, f1, … and is_usable.
+    """Create a view of the table's rows: user_id, item_id, ts (epoch seconds or NULL), f0, f1, … and is_usable.
 
     It also has item_name if a column has that role.
 
@@ -120,7 +120,7 @@ def open_cells(
 
 
 def profile_cells(engine: Engine, schema: InteractionsSchema, checked: Checked) -> dict[str, Any]:
-    """Summarise the rows of `cells` and unreadable lines: counts, problems, and time span of usable rows."""
+    """Summarise the rows of `cells` and unreadable lines: counts, problems, time span of the usable rows."""
     # A timestamp type has a known unit; only plain numbers can be milliseconds.
     too_large = "false" if any(TIME in column.kind for column in checked.columns) else f"ts >= {MAX_SECONDS}"
     found = _one(
@@ -147,7 +147,7 @@ def check_profile(
     *,
     may_be_empty: bool = False,
 ) -> None:
-    """Reject an empty table, times that are not seconds, and too many invalid rows.
+    """Reject an empty table, times that are not in seconds, and too large a share of invalid rows.
 
     Args:
         engine: Engine with the table.
@@ -291,7 +291,7 @@ def _of_population(engine: Engine, population: TableFiles | None, scratch: Path)
 def make_dictionaries(
     engine: Engine, schema: InteractionsSchema, found: Interactions, settings: TrainingSettings
 ) -> tuple[int, list[Feature], list[str]]:
-    """Create the tables `users` and `items` on one machine; the rowid is the number of a user or item.
+    """Create the tables `users` and `items`, whose rowids number them, on one machine.
 
     Returns:
         The number of users, the features aggregated over a user's interactions, and their columns in `users`.
@@ -304,7 +304,7 @@ def make_dictionaries(
 
 
 def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool) -> None:
-    """Create the table `users` from `events` and `population` on one machine, sorted by stable_hash, then id."""
+    """Create the table `users` from `events` and `population`, on one machine; sorted by stable_hash, then id."""
     extra = "".join(
         f", {expression} AS {column}"
         for column, expression in zip(aggregates.columns, aggregates.select, strict=True)
@@ -331,7 +331,7 @@ def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool
 
 
 def make_items(engine: Engine, settings: TrainingSettings) -> None:
-    """Create the table `items`, most frequent first; on a cluster the column `number` contains the order."""
+    """Create the table `items`, most frequent first; on a cluster, the column `number` states the order."""
     by = "ORDER BY n_events DESC, name"
     ranked = f"SELECT *, row_number() OVER ({by}) - 1 AS number" if engine.is_cluster else "SELECT *"
     order = "" if engine.is_cluster else by
@@ -348,7 +348,7 @@ def make_items(engine: Engine, settings: TrainingSettings) -> None:
 
 
 def item_names(engine: Engine, item_ids: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return the most frequent name of each item in `events` and `items`, in printable characters.
+    """Return the most frequent name of each item in `events` and `items`, without unprintable characters.
 
     It is None where too few users share a name, as in a column that describes single users.
     """
@@ -372,7 +372,7 @@ def item_names(engine: Engine, item_ids: pa.Array | pa.ChunkedArray) -> pa.Array
 def check_population(
     engine: Engine, profile: SizeProfile, n_interactions: int, *, has_population: bool = False
 ) -> None:
-    """Reject a population below the size profile's minimum; one given as a list needs only enough users.
+    """Reject a population below the size profile's minimum; a listed population needs no interactions.
 
     Raises:
         TrainingDataError: There are too few users or interactions (TRAINING_DATA_TOO_SMALL).
@@ -415,7 +415,7 @@ def days_sql(time: str, last_time: int | None) -> str:
 
 
 def packed_sql(user: str, item: str, time: str, last_time: int | None) -> str:
-    """Return SQL that packs an interaction into one number: user, candidate item, days before the newest event."""
+    """Return SQL that packs an interaction into one number: user, item, and days before the newest event."""
     return (
         f"(CAST({user} AS UBIGINT) << {ITEM_BITS + DAY_BITS}) | (CAST({item} AS UBIGINT) << {DAY_BITS}) "
         f"| CAST({days_sql(time, last_time)} AS UBIGINT)"
@@ -423,7 +423,7 @@ def packed_sql(user: str, item: str, time: str, last_time: int | None) -> str:
 
 
 def stream_pairs(engine: Engine, last_time: int | None, *, counted: bool) -> Iterator[pa.RecordBatch]:
-    """Stream the interactions with candidate items, each packed into one number.
+    """Stream the interactions with candidate items for the vocabulary, each packed into one number.
 
     With `counted`, equal interactions of a day are one row with their count `n`.
     """
@@ -463,7 +463,7 @@ class UsersTable:
 
 
 def infer_users_schema(tables: TableFiles, user_column: str) -> UsersSchema:
-    """Infer the roles of a users table's columns: the id by its name, numbers as numerical, others as categorical.
+    """Infer the roles of a users table's columns: id by its name, numbers numerical, others categorical.
 
     Columns of types that features do not support, such as dates, get no role.
 
@@ -493,7 +493,7 @@ def read_users_table(
     max_invalid_share: float,
     scratch: Path,
 ) -> UsersTable:
-    """Create `user_features`: one row per user with interactions who is also in the uploaded users table.
+    """Create `user_features`: the rows of the uploaded users table for users who have interactions.
 
     Its column `number` is the user's number, or on a cluster the user's name.
 
@@ -576,14 +576,14 @@ def _max_abs(schema: InteractionsSchema) -> str:
 
 
 def _scale(largest: float | None) -> float:
-    """Return the power of two that scales a column to 40-bit integers, so that sums are exact in any order."""
+    """Return the power of two that scales a column to 40-bit integers; sums are then exact in any order."""
     import math
 
     return 2.0 ** math.floor(math.log2(_FIXED_POINT / largest)) if largest else 1.0
 
 
 def resolved_window(window: Window, seconds: int | None, last: int | None, *, has_time: bool) -> Window:
-    """Return the training window with its start and end; computes them if only the length is given.
+    """Return the training window with start and end; if only its length is given, compute them.
 
     Raises:
         TrainingDataError: A window was given, but the schema has no time column.
@@ -603,7 +603,7 @@ def resolved_window(window: Window, seconds: int | None, last: int | None, *, ha
 
 @dataclass(frozen=True)
 class Aggregates:
-    """Features per user aggregated over the user's interactions.
+    """User features that aggregate features of the user's interactions, as SQL over `events`.
 
     Args:
         columns: Their columns in `users`.
@@ -621,7 +621,7 @@ class Aggregates:
 def find_aggregates(
     engine: Engine, schema: InteractionsSchema, found: Interactions, settings: TrainingSettings
 ) -> Aggregates:
-    """Define how to aggregate interaction features: means of numbers, shares of the most frequent categories."""
+    """Define how interaction features are aggregated: numbers to means, frequent categories to shares."""
     columns: list[str] = []
     features: list[Feature] = []
     select: list[str] = []

@@ -28,7 +28,7 @@ _OLD = 0.25
 
 @dataclass(frozen=True)
 class ItemRepresentation:
-    """Weights, embedding and most similar items of all items.
+    """The idf weights, embedding vectors and most similar items of all items.
 
     Args:
         idf: (M,) weights ln((1 + N) / (1 + users of the item)) + 1.
@@ -44,7 +44,7 @@ class ItemRepresentation:
 
 
 def inverse_document_frequency(n_users: int, users_per_item: npt.NDArray[np.int64]) -> Float64:
-    """Return the smoothed idf of each item, as in scikit-learn's TfidfTransformer."""
+    """Return the smoothed inverse document frequency of each item, as scikit-learn's TfidfTransformer does."""
     return np.asarray(np.log((1.0 + n_users) / (1.0 + users_per_item)) + 1.0)
 
 
@@ -54,7 +54,7 @@ def weighted_rows(
     idf: Float64,
     strength: Float64 | None = None,
 ) -> tuple[sp.csr_matrix, Float64]:
-    """Return the users' rows of idf weights, scaled to length 1, and their lengths before scaling.
+    """Return one row of idf weights per user, scaled to length 1, and the rows' lengths before scaling.
 
     Args:
         indptr: (n + 1,) starts of the rows, starting with 0.
@@ -79,7 +79,7 @@ def weighted_rows(
 def strengths(
     counts: npt.NDArray[np.integer], days: npt.NDArray[np.integer] | None, half_life_days: float
 ) -> Float64:
-    """Return the strength of each pair: 1 + ln(count), which decays with age to a quarter of that.
+    """Return each pair's strength: 1 + ln(count), of which three quarters decay with age.
 
     Args:
         counts: (pairs,) interactions.
@@ -131,7 +131,7 @@ def _subspace(sample: sp.csr_matrix, hashes: npt.NDArray[np.int64], dimensions: 
 
 
 def _signs(hashes: npt.NDArray[np.int64], width: int) -> Float32:
-    """Return (n, width) pseudo-random signs ±1, which depend on each user's hash alone."""
+    """Return (n, width) pseudo-random signs ±1; a user's signs depend only on the user's hash."""
     state = hashes.astype(np.uint64)[:, None] + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(
         0x9E3779B97F4A7C15
     )

@@ -1,4 +1,4 @@
-"""Learn a model's item representation from users stored in shards, on any engine.
+"""Learn a model's item representation from the shards of users, on any engine.
 
 Lives here: sampling the users to learn from, the length of every user's embedding, the files of the items.
 Add here when the representation gets another file.
@@ -42,7 +42,7 @@ def write_items(
     *,
     names: pa.Array | None = None,
 ) -> None:
-    """Write the vocabulary and its weights.
+    """Write the vocabulary and the items' weights.
 
     Args:
         out: The model's folder.
@@ -83,7 +83,7 @@ def learn_representation(
 def _sample(
     engine: Engine, model: Model, n_users: int, check: Callable[[], None]
 ) -> tuple[Int64, Int64, npt.NDArray[np.uint16]]:
-    """Return the hashes and items of a sample of at most `n_users` users, by user number."""
+    """Return the hashes and items of at most `n_users` sampled users, in order of user number."""
     below = 1 << _SAMPLE_BITS
     if model.n_users > _MANY * n_users:
         below = below // model.n_users * n_users * 2
@@ -106,7 +106,7 @@ def _low(hashes: Int64) -> Int64:
 
 @dataclass(frozen=True)
 class _SampleShard:
-    """Task that returns hashes and items of a sample of a shard's users: those whose low hash bits are small."""
+    """A task that returns hashes and items of a shard's sampled users: those whose low hash bits are small."""
 
     model: Model
     below: int
@@ -124,7 +124,7 @@ class _SampleShard:
 
 @dataclass(frozen=True)
 class _MeasureEmbeddings:
-    """Task that writes the lengths of the embeddings of a shard's users."""
+    """A task that writes, for each user of a shard, the length of the embedding."""
 
     model: Model
 

@@ -30,7 +30,7 @@ _MAX_EMBEDDING_COLUMNS = 512
 
 @dataclass(frozen=True)
 class RoomFeatures:
-    """The tables that training reads.
+    """The tables, derived from a room's base audience, on which its model is trained.
 
     Args:
         population: user_id of every relevant user.
@@ -46,7 +46,7 @@ class RoomFeatures:
 
 
 def write_room_features(engine: Engine, base: Path, out: Path) -> RoomFeatures:
-    """Write the tables that training reads.
+    """Write the tables, derived from a room's base audience, on which its model is trained.
 
     Args:
         engine: Engine that may read `base` and write `out`.
@@ -133,7 +133,7 @@ def _write_segments(engine: Engine, base: Path, out: Path) -> None:
 
 
 def _embedding_columns(engine: Engine, base: Path) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """Return the embedding columns (SQL, name), the joins that they need, and the joins' bound values."""
+    """Return the embedding columns as (SQL, name), the SQL joins that they need, and the joins' bound values."""
     tables = _tables(base, "embeddings")
     engine.scan("base_embeddings", tables)
     cells = [column for column in tables.columns if column not in ("user_id", "scope")]

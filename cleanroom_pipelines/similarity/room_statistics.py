@@ -1,4 +1,4 @@
-"""Quality statistics of a room's lookalike: exact figures for the operator, and figures that participants may see.
+"""Quality statistics of a room's lookalike: exact ones for the operator, released ones for participants.
 
 Lives here: `room_statistics`, from the held-out source users of a ranking, and `released_statistics`.
 Add here when a lookalike's statistics get another figure.
@@ -32,7 +32,7 @@ from cleanroom_pipelines.similarity.rooms import (
 
 @dataclass(frozen=True)
 class ReachStatistics:
-    """Quality of one reach.
+    """Quality of the lookalike at one reach.
 
     Args:
         reach: Percentage of all relevant users, 1 to 30.
@@ -69,7 +69,7 @@ class RoomStatistics:
 
 
 def room_statistics(folder: Path) -> RoomStatistics:
-    """Compute the statistics of a ranking.
+    """Compute the exact statistics of a ranking.
 
     Args:
         folder: The folder that `rank_room` wrote.
@@ -97,7 +97,7 @@ def room_statistics(folder: Path) -> RoomStatistics:
 
 
 def released_statistics(statistics: RoomStatistics, seed: Released, addressable: Released) -> dict[str, Any]:
-    """Return the released statistics of an ensemble ranking, in a room whose providers approved such rankings.
+    """Return the statistics that may be published of an ensemble ranking, if the room's providers approved it.
 
     Args:
         statistics: The exact statistics.
@@ -142,13 +142,13 @@ def _between_users(percentiles: metrics.Float64, fpr: metrics.Float64) -> metric
 
 
 def reach_size_of(reach: int, addressable: Released) -> int | None:
-    """Return the size of a reach from the released count of all users, thresholded and rounded again."""
+    """Return the size of a reach, computed from the noised total of users, then thresholded and rounded again."""
     kept = None if addressable.value is None else reach_size(reach, addressable.value)
     return None if kept is None else released(kept, price=BASE_COUNT).value
 
 
 def others_of(seed: Released, addressable: Released) -> int | None:
-    """Return the number of users outside the source audience, computed from released counts."""
+    """Return the number of users outside the source audience, computed from noised counts."""
     if seed.value is None or addressable.value is None:
         return None
     return max(0, addressable.value - seed.value)

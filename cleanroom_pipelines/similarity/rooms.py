@@ -64,7 +64,7 @@ def train_room(
     settings: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> TrainingReport:
-    """Train the room's model on its base audience; includes all relevant users, even those without segments.
+    """Train the room's model on its base audience, with all relevant users, even those without segments.
 
     Args:
         base: Folder of the base audience.
@@ -93,7 +93,7 @@ def train_room(
 
 
 def check_released_seed(seed: Released, addressable: Released) -> None:
-    """Check that a source audience can be ranked, by released counts alone, even if they are hidden.
+    """Check by noised counts alone, even if these stay hidden, that a source audience can be ranked.
 
     `rank_room` accepts nearly everything that passes; exceptions are extreme noise and rooms of fewer than about
     1,200 users. A check of the true counts would reveal them to someone who knows all users but one.
@@ -138,7 +138,7 @@ def rank_room(
     min_seed_users: int = MIN_SEED_IDS,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> None:
-    """Rank all relevant users by similarity to a source audience; one ranking serves every reach.
+    """Rank all relevant users by similarity to a source audience; the one ranking gives the users of every reach.
 
     Writes no document with counts: both files are for the operator only, and figures must be released first.
 
@@ -183,7 +183,7 @@ def rank_room(
 
 @dataclass(frozen=True)
 class ReachedUsers:
-    """Exact numbers of users selected for a reach, for the operator only.
+    """Exact numbers of the users selected for a reach; only the operator may see them.
 
     Args:
         requested: The reach as a number of relevant users.

@@ -39,7 +39,7 @@ _MANY = 4
 
 @dataclass(frozen=True)
 class BlockRange:
-    """Task: a range of blocks of one shard, first ≤ block < last."""
+    """A task's range of blocks of one shard: first ≤ block < last."""
 
     shard: int
     first: int
@@ -60,7 +60,7 @@ def pieces_of(model: Model, *, is_cluster: bool, shards: Iterable[int] | None = 
 def match_users(
     engine: Engine, model: Model, user_ids: pa.Array | pa.ChunkedArray, settings: GenerationSettings | None = None
 ) -> Candidates:
-    """Find the seed users among a model's users, and sample other users for the fits.
+    """Find a model's users who are in the seed, and sample other users for the fits.
 
     Args:
         engine: Engine that reads the shards.
@@ -95,7 +95,7 @@ def match_users(
 
 @dataclass(frozen=True)
 class _MatchShard:
-    """Task that finds a shard's seed users, with ids, and a sample of its other users, without ids."""
+    """A task that finds a shard's seed users, with ids, and samples its other users, without ids."""
 
     model: Model
     seed: pa.Array
@@ -120,7 +120,7 @@ class _MatchShard:
 
 
 def gather_rows(engine: Engine, model: Model, users: Int64) -> Rows:
-    """Load the representation of chosen users, given by ascending number, into this machine's memory."""
+    """Load the feature rows of chosen users, given by ascending number, into this machine's memory."""
     shards, places = by_shard(model, users)
     function = _GatherShard(model, dict(zip(shards, places, strict=True)))
     return model.rows_from(list(engine.run_tasks(function, shards)))
@@ -137,7 +137,7 @@ class _GatherShard:
 
 @dataclass(frozen=True)
 class SeedCounts:
-    """How many seed users have each item and each category.
+    """How many seed users have each item, and how many have each category.
 
     Args:
         items: (M,) seed users of each item.
@@ -149,7 +149,7 @@ class SeedCounts:
 
 
 def count_seed(engine: Engine, model: Model, seed: Int64) -> SeedCounts:
-    """Count the items and categories of the seed users, given by ascending number."""
+    """Count how many seed users, given by ascending number, have each item and each category."""
     shards, places = by_shard(model, seed)
     function = _CountShard(model, dict(zip(shards, places, strict=True)))
     items, carriers = np.zeros(model.n_items, dtype=np.int64), np.zeros(len(model.features), dtype=np.int64)
@@ -179,7 +179,7 @@ class _CountShard:
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Scores of users, each by models that were not fitted on that user.
+    """Scores of users; each user is scored by models that were not fitted on that user.
 
     Args:
         own: (m,) scores of the seed users, in order of their numbers.
@@ -193,7 +193,7 @@ class HeldOutScores:
 def score_held_out(
     engine: Engine, model: Model, ensemble: Ensemble, population: Population, on_task: Callable[[], None]
 ) -> HeldOutScores:
-    """Score the seed users and some other users, each with models that were not fitted on that user."""
+    """Score the seed users and some other users; each by models that were not fitted on that user."""
     users, folds, is_seed = population.held_out()
     shards, places = by_shard(model, users)
     cuts = np.cumsum([len(some) for some in places])[:-1]
@@ -216,7 +216,7 @@ def score_held_out(
 
 @dataclass(frozen=True)
 class _ScoreHeldOut:
-    """Task that scores chosen users of a shard by their fold's model, or by all models if they have no fold."""
+    """A task that scores chosen users of a shard by their fold's model; users without a fold, by all models."""
 
     model: Model
     scorers: tuple[Scorer, ...]
@@ -247,7 +247,7 @@ def iterate_scores(
     *,
     shards: Iterable[int] | None = None,
 ) -> Iterator[Float64]:
-    """Score all users, or those of consecutive shards, in order of their numbers; yields the scores in pieces."""
+    """Yield the scores of all users, or of those of consecutive shards, in pieces in order of user number."""
     pieces = pieces_of(model, is_cluster=engine.is_cluster, shards=shards)
     for done, table in enumerate(engine.run_tasks(_ScorePiece(model, scorer), pieces)):
         yield _numpy(table, "score")
@@ -261,7 +261,7 @@ def score_users(
     shards: Iterable[int],
     on_share: Callable[[float], None] = lambda _: None,
 ) -> Float64:
-    """Score all users of consecutive shards, in order of their numbers; keeps one float per user in memory."""
+    """Return the scores of all users of consecutive shards, by user number; one float per user in memory."""
     return np.concatenate(list(iterate_scores(engine, model, scorer, on_share, shards=shards)))
 
 
@@ -290,7 +290,7 @@ def write_scores(
     folder: Path,
     on_share: Callable[[float], None] = lambda _: None,
 ) -> None:
-    """Score all non-seed users, and write one file per shard with the columns SCORED.
+    """Score all non-seed users, and write one file per shard; its columns are listed in SCORED.
 
     Args:
         engine: Engine that reads the shards and writes the files.
@@ -327,7 +327,7 @@ class _WriteScores:
 
 
 def by_shard(model: Model, users: Int64) -> tuple[list[int], list[Int64]]:
-    """Group users, given by ascending number, by shard; return the shards and the users' positions in each."""
+    """Group ascending user numbers by shard; return the shards, and the positions of each one's users in it."""
     cuts = np.searchsorted(users, model.first_users)
     shards = [number for number in range(model.n_shards) if cuts[number + 1] > cuts[number]]
     return shards, [users[cuts[number] : cuts[number + 1]] - model.first_users[number] for number in shards]

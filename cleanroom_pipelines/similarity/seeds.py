@@ -1,4 +1,4 @@
-"""Seeds: read the advertiser's list and match it.
+"""Seeds: reading the advertiser's list, and finding its users in a model.
 
 Lives here: `read_seed`, `match_seed`, and the matched seed as bytes.
 Add here when matching a seed reports another figure.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SeedUsers:
-    """The usable part of a seed file.
+    """The usable, distinct user ids of a seed file, and counts of its rows.
 
     Args:
         user_ids: Distinct user ids as strings, ascending.
@@ -45,7 +45,7 @@ class SeedUsers:
 
     @classmethod
     def of(cls, report: ValidationReport, user_ids: pa.ChunkedArray) -> Self:
-        """The users of a validated seed (`uploads.files.check_seed`)."""
+        """Create the `SeedUsers` of a seed that `uploads.files.check_seed` has validated."""
         return cls(
             user_ids=user_ids.combine_chunks(),
             n_rows=report.n_rows,
@@ -78,7 +78,7 @@ class SeedMatch(Document):
 
 @dataclass(frozen=True)
 class MatchedSeed:
-    """A seed after matching, which a job's validation stores for its ranking.
+    """A seed after matching, which a job's validation step stores for its ranking step.
 
     Args:
         counts: The counts of the match.
@@ -89,7 +89,7 @@ class MatchedSeed:
     users: "Candidates"
 
     def to_bytes(self) -> bytes:
-        """Return the matched seed as an Arrow stream; it has ids of users, so store it only encrypted."""
+        """Return the matched seed as an Arrow stream; it contains user ids, so store it encrypted only."""
         users, n_others = self.users, len(self.users.others)
         table = pa.table(
             {
@@ -106,7 +106,7 @@ class MatchedSeed:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """Read the output of `to_bytes`."""
+        """Read a matched seed from the bytes that `to_bytes` returned."""
         from cleanroom_pipelines.similarity.ensemble import Candidates
 
         table = pa.ipc.open_stream(content).read_all()
@@ -130,7 +130,7 @@ def read_seed(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     **limits: Any,
 ) -> SeedUsers:
-    """Read a seed: JSON Lines `{"user_id": "…"}`, CSV with that header, or parquet.
+    """Read a seed: JSON Lines `{"user_id": "…"}`, or CSV or parquet with a column user_id.
 
     Args:
         path: File, glob or folder.
@@ -153,7 +153,7 @@ def match_seed(
     settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> MatchedSeed:
-    """Find the seed users that a model knows, without starting a job.
+    """Find the users that are in both a seed and a model, without starting a job.
 
     Args:
         model: The model or its folder.
@@ -172,7 +172,7 @@ def match_seed(
 
 
 def match_with(engine: Engine, model: Model, seed: SeedUsers, settings: GenerationSettings) -> MatchedSeed:
-    """Match a seed as `match_seed` does, with an engine that can read the model."""
+    """Match a seed as `match_seed` does, but with the given engine, which can read the model."""
     from cleanroom_pipelines.similarity.scoring import match_users
 
     users = match_users(engine, model, seed.user_ids, settings)
@@ -194,7 +194,7 @@ def why_no_match(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> str:
-    """Explain with counts why a model knows none of a seed's users; only the owner of both may see the text.
+    """Explain, with counts, why no seed user is in a model; show this only to the owner of both.
 
     Args:
         model: The model's folder.
@@ -213,7 +213,7 @@ def form_of_seed(
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> str:
-    """Describe the form of most ids of a seed, for a message that both parties read; empty if it is usual."""
+    """Say what most ids of a seed look like, for a message to both parties; empty if the form is usual."""
     with open_engine(engine) as database:
         database.register("seed", pa.table({"id": user_ids}))
         return form_of(database, "SELECT id FROM seed", what="ids") or ""

@@ -1,4 +1,4 @@
-"""Shards: the users of an audience model on disk, as parquet files of consecutive users.
+"""Shards: parquet files that each contain consecutive users of an audience model.
 
 Lives here: assigning users to shards, writing and reading a shard.
 Add here when a number per user is added (and raise model.FORMAT_VERSION).
@@ -64,7 +64,7 @@ class ShardArrays:
 
 @dataclass(frozen=True)
 class Written:
-    """The written files of a model, users/, items.parquet and idf.npy, with its users, items and features.
+    """What training wrote to users/, items.parquet and idf.npy: counts of users, items and pairs; features.
 
     Args:
         users_per_shard: Users of each shard, in order.
@@ -108,7 +108,7 @@ def first_hashes(bits: int) -> npt.NDArray[np.int64]:
 
 
 def part_name(number: int) -> str:
-    """Return the file name of a shard."""
+    """Return the file name of the shard with a number."""
     return f"part-{number:05d}.parquet"
 
 

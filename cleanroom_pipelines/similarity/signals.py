@@ -1,4 +1,4 @@
-"""Signals: several measures of a user's similarity to the seed, each fitted on a sample of users.
+"""Signals: several measures of a user's similarity to the seed, all fitted on the same sample of users.
 
 Lives here: fitting a set of signals on a sample of users, and evaluating it on any users.
 Add here when another signal is shown to help (on unseen data, on average, at its cost).
@@ -58,7 +58,7 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of a fit.
+    """Settings for fitting the signals.
 
     Args:
         boosting_rounds: Number of trees; with 0 the signal is 0 for all users.
@@ -69,7 +69,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Signals:
-    """Signals fitted on a sample.
+    """The signals' weights, as fitted on one sample of users.
 
     Args:
         item_weights: (M, c) one column per sum of items.
@@ -121,7 +121,7 @@ class Signals:
 def fit_signals(
     rows: Rows, is_seed: npt.NDArray[np.bool_], representation: ItemRepresentation, settings: FitSettings
 ) -> Signals:
-    """Fit all signals on some users.
+    """Fit all signals on some users, given which of them are seed users.
 
     Args:
         rows: The users of the fit.
@@ -198,7 +198,7 @@ def _logistic(
     inverse: Float64 | None = None,
     row_scale: Float64 | None = None,
 ) -> _Logistic:
-    """Fit a balanced L2 logistic regression on items, dense features and the embedding (never materialised).
+    """Fit a balanced L2 logistic regression on items, dense features and the never materialised embedding.
 
     Minimises ½|w|² + strength · Σ weight · log(1 + exp(-y·z)) by L-BFGS.
     """

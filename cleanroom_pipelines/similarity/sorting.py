@@ -1,4 +1,4 @@
-"""Rank scored users in parts, so that memory does not grow with the number of users.
+"""Sort scored users into a ranking part by part, so that memory does not grow with the number of users.
 
 Lives here: writing `ranking.parquet` from scores: on one machine (`ranked_parts`, `write_ranking`) and, with the
 same rows, on a cluster (`rank_scored`).
@@ -46,7 +46,7 @@ _RANGE_SCHEMA = pa.schema([("number", pa.int64()), ("score", pa.float64()), ("us
 
 @dataclass(frozen=True)
 class RankedPart:
-    """Consecutive users of a ranking without its seed users, best first.
+    """Consecutive users of a ranking, best first, before the seed users are inserted.
 
     Args:
         above: Non-seed users who rank higher than this part.
@@ -65,7 +65,7 @@ class RankedPart:
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """The scores of all N users of a model on disk, in order of the users' numbers.
+    """A file with the scores of all N users of a model, in order of user number.
 
     Args:
         path: 64-bit floats, little-endian.
@@ -79,7 +79,7 @@ class ScoreFile:
 
 
 def write_score_file(scores: Iterable[Float64], path: Path) -> ScoreFile:
-    """Write the scores of all users, given in order of their numbers in pieces of any length."""
+    """Write the scores of all users, given as pieces of any length in order of user number."""
     n_users, sample = 0, [np.zeros(0)]
     with path.open("wb") as file:
         for piece in scores:
@@ -90,7 +90,7 @@ def write_score_file(scores: Iterable[Float64], path: Path) -> ScoreFile:
 
 
 def ranked_parts(model: Model, scores: ScoreFile, *, seed: Int64, scratch: Path) -> Iterator[RankedPart]:
-    """Sort a model's users by score, on this machine.
+    """Sort a model's users by score on this machine, and yield them as parts, best first.
 
     Args:
         model: The audience model.
@@ -176,14 +176,14 @@ def write_ranking(
 
 
 def _edges(sample: Float64, n_ranges: int) -> Float64:
-    """Return the lowest score of each range but the first; a frequent score has a range of its own."""
+    """Return the scores that divide users into ranges; a very frequent score gets a range of its own."""
     quantiles = sample[[len(sample) * k // n_ranges for k in range(1, n_ranges)]]
     found, counts = np.unique(quantiles, return_counts=True)
     return np.unique(np.concatenate([found, np.nextafter(found[counts > 1], np.inf)]))
 
 
 def _distribute(model: Model, scored: Path, seed: Int64, edges: Float64, scratch: Path) -> list[int]:
-    """Write the users outside the seed to one file per range of scores; return the number of users of each."""
+    """Write the non-seed users to one file per range of scores; return the number of users in each."""
     counts = np.zeros(len(edges) + 1, dtype=np.int64)
     with ExitStack() as stack:
         file = stack.enter_context(scored.open("rb"))
@@ -220,14 +220,14 @@ def _part(batch: pa.RecordBatch, above: int, percentiles: Float64) -> RankedPart
 
 
 def _n_before(part: RankedPart, seed: Int64, percentiles: Float64) -> int:
-    """Return how many of the seed users, given in rank order, rank before the part's last user."""
+    """Return how many of the seed users, which are given in rank order, rank before a part's last user."""
     lowest = -part.percentiles[-1]
     begin, end = np.searchsorted(-percentiles, lowest, "left"), np.searchsorted(-percentiles, lowest, "right")
     return int(begin + np.searchsorted(seed[begin:end], part.numbers[-1]))
 
 
 def _with_seed_users(part: RankedPart, seed: Int64, seed_ids: pa.Array, percentiles: Float64) -> pa.Table:
-    """Insert seed users into a part."""
+    """Insert seed users into a part of the ranking, by percentile."""
     rows = _rows(part.user_ids, part.percentiles, np.zeros(len(part.numbers), dtype=bool))
     if not len(seed):
         return rows
@@ -247,7 +247,7 @@ def _without_rank(schema: pa.Schema) -> pa.Schema:
 
 @dataclass(frozen=True)
 class _SortedPart:
-    """One sorted file of users outside the seed, with the seed users who rank among them.
+    """One sorted file of non-seed users, and the seed users who belong between them.
 
     Args:
         number: Number of the part.
@@ -306,7 +306,7 @@ def rank_scored(
 
 
 def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[int]) -> list[_SortedPart]:
-    """Assign each seed user, by percentile, to the sorted file in which the user ranks."""
+    """Assign each seed user, by percentile, to the sorted file of the users who rank nearby."""
     filled = [part for part in sorted_parts if part.n_rows]
     ends = np.cumsum([part.n_rows for part in filled])
     n_others = int(ends[-1])
@@ -326,7 +326,7 @@ def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[in
 
 @dataclass(frozen=True)
 class _FinishPart:
-    """Task that writes one part of the ranking."""
+    """A task that inserts the seed users into one sorted file, and writes it as a part of the ranking."""
 
     fit: Fit
     n_others: int
@@ -359,7 +359,7 @@ class _FinishPart:
 
 
 def percentiles_of(scores: Float64, above: int, n_others: int) -> Float64:
-    """Return the share of non-seed users ranked below each user of a file in descending order; ties count half."""
+    """Return, for scores in descending order, the share of non-seed users ranked below each; ties count half."""
     is_first = np.empty(len(scores), dtype=bool)
     is_first[:1] = True
     np.not_equal(scores[1:], scores[:-1], out=is_first[1:])

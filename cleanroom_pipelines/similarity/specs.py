@@ -1,4 +1,4 @@
-"""Inputs and reports of the similarity model.
+"""Inputs of the similarity model, such as schemas and settings, and its reports.
 
 Lives here: schemas of the training tables, windows, settings, reports.
 Add here when the model gets a new option, or a report a new figure.
@@ -58,7 +58,7 @@ class _Schema:
         return ",".join(f"{name}={role}" for name, role in self.columns)
 
     def column(self, role: Role) -> str | None:
-        """Return the column with a role that at most one column may have; None if no column has the role."""
+        """Return the column with a role that only one column may have; None if no column has it."""
         return next((name for name, its_role in self.columns if its_role is role), None)
 
     @property
@@ -126,7 +126,7 @@ class InteractionsSchema(_Schema):
 
 @dataclass(frozen=True)
 class UsersSchema(_Schema):
-    """Roles of the users table's columns: one row per user. Embeddings are many NUMERICAL_FEATURE columns.
+    """Roles of the users table's columns: one row per user. Each embedding value is a NUMERICAL_FEATURE column.
 
     Args:
         columns: (column, role) pairs: exactly one USER_ID; all others are features.
@@ -198,24 +198,24 @@ class Window:
 
 
 class SizeProfile(StrEnum):
-    """Minimum sizes of a population for training."""
+    """Minimum size of a training population; `aws` demands as much as AWS does."""
 
     DEFAULT = "default"
     AWS = "aws"
 
     @property
     def min_users(self) -> int:
-        """The number of users needed, each with at least `min_interactions_per_user` interactions."""
+        """The minimum number of users with at least `min_interactions_per_user` interactions."""
         return 100_000 if self is SizeProfile.AWS else 100
 
     @property
     def min_interactions_per_user(self) -> int:
-        """The number of interactions that a user needs to count towards `min_users`."""
+        """The number of interactions with which a user counts towards `min_users`."""
         return 2 if self is SizeProfile.AWS else 1
 
     @property
     def min_rows(self) -> int:
-        """The number of usable interactions needed in the window."""
+        """The minimum number of usable interactions in the window."""
         return 1_000_000 if self is SizeProfile.AWS else 1_000
 
 
@@ -289,7 +289,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class TrainingReport(Document):
-    """Training report: counts of the data that was read, and of the parts that were built.
+    """Report of a training: counts of the data read and of what was built from it.
 
     Args:
         n_rows: Rows of the interactions table.
@@ -323,12 +323,12 @@ class TrainingReport(Document):
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, without control characters."""
+    """Return a text as one line, without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def item_words(entry: Mapping[str, Any]) -> str:
-    """Return what people see of an item of explanation.json: its name, if it has one, and its id."""
+    """Return how an item of explanation.json is shown to people: by its name, if it has one, and its id."""
     item_id, name = printable(entry["item_id"]), entry.get("name", "")
     if len(name) > _MOST_SHOWN_OF_NAME:
         name = f"{name[: _MOST_SHOWN_OF_NAME - 1]}…"
@@ -337,7 +337,7 @@ def item_words(entry: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class GenerationReport:
-    """Report of a ranking; the files are in the output directory.
+    """Report of a ranking, whose files are in the output directory.
 
     Args:
         metrics: The content of `metrics.json`.

@@ -1,4 +1,4 @@
-"""Train an audience model: from an interactions table to model files that are independent of any seed.
+"""Train an audience model: read an interactions table, and write model files that depend on no seed.
 
 Lives here: `train`, the order of its steps, and writing the model's files.
 Add here when training gets another step.
@@ -69,7 +69,7 @@ class Stages:
 
     @contextmanager
     def stage(self, share: float, name: str) -> Iterator[None]:
-        """Measure a stage, and report the whole operation's progress as `share` when it starts."""
+        """Measure the time of a stage; at its start, report `share` as the progress of the whole operation."""
         self.runtime.report_progress(share, name)
         started = perf_counter()
         yield
@@ -78,7 +78,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class _Job:
-    """One training run: its tables, settings and folders."""
+    """What one training works with: its tables, settings and folders."""
 
     tables: TrainingTables
     interactions: TableFiles
@@ -96,7 +96,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Results of the first stages: interactions, users with their features, and the users table."""
+    """Results of training's first stages: interactions, number of users, features, and the users table, if any."""
 
     found: reading.Interactions
     n_users: int
@@ -285,7 +285,7 @@ def _report(job: _Job, counted: _Counted, written: Written) -> TrainingReport:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread; more threads would sum in another order, and ranks would depend on the machine."""
+    """Limit BLAS to one thread, because sums by several threads differ by machine, and so would the ranks."""
     # scipy has its own BLAS, which is limited only if it is already loaded.
     import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
@@ -295,7 +295,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 class _Writing:
-    """Writes the model's users on one machine; each method is one step, called in order.
+    """Writes the model's users on one machine, step by step: each method is one step.
 
     Arrays that span all users are memory-mapped files in the scratch folder.
     """
@@ -321,7 +321,7 @@ class _Writing:
             return self._write_shards(self._describe_users())
 
     def _check_numbers(self) -> None:
-        """Reject more users than can be numbered in the bits of a packed pair.
+        """Reject more users than fit into the bits for user numbers of packed pairs.
 
         Raises:
             TrainingDataError: There are too many users.
@@ -419,7 +419,7 @@ class _Writing:
         return Written(np.diff(cuts).tolist(), self._n_items, len(self._items), features)
 
     def _raw_columns(self) -> Iterator[npt.NDArray[np.float64]]:
-        """Yield the feature columns before standardising, a few at a time: embeddings can have hundreds."""
+        """Yield the unstandardised feature columns, a few at a time; embeddings may have hundreds."""
         names = ["n_events", "first_ts", "last_ts"]
         counted = dense_features.scatter(
             reading.stream_user_counts(self._database, []), names, self._n_users, np.nan
@@ -446,7 +446,7 @@ class _Writing:
 
 
 class _Pieces:
-    """Cuts a stream of one-column batches into arrays of the requested lengths."""
+    """Divides a stream of one-column batches into arrays of requested lengths."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self._batches = batches
@@ -465,13 +465,13 @@ class _Pieces:
         return pa.concat_arrays(taken) if taken else pa.array([], pa.string())
 
     def close(self) -> None:
-        """Read the stream to its end, so that other queries can run."""
+        """Read the stream to its end, because the engine runs no other query before that."""
         for _ in self._batches:
             pass
 
 
 def _count_into(counts: npt.NDArray[np.int64], users: npt.NDArray[np.int64], first: int) -> None:
-    """Count the occurrences of each user in a shard, and add them to the users' counts."""
+    """Count how often each user occurs in a shard, and add this to the users' counts."""
     found = np.bincount(users - first)
     counts[first : first + len(found)] += found
 
