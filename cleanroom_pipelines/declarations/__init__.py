@@ -1,4 +1,4 @@
-"""Declarative configuration: apply a YAML file to the catalogue.
+"""Declarative configuration: apply a YAML file of accounts and resources to the catalogue.
 
 Lives here: the schema of the file, the plan of changes, and applying it.
 Add here when another kind of resource can be declared.

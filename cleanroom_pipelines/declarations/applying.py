@@ -61,7 +61,7 @@ Action = Literal["create", "update", "retry", "keep"]
 
 @dataclass(frozen=True)
 class DeclaredChange:
-    """One change to a resource, account or other object, made by applying a declaration or shown by a dry run.
+    """One change that applying a declaration makes to a resource, account or other object, or would make.
 
     Args:
         action: `create`, `update` (a new version if the content changes), `retry` (unchanged, but its newest
@@ -126,7 +126,7 @@ def apply_declaration(
 
 
 class _Seeds:
-    """Fetches the seeds of a declaration, each remote one only once."""
+    """Finds the seeds of a declaration; fetches each remote seed only once."""
 
     def __init__(self, sources_of: Callable[[str], Sources] | None, stack: ExitStack) -> None:
         self.sources_of = sources_of
@@ -181,7 +181,7 @@ class _Applying:
         return self._changes
 
     def check_tables(self, names: Collection[str] | None = None) -> None:
-        """Read the headers of tables and seeds. Call it after a dry run, which determines the account.
+        """Check the headers of tables and seeds. Call this after a dry run, which determines the account.
 
         Args:
             names: Check only the datasets and jobs with these names; all if not given.
@@ -199,7 +199,7 @@ class _Applying:
                     check_seed_header(self._seed(job))
 
     def with_warnings(self) -> list[DeclaredChange]:
-        """Return the changes, with a warning on each new, changed or retried job whose seed is unusable.
+        """Return the changes; add a warning to each new, changed or retried job whose seed is unusable.
 
         The seed is compared with the minimum, not with the model: the result depends on the seed alone.
         """
@@ -321,7 +321,7 @@ class _Applying:
         )
 
     def _create_or_update(self, spec: Spec, seed: Path | None = None) -> str:
-        """Create, update, retry or keep one resource and return its id."""
+        """Create, update, retry or keep one resource, and return its id."""
         spec.validate()
         self._check_seed_floor(spec)
         # The digest leaves out the seed's location, which is not declared. The location is set before the job is
@@ -356,7 +356,7 @@ class _Applying:
         return self._note("update", spec, existing.id)
 
     def _retry(self, failed: Resource, seed: Path | None) -> None:
-        """Retry a resource; a job's seed is stored again if it was deleted when the job failed."""
+        """Retry a failed resource; if the failed job's seed was deleted, store the seed again."""
         if seed is not None and isinstance(failed, GenerationJob) and failed.seed_location is None:
             self._catalog.resources.place_seed(failed.id, self._store(seed, failed.seed_digest))
         self._catalog.work.retry(failed.kind, failed.id)
@@ -367,7 +367,7 @@ class _Applying:
         return self._vault.put(slot, seed, digest=digest)
 
     def _place_seed(self, before: GenerationJob, location: str) -> None:
-        """Record the new seed of an updated job, if it needs one, and delete unused copies of the seed."""
+        """Record an updated job's new seed if the job will read it, and delete copies no longer needed."""
         job = self._catalog.get(GenerationJob, before.id)
         newest = self._catalog.resources.newest_version(Kind.GENERATION_JOB, before.id)
         if job.keep_seed or newest.status in OPEN:
@@ -448,7 +448,7 @@ class _Applying:
         return resource_id
 
     def _id_of(self, kind: Kind, name: str) -> str:
-        """Return the id of a parent resource, from the same declaration or the catalogue."""
+        """Return the id of a parent resource, which is in the same declaration or in the catalogue."""
         if (kind, name) in self._ids:
             return self._ids[kind, name]
         try:
@@ -478,7 +478,7 @@ class _Applying:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Add the place in the declaration to errors raised in the `with` body."""
+    """Add to errors raised in the `with` body which entry of the declaration they concern."""
     try:
         yield
     except CleanroomError as error:

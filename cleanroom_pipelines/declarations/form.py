@@ -1,4 +1,4 @@
-"""Schema of a declaration file.
+"""The schema of a declaration file, and reading it.
 
 Lives here: the pydantic models, and messages that name the place of an error.
 Add here when a declared resource gets a field.
@@ -120,7 +120,7 @@ class _Named(_Form):
 
 
 class TableForm(_Form):
-    """A table: the location of its files and the roles of its columns."""
+    """A table: where its files are, and the roles of its columns."""
 
     source: str
     columns: dict[str, RoleWord]
@@ -151,7 +151,7 @@ class Refresh(_Form):
 
 
 class AudienceModelForm(_Named):
-    """An audience model; its training dataset is in the same file or in the catalogue."""
+    """An audience model; its training dataset is in the same file or already in the catalogue."""
 
     training_dataset: Text
     window: WindowForm = WindowForm()
@@ -159,7 +159,7 @@ class AudienceModelForm(_Named):
 
 
 class DeliveryForm(_Form):
-    """Export options other than the format.
+    """Options of an export in addition to its format.
 
     `holdout` leaves out a control group, with the same users at each refresh; `changes` adds the users added and
     removed since the previous export to the export of a refresh.
@@ -182,7 +182,7 @@ class DeliveryForm(_Form):
 
 
 class ConfiguredAudienceModelForm(_Named):
-    """The permitted uses of a model: sizes, smallest seed, shared results, output and delivery."""
+    """How a model may be used: audience sizes, smallest seed, shared results, output and delivery."""
 
     audience_model: Text
     sizes: list[Text] = Field(min_length=1)
@@ -216,7 +216,7 @@ class AccountForm(_Form):
 
 
 class CollaborationForm(_Form):
-    """Accounts, by name or id, that may start jobs on each other's models if the models' policies allow it."""
+    """A group of accounts that may start jobs on each other's models if the models' policies allow it."""
 
     name: Text
     members: list[AccountText] = Field(min_length=1)
@@ -244,14 +244,14 @@ class BucketForm(_Form):
 
 
 class WebhookForm(_Form):
-    """A URL that gets notices; `secret` is the name of the secret that signs them."""
+    """A URL that receives notices; `secret` names the secret that signs the notices."""
 
     url: str
     secret: str | None = None
 
 
 class MailForm(_Form):
-    """An e-mail address that gets notices; `secret` is the name of the secret with the password of `user`."""
+    """An e-mail address that receives notices; `secret` names the secret that is `user`'s mail-server password."""
 
     to: str
     sender: str = Field(alias="from")
@@ -262,7 +262,7 @@ class MailForm(_Form):
 
 
 class NoticeForm(_Form):
-    """A receiver of notices about work that ended: by `webhook`, `email` or `command`.
+    """A receiver of notices that work has ended: a webhook, an e-mail address or a command.
 
     With `organization`, it gets those about work that this organisation owns or requested. A command gets the
     notices about all work.
@@ -298,7 +298,7 @@ class _Sections(_Form):
 
 
 class Declaration(_Sections):
-    """The content of a declaration file: parties, then resources, parents first.
+    """The content of a declaration file: accounts and related objects, then resources, parents first.
 
     Args:
         account: Owner of the resources, by name or id; also the default owner of templates and buckets.
@@ -309,7 +309,7 @@ class Declaration(_Sections):
     folder: Path = Path()
 
     def placed(self, section: str) -> Iterator[tuple[Any, str]]:
-        """Return the entries of a section, each with its place for messages."""
+        """Return the entries of a section, each with the words by which messages refer to it."""
         for number, form in enumerate(getattr(self, section)):
             yield form, place_of(section, number, form.name)
 
@@ -350,7 +350,7 @@ def read_declaration(path: Path) -> Declaration:
 
 
 def place_of(section: str, number: int, name: object) -> str:
-    """Return the place of an entry: its kind and name, or its position if the name cannot be shown."""
+    """Return how messages refer to an entry: by its kind and name, or by position if the name cannot be shown."""
     text = _as_text(name)
     if not isinstance(text, str) or not text or len(text) > MAX_NAME or not text.isprintable():
         return f"{section}.{number}"
@@ -358,7 +358,7 @@ def place_of(section: str, number: int, name: object) -> str:
 
 
 def _place(location: tuple[int | str, ...], raw: dict[str, object]) -> str:
-    """Return the place of an error: the entry, then keys and positions, each truncated."""
+    """Return how messages name an error's location: the entry, then its keys and positions, each truncated."""
     match location, raw.get(str(location[0])) if location else None:
         case (str(section), int(number), *keys), list(entries) if section in SECTIONS:
             entry = entries[number]

@@ -41,7 +41,7 @@ from cleanroom_pipelines.errors import ConflictError, UsageError
 
 
 class PartyKind(StrEnum):
-    """The kinds of objects that a declaration may contain besides resources."""
+    """The kinds of objects, other than resources, that a declaration may contain."""
 
     ACCOUNT = "account"
     COLLABORATION = "collaboration"
@@ -51,7 +51,7 @@ class PartyKind(StrEnum):
 
     @property
     def words(self) -> str:
-        """The kind, as written in sentences."""
+        """The kind's name, as written in sentences."""
         return self.value
 
 
@@ -80,7 +80,7 @@ class ApplyingParties:
         self._new_members: dict[str, Sequence[str]] = {}
 
     def account_of(self, name_or_id: str) -> str:
-        """Return the id of a declared or existing account; empty in a dry run, if the id would be generated.
+        """Return the id of a declared or existing account; empty if a dry run would have to generate it.
 
         Raises:
             UsageError: The account does not exist.
@@ -95,7 +95,7 @@ class ApplyingParties:
         )
 
     def apply_account(self, form: AccountForm) -> None:
-        """Create an account, or keep the existing one with this name."""
+        """Create an account, or keep the existing account of this name."""
         check_new_account(form.name, form.id, form.organization)
         existing = self._accounts.get(form.name)
         if existing is not None:
@@ -121,7 +121,7 @@ class ApplyingParties:
         self._note(PartyKind.ACCOUNT, form.name, account_id, True)
 
     def apply_collaboration(self, form: CollaborationForm) -> None:
-        """Create a collaboration, or keep the existing one with this name."""
+        """Create a collaboration, or keep the existing collaboration of this name."""
         # Accounts that a dry run would create have no id yet; their names distinguish them.
         members = [self.account_of(member) or member for member in form.members]
         check_new_collaboration(form.name, members)
@@ -153,7 +153,7 @@ class ApplyingParties:
         self._note(PartyKind.COLLABORATION, form.name, new_id, True)
 
     def apply_template(self, form: TemplateForm) -> None:
-        """Add a template, or keep the existing one with this name."""
+        """Add an analysis template, or keep the existing template of this name."""
         account, region = form.account or self._declaration.account, self._declaration.region
         account_id = self.account_of(account)
         sql = _read_sql(self._declaration.folder / form.sql)
@@ -183,7 +183,7 @@ class ApplyingParties:
         self._note(PartyKind.TEMPLATE, form.name, arn, True)
 
     def apply_bucket(self, form: BucketForm) -> None:
-        """Register a bucket, or keep the existing one with this name."""
+        """Register a bucket, or keep the existing bucket of this name."""
         account_id = self.account_of(form.account or self._declaration.account)
         check_new_bucket(form.name, form.url, form.credentials_profile)
         existing = self._catalog.parties.bucket(form.name)
@@ -201,7 +201,7 @@ class ApplyingParties:
         self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
 
     def apply_notice(self, form: NoticeForm) -> None:
-        """Create or update a receiver of notices, or keep the existing one with this name."""
+        """Create a receiver of notices, or update the existing receiver of this name if it differs."""
         receiver = _receiver_of(form)
         receiver.check()
         if receiver.organization is not None and receiver.organization not in self._organizations():
@@ -220,13 +220,13 @@ class ApplyingParties:
         return self._catalog.notices.known_organizations() | {each.lower() for each in declared} | {LOCAL_ACCOUNT}
 
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
-        """Check whether a collaboration has the declared terms, or a monthly period that was approved later."""
+        """Whether a collaboration has the declared terms; a monthly period approved later is accepted too."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
 
     def _collaboration_of(self, name: str | None, account: str) -> Collaboration | None:
-        """Return the id of a template's collaboration; None without one, or in a dry run that would create it."""
+        """Return a template's collaboration; None if none is declared or a dry run would create it."""
         if name is None:
             return None
         existing = self._collaborations.get(name)

@@ -1,4 +1,4 @@
-"""Loader for untrusted YAML.
+"""Loading YAML from an untrusted file.
 
 Lives here: the safe loader, which also rejects duplicate keys and aliases that expand to very large documents.
 Add here when another YAML hazard needs a check.
@@ -18,7 +18,7 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with dates left as text: PyYAML's date parser raises errors without a line number."""
+    """PyYAML's safe loader, but dates stay text, because its date parser raises errors without a line number."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -67,7 +67,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Reject a document that is too large after expanding every alias."""
+    """Reject a document whose aliases expand it beyond the size limit."""
     sizes: dict[int, int] = {}
     under_way: set[int] = set()
 

@@ -28,7 +28,7 @@ from cleanroom_pipelines.uploads.sources import Sources, is_remote, parse_source
 
 
 def source_of(folder: Path, text: str) -> str:
-    """Resolve a path or glob relative to the declaration's folder; return a remote source as it is.
+    """Resolve a path or glob relative to the declaration's folder; return a remote source unchanged.
 
     Raises:
         UsageError: It is remote and has an unknown form, or contains credentials.
@@ -69,14 +69,14 @@ def _check_table(
 
 
 def _suggestion(name: str, there: Iterable[str]) -> str:
-    """Suggest the column most similar to a name; only the operator, who declares the table, sees it."""
+    """Suggest the column whose name is most similar; only the operator, who declares the table, sees it."""
     by_lower = {column.lower(): column for column in there}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f"Did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def check_seed_header(seed: Path) -> None:
-    """Read the header of a seed, and reject a seed without a column of ids.
+    """Read the header of a seed, and reject a seed that has no column of ids.
 
     Raises:
         SeedError: It cannot be read, or has no column of ids.
@@ -85,7 +85,7 @@ def check_seed_header(seed: Path) -> None:
 
 
 def find_seed(form: JobForm, folder: Path, sources: Sources | None, stack: ExitStack) -> Path:
-    """Return the local file of a job's seed; a remote seed is copied, and its files are merged.
+    """Return a local file with a job's seed; a remote seed is copied, with all its files merged into one.
 
     Args:
         form: The job.

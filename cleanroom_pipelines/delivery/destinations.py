@@ -1,4 +1,4 @@
-"""The advertising destinations: which ids each accepts, how it normalises them, and the columns of its files.
+"""The ad destinations: which ids each one accepts, in which form before hashing, and its files' columns.
 
 Lives here: one rule per destination, and the hashes that follow from it.
 Add here when a destination is added, or changes its rules.
@@ -59,7 +59,7 @@ from cleanroom_pipelines.terms import Family, MatchingId
 
 
 class AdDestination(StrEnum):
-    """The platform that a delivery is uploaded to."""
+    """The ad platform to which the files of a delivery are uploaded."""
 
     PLAIN = "plain"
     GOOGLE = "google"
@@ -79,7 +79,7 @@ class DestinationRuleError(UsageError):
 
 @dataclass(frozen=True)
 class _DestinationRule:
-    """The rules of one destination.
+    """The ids that one destination accepts, and the columns of its files.
 
     Args:
         words: Its display name.
@@ -100,7 +100,7 @@ def serves(destination: AdDestination, kind: MatchingId) -> bool:
 
 
 def reason_not_served(destination: AdDestination, kind: MatchingId) -> str | None:
-    """Say in a sentence why a destination does not accept ids of a kind; None if it does.
+    """Return a sentence that says why a destination does not accept ids of a kind; None if it does.
 
     Uploaded hashes fit only destinations that normalise as we do, since a hash cannot be converted.
     """
@@ -124,7 +124,7 @@ def reason_not_served(destination: AdDestination, kind: MatchingId) -> str | Non
 
 
 def require_served(destination: AdDestination, kind: MatchingId) -> None:
-    """Check that a destination accepts ids of a kind.
+    """Raise an error if a destination does not accept ids of a kind.
 
     Raises:
         DestinationRuleError: Ids of the kind cannot be activated there.
@@ -175,7 +175,7 @@ def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Arr
 
 
 def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> FileFormat:
-    """Choose the format of the files that a destination accepts for some kinds of ids.
+    """Choose the file format that a destination accepts for the given kinds of ids.
 
     Args:
         destination: The destination.
@@ -204,14 +204,14 @@ def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> File
 
 
 def line_around(destination: AdDestination, format_: FileFormat, family: Family) -> tuple[str, str]:
-    """Return the parts of a CSV line before and after the hash, with a comma for each empty column."""
+    """Return what precedes and follows the hash in a CSV line: a comma for each empty column."""
     assert format_.header is not None
     place = format_.header.index(_RULES[destination].columns[family])
     return "," * place, "," * (len(format_.header) - 1 - place)
 
 
 def _gmail_form(emails: pa.Array) -> pa.Array:
-    """Remove the dots and the plus suffix that Gmail ignores before the @; null if nothing is left."""
+    """Remove dots and the plus suffix before the @, as Gmail ignores them; null if nothing is left."""
     is_gmail = pc.match_substring_regex(emails, r"@(gmail|googlemail)\.com\z")
     if not pc.any(is_gmail, min_count=0).as_py():
         return emails

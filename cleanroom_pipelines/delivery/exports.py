@@ -1,4 +1,4 @@
-"""Writing an audience to its destination.
+"""Writing an export of an audience: its files, its manifest, and the changes since an earlier export.
 
 Lives here: the folder of an export: its parts, the changes since an earlier one, and its manifest.
 Add here when an export's folder or manifest gets new content.
@@ -41,7 +41,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, csv.Error, EOFEr
 
 @dataclass(frozen=True)
 class ExportPart:
-    """One file of an export.
+    """One file of an export, as listed in the manifest.
 
     Args:
         name: Its name.
@@ -58,7 +58,7 @@ class ExportPart:
 
 @dataclass(frozen=True)
 class Changes:
-    """Changes since an earlier export, written next to the parts.
+    """The rows added and removed since an earlier export, to be written next to the full list.
 
     Args:
         since: The manifest of the earlier export.
@@ -73,7 +73,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class WrittenChanges:
-    """The written files of added and removed rows."""
+    """The files of the rows that were added and removed since an earlier export."""
 
     since: str
     added: tuple[ExportPart, ...]
@@ -82,7 +82,7 @@ class WrittenChanges:
 
 @dataclass(frozen=True)
 class ExportManifest:
-    """The manifest of an export: counts and digests, without user data and scores.
+    """The manifest of an export: its files, with counts and digests, but no user data or scores.
 
     Args:
         export: Id of the export job.
@@ -115,7 +115,7 @@ class ExportManifest:
     attempt: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form; fields that do not apply are omitted."""
+        """Return the manifest as a JSON object, without fields that do not apply."""
         return {
             "export": self.export,
             **({"generationJob": self.generation_job} if self.generation_job is not None else {}),
@@ -150,7 +150,7 @@ class ExportManifest:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Content, format and labels of an export.
+    """Options of an export: what it contains, in which format, and its labels.
 
     Args:
         export: Id of the export job, for the manifest.
@@ -177,13 +177,13 @@ class ExportOptions:
 
     @property
     def file_format(self) -> FileFormat:
-        """The format of the files."""
+        """The format of the export's files."""
         return self.format_ if isinstance(self.format_, FileFormat) else list_format(self.format_)
 
 
 @dataclass(frozen=True)
 class ExportHooks:
-    """Callbacks during the writing of an export.
+    """Functions that are called while an export is written.
 
     Args:
         fence: Checked before anything becomes visible.
@@ -207,7 +207,7 @@ def write_export(
     facts: Mapping[str, Any] | None = None,
     hooks: ExportHooks | None = None,
 ) -> ExportManifest:
-    """Write users in rank order as `part-00000.<format>`, … and then `manifest.json`, reproducibly to the byte.
+    """Write users in rank order to `part-00000.<format>`, …, then `manifest.json`; equal input gives equal bytes.
 
     A local folder appears completely or not at all: it is written next to its target and renamed. On a real store
     each file is uploaded when it is complete, and the manifest last; without a manifest there is no export.
@@ -315,7 +315,7 @@ def verify_export(place: ObjectPlace | Path) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class EarlierExport:
-    """An existing export that a new one is compared with.
+    """An existing export, to compare with a new one.
 
     Args:
         place: Where it is stored.
@@ -331,7 +331,7 @@ class EarlierExport:
     _manifest: Mapping[str, Any]
 
     def rows(self, scratch: Path) -> Iterator[Sequence[str]]:
-        """Yield the rows of the parts in order, in batches; each file is first copied into `scratch` and checked.
+        """Yield the rows of all files in batches; copy each file into `scratch` and check it before reading.
 
         Raises:
             ArtifactError: A file is missing or was altered.
@@ -370,7 +370,7 @@ def open_earlier_export(place: ObjectPlace | Path) -> EarlierExport:
 
 @dataclass(frozen=True)
 class _Files:
-    """Format, compression and size of all files of one export."""
+    """How the files of one export are written: their format, compression and size."""
 
     format: FileFormat
     rows_per_part: int
@@ -389,7 +389,7 @@ class _Files:
         batches: Iterable[Sequence[str]],
         on_rows: Callable[[int], None] = lambda _: None,
     ) -> tuple[ExportPart, ...]:
-        """Write a list as one or more files of limited length, without loading a whole file's rows into memory."""
+        """Write a list as files of limited length, in batches, so that no whole file is in memory."""
         rows, parts = _RowStream(batches), list[ExportPart]()
         while not parts or rows.are_left():
             name = draft.named(self.format.file_name(prefix, len(parts), gzip_=self.gzip))
@@ -402,7 +402,7 @@ class _Files:
     def take(
         self, draft: FolderDraft, prefix: str, staged: Iterable[StagedPart], on_rows: Callable[[int], None]
     ) -> tuple[ExportPart, ...]:
-        """Copy staged files into the export.
+        """Copy files that were staged on a cluster into the export.
 
         Raises:
             ArtifactError: A staged file was altered.
@@ -419,13 +419,13 @@ class _Files:
         return tuple(parts)
 
     def write_changes(self, draft: FolderDraft, changes: Changes) -> WrittenChanges:
-        """Write the added and the removed rows as separate lists."""
+        """Write the added rows and the removed rows to separate files."""
         added = self.write(draft, _ADDED, changes.added)
         return WrittenChanges(changes.since, added, self.write(draft, _REMOVED, changes.removed))
 
 
 class _RowStream:
-    """Cuts a stream of row batches into pieces of the requested lengths."""
+    """Divides a stream of batches of rows into pieces of requested lengths."""
 
     def __init__(self, batches: Iterable[Sequence[str]]) -> None:
         self._batches = iter(batches)
@@ -450,7 +450,7 @@ class _RowStream:
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Convert failures to read an export into a DestinationError or an ArtifactError."""
+    """Convert the errors of reading an export to DestinationError or ArtifactError."""
     try:
         yield
     except BucketError as error:

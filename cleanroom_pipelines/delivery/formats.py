@@ -82,7 +82,7 @@ LISTS_OF_USERS = {format_.name: format_ for format_ in (JSONL, CSV, PARQUET, PLA
 
 
 def list_format(name: str) -> FileFormat:
-    """Return a format for lists of users, by its name.
+    """Return the format for lists of users that has this name.
 
     Raises:
         UsageError: There is no such format.
@@ -97,7 +97,7 @@ def list_format(name: str) -> FileFormat:
 
 @contextmanager
 def gzipped(sink: Any) -> Iterator[Any]:
-    """Compress the output with gzip, without name and time in the header: the same rows give the same bytes."""
+    """Compress the output with gzip, without file name and time, so that the same rows give the same bytes."""
     with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=sink, mtime=0) as stream:
         yield stream
 

@@ -63,7 +63,7 @@ class Holdout:
         return f"{float(self.share * 100):g}%"
 
     def condition(self, expression: str) -> tuple[str, list[str | int]]:
-        """Return the SQL condition that a user is in the control group.
+        """Return the SQL condition that is true for users in the control group.
 
         Args:
             expression: A VARCHAR expression that gives the user id.
@@ -83,7 +83,7 @@ class Holdout:
 
 
 def holdout_salt(key: bytes, audience: str) -> str:
-    """The salt of an audience's control group: HMAC-SHA256 hex of the audience's id, the same at every refresh.
+    """Return the salt of an audience's control group: HMAC-SHA256 hex of its id, the same at every refresh.
 
     Args:
         key: A secret of the installation or room, as `InstallationKey.derive("holdouts")` gives; may be empty

@@ -1,4 +1,4 @@
-"""Hashes for ad destinations: computed at ingest, while the ids are available, and stored for later deliveries.
+"""Hashes for ad destinations: computed at ingest, when the ids are available, and stored for deliveries.
 
 Lives here: computing the hashes while a room's base is ingested, and reading them for a delivery.
 Add here when hashes are stored in another way.
@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 100_000
 
 
 def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
-    """Return the functions that compute the hashes to store, by the key that is stored with each hash.
+    """Return functions that compute the hashes to store at ingest, one per destination and kind of id.
 
     Args:
         destinations: The destinations that the base's provider has enabled.
@@ -50,7 +50,7 @@ def hashers_to_keep(destinations: Iterable[AdDestination]) -> dict[str, Hasher]:
 
 
 def kept_activation(file: Path, destination: AdDestination) -> Activation:
-    """Read the hashes stored at ingest that a delivery to an ad destination needs.
+    """Read, for a delivery to an ad destination, the hashes that were stored at ingest.
 
     Args:
         file: The table of kept hashes: user_id, destination (a key of `hashers_to_keep`), hash. Not opened for

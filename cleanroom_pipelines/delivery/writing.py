@@ -56,7 +56,7 @@ _EARLIER = pa.schema([("position", pa.int64()), ("line", pa.string())])
 
 @dataclass(frozen=True)
 class Activation:
-    """The destination of a delivery and the hashes of its users.
+    """The ad destination of a delivery, and the hashes of the users' ids for it.
 
     Args:
         destination: The platform that it is uploaded to.
@@ -71,7 +71,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The result of a delivery.
+    """What a delivery has written.
 
     Args:
         manifest: The manifest of the delivered files.
@@ -84,7 +84,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class ControlGroup:
-    """The control group of a delivery, and the folder of its list, which is outside the delivery's folder."""
+    """The control group of a delivery, and the folder for the list of its users; not part of the delivery."""
 
     holdout: Holdout
     place: ObjectPlace
@@ -270,7 +270,7 @@ class _DeliveryRows:
         return self._count("SELECT count(*) FROM delivered")
 
     def facts(self, holdout: Holdout | None) -> dict[str, Any]:
-        """Counts of the users of the audience who are not delivered."""
+        """Count the users of the audience who are not delivered: held out, or without a hash."""
         facts: dict[str, Any] = {}
         if holdout:
             n_held_out = self._count("SELECT count(*) FROM listed WHERE is_held_out")
@@ -327,7 +327,7 @@ def _numbered(texts: Iterable[pa.Array], schema: pa.Schema) -> Iterator[pa.Recor
 
 
 def _lines(activation: Activation, format_: FileFormat) -> Iterator[pa.RecordBatch]:
-    """Yield the file line of each hash, with the hash in the column for its kind of id."""
+    """Yield the file's line for each hash: the hash in the column for its kind of id, the other columns empty."""
     families = {kind.family for kind in activation.kinds}
     around = {family: line_around(activation.destination, format_, family) for family in families}
     for batch in activation.hashes:

@@ -1,4 +1,4 @@
-"""Interface of all engines.
+"""The interface that all engines implement.
 
 Lives here: the engine protocol and settings.
 Add here when all engines get a new operation or setting.
@@ -44,7 +44,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class SortedPart:
-    """One file of a sorted result.
+    """One parquet file of a query's sorted result.
 
     Args:
         path: A parquet file.
@@ -56,7 +56,7 @@ class SortedPart:
 
 
 class Engine(Protocol):
-    """SQL in DuckDB's dialect over files and Arrow tables; values are bound, never put into the SQL text.
+    """Runs SQL in DuckDB's dialect over files and Arrow tables; values are bound, never put into the SQL text.
 
     Args:
         is_cluster: Whether `run_tasks` and queries may run on other machines, which must see the same files.
@@ -81,11 +81,11 @@ class Engine(Protocol):
         ...
 
     def unregister(self, name: str) -> None:
-        """Remove a registered table."""
+        """Remove a table that `register` has made queryable."""
         ...
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make the `columns` of files queryable as `name`; other columns are not read.
+        """Make the columns that `tables` lists queryable as `name`; other columns of its files are not read.
 
         Args:
             name: Name of the view.
@@ -98,7 +98,7 @@ class Engine(Protocol):
         ...
 
     def rejected_lines(self) -> pa.Table:
-        """Return the invalid lines of text files that queries have skipped since the last call.
+        """Return the invalid lines of text files that queries skipped since this was last called.
 
         Returns:
             One row per line: `line` (number of the record in its file, from 1, including the header), `reason`
@@ -114,7 +114,7 @@ class Engine(Protocol):
     def write_sorted(
         self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Parameters = ()
     ) -> tuple[SortedPart, ...]:
-        """Write a query's result in order, split into consecutive parquet files.
+        """Write a query's sorted result, split into consecutive parquet files.
 
         Args:
             sql: The query; its own order is ignored.

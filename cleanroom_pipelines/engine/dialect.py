@@ -19,7 +19,7 @@ from cleanroom_pipelines.errors import EngineError
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement for Spark.
+    """One SQL statement, translated for Spark.
 
     Args:
         sql: The query; for a CREATE, the query after AS.
@@ -126,7 +126,7 @@ _TEXT_OF_A_FLOAT = sqlglot.parse_one(_TEXT, read="spark")
 
 
 def _as_text(value: exp.Expr) -> exp.Expr:
-    """Return an expression for a value of unknown type as text."""
+    """Return an expression that converts a value of unknown type to text as DuckDB does."""
     text = exp.cast(value.copy(), exp.DataType.build("VARCHAR"))
     parts = {"x": value, "text": text}
     return exp.paren(

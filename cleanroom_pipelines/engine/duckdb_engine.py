@@ -59,7 +59,7 @@ _TASKS_AHEAD = 32
 
 
 class DuckDBEngine:
-    """An in-memory DuckDB that can access only the given paths."""
+    """An in-memory DuckDB session that can access only the given paths."""
 
     is_cluster = False
 
@@ -126,7 +126,7 @@ class DuckDBEngine:
         self._call(lambda: self._connection.register(name, table))
 
     def unregister(self, name: str) -> None:
-        """Remove a registered table."""
+        """Remove a table that `register` has made queryable."""
         self._call(lambda: self._connection.unregister(name))
 
     def scan(self, name: str, tables: TableFiles) -> None:
@@ -137,7 +137,7 @@ class DuckDBEngine:
         self.execute(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {sql}")
 
     def rejected_lines(self) -> pa.Table:
-        """Return the invalid lines that queries have skipped since the last call."""
+        """Return the invalid lines that queries skipped since this was last called."""
         # DuckDB has one reject table per session; it does not exist before the first scan of a CSV.
         if not self.fetch("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").num_rows:
             return pa.table(
@@ -173,7 +173,7 @@ class DuckDBEngine:
     def write_sorted(
         self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Parameters = ()
     ) -> tuple[SortedPart, ...]:
-        """Write a query's result in order, as one file."""
+        """Write a query's sorted result as one file."""
         import pyarrow.parquet as pq
 
         by = ", ".join(f"{quote_identifier(column)}{' DESC' if falls else ''}" for column, falls in order)
@@ -236,7 +236,7 @@ class DuckDBEngine:
         raise translated
 
     def _plain(self, file: Path, tables: TableFiles) -> Path:
-        """Return a path that DuckDB can read.
+        """Return a path that DuckDB can read: the file's own, or that of a link or decompressed copy.
 
         Compressed parquet is unpacked into scratch; DuckDB reads the other compressed formats itself.
         """
@@ -372,7 +372,7 @@ def _jsonl_run_query(files: Sequence[Path], packing: Packing, tables: TableFiles
 def _runs(
     files: Sequence[Path], tables: TableFiles, kind_of: Callable[[Path], T]
 ) -> Iterator[tuple[T, list[Path], TableFiles]]:
-    """Group consecutive files of one kind; yield each group's kind, plain paths, and part of the table."""
+    """Group consecutive files of the same kind; yield each group's kind, plain paths, and `TableFiles`."""
     pairs = zip(tables.files, files, strict=True)
     for kind, run in groupby(pairs, key=lambda pair: kind_of(pair[0])):
         own, plain = zip(*run, strict=True)
@@ -380,7 +380,7 @@ def _runs(
 
 
 def _select(cells: dict[str, str], tables: TableFiles) -> str:
-    """Return the SQL select list of a table: cells of the files, and partition values by file number."""
+    """Return the SQL select list of a table: cells read from its files, and partition values by file number."""
     values = {name: _partition_sql(values_of(tables.files, name)) for name in tables.partitions}
     columns = [f"{(values | cells)[name]} AS {quote_identifier(name)}" for name in tables.columns]
     return ", ".join(columns) or "NULL AS no_column"

@@ -18,5 +18,5 @@ def stable_hash(user_id: str) -> int:
 
 
 def stable_hash_sql(expression: str) -> str:
-    """Return a DuckDB expression for `stable_hash` of a VARCHAR expression, as BIGINT."""
+    """Return a DuckDB expression that computes `stable_hash` of a VARCHAR expression, as BIGINT."""
     return f"CAST('0x' || substr(md5({expression}), 1, 15) AS BIGINT)"

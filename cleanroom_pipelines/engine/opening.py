@@ -1,4 +1,4 @@
-"""Opening engines.
+"""Opening engines: DuckDB on this machine, or the configured engine.
 
 Lives here: choosing an engine by its URL.
 Keep out: settings of a specific engine.
@@ -11,7 +11,7 @@ from cleanroom_pipelines.engine.base import Engine, EngineSettings
 
 
 def open_engine(settings: EngineSettings | None = None, *, paths: Iterable[str | Path] = ()) -> "OpenEngine":
-    """Open a locked-down DuckDB on this machine as a context manager, ignoring the URL in the settings.
+    """Open DuckDB on this machine, locked down to the given paths, even if the settings name a cluster.
 
     Args:
         settings: Limits on this machine.
@@ -26,7 +26,7 @@ def open_engine(settings: EngineSettings | None = None, *, paths: Iterable[str |
 def open_configured_engine(
     settings: EngineSettings | None = None, *, paths: Iterable[str | Path] = ()
 ) -> "OpenEngine":
-    """Open the configured engine, which may be a cluster, for steps whose cost grows with the number of users.
+    """Open the engine in the settings, maybe a cluster, for steps whose cost grows with the number of users.
 
     Args:
         settings: Choice of the engine, and its limits on this machine.

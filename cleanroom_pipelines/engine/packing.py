@@ -1,4 +1,4 @@
-"""Compressed files.
+"""Compressed files: detecting the compression, and decompressing with a limit on the size.
 
 Lives here: which compression a file has, opening it, and unpacking it in blocks with a limit.
 Add here when files may have another compression.
@@ -22,7 +22,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 class BadZstdError(OSError):
-    """The file is not zstd, is truncated, or does not match its checksums."""
+    """The file is not a zstd file, is truncated, or does not match its checksums."""
 
 
 def is_packed_name(file: Path) -> bool:
@@ -31,7 +31,7 @@ def is_packed_name(file: Path) -> bool:
 
 
 def packing_of(file: Path) -> Packing:
-    """Return a file's compression: by its suffix or, if it has no suffix at all, by its first bytes."""
+    """Return a file's compression: by its suffix or, if it has no suffix, by its first bytes."""
     if file.suffix:
         return _SUFFIXES.get(file.suffix.lower(), "none")
     with file.open("rb") as stream:
@@ -40,7 +40,7 @@ def packing_of(file: Path) -> Packing:
 
 
 def open_binary(file: Path) -> IO[bytes]:
-    """Open a file for reading, decompressing it if necessary; a zstd file cannot be read out of order."""
+    """Open a file for reading, decompressed if necessary; a zstd file can only be read from start to end."""
     packing = packing_of(file)
     if packing == "gzip":
         return gzip.open(file, "rb")  # type: ignore[return-value]
@@ -84,7 +84,7 @@ def unpacked_blocks(file: Path, *, max_bytes: int | None = None, what: str = "fi
 
 
 def too_large(max_bytes: int, what: str = "file") -> InputError:
-    """Error for input whose unpacked size exceeds the limit."""
+    """Return the error for input whose decompressed size exceeds the limit."""
     return InputError(
         f"The {what} is larger than {max_bytes:,} bytes when unpacked.",
         remedy="Use a smaller file, or ask the operator to raise the limit.",

@@ -1,4 +1,4 @@
-"""Hive partitions: folders named `key=value`.
+"""Hive partitions: folders whose names, such as `country=CH`, contain the value of a column.
 
 Lives here: finding the files below such folders, and the columns and values that their paths hold.
 Add here when partition folders may have another form.
@@ -14,7 +14,7 @@ _MISSING = ("", "__HIVE_DEFAULT_PARTITION__")
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of the `key=value` folders below it; hidden and `_` names are skipped."""
+    """Yield a folder's files and those of its partition folders; skip names that start with `.` or `_`."""
     # Not recursive, since a participant could nest folders deeper than Python's calls may be.
     folders = [folder]
     while folders:
@@ -29,7 +29,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def files_of_pattern(pattern: str) -> tuple[Path, list[Path]]:
-    """Return the folder in which a glob starts, and its files; hidden and `_` names are skipped."""
+    """Return the folder where a glob starts, and the glob's files, without names that start with `.` or `_`."""
     parts = Path(pattern).parts
     n_fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:n_fixed])
@@ -44,29 +44,29 @@ def files_of_pattern(pattern: str) -> tuple[Path, list[Path]]:
 
 
 def absolute(file: Path, root: Path) -> Path:
-    """Resolve the links in a file's path, except that partition folders keep their names."""
+    """Return a file's path with links resolved, except where that would change names of partition folders."""
     inside = file.relative_to(root)
     return root.resolve() / inside if keys_of(inside) else file.resolve()
 
 
 def keys_of(inside: Path) -> tuple[str, ...]:
-    """Return the keys of the partition folders in a path, from the outside in."""
+    """Return the keys of the partition folders in a path, outermost first."""
     return tuple(pair[0] for part in inside.parent.parts if (pair := _pair(part)))
 
 
 def value_of(file: Path, key: str) -> str | None:
-    """Return the value of a partition column of a file; None if it is missing."""
+    """Return the value that a file's path gives for a partition column; None if it is missing."""
     pairs = (_pair(part) for part in reversed(file.parent.parts))
     return next((pair[1] for pair in pairs if pair and pair[0] == key), None)
 
 
 def values_of(files: Sequence[Path], key: str) -> list[str | None]:
-    """Return the values of a partition column, one per file."""
+    """Return the value of a partition column for each of several files."""
     return [value_of(file, key) for file in files]
 
 
 def _pair(name: str) -> tuple[str, str | None] | None:
-    """Split `key=value`, with escapes such as %20 decoded; None for another name."""
+    """Split a folder name `key=value`, decoding escapes such as %20; None if it is not of this form."""
     key, sign, value = name.partition("=")
     if not key or not sign or "\x00" in unquote(name):
         return None

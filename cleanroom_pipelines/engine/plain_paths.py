@@ -28,7 +28,7 @@ def is_plain(path: Path) -> bool:
 
 
 class PlainPaths:
-    """Plain paths to files and folders: the real path or a temporary link, removed on close.
+    """Provides plain paths to files and folders: the real path, or else a temporary link, which close removes.
 
     Args:
         folder: Folder for links if its own path is plain; otherwise the system's temporary folder is used.
@@ -40,7 +40,7 @@ class PlainPaths:
         self._n_links = 0
 
     def of(self, path: Path) -> Path:
-        """Return a plain path to a file or folder; the suffix may differ.
+        """Return a plain path to a file or folder: its own, or that of a link, which may have another suffix.
 
         Args:
             path: Absolute.

@@ -1,4 +1,4 @@
-"""Quote names and paths for SQL; no other module puts them into SQL text.
+"""Quoting names and paths for SQL; no other module puts names or paths into SQL text.
 
 Lives here: quoting of identifiers, and of the few literals that cannot be bound (paths in views and COPY).
 Keep out: values; they are bound as parameters.

@@ -1,4 +1,4 @@
-"""Runtime of long operations: engine settings, progress and cancellation.
+"""What long operations need of their caller: engine settings, progress reports and cancellation.
 
 Lives here: the arguments that every long operation takes.
 Add here when all long operations need another argument.
@@ -21,7 +21,7 @@ ShouldCancel = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Runtime:
-    """Engine settings, progress and cancellation of a long operation.
+    """Engine settings, progress reports and cancellation for a long operation.
 
     Args:
         engine: Engine settings.
@@ -34,7 +34,7 @@ class Runtime:
     should_cancel: ShouldCancel | None = None
 
     def report_progress(self, share: float, stage: str) -> None:
-        """Report progress, and stop if cancelled.
+        """Report the progress; raise an error if the operation was cancelled.
 
         Raises:
             CancelledError: `should_cancel` returned True.
@@ -44,7 +44,7 @@ class Runtime:
             self.progress(min(share, 1.0), stage)
 
     def check(self) -> None:
-        """Stop if cancelled.
+        """Raise an error if the operation was cancelled.
 
         Raises:
             CancelledError: `should_cancel` returned True.
@@ -53,7 +53,7 @@ class Runtime:
             raise CancelledError("The work was cancelled.")
 
     def part(self, start: float, end: float) -> Self:
-        """Return a runtime for a part of the work: its progress is reported as `start` to `end` of the whole."""
+        """Return a runtime for one part of the work, from share `start` to share `end` of the whole."""
         progress = self.progress
         if progress is None:
             return self

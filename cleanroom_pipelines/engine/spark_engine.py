@@ -1,4 +1,4 @@
-"""Apache Spark implementation of the engine protocol; only it and spark_sessions import pyspark.
+"""Apache Spark implementation of the engine protocol; only this module and spark_sessions import pyspark.
 
 Lives here: running queries on a cluster, reading and writing files, running functions on executors, translating
 errors.
@@ -57,7 +57,7 @@ _NOT_FOR_SPARK = frozenset(
 
 
 class SparkEngine:
-    """A session on a Spark cluster.
+    """An engine session on a Spark cluster.
 
     One accepted difference from DuckDB: a floating-point sum depends on the order of its rows.
 
@@ -90,7 +90,7 @@ class SparkEngine:
                 raise
 
     def execute(self, sql: str, parameters: Parameters = ()) -> None:
-        """Create a view, or a table that is stored until the engine is closed."""
+        """Create a view, or a table, whose rows are stored until the engine is closed; or drop one."""
         statement = to_spark(sql)
         if statement.drops:
             self.unregister(statement.drops)
@@ -114,7 +114,7 @@ class SparkEngine:
         return _with_unsigned(self._call(frame.toArrow))
 
     def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
-        """Stream a query's result in its order, by way of files, because pyspark can only stream single rows."""
+        """Stream a query's result in its order, through files, because pyspark itself streams only single rows."""
         import pyarrow.parquet as pq
 
         folder = self._new_folder()
@@ -140,12 +140,12 @@ class SparkEngine:
         self._name(self._call(lambda: self._spark.read.parquet(_address(folder))), name, frozenset())
 
     def unregister(self, name: str) -> None:
-        """Remove a registered table; its files are deleted when the engine is closed."""
+        """Remove a table that `register` has made queryable; its files remain until the engine is closed."""
         self._call(lambda: self._spark.catalog.dropTempView(name))
         self._reads.pop(name.lower(), None)
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make files queryable as a view; text is parsed immediately and stored as parquet."""
+        """Make files queryable as a view; text files are parsed at once and stored as parquet."""
         check_types(tables)
         if tables.format == "parquet":
             try:
@@ -163,7 +163,7 @@ class SparkEngine:
         self._name(cells, name, frozenset([scan]))
 
     def rejected_lines(self) -> pa.Table:
-        """Return the invalid lines that queries have skipped since the last call."""
+        """Return the invalid lines that queries skipped since this was last called."""
         unreported, self._unreported = self._unreported, []
         return pa.concat_tables([_NO_LINES, *unreported])
 
@@ -189,7 +189,7 @@ class SparkEngine:
     def write_sorted(
         self, sql: str, order: Sequence[tuple[str, bool]], folder: Path, parameters: Parameters = ()
     ) -> tuple[SortedPart, ...]:
-        """Write a query's result in order: one file per range of the first column, each sorted."""
+        """Write a query's sorted result: one sorted file for each range of values of the first column."""
         import pyarrow.parquet as pq
 
         def by(column: str, is_descending: bool) -> Any:
@@ -211,7 +211,7 @@ class SparkEngine:
         return tuple(parts)
 
     def run_tasks(self, function: Callable[[T], pa.Table], tasks: Sequence[T]) -> Iterator[pa.Table]:
-        """Run a function for each task, one task per partition."""
+        """Run a function for each task on the executors, each task in a partition of its own."""
         size = max(_TASKS_PER_JOB, -(-len(tasks) // _JOBS))
         for start in range(0, len(tasks), size):
             some = list(tasks[start : start + size])
@@ -229,7 +229,7 @@ class SparkEngine:
         *,
         n_groups: int | None = None,
     ) -> Iterator[pa.Table]:
-        """Run a function on each group of rows, by key or, with `n_groups`, by partition."""
+        """Run a function on each group of rows: one group per key or, with `n_groups`, per partition."""
         frame = self._query(sql, parameters)
         # Renamed, since pyspark does not quote column names here.
         plain = [f"c{number}" for number in range(len(frame.columns))]
@@ -257,7 +257,7 @@ class SparkEngine:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _query(self, sql: str, parameters: Parameters) -> Any:
-        """Return the Spark DataFrame of a query, and note which lines of text files it skips."""
+        """Return the Spark DataFrame of a query; remember which lines it skips, for `rejected_lines`."""
         statement = to_spark(sql)
         self._unreported += [self._skipped[scan] for scan in sorted(self._scans_of(statement), key=int)]
         return self._frame(statement, parameters)
@@ -271,7 +271,7 @@ class SparkEngine:
         self._reads[name.lower()] = reads
 
     def _scans_of(self, statement: Statement) -> frozenset[str]:
-        """Return the scans of text files that a statement reads, directly or through views."""
+        """Return the scanned text files that a statement reads, directly or through views."""
         return frozenset().union(*(self._reads.get(relation, ()) for relation in statement.reads))
 
     def _read_parquet(self, tables: TableFiles) -> Any:
@@ -300,7 +300,7 @@ class SparkEngine:
         return str(target)
 
     def _numbered_paths(self, files: Sequence[Path]) -> list[str]:
-        """Link or unpack files under names that are their numbers, and return the paths."""
+        """Link (or decompress) files as `0.parquet`, `1.parquet`, … and return these paths."""
         folder = self._new_folder()
         folder.mkdir()
         paths = [folder / f"{number}.parquet" for number in range(len(files))]
@@ -347,12 +347,12 @@ class SparkEngine:
 
 
 def quote_for_spark(name: str) -> str:
-    """Quote a column name for Spark's Python API, where dots and backticks are special."""
+    """Quote a column name for Spark's Python API, in which dots and backticks have a meaning."""
     return "`" + name.replace("`", "``") + "`"
 
 
 def _partition_sql(values: Sequence[str | None]) -> str:
-    """Return SQL for the value of a partition column in files that are named by their numbers."""
+    """Return SQL for a partition column's value, chosen by file name, which is the file's number."""
     # Bytes in hexadecimal need no escapes.
     literals = ["CAST(NULL AS STRING)" if v is None else f"CAST(X'{v.encode().hex()}' AS STRING)" for v in values]
     if len(set(literals)) == 1:
@@ -367,7 +367,7 @@ def _report_versions(_: int) -> pa.Table:
 
 @dataclass(frozen=True)
 class _TaskRunner:
-    """Runs tasks on an executor; results are returned as the bytes of an Arrow stream."""
+    """Runs tasks on an executor, and returns their results as bytes of Arrow streams."""
 
     function: Callable[[Any], pa.Table]
     tasks: Sequence[Any]
@@ -406,7 +406,7 @@ class _PartitionRunner:
 
 
 def _answer(number: int, action: Callable[[], pa.Table]) -> pa.Table:
-    """Return a task's result or error; the text of third-party errors is left out, because it may quote data."""
+    """Run a task and return its result or error, without third-party error texts, which may quote data."""
     import pickle
 
     import scipy.linalg  # noqa: F401 - its BLAS must be loaded for threadpool_limits to apply
@@ -442,7 +442,7 @@ def _unexpected(error: Exception) -> CleanroomError:
 
 
 def _results(answers: pa.Table) -> Iterator[pa.Table]:
-    """Yield the tables that the tasks returned, in order; raise the first failure."""
+    """Yield the tables that tasks returned, in order of the tasks; if a task failed, raise its error."""
     import pickle
 
     for answer in answers.sort_by("task").to_pylist():
@@ -467,12 +467,12 @@ def _address(path: Path | str) -> str:
 
 
 def _parts_of(folder: Path) -> list[Path]:
-    """Return the files of a result in order, without Spark's own files next to them."""
+    """Return the files of a result in order, without the files that Spark writes for its own use."""
     return sorted(folder.glob("part-*.parquet"))
 
 
 def _with_unsigned(table: pa.Table) -> pa.Table:
-    """Convert Spark's decimals for unsigned numbers back to unsigned integers."""
+    """Convert the decimals that Spark uses for unsigned numbers back to unsigned integers."""
     for number, field in enumerate(table.schema):
         if field.type == _UNSIGNED:
             try:

@@ -1,4 +1,4 @@
-"""Sessions on a Spark cluster.
+"""Opening and closing sessions on a Spark cluster.
 
 Lives here: opening a session by URL, its settings, and early checks that the cluster works.
 Add here when there is another way to connect to a cluster.
@@ -108,12 +108,12 @@ def open_session(url: str, settings: EngineSettings) -> Any:
 
 
 def keep_event_log() -> None:
-    """Let spark-defaults.conf configure the event log; only for the benchmark, whose data is synthetic."""
+    """Leave Spark's event log to spark-defaults.conf; for the benchmark only, whose data is synthetic."""
     _APPLICATION_SETTINGS.pop("spark.eventLog.enabled", None)
 
 
 def close_session(session: Any, url: str) -> None:
-    """End a session; this process's Spark application stays open for a while, for the next session."""
+    """End a session; this process's Spark application stays running for a while, for a next session."""
     global _n_engines, _n_closed  # noqa: PLW0603 - they belong to the one application
     if url.startswith("sc://"):
         session.stop()
@@ -159,7 +159,7 @@ def is_checked(url: str) -> bool:
 
 
 def check_executors(url: str, ask: Callable[[], tuple[str, str]], interrupt: Callable[[], None]) -> None:
-    """Check, once per process and URL, that the cluster has executors with this package.
+    """Check, once per process and URL, that the cluster's executors start and have this package's version.
 
     Args:
         url: URL of the cluster.
@@ -188,7 +188,7 @@ def check_executors(url: str, ask: Callable[[], tuple[str, str]], interrupt: Cal
 
 
 def versions() -> tuple[str, str]:
-    """Return this process's versions of this package and Python."""
+    """Return the versions of this package and of Python in this process."""
     return version("cleanroom-pipelines"), f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -243,7 +243,7 @@ def _open_connect(url: str) -> Any:
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Run an action with a timeout, because it may hang, and convert its errors to ours."""
+    """Run an action that may hang with a timeout, and convert its errors to this project's."""
     try:
         return _result_within(seconds, action)
     except Exception as error:
@@ -256,7 +256,7 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
 
 
 def _result_within(seconds: float, action: Callable[[], T], give_up: Callable[[], None] | None = None) -> T:
-    """Run an action with a timeout, in a thread that does not keep the process alive.
+    """Run an action with a timeout, in a thread that does not keep the process from ending.
 
     Raises:
         TimeoutError: It took longer, and was cancelled.

@@ -1,4 +1,4 @@
-"""Finding the files of a table.
+"""Finding the files of a table, with their format and columns.
 
 Lives here: resolving a path, folder or glob to files, their format and column names, and runs of equal types.
 Add here when tables may have another file format.
@@ -40,7 +40,7 @@ _KINDS = ".parquet, .csv, .tsv, .txt or .jsonl"
 
 @dataclass(frozen=True)
 class TableFiles:
-    """The files of one table.
+    """The files of one table, with their common format and columns.
 
     Args:
         files: Absolute paths in sorted order, at least one. Partition folders keep their names in them.
@@ -67,21 +67,21 @@ class TableFiles:
         return sum(file.stat().st_size for file in self.files)
 
     def one(self, file: Path) -> "TableFiles":
-        """Return the table reduced to one of its files, with the same columns."""
+        """Return this table reduced to one of its files, with the same columns."""
         return replace(self, files=(file,))
 
     def select(self, names: Sequence[str]) -> "TableFiles":
-        """Return the table reduced to some of its columns; the others are not read or checked."""
+        """Return this table reduced to some of its columns; the others are neither read nor checked."""
         return replace(self, columns=tuple(names))
 
     def numbered(self) -> "TableFiles":
-        """Return the CSV table including its repeated columns, numbered by position: `Email 1`, `Email 2`."""
+        """Return this CSV table with its repeated columns too, numbered by position: `Email 1`, `Email 2`."""
         shapes = [self.shape_of(file).positions for file in self.files]
         added = [name for name in shapes[0] if name not in self.columns and all(name in shape for shape in shapes)]
         return replace(self, columns=(*self.columns, *added))
 
     def shape_of(self, file: Path) -> CsvShape:
-        """Return the shape of one of the CSV files."""
+        """Return the CSV shape (header, delimiter, escape and more) of one of the files."""
         shape = self._fact(file, text_files.csv_shape)
         assert isinstance(shape, CsvShape)
         return shape
@@ -136,7 +136,7 @@ def type_runs(
 
 
 def check_types(tables: TableFiles) -> None:
-    """Reject a table whose files differ in a column's type, because the first file's type would apply to all.
+    """Reject a table if a column's type differs between files, because scans use the types of the first file.
 
     Raises:
         InputError: The attribute `problem` is "types".
@@ -156,7 +156,7 @@ def check_types(tables: TableFiles) -> None:
 
 
 def encoding_error(tables: TableFiles, what: str) -> InputError | None:
-    """Return an error that names the encoding of a text file with lines rejected for INVALID ENCODING.
+    """Return an error that names a text file's encoding, if lines were rejected for INVALID ENCODING.
 
     The text is read up to the first of these lines.
 
@@ -175,7 +175,7 @@ def encoding_error(tables: TableFiles, what: str) -> InputError | None:
 
 
 def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int | None = None) -> TableFiles:
-    """Find the files of a file path, a folder (with its Hive partitions, but no other subfolders) or a glob.
+    """Find a table's files: one file, a glob, or a folder with Hive partitions but no other subfolders.
 
     Args:
         source: Path, folder or glob. Suffixes in any case: `.parquet`, `.pq`, `.csv`, `.tsv`, `.txt` (CSV),
@@ -223,7 +223,7 @@ def find_tables(source: str | Path, *, what: str = "file", unpacked_bytes: int |
 
 
 def _expand(source: str) -> dict[Path, tuple[str, ...]]:
-    """Return the files of a source in sorted order, and the keys of their partition folders."""
+    """Return a source's files in sorted order, and the keys of each file's partition folders."""
     path = Path(source)
     try:
         if path.is_file():
@@ -248,7 +248,7 @@ def _main_kind_of(files: Sequence[Path]) -> list[Path]:
 
 
 def _suffix_of(file: Path) -> str:
-    """Return a file's suffix in lower case, ignoring a compression suffix."""
+    """Return a file's suffix in lower case; a compression suffix does not count."""
     return Path(file.stem if packing.is_packed_name(file) else file.name).suffix.lower()
 
 
@@ -317,7 +317,7 @@ def _describe(found: Mapping[Path, tuple[str, ...]], format_: Format, what: str)
 
 
 def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape | pa.Schema]) -> tuple[str, ...]:
-    """Return a file's column names, and store its shape or schema in `facts`; equal ones share one object."""
+    """Return a file's column names; remember its CSV shape or parquet schema in `facts`."""
     fact: CsvShape | pa.Schema
     if format_ == "parquet":
         fact = parquet_types.read_schema(file)
@@ -330,7 +330,7 @@ def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape |
 
 
 def _partition_keys(keys: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
-    """Return the partition keys, which must be the same in all files and must not differ by case only."""
+    """Return the files' partition keys; reject keys that differ between files, or only by case from each other."""
     first, *others = {tuple(sorted(of_file)): of_file for of_file in keys}.values()
     if others or len({key.lower() for key in first}) != len(first):
         raise InputError(

@@ -1,4 +1,4 @@
-r"""The form of text files: delimiter, header, encoding.
+r"""The form of text files: delimiter, header and encoding.
 
 Lives here: header, delimiter, line ending, escape and encoding of CSV; keys of JSON Lines.
 Add here when text files may be written in another way.
@@ -50,7 +50,7 @@ class CsvShape:
 
     @property
     def positions(self) -> Mapping[str, int]:
-        """Positions of the columns that can be read, by name; repeated ones are numbered: `Email 1`, `Email 2`."""
+        """The position of each readable column by name; repeated names are numbered: `Email 1`, `Email 2`."""
         repeated = repeated_names(self.header)
         found = {name: i for i, name in enumerate(self.header) if is_name(name) and name not in repeated}
         taken, seen = {name.lower() for name in self.header}, Counter[str]()
@@ -69,13 +69,13 @@ def is_name(name: str) -> bool:
 
 
 def repeated_names(names: Sequence[str]) -> frozenset[str]:
-    """Return the names that occur more than once; names that differ only by case are the same to SQL."""
+    """Return the names that occur more than once; upper and lower case count as the same, as in SQL."""
     counts = Counter(name.lower() for name in names)
     return frozenset(name for name in names if is_name(name) and counts[name.lower()] > 1)
 
 
 def csv_shape(file: Path) -> CsvShape:
-    """Read the shape of a CSV from its header and the text that follows.
+    """Detect the shape of a CSV file from its header and its first records.
 
     Raises:
         UnicodeDecodeError: The first line is not UTF-8.
@@ -111,7 +111,7 @@ def json_keys(file: Path) -> tuple[str, ...]:
 
 
 def encoding_of(file: Path) -> str | None:
-    """Return the name of a text file's encoding if it is recognised and not UTF-8: UTF-16 or Windows-1252.
+    """Return the encoding of a text file if it is recognised as UTF-16 or Windows-1252; otherwise None.
 
     Args:
         file: The file; it is read up to the first line that is not UTF-8, or to its end.
@@ -128,7 +128,7 @@ def encoding_of(file: Path) -> str | None:
 
 
 def check_encoding(file: Path, what: str) -> None:
-    """Reject a text file whose first line is not UTF-8, if its encoding is recognised.
+    """Reject a text file whose first line is in a recognised encoding other than UTF-8.
 
     Raises:
         InputError: The attribute `problem` is "unreadable".
@@ -142,7 +142,7 @@ def check_encoding(file: Path, what: str) -> None:
 
 
 def wrong_encoding(encoding: str, what: str) -> InputError:
-    """Return an error for text in an encoding that `encoding_of` recognised."""
+    """Return the error for a text file in an encoding that `encoding_of` recognised."""
     words, remedy = _ENCODINGS[encoding]
     return InputError(f"The {what} looks like {words}.", remedy=remedy, problem="unreadable")
 
@@ -204,7 +204,7 @@ def _lines_of(text: str) -> Iterator[str]:
 
 
 def _n_good(records: Iterator[list[str]], n_cells: int) -> int:
-    """Count the records before the first one with more or fewer cells than the header."""
+    """Count the records up to the first one whose number of cells differs from the header's."""
     n_good = 0
     try:
         for record in records:

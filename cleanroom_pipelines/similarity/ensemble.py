@@ -175,7 +175,7 @@ def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
 
 
 def arrange(candidates: Candidates, settings: GenerationSettings) -> Population:
-    """Choose folds, sample and reference users for a seed, from the users' hashes alone."""
+    """Choose a seed's folds, sample and reference users by the users' hashes, so that it is reproducible."""
     seed, others = candidates.seed, candidates.others
     n_others = candidates.n_users - len(seed)
     n_folds = min(settings.folds, len(seed), n_others)

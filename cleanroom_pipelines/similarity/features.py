@@ -109,7 +109,7 @@ def standardised_zero(column: Float64, result: npt.NDArray[np.float32]) -> float
 
 
 def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) -> npt.NDArray[np.bool_]:
-    """Return which users have a category, given the category's standardised feature (0: does not have it).
+    """Return which users have a category, given the category's feature after standardisation.
 
     Args:
         standardised_column: (n,) the feature.

@@ -96,7 +96,7 @@ def auc(held_out: HeldOut) -> float:
 
 
 def roc(held_out: HeldOut) -> list[dict[str, float]]:
-    """Return the ROC curve as 201 points; thresholds are percentiles of non-seed users: fpr is 1 - threshold."""
+    """Return 201 points of the ROC curve; thresholds are percentiles of non-seed users: fpr is 1 - threshold."""
     fpr = np.linspace(0.0, 1.0, _ROC_POINTS)
     ordered = np.sort(held_out.percentile)
     tpr = 1.0 - np.searchsorted(ordered, 1.0 - fpr, "left") / len(ordered)

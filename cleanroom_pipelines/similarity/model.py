@@ -172,7 +172,7 @@ class Model:
         return np.asarray(self._item_column("n_users"), dtype=np.int64)
 
     def shard(self, number: int) -> Shard:
-        """Return a shard; the most recent ones are cached, because callers read a shard block by block."""
+        """Return a shard; recently used ones stay in memory, because callers read a shard block by block."""
         with self._lock:
             shard = self._shards.pop(number, None) or Shard(self.folder, number)
             self._shards[number] = shard

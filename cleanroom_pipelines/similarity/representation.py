@@ -79,7 +79,7 @@ def weighted_rows(
 def strengths(
     counts: npt.NDArray[np.integer], days: npt.NDArray[np.integer] | None, half_life_days: float
 ) -> Float64:
-    """Return each pair's strength: 1 + ln(count), of which three quarters decay with age.
+    """Return the strength of each pair: 1 + ln(count) for a recent one, decaying with age to a quarter of that.
 
     Args:
         counts: (pairs,) interactions.
@@ -114,7 +114,7 @@ def represent_items(
 
 
 def _subspace(sample: sp.csr_matrix, hashes: npt.NDArray[np.int64], dimensions: int) -> tuple[Float64, Float64]:
-    """Return the d leading right singular vectors (M, d) and their values, descending; signs are fixed."""
+    """Return the d leading right singular vectors (M, d) and the singular values, descending; signs are fixed."""
     width = min(dimensions + _OVERSAMPLING, *(side for side in sample.shape))
     transposed = sample.T.tocsr()
     vectors = np.linalg.qr(transposed @ _signs(hashes, width))[0].astype(np.float32)
