@@ -23,7 +23,7 @@ _MEMORY_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class ReadFile:
-    """A task that converts one of several files, given its number, to parquet.
+    """Task that converts one of several files, given its number, to parquet.
 
     All cells of the table's columns are read, so a line with invalid UTF-8 in one of them is always rejected; on
     DuckDB alone, only queries that read the invalid cell reject it.

@@ -143,7 +143,7 @@ class Budget:
         return ledger
 
     def as_dict(self, organization: str | None = None) -> dict[str, Any]:
-        """Return the budget as a JSON object, in units, in the form that every response and page shows.
+        """Return the budget as a JSON object, in budget units, as every response and page shows it.
 
         The object names no organisation: that of a user with a public mail address is the address itself.
 
@@ -170,7 +170,7 @@ def bound_of(ledger: Ledger) -> dict[str, Any]:
 
 
 def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
-    """Return the ledger of two organisations as it will be once a proposal takes effect."""
+    """Return the ledger of two organisations as it will be once a proposed change takes effect."""
     if kind == REFILL:
         return replace(ledger, total=ledger.total + tenths)
     return replace(ledger, period="month") if kind == PERIOD else ledger
@@ -298,7 +298,7 @@ def known_organizations(installation: Installation) -> set[str]:
 
 
 def organization_digest(installation: Installation, organization: str) -> str:
-    """Return the digest that names an organisation in the audit log; the name may be an e-mail address."""
+    """Return the digest used for an organisation in the audit log, because its name may be an e-mail address."""
     return installation.key.digest("organization", organization.encode())
 
 

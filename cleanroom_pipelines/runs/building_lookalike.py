@@ -131,7 +131,7 @@ def build_training_dataset(work: Work[TrainingDataset]) -> AssetResult:
 
 @builds(AudienceModel, "audience_model")
 def build_audience_model(work: Work[AudienceModel]) -> AssetResult:
-    """Train the similarity model of a dataset and window, without any seed."""
+    """Train the similarity model on a dataset's interactions in the training window, without any seed."""
     from cleanroom_pipelines.similarity.kept_representations import keep_representation
     from cleanroom_pipelines.similarity.specs import SizeProfile, Window
     from cleanroom_pipelines.similarity.training import train
@@ -432,7 +432,7 @@ def _destination(buckets: Buckets, configured: ConfiguredAudienceModel) -> Objec
 
 
 def _matched_seed(work: Work[GenerationJob]) -> "MatchedSeed":
-    """Return the matched seed that the validation stored; validate the seed now if that was not done yet."""
+    """Return the matched seed that the validation step stored; if it stored none, validate the seed now."""
     _, _, model = _family(work.installation.catalog, work)
     if "seed_validation_report" in work.version.artifacts:
         judged = handed_on(work, model)

@@ -306,7 +306,7 @@ def _build_lookalike(question: _Question, engine: Engine, folders: Mapping[str, 
 
 
 def _publish(question: _Question, users: Path, size: Released, price: Sequence[Question]) -> str:
-    """Write the audience's artifact: its users and its released numbers."""
+    """Write the audience's artifact: its users, and its noised numbers."""
     reveals = question.reveals
     with question.work.drafting(
         "custom_audience", question.inputs, {"question": question.text(question.definition)}

@@ -62,7 +62,7 @@ def drift_of_audience(
 
 
 def drift_of_export(export: Mapping[str, Any], limit: float = 0.5) -> dict[str, str]:
-    """Return facts for an export's summary if more than a share of its users were not in the previous export.
+    """Return facts for an export's summary if a large share of its users were not in the previous export.
 
     Args:
         export: The document of the export, which counts the changes if the configured model asks for them.

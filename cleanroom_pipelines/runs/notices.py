@@ -184,7 +184,7 @@ def send_test(
 
 
 def _operators(setting: str | None) -> Sequence[NoticeReceiver]:
-    """Return the receiver in CLEANROOM_NOTIFY, if it is set."""
+    """Return the operator's own receiver, from CLEANROOM_NOTIFY, if that is set."""
     if not setting:
         return ()
     is_url = setting.startswith(("http://", "https://"))

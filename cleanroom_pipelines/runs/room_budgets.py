@@ -41,7 +41,7 @@ class RoomBudget:
 
     @classmethod
     def of(cls, installation: Installation, room: DataRoom, artifacts: Mapping[str, str]) -> Self | None:
-        """Create the budget for the data in these artifacts.
+        """Create the budget of a room for the data in the given artifacts.
 
         Returns:
             None while the room has no base audience, or no organisation that may provide one of the sides.

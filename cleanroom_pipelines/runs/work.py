@@ -75,7 +75,7 @@ class Run:
 
 @dataclass(frozen=True)
 class NothingToDo:
-    """No work for this run: the claim is taken, a parent is not ready, or the artifact was only verified.
+    """No work for this run: another run has the claim, a parent is not ready, or artifacts were only verified.
 
     Args:
         message: One sentence for people who view the run.

@@ -107,7 +107,7 @@ def _rows_sql(n_features: int, *, has_population: bool) -> str:
 
 @dataclass(frozen=True)
 class _WriteGroup:
-    """A task that receives all interactions of one group of users, and writes the group's users and items."""
+    """Task that receives all interactions of one group of users, and writes the group's users and items."""
 
     folder: Path
     aggregates: reading.Aggregates

@@ -183,7 +183,7 @@ def _empty_shard(n_features: int, *, has_time: bool) -> ShardArrays:
 
 @dataclass(frozen=True)
 class _WriteShard:
-    """A task that writes one shard on an executor, from the shard's users."""
+    """Task that writes one shard on an executor, from the shard's users."""
 
     out: Path
     chosen: Int64

@@ -514,7 +514,7 @@ def _rank_on_cluster(engine: Engine, n_users: int, scored: Path, ordered: Path, 
 
 @dataclass(frozen=True)
 class _FinishVectorPart:
-    """Write one part of the ranking, and return its scores at the positions of `_scale_places`."""
+    """Task that writes one part of the ranking, and returns its scores at the positions of `_scale_places`."""
 
     n_users: int
     out: Path

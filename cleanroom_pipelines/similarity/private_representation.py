@@ -291,7 +291,7 @@ class _SumMoments:
 
 @dataclass(frozen=True)
 class _SumProducts:
-    """A task that sums the outer product of each vector with itself over a shard's users, for each dimension d."""
+    """Task that sums the outer product of each vector with itself over a shard's users, for each dimension d."""
 
     model: Model
     representation: PrivateRepresentation
@@ -307,7 +307,7 @@ class _SumProducts:
 
 @dataclass(frozen=True)
 class _CountLengths:
-    """A task that counts the users of a shard by the length of their unclipped vectors, for each dimension d."""
+    """Task that counts the users of a shard by the length of their unclipped vectors, for each dimension d."""
 
     model: Model
     representation: PrivateRepresentation

@@ -106,7 +106,7 @@ def _low(hashes: Int64) -> Int64:
 
 @dataclass(frozen=True)
 class _SampleShard:
-    """A task that returns hashes and items of a shard's sampled users: those whose low hash bits are small."""
+    """Task that returns hashes and items of a shard's sampled users: those whose low hash bits are small."""
 
     model: Model
     below: int
@@ -124,7 +124,7 @@ class _SampleShard:
 
 @dataclass(frozen=True)
 class _MeasureEmbeddings:
-    """A task that writes, for each user of a shard, the length of the embedding."""
+    """Task that writes, for each user of a shard, the length of the embedding."""
 
     model: Model
 

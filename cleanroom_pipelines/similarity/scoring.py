@@ -95,7 +95,7 @@ def match_users(
 
 @dataclass(frozen=True)
 class _MatchShard:
-    """A task that finds a shard's seed users, with ids, and samples its other users, without ids."""
+    """Task that finds a shard's seed users, with ids, and samples its other users, without ids."""
 
     model: Model
     seed: pa.Array
@@ -216,7 +216,7 @@ def score_held_out(
 
 @dataclass(frozen=True)
 class _ScoreHeldOut:
-    """A task that scores chosen users of a shard by their fold's model; users without a fold, by all models."""
+    """Task that scores chosen users of a shard by their fold's model; users without a fold, by all models."""
 
     model: Model
     scorers: tuple[Scorer, ...]

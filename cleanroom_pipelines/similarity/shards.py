@@ -103,7 +103,7 @@ def shard_bits(n_users: int, users_per_shard: int, n_features: int = 0) -> int:
 
 
 def first_hashes(bits: int) -> npt.NDArray[np.int64]:
-    """Return the smallest hash of each of 2^bits shards, then the end of the last shard."""
+    """Return the smallest hash that each of 2^bits shards may contain, then the end of the last shard's range."""
     return np.arange((1 << bits) + 1, dtype=np.int64) << (STABLE_HASH_BITS - bits)
 
 

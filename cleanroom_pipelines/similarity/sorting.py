@@ -326,7 +326,7 @@ def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[in
 
 @dataclass(frozen=True)
 class _FinishPart:
-    """A task that inserts the seed users into one sorted file, and writes it as a part of the ranking."""
+    """Task that inserts the seed users into one sorted file, and writes it as a part of the ranking."""
 
     fit: Fit
     n_others: int

@@ -116,7 +116,7 @@ def train(
     day_cache: Path | None = None,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> TrainingReport:
-    """Train an audience model; no seed is involved.
+    """Train an audience model from interactions and features of users; no seed is involved.
 
     Args:
         tables: The tables to read.
@@ -242,7 +242,7 @@ def _write_users(job: _Job, counted: _Counted) -> Written:
 
 
 def _describe(job: _Job, counted: _Counted, written: Written) -> None:
-    """Write model.json."""
+    """Write model.json, which describes the model."""
     found = counted.found
     description = {
         "format_version": FORMAT_VERSION,
