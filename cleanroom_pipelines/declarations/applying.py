@@ -61,7 +61,7 @@ Action = Literal["create", "update", "retry", "keep"]
 
 @dataclass(frozen=True)
 class DeclaredChange:
-    """One change that applying a declaration makes to a resource, account or other object, or would make.
+    """One change to a resource, account or other object, made by applying a declaration or shown by a dry run.
 
     Args:
         action: `create`, `update` (a new version if the content changes), `retry` (unchanged, but its newest
@@ -199,7 +199,7 @@ class _Applying:
                     check_seed_header(self._seed(job))
 
     def with_warnings(self) -> list[DeclaredChange]:
-        """Return the changes; add a warning to each new, changed or retried job whose seed is unusable.
+        """Return the changes, with a warning on each new, changed or retried job whose seed is unusable.
 
         The seed is compared with the minimum, not with the model: the result depends on the seed alone.
         """
@@ -321,7 +321,7 @@ class _Applying:
         )
 
     def _create_or_update(self, spec: Spec, seed: Path | None = None) -> str:
-        """Create, update, retry or keep one resource, and return its id."""
+        """Create, update, retry or keep one resource and return its id."""
         spec.validate()
         self._check_seed_floor(spec)
         # The digest leaves out the seed's location, which is not declared. The location is set before the job is

@@ -120,7 +120,7 @@ class _Named(_Form):
 
 
 class TableForm(_Form):
-    """A table: where its files are, and the roles of its columns."""
+    """A table: the location of its files and the roles of its columns."""
 
     source: str
     columns: dict[str, RoleWord]
@@ -151,7 +151,7 @@ class Refresh(_Form):
 
 
 class AudienceModelForm(_Named):
-    """An audience model; its training dataset is in the same file or already in the catalogue."""
+    """An audience model; its training dataset is in the same file or in the catalogue."""
 
     training_dataset: Text
     window: WindowForm = WindowForm()
@@ -216,7 +216,7 @@ class AccountForm(_Form):
 
 
 class CollaborationForm(_Form):
-    """A group of accounts that may start jobs on each other's models if the models' policies allow it."""
+    """Accounts, by name or id, that may start jobs on each other's models if the models' policies allow it."""
 
     name: Text
     members: list[AccountText] = Field(min_length=1)

@@ -51,7 +51,7 @@ class PartyKind(StrEnum):
 
     @property
     def words(self) -> str:
-        """The kind's name, as written in sentences."""
+        """The kind, as written in sentences."""
         return self.value
 
 
@@ -95,7 +95,7 @@ class ApplyingParties:
         )
 
     def apply_account(self, form: AccountForm) -> None:
-        """Create an account, or keep the existing account of this name."""
+        """Create an account, or keep the existing one with this name."""
         check_new_account(form.name, form.id, form.organization)
         existing = self._accounts.get(form.name)
         if existing is not None:
@@ -121,7 +121,7 @@ class ApplyingParties:
         self._note(PartyKind.ACCOUNT, form.name, account_id, True)
 
     def apply_collaboration(self, form: CollaborationForm) -> None:
-        """Create a collaboration, or keep the existing collaboration of this name."""
+        """Create a collaboration, or keep the existing one with this name."""
         # Accounts that a dry run would create have no id yet; their names distinguish them.
         members = [self.account_of(member) or member for member in form.members]
         check_new_collaboration(form.name, members)
@@ -153,7 +153,7 @@ class ApplyingParties:
         self._note(PartyKind.COLLABORATION, form.name, new_id, True)
 
     def apply_template(self, form: TemplateForm) -> None:
-        """Add an analysis template, or keep the existing template of this name."""
+        """Add a template, or keep the existing one with this name."""
         account, region = form.account or self._declaration.account, self._declaration.region
         account_id = self.account_of(account)
         sql = _read_sql(self._declaration.folder / form.sql)
@@ -183,7 +183,7 @@ class ApplyingParties:
         self._note(PartyKind.TEMPLATE, form.name, arn, True)
 
     def apply_bucket(self, form: BucketForm) -> None:
-        """Register a bucket, or keep the existing bucket of this name."""
+        """Register a bucket, or keep the existing one with this name."""
         account_id = self.account_of(form.account or self._declaration.account)
         check_new_bucket(form.name, form.url, form.credentials_profile)
         existing = self._catalog.parties.bucket(form.name)
@@ -201,7 +201,7 @@ class ApplyingParties:
         self._note(PartyKind.BUCKET, form.name, "" if self._dry_run else form.name, True)
 
     def apply_notice(self, form: NoticeForm) -> None:
-        """Create a receiver of notices, or update the existing receiver of this name if it differs."""
+        """Create or update a receiver of notices, or keep the existing one with this name."""
         receiver = _receiver_of(form)
         receiver.check()
         if receiver.organization is not None and receiver.organization not in self._organizations():

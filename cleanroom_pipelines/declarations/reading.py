@@ -67,7 +67,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Reject a document whose aliases expand it beyond the size limit."""
+    """Reject a document that is too large after expanding every alias."""
     sizes: dict[int, int] = {}
     under_way: set[int] = set()
 

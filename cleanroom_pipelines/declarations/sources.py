@@ -28,7 +28,7 @@ from cleanroom_pipelines.uploads.sources import Sources, is_remote, parse_source
 
 
 def source_of(folder: Path, text: str) -> str:
-    """Resolve a path or glob relative to the declaration's folder; return a remote source unchanged.
+    """Resolve a path or glob relative to the declaration's folder; return a remote source as it is.
 
     Raises:
         UsageError: It is remote and has an unknown form, or contains credentials.
@@ -76,7 +76,7 @@ def _suggestion(name: str, there: Iterable[str]) -> str:
 
 
 def check_seed_header(seed: Path) -> None:
-    """Read the header of a seed, and reject a seed that has no column of ids.
+    """Read the header of a seed, and reject a seed without a column of ids.
 
     Raises:
         SeedError: It cannot be read, or has no column of ids.
@@ -85,7 +85,7 @@ def check_seed_header(seed: Path) -> None:
 
 
 def find_seed(form: JobForm, folder: Path, sources: Sources | None, stack: ExitStack) -> Path:
-    """Return a local file with a job's seed; a remote seed is copied, with all its files merged into one.
+    """Return the local file of a job's seed; a remote seed is copied, and its files are merged.
 
     Args:
         form: The job.

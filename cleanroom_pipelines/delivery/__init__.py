@@ -1,4 +1,4 @@
-"""Delivery: write a list of users as files in the form that an ad platform accepts.
+"""Delivery: write a list of users as files that an ad platform accepts.
 
 Lives here: writing exports, the destinations and their rules, the formats of files, control groups, and
 comparisons with earlier deliveries.

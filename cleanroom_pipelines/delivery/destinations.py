@@ -59,7 +59,7 @@ from cleanroom_pipelines.terms import Family, MatchingId
 
 
 class AdDestination(StrEnum):
-    """The ad platform to which the files of a delivery are uploaded."""
+    """The platform that a delivery is uploaded to."""
 
     PLAIN = "plain"
     GOOGLE = "google"
@@ -124,7 +124,7 @@ def reason_not_served(destination: AdDestination, kind: MatchingId) -> str | Non
 
 
 def require_served(destination: AdDestination, kind: MatchingId) -> None:
-    """Raise an error if a destination does not accept ids of a kind.
+    """Check that a destination accepts ids of a kind.
 
     Raises:
         DestinationRuleError: Ids of the kind cannot be activated there.
@@ -175,7 +175,7 @@ def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Arr
 
 
 def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> FileFormat:
-    """Choose the file format that a destination accepts for the given kinds of ids.
+    """Choose the format of the files that a destination accepts for some kinds of ids.
 
     Args:
         destination: The destination.

@@ -41,7 +41,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, csv.Error, EOFEr
 
 @dataclass(frozen=True)
 class ExportPart:
-    """One file of an export, as listed in the manifest.
+    """One file of an export.
 
     Args:
         name: Its name.
@@ -177,7 +177,7 @@ class ExportOptions:
 
     @property
     def file_format(self) -> FileFormat:
-        """The format of the export's files."""
+        """The format of the files."""
         return self.format_ if isinstance(self.format_, FileFormat) else list_format(self.format_)
 
 
@@ -331,7 +331,7 @@ class EarlierExport:
     _manifest: Mapping[str, Any]
 
     def rows(self, scratch: Path) -> Iterator[Sequence[str]]:
-        """Yield the rows of all files in batches; copy each file into `scratch` and check it before reading.
+        """Yield the rows of the parts in order, in batches; each file is first copied into `scratch` and checked.
 
         Raises:
             ArtifactError: A file is missing or was altered.
@@ -389,7 +389,7 @@ class _Files:
         batches: Iterable[Sequence[str]],
         on_rows: Callable[[int], None] = lambda _: None,
     ) -> tuple[ExportPart, ...]:
-        """Write a list as files of limited length, in batches, so that no whole file is in memory."""
+        """Write a list as one or more files of limited length, without loading a whole file's rows into memory."""
         rows, parts = _RowStream(batches), list[ExportPart]()
         while not parts or rows.are_left():
             name = draft.named(self.format.file_name(prefix, len(parts), gzip_=self.gzip))
@@ -419,13 +419,13 @@ class _Files:
         return tuple(parts)
 
     def write_changes(self, draft: FolderDraft, changes: Changes) -> WrittenChanges:
-        """Write the added rows and the removed rows to separate files."""
+        """Write the added and the removed rows as separate lists."""
         added = self.write(draft, _ADDED, changes.added)
         return WrittenChanges(changes.since, added, self.write(draft, _REMOVED, changes.removed))
 
 
 class _RowStream:
-    """Divides a stream of batches of rows into pieces of requested lengths."""
+    """Cuts a stream of row batches into pieces of the requested lengths."""
 
     def __init__(self, batches: Iterable[Sequence[str]]) -> None:
         self._batches = iter(batches)
@@ -450,7 +450,7 @@ class _RowStream:
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Convert the errors of reading an export to DestinationError or ArtifactError."""
+    """Convert failures to read an export into a DestinationError or an ArtifactError."""
     try:
         yield
     except BucketError as error:

@@ -97,7 +97,7 @@ def list_format(name: str) -> FileFormat:
 
 @contextmanager
 def gzipped(sink: Any) -> Iterator[Any]:
-    """Compress the output with gzip, without file name and time, so that the same rows give the same bytes."""
+    """Compress the output with gzip, without name and time in the header: the same rows give the same bytes."""
     with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=sink, mtime=0) as stream:
         yield stream
 

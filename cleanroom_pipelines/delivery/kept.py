@@ -1,4 +1,4 @@
-"""Hashes for ad destinations: computed at ingest, when the ids are available, and stored for deliveries.
+"""Hashes for ad destinations: computed at ingest, while the ids are available, and stored for later deliveries.
 
 Lives here: computing the hashes while a room's base is ingested, and reading them for a delivery.
 Add here when hashes are stored in another way.

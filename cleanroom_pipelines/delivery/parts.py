@@ -1,4 +1,4 @@
-"""Writing the files of an export on the machines of a cluster.
+"""Writing the files of an export on a cluster.
 
 Lives here: files written in parallel by the engine's tasks, each with its own slice of the users.
 Add here when files are staged in another way.
@@ -22,7 +22,7 @@ from cleanroom_pipelines.engine import Engine
 
 
 class UserSlice(Protocol):
-    """Consecutive users of an audience; a slice can be sent to another machine and read there."""
+    """Consecutive users of an audience, which can be sent to another machine and read there."""
 
     def user_ids(self) -> Iterator[pa.Array]:
         """Yield the user ids in order, in batches of strings."""
@@ -31,7 +31,7 @@ class UserSlice(Protocol):
 
 @dataclass(frozen=True)
 class StagedPart:
-    """One file of an export in the staging folder, before it is copied to the destination.
+    """One file of an export, staged and not yet copied to the destination.
 
     Args:
         path: Its staged file.
@@ -85,7 +85,7 @@ def _path_of(folder: Path, number: int) -> Path:
 
 
 def copy_part(part: StagedPart, sink: Any) -> None:
-    """Copy a staged file to a file of the export, and delete the staged one."""
+    """Copy a staged file into a file of the export, and delete it from the staging folder."""
     with part.path.open("rb") as source:
         while chunk := source.read(1 << 20):
             sink.write(chunk)

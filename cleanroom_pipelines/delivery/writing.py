@@ -71,7 +71,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a delivery has written.
+    """The result of a delivery.
 
     Args:
         manifest: The manifest of the delivered files.

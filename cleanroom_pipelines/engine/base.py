@@ -1,4 +1,4 @@
-"""The interface that all engines implement.
+"""Interface of all engines.
 
 Lives here: the engine protocol and settings.
 Add here when all engines get a new operation or setting.
@@ -98,7 +98,7 @@ class Engine(Protocol):
         ...
 
     def rejected_lines(self) -> pa.Table:
-        """Return the invalid lines of text files that queries skipped since this was last called.
+        """Return the invalid lines of text files that queries have skipped since the last call.
 
         Returns:
             One row per line: `line` (number of the record in its file, from 1, including the header), `reason`

@@ -59,7 +59,7 @@ _TASKS_AHEAD = 32
 
 
 class DuckDBEngine:
-    """An in-memory DuckDB session that can access only the given paths."""
+    """An in-memory DuckDB that can access only the given paths."""
 
     is_cluster = False
 
@@ -137,7 +137,7 @@ class DuckDBEngine:
         self.execute(f"CREATE OR REPLACE TEMP VIEW {quote_identifier(name)} AS {sql}")
 
     def rejected_lines(self) -> pa.Table:
-        """Return the invalid lines that queries skipped since this was last called."""
+        """Return the invalid lines that queries have skipped since the last call."""
         # DuckDB has one reject table per session; it does not exist before the first scan of a CSV.
         if not self.fetch("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").num_rows:
             return pa.table(

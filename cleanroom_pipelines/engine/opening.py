@@ -26,7 +26,7 @@ def open_engine(settings: EngineSettings | None = None, *, paths: Iterable[str |
 def open_configured_engine(
     settings: EngineSettings | None = None, *, paths: Iterable[str | Path] = ()
 ) -> "OpenEngine":
-    """Open the engine in the settings, maybe a cluster, for steps whose cost grows with the number of users.
+    """Open the configured engine, which may be a cluster, for steps whose cost grows with the number of users.
 
     Args:
         settings: Choice of the engine, and its limits on this machine.

@@ -22,7 +22,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 class BadZstdError(OSError):
-    """The file is not a zstd file, is truncated, or does not match its checksums."""
+    """The file is not zstd, is truncated, or does not match its checksums."""
 
 
 def is_packed_name(file: Path) -> bool:
@@ -31,7 +31,7 @@ def is_packed_name(file: Path) -> bool:
 
 
 def packing_of(file: Path) -> Packing:
-    """Return a file's compression: by its suffix or, if it has no suffix, by its first bytes."""
+    """Return a file's compression: by its suffix or, if it has no suffix at all, by its first bytes."""
     if file.suffix:
         return _SUFFIXES.get(file.suffix.lower(), "none")
     with file.open("rb") as stream:

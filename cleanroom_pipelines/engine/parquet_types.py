@@ -1,4 +1,4 @@
-"""The types and names of parquet columns.
+"""Types and names of parquet columns.
 
 Lives here: a file's schema, and which types and names count as the same.
 Add here when parquet files may have another type.
@@ -51,13 +51,13 @@ def read_schema(file: Path) -> pa.Schema:
 
 
 def renamed(names: Sequence[str], repeated: Collection[str]) -> frozenset[str]:
-    """Return the names that DuckDB may give to repeated columns, such as m_1 to the second m of `m, m, m_1`."""
+    """Return the names that DuckDB may give to repeated columns: the second of `m, m, m_1` becomes m_1."""
     bases = {name.lower() for name in repeated}
     return frozenset(name for name in names if _NUMBERED.sub("", name.lower()) in bases)
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """Reduce a type to what queries see: without encodings, offset sizes, names of list items and extensions."""
+    """Reduce a type to the parts that queries see: drop encodings, offsets, names of list items, extensions."""
     is_kind = pa.types
     if isinstance(type_, pa.BaseExtensionType):
         return UUID if type_ == UUID else plain_type(type_.storage_type)
@@ -71,7 +71,7 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 
 
 def type_in_words(type_: pa.DataType) -> str:
-    """Return a type's name for messages; of a nested type, no field names, because they may be data."""
+    """Return the name of a type for messages; of a nested type only its kind, because field names may be data."""
     if pa.types.is_nested(type_):
         return str(type_).partition("<")[0]
     return "uuid" if type_ == UUID else str(type_)

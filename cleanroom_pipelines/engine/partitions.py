@@ -61,7 +61,7 @@ def value_of(file: Path, key: str) -> str | None:
 
 
 def values_of(files: Sequence[Path], key: str) -> list[str | None]:
-    """Return the value of a partition column for each of several files."""
+    """Return the values of a partition column, one per file."""
     return [value_of(file, key) for file in files]
 
 

@@ -28,7 +28,7 @@ def is_plain(path: Path) -> bool:
 
 
 class PlainPaths:
-    """Provides plain paths to files and folders: the real path, or else a temporary link, which close removes.
+    """Plain paths to files and folders: the real path or a temporary link, removed on close.
 
     Args:
         folder: Folder for links if its own path is plain; otherwise the system's temporary folder is used.

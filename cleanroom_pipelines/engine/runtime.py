@@ -21,7 +21,7 @@ ShouldCancel = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Runtime:
-    """Engine settings, progress reports and cancellation for a long operation.
+    """Engine settings, progress and cancellation of a long operation.
 
     Args:
         engine: Engine settings.

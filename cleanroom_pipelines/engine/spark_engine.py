@@ -57,7 +57,7 @@ _NOT_FOR_SPARK = frozenset(
 
 
 class SparkEngine:
-    """An engine session on a Spark cluster.
+    """A session on a Spark cluster.
 
     One accepted difference from DuckDB: a floating-point sum depends on the order of its rows.
 
@@ -90,7 +90,7 @@ class SparkEngine:
                 raise
 
     def execute(self, sql: str, parameters: Parameters = ()) -> None:
-        """Create a view, or a table, whose rows are stored until the engine is closed; or drop one."""
+        """Create a view, create a table that is stored until the engine is closed, or drop either."""
         statement = to_spark(sql)
         if statement.drops:
             self.unregister(statement.drops)
@@ -114,7 +114,7 @@ class SparkEngine:
         return _with_unsigned(self._call(frame.toArrow))
 
     def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
-        """Stream a query's result in its order, through files, because pyspark itself streams only single rows."""
+        """Stream a query's result in its order, by way of files, because pyspark can only stream single rows."""
         import pyarrow.parquet as pq
 
         folder = self._new_folder()
@@ -140,12 +140,12 @@ class SparkEngine:
         self._name(self._call(lambda: self._spark.read.parquet(_address(folder))), name, frozenset())
 
     def unregister(self, name: str) -> None:
-        """Remove a table that `register` has made queryable; its files remain until the engine is closed."""
+        """Remove a registered table; its files are deleted when the engine is closed."""
         self._call(lambda: self._spark.catalog.dropTempView(name))
         self._reads.pop(name.lower(), None)
 
     def scan(self, name: str, tables: TableFiles) -> None:
-        """Make files queryable as a view; text files are parsed at once and stored as parquet."""
+        """Make files queryable as a view; text is parsed immediately and stored as parquet."""
         check_types(tables)
         if tables.format == "parquet":
             try:
@@ -163,7 +163,7 @@ class SparkEngine:
         self._name(cells, name, frozenset([scan]))
 
     def rejected_lines(self) -> pa.Table:
-        """Return the invalid lines that queries skipped since this was last called."""
+        """Return the invalid lines that queries have skipped since the last call."""
         unreported, self._unreported = self._unreported, []
         return pa.concat_tables([_NO_LINES, *unreported])
 
@@ -211,7 +211,7 @@ class SparkEngine:
         return tuple(parts)
 
     def run_tasks(self, function: Callable[[T], pa.Table], tasks: Sequence[T]) -> Iterator[pa.Table]:
-        """Run a function for each task on the executors, each task in a partition of its own."""
+        """Run a function for each task, one task per partition."""
         size = max(_TASKS_PER_JOB, -(-len(tasks) // _JOBS))
         for start in range(0, len(tasks), size):
             some = list(tasks[start : start + size])
@@ -229,7 +229,7 @@ class SparkEngine:
         *,
         n_groups: int | None = None,
     ) -> Iterator[pa.Table]:
-        """Run a function on each group of rows: one group per key or, with `n_groups`, per partition."""
+        """Run a function on each group of rows, by key or, with `n_groups`, by partition."""
         frame = self._query(sql, parameters)
         # Renamed, since pyspark does not quote column names here.
         plain = [f"c{number}" for number in range(len(frame.columns))]
@@ -347,7 +347,7 @@ class SparkEngine:
 
 
 def quote_for_spark(name: str) -> str:
-    """Quote a column name for Spark's Python API, in which dots and backticks have a meaning."""
+    """Quote a column name for Spark's Python API, where dots and backticks are special."""
     return "`" + name.replace("`", "``") + "`"
 
 
@@ -367,7 +367,7 @@ def _report_versions(_: int) -> pa.Table:
 
 @dataclass(frozen=True)
 class _TaskRunner:
-    """Runs tasks on an executor, and returns their results as bytes of Arrow streams."""
+    """Runs tasks on an executor; results are returned as the bytes of an Arrow stream."""
 
     function: Callable[[Any], pa.Table]
     tasks: Sequence[Any]
@@ -442,7 +442,7 @@ def _unexpected(error: Exception) -> CleanroomError:
 
 
 def _results(answers: pa.Table) -> Iterator[pa.Table]:
-    """Yield the tables that tasks returned, in order of the tasks; if a task failed, raise its error."""
+    """Yield the tables that the tasks returned, in order; raise the first failure."""
     import pickle
 
     for answer in answers.sort_by("task").to_pylist():
@@ -467,7 +467,7 @@ def _address(path: Path | str) -> str:
 
 
 def _parts_of(folder: Path) -> list[Path]:
-    """Return the files of a result in order, without the files that Spark writes for its own use."""
+    """Return the files of a result in order, without Spark's own files next to them."""
     return sorted(folder.glob("part-*.parquet"))
 
 

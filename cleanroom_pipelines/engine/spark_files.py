@@ -1,4 +1,4 @@
-"""Reading files on the executors of a Spark cluster, with DuckDB.
+"""Reading files with DuckDB on a Spark cluster.
 
 Lives here: converting one file of text, or of parquet that Spark cannot read, on an executor.
 Keep out: the meaning of cells, and Spark's calls (spark_engine).
@@ -23,7 +23,7 @@ _MEMORY_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class ReadFile:
-    """Task that converts one of several files, given its number, to parquet.
+    """Task that converts one file, chosen by its number, to parquet.
 
     All cells of the table's columns are read, so a line with invalid UTF-8 in one of them is always rejected; on
     DuckDB alone, only queries that read the invalid cell reject it.

@@ -113,7 +113,7 @@ def keep_event_log() -> None:
 
 
 def close_session(session: Any, url: str) -> None:
-    """End a session; this process's Spark application stays running for a while, for a next session."""
+    """End a session; this process's Spark application stays open for a while, for the next session."""
     global _n_engines, _n_closed  # noqa: PLW0603 - they belong to the one application
     if url.startswith("sc://"):
         session.stop()
@@ -188,7 +188,7 @@ def check_executors(url: str, ask: Callable[[], tuple[str, str]], interrupt: Cal
 
 
 def versions() -> tuple[str, str]:
-    """Return the versions of this package and of Python in this process."""
+    """Return this process's versions of this package and Python."""
     return version("cleanroom-pipelines"), f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -256,7 +256,7 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
 
 
 def _result_within(seconds: float, action: Callable[[], T], give_up: Callable[[], None] | None = None) -> T:
-    """Run an action with a timeout, in a thread that does not keep the process from ending.
+    """Run an action with a timeout, in a thread that does not keep the process alive.
 
     Raises:
         TimeoutError: It took longer, and was cancelled.

@@ -67,15 +67,15 @@ class TableFiles:
         return sum(file.stat().st_size for file in self.files)
 
     def one(self, file: Path) -> "TableFiles":
-        """Return this table reduced to one of its files, with the same columns."""
+        """Return the table reduced to one of its files, with the same columns."""
         return replace(self, files=(file,))
 
     def select(self, names: Sequence[str]) -> "TableFiles":
-        """Return this table reduced to some of its columns; the others are neither read nor checked."""
+        """Return the table reduced to some of its columns; the others are not read or checked."""
         return replace(self, columns=tuple(names))
 
     def numbered(self) -> "TableFiles":
-        """Return this CSV table with its repeated columns too, numbered by position: `Email 1`, `Email 2`."""
+        """Return the CSV table including its repeated columns, numbered by position: `Email 1`, `Email 2`."""
         shapes = [self.shape_of(file).positions for file in self.files]
         added = [name for name in shapes[0] if name not in self.columns and all(name in shape for shape in shapes)]
         return replace(self, columns=(*self.columns, *added))
@@ -248,7 +248,7 @@ def _main_kind_of(files: Sequence[Path]) -> list[Path]:
 
 
 def _suffix_of(file: Path) -> str:
-    """Return a file's suffix in lower case; a compression suffix does not count."""
+    """Return a file's suffix in lower case, ignoring a compression suffix."""
     return Path(file.stem if packing.is_packed_name(file) else file.name).suffix.lower()
 
 

@@ -1,4 +1,4 @@
-r"""The form of text files: delimiter, header and encoding.
+r"""The form of text files: delimiter, header, encoding.
 
 Lives here: header, delimiter, line ending, escape and encoding of CSV; keys of JSON Lines.
 Add here when text files may be written in another way.
@@ -142,7 +142,7 @@ def check_encoding(file: Path, what: str) -> None:
 
 
 def wrong_encoding(encoding: str, what: str) -> InputError:
-    """Return the error for a text file in an encoding that `encoding_of` recognised."""
+    """Return an error for text in an encoding that `encoding_of` recognised."""
     words, remedy = _ENCODINGS[encoding]
     return InputError(f"The {what} looks like {words}.", remedy=remedy, problem="unreadable")
 
@@ -204,7 +204,7 @@ def _lines_of(text: str) -> Iterator[str]:
 
 
 def _n_good(records: Iterator[list[str]], n_cells: int) -> int:
-    """Count the records up to the first one whose number of cells differs from the header's."""
+    """Count the records before the first one with more or fewer cells than the header."""
     n_good = 0
     try:
         for record in records:

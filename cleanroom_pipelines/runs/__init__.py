@@ -1,4 +1,4 @@
-"""Run pending work in this process, in a worker process, or in Dagster's daemon.
+"""Do pending work: in this process, in a worker process, or in Dagster's daemon.
 
 Lives here: the installation (settings and the parts they open), the work of each kind, the inbox, notices,
 retention, backups, and running pending work.

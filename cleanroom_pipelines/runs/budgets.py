@@ -59,7 +59,7 @@ class Question(Document):
 
     @classmethod
     def of(cls, kind: str, content: str, text: str, price: Price) -> Self:
-        """Create a question from its text; only a digest of the text is stored, because the text may contain data.
+        """Create a question from its text; only a digest is stored, because the text may contain data.
 
         Args:
             kind: One word, for display.
@@ -71,13 +71,13 @@ class Question(Document):
 
     @property
     def price(self) -> Price:
-        """The question's price, which determines how much noise its answer gets."""
+        """The question's price, which determines the noise of its answer."""
         return Price(self.tenths, self.sensitivity)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The privacy budget of two organisations, as one room or job uses it.
+    """The privacy budget of two organisations, as used by one room or job.
 
     Args:
         installation: The installation that holds the budget.
@@ -99,7 +99,7 @@ class Budget:
         return self.installation.catalog.pairs.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
-        """Return the `Releaser`, which adds the noise that the paid questions require to exact numbers."""
+        """Return the `Releaser` that adds noise to numbers paid from this budget."""
         key = self.installation.key.derive(f"noise of {self.pair.id}")
         return Releaser(key, content, hide_absolute_values)
 
@@ -170,14 +170,14 @@ def bound_of(ledger: Ledger) -> dict[str, Any]:
 
 
 def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
-    """Return the ledger of two organisations as it will be once a proposed change takes effect."""
+    """Return the ledger of two organisations as it will be once a proposal takes effect."""
     if kind == REFILL:
         return replace(ledger, total=ledger.total + tenths)
     return replace(ledger, period="month") if kind == PERIOD else ledger
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
-    """Return the organisations that provide a room's data; before an upload, those permitted to provide it.
+    """Return the two organisations that provide a room's data; before an upload, those permitted to do so.
 
     Returns:
         None if no organisation may upload one of the sides.
@@ -196,7 +196,7 @@ def room_organizations(installation: Installation, room: DataRoom) -> tuple[str 
 
 
 def replay(installation: Installation) -> int:
-    """Copy payments from the audit log to the catalogue's ledgers where the ledgers lack them.
+    """Add payments from the audit log that are missing in the catalogue's ledgers.
 
     Returns:
         Number of log lines read.

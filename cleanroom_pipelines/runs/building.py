@@ -22,7 +22,7 @@ _R = TypeVar("_R", bound=Resource)
 
 @dataclass(frozen=True)
 class AssetResult:
-    """The result of building an asset, or the reason why nothing was built.
+    """Result of building an asset, or the reason that nothing was built.
 
     Args:
         asset: Name of the asset.
@@ -76,7 +76,7 @@ def builds(
 
 
 def built(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> AssetResult:
-    """Return the `AssetResult` of an asset whose artifact this work has stored."""
+    """Return the result of an asset that this work has stored."""
     return AssetResult(asset, work.record.id, sentence, work.manifests[asset], documents)
 
 

@@ -406,7 +406,7 @@ def _mode_of(
 
 
 def _holdout_of(key: InstallationKey, job: GenerationJob, options: Mapping[str, Any]) -> Holdout | None:
-    """Return an audience's control group, which refreshes do not change; None if no group is held out."""
+    """Return an audience's control group, which is the same after each refresh; None if no group is held out."""
     share = options.get("holdout")
     return Holdout.parse(str(share), holdout_salt(key.derive("holdouts"), job.id)) if share else None
 

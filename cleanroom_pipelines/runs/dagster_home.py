@@ -68,7 +68,7 @@ def _write_settings(installation: Installation) -> Path:
 
 @contextmanager
 def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
-    """Open an instance; one process at a time, because creating its databases concurrently corrupts them."""
+    """Open an instance, one process at a time: creating its databases concurrently corrupts them."""
     # Dagster builds URLs by joining paths as text, and finds its settings and databases by glob patterns.
     with _failures_explained(home), _without_quotes(), plain_folder(home) as plain:
         with _lock(home):
@@ -92,7 +92,7 @@ def _lock(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _failures_explained(home: Path) -> Iterator[None]:
-    """Convert Dagster's errors about its settings and databases into this project's errors."""
+    """Convert Dagster's errors about its settings and databases into our own."""
     try:
         yield
     except (dg.DagsterInvalidConfigError, YAMLError):

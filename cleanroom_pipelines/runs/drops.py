@@ -1,4 +1,4 @@
-"""Files dropped into the inbox: detecting when they are complete, and rejecting unusable ones.
+"""Files dropped into the inbox: finding complete ones, and rejecting those that cannot be used.
 
 Lives here: what the inboxes of seeds and of rooms share: drops (files in the inbox), receipts (JSON files that
 report what became of a drop), rejected files, deleting a folder.
@@ -62,7 +62,7 @@ class RejectedDrop:
 
 
 class StillWrittenError(CleanroomError):
-    """Another process may still be writing a dropped file; it stays in the inbox until it is complete."""
+    """A process may still be writing a dropped file; it stays in the inbox until it is complete."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def reject(
     what: str,
     facts: Mapping[str, Any] | None = None,
 ) -> RejectedDrop | None:
-    """Reject a drop: write a receipt to the folder `rejected/` next to it, log this, and remove the file.
+    """Reject a drop: write a receipt to `rejected/` next to it, log the rejection, and remove the file.
 
     On an encrypted volume the file is moved to `rejected/`, where the daily cleanup deletes it after a day.
 
@@ -230,7 +230,7 @@ def write_rejection(
 
 
 def write_receipt(path: Path, receipt: Mapping[str, Any]) -> None:
-    """Write a receipt as JSON, unless the file already has this content."""
+    """Write a receipt, unless the file already has the same content."""
     content = json.dumps(receipt, indent=1, default=str).encode()
     if path.parent.is_file():
         path.parent.unlink()  # a file in the place of the receipts folder
@@ -245,7 +245,7 @@ def kept_files(home: Home) -> list[Path]:
 
 
 def forget_folder(installation: Installation, folder: Path, older_than: datetime | None = None) -> bool:
-    """Delete a deleted resource's inbox folder, with its receipts.
+    """Delete an inbox folder of a deleted resource, with its receipts.
 
     A folder that holds a dropped file stays until the file has been rejected with a receipt.
 
@@ -287,6 +287,6 @@ def _still_written() -> StillWrittenError:
 
 @contextmanager
 def one_at_a_time(installation: Installation) -> Iterator[None]:
-    """Lock the inbox: only one process of this home accepts, recovers or closes drops at a time."""
+    """Ensure that only one process of this home accepts, recovers or closes drops at a time."""
     with locked(installation.home.inbox / ".lock"):
         yield

@@ -65,7 +65,7 @@ def observations(failure: Failure, more: Mapping[str, Any] | None = None) -> Ite
 
 
 def explain_failures(installation: Installation, instance: dg.DagsterInstance) -> int:
-    """Make sure that Dagster shows each failed version as failed, with the reason on its partition's page.
+    """Make sure that Dagster shows each failed version as failed, with its reason on the partition's page.
 
     Cheap enough for every tick: it looks at versions that failed since it last looked.
 

@@ -150,7 +150,7 @@ def is_accepted_drop(slot: Path) -> bool:
 
 
 def close_drop(installation: Installation, job_id: str) -> None:
-    """Once the job of a dropped seed has exported or failed, write the seed's receipt and delete the seed.
+    """Write the receipt of a dropped seed once its job has ended, exported or failed, and delete the seed.
 
     Does nothing for other jobs, for unfinished jobs, and when the receipt exists.
     """
@@ -244,7 +244,7 @@ def _configured(installation: Installation, drop: Drop) -> str:
 
 
 def _suffix_of(path: Path) -> str:
-    """Return the suffix for the copy of a seed: the file's own or, if it has none, one for its detected format."""
+    """Return the suffix for a seed's copy: the file's suffix, or else the suffix of the detected format."""
     with _reading_errors_explained():
         if path.suffix or (format_ := format_of(path)) is None:
             return seed_suffix(path)
@@ -253,7 +253,7 @@ def _suffix_of(path: Path) -> str:
 
 @contextmanager
 def _copying(installation: Installation, complete: CompleteDrop, suffix: str) -> Iterator[Path]:
-    """Copy a drop to where no other process can change it; all later steps use the copy."""
+    """Copy a drop to where no other process can write; all later steps use the copy."""
     source = complete.drop.path
     with _reading_errors_explained():
         source.open("rb").close()

@@ -48,7 +48,7 @@ class Ingestion:
 def ingest(
     installation: Installation, drops: Iterable[Drop], take: Callable[[Installation, Drop], object]
 ) -> Ingestion:
-    """Ingest drops one by one; a file that cannot be accepted yet does not delay the others.
+    """Ingest drops one by one; a file that cannot be accepted now does not delay the others.
 
     Args:
         installation: The installation.

@@ -244,7 +244,7 @@ class Installation:
 
     @cached_property
     def opened(self) -> Opened:
-        """The installation's key and identity, after a check that home, catalogue and key belong together.
+        """The installation's key and identity; checks first that home, catalogue and key belong together.
 
         Raises:
             IdentityError: They do not belong together.
@@ -355,7 +355,7 @@ class Installation:
 
     @property
     def engine_settings(self) -> EngineSettings:
-        """The configured SQL engine, with its limits of memory and cores on this machine."""
+        """The engine to use, with its share of this machine's memory and cores."""
         return EngineSettings(
             self.settings.memory_bytes,
             self.settings.threads,

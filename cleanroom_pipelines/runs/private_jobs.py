@@ -218,7 +218,7 @@ class PrivateJob:
         return paid if paid.fits(self.budget.pair.id, self._source, model) else None
 
     def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
-        """Describe the job's price, the error of its figures, the budget left, and what its lists reveal."""
+        """Describe the job's price, its figures' error, the remaining budget, and what its lists reveal."""
         size, vector, quality = prices
         price, budget = in_units(sum(prices)), self.budget.as_dict()
         bound = f"{budget['bound']['right_at_most']:.0%} of cases"
@@ -241,7 +241,7 @@ class PrivateJob:
 
     @cached_property
     def releaser(self) -> Releaser:
-        """The `Releaser`, which adds noise to the job's numbers."""
+        """The `Releaser` that adds noise to the job's numbers."""
         return self.budget.releaser(self._content, hide_absolute_values=False)
 
     @cached_property
@@ -283,7 +283,7 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
-    """Return the ledger of two organisations if too little budget is left for any job; otherwise None.
+    """Return the ledger of two organisations if it is too low for any job; None if a job may be possible.
 
     A job first pays for its seed's size. If a size was paid for before, the same seed may be used again for free.
     """

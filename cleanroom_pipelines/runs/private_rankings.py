@@ -210,7 +210,7 @@ class PaidVector(Document):
         *,
         runtime: Runtime,
     ) -> dict[str, Any]:
-        """Rank the users of refreshed data without using the seed; return the same as `PrivateRanking.make`."""
+        """Rank the users of refreshed data without the seed; returns the same as `PrivateRanking.make`."""
         from cleanroom_pipelines.similarity.private_lookalikes import private_ranking
 
         private_ranking(

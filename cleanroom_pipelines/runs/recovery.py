@@ -102,7 +102,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Recovery:
-    """The plan for rebuilding a catalogue, with what is needed to carry it out.
+    """The plan for rebuilding a catalogue, and the means to carry it out.
 
     Args:
         plan: The plan.
@@ -141,7 +141,7 @@ class Recovery:
 
 @contextmanager
 def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
-    """Plan the rebuild of a home's catalogue; nothing is changed until `Recovery.write` is called.
+    """Plan the rebuild of a home's catalogue; changes nothing before `Recovery.write`.
 
     Args:
         installation: The installation; not opened, because its parts may not belong together.
@@ -258,7 +258,7 @@ def _replace_catalogue(file: Path, copy: Path, at: datetime) -> None:
 
 
 class _Stored:
-    """What the artifact store contains: manifests by resource, and the artifact versions."""
+    """The contents of the artifact store: manifests by resource, and the stored versions."""
 
     def __init__(self, store: ArtifactStore, key: InstallationKey) -> None:
         self.by_resource: dict[tuple[Kind, str], list[Manifest]] = defaultdict(list)
@@ -330,7 +330,7 @@ def _incomplete(
     proven: Sequence[ProvenResource],
     stored: _Stored,
 ) -> Iterator[Resource]:
-    """Yield the resources whose current version, according to the catalogue, has a missing artifact."""
+    """Yield the resources in the catalogue whose current version has a missing artifact."""
     renewed = {resource.id for resource in proven}
     for record in records:
         current = next((each for each in versions[record.id] if each.number == record.current_version), None)
@@ -401,7 +401,7 @@ class _ResourceBuilder:
         )
 
     def _with_reused(self, partition: str, artifacts: Mapping[str, str]) -> dict[str, str]:
-        """Add the artifacts that a room version reused from earlier versions, found by its inputs."""
+        """Add the artifacts that a room version reused from earlier versions, found by their inputs."""
         found = dict(artifacts)
         earlier = sorted(self.stored.by_resource[Kind.DATA_ROOM, partition], key=_built_at)
         for asset in ASSETS_OF[Kind.DATA_ROOM]:
@@ -446,7 +446,7 @@ class _ResourceBuilder:
         return None
 
     def _with_files(self, dossier: Dossier) -> Dossier:
-        """Return the catalogue record without the uploads whose files no longer exist."""
+        """Return the catalogue record with only those uploads whose files still exist."""
         there = Vault(self.installation.home, self.key).locations()
         uploads = [
             upload if upload["location"] in there else {**upload, "location": None}

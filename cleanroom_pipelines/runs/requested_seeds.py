@@ -94,7 +94,7 @@ def forget_seeds_from(
 
 
 def _locations_with(s3_uri: str) -> list[str]:
-    """Return the URLs by which a seed may refer to an object: its own, and those of all folders above it."""
+    """Return the URLs of an object and of all its parent folders, the latter with and without a slash."""
     parts = s3_uri.removeprefix("s3://").split("/")
     folders = [f"s3://{'/'.join(parts[:n])}" for n in range(1, len(parts))]
     return [s3_uri, *folders, *(f"{folder}/" for folder in folders)]

@@ -71,7 +71,7 @@ class RoomBudget:
         return self.budget.installation.key.derive(f"interests of {self.budget.pair.id}").hex()
 
     def releaser(self) -> Releaser:
-        """Return the `Releaser`, which adds noise to the room's numbers."""
+        """Return the `Releaser` that adds noise to the room's numbers."""
         return self.budget.releaser(self.content, hide_absolute_values=self.room.hide_absolute_values)
 
     def question(self, kind: str, text: str, price: Price = COUNT) -> Question:

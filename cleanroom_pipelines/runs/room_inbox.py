@@ -50,7 +50,7 @@ def find_room_drops(installation: Installation) -> Iterator[Drop]:
 
 @acting_for("inbox")
 def provision_drop(installation: Installation, drop: Drop) -> DataRoom | RejectedDrop | None:
-    """Encrypt a complete drop and provision its room with it, or reject it; either way, delete the file.
+    """Encrypt a copy of a complete drop, provision its room with it, and delete the file; or reject the file.
 
     After an interruption the same upload is reused, so that a file provisions its room only once.
 
@@ -133,7 +133,7 @@ def _sealed_upload(
 def close_room_drop(
     installation: Installation, room_id: str, upload_id: str, code: StatusCode | None = None, message: str = ""
 ) -> None:
-    """After the ingestion of a dropped file, delete the note of its name, or write a receipt if it failed.
+    """Close a dropped file after a run: delete the note of its name and, if the run failed, write a receipt.
 
     Does nothing for other uploads.
 

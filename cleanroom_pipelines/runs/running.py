@@ -149,13 +149,13 @@ def ready_work(
 
 
 def _is_queued(instance: dg.DagsterInstance, version: Version) -> bool:
-    """Whether a version's run is still in Dagster's queue, although the version's reservation has expired."""
+    """Whether a run for a version is still in Dagster's queue, although its reservation has expired."""
     tag = {"dagster/run_key": version.run_key}
     return bool(instance.get_runs(dg.RunsFilter(tags=tag, statuses=UNFINISHED), limit=1))
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether this process was asked to stop, which Dagster only reports as a failed run."""
+    """Whether this process was asked to stop; Dagster itself only reports a failed run and continues."""
     errors = (getattr(event.event_specific_data, "error", None) for event in result.all_events if event.is_failure)
     interrupts = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
     return any(error.cls_name in interrupts for error in errors if error)
@@ -165,7 +165,7 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 def sending_heartbeats(
     installation: Installation, worker: str, *, every_seconds: float = HEARTBEAT_SECONDS
 ) -> Iterator[None]:
-    """Send a heartbeat for this worker every 15 seconds, so that others notice if it dies.
+    """Send a heartbeat for this worker every 15 seconds, so that its death would be detected.
 
     A failed heartbeat is retried soon: a brief database failure must not stop the heartbeats.
     """
@@ -212,7 +212,7 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
 def _complete_record(
     installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance, kind: Kind | None
 ) -> None:
-    """Add what a run's record lacks: the code location, and tags if a person launched the run."""
+    """Add the code location to a worker's run and tags to a manual run, so that Dagster's pages list them."""
     tags = dict[str, str]()
     if run.remote_job_origin is None:
         instance.run_storage.replace_job_origin(run, origin_of(run.job_name))
@@ -238,7 +238,7 @@ def run_of(run: dg.DagsterRun, instance: dg.DagsterInstance) -> Run:
 
 
 def run_request(catalog: Catalog, version: Version, lane: Lane) -> dg.RunRequest:
-    """Build Dagster's request to run a pending version; the run key keeps it from running twice."""
+    """Build the run request of a pending version; its run key prevents a second run, its lane tag limits load."""
     return dg.RunRequest(
         job_name=KINDS[version.kind].job,
         partition_key=version.resource_id,

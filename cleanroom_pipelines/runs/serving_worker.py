@@ -1,4 +1,4 @@
-"""The worker of `cleanroom serve`, which does pending work until it is asked to stop.
+"""The worker of `cleanroom serve`: does pending work until it is asked to stop.
 
 Lives here: the loop, and stopping it on signals.
 Add here when the worker must look for other work.

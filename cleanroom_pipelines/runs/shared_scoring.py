@@ -137,7 +137,7 @@ def score_together(
     ranges: list[tuple[int, int]],
     report_progress: Callable[[float], None],
 ) -> Iterator[Float64]:
-    """Score the groups of users that no live helper has claimed, and wait for the helpers' scores.
+    """Score all groups of users that no live helper has claimed, and wait for the scores of the helpers.
 
     Args:
         engine: The engine that scores.
@@ -218,7 +218,7 @@ def _chained(first: int, others: Iterator[int]) -> Iterator[int]:
 
 
 def _open_folders(installation: Installation) -> list[Path]:
-    """Return the folders in which live runs ask for helpers."""
+    """Return the folders in which live runs offer work to helpers; those of killed runs are ignored."""
     folders = sorted(path.parent for path in installation.home.scratch_root.glob(f"{_PREFIX}*/{_PLAN}"))
     return [folder for folder in folders if not _is_dead(folder, _PLAN)]
 

@@ -115,7 +115,7 @@ def check_password(password: str) -> None:
 
 
 def start_session_by_password(installation: Installation, email: str, password: str) -> str | None:
-    """Start a session by a password and return its secret; unknown users take as long as known ones.
+    """Start a session by a password and return its secret; unknown users take as long as others.
 
     Returns:
         The secret; None if the password is wrong, or was replaced in the meantime.
@@ -143,7 +143,7 @@ def start_session_by_token(installation: Installation, token: str) -> tuple[str,
 def start_session(
     installation: Installation, email: str, *, token_id: str | None = None, password: str | None = None
 ) -> str:
-    """Start a session and return its secret, which has 256 random bits.
+    """Start a session and return its secret, of 256 random bits.
 
     Args:
         installation: The installation to work on.

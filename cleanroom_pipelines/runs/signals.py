@@ -1,4 +1,4 @@
-"""Detecting that this process was asked to stop, even if another library handled the signal.
+"""Detecting that this process was asked to stop, whichever library handled the signal.
 
 Lives here: detecting SIGTERM and SIGINT.
 Add here when another signal means the same.

@@ -1,4 +1,4 @@
-"""The situation of an installation: failed, running, waiting and overdue work, and recent exports.
+"""The situation of an installation: failed, running and waiting work, due refreshes, and recent exports.
 
 Lives here: reading it from the catalogue, for the start page and `cleanroom status`.
 Add here when an operator must see something else at a glance.
@@ -240,7 +240,7 @@ def _stops_of(n_stops: int) -> str:
 
 
 def place_of(installation: Installation, record: ExportJob) -> str:
-    """Return where an export is stored: a path on this machine, or the URL in an object store."""
+    """Return where an export is stored: a path on this machine, or the URL on a store."""
     location = str(record.output_location)
     try:
         folder = installation.buckets.locate(record.account_id, location).folder

@@ -27,7 +27,7 @@ _COPIES = "sources"
 def opened_tables(
     installation: Installation, dataset: TrainingDataset, runtime: Runtime
 ) -> Iterator[TrainingDataset]:
-    """Yield the dataset with local copies as its sources, whose files do not change until the `with` body ends.
+    """Yield the dataset with local paths as its sources; their files do not change until the `with` body ends.
 
     Copies of remote tables are kept with the dataset's day cache, so the next run fetches only what has changed.
 
@@ -80,7 +80,7 @@ def _check_exists(installation: Installation, dataset: TrainingDataset) -> None:
 
 
 def table_inputs(key: InstallationKey, dataset: TrainingDataset) -> tuple[Input, ...]:
-    """Return the opened tables, with keyed digests of their files, as inputs of an artifact."""
+    """Return the opened tables as inputs of an artifact, with keyed digests of their files."""
     sources = {"interactions": dataset.source, "users": dataset.users_source}
     inputs = []
     for name, source in sources.items():

@@ -1,4 +1,4 @@
-"""Synchronise the resources in the catalogue with the runs and partitions in Dagster.
+"""Synchronise the catalogue (resources) with Dagster (runs and partitions).
 
 Lives here: what every tick does before it starts runs: fail dead runs and orphans, update partitions, explain
 failures.
@@ -37,7 +37,7 @@ SECONDS_TO_APPEAR = 180
 
 
 def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Synchronise the catalogue with Dagster; fast enough for every tick of a sensor."""
+    """Synchronise catalogue and Dagster; fast enough for every tick of a sensor."""
     installation.check()
     catalog = installation.catalog
     for reaped in catalog.work.reap():

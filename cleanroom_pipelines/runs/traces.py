@@ -1,4 +1,4 @@
-"""The records that Dagster keeps of a resource: its partition, its runs and their events.
+"""Dagster's records of a resource: its partition, its runs and their events.
 
 Lives here: partition sets and jobs by name, adding partitions, finding and deleting a partition's records.
 Add here when Dagster stores something else about a partition.
@@ -93,7 +93,7 @@ def has_runs(instance: dg.DagsterInstance, partition: str) -> bool:
 
 
 def has_active_run(instance: dg.DagsterInstance, partitions: Sequence[str], created_since: datetime) -> bool:
-    """Whether a Dagster run of these partitions is active, so that it may still write events.
+    """Whether a run of these partitions is active and may still write events.
 
     Args:
         instance: Dagster's instance.

@@ -69,7 +69,7 @@ def wait_for_rebuild(installation: Installation, record: Resource, version: Vers
 
 
 def queue_room_rebuild(installation: Installation, data_room_id: str) -> None:
-    """Queue a rebuild of a room's results that an earlier release built, so that users can request them.
+    """Queue a rebuild of room results that an earlier release built, because users may request them.
 
     Args:
         installation: The installation to work on.

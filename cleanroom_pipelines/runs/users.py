@@ -1,4 +1,4 @@
-"""API tokens of users: issuing them, and finding the user of a token.
+"""Access tokens of users: issuing them, and finding the user of a token.
 
 Lives here: operations that need both the catalogue and the installation key.
 Add here when users can authenticate in another way.
@@ -21,7 +21,7 @@ _PURPOSE = "tokens"
 
 
 def issue_token(installation: Installation, email: str, days: int = 90) -> tuple[str, Token]:
-    """Issue a new token to a user; the token itself is returned only here.
+    """Issue a new token to a user; it is returned only here.
 
     Args:
         installation: The installation to work on.

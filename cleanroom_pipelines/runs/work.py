@@ -120,7 +120,7 @@ class Work(Generic[_R]):
 
     @property
     def runtime(self) -> Runtime:
-        """Engine settings, progress reports and cancellation for long operations on this version."""
+        """Engine settings, progress and cancellation for long operations on this version."""
         return Runtime(self.installation.engine_settings, self.report_progress, self.should_cancel)
 
     @contextmanager
@@ -176,7 +176,7 @@ class Work(Generic[_R]):
 
     @contextmanager
     def opening_input(self, reference: ArtifactReference) -> Iterator[Path]:
-        """Open an input artifact; it is fetched and verified once per run, not again for each step."""
+        """Open an input artifact; it is fetched and verified once per run, not once per step."""
         store, held = self.installation.store, _opened_by_runs.get(self.claim.run_id)
         if held is None:
             with store.opening(reference) as folder:
@@ -247,7 +247,7 @@ class Work(Generic[_R]):
         return self.installation.key.digest("data versions", canonical.encode())[:32]
 
     def _record(self) -> str:
-        """Return the catalogue's record of this version, encrypted; it serves to rebuild a lost catalogue."""
+        """Return the encrypted record for rebuilding a lost catalogue; it has names, addresses and queries."""
         dossier = self.installation.catalog.dossiers.dossier(self.record.kind, self.record.id, self.version.number)
         return seal_dossier(self.installation.key, dossier)
 
@@ -311,7 +311,7 @@ def working(
 
 @contextmanager
 def holding_for_run(installation: Installation, kind: Kind, partition: str, run: Run) -> Iterator[None]:
-    """Claim a version when its run starts and hold the claim until the run ends, even between its steps.
+    """Claim a version when its run starts and hold the claim until the run ends, including waits between steps.
 
     If the version cannot be claimed, nothing is held, and the steps report it.
     """
@@ -453,7 +453,7 @@ def unseal_dossier(key: InstallationKey, record: str) -> Dossier:
 
 @contextmanager
 def without_data() -> Iterator[None]:
-    """Re-raise this project's errors unchanged, and all others as an error whose text contains no data.
+    """Re-raise our own errors as they are, and all others as an error whose text contains no data.
 
     Raises:
         UnexpectedError: In place of any other error.

@@ -58,7 +58,7 @@ def open_cached(
     cache: Path,
     scratch: Path,
 ) -> reading.Interactions:
-    """Open interactions from cached counts; the result is the same as that of `reading.open_interactions`.
+    """Open interactions from cached counts, with the same result as `reading.open_interactions`.
 
     Args:
         engine: Engine that may read the sources and write to `cache` and `scratch`.

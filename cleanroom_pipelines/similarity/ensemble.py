@@ -278,7 +278,7 @@ def score_with(scorers: list[Scorer], rows: Rows) -> list[Float64]:
 
 
 def take(rows: Rows, positions: Int64) -> Rows:
-    """Return the rows at the given positions."""
+    """Select rows by their positions."""
     return Rows(
         items=rows.items[positions],
         strong=rows.strong[positions],

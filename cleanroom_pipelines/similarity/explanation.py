@@ -25,7 +25,7 @@ _MOST_SHOWN = 20
 
 
 def explain(model: Model, ensemble: Ensemble, counts: SeedCounts, n_seed: int, min_users: int) -> dict[str, Any]:
-    """Return the content of explanation.json: what distinguishes the seed users, and each signal's contribution.
+    """Return the content of explanation.json: what distinguishes the seed, and each signal's contribution.
 
     Args:
         model: The audience model.

@@ -1,4 +1,4 @@
-"""Dense features of each user: activity, recency and declared columns.
+"""Dense features per user: activity, recency and declared columns.
 
 Lives here: transforming aggregated columns into standardised features.
 Add here when a new number per user should be available for every seed.
@@ -55,7 +55,7 @@ def activity_columns(
 
 @dataclass(frozen=True)
 class Scaling:
-    """Standardisation of a column: mean 0, deviation 1, clipped at ±5; heavy tails are compressed by asinh first.
+    """Standardisation to mean 0 and deviation 1, clipped at ±5; missing becomes 0; asinh compresses heavy tails.
 
     Args:
         mean: Mean of the known values, after compression.
@@ -70,7 +70,7 @@ class Scaling:
 
     @classmethod
     def of(cls, column: Float64) -> "Scaling":
-        """Compute the scaling of a whole column, in which NaN means missing."""
+        """Compute the scaling of a whole column; NaN in it means a missing value."""
         values = column[np.isfinite(column)]
         if len(values) == 0 or values.min() == values.max():
             return cls(0.0, 0.0)
@@ -124,7 +124,7 @@ def carries(standardised_column: npt.NDArray[np.float32], absent: float | None) 
 def scatter(
     batches: Iterable[pa.RecordBatch], columns: Sequence[str], n_users: int, missing: float
 ) -> dict[str, Float64]:
-    """Build columns indexed by user number from unordered batches; users without a row get the value `missing`."""
+    """Build columns indexed by user number from batches in any order; users without a row get `missing`."""
     result = {column: np.full(n_users, missing) for column in columns}
     for batch in batches:
         number = batch.column("number").to_numpy(zero_copy_only=False)

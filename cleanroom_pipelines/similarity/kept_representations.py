@@ -32,7 +32,7 @@ def representation_digest(model: Path | str) -> str:
 
 
 def keep_representation(model: Path, before: Path) -> bool:
-    """Copy the private representation of an earlier model to a new one, if most of its items are known.
+    """Copy the private representation of an earlier model to a new one, if the earlier model knows most items.
 
     Args:
         model: Folder of the new, complete model.

@@ -96,7 +96,7 @@ def auc(held_out: HeldOut) -> float:
 
 
 def roc(held_out: HeldOut) -> list[dict[str, float]]:
-    """Return 201 points of the ROC curve; thresholds are percentiles of non-seed users: fpr is 1 - threshold."""
+    """Return the ROC curve as 201 points; thresholds are percentiles of non-seed users: fpr is 1 - threshold."""
     fpr = np.linspace(0.0, 1.0, _ROC_POINTS)
     ordered = np.sort(held_out.percentile)
     tpr = 1.0 - np.searchsorted(ordered, 1.0 - fpr, "left") / len(ordered)
@@ -140,7 +140,7 @@ def others_of(held_out: HeldOut, percentiles: Float64, wanted: Iterable[int]) ->
 
 
 def together(parts: Sequence[Others]) -> Others:
-    """Add up the totals of consecutive parts of one ranking, all computed for the same sizes."""
+    """Add the sums of consecutive parts of one ranking; all parts must use the same sizes."""
     standings: dict[int, int] = {}
     for part in parts:
         for n, value in part.standings.items():

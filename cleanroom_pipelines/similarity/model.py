@@ -45,7 +45,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive users of a shard, from position `first` to before position `last`."""
+    """A range of users of a shard, by position: first ≤ position < last."""
 
     first: int
     last: int
@@ -119,7 +119,7 @@ class Model:
 
     @property
     def features(self) -> list[dict[str, Any]]:
-        """The dense features: the name, group, column and value of each, and the number of users that have it."""
+        """Name, group, column and value of each dense feature, with the number of users that have it."""
         return list(self.description["features"])
 
     @cached_property
@@ -172,7 +172,7 @@ class Model:
         return np.asarray(self._item_column("n_users"), dtype=np.int64)
 
     def shard(self, number: int) -> Shard:
-        """Return a shard; recently used ones stay in memory, because callers read a shard block by block."""
+        """Return a shard; the most recent ones are cached, because callers read a shard block by block."""
         with self._lock:
             shard = self._shards.pop(number, None) or Shard(self.folder, number)
             self._shards[number] = shard
@@ -186,7 +186,7 @@ class Model:
         return int(self.description["n_blocks"]) // self.n_shards
 
     def block(self, shard: Shard, number: int) -> Block:
-        """Return a shard's block by its number."""
+        """Return the block with this number in a shard."""
         width = (1 << STABLE_HASH_BITS) // int(self.description["n_blocks"])
         first = (shard.number * self.blocks_per_shard + number) * width
         first_place, last_place = np.searchsorted(shard.hashes, [first, first + width]).tolist()
@@ -283,7 +283,7 @@ class Model:
 
     @cached_property
     def _half_life_days(self) -> float:
-        """The age in days at which an interaction counts half: a quarter of the training data's time span."""
+        """The age in days that halves an interaction's weight: a quarter of the training data's time span."""
         first, last = self.description["first_time"], self.description["last_time"]
         return max(1.0, (last - first) / 86_400 / 4) if first is not None else 1.0
 

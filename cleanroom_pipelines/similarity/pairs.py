@@ -1,4 +1,4 @@
-"""Aggregate interactions to distinct (user, item) pairs, with limited memory.
+"""Aggregate interactions to distinct (user, item) pairs, in limited memory.
 
 Lives here: spilling packed interactions to shards of users, sorting each shard, counting pairs, the vocabulary.
 Add here when a pair gets another number.

@@ -479,7 +479,7 @@ def _scores(engine: Engine, model: Model, scorer: _Scorer, on_share: Callable[[f
 
 
 def _rank(model: Model, scores: ScoreFile, scratch: Path, path: Path) -> Float64:
-    """Write the ranking, and return the scores at the positions that `_scale_places` lists, ascending."""
+    """Write the ranking; return the scores at the positions of `_scale_places`, ascending."""
     places, found = _scale_places(scores.n_users), []
 
     def parts() -> Iterator[RankedPart]:
@@ -573,7 +573,7 @@ def _user_ids(path: Path) -> pa.ChunkedArray:
 
 
 def _recall_error(found: Float64, n: float, sigma: float) -> Float64:
-    """Return 90 % error bounds for cumulative shares of noised counts; the noise is also in their total."""
+    """Return 90 % error bounds for shares of cumulative counts, whose total also has noise."""
     bins = np.arange(len(found))
     noise = sigma**2 * (bins * (1 - found) ** 2 + (bins[-1] - bins) * found**2) / n**2
     sample = found * (1 - found) / n

@@ -256,7 +256,7 @@ def _mapped(
 
 
 def _sampled(model: Model, number: int) -> Iterator[tuple[Shard, slice]]:
-    """Return the first blocks of a shard, which are a random sample, because users are ordered by hash."""
+    """Return the first blocks of a shard; users are ordered by hash, so these are a random sample."""
     shard = model.shard(number)
     for place in range(min(model.blocks_per_shard, _MAX_BLOCKS - number * model.blocks_per_shard)):
         block = model.block(shard, place)
@@ -345,7 +345,7 @@ def _total(tables: Iterable[pa.Table]) -> Float64:
 
 
 def _steps(values: npt.NDArray[Any], steps: int) -> Float64:
-    """Round values to multiples of 1 / `steps`, as whole numbers in floats, whose sums are exact below 2^53."""
+    """Convert values to multiples of 1 / `steps`: whole numbers as floats, with exact sums below 2^53."""
     return np.rint(np.asarray(values, dtype=np.float64) * steps)
 
 

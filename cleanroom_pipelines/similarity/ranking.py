@@ -224,7 +224,7 @@ def rank_in_place(
     scratch: Path | None,
     stages: Stages,
 ) -> None:
-    """Score and rank all users and write the ranking, without metrics; call inside `one_blas_thread`.
+    """Score and rank all users, and write the ranking but no metrics; call inside `one_blas_thread`.
 
     Args:
         engine: Engine that scores the users.

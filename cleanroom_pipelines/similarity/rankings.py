@@ -1,4 +1,4 @@
-"""Read a ranking: place or omit its seed users, and select the users of one audience size.
+"""Read a ranking: place or leave out the seed users, and select the users of one audience size.
 
 Lives here: the columns and parts of `ranking.parquet`, `write_ranked`, and `select_audience`.
 Add here when audiences can be selected from a ranking in another way.
@@ -129,7 +129,7 @@ class Audience:
             left -= batch.num_rows
 
     def slices(self, n_users: int) -> list[AudienceSlice]:
-        """Split the audience into slices of `n_users` users, which other machines can read."""
+        """Split the audience into slices of `n_users` users that other machines can read."""
         seed = pa.array([], pa.string())
         if self._seed_mode is SeedMode.FIRST:
             seed = _shuffled_seed(self._ranking).column("user_id")
@@ -228,7 +228,7 @@ def n_ranked(ranking: Path) -> int:
 
 
 def remove_ranking(ranking: Path) -> None:
-    """Delete a ranking's files."""
+    """Delete a ranking."""
     if ranking.is_dir():
         shutil.rmtree(ranking)
     else:

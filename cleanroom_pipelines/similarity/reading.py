@@ -120,7 +120,7 @@ def open_cells(
 
 
 def profile_cells(engine: Engine, schema: InteractionsSchema, checked: Checked) -> dict[str, Any]:
-    """Summarise the rows of `cells` and unreadable lines: counts, problems, time span of the usable rows."""
+    """Summarise the rows of `cells` and unreadable lines: counts, problems, and time span of usable rows."""
     # A timestamp type has a known unit; only plain numbers can be milliseconds.
     too_large = "false" if any(TIME in column.kind for column in checked.columns) else f"ts >= {MAX_SECONDS}"
     found = _one(
@@ -304,7 +304,7 @@ def make_dictionaries(
 
 
 def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool) -> None:
-    """Create the table `users` from `events` and `population`, on one machine; sorted by stable_hash, then id."""
+    """Create the table `users` from `events` and `population` on one machine, sorted by stable_hash, then id."""
     extra = "".join(
         f", {expression} AS {column}"
         for column, expression in zip(aggregates.columns, aggregates.select, strict=True)
@@ -331,7 +331,7 @@ def make_users(engine: Engine, aggregates: "Aggregates", *, has_population: bool
 
 
 def make_items(engine: Engine, settings: TrainingSettings) -> None:
-    """Create the table `items`, most frequent first; on a cluster, the column `number` states the order."""
+    """Create the table `items`, most frequent first; on a cluster the column `number` contains the order."""
     by = "ORDER BY n_events DESC, name"
     ranked = f"SELECT *, row_number() OVER ({by}) - 1 AS number" if engine.is_cluster else "SELECT *"
     order = "" if engine.is_cluster else by
@@ -348,7 +348,7 @@ def make_items(engine: Engine, settings: TrainingSettings) -> None:
 
 
 def item_names(engine: Engine, item_ids: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return the most frequent name of each item in `events` and `items`, without unprintable characters.
+    """Return the most frequent name of each item in `events` and `items`, in printable characters.
 
     It is None where too few users share a name, as in a column that describes single users.
     """
@@ -463,7 +463,7 @@ class UsersTable:
 
 
 def infer_users_schema(tables: TableFiles, user_column: str) -> UsersSchema:
-    """Infer the roles of a users table's columns: id by its name, numbers numerical, others categorical.
+    """Infer the roles of a users table's columns: the id by its name, numbers as numerical, others as categorical.
 
     Columns of types that features do not support, such as dates, get no role.
 
@@ -576,7 +576,7 @@ def _max_abs(schema: InteractionsSchema) -> str:
 
 
 def _scale(largest: float | None) -> float:
-    """Return the power of two that scales a column to 40-bit integers; sums are then exact in any order."""
+    """Return the power of two that scales a column to 40-bit integers, so that sums are exact in any order."""
     import math
 
     return 2.0 ** math.floor(math.log2(_FIXED_POINT / largest)) if largest else 1.0

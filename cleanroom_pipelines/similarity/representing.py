@@ -83,7 +83,7 @@ def learn_representation(
 def _sample(
     engine: Engine, model: Model, n_users: int, check: Callable[[], None]
 ) -> tuple[Int64, Int64, npt.NDArray[np.uint16]]:
-    """Return the hashes and items of at most `n_users` sampled users, in order of user number."""
+    """Return the hashes and items of a sample of at most `n_users` users, by user number."""
     below = 1 << _SAMPLE_BITS
     if model.n_users > _MANY * n_users:
         below = below // model.n_users * n_users * 2
@@ -106,7 +106,7 @@ def _low(hashes: Int64) -> Int64:
 
 @dataclass(frozen=True)
 class _SampleShard:
-    """Task that returns hashes and items of a shard's sampled users: those whose low hash bits are small."""
+    """Task that returns hashes and items of a sample of a shard's users: those whose low hash bits are small."""
 
     model: Model
     below: int

@@ -64,7 +64,7 @@ def train_room(
     settings: TrainingSettings = TrainingSettings(),  # noqa: B008 frozen
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> TrainingReport:
-    """Train the room's model on its base audience, with all relevant users, even those without segments.
+    """Train the room's model on its base audience; includes all relevant users, even those without segments.
 
     Args:
         base: Folder of the base audience.
@@ -183,7 +183,7 @@ def rank_room(
 
 @dataclass(frozen=True)
 class ReachedUsers:
-    """Exact numbers of the users selected for a reach; only the operator may see them.
+    """Exact numbers of users selected for a reach, for the operator only.
 
     Args:
         requested: The reach as a number of relevant users.

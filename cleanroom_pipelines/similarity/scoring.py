@@ -95,7 +95,7 @@ def match_users(
 
 @dataclass(frozen=True)
 class _MatchShard:
-    """Task that finds a shard's seed users, with ids, and samples its other users, without ids."""
+    """Task that finds a shard's seed users, with ids, and a sample of its other users, without ids."""
 
     model: Model
     seed: pa.Array
@@ -179,7 +179,7 @@ class _CountShard:
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Scores of users; each user is scored by models that were not fitted on that user.
+    """Scores of users, each by models that were not fitted on that user.
 
     Args:
         own: (m,) scores of the seed users, in order of their numbers.
@@ -193,7 +193,7 @@ class HeldOutScores:
 def score_held_out(
     engine: Engine, model: Model, ensemble: Ensemble, population: Population, on_task: Callable[[], None]
 ) -> HeldOutScores:
-    """Score the seed users and some other users; each by models that were not fitted on that user."""
+    """Score the seed users and some other users, each with models that were not fitted on that user."""
     users, folds, is_seed = population.held_out()
     shards, places = by_shard(model, users)
     cuts = np.cumsum([len(some) for some in places])[:-1]
@@ -216,7 +216,7 @@ def score_held_out(
 
 @dataclass(frozen=True)
 class _ScoreHeldOut:
-    """Task that scores chosen users of a shard by their fold's model; users without a fold, by all models."""
+    """Task that scores chosen users of a shard by their fold's model, or by all models if they have no fold."""
 
     model: Model
     scorers: tuple[Scorer, ...]

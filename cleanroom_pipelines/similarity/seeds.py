@@ -89,7 +89,7 @@ class MatchedSeed:
     users: "Candidates"
 
     def to_bytes(self) -> bytes:
-        """Return the matched seed as an Arrow stream; it contains user ids, so store it encrypted only."""
+        """Return the matched seed as an Arrow stream; it has ids of users, so store it only encrypted."""
         users, n_others = self.users, len(self.users.others)
         table = pa.table(
             {

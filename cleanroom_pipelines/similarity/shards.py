@@ -108,7 +108,7 @@ def first_hashes(bits: int) -> npt.NDArray[np.int64]:
 
 
 def part_name(number: int) -> str:
-    """Return the file name of the shard with a number."""
+    """Return the file name of a shard."""
     return f"part-{number:05d}.parquet"
 
 

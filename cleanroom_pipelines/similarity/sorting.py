@@ -247,7 +247,7 @@ def _without_rank(schema: pa.Schema) -> pa.Schema:
 
 @dataclass(frozen=True)
 class _SortedPart:
-    """One sorted file of non-seed users, and the seed users who belong between them.
+    """One sorted file of users outside the seed, with the seed users who rank among them.
 
     Args:
         number: Number of the part.
@@ -306,7 +306,7 @@ def rank_scored(
 
 
 def _with_seed(sorted_parts: Sequence[SortedPart], fit: Fit, wanted: Sequence[int]) -> list[_SortedPart]:
-    """Assign each seed user, by percentile, to the sorted file of the users who rank nearby."""
+    """Assign each seed user, by percentile, to the sorted file in which the user ranks."""
     filled = [part for part in sorted_parts if part.n_rows]
     ends = np.cumsum([part.n_rows for part in filled])
     n_others = int(ends[-1])

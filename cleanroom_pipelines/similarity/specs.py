@@ -58,7 +58,7 @@ class _Schema:
         return ",".join(f"{name}={role}" for name, role in self.columns)
 
     def column(self, role: Role) -> str | None:
-        """Return the column with a role that only one column may have; None if no column has it."""
+        """Return the column with a role that at most one column may have; None if no column has the role."""
         return next((name for name, its_role in self.columns if its_role is role), None)
 
     @property
@@ -323,7 +323,7 @@ class TrainingReport(Document):
 
 
 def printable(text: str) -> str:
-    """Return a text as one line, without control characters."""
+    """Return a text on one line, without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 

@@ -285,7 +285,7 @@ def _report(job: _Job, counted: _Counted, written: Written) -> TrainingReport:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread, because sums by several threads differ by machine, and so would the ranks."""
+    """Limit BLAS to one thread; more threads would sum in another order, and ranks would depend on the machine."""
     # scipy has its own BLAS, which is limited only if it is already loaded.
     import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
@@ -295,7 +295,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 class _Writing:
-    """Writes the model's users on one machine, step by step: each method is one step.
+    """Writes the model's users on one machine; each method is one step, called in order.
 
     Arrays that span all users are memory-mapped files in the scratch folder.
     """
@@ -446,7 +446,7 @@ class _Writing:
 
 
 class _Pieces:
-    """Divides a stream of one-column batches into arrays of requested lengths."""
+    """Cuts a stream of one-column batches into arrays of the requested lengths."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self._batches = batches
@@ -465,13 +465,13 @@ class _Pieces:
         return pa.concat_arrays(taken) if taken else pa.array([], pa.string())
 
     def close(self) -> None:
-        """Read the stream to its end, because the engine runs no other query before that."""
+        """Read the stream to its end, so that other queries can run."""
         for _ in self._batches:
             pass
 
 
 def _count_into(counts: npt.NDArray[np.int64], users: npt.NDArray[np.int64], first: int) -> None:
-    """Count how often each user occurs in a shard, and add this to the users' counts."""
+    """Count the occurrences of each user in a shard, and add them to the users' counts."""
     found = np.bincount(users - first)
     counts[first : first + len(found)] += found
 
