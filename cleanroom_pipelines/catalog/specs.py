@@ -113,7 +113,9 @@ class TrainingDatasetSpec(Spec):
         check_text("users source", self.users_source, MAX_LOCATION)
         check_text("role", self.role_arn)
         if not 0 <= self.max_invalid_share <= 1:
-            raise UsageError("The share of invalid rows is out of range.", remedy="Give 0 to 1.")
+            raise UsageError(
+                "The maximum share of invalid rows is out of range.", remedy="Give a number from 0 to 1."
+            )
         _check_columns("interactions", self.columns, {Role.USER_ID: 1, Role.ITEM_ID: 1})
         if bool(self.users_source) != bool(self.users_columns):
             raise UsageError(

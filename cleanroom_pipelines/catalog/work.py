@@ -214,7 +214,7 @@ class Scheduling(Claims):
             newest = newest_version(session, resource)
             if newest.status is not Status.CREATE_FAILED:
                 raise ConflictError(
-                    f"The newest version of the {kind.words} {resource_id} did not fail.",
+                    f"The {kind.words} {resource_id} cannot be retried, because its newest version did not fail.",
                     remedy="Check its status.",
                 )
             if isinstance(resource, GenerationJobRow) and not (resource.seed_location or resource.requested_seed):

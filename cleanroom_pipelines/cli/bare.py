@@ -288,5 +288,5 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise UsageError("The share of invalid rows is out of range.", remedy="Write it as 5%.")
+        raise UsageError("The maximum share of invalid rows is out of range.", remedy="Write it as 5%.")
     return share

@@ -290,14 +290,14 @@ def _by_dataset(
         found[upload.dataset].append(upload)
     if set(found) - set(allowed) or not (found or may_be_none):
         raise UsageError(
-            "There are no uploads, or one is of a dataset that is not accepted here.",
+            "No file was uploaded, or a file belongs to a dataset that is not accepted here.",
             remedy=f"Upload files of these datasets: {', '.join(dataset.key for dataset in allowed)}.",
         )
     several = [dataset for dataset, files in found.items() if len(files) > 1]
     if not all(dataset.has_ids for dataset in several):
         raise UsageError(
             "A dataset has two files.",
-            remedy="Upload one file per dataset; only matching ids may have several.",
+            remedy="Upload one file per dataset; only the dataset of matching ids may have several.",
         )
     return {dataset: found[dataset] for dataset in Dataset if dataset in found}
 

@@ -179,7 +179,7 @@ def test_a_member_is_added_invited_once_and_removed(site: Site) -> None:
     found = re.search(r"<textarea[^>]*>(http://[^<]+/console/invitation/[\w-]{43})<", page)
     assert found and found[1].startswith(site.url)
     assert found[1] not in site.get("/people", "manager")
-    assert "invited until" in words(site.get("/people", "manager"))
+    assert "invitation valid until" in words(site.get("/people", "manager"))
     password = {"password": "a good long sentence", "again": "a good long sentence"}
     origin = {"Sec-Fetch-Site": "same-origin"}
     assert httpx.post(found[1], data=password, headers=origin).status_code == 303

@@ -148,7 +148,7 @@ def test_an_invitation_is_shown_once_and_sets_a_password(site: Site) -> None:
     link = secret_of(page)
     assert link.startswith(f"{site.url}/console/invitation/")
     assert link not in site.get(f"/operator/users/{email}")
-    assert "invited until" in site.get("/console/operator/users")
+    assert "invitation valid until" in site.get("/console/operator/users")
     assert "group.example" in site.get("/console/operator/organizations")
     password = "a sentence of good length"
     headers = {"Sec-Fetch-Site": "same-origin"}

@@ -208,7 +208,7 @@ def _driver_of(connection: Connection) -> str:
     if not _DRIVER.fullmatch(connection.driver):
         raise ConfigurationError(
             "The name of the ADBC driver is invalid.",
-            remedy="Set CLEANROOM_SOURCE_NAME_DRIVER to a name such as postgresql.",
+            remedy="Set CLEANROOM_SOURCE_<NAME>_DRIVER to a driver such as postgresql.",
         )
     try:
         return str(import_module(f"adbc_driver_{connection.driver}")._driver_path())
