@@ -273,7 +273,7 @@ def get_audit_log(call: Call) -> dict[str, Any]:
     if not (0 <= limit <= _MOST_ENTRIES and 0 <= before <= _MOST_PLACE):
         raise InvalidRequestError(
             "The parameter `limit` or `before` is out of range.",
-            remedy=f"Give a `limit` of at most {_MOST_ENTRIES:,}, and as `before` the value of `older` in an earlier response.",
+            remedy=f"Give a `limit` of at most {_MOST_ENTRIES:,}, and as `before` an earlier response's `older`.",
         )
     audit, older = call.installation.audit, None
     if limit:
