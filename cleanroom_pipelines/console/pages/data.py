@@ -324,7 +324,7 @@ def _show(page: PageRequest, problems: Mapping[str, str], status: int) -> Reply:
         status=status,
         room=room,
         work=state["work"],
-        is_empty=state["is_empty"],
+        has_data=state["has_data"],
         sides=sides,
         labs=labs,
         problems=problems,

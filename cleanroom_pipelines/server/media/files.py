@@ -125,7 +125,7 @@ def get_room_data(call: Call) -> dict[str, Any]:
     if not sides:
         raise denied()
     newest = call.installation.catalog.resources.newest_version(Kind.DATA_ROOM, room.id)
-    return {"sides": sides, "work": work_of(call, newest), "is_empty": not room.record.inputs}
+    return {"sides": sides, "work": work_of(call, newest), "has_data": bool(room.record.inputs)}
 
 
 def _dataset(call: Call) -> tuple[Dataset, tuple[MatchingId, ...]]:
