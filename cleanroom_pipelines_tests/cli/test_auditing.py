@@ -87,7 +87,7 @@ def test_append_interrupted_before_the_table(log: AuditLog, installation: Instal
     (folder / "audit.db").unlink()
     ended = run("verify")
     assert ended.exit_code == 0
-    assert "A kill or power cut interrupted a write before entry 4" in ended.output
+    assert "A kill or power cut interrupted the write before entry 4" in ended.output
 
 
 def test_wrong_usage_is_reported(installation: Installation) -> None:

@@ -98,7 +98,7 @@ def test_payments_of_other_rooms_are_shown_to_data_providers_only(site: Site) ->
     assert "another room" in words(site.get("/privacy", "seed"))
     page = words(site.get("/privacy", "agency"))
     assert "another room" not in page
-    assert "Another 2 units were paid in rooms of the two data providers" in page
+    assert "Another 2 units were paid in other rooms of the two data providers" in page
 
 
 def test_a_refill_takes_effect_once_both_providers_approved_it(site: Site) -> None:
@@ -179,7 +179,7 @@ def test_a_member_is_added_invited_once_and_removed(site: Site) -> None:
     found = re.search(r"<textarea[^>]*>(http://[^<]+/console/invitation/[\w-]{43})<", page)
     assert found and found[1].startswith(site.url)
     assert found[1] not in site.get("/people", "manager")
-    assert "invitation valid until" in words(site.get("/people", "manager"))
+    assert "invited until" in words(site.get("/people", "manager"))
     password = {"password": "a good long sentence", "again": "a good long sentence"}
     origin = {"Sec-Fetch-Site": "same-origin"}
     assert httpx.post(found[1], data=password, headers=origin).status_code == 303

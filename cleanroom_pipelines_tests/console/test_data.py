@@ -220,7 +220,9 @@ def test_a_wrong_correction_is_shown_next_to_its_field(served: Site) -> None:
 
 def test_an_id_that_the_room_does_not_match_by_is_pointed_out(site: Site) -> None:
     confirm = site.send(SEED, {"seed_audiences-1": customers("+12025550123,x")})
-    assert "looks like phone numbers, which the room does not match by" in words(site.get(SEED, confirm))
+    assert "These ids look like phone numbers. The room does not match by ids of this kind." in words(
+        site.get(SEED, confirm)
+    )
 
 
 WRONG = {

@@ -199,8 +199,8 @@ def test_a_step_is_done_once_its_answer_is_there(site: Served) -> None:
 def test_a_form_without_the_present_price_asks_nothing(site: Served) -> None:
     place = Place.open(site)
     for price in ("", "1", "nan", "x"):
-        assert "nothing was asked" in place.post("/overlap", "seed", 409, price=price)
-    assert "nothing was asked" in place.post("/insights", "agency", 409, price="2", audience_type="loyal")
+        assert "nothing was charged" in place.post("/overlap", "seed", 409, price=price)
+    assert "nothing was charged" in place.post("/insights", "agency", 409, price="2", audience_type="loyal")
     assert place.world.spent == 0
     assert place.world.call("seed", "list_jobs", room_id=place.world.room, kinds=["overlap_statistics"]) == {
         "jobs": []
@@ -218,7 +218,7 @@ def test_an_answer_that_takes_time_is_paid_when_it_is_ready(site: Served) -> Non
     ready = words(place.get(answer, "seed"))
     assert "The answer is ready Price: 2 units" in ready and "310" not in ready
     assert place.world.spent == 0
-    assert "nothing was asked" in place.post(answer, "seed", 409, price="1")
+    assert "nothing was charged" in place.post(answer, "seed", 409, price="1")
     assert place.post(answer, "seed", price="2.0") == answer
     assert "310 ± 23" in words(place.get(answer, "seed"))
     place.rebuild()
@@ -305,7 +305,7 @@ def test_the_changes_since_a_list_are_delivered_at_a_shown_price(site: Served) -
     place = Place.open(site)
     one, _ = place.delivered({"part-00000.csv": b"u1\n"}, holdout="5%")
     assert "Price: 2 units" in words(place.get(one, "export"))
-    assert "nothing was asked" in place.post(one, "export", 409, price="0")
+    assert "nothing was charged" in place.post(one, "export", 409, price="0")
     later = place.post(one, "export", price="2.0")
     assert "<progress" in place.get(later, "export")
     place.finish_list({"part-00000.csv": b"u2\n", "added-00000.csv": b"u2\n", "removed-00000.csv": b"u1\n"})
