@@ -105,7 +105,7 @@ class NotFoundError(CleanroomError, LookupError):
 
 
 class ConflictError(CleanroomError):
-    """The name is already used, or the resource's state does not allow this operation."""
+    """The name is taken, or the resource's state does not allow this operation."""
 
 
 class ClaimLostError(CleanroomError):

@@ -48,7 +48,7 @@ class CollaborationType(Term):
 
 
 class Family(StrEnum):
-    """A group of kinds of matching ids, such as plain and hashed e-mail addresses; ids match only within it."""
+    """A group of kinds of matching ids, such as plain and hashed e-mails; ids match only within their group."""
 
     STRING = "string"
     EMAIL = "email"

@@ -1,6 +1,6 @@
-"""Where the current change comes from, for the audit log: the command line, the inbox, an HTTP request or another.
+"""The source of the current change, for the audit log: such as the command line, the inbox or an HTTP request.
 
-Lives here: the current entry point, as recorded in the audit log.
+Lives here: setting and reading the source; entry points set it.
 Keep out: slow imports; `cleanroom --help` loads this.
 """
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 REQUEST = "request"
-"""The entry point of HTTP requests, each of which writes its own audit entry, so changes are not logged twice."""
+"""The source of changes by an HTTP request; they are not logged, because the request itself is logged."""
 
 _way: ContextVar[str] = ContextVar("way", default="worker")
 
@@ -21,7 +21,7 @@ def way_in() -> str:
 
 @contextmanager
 def acting_for(way: str) -> Iterator[None]:
-    """Set the recorded source of changes in the `with` body: cli, inbox, ui, schedule, worker or REQUEST."""
+    """Set the source of all changes in the `with` body: cli, inbox, ui, schedule, worker or REQUEST."""
     before = _way.set(way)
     try:
         yield

@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of one step of the work on one engine, as functions of the data's size.
+    """The costs of one benchmark step on one engine, each as a line over the data's size.
 
     Args:
         unit: `interactions` or `users`.

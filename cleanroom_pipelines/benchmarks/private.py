@@ -66,7 +66,7 @@ Float64 = npt.NDArray[np.float64]
 
 SEED_SIZES = (300, 500, 1_000, 2_000)
 PRIVATE, PEER = "private", "LR TF-IDF"
-"""The names of the methods in the table; recall is compared with the last one."""
+"""Names of the compared methods; the table divides each recall by that of the last method."""
 _FEWEST_TASKS = 5
 _DRAWS = 3
 _Z90 = 1.6448536269514722
@@ -159,7 +159,7 @@ def private_table(result: Mapping[str, Any]) -> str:
 def _private(
     model: Model, seed: Int64, members: Int64, rng: np.random.Generator, folder: Callable[[], Path]
 ) -> dict[str, Any]:
-    """Return a private ranking's mean recall over several noise draws, and the ± of its released recall."""
+    """Return a private ranking's mean recall over several noise draws, and the error of its released recall."""
     choice = choose(len(seed))
     ids = model.user_ids().take(pa.array(seed))
     exact = seed_sum(model.folder, ids, choice.d)

@@ -196,7 +196,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 class Source:
-    """The tables of a data set, with the means to copy them without the data that a task hides."""
+    """The tables of a data set; copies them without the data that a task hides."""
 
     def __init__(self, data: Data, scratch: Path, engine: EngineSettings) -> None:
         self.data = data
@@ -206,7 +206,7 @@ class Source:
         self.interactions = find_tables(data.interactions, what="interactions table")
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
-        """Query the view `interactions` (user_id, item_id, ts as declared)."""
+        """Run a query on the view `interactions`, which has the columns user_id, item_id and ts."""
         with open_engine(self.engine, paths=self.interactions.files) as database:
             self._view(database)
             return database.fetch(sql, parameters)
@@ -384,7 +384,7 @@ def _candidates(model: Model, seed: Int64) -> Candidates:
 
 
 def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) -> dict[str, float]:
-    """Return the recall that a job reports for a random seed, and whether its interval contains chance level."""
+    """Return the recall that a job reports for a random seed, and whether its interval contains pure chance."""
     with open_engine() as engine, one_blas_thread():
         fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(Runtime()))
         held_out = fit.held_out

@@ -240,7 +240,7 @@ def _ratios(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _seed(data: SyntheticSettings, n: int) -> list[str]:
-    """Choose n seed users with the same interest; if too few have it, add users with the next interests."""
+    """Choose n seed users with one interest; if too few have it, add users with the next interests."""
     ids: list[str] = []
     for interest in range(_SEED_INTEREST, _SEED_INTEREST + data.n_interests):
         if len(ids) >= n:

@@ -98,7 +98,7 @@ def seed_ids(settings: SyntheticSettings, interest: int, n: int) -> list[str]:
 
 
 def n_users_to_copy(n_users: int) -> int:
-    """Return the number of users of the small model from which `copy_model` builds a model of `n_users`."""
+    """Return how many users a small model needs so that `copy_model` can build a model of `n_users` from it."""
     from cleanroom_pipelines.similarity import TrainingSettings
     from cleanroom_pipelines.similarity.shards import shard_bits
 

@@ -169,7 +169,7 @@ class Claims(Part):
         return Claim(**(vars(claim) | {"lease_expires_at": expires}))
 
     def release(self, claim: Claim) -> None:
-        """Give up a claim without having worked: requeue the version without counting an attempt.
+        """Give up a claim before any work was done: requeue the version, and do not count the attempt.
 
         If cancellation was requested, close it as CANCELLED instead.
 
@@ -198,7 +198,7 @@ class Claims(Part):
             _change_held(session, claim, progress=min(1.0, max(0.0, share)), progress_stage=stage)
 
     def is_cancel_requested(self, claim: Claim) -> bool:
-        """Return whether this work should stop: it was cancelled, or the claim is lost."""
+        """Return whether the run should stop, because the work was cancelled or its claim is lost."""
         with self._database.read() as session:
             row = session.get(VersionRow, (claim.id, claim.number))
             return row is None or row.cancel_requested or not _is_held(row, claim)
@@ -253,7 +253,7 @@ class Claims(Part):
             version.lease_expires_at = self._database.now() + timedelta(seconds=claim.lease_seconds)
 
     def publish_artifact(self, claim: Claim, asset: str, artifact_version: str) -> None:
-        """Record an artifact of this version.
+        """Record that this version published an artifact.
 
         Args:
             claim: The holder's.

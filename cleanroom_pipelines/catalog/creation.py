@@ -304,7 +304,7 @@ class Creation(Resources):
         if not self._database.seed_floor <= spec.min_matching_seed_size <= MAX_SEED_IDS:
             raise UsageError(
                 "The minimum matching seed size is out of range.",
-                remedy=f"Give {self._database.seed_floor} to {MAX_SEED_IDS:,}; the operator may lower the floor.",
+                remedy=f"Give {self._database.seed_floor} to {MAX_SEED_IDS:,}; only the operator can allow less.",
             )
 
 
@@ -331,7 +331,7 @@ def _reject_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) ->
 
 
 def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], starter: Starter | None) -> Spec:
-    """Reject a name already used in the creator's account; give a cross-account job a free name in the owner's."""
+    """Reject a name taken in the creator's account; give a cross-account job a free name in the owner's account."""
     account_id, region = place
     if spec.kind is Kind.GENERATION_JOB:
         lock_job_names(session, region, account_id, *([starter.account_id] if starter else []))
@@ -370,7 +370,7 @@ def _taken_by(session: Session, spec: Spec, account_id: str, region: str) -> str
 
 
 def _kept_configuration(parent: ResourceRow | None) -> dict[str, Any] | None:
-    """Return the configured model's settings to store with an undeclared job, which ignores later changes."""
+    """Return the configured model's settings to store with a job that must not follow later changes of them."""
     if not isinstance(parent, ConfiguredAudienceModelRow):
         return None
     kept = ConfiguredAtStart(parent.audience_model_id, parent.sizes, parent.min_matching_seed_size)
@@ -386,7 +386,7 @@ def _completed(
     is_new: bool = True,
     starter: Starter | None = None,
 ) -> Spec:
-    """Add to the spec inherited tags and the account that starts it; reject values the parent does not allow."""
+    """Add inherited tags and the starting account to a spec; reject sizes that the parent does not allow."""
     if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
         _reject_size(spec.export_size, parent)
         if is_new and spec.origin is Origin.INBOX:
@@ -429,7 +429,7 @@ def _reject_second_upload(session: Session, spec: GenerationJobSpec) -> None:
 
 
 def _own_columns(spec: Spec, now: datetime) -> dict[str, Any]:
-    """Return a new resource's values for those columns of its table that no field of the spec sets."""
+    """Return a new resource's values for the columns that have no field in its spec."""
     if isinstance(spec, AudienceModelSpec):
         return {"next_refresh_at": _first_refresh(spec.refresh_every_seconds, now)}
     if isinstance(spec, GenerationJobSpec) and spec.origin is Origin.INBOX:

@@ -188,7 +188,7 @@ class Database:
 
     @contextmanager
     def reading_once(self) -> Iterator[None]:
-        """Until the block ends, let this thread's reads share one transaction and read each row only once.
+        """Let this thread's reads in the `with` body share one transaction, and read each row only once.
 
         A page reads the same rows dozens of times; on SQLite each read costs half a millisecond of CPU. After a
         write of this thread, the following reads see it.
@@ -226,7 +226,7 @@ class Database:
             yield connection
 
     def had_outage(self, seconds: float) -> bool:
-        """Return whether the database failed to respond to this process within the last `seconds` seconds.
+        """Return whether, within the last `seconds` seconds, the database did not respond to this process.
 
         During an outage no process can renew a lease or send a heartbeat, so a missing one proves nothing.
         """
@@ -299,7 +299,7 @@ def _checked_url(url: str | URL) -> URL:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() != "sqlite":
         raise ConfigurationError(
-            "The catalogue's database is neither SQLite nor PostgreSQL.", remedy="Use one of them."
+            "The catalogue's database is neither SQLite nor PostgreSQL.", remedy="Use SQLite or PostgreSQL."
         )
     if not parsed.database or parsed.database == ":memory:":
         raise ConfigurationError(

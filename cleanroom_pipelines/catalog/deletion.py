@@ -89,7 +89,7 @@ class Deletion(Part):
             return tuple(resource_record(each) for each in _descendants(session, row))
 
     def deletions(self, limit: int = 100) -> tuple[Resource, ...]:
-        """Return resources whose deletion is requested and that no run is working on, oldest request first."""
+        """Return resources whose deletion was requested and on which no run works, oldest request first."""
         at_work = exists().where(
             VersionRow.status == Status.CREATE_IN_PROGRESS,
             VersionRow.resource_id == ResourceRow.id,
@@ -213,7 +213,7 @@ def _reject_parent(session: Session, row: ResourceRow) -> None:
     if child is not None:
         raise ConflictError(
             f"The {child.kind.words} {child.id} depends on the {row.kind.words} {row.id}.",
-            remedy="Delete what depends on it first.",
+            remedy=f"Delete the {child.kind.words} first.",
         )
     # The configured model may refer to another audience model by now; the job still uses the one it started with.
     user = session.scalar(

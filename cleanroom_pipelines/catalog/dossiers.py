@@ -71,7 +71,7 @@ class ProvenVersion:
 
 @dataclass(frozen=True)
 class ProvenResource:
-    """A resource and those of its versions that the catalogue lacks but that stored artifacts can rebuild.
+    """A resource, and its versions that the catalogue lacks but that can be rebuilt from stored artifacts.
 
     Attributes:
         kind: Its kind.
@@ -175,7 +175,7 @@ def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
 
 
 def _resolve_conflicts(session: Session, row: ResourceRow) -> None:
-    """Change a resource that clashes with another: rename it; detach an inbox job whose seed another job has."""
+    """Resolve a rebuilt resource's clash with another one: rename it, or detach an inbox job with a known seed."""
     place = select(ResourceRow.id).where(
         ResourceRow.account_id == row.account_id,
         ResourceRow.region == row.region,
@@ -280,7 +280,7 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Return whether a stored artifact proves that the status of its version in the catalogue is outdated.
+    """Return whether a stored artifact proves that the catalogue's status of its version is outdated.
 
     Args:
         status: The status in the catalogue.

@@ -1,6 +1,6 @@
 """The catalogue's identity: the installation it belongs to, and a counter of published and deleted versions.
 
-Lives here: reading it without changing the database, writing it once, raising the generation.
+Lives here: reading the identity without changing the database, writing it once, raising the counter (generation).
 Add here when home and catalogue must agree on something more.
 Keep out: the home's copy (`storage.identity`) and handling differences between the two (`runs.opening`).
 """
@@ -24,7 +24,7 @@ class Ownership(Part):
     """The part of the catalogue that stores the catalogue's identity."""
 
     def identity(self) -> Identity | None:
-        """Return the identity; None if the database is missing, empty, from an older release or not yet assigned.
+        """Return the catalogue's identity; None if the database is missing, empty, too old or not yet assigned.
 
         Changes nothing: it neither creates a file nor migrates the schema.
 

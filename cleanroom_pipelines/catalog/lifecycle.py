@@ -220,7 +220,7 @@ def make_pending(
 
 
 def _mark_receipt_due(session: Session, resource: ResourceRow) -> None:
-    """Mark the result file (receipt) of an inbox seed as outdated, because its job or an export changes."""
+    """Mark an inbox seed's result file (receipt) as outdated, because the seed's job or an export changes."""
     # Every change of the job's or an export's version locks this row last; see `Resources.mark_receipt_current`.
     jobs = {Kind.GENERATION_JOB: resource.id, Kind.EXPORT_JOB: resource.parent_id}
     if (job_id := jobs.get(resource.kind)) is not None:
@@ -254,7 +254,7 @@ def note_delivery(version: VersionRow, *, is_begun: bool) -> None:
 
 
 def is_being_delivered(version: VersionRow, queue_generation: int | None = None) -> bool:
-    """Return whether an attempt has begun to deliver a version's output; without `attempt`, whether any has."""
+    """Return whether an attempt (any, or the one with this `queue_generation`) has begun to deliver the output."""
     begun = version.params.get(_DELIVERY)
     return begun is not None and queue_generation in (None, begun)
 

@@ -48,7 +48,7 @@ class NoticeReceiver:
         check_name(self.name)
         if self.name == OPERATOR:
             raise UsageError(
-                f"A receiver of notices cannot be named {OPERATOR}, which is a setting.",
+                f"The name {OPERATOR} is reserved for the receiver that this setting configures.",
                 remedy="Choose another name.",
             )
         check_label("organization", self.organization, 255)

@@ -115,7 +115,7 @@ class Overview(Part):
             return session.scalar(query) or 0
 
     def coming_refreshes(self, limit: int) -> tuple[AudienceModel, ...]:
-        """Return the models with a declared refresh, next due first."""
+        """Return the models with a declared refresh, ordered by when it is due."""
         query = (
             select(AudienceModelRow)
             .where(AudienceModelRow.next_refresh_at.is_not(None), AudienceModelRow.status.not_in(DELETING))
@@ -140,7 +140,7 @@ class Overview(Part):
             )
 
     def refreshed_since(self, since: datetime, limit: int) -> tuple[tuple[Resource, Version], ...]:
-        """Return jobs, then exports, refreshed after a time, each with its current version; newest first."""
+        """Return jobs, then exports, refreshed after a time, with their current versions; each list newest first."""
         found: list[tuple[Resource, Version]] = []
         with self._database.read() as session:
             for row_type in (GenerationJobRow, ExportJobRow):
@@ -164,13 +164,13 @@ class Overview(Part):
         return " ".join(map(str, row))
 
     def find(self, resource_id: str) -> Resource | None:
-        """Return the resource with the given partition key, whatever its kind, or None."""
+        """Return the resource of any kind with this partition key; None if there is none."""
         with self._database.read() as session:
             kind = session.scalar(select(ResourceRow.kind).where(ResourceRow.id == resource_id))
             return None if kind is None else resource_record(find_resource(session, kind, resource_id))
 
     def named(self, name_or_key: str, kind: Kind | None = None) -> tuple[Resource, ...]:
-        """Return the resource with this partition key, or else all of this name in any account, parents first."""
+        """Return the resource with this partition key, or else all resources with this name, parents first."""
         query = select(ResourceRow.kind, ResourceRow.id).order_by(ResourceRow.created_at, ResourceRow.id)
         if kind is not None:
             query = query.where(ResourceRow.kind == kind)

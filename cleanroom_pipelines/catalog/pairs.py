@@ -55,13 +55,13 @@ class Pairs(Part):
     """The part of the catalogue that stores pairs of organisations and their ledgers."""
 
     def organization_of_user(self, email: str) -> str:
-        """Return the organisation of a user: as set by the operator, or else `organization_of_address`."""
+        """Return a user's organisation: the one that the operator set, or else the default for the address."""
         with self._database.read() as session:
             row = session.get(UserRow, email)
             return (row.organization if row else None) or organization_of_address(email)
 
     def organization_of_account(self, account_id: str) -> str:
-        """Return the organisation of an account: as set by the operator, or else the account itself."""
+        """Return an account's organisation: the one that the operator set, or else the account itself."""
         with self._database.read() as session:
             row = session.get(AccountRow, account_id)
             return (row.organization if row else None) or account_id
@@ -259,7 +259,7 @@ class Pairs(Part):
         tenths: int = 0,
         share_of: str | None = None,
     ) -> Proposal:
-        """Record a change on which both organisations of a pair agree, as the operator confirms.
+        """Record a change that, as the operator confirms, both organisations of a pair approved.
 
         Args:
             pair_id: The pair.
@@ -357,8 +357,8 @@ class Pairs(Part):
             )
         if (kind == SHARE) is not bool(share_of):
             raise UsageError(
-                "A share needs an organisation; other changes must not have one.",
-                remedy="Add or omit the organisation.",
+                "A share needs an organisation; other changes do not accept one.",
+                remedy="Give an organisation only for a share.",
             )
         _find(session, pair_id)
         row = ProposalRow(

@@ -1,6 +1,6 @@
 """The queue of versions that are ready to be built: its order, and a fast lane for small work.
 
-Lives here: the two lanes, whose work a version is, and fair scheduling between these owners.
+Lives here: the two lanes, the owner of a version's work, and fair scheduling between owners.
 Add here when a kind of work changes its lane, or gets another owner.
 Keep out: whether a version is ready (`work.py`) and building it.
 
@@ -74,7 +74,7 @@ def lane_of(kind: Kind, definition: Any) -> Lane:
 
 
 def with_owner(query: Any, resource: type[ResourceRow]) -> Select[Any]:
-    """Extend a query by the owner of each resource: the account or user who requested it, or else its account.
+    """Add the owner of each resource to a query: the account or user who requested it, or else its account.
 
     Args:
         query: A query that selects from `resource`.
@@ -109,7 +109,7 @@ def started_since(since: datetime) -> Select[Any]:
 
 
 def in_turns(ready: Iterable[Queued], started: Iterable[tuple[str, Lane, datetime]]) -> list[Queued]:
-    """Order ready versions: the small lane first, alternating between owners within a lane, then by age.
+    """Order ready versions: the small lane first; in a lane, owners alternate, each with its oldest version.
 
     Args:
         ready: All ready versions.

@@ -626,7 +626,7 @@ class Ledger:
 
     @property
     def left(self) -> int:
-        """What the requesting organisation can still spend, in tenths of a budget unit."""
+        """The budget that the requesting organisation can still spend, in tenths of a unit."""
         left = self.total - self.spent
         return max(0, left if self.share is None else min(left, self.share - self.spent_of_share))
 

@@ -57,7 +57,7 @@ class ParticipantSpec(Document):
         return permission in self.permissions
 
     def without(self, email: str) -> Self:
-        """Return the participant after a member has declined; unchanged if no member has this e-mail address."""
+        """Return the participant after a member declined; unchanged if the address is not a member's."""
         if email not in self.emails:
             return self
         return replace(self.without_user(email), declined=(*self.declined, email))
@@ -83,7 +83,7 @@ class ParticipantSpec(Document):
 
     @property
     def is_able(self) -> bool:
-        """Whether each of the participant's permissions is held by at least one member."""
+        """Whether, for each of the participant's permissions, at least one member has it."""
         held = {each for email in self.emails for each in self.as_member(email).permissions}
         return held >= set(self.permissions)
 
@@ -119,7 +119,7 @@ class DataLabSpec(_MarkedSpec):
     activation: tuple[str, ...] = ()
 
     def validate(self) -> None:
-        """Raise UsageError unless there are matching ids, and a dimension exactly when there are embeddings."""
+        """Raise UsageError if matching ids are missing, or if the embeddings' dimension is wrong."""
         super().validate()
         check_email(self.owner_email)
         if not inputs_of(self.datasets, Dataset.MATCHING):

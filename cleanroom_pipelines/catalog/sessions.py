@@ -4,8 +4,8 @@ Lives here: encoded passwords, public keys, and the keyed digests of links, chal
 Add here when a user can sign in in another way.
 Keep out: encoding passwords, secrets and their digests (the shell has the key), cookies and pages.
 
-A session ends with its user, its token, a new password, a removed passkey, after `IDLE` without a request, and
-after `LONGEST`.
+A session ends when its user is disabled, when its token expires or is revoked, when the user sets a new password or
+removes a passkey, after the time `IDLE` without a request, and in any case after the time `LONGEST`.
 """
 
 from datetime import datetime, timedelta

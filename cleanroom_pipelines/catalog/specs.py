@@ -353,7 +353,7 @@ def is_storable(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Starter:
-    """The account that starts a job on another account's configured model; with its name and tags for the job.
+    """The account that starts a job on another account's configured model, with its own name for the job.
 
     Attributes:
         account_id: 12 digits.

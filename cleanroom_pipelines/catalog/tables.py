@@ -554,7 +554,7 @@ PLACE = (ResourceRow.__table__.c.created_at, ResourceRow.__table__.c.id)
 
 
 def is_newest() -> ColumnElement[bool]:
-    """Return the SQL condition that a version is the one with the highest number."""
+    """Return the SQL condition that a version is the newest of its resource."""
     later = aliased(VersionRow)
     highest = select(func.max(later.number)).where(later.resource_id == VersionRow.resource_id)
     return VersionRow.number == highest.correlate(VersionRow).scalar_subquery()
@@ -712,7 +712,7 @@ ROWS: dict[Kind, type[ResourceRow]] = {
 
 
 def record_of(record: type[_Record], row: Base) -> _Record:
-    """Return the record of a row, whose columns are named like the record's fields."""
+    """Convert a row to its record, whose fields are named like the row's columns."""
     return record(**{part.name: getattr(row, part.name) for part in fields(record)})
 
 

@@ -1,6 +1,6 @@
 """Work: find the pending versions that can be built, and request new versions.
 
-Lives here: which pending versions can be built, now or never; requests for versions, manual "Materialize", and
+Lives here: which pending versions can be built now, and which never; requests for versions, "Materialize", and
 refreshes.
 Add here when work can be requested in a new way.
 Keep out: doing the work (`claims.py`).
@@ -304,7 +304,7 @@ class Scheduling(Claims):
 
     @noted
     def request_refresh(self, model_id: str, now: datetime | None = None) -> Version:
-        """Request a refresh: a new version of the dataset and then of this model, whose time window moves along.
+        """Request a refresh: a new version of the dataset, and then of this model, trained on the newer data.
 
         Other models of the dataset are not refreshed. A second request returns the same version.
 

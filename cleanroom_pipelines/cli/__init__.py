@@ -2,5 +2,5 @@
 
 Lives here: parsing arguments, calling the layers below, printing results.
 Add here when something must be possible from a shell.
-Keep out: anything that HTTP, the inbox or Dagster needs too.
+Keep out: code that HTTP, the inbox or Dagster also needs.
 """

@@ -41,8 +41,8 @@ _MAX_USERS_COMPARED = 1_000_000
 @click.option(
     "--seed-mode",
     type=click.Choice(["excluded", "first", "in_place"]),
-    help="Position of the seed's users in the list. Only if --ranking is an audience artifact of an installation; "
-    "for the result of `generate`, choose it there.",
+    help="Position of the seed's users in the list. Give it only if --ranking is an audience artifact of an "
+    "installation; for a ranking by `generate`, give it to `generate`.",
 )
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv", "parquet", "plain"]), help="Default: csv.")
 @click.option("--destination", type=click.Choice(["plain", "google", "meta", "tiktok", "liveramp"]))
@@ -133,15 +133,13 @@ def export_audience(
         settings = replace(settings, memory_bytes=settings.memory_bytes // 3)
     kept_out = Holdout.parse(holdout, holdout_salt(b"", name)) if holdout else None
     if holdout_out and not holdout:
-        raise UsageError("--holdout-out is given without --holdout.", remedy="Give --holdout too.")
+        raise UsageError("--holdout-out needs --holdout.", remedy="Give --holdout too.")
     holdout_folder = holdout_out or out.with_name(f"{out.name}-holdout")
     for folder in (out, *([holdout_folder] if holdout else [])):
         if folder.exists():
             raise ConflictError("The output folder exists already.", remedy="Give --out a new name.")
     if holdout and out.resolve() in (holdout_folder.resolve(), *holdout_folder.resolve().parents):
-        raise UsageError(
-            "The control group's folder is inside the delivery.", remedy="Give another --holdout-out."
-        )
+        raise UsageError("--holdout-out is the folder --out or inside it.", remedy="Give another --holdout-out.")
     with (
         _activation(destination, format_, ids, settings) as (format_of_list, activation, warnings, ids_of_users),
         _users(ranking, AudienceSize.parse(size), seed_mode, settings) as audience,
@@ -175,7 +173,7 @@ def export_audience(
 
 @contextmanager
 def _removed_on_failure(folder: Path | None) -> Iterator[None]:
-    """Remove the control group's list, which is written first, if the delivery fails."""
+    """Remove the control group's list, which is written before the delivery, if the delivery fails."""
     try:
         yield
     except BaseException:
@@ -185,7 +183,7 @@ def _removed_on_failure(folder: Path | None) -> Iterator[None]:
 
 
 class _UsersToDeliver:
-    """Users to deliver, best first, with the number that was requested, and warnings."""
+    """The users to deliver, best first, the number that was requested, and warnings."""
 
     def __init__(self, user_ids: "Iterator[pa.Array]", requested: int, available: int) -> None:
         self.user_ids = user_ids
@@ -245,7 +243,7 @@ def _opened(tables: "TableFiles", settings: Any) -> "Iterator[tuple[Engine, Path
 
 
 def _population(ranking: Path) -> int | None:
-    """Return the number of users that percentages refer to (all scored users and the seed); None if unknown."""
+    """Return the number of scored and seed users, to which percentages refer; None without metrics."""
     import json
 
     try:
@@ -262,7 +260,7 @@ def _population(ranking: Path) -> int | None:
 def _activation(
     destination: str | None, format_: str | None, ids: Path | None, settings: Any
 ) -> "Iterator[tuple[str, Any, list[str], _IdsOfUsers | None]]":
-    """Yield the list's format, the destination with its hashes, warnings about omitted ids, and the ids file."""
+    """Yield the file format, the destination and its hashed ids, warnings, and the content of the ids file."""
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
     from cleanroom_pipelines.delivery.writing import Activation
     from cleanroom_pipelines.terms import MatchingId
@@ -374,7 +372,7 @@ def _user_id_column(tables: "TableFiles", what: str) -> str:
     found = next((column for column in tables.columns if column.lower() == "user_id"), None)
     if found is None and "user_id" in {name.lower() for name in tables.repeated}:
         raise InputError(
-            f"The {what} has the column 'user_id' more than once.", remedy="Give each column another name."
+            f"The {what} has the column 'user_id' more than once.", remedy="Keep this name for one column only."
         )
     if found is None:
         raise InputError(f"The {what} has no column 'user_id'.", remedy="Give the column of user ids this name.")

@@ -24,7 +24,7 @@ def audit() -> None:
 @click.option(
     "--expect",
     metavar="SEQ:HMAC",
-    help="Newest digest (head) that an earlier `verify` printed; the log must still contain that entry.",
+    help="Newest digest (head) that an earlier `verify` printed; the log must still contain its entry.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context

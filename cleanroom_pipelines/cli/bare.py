@@ -154,7 +154,7 @@ def local_table(
     keep: Path | None = None,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> Iterator[Path]:
-    """Make a source available as local files.
+    """Yield a local path to a source's files; the files of a remote source are copied.
 
     Args:
         source: A local path, or a remote source that this machine's user can read.
@@ -178,7 +178,7 @@ def local_table(
 
 
 def check_model(model: Path) -> None:
-    """Reject a model that was damaged after training; warn if the model cannot be checked.
+    """Reject a model that was damaged after its training; warn if the model has no digests to check.
 
     Raises:
         ArtifactError: The model is damaged.
@@ -197,7 +197,7 @@ def check_model(model: Path) -> None:
 
 @contextmanager
 def _with_match_counts(model: Path, seed: Path) -> Iterator[None]:
-    """Add match counts and a likely cause to seed errors, which is safe: the caller owns both model and seed."""
+    """Add match counts and a likely cause to seed errors; the caller may see both, as owner of model and seed."""
     try:
         yield
     except SeedError as error:

@@ -246,7 +246,7 @@ def _raise_on_failure(catalog: "Catalog", ids: list[str]) -> None:
 @click.option(
     "--wait",
     is_flag=True,
-    help="Also wait for work that other processes have claimed, and do the work that depends on it.",
+    help="Also wait for other processes to finish their work, and do the work that depends on it.",
 )
 def run(max_seconds: float | None, wait: bool) -> None:
     """Ingest the files in the inbox and do all pending work in this process, without a daemon."""
@@ -395,7 +395,7 @@ def backup(file: Path) -> None:
 @click.option(
     "--nothing-asked-since",
     is_flag=True,
-    help="Confirm that no privacy budget was spent after the backup; budgets then keep what they had left.",
+    help="Confirm that no privacy budget was spent after the backup; budgets then keep their remaining units.",
 )
 def restore(file: Path, nothing_asked_since: bool) -> None:
     """Restore a backup into CLEANROOM_HOME, which must be empty.

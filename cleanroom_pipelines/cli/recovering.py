@@ -70,7 +70,7 @@ def _show(plan: "Plan") -> None:
         click.echo(f"  artifacts are missing: {record.kind.words} {record.name!r} {record.id}")
     if plan.n_unreadable:
         click.echo(f"  {plan.n_unreadable} manifests cannot be read")
-    click.echo(f"Manifests do not contain {_NOT_IN_MANIFESTS}. Any of these that the catalogue lacks are lost.")
+    click.echo(f"Manifests do not contain {_NOT_IN_MANIFESTS}. Those that the catalogue lacks are lost.")
 
 
 def _as_dict(plan: "Plan") -> dict[str, Any]:

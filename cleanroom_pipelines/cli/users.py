@@ -74,7 +74,7 @@ def enable_user(email: str) -> None:
 @click.argument("email")
 @_BASE_URL
 def invite_user(email: str, url: str | None) -> None:
-    """Print a link by which the user sets a password or a passkey for the console; valid seven days, for one use.
+    """Print a link to set a password or a passkey for the console; the link works once, within seven days.
 
     Creates the user if needed. An accepted invitation replaces a forgotten password and all passkeys.
     """
@@ -90,7 +90,7 @@ def invite_user(email: str, url: str | None) -> None:
 @click.option("--operator/--no-operator", "is_operator", default=None, help="Whether the user is an operator.")
 @click.option("--account", help="Account that the user manages in the console, by id or name; 'none' for none.")
 def set_role(email: str, is_operator: bool | None, account: str | None) -> None:
-    """Set whether a user is an operator, and the user's account; without options, show both.
+    """Set whether a user is an operator, and which account the user manages; without options, show both.
 
     An operator manages users, organisations, accounts and keys. A user with an account acts with all of the
     account's permissions on its models, jobs and exports.
@@ -112,7 +112,7 @@ def set_role(email: str, is_operator: bool | None, account: str | None) -> None:
 @click.argument("email")
 @_BASE_URL
 def sign_in_link(email: str, url: str | None) -> None:
-    """Print a link by which the user signs in to the console once; valid 15 minutes."""
+    """Print a link by which the user signs in to the console; the link works once, within 15 minutes."""
     from cleanroom_pipelines.catalog import LinkPurpose
     from cleanroom_pipelines.runs.sign_in import issue_link
 

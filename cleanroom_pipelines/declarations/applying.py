@@ -61,7 +61,7 @@ Action = Literal["create", "update", "retry", "keep"]
 
 @dataclass(frozen=True)
 class DeclaredChange:
-    """One change to a resource, account or other object, made by applying a declaration or shown by a dry run.
+    """One change that applying a declaration makes, or that a dry run shows, to a resource or other object.
 
     Args:
         action: `create`, `update` (a new version if the content changes), `retry` (unchanged, but its newest
@@ -181,7 +181,7 @@ class _Applying:
         return self._changes
 
     def check_tables(self, names: Collection[str] | None = None) -> None:
-        """Check the headers of tables and seeds. Call this after a dry run, which determines the account.
+        """Check the headers of tables and seeds; call this after a dry run, which determines the reading account.
 
         Args:
             names: Check only the datasets and jobs with these names; all if not given.
@@ -367,7 +367,7 @@ class _Applying:
         return self._vault.put(slot, seed, digest=digest)
 
     def _place_seed(self, before: GenerationJob, location: str) -> None:
-        """Record an updated job's new seed if the job will read it, and delete copies no longer needed."""
+        """Record an updated job's new seed if the job will read it; delete copies that are no longer needed."""
         job = self._catalog.get(GenerationJob, before.id)
         newest = self._catalog.resources.newest_version(Kind.GENERATION_JOB, before.id)
         if job.keep_seed or newest.status in OPEN:
@@ -400,7 +400,7 @@ class _Applying:
         if not floor <= spec.min_matching_seed_size <= MAX_SEED_IDS:
             raise UsageError(
                 "The minimum matching seed size is out of range.",
-                remedy=f"Give {floor} to {MAX_SEED_IDS:,}; the operator may lower the floor.",
+                remedy=f"Give {floor} to {MAX_SEED_IDS:,}; only the operator can allow less.",
             )
 
     def _check_sizes(self, form: JobForm, sizes: Iterable[AudienceSize]) -> None:
@@ -448,7 +448,7 @@ class _Applying:
         return resource_id
 
     def _id_of(self, kind: Kind, name: str) -> str:
-        """Return the id of a parent resource, which is in the same declaration or in the catalogue."""
+        """Return the id of a parent resource with this name, from the same declaration or from the catalogue."""
         if (kind, name) in self._ids:
             return self._ids[kind, name]
         try:
@@ -458,7 +458,7 @@ class _Applying:
             close = difflib.get_close_matches(name, declared, n=1)
             guess = f"Did you mean {close[0]!r}? " if close else ""
             raise UsageError(
-                f"It refers to the {kind.words} {name[:MAX_NAME]!r}, which is not declared.",
+                f"This entry refers to the {kind.words} {name[:MAX_NAME]!r}, which is not declared.",
                 remedy=f"{guess}Declare it in the same file, or apply its file first.",
             ) from None
         _reject_deleting(parent)
@@ -478,7 +478,7 @@ class _Applying:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Add to errors raised in the `with` body which entry of the declaration they concern."""
+    """Name the entry of the declaration in errors that the `with` body raises."""
     try:
         yield
     except CleanroomError as error:

@@ -82,7 +82,7 @@ def _checked_output(value: object) -> object:
         except UsageError as error:
             said = error.message[:1].lower() + error.message[1:]
             raise ValueError(
-                f"{said} Write s3://audiences/NAME for a folder of the home, or name a bucket that you registered"
+                f"{said} Write s3://audiences/NAME for a folder in the home, or name a bucket that you registered"
             ) from None
     return value
 
@@ -251,7 +251,7 @@ class WebhookForm(_Form):
 
 
 class MailForm(_Form):
-    """An e-mail address that receives notices; `secret` names the secret that is `user`'s mail-server password."""
+    """An e-mail address that receives notices; `secret` names the secret with the mail server's password."""
 
     to: str
     sender: str = Field(alias="from")
@@ -309,7 +309,7 @@ class Declaration(_Sections):
     folder: Path = Path()
 
     def placed(self, section: str) -> Iterator[tuple[Any, str]]:
-        """Return the entries of a section, each with the words by which messages refer to it."""
+        """Yield the entries of a section, each with its description for error messages."""
         for number, form in enumerate(getattr(self, section)):
             yield form, place_of(section, number, form.name)
 
@@ -350,7 +350,7 @@ def read_declaration(path: Path) -> Declaration:
 
 
 def place_of(section: str, number: int, name: object) -> str:
-    """Return how messages refer to an entry: by its kind and name, or by position if the name cannot be shown."""
+    """Describe an entry for error messages: its kind and name, or its position if the name cannot be shown."""
     text = _as_text(name)
     if not isinstance(text, str) or not text or len(text) > MAX_NAME or not text.isprintable():
         return f"{section}.{number}"
@@ -358,7 +358,7 @@ def place_of(section: str, number: int, name: object) -> str:
 
 
 def _place(location: tuple[int | str, ...], raw: dict[str, object]) -> str:
-    """Return how messages name an error's location: the entry, then its keys and positions, each truncated."""
+    """Describe an error's location for messages: the entry, then keys and positions in it, each truncated."""
     match location, raw.get(str(location[0])) if location else None:
         case (str(section), int(number), *keys), list(entries) if section in SECTIONS:
             entry = entries[number]

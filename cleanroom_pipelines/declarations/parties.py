@@ -101,7 +101,7 @@ class ApplyingParties:
         if existing is not None:
             if form.id not in (None, existing):
                 raise ConflictError(
-                    "An account with this name exists with another id.", remedy="Give its id, or omit it."
+                    "An account with this name exists with another id.", remedy="Give that id, or omit the id."
                 )
             if form.organization and form.organization.lower() != self._catalog.pairs.organization_of_account(
                 existing
@@ -129,12 +129,12 @@ class ApplyingParties:
         if existing is not None:
             if {member.account_id for member in existing.members} != set(members):
                 raise ConflictError(
-                    "The collaboration with this name has other members.",
+                    "A collaboration with this name exists with other members.",
                     remedy="Choose another name; to remove a member, use `cleanroom collaboration leave`.",
                 )
             if not self._has_terms(existing, form):
                 raise ConflictError(
-                    "The collaboration with this name has other terms: seed, privacy or period.",
+                    "A collaboration with this name exists with another seed, privacy or period.",
                     remedy="Choose another name: terms cannot change, because the members rely on them.",
                 )
             self._note(PartyKind.COLLABORATION, form.name, existing.id, False)
@@ -171,7 +171,7 @@ class ApplyingParties:
             declared_collaboration = collaboration.id if collaboration else None
             if (existing.sql, existing.collaboration_id) != (sql, declared_collaboration):
                 raise ConflictError(
-                    "The template with this name has other SQL or another collaboration.",
+                    "A template with this name exists with other SQL or another collaboration.",
                     remedy="Choose another name: templates cannot change, because clients rely on them.",
                 )
             self._note(PartyKind.TEMPLATE, form.name, existing.arn, False)
@@ -191,7 +191,7 @@ class ApplyingParties:
             found = (existing.account_id, existing.url, existing.profile)
             if found != (account_id, form.url, form.credentials_profile):
                 raise ConflictError(
-                    "The bucket with this name has another account, URL or credentials profile.",
+                    "A bucket with this name exists with another account, URL or credentials profile.",
                     remedy="Choose another name.",
                 )
             self._note(PartyKind.BUCKET, form.name, form.name, False)
@@ -220,13 +220,13 @@ class ApplyingParties:
         return self._catalog.notices.known_organizations() | {each.lower() for each in declared} | {LOCAL_ACCOUNT}
 
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
-        """Whether a collaboration has the declared terms; a monthly period approved later is accepted too."""
+        """Whether a collaboration has the declared terms; also if its members agreed on monthly budgets later."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
 
     def _collaboration_of(self, name: str | None, account: str) -> Collaboration | None:
-        """Return a template's collaboration; None if none is declared or a dry run would create it."""
+        """Return a template's collaboration; None if it declares none, or if a dry run would create it."""
         if name is None:
             return None
         existing = self._collaborations.get(name)

@@ -28,7 +28,7 @@ from cleanroom_pipelines.uploads.sources import Sources, is_remote, parse_source
 
 
 def source_of(folder: Path, text: str) -> str:
-    """Resolve a path or glob relative to the declaration's folder; return a remote source as it is.
+    """Resolve a path or glob relative to the declaration's folder; return a remote source unchanged.
 
     Raises:
         UsageError: It is remote and has an unknown form, or contains credentials.
@@ -69,7 +69,7 @@ def _check_table(
 
 
 def _suggestion(name: str, there: Iterable[str]) -> str:
-    """Suggest the column whose name is most similar; only the operator, who declares the table, sees it."""
+    """Suggest the existing column with the most similar name; only the operator sees this suggestion."""
     by_lower = {column.lower(): column for column in there}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f"Did you mean {by_lower[close[0]]!r}?" if close else ""

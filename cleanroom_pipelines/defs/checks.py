@@ -61,7 +61,7 @@ def seed_is_usable(
 def recall_beats_chance(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """The lower confidence bound of recall is above the recall of a random ranking."""
+    """The recall is better than a random ranking's, even at the lower end of its confidence interval."""
     _, documents = newest_artifact(installation.open(), Kind.GENERATION_JOB, context.partition_key, "audience")
     main = documents["metrics"]["recall_at"]
     return dg.AssetCheckResult(
@@ -106,7 +106,7 @@ def model_is_fresh(
 def audience_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """The number of matched users changed by at most 20 %, recall only slightly, since the previous version."""
+    """Since the previous version, matched users changed by at most 20 %, and recall changed only slightly."""
     sentence = recorded_drift(installation.open(), Kind.GENERATION_JOB, context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None
@@ -118,7 +118,7 @@ def audience_is_like_the_one_before(
 def export_is_like_the_one_before(
     context: dg.AssetCheckExecutionContext, installation: InstallationResource
 ) -> dg.AssetCheckResult:
-    """If an export also lists changes, at most half of its users are new since the previous export."""
+    """In an export that also lists changes, at most half of the users are new since the previous export."""
     sentence = recorded_drift(installation.open(), Kind.EXPORT_JOB, context.partition_key)
     return dg.AssetCheckResult(
         passed=not sentence, severity=dg.AssetCheckSeverity.WARN, description=sentence or None

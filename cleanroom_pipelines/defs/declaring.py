@@ -18,7 +18,7 @@ HEAVY = "memory"
 """Pool for training and ranking. They take most of a machine's memory, so one runs at a time."""
 
 NO_PARTITIONS = dg.SpecificPartitionsPartitionMapping([])
-"""A dependency on an asset of another kind, which names no partitions."""
+"""Partition mapping for dependencies between kinds of assets: it maps no partitions to each other."""
 
 PUBLISHER, ADVERTISER = "team:publisher", "team:advertiser"
 
@@ -61,7 +61,7 @@ def asset(
 
 
 def dependencies(asset_name: str, inputs: Sequence[str]) -> list[dg.AssetDep]:
-    """Return an asset's dependencies on its upstream assets, for Dagster's graph.
+    """Return an asset's dependencies for Dagster's graph, from the names of its upstream assets.
 
     Between two kinds, Dagster is given the edge without partitions. Otherwise a partition would depend on all
     partitions upstream, and a model would be "Unsynced" once the dataset of another model changed. The metadata

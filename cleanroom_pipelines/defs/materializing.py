@@ -70,7 +70,7 @@ def _peak_bytes() -> int:
 
 
 def _raise_if_failed(context: dg.AssetExecutionContext, installation: Installation, made: AssetResult) -> None:
-    """Fail the run if the version failed, in this run (then with its report) or earlier."""
+    """Fail the run if its version failed, in this run or earlier; include the validation report, if any."""
     kind = ASSETS[made.asset].kind
     if made.failure is None:
         installation.catalog.work.fail_orphans()  # it may wait for a parent that has failed

@@ -27,7 +27,9 @@ _MOST_MONTHS = 12
 
 # A random ranking has a higher relevance than a good one, so only recall and lift are compared with it.
 RELEVANCE = "relevance (0: like the seed's own users)"
-_NOTHING_APART = "No item or feature value of at least 25 seed users is more common in the seed than by chance."
+_NOTHING_APART = (
+    "Nothing that at least 25 seed users share (an item or feature value) is more common than by chance."
+)
 
 _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "audience": (
@@ -221,7 +223,7 @@ def _changes(changes: Mapping[str, Any] | None) -> Metadata:
 
 
 def _places(installation: Installation, record: Resource) -> Metadata:
-    """Return where an export is stored, or the inbox folder for a configured model's seeds."""
+    """Return metadata with an export's location, or with the inbox folder for a configured model's seeds."""
     if isinstance(record, ExportJob) and record.output_location is not None:
         return {"stored at": place_of(installation, record)}
     if isinstance(record, ConfiguredAudienceModel):

@@ -167,7 +167,7 @@ def _requests_of_lane(
 
 
 def _helper_requests(opened: Installation, unfinished: Sequence[dg.DagsterRun]) -> list[dg.RunRequest]:
-    """Request additional helper runs, at most one for each group of users that no run has claimed for scoring."""
+    """Request runs that help to score: at most one for each group of users that no run has claimed."""
     n_running = sum(run.job_name == score_shards.name for run in unfinished)
     return [dg.RunRequest(job_name=score_shards.name) for _ in range(n_helpers_wanted(opened) - n_running)]
 

@@ -106,7 +106,7 @@ def start_page(context: dg.SensorEvaluationContext, installation: InstallationRe
 
 
 def _freshness(situation: Situation, late_before: Collection[str]) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate the freshness check of models that became late or are no longer late."""
+    """Report the freshness check again for models that became late or are no longer late."""
     for model, due, _ in situation.refreshes:
         sentence = situation.late.get(model.id, "")
         if bool(sentence) != (model.id in late_before):

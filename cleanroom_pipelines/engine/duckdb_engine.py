@@ -372,7 +372,7 @@ def _jsonl_run_query(files: Sequence[Path], packing: Packing, tables: TableFiles
 def _runs(
     files: Sequence[Path], tables: TableFiles, kind_of: Callable[[Path], T]
 ) -> Iterator[tuple[T, list[Path], TableFiles]]:
-    """Group consecutive files of the same kind; yield each group's kind, plain paths, and `TableFiles`."""
+    """Group consecutive files of the same kind; yield each group's kind, its readable paths, and its files."""
     pairs = zip(tables.files, files, strict=True)
     for kind, run in groupby(pairs, key=lambda pair: kind_of(pair[0])):
         own, plain = zip(*run, strict=True)
@@ -380,7 +380,7 @@ def _runs(
 
 
 def _select(cells: dict[str, str], tables: TableFiles) -> str:
-    """Return the SQL select list of a table: cells read from its files, and partition values by file number."""
+    """Return a table's select list: columns read from its files, and partition values looked up by file."""
     values = {name: _partition_sql(values_of(tables.files, name)) for name in tables.partitions}
     columns = [f"{(values | cells)[name]} AS {quote_identifier(name)}" for name in tables.columns]
     return ", ".join(columns) or "NULL AS no_column"

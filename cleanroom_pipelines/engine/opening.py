@@ -1,4 +1,4 @@
-"""Opening engines: DuckDB on this machine, or the configured engine.
+"""Opening engines: DuckDB on this machine, or the engine that the settings name.
 
 Lives here: choosing an engine by its URL.
 Keep out: settings of a specific engine.
@@ -26,7 +26,7 @@ def open_engine(settings: EngineSettings | None = None, *, paths: Iterable[str |
 def open_configured_engine(
     settings: EngineSettings | None = None, *, paths: Iterable[str | Path] = ()
 ) -> "OpenEngine":
-    """Open the configured engine, which may be a cluster, for steps whose cost grows with the number of users.
+    """Open the engine that the settings name, for steps whose cost grows with the users; it may be a cluster.
 
     Args:
         settings: Choice of the engine, and its limits on this machine.

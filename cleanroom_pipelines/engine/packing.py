@@ -31,7 +31,7 @@ def is_packed_name(file: Path) -> bool:
 
 
 def packing_of(file: Path) -> Packing:
-    """Return a file's compression: by its suffix or, if it has no suffix at all, by its first bytes."""
+    """Detect a file's compression by its suffix, or by its first bytes if it has no suffix."""
     if file.suffix:
         return _SUFFIXES.get(file.suffix.lower(), "none")
     with file.open("rb") as stream:
@@ -50,7 +50,7 @@ def open_binary(file: Path) -> IO[bytes]:
 
 
 def unpacked_blocks(file: Path, *, max_bytes: int | None = None, what: str = "file") -> Iterator[bytes]:
-    """Decompress a gzip or zstd file in blocks of 1 MB; the last block arrives only if the file is intact.
+    """Decompress a gzip or zstd file in blocks of 1 MB; a damaged file raises an error before its last block.
 
     Args:
         file: The file; it is read as gzip unless `packing_of` says zstd.

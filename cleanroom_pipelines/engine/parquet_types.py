@@ -51,13 +51,13 @@ def read_schema(file: Path) -> pa.Schema:
 
 
 def renamed(names: Sequence[str], repeated: Collection[str]) -> frozenset[str]:
-    """Return the names that DuckDB may give to repeated columns: the second of `m, m, m_1` becomes m_1."""
+    """Return column names that DuckDB may also give to repeated columns: it renames a second `m` to `m_1`."""
     bases = {name.lower() for name in repeated}
     return frozenset(name for name in names if _NUMBERED.sub("", name.lower()) in bases)
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """Reduce a type to the parts that queries see: drop encodings, offsets, names of list items, extensions."""
+    """Simplify a type to what queries see, without encodings, offsets, names of list items and extensions."""
     is_kind = pa.types
     if isinstance(type_, pa.BaseExtensionType):
         return UUID if type_ == UUID else plain_type(type_.storage_type)
@@ -71,7 +71,7 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 
 
 def type_in_words(type_: pa.DataType) -> str:
-    """Return the name of a type for messages; of a nested type only its kind, because field names may be data."""
+    """Return a type's name for messages, without the field names of nested types, which may be data."""
     if pa.types.is_nested(type_):
         return str(type_).partition("<")[0]
     return "uuid" if type_ == UUID else str(type_)

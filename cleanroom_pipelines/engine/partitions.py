@@ -29,7 +29,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def files_of_pattern(pattern: str) -> tuple[Path, list[Path]]:
-    """Return the folder where a glob starts, and the glob's files, without names that start with `.` or `_`."""
+    """Return the folder where a glob starts, and the files it matches; skip names that start with `.` or `_`."""
     parts = Path(pattern).parts
     n_fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:n_fixed])
@@ -44,7 +44,7 @@ def files_of_pattern(pattern: str) -> tuple[Path, list[Path]]:
 
 
 def absolute(file: Path, root: Path) -> Path:
-    """Return a file's path with links resolved, except where that would change names of partition folders."""
+    """Return a file's absolute path; resolve links, but keep the names of partition folders."""
     inside = file.relative_to(root)
     return root.resolve() / inside if keys_of(inside) else file.resolve()
 

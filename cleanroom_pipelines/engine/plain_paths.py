@@ -28,7 +28,7 @@ def is_plain(path: Path) -> bool:
 
 
 class PlainPaths:
-    """Plain paths to files and folders: the real path or a temporary link, removed on close.
+    """Gives files and folders plain paths: their own, or temporary links, which `close` removes.
 
     Args:
         folder: Folder for links if its own path is plain; otherwise the system's temporary folder is used.
@@ -40,7 +40,7 @@ class PlainPaths:
         self._n_links = 0
 
     def of(self, path: Path) -> Path:
-        """Return a plain path to a file or folder: its own, or that of a link, which may have another suffix.
+        """Return a plain path to a file or folder: its own, or that of a new link, which has no suffix.
 
         Args:
             path: Absolute.
@@ -64,7 +64,7 @@ class PlainPaths:
 
 @contextmanager
 def plain_folder(folder: Path) -> Iterator[Path]:
-    """Open a plain path to one existing folder as a context manager."""
+    """Yield a plain path to an existing folder: its own, or that of a temporary link."""
     names = PlainPaths()
     try:
         yield names.of(folder)

@@ -1,6 +1,6 @@
-"""What long operations need of their caller: engine settings, progress reports and cancellation.
+"""Arguments of every long operation: engine settings, progress callback and cancellation callback.
 
-Lives here: the arguments that every long operation takes.
+Lives here: `Runtime`, which holds these arguments.
 Add here when all long operations need another argument.
 Keep out: opening the engine (opening), and the operations themselves.
 """
@@ -13,15 +13,15 @@ from cleanroom_pipelines.engine.base import EngineSettings
 from cleanroom_pipelines.errors import CancelledError
 
 Progress = Callable[[float, str], None]
-"""Callback that receives the share done (0 to 1) and the name of the stage."""
+"""Callback that receives the completed share of the work (0 to 1) and the name of the current stage."""
 
 ShouldCancel = Callable[[], bool]
-"""Callback that the work calls regularly; if it returns True, the work stops with `CancelledError`."""
+"""Callback that a long operation calls regularly; if it returns True, the operation raises `CancelledError`."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Engine settings, progress and cancellation of a long operation.
+    """Engine settings, progress callback and cancellation callback of a long operation.
 
     Args:
         engine: Engine settings.
@@ -53,7 +53,7 @@ class Runtime:
             raise CancelledError("The work was cancelled.")
 
     def part(self, start: float, end: float) -> Self:
-        """Return a runtime for one part of the work, from share `start` to share `end` of the whole."""
+        """Return a runtime for a part of the work, whose progress counts from `start` to `end` of the whole."""
         progress = self.progress
         if progress is None:
             return self

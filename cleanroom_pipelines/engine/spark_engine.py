@@ -114,7 +114,7 @@ class SparkEngine:
         return _with_unsigned(self._call(frame.toArrow))
 
     def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
-        """Stream a query's result in its order, by way of files, because pyspark can only stream single rows."""
+        """Stream a query's result in order, through files, because pyspark itself can only stream single rows."""
         import pyarrow.parquet as pq
 
         folder = self._new_folder()
@@ -257,7 +257,7 @@ class SparkEngine:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _query(self, sql: str, parameters: Parameters) -> Any:
-        """Return the Spark DataFrame of a query; remember which lines it skips, for `rejected_lines`."""
+        """Return the Spark DataFrame of a query; note the scans that it reads, for `rejected_lines`."""
         statement = to_spark(sql)
         self._unreported += [self._skipped[scan] for scan in sorted(self._scans_of(statement), key=int)]
         return self._frame(statement, parameters)
@@ -352,7 +352,7 @@ def quote_for_spark(name: str) -> str:
 
 
 def _partition_sql(values: Sequence[str | None]) -> str:
-    """Return SQL for a partition column's value, chosen by file name, which is the file's number."""
+    """Return SQL that looks up a file's partition value by the number in the file's name."""
     # Bytes in hexadecimal need no escapes.
     literals = ["CAST(NULL AS STRING)" if v is None else f"CAST(X'{v.encode().hex()}' AS STRING)" for v in values]
     if len(set(literals)) == 1:
@@ -467,7 +467,7 @@ def _address(path: Path | str) -> str:
 
 
 def _parts_of(folder: Path) -> list[Path]:
-    """Return the files of a result in order, without Spark's own files next to them."""
+    """Return a result's parquet files in order, without the other files that Spark writes."""
     return sorted(folder.glob("part-*.parquet"))
 
 

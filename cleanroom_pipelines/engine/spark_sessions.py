@@ -108,12 +108,12 @@ def open_session(url: str, settings: EngineSettings) -> Any:
 
 
 def keep_event_log() -> None:
-    """Leave Spark's event log to spark-defaults.conf; for the benchmark only, whose data is synthetic."""
+    """Let spark-defaults.conf enable Spark's event log; only for benchmarks, whose data is synthetic."""
     _APPLICATION_SETTINGS.pop("spark.eventLog.enabled", None)
 
 
 def close_session(session: Any, url: str) -> None:
-    """End a session; this process's Spark application stays open for a while, for the next session."""
+    """End a session, but keep this process's Spark application open for a while, for the next session."""
     global _n_engines, _n_closed  # noqa: PLW0603 - they belong to the one application
     if url.startswith("sc://"):
         session.stop()
@@ -243,7 +243,7 @@ def _open_connect(url: str) -> Any:
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Run an action that may hang with a timeout, and convert its errors to this project's."""
+    """Run an action with a timeout, because it may hang; convert its errors to this project's."""
     try:
         return _result_within(seconds, action)
     except Exception as error:

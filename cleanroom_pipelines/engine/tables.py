@@ -1,6 +1,6 @@
 """Finding the files of a table, with their format and columns.
 
-Lives here: resolving a path, folder or glob to files, their format and column names, and runs of equal types.
+Lives here: resolving a path, folder or glob to files; their format and columns; splitting them by column types.
 Add here when tables may have another file format.
 Keep out: the meaning of columns (`uploads.roles`), and the form of single files (`text_files`, `parquet_types`).
 """
@@ -75,7 +75,7 @@ class TableFiles:
         return replace(self, columns=tuple(names))
 
     def numbered(self) -> "TableFiles":
-        """Return the CSV table including its repeated columns, numbered by position: `Email 1`, `Email 2`."""
+        """Return the CSV table with its repeated columns too, under numbered names: `Email 1`, `Email 2`."""
         shapes = [self.shape_of(file).positions for file in self.files]
         added = [name for name in shapes[0] if name not in self.columns and all(name in shape for shape in shapes)]
         return replace(self, columns=(*self.columns, *added))
@@ -156,7 +156,7 @@ def check_types(tables: TableFiles) -> None:
 
 
 def encoding_error(tables: TableFiles, what: str) -> InputError | None:
-    """Return an error that names a text file's encoding, if lines were rejected for INVALID ENCODING.
+    """Return an error that names the encoding of a table with lines rejected for INVALID ENCODING, or None.
 
     The text is read up to the first of these lines.
 
@@ -241,7 +241,7 @@ def _expand(source: str) -> dict[Path, tuple[str, ...]]:
 
 
 def _main_kind_of(files: Sequence[Path]) -> list[Path]:
-    """Return the files with a table's suffix; if there are none, `.txt` files, then those without a suffix."""
+    """Return the files with a table's suffix, or else `.txt` files, or else files without a suffix."""
     suffixes = [(file, _suffix_of(file)) for file in files]
     kinds = [_SUFFIXES.keys() - {".txt"}, {".txt"}, {""}]
     return next((kept for kind in kinds if (kept := [file for file, suffix in suffixes if suffix in kind])), [])
@@ -330,7 +330,7 @@ def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape |
 
 
 def _partition_keys(keys: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
-    """Return the files' partition keys; reject keys that differ between files, or only by case from each other."""
+    """Return the partition keys that all files share; reject other files, and keys that differ only by case."""
     first, *others = {tuple(sorted(of_file)): of_file for of_file in keys}.values()
     if others or len({key.lower() for key in first}) != len(first):
         raise InputError(

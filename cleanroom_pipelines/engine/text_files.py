@@ -180,7 +180,7 @@ def _read_lines(text: IO[str], seen: list[str]) -> Iterator[str]:
 
 
 def _escape_of(file: Path, delimiter: str, n_cells: int) -> str:
-    r"""Return the escape, `\` or `"`, with which more of the first records have the header's number of cells."""
+    r"""Choose the escape, `\` or `"`, with which more of the first records have as many cells as the header."""
     sample = _sample_of(file)
     if b'\\"' not in sample:
         return '"'

@@ -1,4 +1,4 @@
-"""Persistent state: the home, its keys, artifacts, seeds and destinations.
+"""An installation's stored state: its folder (the home), keys, artifacts, seeds and export destinations.
 
 Lives here: the only code that maps ids to paths, and the only code that writes artifacts.
 Add here when something new is stored on disk or in an object store.

@@ -67,7 +67,7 @@ class ArtifactReference:
 
 @dataclass(frozen=True)
 class Input:
-    """One input that an artifact was built from: another artifact, or an uploaded table (`version` is empty)."""
+    """An input that an artifact was built from: another artifact, or an uploaded table without a `version`."""
 
     asset: str
     partition: str
@@ -156,7 +156,7 @@ class Draft:
 
 
 class _Folder:
-    """Files in a local folder; unlike in buckets, links are followed, as only the operator can create them."""
+    """Access to a local folder; follows symbolic links, because only the operator can create them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -360,7 +360,7 @@ class ArtifactStore:
         return sorted(finished, key=lambda name: (int(name.partition("-")[0]), name))
 
     def as_input(self, reference: ArtifactReference) -> Input:
-        """Describe an artifact as an input of another one.
+        """Describe an artifact as an input of another artifact.
 
         Raises:
             ArtifactError: It is missing.
@@ -392,7 +392,7 @@ class ArtifactStore:
         return not self._names("")
 
     def delete(self, reference: ArtifactReference) -> None:
-        """Delete a version, its manifest first, so that readers never see it half deleted."""
+        """Delete a version; its manifest is deleted first, so that no reader sees a half-deleted version."""
         self._delete(f"{reference.path}/{MANIFEST}")
         self._delete(reference.path)
 
@@ -474,7 +474,7 @@ def _bucket_at(url: str, scratch: Path, patience: Patience) -> "RemoteBucket":
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a name is that of a draft (an unfinished file or folder), deletable once its writer has ended."""
+    """Whether a name belongs to an unfinished file or folder, which may be deleted after its writer has ended."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
@@ -532,7 +532,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Open a temporary file next to a path; if the `with` body succeeds, it is renamed to the path.
+    """Yield the path of a temporary file, and rename the file to `path` if the `with` body succeeds.
 
     Each writer gets its own temporary name, so that writers of the same file do not collide. The mode is 0600.
     """

@@ -110,7 +110,7 @@ _NUMBERS = ("n_unknown_members", "n_bytes", "n_objects", "tenths")
 
 @dataclass(frozen=True)
 class AuditHead:
-    """Number and HMAC of the log's newest entry at some time; a copy kept elsewhere reveals a truncated log.
+    """Number and HMAC of the log's newest entry; a copy saved elsewhere shows later whether the log was truncated.
 
     Args:
         sequence: Number of the entry, from 1; 0 for an empty log.
@@ -373,7 +373,7 @@ class AuditLog:
         return waiting
 
     def _write_up_to(self, last: dict[str, Any], *, is_awaited: bool) -> None:
-        """Write the queued batches up to the one that contains `last`, unless another thread has written it.
+        """Write queued entries in batches until `last` is written, by this thread or another one.
 
         Args:
             last: The entry.
@@ -545,7 +545,7 @@ class _Pass:
         while self._next_head is not None and self._next_head.sequence <= n:
             if self._next_head != self.last:
                 raise _Broken(
-                    f"Entry {n} differs from the record of newest entries: the log was truncated, then continued.",
+                    f"Entry {n} differs from its record in audit.head: the log was truncated, then continued.",
                     n,
                 )
             self._recorded = n
@@ -563,7 +563,7 @@ class _Pass:
         if self._expect is not None and self._expect.sequence > n:
             raise _Broken(f"The log ends after entry {n}, before the expected entry: it was truncated.", n + 1)
         if n - self._recorded > _MAX_UNRECORDED:
-            raise _Broken(f"The record of newest entries ends at entry {self._recorded}: it was truncated.", n)
+            raise _Broken(f"audit.head ends at entry {self._recorded}: it was truncated.", n)
         if self.cut:
             raise self._unaccounted()
 
@@ -580,7 +580,7 @@ class _Pass:
 
 
 def fits(field: str, value: object) -> bool:
-    """Whether a field of an audit entry may have a value; use it to check client input before logging it.
+    """Whether a value matches the pattern of an audit field; check input from clients before logging it.
 
     Args:
         field: Name of the field.
@@ -608,7 +608,7 @@ def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     given = {field: value for field, value in entry.items() if value is not None}
     for field, value in given.items():
         if field not in {*_TEXTS, *_NUMBERS, "resource"}:
-            raise ValueError("The audit log has no such field; entries must not contain data.")
+            raise ValueError("The audit log does not allow this field, because entries must not contain data.")
         if not fits(field, value):
             raise ValueError(f"The value of {field} does not match the pattern that the audit log allows.")
     for field in ("way", "operation"):
@@ -655,7 +655,7 @@ def _row(place: int, line: bytes) -> dict[str, Any]:
 
 
 def _pages(engine: Engine, until: int | None, room: str | None) -> Iterator[Row[Any]]:
-    """Read rows in order in short transactions, so that a slow reader keeps none open."""
+    """Read rows in order, page by page, so that a slow reader keeps no transaction open."""
     place, query = _ENTRIES.c.place, select(_ENTRIES).order_by(_ENTRIES.c.place).limit(_PAGE)
     query = query if until is None else query.where(place <= until)
     query = query if room is None else query.where(_ENTRIES.c.room == room)

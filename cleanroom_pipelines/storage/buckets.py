@@ -1,4 +1,4 @@
-"""Buckets: find the object that an account means by `s3://bucket/key`.
+"""Buckets: resolve an account's `s3://bucket/key` to an object in the home or on an object store.
 
 Lives here: ownership and location of buckets, and fetching, storing, listing and opening their objects.
 Add here when buckets can be registered in a new way, or objects have a new operation.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 WAREHOUSE = "warehouse-"
-"""The name of the bucket of an account's tables, up to the account id."""
+"""Prefix of the bucket name of an account's warehouse; the account id follows."""
 
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _MAX_SEED_FILES = 1000
@@ -239,7 +239,7 @@ class ObjectPlace:
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> AbstractContextManager[FolderDraft]:
-        """Write the folder; see Bucket.drafting.
+        """Write files to this folder, which readers see only once it is complete; see Bucket.drafting.
 
         Raises:
             UsageError: It is the bucket itself.
@@ -268,7 +268,7 @@ class ObjectPlace:
         return self.bucket.open(self.key)
 
     def list(self, *, after: str = "") -> Iterator[ObjectEntry]:
-        """List the objects below this key at any depth, in key order, starting after a key.
+        """List the objects below this key at any depth, ordered by key; with `after`, only later keys.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -363,7 +363,7 @@ class ObjectPlace:
 
 
 def folder_on_disk(folder: Path) -> ObjectPlace:
-    """Wrap a local folder as an `ObjectPlace`, to write or inspect exports there."""
+    """Return a local folder as an `ObjectPlace`, to write or inspect exports there."""
     return ObjectPlace(folder.name, LocalBucket(folder.parent), folder.name)
 
 

@@ -113,7 +113,7 @@ class Home:
 
     @property
     def seeds(self) -> Path:
-        """Encrypted seeds of jobs that have not ended, and of jobs that are refreshed."""
+        """Encrypted seeds of unfinished jobs, and of jobs that are refreshed."""
         return self.root / "seeds"
 
     @property
@@ -175,7 +175,7 @@ def _wrong_root(what: str) -> ConfigurationError:
 
 
 def _is_open_to_others(path: Path) -> bool:
-    """Whether group or others have permissions that this user can remove; for links, always False.
+    """Whether other users have access that this user can remove; always False for symbolic links.
 
     The root of a mounted volume may belong to another user, who controls its permissions.
     """

@@ -70,7 +70,7 @@ class LocalBucket:
 
     @property
     def created(self) -> datetime:
-        """The creation date shown for the bucket: its folder's last change; the epoch if it does not exist."""
+        """The bucket's creation date for display: its folder's last change, or 1970 if the folder is missing."""
         with suppress(OSError):
             return datetime.fromtimestamp(self._folder.stat().st_mtime, UTC)
         return datetime.fromtimestamp(0, UTC)
@@ -103,7 +103,7 @@ class LocalBucket:
         return self._folder.joinpath(*_segments(key))
 
     def check(self, key: str) -> None:
-        """Reject a key if its path, as far as it exists, contains a symbolic link.
+        """Reject a key whose path contains a symbolic link; parts that do not exist yet are accepted.
 
         Raises:
             BucketError: It contains one.
@@ -115,12 +115,12 @@ class LocalBucket:
             pass  # does not exist yet, or reading and writing reports the error
 
     def size(self, key: str) -> int | None:
-        """See Bucket.size."""
+        """Return the size of an object; None if it does not exist."""
         found = self.find(key)
         return None if found is None else found.n_bytes
 
     def find(self, key: str) -> ObjectEntry | None:
-        """See Bucket.find."""
+        """Return an object with all its properties; None if it does not exist."""
         try:
             with _translated_errors():
                 descriptor = self._open(key)
@@ -132,7 +132,7 @@ class LocalBucket:
             return None
 
     def open(self, key: str, *, e_tag: str = "", start: int = 0, end: int | None = None) -> OpenedObject:
-        """See Bucket.open."""
+        """Open an object, or a range of its bytes; see Bucket.open."""
         with _translated_errors():
             stream = os.fdopen(self._open(key), "rb")
             if e_tag and _entry(key, stream.fileno()).e_tag != e_tag:
@@ -152,7 +152,7 @@ class LocalBucket:
         e_tag: str = "",
         is_new: bool = False,
     ) -> None:
-        """See Bucket.put. With `is_new`, an existing key is rejected, with the problem `changed`."""
+        """Write an object atomically; with `is_new`, reject an existing key with the problem `changed`."""
         *folders, name = _segments(key)
         with _translated_errors(is_writing=True), ExitStack() as stack:
             folder, draft, descriptor = self._open_draft(stack, folders)
@@ -175,7 +175,7 @@ class LocalBucket:
             os.fsync(folder)
 
     def delete_object(self, key: str) -> None:
-        """See Bucket.delete_object; folders that become empty are removed too."""
+        """Delete an object, if it exists, and the folders that become empty."""
         *folders, name = _segments(key)
         with suppress(NotFoundError), _translated_errors():
             with self._at(folders) as folder:
@@ -185,14 +185,14 @@ class LocalBucket:
             self._remove_empty(folders)
 
     def _remove_empty(self, folders: list[str]) -> None:
-        """Remove a folder and those above it, up to the first that is not empty."""
+        """Remove a folder and its parents, up to the first one that is not empty."""
         with suppress(OSError, BucketError):
             while folders:
                 with self._at(folders[:-1]) as above:
                     os.rmdir(folders.pop(), dir_fd=above)
 
     def _open_draft(self, stack: ExitStack, folders: Sequence[str]) -> tuple[int, str, int]:
-        """Open a folder and a new file in it; return the folder, the file's name and the file."""
+        """Open a folder and a new file in it; return the folder's descriptor, the file's name and descriptor."""
         draft = f".{secrets.token_hex(16)}.draft"
         for n_left in reversed(range(_TRIES)):
             try:
@@ -212,7 +212,7 @@ class LocalBucket:
             return _open_file(folder, name)
 
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
-        """See Bucket.list."""
+        """List the objects of a folder, ordered by key; see Bucket.list."""
         base = f"{folder}/" if folder else ""
         with suppress(NotFoundError), _translated_errors(), self._at(_segments(folder)) as descriptor:
             yield from _walk(descriptor, base, after, deep)
@@ -227,7 +227,7 @@ class LocalBucket:
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> Iterator["_LocalDraft"]:
-        """See Bucket.drafting. The folder is written next to its target and renamed, so it appears as a whole.
+        """Write a folder next to its target, then rename it, so that it appears as a whole.
 
         It is staged in a folder named after owner and attempt. A later attempt first removes the stages of earlier
         ones. Every rename of an attempt has its source or target in its stage, so late renames fail.
@@ -289,7 +289,7 @@ def _segments(key: str) -> list[str]:
 
 
 def _link_new(draft: str, name: str, folder: int) -> None:
-    """Give a draft its final name, unless a file with that name exists."""
+    """Link an unfinished file under its final name, unless a file with that name exists."""
     try:
         os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
     except FileExistsError:

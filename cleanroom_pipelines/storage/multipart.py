@@ -29,7 +29,7 @@ from cleanroom_pipelines.storage.local_bucket import LocalBucket
 from cleanroom_pipelines.storage.objects import ObjectEntry
 
 LONGEST = timedelta(days=7)
-"""How long an upload may stay unfinished."""
+"""Time after which an unfinished upload expires."""
 
 _ID = re.compile("[0-9a-f]{32}")
 _ABOUT = "upload.json"
@@ -37,7 +37,7 @@ _ABOUT = "upload.json"
 
 @dataclass(frozen=True)
 class MultipartUpload:
-    """An unfinished upload.
+    """An unfinished multipart upload of one object.
 
     Args:
         id: 32 hex digits.
@@ -61,7 +61,7 @@ class MultipartUpload:
         return [(int(entry.key), entry) for entry in entries if entry.key != _ABOUT]
 
     def part(self, number: int) -> ObjectEntry | None:
-        """Return one part; None if it is missing."""
+        """Return the part with this number; None if it is missing."""
         return self.parts_bucket.find(_name_of(number))
 
     def store(self, number: int, source: IO[bytes]) -> ObjectEntry:
@@ -117,7 +117,7 @@ class MultipartUploads:
         self._home, self._clock = home, clock
 
     def start(self, account_id: str, bucket: str, key: str, attributes: Mapping[str, str]) -> MultipartUpload:
-        """Start an upload.
+        """Start a multipart upload of an object.
 
         Raises:
             BucketError: It cannot be written.
@@ -129,7 +129,7 @@ class MultipartUploads:
         return MultipartUpload(upload_id, bucket, key, attributes, now, parts)
 
     def find(self, account_id: str, upload_id: str) -> MultipartUpload | None:
-        """Return an account's upload; None if there is none with this id, or it is too old."""
+        """Return the account's upload with this id; None if it does not exist or is too old."""
         if not _ID.fullmatch(upload_id):
             return None
         parts = LocalBucket(self._folder(account_id) / upload_id)
@@ -155,7 +155,7 @@ class MultipartUploads:
         return sorted(found, key=lambda each: (each.key, each.started, each.id))
 
     def delete_old(self) -> None:
-        """Delete the uploads of all accounts that are too old."""
+        """Delete all uploads that are too old, whatever their account."""
         for folder in self._home.accounts.glob("*/multipart"):
             self.list(folder.parent.name)
 

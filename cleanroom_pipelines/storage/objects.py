@@ -57,7 +57,7 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class ObjectEntry:
-    """One object: its key and size, and further properties if `find` or a remote store returned it.
+    """Key and size of an object; `find` and remote stores also return its other properties.
 
     Args:
         key: Its key.
@@ -152,10 +152,10 @@ class FolderDraft(Protocol):
     """A folder being written, which readers ignore until it is complete."""
 
     def named(self, name: str) -> str:
-        """Return the name under which the folder stores a file; not for the completion marker."""
+        """Return the stored name of a file in the folder; the completion marker keeps its own name."""
 
     def creating(self, name: str) -> AbstractContextManager[Sink]:
-        """Open a new file for writing, under a name from `named`; create the completion marker last."""
+        """Create a file under a name that `named` returned, and open it; create the completion marker last."""
 
 
 class Bucket(Protocol):

@@ -24,7 +24,7 @@ _PROCESSES = Path("/proc")
 
 @dataclass(frozen=True)
 class FileState:
-    """Identity, size and time of a file; two states are equal if the file was neither changed nor replaced."""
+    """Identity, size and times of a file; equal states mean that the file was not changed or replaced."""
 
     device: int
     inode: int

@@ -63,7 +63,7 @@ def clean_up_dead_processes(root: Path) -> int:
 
 
 def is_process_folder(path: Path) -> bool:
-    """Whether a folder is a process's scratch folder; the process is alive, or died and is not cleaned up yet."""
+    """Whether a folder is a scratch folder; its process may be running, or dead and not yet cleaned up."""
     return (path.parent / _ALIVE / path.name).is_file()
 
 

@@ -240,12 +240,12 @@ class RemoteBucket:
         self._scratch = scratch
 
     def size(self, key: str) -> int | None:
-        """See Bucket.size."""
+        """Return the size of an object; None if it does not exist."""
         head = self._head(key)
         return None if head is None else int(head.meta["size"])
 
     def open(self, key: str, *, e_tag: str = "", start: int = 0, end: int | None = None) -> OpenedObject:
-        """See Bucket.open."""
+        """Open an object, or a range of its bytes; see Bucket.open."""
         options: Any = {"if_match": e_tag} if e_tag else {}
         if end is not None:
             options["range"] = (start, end)
@@ -257,12 +257,12 @@ class RemoteBucket:
             return OpenedObject(stop - first, found.stream(CHUNK_BYTES), self._store)
 
     def find(self, key: str) -> ObjectEntry | None:
-        """See Bucket.find."""
+        """Return an object with all its properties; None if it does not exist."""
         head = self._head(key)
         return None if head is None else replace(_entry(head.meta), attributes=dict(head.attributes))
 
     def list_all(self, folder: str, *, after: str = "") -> Iterator[ObjectEntry]:
-        """List the objects that `list` returns, plus those whose keys are not safe file names on every disk.
+        """List all objects of a folder, also those whose keys are not safe file names on every disk.
 
         Raises:
             BucketError: The bucket cannot be read.
@@ -288,15 +288,15 @@ class RemoteBucket:
     def put(
         self, key: str, source: IO[bytes], *, attributes: Mapping[str, str] | None = None, e_tag: str = ""
     ) -> None:
-        """See Bucket.put."""
+        """Write an object atomically; `e_tag` is ignored, because the store computes its own ETag."""
         self._put(key, source, attributes)
 
     def delete_object(self, key: str) -> None:
-        """See Bucket.delete_object."""
+        """Delete an object, if it exists."""
         self._delete(key)
 
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
-        """See Bucket.list."""
+        """List the objects of a folder whose keys are safe file names on every disk; see Bucket.list."""
         for entry in self._list(folder, after, deep):
             if all(map(is_plain_segment, entry.key.split("/"))):
                 yield entry
@@ -331,7 +331,7 @@ class RemoteBucket:
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> Iterator["_RemoteDraft"]:
-        """See Bucket.drafting. Files are uploaded one by one, the marker last.
+        """Upload the files of a folder one by one, the completion marker last; see Bucket.drafting.
 
         Each object is labelled with its owner and attempt, so the markers of other attempts need not be read. Each
         attempt uses its own file names, so two attempts never write the same file. The marker, which they share,
@@ -355,7 +355,7 @@ class RemoteBucket:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _reject_others(self, folder: str, owner: str, fence: Fence, but: Collection[str] = ()) -> set[str]:
-        """Return the keys in a folder that the owner's earlier attempts wrote; raise an error for other objects.
+        """Return the keys that the owner's earlier attempts wrote in a folder; reject a folder with other objects.
 
         Raises:
             BucketError: The folder has other objects.
@@ -448,7 +448,7 @@ class RemoteBucket:
         labels: Mapping[str, str] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write an object; `check` is called just before it becomes visible, and can abort the write."""
+        """Write an object; call `check` just before the object becomes visible, so that it can abort the write."""
         n_bytes = source.seek(0, 2)
         source.seek(0)
         piece_bytes = max(_PIECE_BYTES, n_bytes // _MAX_PIECES + 1)

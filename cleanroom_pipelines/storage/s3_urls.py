@@ -67,7 +67,7 @@ def is_storable_key(key: str) -> bool:
 
 
 def is_storable_segment(segment: str) -> bool:
-    """Whether the file name for a key segment, whatever characters it has, is short enough for a disk."""
+    """Whether a key segment, once its unsafe characters are escaped, is short enough for a file name."""
     try:
         return len(name_of_segment(segment).encode()) <= _MAX_NAME_BYTES
     except UnicodeEncodeError:
@@ -75,7 +75,7 @@ def is_storable_segment(segment: str) -> bool:
 
 
 def name_of_segment(segment: str) -> str:
-    """Return the file name for a key segment: the segment itself if safe, or else a tilde and its escaped form.
+    """Return the file name for a key segment: the segment itself, or a tilde and its escaped form if unsafe.
 
     Letters of all scripts are kept, because the value of a Hive partition is read from the folder's name. `..`,
     empty segments, names of drafts, control characters and globs are escaped, so no key becomes another path.
@@ -84,7 +84,7 @@ def name_of_segment(segment: str) -> str:
 
 
 def segment_of_name(name: str) -> str | None:
-    """Return the key segment for a file name; None if the file is not an object's."""
+    """Return the key segment that a file name stands for; None if the file is not an object."""
     try:
         segment = unquote(name[1:], errors="strict") if name.startswith(_ESCAPED) else name
         return segment if name_of_segment(segment) == name else None

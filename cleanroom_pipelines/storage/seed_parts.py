@@ -140,8 +140,8 @@ def _split_header(first: bytes) -> tuple[bytes, bytes]:
     header = first[:end]
     if len(header) >= _CHUNK_BYTES or header.count(b'"') % 2:
         raise SeedError(
-            "A CSV file in the seed's folder has a header that is not one short line.",
-            remedy="Shorten the header to one line.",
+            "The header of a CSV file in the seed's folder is too long or spans several lines.",
+            remedy="Write the header in one short line.",
         )
     return header, first[end:]
 

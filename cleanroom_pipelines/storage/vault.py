@@ -1,6 +1,6 @@
 """The vault: stores uploads and seeds encrypted, and deletes them when they are no longer needed.
 
-Lives here: encrypting files of any size as they arrive, decrypting them temporarily, deleting them; seed slots.
+Lives here: encrypting files of any size as they arrive, decrypting them temporarily, deleting them; seed folders.
 Add here when encrypted files need another format.
 Keep out: small secrets (`keys.py`), and the content of files.
 
@@ -160,7 +160,7 @@ class Vault:
         return home.uploads
 
     def _path(self, location: str | None) -> Path | None:
-        """Return the path of a location in the vault; None if it is not valid."""
+        """Return the path of a file by its location; None if the location is invalid."""
         if location is None or not self._LOCATION.fullmatch(location):
             return None
         path = self._folder / location

@@ -34,7 +34,7 @@ Make = Callable[[World], None]
 
 @dataclass(frozen=True)
 class Play:
-    """A sequence of requests whose results one or more attacks evaluate.
+    """A sequence of requests to a simulated installation; one or more attacks evaluate its results.
 
     Args:
         names: The attacks that use it.

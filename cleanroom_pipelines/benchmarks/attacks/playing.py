@@ -30,7 +30,7 @@ Numbers = dict[str, float]
 Found = dict[str, Numbers]
 SEED = {"kind": "seed", "audience_type": "s"}
 N_TYPES = 45
-"""The number of counts that 90 units of a pair's budget pay for."""
+"""Number of seed audiences ("types"): 90 units of a pair's budget pay for one count of each."""
 
 _NOT_RELEASED = 20.0
 _KNOWN, _AT_THRESHOLD = 45, 39
@@ -90,7 +90,7 @@ def insights(world: World, is_in: bool) -> Found:
 
 
 def targets(world: World, is_in: bool) -> Found:
-    """Attack: the agency requests sizes of audiences that can only contain a few known users and the victim."""
+    """Attack: the agency requests sizes of audiences that contain only known users and perhaps the victim."""
     world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
     saved: Numbers = {}
     drafts: Numbers = {}
@@ -177,7 +177,7 @@ def planted(world: World, is_in: bool) -> Found:
 
 
 def retrained(world: World, is_in: bool) -> Found:
-    """Attack: the advertiser, whose list has the victim, queries a new base audience that may lack the victim.
+    """Attack: the advertiser, who knows the victim, tests whether a new base audience has the victim.
 
     The base's model is trained again in the kept representation. The victim's place on the list is not secret, and
     neither is the number of users, which a list's length reveals. The base therefore lacks one more user, so that
@@ -311,6 +311,6 @@ def _rows(name: str, answer: Mapping[str, Any]) -> Numbers:
 
 
 def _in_figures(message: str) -> float:
-    """Turn a message into a number that differs for most messages: its length plus the sum of its numbers."""
+    """Convert a message to a number, its length plus all numbers in it, so that most messages differ."""
     figures = [int(each) for each in re.findall(r"\d+", message)]
     return float(len(message) + sum(figures))

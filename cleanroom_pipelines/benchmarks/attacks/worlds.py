@@ -44,12 +44,12 @@ PUBLISHER, ADVERTISER, AGENCY = "data@publisher.example", "data@advertiser.examp
 N_USERS = 1_600
 VICTIM = "user00007"
 RARE = 45
-"""Known customers in the victim's segment; without noise the size shows as 40, with the victim (46) as 50."""
+"""Number of known customers in the victim's segment: rounded without noise to 40, or to 50 with the victim."""
 N_INTERESTS = 50
 N_SEED = 280
-"""Small enough that a lookalike uses most of the budget, large enough that the released size allows one."""
+"""Size of the seed: a lookalike of so few users costs most of the budget; fewer could be too few for one."""
 N_ODD = 8
-"""How many segments have no user of the lists; excluding one changes the question but not its users."""
+"""Number of segments without users of the lists; excluding one changes a rule's text but not its users."""
 
 _MANY = 1_000_000
 _EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE,

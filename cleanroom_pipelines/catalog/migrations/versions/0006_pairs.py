@@ -4,10 +4,10 @@ Lives here: one step of the catalogue's schema, 0005 to 0006.
 Add here: nothing once released; write the next step.
 Keep out: our own classes; they change later, this must not.
 
-What was spent counts. A unit of the ledger before bought a count with discrete Laplace noise of scale 10, which is
-0.1-differentially private and so ρ = 0.1² / 2 = 0.005 (Bun and Steinke 2016, proposition 1.4): 3.9 units of today,
-rounded up. What participants of one pair spent is added up, refills are not taken over, and no pair gets less than
-0: whoever spent 26 units or more has none left.
+Spent budget is converted. A unit of the earlier ledger paid for a count with discrete Laplace noise of scale 10,
+which is 0.1-differentially private and so ρ = 0.1² / 2 = 0.005 (Bun and Steinke 2016, proposition 1.4): 3.9 of the
+new units, rounded up. The spending of all participants of a pair is added up. Refills are not converted. A pair
+that spent 26 earlier units or more has nothing left, but no negative budget.
 """
 
 import hashlib
