@@ -1,4 +1,4 @@
-"""Load test of the console: sessions of three parties open a room's pages, and the health check as the baseline.
+"""Load test of the console: sessions of three parties open a room's pages; the baseline is the health check.
 
 Lives here: a room as it is after some weeks of work, its pages, the sessions that open them, and timing.
 Add here when the console gets another page of a room.

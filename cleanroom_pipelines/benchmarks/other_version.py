@@ -60,7 +60,7 @@ class OtherVersion:
     def scores(
         self, model: Path, user_ids: pa.Array, seed: npt.NDArray[np.int64], out: Path
     ) -> npt.NDArray[np.float64]:
-        """Rank users for a seed, and return each one's negative rank; seed users and unranked users come last.
+        """Rank users for a seed, and return the negative rank of each user; seed and unranked users come last.
 
         Args:
             model: The folder that `train` wrote.

@@ -384,7 +384,7 @@ def _candidates(model: Model, seed: Int64) -> Candidates:
 
 
 def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) -> dict[str, float]:
-    """Return the recall that a job reports for a random seed, and whether its interval contains pure chance."""
+    """Return the recall that a job reports for a random seed, and whether its interval covers a random ranking."""
     with open_engine() as engine, one_blas_thread():
         fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(Runtime()))
         held_out = fit.held_out

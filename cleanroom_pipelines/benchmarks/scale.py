@@ -339,7 +339,7 @@ def _sizes(folder: Path) -> Iterable[int]:
 
 
 def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the cost of training per additional million interactions, or users if interactions hardly grow.
+    """Return training's cost per additional million interactions, or million users if interactions hardly grow.
 
     Args:
         rows: The sizes of a result, smallest first.

@@ -331,7 +331,7 @@ def _reject_stranger(session: Session, spec: ExportJobSpec, job: ResourceRow) ->
 
 
 def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], starter: Starter | None) -> Spec:
-    """Reject a name taken in the creator's account; give a cross-account job a free name in the owner's account."""
+    """Reject a taken name; for a cross-account job, also choose a free name in the model owner's account."""
     account_id, region = place
     if spec.kind is Kind.GENERATION_JOB:
         lock_job_names(session, region, account_id, *([starter.account_id] if starter else []))

@@ -175,7 +175,7 @@ def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
 
 
 def _resolve_conflicts(session: Session, row: ResourceRow) -> None:
-    """Resolve a rebuilt resource's clash with another one: rename it, or detach an inbox job with a known seed."""
+    """Rename a rebuilt resource whose name is taken; detach a job from the inbox if another job has its seed."""
     place = select(ResourceRow.id).where(
         ResourceRow.account_id == row.account_id,
         ResourceRow.region == row.region,

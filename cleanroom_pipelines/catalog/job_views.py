@@ -1,4 +1,4 @@
-"""Job views: what each account of a cross-account job sees of the job: the model's owner, and the starter.
+"""Job views: what the model's owner and the starting account each see of a cross-account job.
 
 Lives here: the starter's copies (name, description, tags); finding, listing and deleting jobs for either account;
 and the exports each may see.

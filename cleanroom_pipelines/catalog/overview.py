@@ -140,7 +140,7 @@ class Overview(Part):
             )
 
     def refreshed_since(self, since: datetime, limit: int) -> tuple[tuple[Resource, Version], ...]:
-        """Return jobs, then exports, refreshed after a time, with their current versions; each list newest first."""
+        """Return jobs, then exports, that were refreshed after a time, each group newest first, with versions."""
         found: list[tuple[Resource, Version]] = []
         with self._database.read() as session:
             for row_type in (GenerationJobRow, ExportJobRow):
@@ -238,7 +238,7 @@ class Overview(Part):
             return version_record(find_version(session, find_resource(session, kind, resource_id), number))
 
     def live_runs(self) -> frozenset[str]:
-        """Return the ids of the runs that hold a claim, and of the workers not yet removed as dead."""
+        """Return the ids of the runs that hold a claim, and of the workers that were not removed as dead."""
         with self._database.read() as session:
             claimed = select(VersionRow.run_id).where(VersionRow.status == Status.CREATE_IN_PROGRESS)
             runs = {run_id for run_id in session.scalars(claimed) if run_id}

@@ -343,7 +343,7 @@ class JobViewPage:
 
 @dataclass(frozen=True)
 class ConfiguredAtStart:
-    """A configured model's settings as they were when an undeclared job started; the job always uses these.
+    """The settings of a configured model when a job started that `apply` did not declare; they stay its settings.
 
     Attributes:
         audience_model_id: The model whose users it ranks.

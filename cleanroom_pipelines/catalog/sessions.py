@@ -4,8 +4,8 @@ Lives here: encoded passwords, public keys, and the keyed digests of links, chal
 Add here when a user can sign in in another way.
 Keep out: encoding passwords, secrets and their digests (the shell has the key), cookies and pages.
 
-A session ends when its user is disabled, when its token expires or is revoked, when the user sets a new password or
-removes a passkey, after the time `IDLE` without a request, and in any case after the time `LONGEST`.
+A session ends when its user is disabled, when its token expires or is revoked, when the user sets a new password
+or removes a passkey, after the time `IDLE` without a request, and in any case after the time `LONGEST`.
 """
 
 from datetime import datetime, timedelta
@@ -194,7 +194,7 @@ class SignIn(Part):
         with self._database.write() as session:
             row = session.get(PasskeyRow, passkey_id)
             if row is None or row.email != email:
-                raise NotFoundError("You have no such passkey.", remedy="Open your account again.")
+                raise NotFoundError("You have no such passkey.", remedy="Reload your account page.")
             session.delete(row)
             session.flush()
             if not _can_sign_in(session, find_user(session, email)):

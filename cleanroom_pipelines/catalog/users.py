@@ -74,7 +74,7 @@ class Users(Part):
 
     @noted
     def set_user_disabled(self, email: str, disabled: bool) -> User:
-        """Disable a user, whose sessions end and whose tokens and password stop working, or enable the user again.
+        """Disable a user, or enable the user again; disabling ends sessions, and tokens and password stop working.
 
         Raises:
             NotFoundError: The user does not exist.

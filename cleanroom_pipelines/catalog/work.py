@@ -59,7 +59,7 @@ _SEED_AGAIN = {
     Origin.APPLY: "Run `cleanroom apply` with the file that declares the job, to retry it with the file's seed.",
     Origin.INBOX: "Drop the seed into the inbox again.",
 }
-"""How to retry a job whose seed was deleted, by its entry point."""
+"""What to do to retry a job whose seed was deleted, by the entry point of the job."""
 
 
 class Scheduling(Claims):
@@ -202,7 +202,7 @@ class Scheduling(Claims):
 
     @noted
     def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
-        """Requeue a resource's newest version, which must have failed, with its full number of attempts.
+        """Requeue a resource's newest version, which must have failed, and allow all attempts again.
 
         Raises:
             NotFoundError: The resource does not exist.

@@ -41,8 +41,8 @@ _MAX_USERS_COMPARED = 1_000_000
 @click.option(
     "--seed-mode",
     type=click.Choice(["excluded", "first", "in_place"]),
-    help="Position of the seed's users in the list. Give it only if --ranking is an audience artifact of an "
-    "installation; for a ranking by `generate`, give it to `generate`.",
+    help="Position of the seed's users in the list. Only if --ranking is an audience artifact of an installation; "
+    "for a ranking by `generate`, use the --seed-mode of `generate`.",
 )
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv", "parquet", "plain"]), help="Default: csv.")
 @click.option("--destination", type=click.Choice(["plain", "google", "meta", "tiktok", "liveramp"]))

@@ -79,7 +79,7 @@ def _named(installation: Any, name: str) -> Any:
 
 
 def _change(refill: int | None, share: str | None) -> tuple[str, int, str | None]:
-    """Return the requested change: its kind, its size in tenths of a unit, and the organisation it limits."""
+    """Return the requested change: its kind, its size in tenths of a unit, and the organisation of a share."""
     from cleanroom_pipelines.catalog.pairs import PERIOD, REFILL, SHARE
     from cleanroom_pipelines.privacy.accounting import TENTHS
 

@@ -24,7 +24,7 @@ def retry(names: tuple[str, ...], failed: bool, as_json: bool) -> None:
     from cleanroom_pipelines.runs.retrying import retry_failed
 
     if bool(names) == failed:
-        raise UsageError("Give either names or --failed.", remedy="See `cleanroom status` for both.")
+        raise UsageError("Give either names or --failed.", remedy="`cleanroom status` lists what failed.")
     catalog = open_installation().catalog
     if failed:
         queued, skipped = retry_failed(catalog)

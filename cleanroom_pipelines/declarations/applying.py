@@ -181,7 +181,7 @@ class _Applying:
         return self._changes
 
     def check_tables(self, names: Collection[str] | None = None) -> None:
-        """Check the headers of tables and seeds; call this after a dry run, which determines the reading account.
+        """Check the headers of tables and seeds; call this after a dry run, which finds the account to read with.
 
         Args:
             names: Check only the datasets and jobs with these names; all if not given.
@@ -478,7 +478,7 @@ class _Applying:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Name the entry of the declaration in errors that the `with` body raises."""
+    """Add the description of a declaration's entry to errors that the `with` body raises."""
     try:
         yield
     except CleanroomError as error:

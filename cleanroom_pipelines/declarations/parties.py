@@ -220,7 +220,7 @@ class ApplyingParties:
         return self._catalog.notices.known_organizations() | {each.lower() for each in declared} | {LOCAL_ACCOUNT}
 
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
-        """Whether a collaboration has the declared terms; also if its members agreed on monthly budgets later."""
+        """Whether a collaboration has the declared terms; a later change to monthly budgets is accepted."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))

@@ -22,7 +22,7 @@ Cell = tuple[float | None, str]
 def bars(
     what: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], *, largest: float | None = None
 ) -> dg.MetadataValue:
-    """Draw numbers as bars, as many rows as Dagster shows without a click.
+    """Draw numbers as text bars, in as many rows as Dagster shows without a click.
 
     Args:
         what: Heading of the labels.

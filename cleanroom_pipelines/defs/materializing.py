@@ -101,7 +101,7 @@ def _explain(
     error: CleanroomError,
     report: Mapping[str, Any] | None = None,
 ) -> Failed:
-    """Report on the partition's page why the build failed, and return the failure for Dagster's step."""
+    """Report on the partition's page why the build failed, and return the failure that the step raises."""
     failure = failure_of(installation.catalog, ASSETS[asset].kind, context.partition_key)
     if failure is None or isinstance(error, ClaimLostError):  # the version did not fail, only this run did
         reason = {"reason": str(error)}

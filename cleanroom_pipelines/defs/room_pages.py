@@ -185,7 +185,7 @@ def _share(value: float | None) -> str:
 
 
 def _budget(document: Mapping[str, Any]) -> Metadata:
-    """Return the remaining budget and privacy bound of the two data providers when the asset was built."""
+    """Return the two data providers' remaining budget and privacy bound at the time of the build."""
     privacy = document.get("privacy")
     if privacy is None:
         return {}

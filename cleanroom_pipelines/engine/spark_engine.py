@@ -257,7 +257,7 @@ class SparkEngine:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _query(self, sql: str, parameters: Parameters) -> Any:
-        """Return the Spark DataFrame of a query; note the scans that it reads, for `rejected_lines`."""
+        """Return the Spark DataFrame of a query; note the text files that it reads, for `rejected_lines`."""
         statement = to_spark(sql)
         self._unreported += [self._skipped[scan] for scan in sorted(self._scans_of(statement), key=int)]
         return self._frame(statement, parameters)

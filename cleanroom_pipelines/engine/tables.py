@@ -156,7 +156,7 @@ def check_types(tables: TableFiles) -> None:
 
 
 def encoding_error(tables: TableFiles, what: str) -> InputError | None:
-    """Return an error that names the encoding of a table with lines rejected for INVALID ENCODING, or None.
+    """Detect the encoding of text files with lines that are not UTF-8; return an error that names it, or None.
 
     The text is read up to the first of these lines.
 
@@ -330,7 +330,7 @@ def _header(file: Path, format_: Format, what: str, facts: dict[Path, CsvShape |
 
 
 def _partition_keys(keys: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
-    """Return the partition keys that all files share; reject other files, and keys that differ only by case."""
+    """Return the files' partition keys; reject files with different keys, and keys that differ only by case."""
     first, *others = {tuple(sorted(of_file)): of_file for of_file in keys}.values()
     if others or len({key.lower() for key in first}) != len(first):
         raise InputError(

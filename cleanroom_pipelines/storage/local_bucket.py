@@ -192,7 +192,7 @@ class LocalBucket:
                     os.rmdir(folders.pop(), dir_fd=above)
 
     def _open_draft(self, stack: ExitStack, folders: Sequence[str]) -> tuple[int, str, int]:
-        """Open a folder and a new file in it; return the folder's descriptor, the file's name and descriptor."""
+        """Open a folder and a new file in it; return the folder, the file's name, and the file, as descriptors."""
         draft = f".{secrets.token_hex(16)}.draft"
         for n_left in reversed(range(_TRIES)):
             try:
@@ -411,7 +411,7 @@ def _new_stage(parent: int, what: str) -> str:
 
 
 def _remove_older_stages(parent: int, owner: str, attempt: int) -> None:
-    """Remove temporary folders of the owner's earlier attempts; renaming each first makes late writers fail."""
+    """Remove temporary folders of the owner's earlier attempts; rename each first, so that late writers fail."""
     before = f"{_STAGE}{_mark_of(owner)}-"
     with os.scandir(parent) as entries:
         stages = [entry.name for entry in entries if entry.name.startswith(before)]

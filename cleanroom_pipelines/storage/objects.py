@@ -28,7 +28,7 @@ class BucketError(CleanroomError):
 
     @property
     def problem(self) -> str:
-        """The reason, as one of the words listed above, such as `denied`."""
+        """The reason in one of a few fixed words, such as `denied`."""
         return str(self.attributes.get("problem", "failed"))
 
 

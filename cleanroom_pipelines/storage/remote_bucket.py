@@ -262,7 +262,7 @@ class RemoteBucket:
         return None if head is None else replace(_entry(head.meta), attributes=dict(head.attributes))
 
     def list_all(self, folder: str, *, after: str = "") -> Iterator[ObjectEntry]:
-        """List all objects of a folder, also those whose keys are not safe file names on every disk.
+        """List all objects of a folder, including those whose keys are not safe file names on every disk.
 
         Raises:
             BucketError: The bucket cannot be read.

@@ -44,12 +44,13 @@ PUBLISHER, ADVERTISER, AGENCY = "data@publisher.example", "data@advertiser.examp
 N_USERS = 1_600
 VICTIM = "user00007"
 RARE = 45
-"""Number of known customers in the victim's segment: rounded without noise to 40, or to 50 with the victim."""
+"""Number of known customers in the victim's segment; their released size without noise is 40, or 50 with the
+victim."""
 N_INTERESTS = 50
 N_SEED = 280
-"""Size of the seed: a lookalike of so few users costs most of the budget; fewer could be too few for one."""
+"""Number of seed users: few, so that a lookalike costs most of the budget, but enough to be allowed one."""
 N_ODD = 8
-"""Number of segments without users of the lists; excluding one changes a rule's text but not its users."""
+"""Number of segments that share no user with the seed lists; excluding one from a rule keeps the rule's users."""
 
 _MANY = 1_000_000
 _EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE,
