@@ -207,7 +207,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "audience_models.0.training_dataset",
         "Basket",
-        "audience_models.0: This entry refers to the training dataset 'Basket', which is not declared. Did you mean",
+        "audience_models.0: This entry refers to the training dataset 'Basket', which is not declared. Did",
     ),
     ("configured_audience_models.0.audience_model", "Shopper", "Did you mean 'Shoppers'? Declare it in"),
     ("generation_jobs.0.configured_audience_model", "x" * 99, "generation_jobs.0"),
