@@ -343,7 +343,7 @@ class JobViewPage:
 
 @dataclass(frozen=True)
 class ConfiguredAtStart:
-    """The settings of a configured model when a job started that `apply` did not declare; they stay its settings.
+    """A configured model's settings, stored with a job that was not declared; later changes do not affect the job.
 
     Attributes:
         audience_model_id: The model whose users it ranks.

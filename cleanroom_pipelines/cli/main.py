@@ -228,7 +228,7 @@ def _action_of(action: str, dry_run: bool) -> str:
 
 
 def _raise_on_failure(catalog: "Catalog", ids: list[str]) -> None:
-    """Raise an error with the first reason if the work on any of these resources failed."""
+    """Raise an error with the reason of the first failed resource, if the work on any of them failed."""
     from cleanroom_pipelines.runs.reasons import failure_of
 
     records = [record for key in ids if (record := catalog.resources.find(key)) is not None]

@@ -48,7 +48,7 @@ RARE = 45
 victim."""
 N_INTERESTS = 50
 N_SEED = 280
-"""Number of seed users: few, so that a lookalike costs most of the budget, but enough to be allowed one."""
+"""Number of seed users: so few that a lookalike costs most of the budget, yet enough for a lookalike."""
 N_ODD = 8
 """Number of segments that share no user with the seed lists; excluding one from a rule keeps the rule's users."""
 
