@@ -66,7 +66,7 @@ Float64 = npt.NDArray[np.float64]
 
 SEED_SIZES = (300, 500, 1_000, 2_000)
 PRIVATE, PEER = "private", "LR TF-IDF"
-"""Names of the compared methods; the table divides each recall by that of the last method."""
+"""Names of the private method and its peer in the table; recalls are compared with the peer's."""
 _FEWEST_TASKS = 5
 _DRAWS = 3
 _Z90 = 1.6448536269514722

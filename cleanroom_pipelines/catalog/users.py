@@ -74,7 +74,7 @@ class Users(Part):
 
     @noted
     def set_user_disabled(self, email: str, disabled: bool) -> User:
-        """Disable a user, or enable the user again; disabling ends sessions, and tokens and password stop working.
+        """Disable or enable a user; disabling ends the user's sessions, and tokens and password are then rejected.
 
         Raises:
             NotFoundError: The user does not exist.

@@ -28,7 +28,7 @@ _MOST_MONTHS = 12
 # A random ranking has a higher relevance than a good one, so only recall and lift are compared with it.
 RELEVANCE = "relevance (0: like the seed's own users)"
 _NOTHING_APART = (
-    "Nothing that at least 25 seed users share (an item or feature value) is more common than by chance."
+    "No item or feature value that 25 or more seed users have is more common in the seed than by chance."
 )
 
 _COLUMNS: Mapping[str, tuple[tuple[str, str, str], ...]] = {

@@ -185,7 +185,7 @@ class LocalBucket:
             self._remove_empty(folders)
 
     def _remove_empty(self, folders: list[str]) -> None:
-        """Remove a folder and its parents, up to the first one that is not empty."""
+        """Remove a folder if it is empty, then each of its parents that is empty now."""
         with suppress(OSError, BucketError):
             while folders:
                 with self._at(folders[:-1]) as above:
