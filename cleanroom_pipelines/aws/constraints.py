@@ -163,7 +163,7 @@ def from_text(shape: Shape, text: str) -> Any:
 
 
 def _typed(kind: str, value: Any) -> Any:
-    """Return a JSON value in the Python type of this kind of shape; None if the value does not fit."""
+    """Convert a JSON value to the Python type of a kind of shape; None if the value does not fit."""
     match kind, value:
         case ("boolean", bool()) | ("string", str()):
             return value

@@ -1,6 +1,6 @@
 """Writing XML responses, for S3 and for AWS's older services such as STS.
 
-Lives here: adding elements to a document, and its bytes.
+Lives here: adding elements to a document, and encoding it.
 Add here when every writer needs another kind of content.
 Keep out: which elements a response has (`query.py`, `s3/wire.py`), and reading requests.
 """

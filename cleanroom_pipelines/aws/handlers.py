@@ -1,4 +1,4 @@
-"""Tables of the handlers by operation: of the lookalike (AWS) API, and of the API that reads collaborations.
+"""Tables from operation names to handlers, for the lookalike (AWS) API and the API that reads collaborations.
 
 Lives here: all handlers by operation name.
 Add here when AWS adds an operation.
@@ -58,4 +58,4 @@ HANDLERS: Mapping[str, Mapping[str, Operation]] = {
         "GetMembership": collaborations.get_membership,
     },
 }
-"""The handlers by the name of the service in signatures, then by operation name."""
+"""The handlers by service name, as in signatures, and then by operation name."""

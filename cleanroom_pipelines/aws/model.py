@@ -19,7 +19,7 @@ SERVICE: Final = "cleanrooms-ml"
 """The lookalike API's name in signatures and ARNs."""
 
 COLLABORATIONS: Final = "cleanrooms"
-"""The name in signatures of the API that reads collaborations."""
+"""The name of the API that reads collaborations, in signatures."""
 
 OPERATION_NAMES: Final = (
     "CreateTrainingDataset",
@@ -160,7 +160,7 @@ class Operation:
 
 @cache
 def operations(service: str = SERVICE) -> Mapping[str, Operation]:
-    """Return the served operations of a service by name, read from the installed botocore at the first call.
+    """Return a service's supported operations by name; the first call reads them from the installed botocore.
 
     Args:
         service: SERVICE or COLLABORATIONS.
@@ -179,7 +179,7 @@ def operations(service: str = SERVICE) -> Mapping[str, Operation]:
 
 @cache
 def other_operations(service: str) -> Mapping[tuple[str, tuple[str, ...]], str]:
-    """Return the names of a service's operations that are not served, by HTTP method and segments of the path."""
+    """Return the names of a service's unsupported operations, by HTTP method and path segments."""
     return MappingProxyType(
         {
             (found["http"]["method"], _segments(found)): name

@@ -1,7 +1,7 @@
 """Resource policies of configured audience models: parsing and evaluation.
 
 Lives here: the subset of the IAM JSON policy language that is evaluated exactly as AWS does, with accounts as
-principals. A role stands for its account, whose keys have all its permissions.
+principals. A role stands for its whole account, because every key of an account has all of its permissions.
 Add here when another element, operator or condition key can be evaluated exactly.
 Keep out: storing policies (catalogue); membership in collaborations (operations).
 
@@ -62,11 +62,11 @@ class Decision(StrEnum):
     """A policy's decision on a request."""
 
     ALLOWED = "ALLOWED"
-    """A statement allows it, and none denies it."""
+    """A statement allows the request, and none denies it."""
     DENIED = "DENIED"
-    """A statement denies it, regardless of other statements."""
+    """A statement denies the request, regardless of other statements."""
     NOT_MENTIONED = "NOT_MENTIONED"
-    """No statement applies; then other accounts are denied."""
+    """No statement applies to the request, so accounts other than the owner's are denied."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Policy:
     statements: tuple[PolicyStatement, ...]
 
     def may_allow(self, account: str) -> bool:
-        """Check whether an Allow statement covers the account, so that the policy may allow it something.
+        """Check whether any Allow statement covers an account.
 
         Args:
             account: 12 digits.
@@ -150,7 +150,7 @@ def context_of(
     resource_tags: Mapping[str, str] | None = None,
     is_secure: bool = False,
 ) -> dict[str, str]:
-    """Collect what a policy's conditions can test about a StartAudienceGenerationJob request.
+    """Return the values in a StartAudienceGenerationJob request that a policy's conditions can test.
 
     Args:
         collaboration_id: The request's collaboration.
@@ -365,7 +365,7 @@ def _applies(
 
 
 def _matches_arn(pattern: str, arn: str) -> bool:
-    """Check whether a pattern matches an ARN; no wildcard matches a colon, because both have exactly six parts."""
+    """Match an ARN with a pattern; wildcards cannot match a colon, because pattern and ARN each have six parts."""
     return pattern == "*" or matches_wildcards(pattern, arn)
 
 
@@ -397,7 +397,7 @@ def _values_by_key(context: Mapping[str, str | Sequence[str]], caller_account: s
 
 
 def _lower(text: str) -> str:
-    """Convert only ASCII letters to lower case: a few others, such as the Kelvin sign, would become ASCII."""
+    """Convert ASCII letters to lower case; `str.lower` would also turn the Kelvin sign, for one, into a `k`."""
     return "".join(each.lower() if each.isascii() else each for each in text)
 
 
@@ -483,9 +483,9 @@ class _PolicyReader:
             else:
                 raise _RejectedError(
                     element,
-                    "Member must be *, the 12 digits of an account, the ARN of its root, or the ARN of a role of "
-                    "an account that exists here, which stands for the whole account: users and services are not "
-                    "supported",
+                    "Member must be *, an account id of 12 digits, the ARN of an account's root, or the ARN of a "
+                    "role in an account that exists here (a role stands for its whole account). Users and "
+                    "services are not supported",
                 )
         return None if includes_all else frozenset(accounts)
 
@@ -549,7 +549,7 @@ def _condition_key(where: str, name: str, operator: _Operator) -> str:
         if key == _SECURE and (operator.is_bool or operator.is_null):
             return key
         raise _RejectedError(
-            where, "Member must be Bool or Null for the key aws:SecureTransport, and Bool for no other key"
+            where, "Member must be Bool or Null for aws:SecureTransport; other keys do not support Bool"
         )
     for prefix in (_REQUEST_TAG, _RESOURCE_TAG):
         if key.startswith(prefix) and _TAG_KEY.fullmatch(key[len(prefix) :]):
@@ -560,7 +560,7 @@ def _condition_key(where: str, name: str, operator: _Operator) -> str:
         if operator.is_for_any or operator.is_null:
             return key
         raise _RejectedError(
-            f"{where}.aws:TagKeys", "Member must be used with ForAnyValue, because it has several values"
+            f"{where}.aws:TagKeys", "Member must be used with ForAnyValue, because the key can have several values"
         )
     raise _RejectedError(
         f"{where}.{_shown(name.partition('/')[0])}",

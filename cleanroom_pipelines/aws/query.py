@@ -16,7 +16,7 @@ from cleanroom_pipelines.aws.documents import add_text, add_texts, document
 from cleanroom_pipelines.aws.wire import Answer, Headers
 
 STS: Final = "sts"
-"""The name in signatures of the service that tells callers who they are."""
+"""The name of AWS STS in signatures; its GetCallerIdentity returns the caller's account."""
 
 _NAMESPACE: Final = "https://sts.amazonaws.com/doc/2011-06-15/"
 _NAME: Final = re.compile("[A-Za-z][A-Za-z0-9]{0,99}")
@@ -50,7 +50,7 @@ def requested_operation(headers: Headers, raw_query: str, body: bytes) -> str | 
 
 
 def caller_identity(caller: Caller, operation: str | None, request_id: str) -> Answer:
-    """GetCallerIdentity of STS: the account of the access key, as its root user.
+    """Handle GetCallerIdentity of STS: return the access key's account, as the account's root user.
 
     Args:
         caller: The caller.

@@ -5,8 +5,8 @@ Add here when another AWS signing method is supported.
 Keep out: storing and encrypting keys (`catalog`), permissions of callers (the operations).
 
 Source: "Signing AWS API requests" in the IAM user guide, and "Authenticating Requests" in the S3 API reference.
-Rejected on purpose: session tokens (none are issued here), SigV4A; except for S3 also presigned queries and
-unsigned payloads.
+Rejected on purpose: SigV4A, and session tokens, which this server does not issue. Presigned queries and unsigned
+payloads are accepted for S3 only.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ _UNREAD = frozenset(
 S3: Final = "s3"
 """The service's name in signatures for S3."""
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
-"""What a request has in place of the SHA-256 of a body that it does not sign."""
+"""The value of x-amz-content-sha256 in a request that does not sign its body."""
 
 _LONGEST_PRESIGNED = timedelta(days=7)
 _EXPIRES = re.compile("[0-9]{1,6}")
@@ -119,7 +119,7 @@ class S3Signature:
 
 
 def is_for_s3(authorization: str, raw_query: str) -> bool:
-    """Whether a request's credential scope, in header or query, names S3; verifies nothing."""
+    """Whether a request's credential scope, in header or query, names S3; the signature is not verified."""
     scoped = f"/{S3}/{_TERMINATOR}"
     query = dict(_pairs(raw_query)) if "x-amz-credential" in raw_query.lower() else {}
     return f"{scoped}," in f"{authorization}," or query.get("X-Amz-Credential", "").endswith(scoped)
@@ -249,7 +249,7 @@ def _check_key(key: SigningKey | None, claim: _Claim, text: str) -> SigningKey:
 
 
 def service_named(headers: Sequence[tuple[str, str]]) -> str:
-    """Return the service in a request's credential scope, or SERVICE if it has no scope; verifies nothing.
+    """Return the service in a request's credential scope, or SERVICE without one; the signature is not verified.
 
     Args:
         headers: The headers as received.
@@ -310,7 +310,7 @@ def _read_claim(found: dict[str, list[str]], raw_query: str) -> _Claim:
 
 
 def _pairs(raw_query: str) -> list[tuple[str, str]]:
-    """Return the query's decoded names and values; texts with different invalid UTF-8 bytes stay different."""
+    """Decode the names and values of a query; different bytes stay different, even if they are invalid UTF-8."""
     split = [pair.partition("=") for pair in raw_query.split("&")] if raw_query else []
     return [(_unquoted(name), _unquoted(value)) for name, _, value in split]
 

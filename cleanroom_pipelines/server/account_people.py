@@ -1,10 +1,10 @@
-"""Actions of an account's users in the console: operations of the lookalike (AWS) API, and storing a seed.
+"""Console actions for an account's users: call operations of the lookalike (AWS) API, and upload a seed.
 
 Lives here: the check that the caller manages an account, the validation and handlers of the API, and auditing.
-Add here when people of accounts need another service's operations.
+Add here when account users need operations of another service.
 Keep out: the operations (`aws`), signatures (`server.callers`) and pages (the console).
 
-The caller's identity is the account: policies are evaluated as for a request that one of its keys signed.
+Each call runs as the account: policies are evaluated as if one of the account's keys had signed the request.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ class AccountPerson:
         """Execute an operation of the lookalike API.
 
         Raises:
-            MediaError: The caller manages no account, or the operation was rejected.
+            MediaError: No account is assigned to the caller, or the operation was rejected.
         """
         only_reads = operations()[operation].method == "GET"
 
@@ -116,7 +116,7 @@ class AccountPerson:
         user = catalog.users.user(call.email)
         if user is None or user.disabled or user.account_id is None:
             raise errors.PermissionDeniedError(
-                "You manage no account.", remedy="Ask the operator to assign one to you."
+                "No account is assigned to you.", remedy="Ask the operator to assign one."
             )
         call.trail["account"] = user.account_id
         if catalog.parties.account(user.account_id).disabled:
@@ -136,7 +136,7 @@ class AccountPerson:
 
 
 def _filled(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a form's parameters, without those of empty fields."""
+    """Return a form's parameters without empty fields."""
     return {name: value for name, value in parameters.items() if value not in ("", None)}
 
 

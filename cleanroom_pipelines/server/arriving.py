@@ -17,7 +17,7 @@ _BYTES_OF_PROGRESS = 16 * 1024
 
 
 class ArrivingProtocol(H11Protocol):
-    """HTTP protocol that limits how long the head of a request, and each part of its body, may take."""
+    """HTTP/1.1 protocol that closes a connection when a request's head or body arrives too slowly."""
 
     seconds = SECONDS_TO_ARRIVE
 
@@ -34,7 +34,7 @@ class ArrivingProtocol(H11Protocol):
         self._update_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Process a part of a request."""
+        """Process received bytes and update the timer."""
         super().data_received(data)
         self._n_bytes += len(data)
         self._update_timer()

@@ -107,7 +107,7 @@ class Doorkeeper:
             raise ApiError("ThrottlingException")
 
     def note(self, trail: AuditTrail, error: ApiError | S3Error | None) -> None:
-        """Audit a request before its response is sent; entries of reads and throttled requests are batched."""
+        """Audit a request before its response is sent; audit reads and throttled requests in batches."""
         is_rejected = error is not None and (error.status < 500 or error.name in _NO_FAILURES)
         outcome = "ok" if error is None else "refused" if is_rejected else "failed"
         entry = {"request_id": trail.request_id, "way": "api", "operation": "unknown", **trail.entry}

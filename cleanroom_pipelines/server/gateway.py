@@ -36,7 +36,7 @@ _SLOWEST_UPLOAD = 10_000  # bytes per second
 
 
 class ReceivedBody(Protocol):
-    """A body of any size while it is being received; `S3Exchange` documents the methods."""
+    """Receiver of a request body of any size; `S3Exchange` documents the methods."""
 
     def take(self, chunk: bytes) -> Reply | None: ...  # noqa: D102
     def finish(self) -> Reply: ...  # noqa: D102
@@ -45,7 +45,7 @@ class ReceivedBody(Protocol):
 
 
 class Site(Protocol):
-    """Pages for browsers, such as the console."""
+    """A website for browsers, such as the console."""
 
     most_bytes: int
 
@@ -68,7 +68,7 @@ class _DisconnectedError(Exception):
 
 @dataclass(frozen=True)
 class Gateway:
-    """The application that uvicorn runs; plain ASGI, because paths must be routed before they are unquoted.
+    """The ASGI application that uvicorn runs; it has no framework, because paths are routed before decoding.
 
     Args:
         api: The lookalike (AWS) API.
@@ -78,7 +78,7 @@ class Gateway:
         new_id: Returns a new UUID for each request.
         seconds_for_body: Time limit for a body; an upload gets another second for each 10,000 bytes.
         site: The pages; None for APIs only.
-        private_networks: Networks whose connections others cannot read even without TLS.
+        private_networks: Networks in which no third party can read a connection, even without TLS.
     """
 
     api: LookalikeApi
@@ -132,7 +132,7 @@ class Gateway:
 
     async def _measure(self, request: Request, *, is_local: bool) -> Reply:
         if not self.metrics.admits(request.header("authorization") or "", is_local=is_local):
-            message = "Metrics require their token or, if none is set, a direct request from the server's machine."
+            message = "Send the metrics token. If none is set, send the request from the server's own machine."
             return await self._reject(request, message, status=403, ends=True)
         content_type, body = await anyio.to_thread.run_sync(self.metrics.render)
         return Reply(200, {"Content-Type": content_type, "Cache-Control": "no-store"}, body)
@@ -227,13 +227,13 @@ class Gateway:
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether a request is direct and addressed to a name of this machine, not one that only resolves to it."""
+    """Whether a request was sent on this machine, without a proxy, to `localhost` or a loopback address."""
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
     return _is_direct(scope) and all(map(_is_this_machine, hosts))
 
 
 def _is_direct(scope: Scope) -> bool:
-    """Whether a connection comes from this machine and not through a proxy that adds the usual headers."""
+    """Whether a connection comes from this machine and has none of the headers that proxies usually add."""
     client = scope.get("client")
     return client is not None and not _is_proxied(scope) and _is_loopback(client[0])
 

@@ -1,6 +1,6 @@
-"""The lookalike (AWS) API over HTTP, and two small AWS APIs: reading collaborations, and the caller's identity.
+"""The lookalike (AWS) API over HTTP, with two small AWS APIs: reading collaborations, and GetCallerIdentity.
 
-Lives here: the order of the steps: signature, rate limit, route, validation, operation, audit, response.
+Lives here: the order of a request's steps: signature, rate limit, route, validation, operation, audit, response.
 Keep out: the implementation of the steps (`aws`).
 """
 
@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LookalikeApi:
-    """Handler of requests to the 25 operations, and to other AWS services named in the signature's scope.
+    """Handles requests to the 25 operations and the two small APIs; the signature's scope names the service.
 
     Args:
         endpoint: The parts that the operations use.

@@ -89,7 +89,7 @@ class MediaApi:
 
     @contextmanager
     def _audited_rejections(self, request: Request, email: str) -> Iterator[None]:
-        """Audit errors raised in the `with` block: the service audits only requests that it receives."""
+        """Audit errors raised in the `with` block, that is, before a request reaches the service."""
         try:
             yield
         except errors.MediaError as error:

@@ -1,10 +1,11 @@
-"""Metrics of an installation in the format of Prometheus, and the check of who may read them.
+"""Metrics of an installation in Prometheus format, and the check of who may read them.
 
 Lives here: the metrics, counting requests, and the rule of access.
 Add here when an operator needs another number; add it to the board `data/example/hosts/grafana.json` too.
 Keep out: data. A label is a fixed word, or the keyed digest of a pair of organisations.
 
-Costs do not grow with history: queries start from open, failed and recently started versions, or from pairs.
+Reading the metrics does not slow down as the history grows: queries read only open, failed and recently started
+versions, and pairs of organisations.
 """
 
 import hmac
@@ -64,7 +65,7 @@ class Metrics:
         self._requests.labels(api, f"{status // 100}xx").inc()
 
     def admits(self, authorization: str, *, is_local: bool) -> bool:
-        """Whether a request may read the metrics: with the token if one is set, or else from this machine only.
+        """Whether a request may read the metrics: it has the token or, if none is set, comes from this machine.
 
         Args:
             authorization: The header `Authorization`.
@@ -160,9 +161,7 @@ class _State:
     def _notices(self) -> "GaugeMetricFamily":
         states = states_of(self._installation.catalog, setting=self._installation.settings.notify)
         n_failing = sum(state.arrived is False for state in states)
-        return _gauge(
-            "failing_receivers", "Number of receivers that the last notice sent to them did not reach.", n_failing
-        )
+        return _gauge("failing_receivers", "Receivers whose last notice could not be delivered.", n_failing)
 
 
 def _family(name: str, about: str, *labels: str) -> "GaugeMetricFamily":

@@ -4,7 +4,7 @@ Lives here: one function for each action, the check that its caller is an operat
 Add here when operators can do something else in the console.
 Keep out: pages (the console) and the rules (catalog, runs); the commands call the same functions.
 
-A secret is in the response of the action that made it, and nowhere else.
+A secret is returned by the action that creates it, and shown nowhere else.
 """
 
 from collections.abc import Callable, Mapping
@@ -131,7 +131,7 @@ def _user(call: Call) -> dict[str, Any]:
 
 
 def _invite_user(call: Call) -> dict[str, Any]:
-    """Invite a user, who is created if needed; an organisation is set only if it is given."""
+    """Invite a user, creating it if needed; set its organisation if one is given."""
     email, organization = call.text("email").strip().lower(), call.text("organization", "").strip()
     users = call.installation.catalog.users
     if users.user(email) is None:
@@ -153,7 +153,7 @@ def _set_organization(call: Call) -> None:
 
 
 def _set_role(call: Call) -> None:
-    """Set a user's role; operators cannot end their own role, so that at least one operator remains."""
+    """Set a user's role; operators cannot remove their own role, so at least one operator remains."""
     user, is_operator, account = _named(call), call.flag("is_operator"), call.text("account", "").strip()
     if user.email == call.email and not is_operator:
         raise _not_yourself()
@@ -257,7 +257,7 @@ def _named(call: Call) -> User:
 
 
 def _about(call: Call, **facts: str) -> None:
-    """Add what an action is about to its audit entry, except values that the audit log does not allow."""
+    """Add facts about an action to its audit entry; skip values that the audit log does not allow."""
     call.trail |= {name: value for name, value in facts.items() if fits(name, value)}
 
 

@@ -47,7 +47,7 @@ class Request:
 
     @property
     def has_two_lengths(self) -> bool:
-        """Whether two headers state the body's length, so a proxy may see another end (request smuggling)."""
+        """Whether two headers state the body's length; a proxy could then cut it elsewhere (request smuggling)."""
         return bool(self.header("transfer-encoding") and self.header("content-length"))
 
 

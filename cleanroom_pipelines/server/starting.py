@@ -57,7 +57,7 @@ def make_gateway(
     seconds: Callable[[], float] = time.monotonic,
     make_site: Callable[[Installation], Site] | None = None,
 ) -> Gateway:
-    """Build the ASGI application of an installation.
+    """Build the ASGI application that serves an installation.
 
     Args:
         installation: The installation.
@@ -173,7 +173,7 @@ def serve(
 
 
 def open_tls(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Load the certificate and private key of a server that speaks TLS, 1.2 or newer.
+    """Load the server's certificate and private key for TLS 1.2 or newer.
 
     Args:
         certificate: PEM file with the certificate, followed by those of its issuers.
@@ -197,7 +197,7 @@ def open_tls(certificate: Path, key: Path) -> ssl.SSLContext:
 def make_server(
     gateway: Gateway, *, seconds_to_arrive: float | None = None, tls: ssl.SSLContext | None = None
 ) -> "uvicorn.Server":
-    """Build the web server of a gateway, without starting it.
+    """Build the web server for a gateway, without starting it.
 
     Args:
         gateway: The application.
@@ -228,7 +228,7 @@ def make_server(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind the address before anything else starts, so that an address in use fails at once."""
+    """Listen on the address before anything else starts, so that the command fails at once if it is in use."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -257,7 +257,7 @@ def _notify_when_ready(server: "uvicorn.Server", url: str, on_ready: Callable[[s
 
 @contextmanager
 def _workers(catalog: Catalog) -> Iterator[None]:
-    """Run child processes that execute pending work; they are restarted if they die, and end with the server.
+    """Run worker processes for pending work: restart those that die, and stop all of them with the server.
 
     The first one executes all work. A second one, for small jobs only, is started when a small job finds the first
     one busy, and keeps running.

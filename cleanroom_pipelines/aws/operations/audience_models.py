@@ -85,7 +85,7 @@ def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 
 def _retry_failed_validation(endpoint: Endpoint, caller: Caller, dataset: str) -> None:
-    """Queue a failed dataset's validation again, because the owner may have fixed the table meanwhile."""
+    """Validate a failed dataset again, because its owner may have fixed the table since."""
     newest = endpoint.catalog.resources.newest_version(Kind.TRAINING_DATASET, dataset, caller.account_id)
     if newest.status is Status.CREATE_FAILED:
         with suppress(ConflictError):  # another process already retried it
@@ -105,7 +105,7 @@ def _summary(record: AudienceModel) -> dict[str, object]:
 
 
 def _seconds(parameters: Parameters, member: str) -> int | None:
-    """Return a time window's start or end in epoch seconds, rounded up, because the window excludes its end."""
+    """Return the start or end of the training window in epoch seconds, rounded up; the window excludes its end."""
     moment = parameters.get(member)
     seconds = None if moment is None else -int(-moment.timestamp() // 1)
     if seconds is not None and seconds > _LAST_SECOND:

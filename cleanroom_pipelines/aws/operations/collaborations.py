@@ -2,7 +2,7 @@
 
 Lives here: the operations of the API `cleanrooms` that list and show collaborations, members and templates.
 Add here when a member may see more of its collaborations.
-Keep out: changing them (cli), and what they allow (`generation_jobs.py`).
+Keep out: changing collaborations (cli), and checking what they allow (`generation_jobs.py`).
 """
 
 import uuid
@@ -59,7 +59,7 @@ def list_templates(endpoint: Endpoint, caller: Caller, parameters: Parameters) -
 
 
 def list_memberships(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListMemberships: one for each collaboration of which the caller is an active member."""
+    """ListMemberships: one membership for each collaboration of which the caller is an active member."""
     found = _of(endpoint, caller) if parameters.get("status", "ACTIVE") == "ACTIVE" else ()
     return _page("membershipSummaries", caller, parameters, [_membership(one, caller) for one in found])
 
@@ -78,7 +78,7 @@ def _of(endpoint: Endpoint, caller: Caller) -> list[Collaboration]:
 
 
 def _find(endpoint: Endpoint, caller: Caller, collaboration_id: str) -> Collaboration:
-    """Return a collaboration; the error is the same whether it does not exist or has other members."""
+    """Return one of the caller's collaborations; others raise the same error as if they did not exist."""
     one = endpoint.catalog.parties.collaboration(collaboration_id)
     if one is None or not one.has_active(caller.account_id):
         raise ApiError(

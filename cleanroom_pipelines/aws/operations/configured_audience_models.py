@@ -74,7 +74,7 @@ def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def update(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """UpdateConfiguredAudienceModel: the changes apply to jobs started from now on."""
+    """UpdateConfiguredAudienceModel: changes apply to jobs that start after the update."""
     key = _key(caller, parameters)
     changes: dict[str, Any] = {}
     if "outputConfig" in parameters:
@@ -107,7 +107,7 @@ def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer
 
 
 def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """PutConfiguredAudienceModelPolicy: a policy document that cannot be evaluated exactly is rejected."""
+    """PutConfiguredAudienceModelPolicy: reject a policy that this server cannot evaluate exactly as AWS does."""
     key = _key(caller, parameters)
     text = parameters["configuredAudienceModelPolicy"]
     endpoint.catalog.get(ConfiguredAudienceModel, key, caller.account_id, caller.region)
@@ -128,7 +128,7 @@ def put_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
 
 
 def get_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetConfiguredAudienceModelPolicy: the policy exactly as it was stored, and its hash."""
+    """GetConfiguredAudienceModelPolicy: return the policy exactly as it was stored, and its hash."""
     record = _find(endpoint, caller, parameters)
     if record.policy is None:
         raise ApiError("ResourceNotFoundException", "The configured audience model has no policy.")
@@ -140,7 +140,7 @@ def get_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> An
 
 
 def delete_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteConfiguredAudienceModelPolicy: remove the policy; an error if the model has none."""
+    """DeleteConfiguredAudienceModelPolicy: delete the policy; raise an error if the model has none."""
     record = _find(endpoint, caller, parameters)
     if record.policy is None:
         raise ApiError("ResourceNotFoundException", "The configured audience model has no policy.")

@@ -1,7 +1,7 @@
 """Helpers that the operations share: checks of ARNs, roles and quotas, pages of listings, status details.
 
 Lives here: `Endpoint`, and the rules that several operations share.
-Add here when a second operation needs a part of another.
+Add here when two operations need the same helper.
 Keep out: parts that only one kind of resource needs.
 """
 
@@ -46,7 +46,7 @@ _ABOUT_SEED = frozenset(
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Stateless helpers that the operations share.
+    """The parts of an installation that the operations use.
 
     Args:
         catalog: The catalogue of resources.
@@ -135,7 +135,7 @@ def quota_exceeded(name: str, value: int) -> ApiError:
 
 @dataclass(frozen=True)
 class RequestedPages:
-    """A caller's request for a listing; its page tokens are valid for the same listing only.
+    """A caller's request for one page of a listing; a page token is valid only for the listing that issued it.
 
     Args:
         member: The member of the response that has the items.

@@ -1,6 +1,6 @@
 """Audience generation jobs: rank users by similarity to a seed, with the caller's or another account's model.
 
-Lives here: the four operations on them, and who may start and see which jobs.
+Lives here: the four operations on them, and the rules on who may start or see a job.
 Keep out: fetching the seed and ranking, which a run does.
 """
 
@@ -52,7 +52,7 @@ _BUDGET: Final = "privacy budget of the two organisations, in units"
 
 
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """StartAudienceGenerationJob: on the caller's own model, or on another account's if its policy allows that."""
+    """StartAudienceGenerationJob: use the caller's own model, or another account's if its policy allows it."""
     _check_collaboration(endpoint, caller.account_id, parameters.get("collaborationId"))
     seed = _requested_seed(endpoint, caller, parameters)
     parts = parse_arn(parameters["configuredAudienceModelArn"])
@@ -133,7 +133,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteAudienceGenerationJob: the model's owner deletes the whole job, a guest only its own view of it."""
+    """DeleteAudienceGenerationJob: the model's owner deletes the job, a guest only its own view of the job."""
     endpoint.catalog.job_views.delete_job_view(
         own_arn(caller, parameters["audienceGenerationJobArn"], _KIND), caller.account_id, caller.region
     )

@@ -34,7 +34,7 @@ def untag(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_for_resource(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListTagsForResource: the resource's tags; for a cross-account job, only the caller's own ones."""
+    """ListTagsForResource: return a resource's tags; for a cross-account job, only the caller's tags."""
     parts = _find(endpoint, caller, parameters)
     if parts.kind is Kind.GENERATION_JOB:
         return {

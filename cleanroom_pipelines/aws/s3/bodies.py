@@ -1,6 +1,6 @@
 """Bodies of S3 requests: plain, or in chunks that may be signed, with checksums in headers or in a trailer.
 
-Lives here: decoding `aws-chunked` bodies piece by piece, and comparing a body with all that was declared about it.
+Lives here: decoding `aws-chunked` bodies piece by piece, and comparing a body with its declared length and hashes.
 Keep out: where the content is kept, and verifying requests (`aws.signing`).
 
 Source: "Authenticating Requests" in the S3 API reference. The content may be used once `finish` has returned.
@@ -121,7 +121,7 @@ class Body:
 
 
 def _length(headers: Mapping[str, str], *, is_chunked: bool) -> int | None:
-    """Return the declared length of the content; None if the body has another transfer encoding."""
+    """Return the declared length of the content; None for a body with Transfer-Encoding and no declared length."""
     name = "x-amz-decoded-content-length" if is_chunked else "content-length"
     text = headers.get(name)
     if text is None:
@@ -139,7 +139,7 @@ def _chunks_of(signature: S3Signature, headers: Mapping[str, str]) -> "_Chunks |
     encodings = [each.strip() for each in headers.get("content-encoding", "").split(",")]
     if not signature.payload.startswith(_STREAMING):
         if _CHUNKED in encodings:
-            raise S3Error("InvalidRequest", "An aws-chunked body needs a STREAMING form in x-amz-content-sha256.")
+            raise S3Error("InvalidRequest", "An aws-chunked body needs a STREAMING value in x-amz-content-sha256.")
         return None
     if signature.payload not in (_SIGNED_STREAMING, _SIGNED_STREAMING + _WITH_TRAILER, _UNSIGNED_STREAMING):
         raise S3Error("NotImplemented", "This form of aws-chunked body is not supported here.")

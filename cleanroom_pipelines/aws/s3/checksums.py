@@ -3,9 +3,9 @@
 Lives here: the algorithms, under the names of their headers.
 Add here when the model gets an algorithm that can be computed with what is installed.
 
-zlib has CRC32, hashlib has MD5 and SHA. No locked package has CRC32C and CRC64NVME, so numpy computes them here,
-for many pieces of the data at once: one step per byte of every piece, then the pieces are joined pairwise. Small
-pieces are collected first, because alone they take ten times as long.
+zlib has CRC32, hashlib has MD5 and SHA. No package of the lock file has CRC32C and CRC64NVME, so numpy computes
+them here: it cuts the data into lanes, advances all of them by one byte per step, and joins the lanes pairwise.
+Small updates are collected first, because computing them one by one takes ten times as long.
 """
 
 import base64
@@ -139,7 +139,7 @@ def _table(polynomial: int) -> _Numbers:
 
 
 def _advanced(values: _Numbers, polynomial: int, n_bytes: int) -> _Numbers:
-    """Return the CRC states after `n_bytes` more zero bytes, by cached tables for powers of two."""
+    """Advance CRC states by `n_bytes` zero bytes, with cached tables for powers of two."""
     power = 0
     while n_bytes:
         if n_bytes & 1:
@@ -151,7 +151,7 @@ def _advanced(values: _Numbers, polynomial: int, n_bytes: int) -> _Numbers:
 
 @cache
 def _zeros(polynomial: int, power: int) -> _Numbers:
-    """Return eight tables of 256 entries: how 2**power zero bytes change each byte of a CRC state."""
+    """Return a table for each byte of a CRC state: the byte's effect on the state after 2**power zero bytes."""
     if power:
         half = _zeros(polynomial, power - 1)
         return _applied(half, half.reshape(-1)).reshape(8, 256)

@@ -25,7 +25,7 @@ _TABLE: Final[Mapping[str, tuple[int, str]]] = {
     "InvalidPartOrder": (400, "The parts are not in ascending order."),
     "InvalidRange": (416, "The object does not have the requested range."),
     "InvalidRequest": (400, "The request is invalid."),
-    "InvalidToken": (400, "The security token is invalid: this server issues none."),
+    "InvalidToken": (400, "This server issues no session tokens. Sign the request with an access key only."),
     "InvalidURI": (400, "The path or the query is not percent-encoded UTF-8."),
     "KeyTooLongError": (
         400,

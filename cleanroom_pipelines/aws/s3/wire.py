@@ -62,7 +62,7 @@ class S3Call:
 
 @dataclass(frozen=True)
 class _OperationRule:
-    """What a request must have to call an operation: method, path, fixed and required query parts and headers."""
+    """What identifies requests for an operation: method, path, fixed and required query parameters and headers."""
 
     operation: str
     method: str
@@ -217,7 +217,7 @@ class _Tree(ET.TreeBuilder):
 
 
 def read_xml(operation: str, body: bytes) -> dict[str, Any]:
-    """Read the XML body of a request by botocore's model of the operation; ignore elements that the model lacks.
+    """Parse the XML body of a request with botocore's model of its operation; ignore unknown elements.
 
     Raises:
         S3Error: MalformedXML.

@@ -138,7 +138,7 @@ def _is_text(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Room:
-    """A room as the caller sees it; `group` is the caller's participant, with only the caller's permissions."""
+    """A room as the caller sees it; `group` is the caller's participant, reduced to the caller's permissions."""
 
     installation: Installation
     record: DataRoom

@@ -1,8 +1,8 @@
-"""A room's audiences with the details on the console's pages: state, released size, quality and dependents.
+"""A room's audiences as the console shows them: state, released size, quality and dependents.
 
 Lives here: the calls of the data-room (Media) API that list and show audiences without a job, and rebuilding one.
 Add here when an audience's page shows something else.
-Keep out: changing audiences (`audiences.py`), and paying: what is unpaid is not shown.
+Keep out: changing audiences (`audiences.py`), and paying for figures: unpaid figures are not shown.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ RUNNING, FAILED, OUTDATED, READY = "running", "failed", "outdated", "ready"
 
 
 def list_audiences(call: Call) -> dict[str, Any]:
-    """Return the audiences that the caller can see, with their states and those sizes that were paid for."""
+    """Return the audiences that the caller can see, each with its state and, if it was paid for, its size."""
     room = call.room()
     view = _View(room)
     values = {name: sorted(each) for name, each in view.present.values.items()} if view.may_ask else {}
@@ -60,7 +60,7 @@ def get_audience(call: Call) -> dict[str, Any]:
 
 
 def get_draft(call: Call) -> dict[str, Any]:
-    """Return an unsaved audience definition, given the caller's job that computed its size."""
+    """Return the unsaved audience definition whose size one of the caller's jobs computed."""
     job = own_job(call)
     if job.kind != JobKind.AUDIENCE_SIZE or job.data_room_id is None:
         raise denied()
@@ -95,7 +95,7 @@ def refresh_audience(call: Call) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _View:
-    """A room's audiences as the caller may see them; data that several of them need is read once."""
+    """A room's audiences as the caller may see them; caches data that several audiences need."""
 
     room: Room
     _read: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class _View:
 
     @property
     def may_ask(self) -> bool:
-        """Whether the caller may see audiences' sizes, their statistics and why one failed."""
+        """Whether the caller may see sizes and statistics of audiences, and the reasons for failed builds."""
         return self.room.group.may(Permission.CREATE_CUSTOM_AUDIENCE)
 
     def listed(self, audience: CustomAudience) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class _View:
         }
 
     def state(self, audience: CustomAudience) -> dict[str, Any]:
-        """Return an audience's state; the reason for a failure is included only for callers with `may_ask`."""
+        """Return an audience's state; include the reason for a failed build only if `may_ask`."""
         catalog = self.room.installation.catalog
         newest = catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, audience.id)
         if newest.status in OPEN:
@@ -132,7 +132,7 @@ class _View:
         return {"name": READY if is_current else OUTDATED}
 
     def statistics(self, audience: CustomAudience) -> dict[str, Any] | None:
-        """Return a lookalike's statistics, which were paid for when it was built; None for other audiences."""
+        """Return a lookalike's statistics; None for other audiences, and for callers who may not see them."""
         if not self.may_ask or not isinstance(parse_definition(audience.definition), Lookalike):
             return None
         found = self._documents(audience, "lookalike_statistics").get("statistics")
@@ -145,7 +145,7 @@ class _View:
         return {**statistics, "reach": rows}
 
     def export(self, audience: CustomAudience) -> dict[str, Any] | None:
-        """Return what prevents the caller from exporting an audience, if anything, and what its list reveals."""
+        """Return why the room forbids exporting an audience, or else what the exported list reveals."""
         if not self.room.group.may(Permission.EXPORT_AUDIENCE):
             return None
         try:
@@ -193,9 +193,9 @@ class _View:
 
 
 def _derived(row: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Compute the precision of one reach, its error, and the error of its false-positive rate.
+    """Compute the precision at one row of the reach table, its error, and the error of the false-positive rate.
 
-    The precision is the share of the reach's users who are in the source; None if a figure is hidden.
+    The precision is the share of the users in the reach who are in the source; None if a figure is hidden.
     """
     size, seed, found, error = row["size"], statistics["seed_size"], row["tpr"], row.get("tpr_error")
     others = statistics["test_set_sizes"]["others"]
@@ -209,7 +209,7 @@ def _derived(row: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str,
 
 
 def _dependents(room: Room, audience: CustomAudience) -> dict[str, Any]:
-    """Return the audiences that depend on this one: names of the visible ones, and the number of the others."""
+    """Return the names of dependent audiences that the caller can see, and the number of all others."""
     all_ = room.installation.catalog.rooms.custom_audiences(room.id)
     found = {audience.id}
     while more := {each.id for each in all_ if found & set(each.references)} - found:

@@ -1,7 +1,7 @@
 """A room's audiences: creating, sharing, deleting and showing them.
 
-Lives here: every call of the data-room (Media) API that changes audiences, and the rules on who may create or
-export which.
+Lives here: every call of the data-room (Media) API that changes audiences, and the rules on which audiences a
+participant may create or export.
 Add here when audiences get another operation.
 Keep out: jobs about audiences (`jobs.py`) and finding users (the runs).
 """
@@ -163,7 +163,7 @@ def _is_from_seed_to_base(room: Room, audience: CustomAudience) -> bool:
 
 @dataclass(frozen=True)
 class Present:
-    """Data now in a room that definitions can refer to: seed types and attribute values.
+    """The seed types and attribute values that definitions can refer to, from the room's current data.
 
     Args:
         n_ids: The number of ids of each seed type, sorted by type.
@@ -180,7 +180,7 @@ class Present:
 
     @classmethod
     def of(cls, room: Room) -> Self:
-        """Read a room's data, once for all audiences of a response."""
+        """Read the seed types and attribute values of a room."""
         seeds, attributes = _documents(room, "seed_audiences"), _documents(room, "data_attributes")
         by_type = seeds["seeds"]["by_type"] if seeds else {}
         return cls(
@@ -193,7 +193,7 @@ class Present:
 
 
 def shown_seeds(room: Room, present: Present) -> list[dict[str, Any]]:
-    """Return the seed audiences as JSON: file sizes only for their provider, overlap only if it was paid for."""
+    """Return the seed audiences as JSON: with their sizes for their provider, with overlaps that were paid for."""
     uploads = inputs_of(room.record.inputs, Dataset.SEED_AUDIENCES).values()
     uploaded = [room.installation.catalog.rooms.upload(each).created_at for each in uploads]
     is_provider = room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
@@ -212,7 +212,7 @@ def shown_seeds(room: Room, present: Present) -> list[dict[str, Any]]:
 
 
 def _paid_overlap(room: Room) -> dict[str, Mapping[str, Any]]:
-    """Return the released overlap of each seed type whose overlap was paid for."""
+    """Return the released overlaps that were paid for, by seed type."""
     document = _documents(room, "overlap_statistics").get("overlap")
     pair = room_pair(room.installation, room.record)
     if document is None or pair is None:
@@ -270,7 +270,7 @@ def _staleness(room: Room, audience: CustomAudience, present: Present) -> list[s
 
 
 def _missing(definition: Definition, present: Present) -> dict[str, list[str]]:
-    """Return what a definition directly refers to but the room lacks; for callers who can see the definition."""
+    """Return the seed types, attributes and values that a definition names but the room's data lacks."""
     seeds = {each.audience_type for each in references(definition) if isinstance(each, SeedRef)}
     wanted = {name: values for name, values in filter_values(definition).items() if values}
     found: Mapping[str, frozenset[str]] = {name: present.values.get(name, frozenset()) for name in wanted}

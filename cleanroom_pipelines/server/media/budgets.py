@@ -4,8 +4,8 @@ Lives here: the calls of the data-room (Media) API for estimates, new base figur
 Add here when the two organisations can agree on something else.
 Keep out: paying (`jobs.py` and the runs) and prices (`privacy`).
 
-An estimate discloses nothing unpaid: the price of a lookalike follows from the released size of its source, and
-until that size is paid, the estimate is an upper bound.
+An estimate discloses no unpaid figure. The price of a lookalike depends on the released size of its source; until
+that size is paid for, the estimate is an upper bound.
 """
 
 from collections.abc import Callable
@@ -117,7 +117,7 @@ def renew_base_figures(call: Call) -> dict[str, Any]:
 
 
 def _published_base_question(room: Room) -> str | None:
-    """Return the key of the priced query behind the base figures that the room currently publishes."""
+    """Return the key of the query that paid for the base figures that the room now publishes."""
     try:
         _, documents = newest_artifact(room.installation, Kind.DATA_ROOM, room.id, "data_attributes")
     except ArtifactError:
@@ -126,7 +126,7 @@ def _published_base_question(room: Room) -> str | None:
 
 
 def propose(call: Call) -> dict[str, Any]:
-    """Propose a refill, a budget period, a spending limit or full-ensemble lookalikes to both data providers."""
+    """Propose a budget change to both data providers, such as a refill or a spending limit."""
     room = call.room()
     budget = of(room)
     kind = call.text("kind")
@@ -170,7 +170,7 @@ def _decide(call: Call, decide: Callable[[str, str], Proposal]) -> dict[str, Any
 
 
 def list_proposals(call: Call) -> dict[str, Any]:
-    """Return the proposals to the room's two data providers, with the privacy bound after each."""
+    """Return the proposals for the budget, each with the privacy bound now and once the proposal takes effect."""
     room = call.room()
     budget = of(room)
     found = call.installation.catalog.pairs.proposals(budget.pair.id)
@@ -192,7 +192,7 @@ def is_provider(room: Room) -> bool:
 
 
 def _participating(room: Room, organization: str) -> str:
-    """Return a participating organisation by its name or a member's e-mail address."""
+    """Find an organisation in the room by its name or by the e-mail address of a user."""
     catalog = room.installation.catalog
     named = organization.lower()
     for group in room.record.participants:
@@ -248,7 +248,7 @@ def _cost(call: Call, room: Room) -> tuple[int, bool]:
 
 
 def _prices_of_types(call: Call, room: Room) -> dict[str, Any]:
-    """Return the price of insights on each type of seed audience alone; empty for other kinds of queries."""
+    """Return the price of insights for each single seed type; return nothing for other kinds of queries."""
     if call.text("kind") != JobKind.INSIGHTS:
         return {}
     state = _state(room)

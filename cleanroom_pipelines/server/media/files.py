@@ -1,7 +1,7 @@
-"""Uploaded files: storing them, guessing their content, deleting them, and the state of each party's data.
+"""Uploaded files before they are provisioned: storing, guessing the format, converting and deleting.
 
-Lives here: every call about uploads before they are provisioned, and about what became of them.
-Add here when callers can do something more with an upload.
+Lives here: every call about uploads that are not provisioned yet, and the state of a room's data.
+Add here when callers can do something else with an upload.
 Keep out: provisioning (`rooms.py`), and reading files (`uploads`).
 """
 
@@ -25,7 +25,7 @@ _KINDS = frozenset({"STRING", "EMAIL", "HASHED_EMAIL", "PHONE_NUMBER", "HASHED_P
 
 
 def store_upload(call: Call, chunks: Iterable[bytes], name: str, matching_id: str | None = None) -> dict[str, Any]:
-    """Store a file of the caller, encrypted.
+    """Encrypt and store a file that the caller uploads.
 
     Raises:
         InvalidRequestError: The kind of matching ids is unknown.
@@ -66,7 +66,7 @@ def check_uploads(call: Call) -> None:
 
 
 def get_upload(call: Call) -> dict[str, Any]:
-    """Return one of the caller's uploads, with a guess of how to read it as the given dataset of a room.
+    """Return one of the caller's uploads, and guess how to read it as a dataset of a room.
 
     Raises:
         ValidationFailedError: It cannot be a file of this dataset.
@@ -77,7 +77,7 @@ def get_upload(call: Call) -> dict[str, Any]:
 
 
 def convert_upload(call: Call) -> dict[str, Any]:
-    """Replace one of the caller's uploads by its table, read with another separator and perhaps without a header.
+    """Replace one of the caller's uploads with its table, as read with a given separator and header setting.
 
     Raises:
         ValidationFailedError: The result cannot be a file of this dataset; the upload is kept.
@@ -85,7 +85,9 @@ def convert_upload(call: Call) -> dict[str, Any]:
     dataset, kinds = _dataset(call)
     upload, separator = own_upload(call, call.text("manifest_hash")), call.text("separator")
     if separator not in SEPARATORS:
-        raise errors.InvalidRequestError("Unknown separator.", remedy="Give a comma, a semicolon, a tab or a bar.")
+        raise errors.InvalidRequestError(
+            "Unknown separator.", remedy="Give a comma, a semicolon, a tab or a vertical bar."
+        )
     _check_unused(call, upload)
     with _opening(call, upload) as (path, scratch):
         chunks = rewritten(path, scratch, separator=separator, header=call.flag("header"), max_bytes=_most(call))
@@ -129,7 +131,7 @@ def get_room_data(call: Call) -> dict[str, Any]:
 
 
 def _dataset(call: Call) -> tuple[Dataset, tuple[MatchingId, ...]]:
-    """Return the dataset that a call names, if the caller may provide it, and the kinds of ids of its room."""
+    """Return the dataset that a call names and the room's kinds of matching ids; check the permission."""
     try:
         dataset = Dataset(call.text("dataset").upper())
     except ValueError:

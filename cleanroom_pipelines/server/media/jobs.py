@@ -1,11 +1,11 @@
 """Jobs of the data-room (Media) API: starting them, their progress and their results.
 
-Lives here: the kinds of jobs, what each requires and costs, and where its result is stored.
+Lives here: the kinds of jobs, each with its requirements, its price and the place of its result.
 Add here when another kind of job can be started.
 Keep out: computing results (the runs) and deciding which counts are released (`privacy`).
 
-A job is a query about a version of a resource, and succeeds when that version has been built. Its result is paid
-from the two providers' privacy budget when it is first fetched, and is free from then on for all who may see it.
+A job is a query about a version of a resource, and succeeds when that version has been built. The first fetch of
+its result is charged to the two providers' privacy budget; later fetches are free for all who may see the result.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -315,7 +315,7 @@ def own_job(call: Call) -> RoomJob:
 
 
 def _listed(call: Call, job: RoomJob, names: Mapping[str, str]) -> dict[str, Any]:
-    """Return a job with the audience or seed type that it is about; audiences are named only if visible."""
+    """Return a job and the audience or seed type that it is about; omit names that the caller may not see."""
     audience, current = None, None
     if job.target_kind is Kind.DATA_ROOM:
         current = call.installation.catalog.resources.current_version(Kind.DATA_ROOM, job.target_id)
@@ -390,7 +390,7 @@ def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
 
 
 def _seed_type(about: Mapping[str, Any]) -> str:
-    """Return the type of the seed audience that a job is about, after checking its form."""
+    """Validate and return the type of the seed audience that a job is about."""
     seed = parse_definition({"kind": "remarketing", "audience_type": about.get("audience_type")})
     assert isinstance(seed, Remarketing)
     return seed.audience_type
@@ -399,7 +399,7 @@ def _seed_type(about: Mapping[str, Any]) -> str:
 def _target_of(
     call: Call, room: Room, kind: JobKind, audience: CustomAudience
 ) -> tuple[Version, Mapping[str, Any]]:
-    """Return the version that a job about an audience waits for to be built, and the job's options."""
+    """Return the version that must be built before a job about an audience can succeed, and the job's options."""
     catalog = call.installation.catalog
     queue_room_rebuild(call.installation, room.id)
     definition = parse_definition(audience.definition)

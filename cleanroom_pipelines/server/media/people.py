@@ -1,4 +1,4 @@
-"""The members of a participant: how each can sign in to the console, and invitations.
+"""The members of a participant: their ways to sign in to the console, and invitations.
 
 Lives here: the calls of the data-room (Media) API about members' ways to sign in.
 Add here when members can be managed in another way.
@@ -17,7 +17,7 @@ from cleanroom_pipelines.server.media.rooms import managed_room
 def get_members(call: Call) -> dict[str, Any]:
     """Return the members of the caller's own group, with their permissions and how they can sign in.
 
-    `colleagues` are users of the same organisation who are with the caller in a group of another room.
+    `colleagues` are users of the same organisation who share a group with the caller in another room.
     """
     group = _whole_group(call)
     sign_in = call.installation.catalog.sign_in
@@ -50,7 +50,7 @@ def invite_user(call: Call) -> dict[str, Any]:
     invitation replaces the password.
 
     Raises:
-        ConflictError: The member can sign in already, belongs to another organisation, has permissions that the
+        ConflictError: The member can already sign in, belongs to another organisation, has permissions that the
             caller lacks, or was added by someone else, so that the invitation would give more than the caller has.
     """
     group, email = _whole_group(call), call.text("email").strip().lower()
@@ -61,7 +61,7 @@ def invite_user(call: Call) -> dict[str, Any]:
             "The member belongs to another organisation.", remedy="Ask the operator to invite the member."
         )
     if call.installation.catalog.sign_in.can_sign_in(email):
-        raise ConflictError("The member can sign in already.", remedy="Ask the operator for a one-time link.")
+        raise ConflictError("The member can already sign in.", remedy="Ask the operator for a one-time link.")
     if not _is_only_the_callers(call, email) or not _has_at_most(group, email, call.email):
         raise ConflictError(
             "The member has permissions that you lack, in this data room or in another one.",
@@ -72,7 +72,7 @@ def invite_user(call: Call) -> dict[str, Any]:
 
 
 def _is_only_the_callers(call: Call, email: str) -> bool:
-    """Whether a person is known only by the caller's invitation, and has no permission beyond the caller's."""
+    """Whether a user is new or was invited only by the caller, and has no permission that the caller lacks."""
     catalog = call.installation.catalog
     if (known := catalog.users.user(email)) is not None:
         pending = [each for each in catalog.sign_in.invitations() if each.email == email]
@@ -83,7 +83,7 @@ def _is_only_the_callers(call: Call, email: str) -> bool:
 
 
 def _has_at_most(group: ParticipantSpec, email: str, other: str) -> bool:
-    """Whether a group's member has no permissions beyond those of another given member."""
+    """Whether `other` is a member of the group and has all permissions that the member `email` has."""
     if other not in group.emails:
         return False
     return {*group.as_member(email).permissions} <= {*group.as_member(other).permissions}

@@ -38,7 +38,7 @@ _MOST_ENTRIES, _MOST_PLACE = 10_000, 2**62
 
 
 def whoami(call: Call) -> dict[str, Any]:
-    """Return the user that the token belongs to."""
+    """Return the user who makes the call."""
     return {"email": call.email}
 
 
@@ -74,7 +74,7 @@ def get_room(call: Call) -> dict[str, Any]:
 
 
 def list_rooms(call: Call) -> dict[str, Any]:
-    """Return the rooms in which the caller participates, with the caller's role and which data is provisioned."""
+    """Return the rooms of the caller, each with the caller's role and the data that is provisioned."""
     rooms = call.installation.catalog.rooms.data_rooms()
     mine = [(room, group.as_member(call.email)) for room in rooms if (group := room.group_of(call.email))]
     return {"rooms": [_listed(room, group) for room, group in mine]}
@@ -155,7 +155,7 @@ def own_upload(call: Call, upload_id: object) -> Upload:
 
 
 def work_of(call: Call, version: Version) -> dict[str, Any]:
-    """Return the status of a version, and its work's current stage, progress and place in the queue."""
+    """Return a version's status and, while it is being built, its stage, progress and place in the queue."""
     stages = call.installation.catalog.work.stages([version.resource_id])
     stage = stages.get((version.resource_id, version.number)) or Stage(
         version.progress_stage or "", version.progress
@@ -296,7 +296,7 @@ def _entry(entry: Mapping[str, Any], mine: str) -> dict[str, Any]:
 
 
 def decline_room(call: Call) -> dict[str, Any]:
-    """Decline to take part: the caller no longer sees the room, and its owner sees who declined.
+    """Decline a room: the caller no longer sees it, and its owner sees that the caller declined.
 
     Raises:
         ConflictError: The caller owns the room.
@@ -462,7 +462,7 @@ def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:
 
 
 def _member_permissions(value: Mapping[str, Any]) -> dict[str, tuple[Permission, ...]]:
-    """Return the permissions of those members, by e-mail address, who have fewer than their group."""
+    """Return the permissions of members who have fewer than their group, by e-mail address."""
     given, emails = value.get("member_permissions") or {}, {each.strip().lower() for each in value["emails"]}
     if not isinstance(given, dict) or not all(isinstance(each, list) for each in given.values()):
         raise InvalidRequestError(

@@ -123,7 +123,7 @@ class MediaService:
         *,
         only_reads: bool,
     ) -> Any:
-        """Execute an action that is not in the wire protocol, such as an operator's, and write its audit entry.
+        """Execute an action that the wire protocol lacks, such as an operator's, and write its audit entry.
 
         Raises:
             MediaError: It was rejected or failed.
@@ -185,7 +185,7 @@ class MediaService:
         self._write(call, error, soon=isinstance(error, errors.TooManyRequestsError))
 
     def audit_success(self, operation: str, request_id: str, email: str) -> None:
-        """Audit a successful request that has no handler to audit it, such as signing in."""
+        """Audit a successful request that `call` does not execute, such as signing in."""
         self._write(Call(self.installation, email, {}, {"operation": operation, "request_id": request_id}), None)
 
     @contextmanager

@@ -1,6 +1,6 @@
 """S3 requests: signature, address, operation, body, response and audit.
 
-Lives here: the order of the steps, the table of served operations, and the mapping of errors to S3's.
+Lives here: the order of a request's steps, the table of operations, and the conversion of errors to S3 errors.
 Keep out: the implementation of the steps (`aws.s3`), and the operations.
 """
 
@@ -89,7 +89,7 @@ OPERATIONS: Final[Mapping[str, S3Operation]] = {
         multipart.upload_part_copy, _SOURCE | _PART | {"CopySourceRange"}, is_write=True
     ),
 }
-"""The operations that are served."""
+"""The S3 operations that this server supports, by name."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class S3Api:
         wire.service()  # load the model at startup, so that a missing one is reported then
 
     def begin(self, request: Request) -> "S3Exchange | Reply":
-        """Check a request before its body is read; return the exchange that receives the body, or an error."""
+        """Check a request before its body; return the exchange that receives the body, or an error response."""
         exchange = S3Exchange(self, request, AuditTrail(request.id, {"operation": "S3"}))
         error_reply = exchange.attempt(exchange.prepare)
         if error_reply is not None:
@@ -173,11 +173,11 @@ class S3Exchange:
         self._content = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="upload-", dir=str(self.api.scratch))  # noqa: SIM115 - closed by discard
 
     def take(self, chunk: bytes) -> Reply | None:
-        """Store a piece of the body; if an error response is returned, the request has ended."""
+        """Store a chunk of the body; an error response ends the request."""
         return self.attempt(lambda: self._take(chunk))
 
     def finish(self) -> Reply:
-        """Handle the request, whose body is complete; return the response."""
+        """Handle the request once its body is complete, and return the response."""
         return self._finish_audited()
 
     def give_up(self) -> Reply:
@@ -254,7 +254,7 @@ class S3Exchange:
 
 
 def _headers_of(request: Request) -> dict[str, str]:
-    """Return the headers by lower-case name; reject repeated headers that S3 reads."""
+    """Return the headers by lower-case name; reject a request that repeats a header that S3 interprets."""
     found: dict[str, str] = {}
     for name, value in request.headers:
         lower = name.lower()
@@ -287,7 +287,7 @@ def _unquoted(text: str) -> str:
 
 
 def _address(host: str, raw_path: str, hosts: Sequence[str]) -> tuple[str, str]:
-    """Return the bucket and the key that host and path address; the path is percent-decoded once."""
+    """Return the bucket and the key that a request addresses by its host name and its path, decoded once."""
     path = _unquoted(raw_path)
     if not path.startswith("/"):
         raise S3Error("InvalidURI")

@@ -70,7 +70,7 @@ def create_bucket(context: Context) -> Output:
 
 
 def delete_bucket(context: Context) -> Output:
-    """DeleteBucket: delete an empty folder of the account; other buckets are the operator's to remove."""
+    """DeleteBucket: delete an empty folder of the account; only the operator can remove other buckets."""
     bucket = context.bucket
     if is_warehouse_name(context.call.bucket) or context.parts.buckets.is_registered(context.call.bucket):
         raise S3Error("AccessDenied", "Only the operator can remove this bucket.")
@@ -147,7 +147,7 @@ def _shown(context: Context, page: _Page) -> dict[str, Any]:
 
 
 def _page(context: Context, *, after: str) -> _Page:
-    """Collect the objects and common prefixes that follow a key or a common prefix."""
+    """Return a page of objects and common prefixes that sort after the given key or common prefix."""
     if context.get("EncodingType", "url") != "url":
         raise S3Error("InvalidArgument", "EncodingType must be url.")
     bucket, prefix, delimiter = context.bucket, context.get("Prefix", ""), context.get("Delimiter", "")
@@ -171,7 +171,7 @@ def _page(context: Context, *, after: str) -> _Page:
 
 
 def _entries(bucket: Bucket, prefix: str, delimiter: str, after: str) -> Iterator[tuple[str, ObjectEntry | None]]:
-    """Yield each key below a prefix with its object, and each common prefix with None, in order."""
+    """Yield, in order, keys with a prefix and their objects; a common prefix stands for its keys, with None."""
     if delimiter and after and _common(after, prefix, delimiter) == after:
         after += _LAST
     while True:
@@ -190,7 +190,7 @@ def _entries(bucket: Bucket, prefix: str, delimiter: str, after: str) -> Iterato
 
 
 def _common(key: str, prefix: str, delimiter: str) -> str:
-    """Return the key up to the first delimiter after the prefix; empty if it has none."""
+    """Return a key's common prefix: up to the first delimiter after `prefix`; empty if there is no delimiter."""
     if not key.startswith(prefix):
         return ""
     end = key.find(delimiter, len(prefix))
@@ -215,7 +215,7 @@ def _listed(bucket: Bucket, prefix: str, after: str) -> Iterator[ObjectEntry]:
 
 
 def _before(prefix: str) -> str:
-    """Return a text that sorts before all keys with a prefix, and after most smaller keys."""
+    """Return a text that sorts before all keys with a prefix; a listing from there skips most earlier keys."""
     last = ord(prefix[-1]) if prefix else 0
     return prefix[:-1] + chr(last - 1) + _LAST if 0 < last < 0xD800 else ""
 

@@ -1,4 +1,4 @@
-"""Operations on uploads in parts.
+"""S3 operations for multipart uploads.
 
 Keep out: storing the parts (`storage.multipart`).
 """
@@ -34,7 +34,7 @@ _RANGE = re.compile("bytes=[0-9]{1,15}-[0-9]{1,15}")
 
 
 def create_multipart_upload(context: Context) -> Output:
-    """CreateMultipartUpload."""
+    """CreateMultipartUpload: start an upload in parts."""
     name, key, account = context.call.bucket, context.call.key, context.caller.account_id
     check_key(name, open_bucket(context, context.caller, name), key, is_write=True)
     attributes = attributes_of(context)
@@ -45,18 +45,18 @@ def create_multipart_upload(context: Context) -> Output:
 
 
 def upload_part(context: Context) -> Output:
-    """UploadPart."""
+    """UploadPart: store one part of an upload."""
     part = _stored(context, context.content)
     return {"ETag": part.e_tag} | checksums_shown(context)
 
 
 def upload_part_copy(context: Context) -> Output:
-    """UploadPartCopy: a part from an object of the account, or a range of it."""
+    """UploadPartCopy: store an existing object of the account, or a byte range of it, as a part."""
     bucket, source = source_of(context)
     text = context.get("CopySourceRange")
     part = range_of(text, source.n_bytes)
     if text is not None and (part is None or not _RANGE.fullmatch(text)):
-        raise S3Error("InvalidArgument", "Write the range of the source as bytes=first-last.")
+        raise S3Error("InvalidArgument", "Give the source range as bytes=first-last.")
     with tempfile.TemporaryFile(prefix="copy-", dir=context.parts.home.scratch) as stream:
         copy_into(stream, bucket, source, part)
         stored = _stored(context, stream)
@@ -80,7 +80,7 @@ def _stored(context: Context, content: IO[bytes]) -> ObjectEntry:
 
 
 def complete_multipart_upload(context: Context) -> Output:
-    """CompleteMultipartUpload: join the parts into an object, which appears only once it is complete."""
+    """CompleteMultipartUpload: join the parts into an object; readers see it only once it is complete."""
     upload = _upload(context)
     numbers, parts = _chosen(upload, context.document.get("Parts", []))
     if sum(part.n_bytes for part in parts) > context.parts.most_bytes:
@@ -102,7 +102,7 @@ def complete_multipart_upload(context: Context) -> Output:
 
 
 def _chosen(upload: MultipartUpload, listed: Sequence[dict[str, Any]]) -> tuple[list[int], list[ObjectEntry]]:
-    """Return the parts that a request lists; reject missing, unordered and too small parts."""
+    """Return the parts that a request lists; reject the request if one is missing, too small or out of order."""
     numbers = [each.get("PartNumber", 0) for each in listed]
     if not 0 < len(numbers) <= _LAST_PART:
         raise S3Error("MalformedXML", "Give 1 to 10,000 parts.")
@@ -120,7 +120,7 @@ def _chosen(upload: MultipartUpload, listed: Sequence[dict[str, Any]]) -> tuple[
 
 
 def _check_whole(context: Context, stream: IO[bytes]) -> None:
-    """Compare the object with its declared checksums; skip those with a dash, which cover part checksums only."""
+    """Verify an object's declared checksums, except those with a dash, which cover only the parts' checksums."""
     for header, value in context.checksums.items():
         if is_checksum(header) and value and "-" not in value:
             checksum = checksum_of(header)
@@ -132,13 +132,13 @@ def _check_whole(context: Context, stream: IO[bytes]) -> None:
 
 
 def abort_multipart_upload(context: Context) -> Output:
-    """AbortMultipartUpload."""
+    """AbortMultipartUpload: delete an unfinished upload and its parts."""
     _upload(context).discard()
     return {}
 
 
 def list_parts(context: Context) -> Output:
-    """ListParts."""
+    """ListParts: list the stored parts of an upload."""
     upload, most, after = _upload(context), page_size(context, "MaxParts"), context.get("PartNumberMarker", 0)
     numbers = [number for number, _ in upload.parts() if number > after]
     shown = [(number, part) for number in numbers[:most] if (part := upload.part(number)) is not None]
@@ -160,7 +160,7 @@ def list_parts(context: Context) -> Output:
 
 
 def list_multipart_uploads(context: Context) -> Output:
-    """ListMultipartUploads: all uploads of a bucket on one page, since an account has at most 100."""
+    """ListMultipartUploads: list all unfinished uploads in a bucket on one page; an account has at most 100."""
     prefix, name = context.get("Prefix", ""), context.call.bucket
     open_bucket(context, context.caller, name)
     uploads = context.parts.uploads.list(context.caller.account_id)

@@ -30,7 +30,7 @@ from cleanroom_pipelines.storage.remote_bucket import RemoteBucket
 
 _RANGE = re.compile("bytes=([0-9]{0,15})-([0-9]{0,15})")
 JOBS_HEADER: Final = "x-cleanroom-jobs"
-"""Header of DeleteObject: the jobs whose seed the object was, each as `<ARN>=<status>`."""
+"""Response header of DeleteObject: the jobs that used the object as their seed, each as `<ARN>=<status>`."""
 _MOST_JOBS: Final = 20
 _MOST_DELETED: Final = 1000
 # An object may be a page with scripts, which must not run as one of this server's.
@@ -38,7 +38,7 @@ _AS_DATA: Final = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options
 
 
 def get_object(context: Context) -> Output:
-    """GetObject and HeadObject, with ranges and conditions."""
+    """GetObject and HeadObject: return an object, or a byte range of it, if the request's conditions hold."""
     bucket, key = context.bucket, context.call.key
     entry = bucket.find(key)
     if entry is None:
@@ -76,7 +76,7 @@ def _described(context: Context, entry: ObjectEntry) -> dict[str, Any]:
 
 
 def range_of(text: str | None, n_bytes: int) -> tuple[int, int] | None:
-    """Parse a range header; None (the whole object) if it is missing or has several ranges, as on S3.
+    """Parse a Range header; None (the whole object) unless it is one well-formed range, as on S3.
 
     Raises:
         S3Error: InvalidRange.
@@ -97,7 +97,7 @@ def range_of(text: str | None, n_bytes: int) -> tuple[int, int] | None:
 
 
 def put_object(context: Context) -> Output:
-    """PutObject."""
+    """PutObject: store the request's body as an object."""
     entry = store(context, attributes_of(context), context.content)
     return {"ETag": entry.e_tag} | checksums_shown(context)
 
@@ -138,7 +138,7 @@ def store(context: Context, attributes: dict[str, str], content: Any, e_tag: str
 
 
 def copy_object(context: Context) -> Output:
-    """CopyObject, between buckets of one account."""
+    """CopyObject: copy an object within the buckets of one account."""
     bucket, source = source_of(context)
     directive = context.get("MetadataDirective", "COPY")
     if directive not in ("COPY", "REPLACE"):
@@ -177,7 +177,7 @@ def delete_object(context: Context) -> Output:
 
 
 def delete_objects(context: Context) -> Output:
-    """DeleteObjects: up to 1,000 keys, each on its own."""
+    """DeleteObjects: delete up to 1,000 objects; one failure does not stop the others."""
     name, bucket = context.call.bucket, open_bucket(context, context.caller, context.call.bucket)
     _ = context.bucket  # it must exist
     objects = context.document["Objects"]
@@ -198,7 +198,7 @@ def delete_objects(context: Context) -> Output:
 def _deleted(name: str, bucket: LocalBucket | RemoteBucket, each: dict[str, Any]) -> S3Error | None:
     try:
         if each.keys() - {"Key"} and each.get("VersionId", "null") != "null":
-            raise S3Error("NotImplemented", "Objects have no versions here.")
+            raise S3Error("NotImplemented", "This server does not support object versions.")
         if each.keys() & {"ETag", "LastModifiedTime", "Size"}:
             raise S3Error("NotImplemented", "Conditional deletes are not supported here.")
         check_key(name, bucket, each["Key"], is_write=False)
@@ -211,7 +211,7 @@ def _deleted(name: str, bucket: LocalBucket | RemoteBucket, each: dict[str, Any]
 
 
 def get_object_tagging(context: Context) -> Output:
-    """GetObjectTagging: always empty; some clients read tags before they copy an object."""
+    """GetObjectTagging: return no tags; some clients read tags before they copy an object."""
     if context.bucket.find(context.call.key) is None:
         raise S3Error("NoSuchKey")
     return {"TagSet": []}

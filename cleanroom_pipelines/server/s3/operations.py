@@ -1,6 +1,6 @@
 """Shared code of the S3 operations: the call being handled, and checks of parameters, keys and conditions.
 
-Lives here: checks that several operations have, and the registry of operations.
+Lives here: checks that several operations share, and the definition of an operation.
 Keep out: the operations themselves (`buckets.py`, `objects.py`, `multipart.py`), and HTTP (`api.py`).
 """
 
@@ -32,12 +32,12 @@ HEADERS: Final[Mapping[str, str]] = {
     "ContentLanguage": "Content-Language",
     "ContentType": "Content-Type",
 }
-"""The headers that are kept with an object, by the model's names."""
+"""Headers that are stored with an object, by their names in the S3 model."""
 
 _CHECKSUMS = ("CRC32", "CRC32C", "CRC64NVME", "MD5", "SHA1", "SHA256", "SHA512")
 _OF_BODIES = frozenset(f"Checksum{name}" for name in (*_CHECKSUMS, "Algorithm")) | {"ContentLength", "ContentMD5"}
 OF_BODIES: Final = _OF_BODIES | {f"ChecksumXXHASH{size}" for size in (3, 64, 128)}
-"""Parameters that declare the body; `aws.s3.bodies` checks them."""
+"""Parameters that declare the length and checksums of the body; `aws.s3.bodies` checks them."""
 OF_NEW_OBJECTS: Final = frozenset(HEADERS) | {"ACL", "Metadata", "ServerSideEncryption", "StorageClass"}
 _EVERYWHERE = frozenset({"ExpectedBucketOwner", "RequestPayer"})
 _PRIVATE_ACLS = ("private", "bucket-owner-full-control", "bucket-owner-read")
@@ -102,7 +102,7 @@ class Context:
 
 
 Output = Mapping[str, Any] | Reply
-"""An operation's output by the model's names, or the whole reply."""
+"""The output of an operation: fields by their names in the S3 model, or a complete reply."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class S3Operation:
 
 
 def check_parameters(operation: S3Operation, call: S3Call, caller: Caller) -> None:
-    """Reject parameters that this server would ignore.
+    """Reject a call with a parameter that the operation does not support.
 
     Raises:
         S3Error: NotImplemented names the parameter; AccessDenied if another owner is expected.
@@ -136,7 +136,7 @@ def check_parameters(operation: S3Operation, call: S3Call, caller: Caller) -> No
 
 
 def open_bucket(context_or_parts: Context | S3Parts, caller: Caller, name: str) -> LocalBucket | RemoteBucket:
-    """Return an account's bucket, whether or not it exists.
+    """Return an account's bucket without checking that it exists.
 
     Raises:
         S3Error: InvalidBucketName.
@@ -149,7 +149,7 @@ def open_bucket(context_or_parts: Context | S3Parts, caller: Caller, name: str) 
 
 
 def existing_bucket(context: Context, name: str) -> LocalBucket | RemoteBucket:
-    """Return an account's bucket for reading.
+    """Return an account's bucket, after checking that it exists.
 
     Raises:
         S3Error: NoSuchBucket.
@@ -168,7 +168,7 @@ def exists(parts: S3Parts, name: str, bucket: LocalBucket | RemoteBucket) -> boo
 
 
 def check_key(name: str, bucket: LocalBucket | RemoteBucket, key: str, *, is_write: bool) -> None:
-    """Reject a key that the bucket cannot have.
+    """Reject an object key that is invalid in this type of bucket.
 
     Raises:
         S3Error: KeyTooLongError, NotImplemented or InvalidRequest.
@@ -186,7 +186,7 @@ def check_key(name: str, bucket: LocalBucket | RemoteBucket, key: str, *, is_wri
 
 
 def attributes_of(context: Context) -> dict[str, str]:
-    """Return the headers and user metadata to keep with a new object.
+    """Return the headers and user metadata to store with a new object.
 
     Raises:
         S3Error: A parameter requests something that is not supported here, or the metadata is too large.
@@ -198,7 +198,8 @@ def attributes_of(context: Context) -> dict[str, str]:
     encryption = context.get("ServerSideEncryption")
     if encryption is not None and not (encryption == "AES256" and context.parts.is_encrypted):
         message = (
-            "Only the disk encrypts objects, so AES256 is accepted only if CLEANROOM_ENCRYPTION=volume is set."
+            "The requested encryption is not supported. Send no encryption header, or AES256 if the server is "
+            "set to CLEANROOM_ENCRYPTION=volume."
         )
         raise S3Error("NotImplemented", message)
     found = {header: context.get(name) for name, header in HEADERS.items() if context.get(name) is not None}
@@ -214,7 +215,7 @@ def attributes_of(context: Context) -> dict[str, str]:
     check_headers([*found.values(), *metadata.values()])
     attributes = found | {name: value for name, value in metadata.items() if name not in found}
     if len(json.dumps(attributes)) > _MOST_STORED:
-        raise S3Error("InvalidArgument", "The headers and metadata of the object together are too large.")
+        raise S3Error("InvalidArgument", "The object's headers and metadata are too large in total.")
     return attributes
 
 
@@ -229,7 +230,7 @@ def check_headers(values: Iterable[str]) -> None:
 
 
 def check_conditions(context: Context, entry: ObjectEntry, *, prefix: str = "") -> None:
-    """Compare an object with the conditions of a request.
+    """Check an object against the request's conditions, such as If-Match.
 
     Args:
         context: The call.
@@ -272,7 +273,7 @@ def source_of(context: Context) -> tuple[Bucket, ObjectEntry]:
     except UnicodeDecodeError:
         raise S3Error("InvalidArgument", "x-amz-copy-source is not percent-encoded UTF-8.") from None
     if version not in ("", "versionId=null"):
-        raise S3Error("NotImplemented", "Objects have no versions here.")
+        raise S3Error("NotImplemented", "This server does not support object versions.")
     bucket = existing_bucket(context, name)
     check_key(name, bucket, key, is_write=False)
     entry = bucket.find(key)
