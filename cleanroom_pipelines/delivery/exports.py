@@ -1,6 +1,6 @@
 """Writing an export of an audience: its files, its manifest, and the changes since an earlier export.
 
-Lives here: the folder of an export: its parts, the changes since an earlier one, and its manifest.
+Lives here: writing, verifying and reading the folder of an export.
 Add here when an export's folder or manifest gets new content.
 Keep out: choosing the users (similarity.rankings); the formats of the files (delivery.formats); scores, which
 an export never contains.
@@ -355,7 +355,7 @@ def open_earlier_export(place: ObjectPlace | Path) -> EarlierExport:
         place: The export's location, or a local folder that contains it.
 
     Raises:
-        ArtifactError: There is no export, or its manifest contradicts itself.
+        ArtifactError: There is no export, or the counts in its manifest do not add up.
         DestinationError: Its bucket cannot be read.
     """
     where = folder_on_disk(place.absolute()) if isinstance(place, Path) else place
@@ -489,7 +489,7 @@ def _check_counts(manifest: Mapping[str, Any]) -> None:
     if changes := manifest.get("changes"):
         counts += [(changes[name], changes[f"{name}Files"]) for name in (_ADDED, _REMOVED)]
     if any(sum(part[rows] for part in files) != n_rows for n_rows, files in counts):
-        raise ArtifactError("The export's manifest contradicts itself.", remedy="Start the export again.")
+        raise ArtifactError("The counts in the export's manifest do not add up.", remedy="Start the export again.")
 
 
 def _read_manifest(place: ObjectPlace) -> bytes:

@@ -82,7 +82,7 @@ LISTS_OF_USERS = {format_.name: format_ for format_ in (JSONL, CSV, PARQUET, PLA
 
 
 def list_format(name: str) -> FileFormat:
-    """Return the format for lists of users that has this name.
+    """Return a format for lists of users by its name.
 
     Raises:
         UsageError: There is no such format.

@@ -83,7 +83,7 @@ class Holdout:
 
 
 def holdout_salt(key: bytes, audience: str) -> str:
-    """The salt of an audience's control group: HMAC-SHA256 hex of the audience's id, the same at every refresh.
+    """Return the salt of an audience's control group: HMAC-SHA256 hex of its id, the same at every refresh.
 
     Args:
         key: A secret of the installation or room, as `InstallationKey.derive("holdouts")` gives; may be empty

@@ -5,8 +5,8 @@ Add here when hashes are stored in another way.
 Keep out: encrypting the table that holds them (storage), and who may open it (catalogue).
 
 The ids themselves are deleted after ingest, and no hash can be converted to another destination's. The table
-is the `activation.parquet` of `uploads.ingest_base`; its column `destination` holds the keys of
-`hashers_to_keep`, which also name the kind of the ids, because a delivered file has one column per family.
+is the `activation.parquet` of `uploads.ingest_base`; its column `destination` contains the keys of
+`hashers_to_keep`. A key also names the kind of ids, because a delivered file has one column per family.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -4,8 +4,8 @@ Lives here: files written in parallel by the engine's tasks, each with its own s
 Add here when files are staged in another way.
 Keep out: the export's folder and manifest (exports), and selecting the users (similarity.rankings).
 
-The files are staged in a folder that the executors and this process share; then this process copies them to the
-export's destination, since a bucket's keys are not sent to executors, and an export appears whole or not at all.
+The executors write the files to a staging folder, from which this process copies them to the export's destination.
+So a bucket's keys are not sent to executors, and an export appears completely or not at all.
 """
 
 import hashlib

@@ -71,7 +71,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The result of a delivery.
+    """The manifests of a delivery and of its control group.
 
     Args:
         manifest: The manifest of the delivered files.

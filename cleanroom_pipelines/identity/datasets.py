@@ -28,7 +28,7 @@ class Dataset(StrEnum):
 
     @property
     def has_ids(self) -> bool:
-        """Whether its rows contain matching ids, so that their kind must be given."""
+        """Whether the dataset's rows contain matching ids; an upload must then state the kind of ids."""
         return self in (Dataset.MATCHING, Dataset.SEED_AUDIENCES)
 
 

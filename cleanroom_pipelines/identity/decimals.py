@@ -1,6 +1,6 @@
 """Whole numbers that were stored as decimals, such as `41791234567.0`.
 
-Lives here: the patterns of their decimal tail, in the dialect of the engine.
+Lives here: regular expressions for such numbers and for their decimal tail `.0`, in the syntax of the engine.
 Add here when software writes whole numbers in another way.
 Keep out: reading the columns (`uploads.cells`).
 

@@ -1,4 +1,4 @@
-"""Hashing ids.
+"""Hashes of matching ids.
 
 Lives here: the SHA-256 of normal forms, and the keyed digest under which a room stores them.
 Add here when ids are hashed for another purpose inside the installation.

@@ -151,7 +151,7 @@ def _numbers_of(plan: _Plan, digits: pa.Array) -> pa.Array:
 
 
 def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """Remove the national prefix as `phonenumberutil.parse` does; also return which numbers only it can parse."""
+    """Remove the national prefix as `phonenumberutil.parse` does; also return which numbers need the library."""
     nothing = np.zeros(len(numbers), np.bool_)
     if plan.prefix is None:
         return numbers, nothing
@@ -170,7 +170,7 @@ def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArr
 
 
 def _are_valid(plan: _Plan, numbers: pa.Array) -> npt.NDArray[np.bool_]:
-    """Return whether each number is valid in its region, the first whose leading digits or patterns match it."""
+    """Return whether each number is valid in its region: the first whose leading digits or patterns match."""
     valid = np.zeros(len(numbers), np.bool_)
     open_rows = np.arange(len(numbers))
     for region in plan.regions:
@@ -224,7 +224,7 @@ def _library_digits(digits: str) -> str | None:
 
 @cache
 def _calling_codes() -> npt.NDArray[np.int64]:
-    """Return the calling code for each possible first three digits of a number; 0 where no code matches."""
+    """Return the table from a number's first three digits to its calling code; 0 where no code matches."""
     from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
 
     codes = np.zeros(10**_N_CALLING_DIGITS, np.int64)

@@ -4,8 +4,8 @@ Lives here: the one list of them, for every reader of ids.
 Add here when a tool writes another text for a missing value.
 Keep out: everything that depends on the kind of an id (`judging`).
 
-A placeholder that is read as an id matches all other rows that lack one: two tables with the hash of an empty text
-would share a customer for each such row.
+If a placeholder were read as an id, all rows that lack an id would match each other: two tables with the hash of
+an empty text would seem to share a customer for each such row.
 """
 
 import hashlib

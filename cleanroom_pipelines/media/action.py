@@ -14,7 +14,7 @@ from cleanroom_pipelines.media.media import MediaDcr
 
 
 class Action(ABC):
-    """A request to a data room.
+    """A request to a data room; `create` executes it.
 
     Args:
         dcr_id: Id of the data room.

@@ -44,7 +44,7 @@ class Result(BaseModel):
 
 
 class CamelResult(Result):
-    """A result whose fields also have the names that Decentriq's Media API gives them."""
+    """A result whose fields can also be read by their camelCase names, as in Decentriq's Media API."""
 
     model_config = ConfigDict(alias_generator=to_camel)
 
@@ -159,7 +159,7 @@ class AudienceReference(CamelResult):
 
 
 class DefinitionFilter(CamelResult):
-    """A condition on one attribute."""
+    """A filter condition on one attribute of a user."""
 
     attribute: str
     operator: str
@@ -167,7 +167,7 @@ class DefinitionFilter(CamelResult):
 
 
 class DefinitionFilters(CamelResult):
-    """Several conditions, combined by `AND` or `OR`."""
+    """Several filter conditions, combined by `AND` or `OR`."""
 
     boolean_op: str = Field(validation_alias=AliasChoices("booleanOp", "operator"))
     filters: list[DefinitionFilter]
@@ -185,7 +185,7 @@ _KINDS = {"exclusion": "EXCLUSION_TARGETING"}
 
 
 class CustomAudienceDefinition(CamelResult):
-    """The definition of a custom audience; `definition["reach"]` returns a field as it is sent.
+    """The definition of a custom audience; `definition["reach"]` returns the value that is sent to the server.
 
     Args:
         kind: `LOOKALIKE`, `RULE_BASED`, `REMARKETING` or `EXCLUSION_TARGETING`.
@@ -220,12 +220,12 @@ class CustomAudienceDefinition(CamelResult):
         return self.sent[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return a field as it is sent to the server."""
+        """Return the value of a field that is sent to the server."""
         return self.sent.get(name, default)
 
 
 class StalenessWarnings(CamelResult):
-    """Data that a definition refers to directly, but that the room no longer has."""
+    """The audiences, attributes and values that a definition names but the room no longer has."""
 
     missing_custom_audiences: list[str] | None = None
     missing_filter_attributes: list[str] | None = None
@@ -299,7 +299,7 @@ AudienceType = SeedAudience | CustomAudience | BaseAudience
 
 
 def reference(audience: AudienceType) -> dict[str, Any]:
-    """Return the reference to an audience that definitions and requests use.
+    """Return the JSON reference to an audience, for definitions and requests.
 
     Raises:
         InvalidDefinitionError: The argument is not an audience.
@@ -323,14 +323,14 @@ class ValidationOutcome(Term):
 
 
 class CellLocation(CamelResult):
-    """Where an error is; a part that does not apply is None."""
+    """The row and column of an error in a file; None if it does not apply."""
 
     row: int | None = None
     column: int | str | None = None
 
 
 class RecordedErrorOfFile(CamelResult):
-    """One error, without the cell's value."""
+    """One error in a file, without the cell's value."""
 
     code: str
     location: CellLocation | None = None
@@ -338,7 +338,7 @@ class RecordedErrorOfFile(CamelResult):
 
 
 class ErrorsOfFile(CamelResult):
-    """The errors of one part of a file: all are counted, the first 500 recorded."""
+    """The errors in one part of a file: the number of all errors, and the first 500 in detail."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -433,7 +433,7 @@ class ValidationReport(Result):
         return dict(self.report.num_invalid_rows_by_error_code)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the contract's JSON format: `{"version", "report": {…}}`."""
+        """Return the report as JSON, with its version: `{"version", "report": {…}}`."""
         return {"version": self.version, "report": self.report.as_dict()}
 
 
@@ -460,7 +460,7 @@ class OverlapStatistic(Result):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def advertiser_is_empty(self) -> bool:
-        """Whether the number of matched users is known to be too small to publish."""
+        """Whether the number of matched users is too small to publish; False if unknown."""
         return bool(self.is_empty)
 
     @computed_field  # type: ignore[prop-decorator]
@@ -495,7 +495,7 @@ class OverlapStatisticsResult(Result):
 
 
 class InsightsRow(Result):
-    """One group of users, compared between the overlap and all matchable users.
+    """One group of users: its share in the overlap, compared with its share among all matchable users.
 
     Args:
         interest: The segment; None for all.
@@ -550,7 +550,7 @@ class Aggregation(Result):
 
     @classmethod
     def of(cls, audience_type: str, names: Sequence[str], rows: Sequence[InsightsRow]) -> Self:
-        """Arrange the rows that group by these attributes as a table."""
+        """Build the table for one or two attributes from the rows that group users by them."""
         columns = [*names, *_FIGURES]
         values = {name: list(dict.fromkeys(str(getattr(row, name)) for row in rows)) for name in names}
         return cls(
@@ -576,7 +576,7 @@ class ComputeInsightsAudience(Result):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def aggregations(self) -> list[Aggregation]:
-        """The rows as tables: one per attribute and pair of attributes that occur."""
+        """The insights as tables: one for each attribute, or pair of attributes, by which the rows group users."""
         groupings = dict.fromkeys(row.grouping for row in self.rows)
         return [
             Aggregation.of(self.audience_type, names, [row for row in self.rows if row.grouping == names])
@@ -626,12 +626,12 @@ class AttributeDefinition(Result):
 
     @property
     def type(self) -> str:
-        """`NUMERIC_RANGE` or `CATEGORICAL`."""
+        """The attribute's type: `NUMERIC_RANGE` or `CATEGORICAL`."""
         return self.value_type.value
 
     @property
     def operators(self) -> Sequence[str]:
-        """Wire values of the filter operators that it supports."""
+        """The filter operators that the attribute supports, as sent to the server."""
         return self.filters
 
 

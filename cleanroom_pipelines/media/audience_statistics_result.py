@@ -85,5 +85,5 @@ class LalAudienceStatistics(ServerDocument):
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Self:
-        """Parse the output of `model_dump`, or the server's response; `auc`, `fpr` and `tpr` suffice."""
+        """Parse the output of `model_dump`, or the server's response; only `auc`, `fpr` and `tpr` are required."""
         return super().from_dict({name: value for name, value in d.items() if value is not None})

@@ -1,6 +1,6 @@
 """The audiences that a participant can see.
 
-Lives here: `Audiences`, which finds one by its type or name.
+Lives here: `Audiences`, which finds an audience by its type or name.
 Keep out: the audience classes (`api.py`) and fetching audiences (`compute_job.py`).
 """
 
@@ -73,7 +73,7 @@ def _only(found: "builtins.list[_Audience]", what: str) -> _Audience:
     if len(found) > 1:
         raise AmbiguousNameError(
             f"There is more than one {what}.",
-            remedy="Select the one you mean from `Audiences.list` by its id.",
+            remedy="Select the audience from `Audiences.list` by its id.",
             n_found=len(found),
         )
     return found[0]

@@ -46,7 +46,7 @@ from cleanroom_pipelines.media.results import SizeOfAudience, UserListDelivery, 
 from cleanroom_pipelines.media.validation_reports import ValidationReports
 
 RESULT_SECONDS = 3600.0
-"""How long `result` waits by default."""
+"""Longest time that `result` waits by default."""
 
 _Answer = TypeVar("_Answer")
 _LOG = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ _SPOOLED_BYTES = 64 << 20
 
 
 class MediaComputeJob(ABC, Generic[_Answer]):
-    """A job that the server runs; it has already been started when this object exists.
+    """A job on the server; it was started before this object was created.
 
     Args:
         client: The client that started it.
@@ -182,7 +182,7 @@ class MediaComputeJob(ABC, Generic[_Answer]):
             if left <= 0:
                 raise JobTimeoutError(
                     f"The job did not finish in time and is still running{self._standing()}.",
-                    remedy="Wait again, or cancel it.",
+                    remedy="Wait again, or cancel the job.",
                 )
             if (standing := self._standing()) != logged:
                 logged = standing

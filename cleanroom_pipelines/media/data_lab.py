@@ -215,7 +215,7 @@ class DataLab:
         self._datasets[name] = str(manifest_hash)
 
     def deprovision_dataset(self, dataset_type: DataLabDatasetType) -> None:
-        """Remove a dataset; without matching ids, the data lab is deleted. Other changes take effect with `run`.
+        """Remove a dataset. Removing the matching ids deletes the data lab; other changes take effect with `run`.
 
         Args:
             dataset_type: The dataset.
@@ -289,7 +289,7 @@ class DataLab:
         return found
 
     def _check(self, datasets: Mapping[str, Any], error: type[InvalidRequestError | NotProvisionedError]) -> None:
-        """Check that every dataset that the data lab was built for is given, and no other."""
+        """Check that the given datasets are exactly those that the data lab was built for."""
         declared = {
             "segments": self.has_segments,
             "demographics": self.has_demographics,
@@ -306,7 +306,7 @@ class DataLab:
                 )
 
     def _reopen(self) -> None:
-        """Mark the data lab as changed: the next use of `id` replaces it on the server with a new one."""
+        """Mark the data lab as changed, so that the next use of `id` replaces it with a new data lab."""
         if self._id is not None:
             self._replaced_id, self._id = self._id, None
 
@@ -390,7 +390,7 @@ class DataLabBuilder:
         return self
 
     def with_identifiers_config(self, identifiers_config: list[IdentifiersConfig]) -> Self:
-        """Set the kinds of ids that the data lab contains; each kind to match by is uploaded in a file of its own.
+        """Set the kinds of ids that the data lab contains; upload one file for each kind that is matched.
 
         Raises:
             InvalidRequestError: A kind to match by is not supported, or a kind to deliver is not a user id.
@@ -403,7 +403,7 @@ class DataLabBuilder:
         return self.with_matching_id_format(*(each.id_type for each in identifiers_config if each.is_matching_id))
 
     def with_num_identifiers_columns(self, num_identifiers_columns: int) -> Self:
-        """Check that the given number of columns in the file with matching ids is 2, the only possible number.
+        """Raise an error unless 2 is given, the only supported number of columns in a file with matching ids.
 
         Raises:
             InvalidRequestError: Another number was given.

@@ -1,6 +1,7 @@
 """The errors of the Media API that a script can catch.
 
-Lives here: the tree under `MediaError`, and the `JobFailedError` that also has the class of its cause.
+Lives here: the subclasses of `MediaError`, and failures of jobs, which can also be caught by the class of their
+cause.
 Add here when scripts must distinguish another condition; `protocol.py` gives it an HTTP status.
 Keep out: serializing errors (`protocol.py`), and data: a message never contains an id, e-mail, token or cell.
 """

@@ -1,4 +1,4 @@
-"""A data room as a participant uses it.
+"""A data room and the operations that a participant can call.
 
 Lives here: `MediaDcr`, its configuration and its audit log.
 Add here when a data room gets another operation.
@@ -294,7 +294,7 @@ class MediaDcr:
         return self._propose("refill", units=units)
 
     def propose_monthly_budget(self) -> BudgetProposal:
-        """Propose a monthly budget instead of a one-time one; before approving, check its bound (`bound_then`)."""
+        """Propose a budget that renews every month; check its privacy bound (`bound_then`) before approving."""
         return self._propose("period")
 
     def propose_share(self, organization: str, units: int) -> BudgetProposal:
@@ -316,7 +316,7 @@ class MediaDcr:
         return self._propose("full_lookalike")
 
     def get_proposals(self) -> list[BudgetProposal]:
-        """Return the proposals to the room's two data providers, with the privacy bound before and after each."""
+        """Return the budget proposals, each with the privacy bound now and after it takes effect."""
         found = self._client.call(Method.LIST_PROPOSALS, room_id=self.id)["proposals"]
         return [BudgetProposal.from_dict(each) for each in found]
 
@@ -329,7 +329,7 @@ class MediaDcr:
         return BudgetProposal.from_dict(self._client.call(Method.PROPOSE, room_id=self.id, kind=kind, **more))
 
     def decline(self) -> None:
-        """Decline to take part: the caller no longer sees the room, and its owner sees who declined.
+        """Decline the room: the caller no longer sees it, and its owner sees that the caller declined.
 
         Raises:
             ConflictError: The caller owns the room.

@@ -1,7 +1,7 @@
 """Results that Decentriq's Media API lacks: sizes with their noise, user lists, prices and budgets.
 
 Lives here: one class per result, each with its noise and its JSON form.
-Add here when a job gets a result that Decentriq's Media API lacks; results of both are in `api.py`.
+Add here when a job gets a result that Decentriq's Media API lacks; results that both APIs have are in `api.py`.
 Keep out: computation. A number that is None is hidden, or too small to publish.
 """
 
@@ -78,7 +78,7 @@ class PrivacyBudget(Result):
 
     @property
     def remaining(self) -> float:
-        """The units that the caller's organisation can still spend; if unknown, those left to the pair."""
+        """The units that the caller's organisation can still spend; if unknown, what both together can."""
         if self.left is not None:
             return self.left
         return max(0, round(self.total - self.spent, 1))

@@ -32,7 +32,7 @@ class ValidationReports:
 
     @property
     def identifiers(self) -> ValidationReport | None:
-        """The report `matching` under its name in data labs of Decentriq's Media API."""
+        """The report `matching`, by the name that it has in data labs of Decentriq's Media API."""
         return self.matching
 
     def is_passed(self) -> bool:
@@ -51,7 +51,7 @@ class ValidationReports:
         return from_json(cls, {"matching": None, "segments": None, "demographics": None, **value})
 
     def model_dump(self) -> dict[str, Any]:
-        """Return the reports by dataset: None for a dataset not provided, and `embeddings` only if provided."""
+        """Return the reports by dataset: None for a missing dataset; `embeddings` is omitted if missing."""
         reports = {"matching": self.matching, "segments": self.segments, "demographics": self.demographics}
         if self.embeddings is not None:
             reports["embeddings"] = self.embeddings

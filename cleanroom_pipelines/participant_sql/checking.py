@@ -247,7 +247,7 @@ def _one_statement(tokens: list[Token]) -> list[Token]:
 
 
 def _whole_texts(tokens: Sequence[Token], text: str) -> list[Token]:
-    """Join the parts into which the tokenizer splits a text at a doubled quote, which means one quote."""
+    """Join string tokens that the tokenizer splits at a doubled quote; a doubled quote stands for one quote."""
     whole: list[Token] = []
     for token in tokens:
         before = whole[-1] if whole else None
@@ -414,7 +414,7 @@ def _rejected_argument(node: exp.Expr, name: str) -> SeedError:
 
 
 def _check_word(node: exp.Expr, name: str, value: Any) -> None:
-    """Check an argument that is not itself a node: it must be True, a quoted text or a word in the allowlist."""
+    """Check a plain value in a node, such as a keyword or a unit; only names, texts and allowed words pass."""
     if value is True or isinstance(node, exp.Identifier | exp.Literal):
         return
     if isinstance(node, exp.DataType):
@@ -582,7 +582,7 @@ def _only_source(query: exp.Query) -> str:
     source = query.args["from_"].this if query.args.get("from_") else None
     if source is None or not source.alias or source.args.get("joins") or query.args.get("joins"):
         raise _rejected(
-            "The query does not say which table has a column with a name such as user or current_date.",
+            "The query uses a column with a name such as user or current_date without its table.",
             remedy="Qualify the column with the alias of its table.",
         )
     return str(source.alias)

@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _read_line() -> bytes:
-    """Read the first line of standard input, unbuffered, because a thread waits for the end of the input."""
+    """Read the first line of standard input without buffering, because another thread reads the rest."""
     line = b""
     while not line.endswith(b"\n"):
         part = os.read(0, 1 << 20)
@@ -160,7 +160,7 @@ def _types_of(table: Path, declared: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _scan(engine: "Engine", view: str, tables: "TableFiles", types: Mapping[str, str]) -> None:
-    """Create the view of a table; text columns that have a type are converted to it."""
+    """Create the view of a table; it converts text columns to their declared types."""
     if tables.format == "parquet" or not types:
         engine.scan(view, tables)
         return
@@ -179,7 +179,7 @@ def _check_links(folder: Path) -> None:
 
 
 def _check_sources(engine: "Engine", sql: str, views: set[str]) -> None:
-    """Check, before the query runs, that the query as DuckDB parses it reads only the allowed sources."""
+    """Check with DuckDB's own parser, before the query runs, that it reads only the allowed sources."""
     rows = engine.fetch("SELECT CAST(json_serialize_sql(CAST(? AS VARCHAR)) AS VARCHAR) AS tree", [sql])
     tree = json.loads(rows["tree"][0].as_py())
     if tree.get("error") or len(tree["statements"]) != 1:

@@ -40,11 +40,11 @@ _DECIMAL = re.compile(r"decimal\(([0-9]{1,2}),([0-9]{1,2})\)")
 
 
 class SchemaError(Exception):
-    """A `_schema.json` is not a list of columns with types that are supported."""
+    """A `_schema.json` is not a list of columns with supported types."""
 
 
 def declared_types(columns: Iterable[tuple[str, Role]]) -> dict[str, str]:
-    """Return the types of a training dataset's numeric columns by name; all others stay text, times included."""
+    """Return the types of a training dataset's numeric columns by name; other columns, even times, stay text."""
     return {name: "double" for name, role in columns if role is Role.NUMERICAL_FEATURE}
 
 
@@ -89,7 +89,7 @@ def typed(view: str, columns: Iterable[str], types: Mapping[str, str]) -> str:
 
 
 def _converted(name: str, type_: str) -> str:
-    """Return the expression that converts a column."""
+    """Return the SQL expression that converts a text column to a type."""
     column = quote_identifier(name)
     if _TEXT.fullmatch(type_):
         return column

@@ -5,8 +5,8 @@ Add here when a function of Spark depends on the type of its argument, or needs 
 Keep out: names and arguments in queries (functions.py).
 
 A macro's text contains each argument once, in a list of one element: nested calls would double the text each time.
-Types are known only when DuckDB reads the tables, so that macros look at `typeof`. Where Spark stops with an error
-(its default, ANSI), so does the macro, by an impossible cast, which DuckDB evaluates for that row alone.
+Types are known only when DuckDB reads the tables, so macros look at `typeof`. Where Spark stops with an error (in
+ANSI mode, its default), so does the macro: it makes an impossible cast, which DuckDB evaluates for that row alone.
 """
 
 from collections.abc import Iterator

@@ -170,7 +170,7 @@ def _answer_of(process: subprocess.Popen[bytes], task: Mapping[str, Any], late: 
 
 
 def _environment(own: Path) -> dict[str, str]:
-    """Build the child's environment without our variables and credentials; libraries write to its own folder."""
+    """Build the child's environment: without this process's variables and credentials, and with its own folder."""
     folder = str(own)
     return {
         "PYTHONPATH": str(_PACKAGE_ROOT),
@@ -233,8 +233,8 @@ def _failed(problem: str, limits: QueryLimits) -> SeedError:
             "_schema.json.",
         ),
         "values": (
-            "The query converts a value that cannot be converted, divides by zero or a DECIMAL, or computes a "
-            "value that is out of range.",
+            "A value in the query cannot be converted or is out of range, or the query divides by zero or by a "
+            "DECIMAL.",
             "Use TRY_CAST, CAST a DECIMAL AS DOUBLE before dividing, or filter such rows out.",
         ),
     }

@@ -200,7 +200,7 @@ def _shift(node: exp.Expr) -> exp.Expr:
     if _is_of(interval, _DATE_UNITS):
         return _call("spark_shifted", value, exp.Neg(this=interval) if isinstance(node, exp.Sub) else interval)
     if not _is_of(interval, _TIME_UNITS):
-        raise NotAvailableError("an interval of mixed or unknown units", "Add one interval after the other.")
+        raise NotAvailableError("an interval of mixed or unknown units", "Add one interval for each unit.")
     return exp.Paren(this=type(node)(this=_call("spark_timestamp", value), expression=interval))
 
 
@@ -242,7 +242,7 @@ def _is_ascii(node: exp.Expr) -> bool:
 
 def _escape(node: exp.Expr) -> exp.Expr:
     if not isinstance(node.this, exp.Like) or not _is_ascii(node.expression) or len(node.expression.name) != 1:
-        raise NotAvailableError("an ESCAPE without LIKE, or of several characters", "Write LIKE '…' ESCAPE '!'.")
+        raise NotAvailableError("an ESCAPE without LIKE, or with several characters", "Write LIKE '…' ESCAPE '!'.")
     return node
 
 

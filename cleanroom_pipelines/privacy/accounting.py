@@ -6,10 +6,10 @@ Keep out: drawing noise (noise), prices of questions (prices), storing the ledge
 
 A unit is ρ = 0.00128 of zero-concentrated differential privacy; 100 units are ρ = 0.128. Every mechanism is
 Gaussian, so releases compose by adding their ρ and reveal as much as one Gaussian of μ = √(2ρ) (Dong, Roth and Su
-2022, corollary 3.3): an attacker who knows everything but one person, and whom a coin toss would make right in
-50 % of cases, is right in at most Φ(μ/2) of cases. The noise takes whole numbers only, which reveals slightly
-more; `attacker_success` therefore composes the privacy-loss distributions of the discrete Gaussians themselves
-(Koskela, Jälkö and Honkela 2020).
+2022, corollary 3.3): an attacker who knows everything except whether one person is in the data, and who would be
+right in 50 % of cases by guessing, is right in at most Φ(μ/2) of cases. The noise takes whole numbers only, which
+reveals slightly more; `attacker_success` therefore composes the privacy-loss distributions of the discrete
+Gaussians themselves (Koskela, Jälkö and Honkela 2020).
 """
 
 import math
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 TENTHS = 10
-"""Prices are whole tenths of a unit."""
+"""Tenths in a unit; prices and budgets are stored as whole tenths."""
 
 PAIR_TENTHS = 100 * TENTHS
-"""The privacy budget of a pair of organisations."""
+"""The privacy budget of a pair of organisations, in tenths of a unit."""
 
 RHO_OF_TENTH = Fraction(128, 1_000_000)
 DELTA = 1e-6

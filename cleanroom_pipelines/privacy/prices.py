@@ -13,10 +13,13 @@ from functools import cached_property
 from cleanroom_pipelines.privacy.accounting import TENTHS, Spent, variance_of
 
 MOST_INTERESTS = 5
-"""How many interests of one person are counted in a table (the first by keyed hash)."""
+"""How many interests of one person a table counts at most; a keyed hash selects them."""
 
 CELLS_OF_A_PERSON = 3 * MOST_INTERESTS + 3
-"""How many cells of a table one person is in: each interest alone, by age and by gender; age, gender, and both."""
+"""How many cells of a table count one person.
+
+Three for each interest (alone, by age and by gender), and three without it: age, gender, and age by gender.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,10 @@ INSIGHTS = Price(20 * TENTHS, Fraction(CELLS_OF_A_PERSON))
 """Price of a table of insights: ± 31 users per cell. The size of the overlap is paid for separately."""
 
 BASE_COUNT = Price(1 * TENTHS)
-"""Price of the number of addressable, or of matchable, users."""
+"""Price of one count of the base audience alone: its addressable users, or its matchable users."""
 
 BASE_TABLE = Price(8 * TENTHS, Fraction(CELLS_OF_A_PERSON))
-"""Price of a table of the matchable users in each cell."""
+"""Price of a table that counts the matchable users in each cell."""
 
 BASE_TENTHS = 2 * BASE_COUNT.tenths + BASE_TABLE.tenths
 """Price of all figures about the base audience alone, charged when two organisations' data are first matched."""
@@ -67,7 +70,7 @@ _RECALL_WITHIN, _CELLS_OF_RECALL, _AT_90 = 0.05, 4, 1.6449
 
 
 def figures_price(n_seed_users: int) -> Price:
-    """Return the price of a lookalike's quality figures: for recall at 10 % within ± 5 points, up to 10 units.
+    """Return the price of a lookalike's quality figures, up to 10 units, for a recall at 10 % within ± 5 points.
 
     Args:
         n_seed_users: Released size of the source.

@@ -70,7 +70,7 @@ class Released:
 
     @property
     def reason(self) -> Reason | None:
-        """Why there is no value, or None; where counts are hidden, it does not reveal a small count."""
+        """Why the count is not shown; None if it is. A hidden count is HIDDEN even if it is also too few."""
         if self._is_hidden:
             return Reason.HIDDEN
         return Reason.TOO_FEW if self._rounded is None else None
@@ -242,7 +242,7 @@ def affinity_ratio(
 
 
 def error_of(value: float | None, *counts: Released | int) -> float | None:
-    """Return the ± of a ratio of released counts: with 90 % confidence, its error is at most this.
+    """Return the margin of error of a ratio of released counts, at 90 % confidence.
 
     Relative errors of independent counts add up as squares; rounding counts as an error of its own.
 
