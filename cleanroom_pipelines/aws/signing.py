@@ -41,7 +41,7 @@ _UNREAD = frozenset(
     for name in ("user-agent", "api-version", "sdk-request", "sdk-invocation-id", "trace-id", "cf-id")
 )
 S3: Final = "s3"
-"""The service's name in signatures for S3."""
+"""The name of S3 in signatures."""
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 """The value of x-amz-content-sha256 in a request that does not sign its body."""
 

@@ -32,7 +32,7 @@ Headers = Sequence[tuple[str, str]]
 """The headers as received: names in any case; a repeated header occurs several times."""
 
 Answer = tuple[int, dict[str, str], bytes]
-"""Status, headers, body."""
+"""A response: its status, headers and body."""
 
 _INSTEAD: Final[Mapping[str, str]] = {
     SERVICE: "Only the lookalike operations are supported, not custom models.",

@@ -100,7 +100,7 @@ def serves(destination: AdDestination, kind: MatchingId) -> bool:
 
 
 def reason_not_served(destination: AdDestination, kind: MatchingId) -> str | None:
-    """Return a sentence that says why a destination does not accept ids of a kind; None if it does.
+    """Return a sentence that says why a destination does not accept ids of a kind; None if it accepts them.
 
     Uploaded hashes fit only destinations that normalise as we do, since a hash cannot be converted.
     """

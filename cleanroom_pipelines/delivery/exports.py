@@ -281,12 +281,12 @@ def write_export(
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise DestinationError(
             f"The export's folder cannot be created ({type(error).__name__}).",
-            remedy="Remove the file or folder of that name, then start the export again.",
+            remedy="Remove the file or folder that has its name, then start the export again.",
         ) from None
     except OSError as error:
         raise DestinationError(
             f"The export's destination cannot be written ({type(error).__name__}).",
-            remedy="Check who may write to it, then start the export again.",
+            remedy="Check that the server may write to it, then start the export again.",
         ) from None
     return manifest
 

@@ -41,7 +41,7 @@ class Holdout:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= Fraction(1, 2):
-            raise UsageError("A holdout must be above 0 % and at most 50 %.", remedy="Write it as 10%.")
+            raise UsageError("A holdout must be above 0 % and at most 50 %.", remedy="Give a share such as 10%.")
         if not self.salt:
             raise UsageError("A holdout needs the salt of its audience.", remedy="Derive it with holdout_salt.")
 
@@ -54,7 +54,7 @@ class Holdout:
         """
         written = _PERCENTAGE.fullmatch(text.strip())
         if written is None:
-            raise UsageError("The share of a holdout is invalid.", remedy="Write it as 10%.")
+            raise UsageError("The share of a holdout is invalid.", remedy="Give a share such as 10%.")
         return cls(Fraction(written.group(1)) / 100, salt)
 
     @property

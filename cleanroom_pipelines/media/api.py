@@ -307,7 +307,7 @@ def reference(audience: AudienceType) -> dict[str, Any]:
     if not isinstance(audience, AudienceType):
         raise InvalidDefinitionError(
             "The argument is not an audience.",
-            remedy="Use one from `get_audiences` or a `create_…_audience` call, or `BaseAudience()`.",
+            remedy="Use an audience from `get_audiences` or a `create_…_audience` call, or `BaseAudience()`.",
         )
     return audience.as_dict()
 

@@ -61,7 +61,9 @@ class Audiences:
             InvalidRequestError: The argument is not an audience.
         """
         if not isinstance(audience, AudienceType):
-            raise InvalidRequestError("The argument is not an audience.", remedy="Use one from `get_audiences`.")
+            raise InvalidRequestError(
+                "The argument is not an audience.", remedy="Use an audience from `get_audiences`."
+            )
         return isinstance(audience, CustomAudience) and audience.definition.kind == "LOOKALIKE"
 
 

@@ -147,7 +147,7 @@ def _rejected(message: str, *, remedy: str = _REMEDY, **attributes: Any) -> Seed
 
 
 class _Dialect(Spark):
-    """Spark's dialect, except that hints are read as comments: they do not change a result."""
+    """Spark's dialect, except that it reads hints as comments, because hints do not change a result."""
 
     class Tokenizer(Spark.Tokenizer):
         """Spark's tokenizer without hints."""
@@ -432,7 +432,7 @@ def _check_word(node: exp.Expr, name: str, value: Any) -> None:
 
 
 def _check_node(node: exp.Expr) -> None:
-    """Check rules that the allowlist cannot express: required children and allowed positions."""
+    """Check a node by rules that the allowlist cannot express: required children and allowed positions."""
     if isinstance(node, exp.Select):
         if not node.expressions:
             raise _rejected("A SELECT in the query has no columns.", kind="Select")

@@ -53,7 +53,7 @@ class Site(Protocol):
         """Whether a request is for a page of this site."""
 
     def answer(self, request: Request, body: bytes) -> Reply:
-        """Answer a request whose body is small."""
+        """Answer a request whose body has been received completely."""
 
     def begin(self, request: Request) -> ReceivedBody | Reply:
         """Start receiving a form that may contain files."""

@@ -113,10 +113,10 @@ class _State:
 
     def _queue(self) -> Iterator["GaugeMetricFamily"]:
         now, waiting = self._installation.clock(), self._installation.catalog.work.waiting()
-        count = _family("waiting_jobs", "Jobs that could start now, by lane.", "lane")
+        count = _family("waiting_jobs", "Jobs that are ready to start, by lane (small or heavy jobs).", "lane")
         age = _family(
             "oldest_waiting_seconds",
-            "Age of the oldest job that could start now, by lane; 0 if there is no such job.",
+            "Age of the oldest job that is ready to start, by lane; 0 if no job is ready.",
             "lane",
         )
         for lane in Lane:
@@ -128,7 +128,9 @@ class _State:
     def _jobs(self) -> Iterator["GaugeMetricFamily"]:
         resources = self._installation.catalog.resources
         unfinished = _family(
-            "unfinished_jobs", "Jobs that are pending (even if they wait for a parent) or running.", "status"
+            "unfinished_jobs",
+            "Jobs that are running or pending, including those that wait for another job.",
+            "status",
         )
         for status, n_jobs in resources.unfinished().items():
             unfinished.add_metric([status.value], n_jobs)

@@ -228,7 +228,7 @@ def make_server(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Listen on the address before anything else starts, so that the command fails at once if it is in use."""
+    """Listen on the address before anything else starts, so that an address in use is reported at once."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)

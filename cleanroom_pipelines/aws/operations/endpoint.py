@@ -71,7 +71,7 @@ Operation = Callable[[Endpoint, Caller, Parameters], Answer]
 
 
 def own_arn(caller: Caller, arn: str, kind: Kind) -> str:
-    """Return the partition key in an ARN; reject an ARN outside the caller's account and Region.
+    """Return the resource id in an ARN; reject an ARN outside the caller's account and Region.
 
     Raises:
         ApiError: ResourceNotFoundException: the ARN is invalid, or of another kind, account or Region.

@@ -48,7 +48,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListAudienceExportJobs: a model's owner sees all of its exports, a guest sees those that it started."""
+    """ListAudienceExportJobs: a model's owner sees all exports from it, a guest only those that it started."""
     arn = parameters.get("audienceGenerationJobArn")
     key = own_arn(caller, arn, Kind.GENERATION_JOB) if arn is not None else None
     if key is not None:

@@ -52,7 +52,7 @@ _BUDGET: Final = "privacy budget of the two organisations, in units"
 
 
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """StartAudienceGenerationJob: use the caller's own model, or another account's if its policy allows it."""
+    """StartAudienceGenerationJob: the model is the caller's own, or its policy lets the caller use it."""
     _check_collaboration(endpoint, caller.account_id, parameters.get("collaborationId"))
     seed = _requested_seed(endpoint, caller, parameters)
     parts = parse_arn(parameters["configuredAudienceModelArn"])
@@ -91,7 +91,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetAudienceGenerationJob: only the starter sees the seed; the model's owner may share the metrics."""
+    """GetAudienceGenerationJob: only the account that started it sees the seed; the owner may share metrics."""
     seen = _find(endpoint, caller, parameters)
     job = seen.job
     return {
@@ -239,7 +239,7 @@ def _check_policy(endpoint: Endpoint, caller: Caller, parameters: Parameters, pa
         model_tags=configured.tags,
         is_secure=caller.is_secure,
     ):
-        raise ApiError("AccessDeniedException", "The policy of the configured audience model does not allow this.")
+        raise ApiError("AccessDeniedException", "The configured audience model's policy does not allow the job.")
     _check_collaboration(endpoint, configured.account_id, parameters.get("collaborationId"))
 
 
@@ -274,7 +274,8 @@ def _policy_of(configured: ConfiguredAudienceModel) -> Policy | None:
         return read_policy(configured.policy, str(configured.arn))
     except ApiError:  # stored by another version of the software; a policy that cannot be read allows nothing
         raise ApiError(
-            "AccessDeniedException", "The policy of the configured audience model cannot be read."
+            "AccessDeniedException",
+            "The policy of the configured audience model cannot be read. Its owner must store the policy again.",
         ) from None
 
 

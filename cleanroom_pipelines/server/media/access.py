@@ -185,7 +185,7 @@ class Room:
         known = {group.id for group in self.record.participants}
         if not set(ids) <= known:
             raise InvalidRequestError(
-                "An id does not belong to a participant of the room.", remedy="Use ids of its participants."
+                "An id does not belong to a participant of the room.", remedy="Use ids of the room's participants."
             )
         return tuple(dict.fromkeys(ids))
 

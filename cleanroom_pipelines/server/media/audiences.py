@@ -193,7 +193,7 @@ class Present:
 
 
 def shown_seeds(room: Room, present: Present) -> list[dict[str, Any]]:
-    """Return the seed audiences as JSON: with their sizes for their provider, with overlaps that were paid for."""
+    """Return the seed audiences as JSON: sizes only for their provider, and only overlaps that were paid for."""
     uploads = inputs_of(room.record.inputs, Dataset.SEED_AUDIENCES).values()
     uploaded = [room.installation.catalog.rooms.upload(each).created_at for each in uploads]
     is_provider = room.group.may(Permission.PROVIDE_SEED_AUDIENCE)

@@ -150,7 +150,7 @@ def approve(call: Call) -> dict[str, Any]:
 
 
 def reject(call: Call) -> dict[str, Any]:
-    """Reject and delete a proposal that has not taken effect, on behalf of the caller's organisation."""
+    """Reject a pending proposal on behalf of the caller's organisation, and delete it."""
     return _decide(call, call.installation.catalog.pairs.reject)
 
 
@@ -248,7 +248,7 @@ def _cost(call: Call, room: Room) -> tuple[int, bool]:
 
 
 def _prices_of_types(call: Call, room: Room) -> dict[str, Any]:
-    """Return the price of insights for each single seed type; return nothing for other kinds of queries."""
+    """Return the price of insights on each seed type; empty for other kinds of queries."""
     if call.text("kind") != JobKind.INSIGHTS:
         return {}
     state = _state(room)
@@ -284,7 +284,7 @@ def _definition(call: Call, room: Room) -> Any:
         return Remarketing(str(about.get("audience_type")))
     if about is not None and isinstance(about.get("id"), str):
         return parse_definition(room.audience(about["id"]).definition)
-    raise InvalidRequestError("The audience is missing.", remedy="Give `audience` or `definition`.")
+    raise InvalidRequestError("The request names no audience.", remedy="Give `audience` or `definition`.")
 
 
 def _cost_of_lookalike(room: Room, state: RoomBudget, lookalike: Lookalike) -> tuple[int, bool]:

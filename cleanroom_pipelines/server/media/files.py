@@ -77,7 +77,7 @@ def get_upload(call: Call) -> dict[str, Any]:
 
 
 def convert_upload(call: Call) -> dict[str, Any]:
-    """Replace one of the caller's uploads with its table, as read with a given separator and header setting.
+    """Parse one of the caller's uploads with the given separator and header flag, and store the result instead.
 
     Raises:
         ValidationFailedError: The result cannot be a file of this dataset; the upload is kept.
@@ -131,7 +131,7 @@ def get_room_data(call: Call) -> dict[str, Any]:
 
 
 def _dataset(call: Call) -> tuple[Dataset, tuple[MatchingId, ...]]:
-    """Return the dataset that a call names and the room's kinds of matching ids; check the permission."""
+    """Return the dataset that a call names, if the caller may provide it, and the room's kinds of matching ids."""
     try:
         dataset = Dataset(call.text("dataset").upper())
     except ValueError:

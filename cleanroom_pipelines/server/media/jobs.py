@@ -261,7 +261,7 @@ def _is_before(version: Version, room: Version) -> bool:
 
 
 def failure_of(version: Version) -> errors.MediaError:
-    """Return the Media API error that explains why the work on a version failed."""
+    """Return the Media API error that explains why a version could not be built."""
     message = version.status_message or "The work failed."
     kinds: Mapping[StatusCode, type[errors.MediaError]] = {
         StatusCode.INSUFFICIENT_MATCHING_SEED: errors.TooFewUsersError,
@@ -374,7 +374,7 @@ def _audience(call: Call, room: Room, kind: JobKind) -> CustomAudience:
             call, room, room_audiences.read_definition(room, definition), name="draft", hidden=True
         )
     if about is None:
-        raise errors.InvalidRequestError("The audience is missing.", remedy="Give `audience`.")
+        raise errors.InvalidRequestError("The request names no audience.", remedy="Give `audience`.")
     if about.get("kind") == "seed" and kind is not JobKind.LOOKALIKE_STATISTICS:
         if kind is JobKind.USER_LIST:
             room.require(CollaborationType.REMARKETING, "lists of matched users")

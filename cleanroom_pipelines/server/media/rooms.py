@@ -46,7 +46,7 @@ def create_room(call: Call) -> dict[str, Any]:
     """Create a room that the caller owns."""
     catalog, token_hex = call.installation.catalog, call.installation.token_hex
     owned = catalog.rooms.count_owned(Kind.DATA_ROOM, call.email)
-    check_quota("data rooms of one owner", owned, call.installation.settings.max_rooms)
+    check_quota("data rooms per owner", owned, call.installation.settings.max_rooms)
     groups = [_group(value, token_hex(8)) for value in call.objects("participants")]
     types = _members(CollaborationType, call.texts("collaboration_types"), "collaboration type")
     kinds = _members(MatchingId, call.texts("matching_ids"), "kind of matching ids")
@@ -95,7 +95,7 @@ def _listed(room: DataRoom, group: ParticipantSpec) -> dict[str, Any]:
 def create_lab(call: Call) -> dict[str, Any]:
     """Create a lab from uploaded files and start its validation."""
     owned = call.installation.catalog.rooms.count_owned(Kind.DATA_LAB, call.email)
-    check_quota("data labs of one owner", owned, call.installation.settings.max_labs)
+    check_quota("data labs per owner", owned, call.installation.settings.max_labs)
     datasets = call.mapping("datasets") or {}
     for name, upload_id in datasets.items():
         _check_lab_input(name)
@@ -273,7 +273,7 @@ def get_audit_log(call: Call) -> dict[str, Any]:
     if not (0 <= limit <= _MOST_ENTRIES and 0 <= before <= _MOST_PLACE):
         raise InvalidRequestError(
             "The parameter `limit` or `before` is out of range.",
-            remedy=f"Give a `limit` of at most {_MOST_ENTRIES:,}, and as `before` an earlier response's `older`.",
+            remedy=f"Give a `limit` of at most {_MOST_ENTRIES:,}, and as `before` the `older` of an earlier page.",
         )
     audit, older = call.installation.audit, None
     if limit:

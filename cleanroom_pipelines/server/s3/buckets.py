@@ -91,7 +91,7 @@ def get_bucket_versioning(context: Context) -> Output:
 
 
 def list_objects_v2(context: Context) -> Output:
-    """ListObjectsV2, version 2 of S3's object listing."""
+    """ListObjectsV2: list a bucket's objects, with version 2 of S3's listing."""
     token = context.get("ContinuationToken")
     page = _page(context, after=_from_token(token) if token else context.get("StartAfter", ""))
     return _shown(context, page) | {
@@ -103,7 +103,7 @@ def list_objects_v2(context: Context) -> Output:
 
 
 def list_objects(context: Context) -> Output:
-    """ListObjects, version 1 of S3's object listing."""
+    """ListObjects: list a bucket's objects, with version 1 of S3's listing."""
     page = _page(context, after=context.get("Marker", ""))
     return _shown(context, page) | {
         "Marker": encoded(context, context.get("Marker", "")),
@@ -171,7 +171,7 @@ def _page(context: Context, *, after: str) -> _Page:
 
 
 def _entries(bucket: Bucket, prefix: str, delimiter: str, after: str) -> Iterator[tuple[str, ObjectEntry | None]]:
-    """Yield, in order, keys with a prefix and their objects; a common prefix stands for its keys, with None."""
+    """Yield the entries of a listing in order: each key with its object, each common prefix with None."""
     if delimiter and after and _common(after, prefix, delimiter) == after:
         after += _LAST
     while True:
