@@ -63,7 +63,7 @@ def create_client(
     if not url:
         raise InvalidRequestError(
             f"The server's address is missing, since {URL_VARIABLE} is not set.",
-            remedy="Set the variable, or give `api_host`.",
+            remedy="Set the variable, or give a host.",
         )
     more: dict[str, Any] = {} if request_timeout is None else {"timeout": float(request_timeout)}
     client = Client(url, api_token, **more)
