@@ -125,7 +125,7 @@ class SeedAudience(CamelResult):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def kind(self) -> AudienceKind:
-        """Always `AudienceKind.SEED`."""
+        """The audience's kind: always `AudienceKind.SEED`."""
         return AudienceKind.SEED
 
     def as_dict(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ class CustomAudience(CamelResult):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def kind(self) -> AudienceKind:
-        """Always `AudienceKind.CUSTOM`; `definition.kind` is the kind of its definition."""
+        """The audience's kind: always `AudienceKind.CUSTOM`; its definition has a `kind` of its own."""
         return AudienceKind.CUSTOM
 
     @property
@@ -323,7 +323,7 @@ class ValidationOutcome(Term):
 
 
 class CellLocation(CamelResult):
-    """The row and column of an error in a file; None if it does not apply."""
+    """The row and the column of an error in a file; each is None if it does not apply."""
 
     row: int | None = None
     column: int | str | None = None

@@ -56,7 +56,7 @@ _SPOOLED_BYTES = 64 << 20
 
 
 class MediaComputeJob(ABC, Generic[_Answer]):
-    """A job on the server; it was started before this object was created.
+    """A job that was started on the server; `start` starts a new one.
 
     Args:
         client: The client that started it.
