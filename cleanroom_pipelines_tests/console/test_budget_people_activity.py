@@ -183,7 +183,7 @@ def test_a_member_is_added_invited_once_and_removed(site: Site) -> None:
     password = {"password": "a good long sentence", "again": "a good long sentence"}
     origin = {"Sec-Fetch-Site": "same-origin"}
     assert httpx.post(found[1], data=password, headers=origin).status_code == 303
-    assert "can sign in already" in words(site.post("/people/invite", {"email": new}, "manager", status=409))
+    assert "can already sign in" in words(site.post("/people/invite", {"email": new}, "manager", status=409))
     assert new in words(site.get(f"/people/remove?email={new.replace('+', '%2B')}", "manager"))
     assert "The person was removed." in words(site.post("/people/remove", {"email": new}, "manager"))
     assert new not in site.get("/people", "manager")

@@ -77,7 +77,7 @@ def test_an_account_sees_its_own_resources_only(site: Site, shared: str) -> None
 
 
 def test_a_user_without_an_account_sees_nothing(site: Site, shared: str) -> None:
-    assert "You manage no account." in site.get(NO_ONE, status=403)
+    assert "No account is assigned to you." in site.get(NO_ONE, status=403)
     assert "/console/lookalikes" not in site.browser(NO_ONE).get("/console/").text
     answer = site.start(NO_ONE, name="mine", configuredAudienceModelArn=shared)
     assert answer.status_code == 403
