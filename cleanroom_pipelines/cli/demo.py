@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from cleanroom_pipelines.catalog import ExportJob, GenerationJob, Kind, Status
+from cleanroom_pipelines.catalog import ConfiguredAudienceModel, ExportJob, GenerationJob, Kind, Status
 from cleanroom_pipelines.cli.console import print_json, table
 from cleanroom_pipelines.cli.examples import DECLARATION, example_folder
 from cleanroom_pipelines.cli.watching import run_pending_watched
@@ -24,6 +24,7 @@ from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Installation
 
 CAMPAIGN = 18
@@ -241,6 +242,6 @@ def _print_results(
         bucket = (export.output_location or "").removeprefix("s3://")
         click.echo(f"  {export.size}: {installation.home.accounts / export.account_id / 'buckets' / bucket}")
     click.echo("\nOpen the UI:  cleanroom dev     (then http://127.0.0.1:3000)")
-    configured = installation.home.inbox_seeds / job.configured_audience_model_id
-    click.echo(f"Put a seed into:  {configured}/")
+    configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
+    click.echo(f"Put a seed into:  {folder_of(installation, configured)}/")
     click.echo(f"Took {seconds:.0f} s.")

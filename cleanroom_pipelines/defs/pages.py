@@ -16,6 +16,7 @@ from cleanroom_pipelines.catalog import RECORDS, AudienceModel, ConfiguredAudien
 from cleanroom_pipelines.defs import pictures
 from cleanroom_pipelines.defs.bars import bars
 from cleanroom_pipelines.runs.building import AssetResult
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
 from cleanroom_pipelines.runs.reasons import escaped, link_to
@@ -227,7 +228,7 @@ def _places(installation: Installation, record: Resource) -> Metadata:
     if isinstance(record, ExportJob) and record.output_location is not None:
         return {"stored at": place_of(installation, record)}
     if isinstance(record, ConfiguredAudienceModel):
-        return {"inbox folder for seeds": f"{installation.home.inbox_seeds / record.id}/"}
+        return {"inbox folder for seeds": f"{folder_of(installation, record)}/"}
     return {}
 
 

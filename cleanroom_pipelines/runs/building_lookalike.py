@@ -48,6 +48,7 @@ from cleanroom_pipelines.runs.budgets import write_down_reveals
 from cleanroom_pipelines.runs.building import AssetResult, builds, built
 from cleanroom_pipelines.runs.drift import drift_of_audience, drift_of_export
 from cleanroom_pipelines.runs.inbox import close_drop
+from cleanroom_pipelines.runs.inbox_folders import folder_of, same_named
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_jobs import (
     PrivateJob,
@@ -197,7 +198,8 @@ def build_configured_audience_model(work: Work[ConfiguredAudienceModel]) -> Asse
         f"{configured.min_matching_seed_size:,} matched users."
     )
     made = built(work, "configured_audience_model", sentence, documents)
-    (installation.home.inbox_seeds / configured.id).mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in same_named(installation, configured):  # they can no longer use one folder with this name
+        folder_of(installation, each).mkdir(mode=0o700, parents=True, exist_ok=True)
     work.finish(sentence, (model.ref,))
     return made
 

@@ -200,7 +200,7 @@ def delete_unused_room_data(installation: Installation, data_room_id: str, artif
                     if location := catalog.rooms.upload(upload_id).location:
                         installation.uploads.delete(location)
                         catalog.rooms.forget_upload(upload_id)
-                        close_room_drop(installation, data_room_id, upload_id)
+                        close_room_drop(installation, upload_id)
     removed = [asset for asset in ROOM_ASSETS if asset not in artifacts and store.versions(asset, data_room_id)]
     gone = [(asset, data_room_id) for asset in removed]
     if {"base_audience", "seed_audiences"} & set(removed):
@@ -472,7 +472,7 @@ def _fail_validation(state: _RoomBuild, failed: Mapping[str, str], code: StatusC
     state.work.fail(code, message)
     state.failure = message
     for upload_id in failed.values():
-        close_room_drop(state.installation, state.room.id, upload_id, code, message)
+        close_room_drop(state.installation, upload_id, code, message)
         state.installation.uploads.delete(upload_id)
         state.installation.catalog.rooms.forget_upload(upload_id)
 

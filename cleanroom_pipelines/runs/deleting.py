@@ -41,6 +41,7 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.runs.drops import forget_folder
 from cleanroom_pipelines.runs.inbox import forget_receipts
+from cleanroom_pipelines.runs.inbox_folders import folders_to_delete, inbox_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.supervision import SECONDS_TO_APPEAR, fail_runs_that_never_appeared
@@ -333,18 +334,17 @@ def _delete_files(installation: Installation, record: Resource) -> None:
         for upload_id in {*held.values()} - installation.catalog.rooms.uploads_in_use(but_of=record.id):
             installation.uploads.delete(upload_id)
             installation.catalog.rooms.forget_upload(upload_id)
-    if isinstance(record, DataRoom):
-        forget_folder(installation, installation.home.inbox_rooms / record.id)
+    if record.kind in (Kind.CONFIGURED_AUDIENCE_MODEL, Kind.DATA_ROOM):
+        for folder in folders_to_delete(installation, record):
+            forget_folder(installation, folder)
 
 
 def _delete_leftovers(installation: Installation, pending: PendingDeletion) -> None:
     """Delete the day cache or inbox folder of a deleted resource."""
     if pending.kind is Kind.TRAINING_DATASET:
         shutil.rmtree(installation.home.day_caches / path_of_partition(pending.id), ignore_errors=True)
-    if pending.kind is Kind.CONFIGURED_AUDIENCE_MODEL:
-        forget_folder(installation, installation.home.inbox_seeds / pending.id)
-    if pending.kind is Kind.DATA_ROOM:
-        forget_folder(installation, installation.home.inbox_rooms / pending.id)
+    if pending.kind in (Kind.CONFIGURED_AUDIENCE_MODEL, Kind.DATA_ROOM):
+        forget_folder(installation, inbox_of(installation.home, pending.kind) / pending.id)
 
 
 def _stored_folders(installation: Installation, assets: Sequence[str]) -> list[Path]:

@@ -3,14 +3,15 @@
 Lives here: what the inboxes of seeds and of rooms share: drops (files in the inbox), receipts (JSON files that
 report what became of a drop), rejected files, deleting a folder.
 Add here when dropped files of every kind need something more.
-Keep out: what a file is for (inbox.py, room_inbox.py).
+Keep out: what a file is for (inbox.py, room_inbox.py), and the resource of a folder (inbox_folders.py).
 
-The name of a dropped file is chosen by the person who drops it. It is written to the receipt, in the same folder,
-and nowhere else: not to logs, events or messages.
+The name of a dropped file is chosen by the person who drops it. The receipt, in the same folder, contains it, and
+letters and digits of it in its own name. It occurs nowhere else: not in logs, events or messages.
 """
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from cleanroom_pipelines.storage.processes import locked
 
 ACCEPTED, REJECTED = "accepted", "rejected"
 KEPT = ".kept"
+_NAME_IN_RECEIPT = 40
 # Suffixes that copy programs and browsers give to incomplete files.
 _UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart")
 
@@ -213,10 +215,11 @@ def write_rejection(
         is_kept: Whether the file is kept next to the receipt.
 
     Returns:
-        The receipt. Its name depends on the file's name and on the facts.
+        The receipt, named after the file; the end of its name depends on the file's name and on the facts.
     """
     mark = installation.key.digest("rejected drops", json.dumps([name, facts]).encode())[:12]
-    path = folder / REJECTED / f"refused-{mark}.json"
+    words = re.sub(r"[^\w.]+", "-", name or "")[:_NAME_IN_RECEIPT].strip("-.") or "file"
+    path = folder / REJECTED / f"{words}-{mark}.json"
     receipt = {
         "file": name,
         "status": Status.CREATE_FAILED.value,

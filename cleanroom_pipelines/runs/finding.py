@@ -42,8 +42,8 @@ def resource_named(catalog: Catalog, name_or_key: str, kind: Kind | None = None)
     raise NotFoundError(f"No {what} has this name or partition key.", remedy=guess + exist)
 
 
-def listed(texts: Iterable[str]) -> str:
+def listed(texts: Iterable[str], separator: str = ", ") -> str:
     """Join the first few texts for a message, and add how many more there are."""
     every = list(texts)
     shown, others = every[:_MOST_LISTED], every[_MOST_LISTED:]
-    return ", ".join(shown) + (f" and {len(others)} more" if others else "")
+    return separator.join(shown) + (f" and {len(others)} more" if others else "")

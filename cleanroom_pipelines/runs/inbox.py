@@ -19,7 +19,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,9 @@ from cleanroom_pipelines.runs.drops import (
     write_receipt,
     write_rejection,
 )
+from cleanroom_pipelines.runs.inbox_folders import folder_of, owner_of_folder
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_durably
-from cleanroom_pipelines.storage.layout import path_of_partition
 from cleanroom_pipelines.storage.seed_parts import seed_suffix
 from cleanroom_pipelines.ways_in import acting_for
 
@@ -98,14 +98,16 @@ def register_drop(installation: Installation, drop: Drop) -> Resource | Rejected
             complete = complete_drop(installation, drop)
         except FileNotFoundError:
             return None  # another process got there first
+        configured_id = ""
         try:
-            suffix, configured_id = _suffix_of(drop.path), _configured(installation, drop)
+            configured_id = owner_of_folder(installation, Kind.CONFIGURED_AUDIENCE_MODEL, drop.place, depth=2).id
+            suffix = _suffix_of(drop.path)
             copy = stack.enter_context(_copying(installation, complete, suffix))
             slot, note = _identify(installation, drop, configured_id, copy)
         except FileNotFoundError:
             return None
         except (SeedError, UsageError) as error:
-            entry = {"operation": "take_seed", "resource": drop.place[-1] if drop.place else ""}
+            entry = {"operation": "take_seed", "resource": configured_id}
             return reject(installation, complete, error, entry, what="seed", facts={"job": None})
         job = _job_of(installation, note)
         if job is None:
@@ -161,14 +163,14 @@ def close_drop(installation: Installation, job_id: str) -> None:
 def close_all_drops(installation: Installation) -> None:
     """Write the receipts that interrupted runs should have written."""
     for job in installation.catalog.resources.jobs_owed_a_receipt():
-        if job.status not in OPEN or any(path.exists() for path in _receipt_paths(installation, job)):
+        if job.status not in OPEN or _receipts(installation, job):
             close_drop(installation, job.id)
 
 
 def forget_receipts(installation: Installation, job: GenerationJob) -> None:
     """Delete the receipt files of an inbox seed when its job is deleted; do nothing for other jobs."""
     with one_at_a_time(installation):
-        for receipt in _receipt_paths(installation, job):
+        for receipt in _receipts(installation, job):
             receipt.unlink(missing_ok=True)
 
 
@@ -179,9 +181,9 @@ def _update_receipt(installation: Installation, job_id: str) -> None:
         return
     if job.origin is not Origin.INBOX or job.status in DELETING:
         return
-    accepted, rejected = _receipt_paths(installation, job)
     newest = installation.catalog.resources.newest_version(Kind.GENERATION_JOB, job_id)
-    note = _note_of(installation, job)
+    note, before = _note_of(installation, job), _receipts(installation, job)
+    folder = _folder_of(installation, job, note, before)
     has_ended = newest.status not in OPEN
     if has_ended and not job.keep_seed and _is_retry_requested(note, newest):
         return  # dropped again, but the process was interrupted: recover_drops continues from there
@@ -192,9 +194,11 @@ def _update_receipt(installation: Installation, job_id: str) -> None:
     ]
     failed = next((version for version in ended if version.status is Status.CREATE_FAILED), None)
     is_open = any(version.status in OPEN for version in ended)
-    right, wrong = (rejected, accepted) if failed else (accepted, rejected)
+    receipt_path = folder / (REJECTED if failed else ACCEPTED) / f"{job.id}.json"
     if is_open:
-        right.unlink(missing_ok=True)
+        receipt_path = folder / ACCEPTED / f".{job.id}"
+        if has_ended:  # the note is deleted with the seed: remember the folder until the exports end
+            write_receipt(receipt_path, {})
     else:
         receipt = {
             "job": job.id,
@@ -207,9 +211,11 @@ def _update_receipt(installation: Installation, job_id: str) -> None:
             "report": _report(installation, newest),
         }
         if newest is failed:
-            receipt = {"file": note.get("file") or _file_in(rejected)} | receipt
-        write_receipt(right, receipt)
-    wrong.unlink(missing_ok=True)
+            receipt = {"file": note.get("file") or _file_in(receipt_path)} | receipt
+        write_receipt(receipt_path, receipt)
+    for path in before:
+        if path != receipt_path:
+            path.unlink(missing_ok=True)
     if has_ended and job.seed_location and not job.keep_seed:
         installation.vault.delete(job.seed_location)
         installation.catalog.resources.forget_seed(job.id)
@@ -233,14 +239,6 @@ def _file_in(receipt: Path) -> str | None:
     with suppress(OSError, ValueError):
         return str(json.loads(receipt.read_text())["file"])
     return None
-
-
-def _configured(installation: Installation, drop: Drop) -> str:
-    if len(drop.place) == 2 and drop.place[0] == installation.home.inbox_seeds.name:
-        with suppress(NotFoundError, UsageError):
-            path_of_partition(drop.place[1])
-            return installation.catalog.get(ConfiguredAudienceModel, drop.place[1]).id
-    raise _wrong_folder(installation, drop.place)
 
 
 def _suffix_of(path: Path) -> str:
@@ -279,7 +277,7 @@ def _identify(
     stem = drop.path.name[: -len(suffix)] if drop.path.suffix else drop.path.name
     words = re.sub(r"[^A-Za-z0-9]+", " ", stem).strip()[:40].strip() or "seed"
     note = {"configured_id": configured_id, "words": words, "bytes": copy.stat().st_size, "digest": digest}
-    note["file"] = drop.path.name
+    note |= {"file": drop.path.name, "folder": drop.path.parent.name}
     return f"{configured_id[-12:]}-{digest[:32]}", note
 
 
@@ -347,13 +345,17 @@ def _register(installation: Installation, slot: str, note: Mapping[str, Any]) ->
                 continue
             rejection: CleanroomError = error
         except NotFoundError:
-            rejection = _wrong_folder(installation, ())
+            rejection = UsageError(
+                "The configured audience model of the file's folder was deleted.",
+                remedy="Put the file into the folder of another model.",
+                status_code=StatusCode.PARENT_NOT_ACTIVE,
+            )
         except UsageError as error:
             rejection = error
         break
     else:
         rejection = ConflictError("All names for this seed's job are already in use.", remedy="Rename the file.")
-    folder = installation.home.inbox_seeds / note["configured_id"]
+    folder = _noted_folder(installation, note) or installation.home.inbox_seeds / note["configured_id"]
     facts = {"job": None, "seed": {"bytes": note["bytes"], "digest": note["digest"]}}
     receipt = write_rejection(installation, folder, note.get("file"), rejection, facts)
     shutil.rmtree(installation.vault.folder_of(slot), ignore_errors=True)
@@ -382,25 +384,36 @@ def _is_retry_requested(note: Mapping[str, Any], newest: Version) -> bool:
     return newest.status is Status.CREATE_FAILED and newest.run_key == note.get("again")
 
 
-def _wrong_folder(installation: Installation, place: tuple[str, ...]) -> UsageError:
-    models = installation.catalog.resources.iterate(Kind.CONFIGURED_AUDIENCE_MODEL)
-    named = [model.id for model in models if place and model.name.casefold() == place[-1].casefold()]
-    if len(named) == 1:
-        return UsageError(
-            "The folder has the name of a configured audience model, not its partition key.",
-            remedy=f"Put it into inbox/seeds/{named[0]}/.",
-            status_code=StatusCode.PARENT_NOT_ACTIVE,
+def _folder_of(
+    installation: Installation, job: GenerationJob, note: Mapping[str, Any], receipts: Sequence[Path]
+) -> Path:
+    """Return the folder in which a job's seed was dropped."""
+    if (noted := _noted_folder(installation, note)) is not None:
+        return noted
+    if receipts:
+        return receipts[0].parents[1]
+    with suppress(NotFoundError):
+        return folder_of(
+            installation, installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
         )
-    return UsageError(
-        "The file's folder does not belong to a configured audience model.",
-        remedy="Put it directly into inbox/seeds/KEY/, where KEY is the model's partition key.",
-        status_code=StatusCode.PARENT_NOT_ACTIVE,
+    return installation.home.inbox_seeds / job.configured_audience_model_id
+
+
+def _noted_folder(installation: Installation, note: Mapping[str, Any]) -> Path | None:
+    return next(
+        (
+            path
+            for path in installation.home.inbox_seeds.iterdir()
+            if path.name == note.get("folder") and path.is_dir()
+        ),
+        None,
     )
 
 
-def _receipt_paths(installation: Installation, job: GenerationJob) -> tuple[Path, Path]:
-    folder = installation.home.inbox_seeds / job.configured_audience_model_id
-    return folder / ACCEPTED / f"{job.id}.json", folder / REJECTED / f"{job.id}.json"
+def _receipts(installation: Installation, job: GenerationJob) -> list[Path]:
+    """Find a job's receipts, and the file that says which folder its seed was in, in all folders."""
+    names = (f"{ACCEPTED}/{job.id}.json", f"{REJECTED}/{job.id}.json", f"{ACCEPTED}/.{job.id}")
+    return [path for name in names for path in installation.home.inbox_seeds.glob(f"*/{name}")]
 
 
 def _report(installation: Installation, version: Version) -> Mapping[str, Any] | None:

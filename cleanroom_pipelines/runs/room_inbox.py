@@ -5,20 +5,20 @@ Add here when a room accepts another dataset.
 Keep out: validating file contents (the run does that and reports problems), rejecting files (drops.py), and the
 seed inbox.
 
-The folder name is the dataset: `matching`, `segments`, `demographics`, `embeddings` or `seed_audiences`. If a room
-has several kinds of matching ids, the first and the last also name the kind: `matching-EMAIL`. A dropped file acts
-as the operator, for the side that provides the dataset, and the audit log records it.
+The inner folder is the dataset: `matching`, `segments`, `demographics`, `embeddings` or `seed_audiences`. If a
+room has several kinds of matching ids, the first and the last also name the kind: `matching-EMAIL`. A dropped file
+acts as the operator, for the side that provides the dataset, and the audit log records it.
 """
 
+import difflib
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from cleanroom_pipelines.catalog import UPLOAD, DataRoom, Kind, Status, Upload
-from cleanroom_pipelines.errors import InputError, NotFoundError, StatusCode
+from cleanroom_pipelines.errors import InputError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.identity import Dataset, InputName
 from cleanroom_pipelines.runs.drops import (
     ACCEPTED,
@@ -32,8 +32,8 @@ from cleanroom_pipelines.runs.drops import (
     reject,
     write_receipt,
 )
+from cleanroom_pipelines.runs.inbox_folders import folder_of, owner_of_folder, same_named
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.storage.layout import is_partition_key
 from cleanroom_pipelines.storage.seed_parts import check_not_workbook
 from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.terms import MatchingId
@@ -67,12 +67,14 @@ def provision_drop(installation: Installation, drop: Drop) -> DataRoom | Rejecte
             complete = complete_drop(installation, drop)
         except FileNotFoundError:
             return None  # another process got there first
+        room_id = ""
         try:
-            room = _room_of(installation, drop)
+            room_id = owner_of_folder(installation, Kind.DATA_ROOM, drop.place, depth=3).id
+            room = installation.catalog.get(DataRoom, room_id)
             name = _input_of(room, drop.place[-1])
             check_not_workbook(drop.path)
-        except (InputError, NotFoundError) as error:
-            entry = {"operation": "provision", "room": drop.place[1] if len(drop.place) > 1 else ""}
+        except (InputError, NotFoundError, UsageError) as error:
+            entry = {"operation": "provision", "room": room_id}
             return reject(installation, complete, error, entry, what="upload")
         upload = _sealed_upload(installation, room, complete, name.matching_id)
         if room.inputs.get(str(name)) != upload.id:
@@ -131,7 +133,7 @@ def _sealed_upload(
 
 
 def close_room_drop(
-    installation: Installation, room_id: str, upload_id: str, code: StatusCode | None = None, message: str = ""
+    installation: Installation, upload_id: str, code: StatusCode | None = None, message: str = ""
 ) -> None:
     """Close a dropped file after a run: delete the note of its name and, if the run failed, write a receipt.
 
@@ -139,12 +141,11 @@ def close_room_drop(
 
     Args:
         installation: The installation.
-        room_id: The room.
         upload_id: The upload.
         code: Why the run failed; None if it succeeded.
         message: The reason in words.
     """
-    for note in (installation.home.inbox_rooms / room_id).glob(f"*/{ACCEPTED}/{upload_id}.json"):
+    for note in installation.home.inbox_rooms.glob(f"*/*/{ACCEPTED}/{upload_id}.json"):
         if code is not None:
             failure = {"status": Status.CREATE_FAILED.value, "statusCode": code.value, "message": message}
             write_receipt(note.parents[1] / REJECTED / note.name, json.loads(note.read_text()) | failure)
@@ -152,38 +153,26 @@ def close_room_drop(
 
 
 def make_room_inbox(installation: Installation, room: DataRoom) -> None:
-    """Create a room's inbox folders."""
-    several = len(room.matching_ids) > 1
+    """Create the inbox folders of a room, and those of rooms that can no longer use one folder with its name."""
+    for each in same_named(installation, room):
+        _make_folders(installation, installation.catalog.get(DataRoom, each.id))
+
+
+def _make_folders(installation: Installation, room: DataRoom) -> None:
+    several, inbox = len(room.matching_ids) > 1, folder_of(installation, room)
     for dataset in Dataset:
         for kind in room.matching_ids if several and dataset.has_ids else ("",):
             name = f"{dataset.key}-{kind}" if kind else dataset.key
-            folder = installation.home.inbox_rooms / room.id / name
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _room_of(installation: Installation, drop: Drop) -> DataRoom:
-    if len(drop.place) == 3 and is_partition_key(drop.place[1]):
-        with suppress(NotFoundError):
-            return installation.catalog.get(DataRoom, drop.place[1])
-    rooms = installation.catalog.resources.iterate(Kind.DATA_ROOM)
-    named = [room.id for room in rooms if room.name.casefold() in {name.casefold() for name in drop.place[1:2]}]
-    if len(named) == 1:
-        raise NotFoundError(
-            "The folder has the name of a data room, not its partition key.",
-            remedy=f"Put it into inbox/rooms/{named[0]}/DATASET/.",
-            status_code=StatusCode.PARENT_NOT_ACTIVE,
-        )
-    raise NotFoundError(
-        "The file's folder does not belong to a dataset of a data room.",
-        remedy="Put it directly into inbox/rooms/KEY/DATASET/, where KEY is the room's partition key.",
-        status_code=StatusCode.PARENT_NOT_ACTIVE,
-    )
+            (inbox / name).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _input_of(room: DataRoom, folder: str) -> InputName:
     key, _, kind = folder.partition("-")
     if key not in FOLDERS:
-        raise InputError("The inbox folder is not named after a dataset.", remedy=f"Use {', '.join(FOLDERS)}.")
+        close = difflib.get_close_matches(key.lower(), FOLDERS, n=1)
+        guess = f"Did you mean {close[0]}? " if close else ""
+        remedy = f"{guess}Use {', '.join(FOLDERS)}."
+        raise InputError("The inbox folder is not named after a dataset.", remedy=remedy)
     dataset = Dataset(key.upper())
     if not dataset.has_ids:
         return InputName(dataset)

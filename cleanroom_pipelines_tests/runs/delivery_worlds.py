@@ -203,11 +203,11 @@ def list_delivery(installation: Installation, clock: StandingClock) -> Delivery:
     return Delivery(installation, clock, record, audience, files)
 
 
-def make_data_room(catalog: Catalog) -> DataRoom:
+def make_data_room(catalog: Catalog, name: str = "Spring") -> DataRoom:
     """A room of a publisher and an advertiser, nothing provisioned."""
     room = catalog.resources.create(
         DataRoomSpec(
-            name="Spring",
+            name=name,
             mark="0a",
             owner_email="publisher@pub.example",
             participants=(

@@ -16,14 +16,15 @@ import pytest
 
 from cleanroom_pipelines.catalog import DataRoom, Kind
 from cleanroom_pipelines.engine import tables
-from cleanroom_pipelines.errors import SeedError
+from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.runs import drops
 from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, RejectedDrop, StillWrittenError
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.ingesting import ingest_all
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.retention import delete_superseded
-from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox, provision_drop
+from cleanroom_pipelines.runs.room_inbox import close_room_drop, find_room_drops, make_room_inbox, provision_drop
 from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.audit import AuditLog
 from cleanroom_pipelines.storage.seed_parts import SeedTooLarge, format_of_part, merge_parts, seed_suffix
@@ -62,20 +63,26 @@ def room(inbox: Inbox) -> DataRoom:
     return record
 
 
-WRONG_PLACES: list[tuple[str, ...]] = [
-    (),
-    ("seeds",),
-    ("Seeds",),
-    ("seeds", "{model}", "spring"),
-    ("seeds", "{model}", "part.csv"),
-    ("{model}",),
-    ("seeds", "seeds", "{model}"),
-    ("seeds", "unknown-0123456789ab"),
+WRONG_PLACES: list[tuple[tuple[str, ...], str]] = [
+    ((), "Put it directly into inbox/seeds/NAME/, where NAME is its name or partition key."),
+    (("seeds",), "Put it directly into inbox/seeds/NAME/, where NAME is its name or partition key."),
+    (("Seeds",), "Put it directly into inbox/seeds/NAME/, where NAME is its name or partition key."),
+    (("seeds", "{model}", "spring"), "Did you mean inbox/seeds/{model}/?"),
+    (("seeds", "{model}", "part.csv"), "Did you mean inbox/seeds/{model}/?"),
+    (("{model}",), "Did you mean inbox/seeds/Partners/?"),
+    (("Partners",), "Did you mean inbox/seeds/Partners/?"),
+    (("seeds", "seeds", "{model}"), "Did you mean inbox/seeds/Partners/?"),
+    (("seeds", "Parnters"), "Did you mean inbox/seeds/Partners/?"),
+    (("seeds", "partner"), "Did you mean inbox/seeds/Partners/?"),
+    (
+        ("seeds", "unknown-0123456789ab"),
+        "Put it directly into inbox/seeds/NAME/, where NAME is its name or partition key.",
+    ),
 ]
 
 
-@pytest.mark.parametrize("place", WRONG_PLACES, ids="/".join)
-def test_a_seed_in_a_wrong_folder_is_rejected(inbox: Inbox, place: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("place", "remedy"), WRONG_PLACES, ids=lambda value: "/".join(value)[:30])
+def test_a_seed_in_a_wrong_folder_is_rejected(inbox: Inbox, place: tuple[str, ...], remedy: str) -> None:
     path = put(inbox, *(part.format(model=inbox.configured.id) for part in place), NAME)
     assert inbox.register() == [None]
     receipt = receipt_next_to(path)
@@ -85,32 +92,91 @@ def test_a_seed_in_a_wrong_folder_is_rejected(inbox: Inbox, place: tuple[str, ..
         "PARENT_NOT_ACTIVE",
         None,
     )
-    assert receipt["message"] == (
-        "The file's folder does not belong to a configured audience model. Put it directly into inbox/seeds/KEY/, "
-        "where KEY is the model's partition key."
-    )
+    remedy = remedy.format(model=inbox.configured.id)
+    assert receipt["message"] == f"The file's folder does not belong to a configured audience model. {remedy}"
     assert not path.exists()
     assert (inbox.drops(), inbox.jobs()) == ([], [])
 
 
 @pytest.mark.parametrize("folder", ["Partners", "partners", "PARTNERS"])
-@pytest.mark.parametrize("above", [(), ("seeds",)])
-def test_the_receipt_for_the_name_of_a_model_names_its_key(
-    inbox: Inbox, above: tuple[str, ...], folder: str
-) -> None:
-    path = put(inbox, *above, folder, NAME)
-    assert inbox.register() == [None]
-    assert receipt_next_to(path)["message"] == (
-        "The folder has the name of a configured audience model, not its partition key. "
-        f"Put it into inbox/seeds/{inbox.configured.id}/."
-    )
+def test_a_folder_with_the_name_of_a_model_is_its_inbox(inbox: Inbox, folder: str) -> None:
+    put(inbox, "seeds", folder, NAME)
+    (job,) = inbox.register()
+    assert job.configured_audience_model_id == inbox.configured.id  # type: ignore[attr-defined]
+    (entry,) = [entry for entry in inbox.installation.audit.entries() if entry.get("way") == "inbox"]
+    assert entry["resource"] == job.id  # type: ignore[attr-defined]
+    root = inbox.installation.home.inbox_seeds
+    inbox.finish(job)
+    assert not list(root.rglob("*.json")), "the export is not written yet, and the seed's note is deleted"
+    assert inbox.seeds() == []
+    inbox.folder.mkdir(exist_ok=True)  # another folder of the same model
+    for export in inbox.catalog.resources.iterate(Kind.EXPORT_JOB):
+        inbox.finish(export)
+    assert [path.relative_to(root).parts for path in root.rglob("*") if path.is_file()] == [
+        (folder, "accepted", f"{job.id}.json")  # type: ignore[attr-defined]
+    ]
 
 
-def test_a_name_that_two_models_have_names_no_key(inbox: Inbox) -> None:
-    make_room(inbox.catalog, "partners")
+def test_a_failed_seed_has_its_receipt_in_the_folder_of_the_newest_drop(inbox: Inbox) -> None:
+    root = inbox.installation.home.inbox_seeds
+    inbox.drop(NAME)
+    (job,) = inbox.register()
+    inbox.fail(job)
+    assert [path.parent for path in root.rglob("*.json")] == [inbox.folder / REJECTED]
+    put(inbox, "seeds", "Partners", NAME)
+    assert inbox.register() == [job] or len(inbox.jobs()) == 1
+    assert not list(root.rglob("*.json"))
+    inbox.fail(job)
+    assert [path.parent for path in root.rglob("*.json")] == [root / "Partners" / REJECTED]
+
+
+def test_a_name_that_two_models_have_is_refused_with_their_keys(inbox: Inbox) -> None:
+    other = make_room(inbox.catalog, "partners")
     path = put(inbox, "seeds", "Partners", NAME)
     assert inbox.register() == [None]
-    assert "where KEY is the model's partition key" in str(receipt_next_to(path)["message"])
+    receipt = receipt_next_to(path)
+    assert receipt["message"] == (
+        "2 configured audience models have the name of the file's folder. Put it into one of the folders of their "
+        f"partition keys: inbox/seeds/{inbox.configured.id}/, inbox/seeds/{other.id}/."
+    )
+    assert receipt["statusCode"] == "PARENT_NOT_ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder"),
+    [
+        ("Spring 2027 (EU), new & old", True),
+        ("Übersicht", True),
+        ("../../outside", False),
+        ("a/b", False),
+        (".hidden", False),
+        ("rejected", False),
+        ("other-0123456789ab", False),
+        ("ends in a dot.", False),
+    ],
+)
+def test_a_model_has_a_folder_of_its_name_only_if_it_is_safe(inbox: Inbox, name: str, *, is_folder: bool) -> None:
+    model, root = make_room(inbox.catalog, name), inbox.installation.home.inbox_seeds
+    assert folder_of(inbox.installation, model) == root / (name if is_folder else model.id)
+
+
+def test_a_key_wins_over_a_name_that_looks_like_it(inbox: Inbox) -> None:
+    make_room(inbox.catalog, inbox.configured.id)
+    inbox.drop(NAME)
+    (job,) = inbox.register()
+    assert job.configured_audience_model_id == inbox.configured.id  # type: ignore[attr-defined]
+
+
+def test_a_model_that_had_a_folder_keeps_it(inbox: Inbox, tmp_path: Path) -> None:
+    root = inbox.installation.home.inbox_seeds
+    assert folder_of(inbox.installation, inbox.configured) == root / "Partners"
+    (root / "Partners").symlink_to(tmp_path)
+    assert folder_of(inbox.installation, inbox.configured) == inbox.folder, "links are not followed"
+    (root / "Partners").unlink()
+    inbox.folder.mkdir()
+    assert folder_of(inbox.installation, inbox.configured) == inbox.folder, "from an earlier release"
+    (root / "partners").mkdir()
+    assert folder_of(inbox.installation, inbox.configured) == root / "partners"
 
 
 @pytest.mark.parametrize("name", ["members.xlsx", "members.XLS", "members.xlsm", "members.xlsb"])
@@ -128,17 +194,21 @@ def test_a_workbook_is_rejected_with_a_hint(inbox: Inbox, room: DataRoom, kind: 
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (("rooms",), "The file's folder does not belong to a dataset of a data room."),
-        (("rooms", "{room}"), "The file's folder does not belong to a dataset of a data room."),
-        (("rooms", "unknown-0123456789ab", "matching"), "The file's folder does not belong to a dataset"),
-        (("rooms", "{room}", "matching", "more"), "The file's folder does not belong to a dataset"),
-        (("rooms", "{room}", "people"), "The inbox folder is not named after a dataset."),
+        (("rooms",), "Put it directly into inbox/rooms/NAME/DATASET/, where NAME is its name or partition key."),
+        (("rooms", "{room}"), "does not belong to a data room. Did you mean inbox/rooms/Spring/DATASET/?"),
+        (("rooms", "unknown-0123456789ab", "matching"), "The file's folder does not belong to a data room. Put"),
+        (("rooms", "{room}", "matching", "more"), "Did you mean inbox/rooms/Spring/DATASET/?"),
+        (("rooms", "sprnig", "matching"), "Did you mean inbox/rooms/Spring/DATASET/?"),
+        (("rooms", "{room}", "people"), "The inbox folder is not named after a dataset. Use matching,"),
+        (
+            ("rooms", "spring", "segment"),
+            "The inbox folder is not named after a dataset. Did you mean segments? Use",
+        ),
         (
             ("rooms", "{room}", "matching-PHONE_NUMBER_E164"),
             "named after a kind of matching ids that the room does",
         ),
-        (("rooms", "Spring", "matching"), "The folder has the name of a data room, not its partition key."),
-        (("rooms", "spring"), "Put it into inbox/rooms/{room}/DATASET/."),
+        (("rooms", "spring"), "Did you mean inbox/rooms/Spring/DATASET/?"),
     ],
     ids=lambda value: "/".join(value) if isinstance(value, tuple) else "",
 )
@@ -154,6 +224,29 @@ def test_a_file_of_a_room_in_a_wrong_folder_is_rejected(
     assert not path.exists()
     assert inbox.catalog.rooms.uploads() == ()
     assert list(find_room_drops(inbox.installation)) == []
+
+
+@pytest.mark.parametrize("folder", ["Spring", "spring"])
+def test_a_folder_with_the_name_of_a_room_is_its_inbox(inbox: Inbox, room: DataRoom, folder: str) -> None:
+    assert (inbox.installation.home.inbox_rooms / "Spring" / "matching").is_dir()
+    path = put(inbox, "rooms", folder, "matching", NAME, content=b"a@b.example\n")
+    assert ingest(inbox) == "1 accepted"
+    (upload_id,) = inbox.catalog.get(DataRoom, room.id).inputs.values()
+    close_room_drop(inbox.installation, upload_id, StatusCode.SEED_INVALID, "The file is damaged.")
+    assert (receipt_next_to(path)["file"], receipt_next_to(path)["message"]) == (NAME, "The file is damaged.")
+    assert list(path.parent.glob("accepted/*")) == []
+
+
+def test_two_rooms_with_one_name_have_folders_of_their_keys(inbox: Inbox, room: DataRoom) -> None:
+    other = make_data_room(inbox.catalog, "SPRING")
+    make_room_inbox(inbox.installation, other)
+    rooms = inbox.installation.home.inbox_rooms
+    assert all((rooms / each.id / "matching").is_dir() for each in (room, other))
+    path = put(inbox, "rooms", "Spring", "matching", NAME)
+    assert ingest(inbox) == "1 rejected (a receipt in rejected/ says why)"
+    assert f"keys: inbox/rooms/{room.id}/DATASET/, inbox/rooms/{other.id}/DATASET/." in str(
+        receipt_next_to(path)["message"]
+    )
 
 
 def test_hidden_and_incomplete_files_and_links_stay_anywhere(inbox: Inbox, room: DataRoom, tmp_path: Path) -> None:
@@ -227,7 +320,7 @@ def test_the_audit_log_says_what_was_rejected(inbox: Inbox, room: DataRoom) -> N
     assert {"operation": "take_seed", "resource": inbox.configured.id, "error": "SeedError"} in told
     assert {"operation": "take_seed", "error": "UsageError"} in told
     assert {"operation": "provision", "room": room.id, "error": "InputError"} in told
-    assert {"operation": "provision", "error": "NotFoundError"} in told
+    assert {"operation": "provision", "error": "UsageError"} in told
     assert CANARY not in json.dumps(told)
 
 
@@ -341,7 +434,9 @@ def test_on_an_encrypted_volume_a_rejected_file_is_kept_for_a_day(
     encrypted.register()
     (receipt,) = encrypted.receipts(REJECTED)
     kept = encrypted.folder / REJECTED / str(receipt["kept"])
-    assert kept.name.startswith("refused-")
+    assert kept.name.startswith(
+        {"members.xlsx": "members.xlsx-", "refused-0.kept": "refused-0.kept-"}.get(name, "a-")
+    )
     assert kept.name.endswith(KEPT)
     assert kept.read_bytes() == SEED
     assert not path.exists()
@@ -379,12 +474,14 @@ def test_a_file_that_is_replaced_while_it_is_rejected_is_another_drop(encrypted:
 
 def test_the_receipts_of_a_deleted_room_are_deleted(inbox: Inbox, room: DataRoom, tmp_path: Path) -> None:
     installation, folder = inbox.installation, inbox.installation.home.inbox_rooms / room.id
+    put(inbox, "rooms", "Spring", "matching", "people.xlsx")
     put(inbox, "rooms", room.id, "matching", "members.xlsx")
     ingest(inbox)
     with worlds.dagster_at(tmp_path / "dagster", one_file=True) as instance:
         inbox.catalog.deletion.request_delete(Kind.DATA_ROOM, room.id)
         late = put(inbox, "rooms", room.id, "segments", NAME)
         assert delete_pending(installation, instance) == 1
+        assert not (installation.home.inbox_rooms / "Spring").exists()
         assert late.exists(), "no file is deleted without a receipt"
         ingest(inbox)
         assert receipt_next_to(late)["statusCode"] == "PARENT_NOT_ACTIVE"

@@ -411,7 +411,7 @@ def test_rejection_receipt_has_the_file_name_and_no_ids(inbox: Inbox, name: str)
         assert CANARY not in json.dumps(receipt)
         assert "Zweitname_7f3a" not in json.dumps(receipt)
         assert "berta" not in json.dumps(receipt)
-        assert path.name == f"{jobs[0].id}.json" or re.fullmatch(r"refused-[0-9a-f]{12}\.json", path.name)
+        assert path.name == f"{jobs[0].id}.json" or re.fullmatch(r"[\w.-]{1,40}-[0-9a-f]{12}\.json", path.name)
         assert path.stat().st_mode & 0o077 == 0
         assert path.parent.stat().st_mode & 0o077 == 0
 
