@@ -6,6 +6,7 @@ Keep out: Dagster, files, clocks and settings; callers pass them in.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 
 from sqlalchemy import URL
@@ -121,6 +122,8 @@ from cleanroom_pipelines.catalog.tombstones import SEED, UPLOAD, Tombstones, hex
 from cleanroom_pipelines.catalog.users import Users
 from cleanroom_pipelines.catalog.work import Scheduling
 from cleanroom_pipelines.catalog.workers import Workers
+from cleanroom_pipelines.errors import NotFoundError
+from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 
@@ -211,6 +214,14 @@ class Catalog:
     def get(self, of: type[R], resource_id: str, account_id: str | None = None, region: str | None = None) -> R:
         """Return a resource by its partition key, as a record of the given class; see `Resources.get`."""
         return self.resources.get(of, resource_id, account_id, region)
+
+    def user_id_column(self, configured: ConfiguredAudienceModel) -> str:
+        """Return the name of the USER_ID column in a model's training dataset; empty if that was deleted."""
+        with suppress(NotFoundError):
+            model = self.get(AudienceModel, configured.audience_model_id)
+            dataset = self.get(TrainingDataset, model.training_dataset_id)
+            return next(name for name, role in dataset.columns if role is Role.USER_ID)
+        return ""
 
 
 __all__ = [

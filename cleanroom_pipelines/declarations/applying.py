@@ -7,7 +7,7 @@ Keep out: the schema of the file (form.py), the parties (parties.py) and the cat
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -49,6 +49,7 @@ from cleanroom_pipelines.errors import (
 from cleanroom_pipelines.storage import SeedVault
 from cleanroom_pipelines.storage.seed_parts import seed_suffix
 from cleanroom_pipelines.uploads.files import check_seed
+from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS
 from cleanroom_pipelines.uploads.sources import Sources, is_remote
 
@@ -196,7 +197,7 @@ class _Applying:
         for job, place in self._declaration.placed("generation_jobs"):
             with _at(place):
                 if names is None or job.name in names:
-                    check_seed_header(self._seed(job))
+                    check_seed_header(self._seed(job), self._id_column(job))
 
     def with_warnings(self) -> list[DeclaredChange]:
         """Return the changes, with a warning on each new, changed or retried job whose seed is unusable.
@@ -215,7 +216,7 @@ class _Applying:
         ]
 
     def _warning(self, form: JobForm, runtime: Runtime) -> str:
-        report, user_ids = check_seed(self._seed(form), runtime=runtime)
+        report, user_ids = check_seed(self._seed(form), dataset_column=self._id_column(form), runtime=runtime)
         minimum = self._minimum(form.configured_audience_model)
         if user_ids is None:
             return report.reason
@@ -426,6 +427,20 @@ class _Applying:
             if form.name == configured:
                 return form.minimum_matching_seed_size
         return self._named(ConfiguredAudienceModel, configured).min_matching_seed_size
+
+    def _id_column(self, form: JobForm) -> str:
+        """Return the name of the USER_ID column of the dataset that a job's model is trained on."""
+        declaration = self._declaration
+        model_of = {each.name: each.audience_model for each in declaration.configured_audience_models}
+        dataset_of = {each.name: each.training_dataset for each in declaration.audience_models}
+        columns_of = {each.name: each.columns for each in declaration.training_datasets}
+        dataset = dataset_of.get(model_of.get(form.configured_audience_model, ""), "")
+        if dataset in columns_of:
+            return next((name for name, role in columns_of[dataset].items() if role == Role.USER_ID), "")
+        with suppress(NotFoundError):
+            configured = self._named(ConfiguredAudienceModel, form.configured_audience_model)
+            return self._catalog.user_id_column(configured)
+        return ""
 
     def _keeps_seed(self, form: JobForm) -> bool:
         if form.keep_seed is not None:

@@ -75,13 +75,17 @@ def _suggestion(name: str, there: Iterable[str]) -> str:
     return f"Did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
-def check_seed_header(seed: Path) -> None:
+def check_seed_header(seed: Path, dataset_column: str) -> None:
     """Read the header of a seed, and reject a seed without a column of ids.
+
+    Args:
+        seed: The file.
+        dataset_column: Name of the training dataset's USER_ID column; empty if unknown.
 
     Raises:
         SeedError: It cannot be read, or has no column of ids.
     """
-    choose_seed_column(find_upload(seed, SEED).columns)
+    choose_seed_column(find_upload(seed, SEED), dataset_column)
 
 
 def find_seed(form: JobForm, folder: Path, sources: Sources | None, stack: ExitStack) -> Path:

@@ -137,12 +137,22 @@ def judge_seed(work: Work[GenerationJob], model: Version) -> JudgedSeed:
         return judged
     installation, job = work.installation, work.record
     with installation.vault.opening(job.seed_location, job.seed_digest) as seed:
-        report, user_ids = check_seed(seed, runtime=Runtime(installation.engine_settings))
+        report, user_ids = check_seed(
+            seed, dataset_column=_dataset_column(work), runtime=Runtime(installation.engine_settings)
+        )
     if user_ids is None:
         return JudgedSeed(report)
     with work.opening_input(model.artifact("audience_model")) as folder:
         users = SeedUsers.of(report, user_ids)
         return JudgedSeed(report, match_seed(folder, users, engine=installation.engine_settings), user_ids)
+
+
+def _dataset_column(work: Work[GenerationJob]) -> str:
+    """Return the name of the dataset's USER_ID column; empty for another account, which may not learn of it."""
+    job, catalog = work.record, work.installation.catalog
+    if (job.started_by or job.account_id) != job.account_id:
+        return ""
+    return catalog.user_id_column(catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id))
 
 
 def hand_on(work: Work[GenerationJob], seed: JudgedSeed, model: Version) -> None:

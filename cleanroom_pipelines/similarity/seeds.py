@@ -130,7 +130,7 @@ def read_seed(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
     **limits: Any,
 ) -> SeedUsers:
-    """Read a seed: JSON Lines `{"user_id": "…"}`, or CSV or parquet with a column user_id.
+    """Read a seed: JSON Lines `{"user_id": "…"}`, or CSV or parquet with a column of ids.
 
     Args:
         path: File, glob or folder.
@@ -138,7 +138,7 @@ def read_seed(
         **limits: As in `uploads.files.check_seed`.
 
     Raises:
-        SeedError: The seed is missing, unreadable, damaged or empty, has no user_id column, too many invalid rows,
+        SeedError: The seed is missing, unreadable, damaged or empty, has no column of ids, too many invalid rows,
             or too few or too many ids.
     """
     report, user_ids = check_seed(path, is_strict=True, runtime=Runtime(engine), **limits)

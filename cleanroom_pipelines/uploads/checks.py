@@ -23,6 +23,7 @@ from cleanroom_pipelines.engine import Engine, TableFiles, find_tables
 from cleanroom_pipelines.errors import EngineError, InputError, SeedError, StatusCode, TrainingDataError
 from cleanroom_pipelines.uploads.cells import MAX_SECONDS, REMEDIES, TYPES_IN_WORDS, Column, Rule
 from cleanroom_pipelines.uploads.roles import Role
+from cleanroom_pipelines.uploads.room_headers import is_name, names_user_ids
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES, SEED_COLUMN
 
 # Engine failures not caused by the file; any other one means that the file cannot be read.
@@ -135,25 +136,38 @@ def find_upload(source: str | Path, upload: UploadKind) -> TableFiles:
         ) from None
 
 
-def choose_seed_column(columns: tuple[str, ...]) -> str:
-    """Choose a seed's id column: `user_id` in any case, or the only column if it is named like an id.
+def choose_seed_column(tables: TableFiles, dataset_column: str = "") -> str:
+    """Choose a seed's id column.
 
-    Any other name may be an id in a list without a header: taken as a header, it would be lost and shown in
-    reports.
+    It is the column `user_id` in any letter case; or the column that the training dataset declares as USER_ID; or
+    the only column; or the only one of several that is named by a word for a person's id, such as `customer_id`.
+
+    The only column of a text file needs such a word too, or a name that ends in `id`: any other first line may be
+    an id in a list without a header. Taken as a header, it would be lost and shown in reports.
+
+    Args:
+        tables: The seed's files.
+        dataset_column: Name of the training dataset's USER_ID column; empty if unknown.
 
     Raises:
-        SeedError: No column qualifies; the attribute `problem` is "columns". The message shows no name that was
-            found.
+        SeedError: No column qualifies, or several do; the attribute `problem` is "columns". The message shows no
+            name that was found.
     """
-    named = [column for column in columns if column.lower() == SEED_COLUMN]
-    if len(named) == 1:
-        return named[0]
-    if len(columns) == 1 and _NAMES_AN_ID.fullmatch(columns[0]):
-        return columns[0]
+    columns = tables.columns
+    is_only = len(columns) == 1
+    for found in (
+        [column for column in columns if column.lower() == SEED_COLUMN],
+        [column for column in columns if column.lower() == dataset_column.lower()],
+        [column for column in columns if names_user_ids(column)],
+        [column for column in columns if is_only and _NAMES_AN_ID.fullmatch(column)],
+        [column for column in columns if is_only and tables.format != "csv" and is_name(column)],
+    ):
+        if len(found) == 1:
+            return found[0]
     raise SeedError(
-        f"The seed lacks the column {SEED_COLUMN!r}.",
-        remedy=f"Rename the id column to {SEED_COLUMN} in the header; CSV needs a header row, "
-        "JSON Lines one object per line.",
+        "The seed's column of ids could not be identified.",
+        remedy=f"Name it {SEED_COLUMN!r}, or as in the training data, or by a word such as 'customer_id' that no "
+        "other column has; CSV needs a header row, JSON Lines one object per line.",
         problem="columns",
     )
 

@@ -147,18 +147,20 @@ def check_seed(
     min_unique: int = MIN_SEED_IDS,
     max_unique: int = MAX_SEED_IDS,
     is_strict: bool = False,
+    dataset_column: str = "",
     batch_rows: int = BATCH_ROWS,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> tuple[ValidationReport, pa.ChunkedArray | None]:
     """Validate a seed, a list of user ids, and return its ids. Duplicates are counted, but are not errors.
 
     Args:
-        source: File, folder or glob of JSON Lines, CSV (header) or parquet, with a column user_id (or a single
-            column with a similar name: `checks.choose_seed_column`); other columns are ignored, and not named.
+        source: File, folder or glob of JSON Lines, CSV (header) or parquet, with a column of ids
+            (`checks.choose_seed_column`); other columns are ignored, and not named.
         max_invalid_share: Maximum share of invalid rows, 0 to 1.
         min_unique: Minimum number of unique ids.
         max_unique: Maximum number of unique ids.
         is_strict: Whether to raise the error of an invalid seed instead of reporting it.
+        dataset_column: Name of the training dataset's USER_ID column; empty if unknown.
         batch_rows: Rows per batch.
         runtime: Engine, progress and cancellation.
 
@@ -186,7 +188,7 @@ def check_seed(
     def keep(engine: Engine, checked: Checked) -> None:
         kept.append(distinct_ids(engine, checked))
 
-    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, runtime, keep, is_strict)
+    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, runtime, keep, is_strict, dataset_column)
     report = _validate(source, task)
     return report, kept[0] if report.passed else None
 
@@ -236,6 +238,7 @@ class _Task:
     # Called with the rows of a valid upload.
     on_valid: Callable[[Engine, Checked], None] = lambda engine, checked: None
     is_strict: bool = False
+    dataset_column: str = ""
 
 
 def _validate(source: str | Path, task: _Task) -> ValidationReport:
@@ -246,7 +249,7 @@ def _validate(source: str | Path, task: _Task) -> ValidationReport:
         declared = task.declared or ((SEED_COLUMN, Role.USER_ID),)
         report = replace(report, table=_table_report(tables, declared, task.rules))
         if task.declared is None:
-            declared = ((checks.choose_seed_column(tables.columns), Role.USER_ID),)
+            declared = ((checks.choose_seed_column(tables, task.dataset_column), Role.USER_ID),)
             report = replace(report, table=_table_report(tables, declared, task.rules))
         checks.check_columns(tables, declared, upload)
         report = replace(report, schema=_schema_report(columns_of(tables, declared)))

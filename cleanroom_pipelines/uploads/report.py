@@ -14,6 +14,7 @@ from pydantic import AliasPath, Field, model_serializer
 
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import StatusCode
+from cleanroom_pipelines.uploads.seed_files import SEED_COLUMN
 
 REPORT_VERSION = "v0"
 MAX_RECORDED_ERRORS = 500
@@ -269,8 +270,10 @@ def report_sentence(report: ValidationReport) -> str:
     parts = [f"{report.n_valid_rows:,} of {report.n_rows:,} rows are usable"]
     if report.n_invalid_rows:
         parts.append(f"{report.n_invalid_rows:,} are dropped ({report.n_invalid_rows / report.n_rows:.2%})")
-    if report.uniqueness.key_columns:
-        unique = "unique rows" if len(report.uniqueness.key_columns) > 1 else "unique ids"
+    if keys := report.uniqueness.key_columns:
+        unique = "unique rows" if len(keys) > 1 else "unique ids"
+        if report.what == "seed" and keys != (SEED_COLUMN,):
+            unique += f" in column {keys[0]!r}"
         parts.append(f"{report.uniqueness.n_unique:,} {unique}, {report.uniqueness.n_duplicates:,} duplicates")
     elif report.table.n_users:
         parts.append(f"{report.table.n_users:,} users")

@@ -1,4 +1,4 @@
-"""Recognising a header in an upload of a data room, whose files should have none.
+"""Recognising names of columns: a header in an upload of a data room, which should have none, and a seed's ids.
 
 Lives here: the words by which exports of customer systems name the columns of a room's datasets.
 Add here when an export names a column in another way; names of e-mails and phones are in `identity.names`.
@@ -78,6 +78,11 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
             problem="type",
         )
     return True
+
+
+def names_user_ids(text: str) -> bool:
+    """Whether a column name is one of the words by which customer systems name a person's id."""
+    return normal_name(text) in _USER_IDS
 
 
 def is_name(text: str) -> bool:

@@ -20,7 +20,7 @@ import pytest
 from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import EngineError, StatusCode, UsageError
 from cleanroom_pipelines.uploads.files import check_seed, validate_interactions, validate_users
-from cleanroom_pipelines.uploads.report import ErrorCode, Outcome, ValidationReport
+from cleanroom_pipelines.uploads.report import ErrorCode, Outcome, ValidationReport, report_sentence
 from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.offenders import offenders
 
@@ -266,6 +266,57 @@ def test_seed_without_its_column(tmp_path: Path) -> None:
     report = seed(tmp_path / "s.json")
     assert_failed(report, StatusCode.SEED_INVALID, ErrorCode.NOT_ENOUGH_COLUMNS)
     assert "one object per line" in report.reason
+
+
+IDS_OF_PEOPLE = [f"p-{number:03d}" for number in range(30)]
+TAKEN_SEED_COLUMNS = [
+    ("csv", ("customer_id",), "customer_id"),
+    ("csv", ("Loyalty ID",), "Loyalty ID"),
+    ("csv", ("Client",), "Client"),
+    ("csv", ("buyers",), None),  # may be an id in a list without a header
+    ("csv", ("household_key",), "household_key"),
+    ("csv", ("spend", "Household_Key"), "Household_Key"),
+    ("csv", ("spend", "Customer No."), "Customer No."),
+    ("csv", ("member_id", "user_id"), "user_id"),
+    ("csv", ("member_id", "household_key"), "household_key"),
+    ("csv", ("member_id", "customer_id"), None),
+    ("csv", ("spend", "buyers"), None),
+    ("csv", ("spend", "order_id"), None),
+    ("jsonl", ("buyers",), "buyers"),
+    ("jsonl", ("a.b@example.com",), None),
+    ("jsonl", ("spend", "buyers"), None),
+    ("parquet", ("buyers",), "buyers"),
+    ("parquet", ("p-0001",), None),
+    ("parquet", ("Customer", "spend"), "Customer"),
+]
+
+
+@pytest.mark.parametrize(("form", "columns", "taken"), TAKEN_SEED_COLUMNS, ids=str)
+def test_which_column_of_a_seed_has_the_ids(
+    tmp_path: Path, form: str, columns: tuple[str, ...], taken: str | None
+) -> None:
+    table = pa.table({name: IDS_OF_PEOPLE if name == taken else ["x"] * 30 for name in columns})
+    file = tmp_path / f"seed.{form}"
+    if form == "parquet":
+        pq.write_table(table, file)
+    elif form == "jsonl":
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in table.to_pylist()))
+    else:
+        table.to_pandas().to_csv(file, index=False)
+    report = seed(file, dataset_column="household_key")
+    if taken is None:
+        assert_failed(report, StatusCode.SEED_INVALID, ErrorCode.NOT_ENOUGH_COLUMNS)
+        assert not any(name in json.dumps(report.as_dict()) for name in columns if name != "customer_id")
+        assert "Name it 'user_id', or as in the training data" in report.reason
+        return
+    assert (report.passed, report.uniqueness.n_unique, report.uniqueness.key_columns) == (True, 30, (taken,))
+    where = "" if taken == "user_id" else f" in column {taken!r}"
+    assert f"30 unique ids{where}, 0 duplicates" in report_sentence(report)
+
+
+def test_without_the_name_of_the_dataset_s_column_it_is_not_taken(tmp_path: Path) -> None:
+    write_csv(tmp_path / "s.csv", [f"{each},1" for each in IDS_OF_PEOPLE], header="household_key,spend")
+    assert_failed(seed(tmp_path / "s.csv"), StatusCode.SEED_INVALID, ErrorCode.NOT_ENOUGH_COLUMNS)
 
 
 def test_unknown_columns_are_named_and_ignored(tmp_path: Path) -> None:
