@@ -136,11 +136,12 @@ def match_users(*, model: Path, seed: str) -> tuple[Any, str]:
         SeedError: The seed cannot be used.
         ArtifactError: The model is damaged.
     """
+    from cleanroom_pipelines.similarity.model import Model
     from cleanroom_pipelines.similarity.seeds import match_seed, read_seed, why_no_match
 
     check_model(model)
     with local_table(seed, SEED) as table:
-        users = read_seed(table)
+        users = read_seed(table, dataset_column=Model(model).user_id_column)
     found = match_seed(model, users).counts
     return found, "" if found.n_matched else why_no_match(model, users)
 
@@ -206,9 +207,11 @@ def _with_match_counts(model: Path, seed: Path) -> Iterator[None]:
         n_matched, n_unique, n_users = (error.attributes[name] for name in ("n_matched", "n_unique", "n_users"))
         why = ""
         if not n_matched:
+            from cleanroom_pipelines.similarity.model import Model
             from cleanroom_pipelines.similarity.seeds import read_seed, why_no_match
 
-            why = f" {why_no_match(model, read_seed(seed))}"
+            users = read_seed(seed, dataset_column=Model(model).user_id_column)
+            why = f" {why_no_match(model, users)}"
         raise SeedError(
             f"{error.message} {n_matched:,} of {n_unique:,} seed users match; the model knows {n_users:,} "
             f"users.{why}",

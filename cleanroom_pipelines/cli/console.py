@@ -8,9 +8,12 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -33,10 +36,10 @@ def open_installation() -> "Installation":
 
 
 def read_installation() -> "Installation":
-    """Open the installation for a command that only reads.
+    """Open the installation for a command that needs an existing one.
 
     Raises:
-        UsageError: There is none; a command that reads must not create one at the wrong path.
+        UsageError: There is none; only commands that start something create one.
     """
     installation = open_installation()
     if not installation.exists:
@@ -45,6 +48,20 @@ def read_installation() -> "Installation":
             remedy="Set CLEANROOM_HOME to its folder, or create one with `cleanroom apply FILE.yaml`.",
         )
     return installation
+
+
+@contextmanager
+def planning_installation() -> Iterator["Installation"]:
+    """Open the installation to plan changes; if there is none, say so and open an empty temporary one instead."""
+    from cleanroom_pipelines.runs.installation import Installation
+
+    installation = open_installation()
+    if installation.exists:
+        yield installation
+        return
+    click.echo(f"There is no installation in {installation.settings.home} yet; `apply` would create it.", err=True)
+    with tempfile.TemporaryDirectory(prefix="dry-run-") as folder:
+        yield Installation(replace(installation.settings, home=Path(folder), key_file=None))
 
 
 def exit_with(error: CleanroomError, code: int = USAGE) -> NoReturn:

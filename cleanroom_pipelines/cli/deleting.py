@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation
+from cleanroom_pipelines.cli.console import read_installation
 from cleanroom_pipelines.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def delete(name: str, with_dependents: bool, yes: bool) -> None:
     from cleanroom_pipelines.runs.deleting import delete_now
     from cleanroom_pipelines.runs.finding import resource_named
 
-    installation = open_installation()
+    installation = read_installation()
     record = resource_named(installation.catalog, name)
     dependents = installation.catalog.deletion.dependents(record.kind, record.id)
     if dependents and not with_dependents:

@@ -7,6 +7,7 @@ Keep out: longer implementations (demo.py, developing.py).
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,10 @@ from cleanroom_pipelines.cli.console import (
     ending_on_signals,
     exit_with,
     open_installation,
+    planning_installation,
     print_json,
     progress_bar,
+    read_installation,
     readers_may_leave,
 )
 from cleanroom_pipelines.cli.deleting import delete
@@ -40,6 +43,8 @@ from cleanroom_pipelines.ways_in import acting_for
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.catalog import Catalog
+    from cleanroom_pipelines.declarations import Declaration, DeclaredChange
+    from cleanroom_pipelines.runs.installation import Installation
 
 _FILE = click.Path(path_type=Path)
 
@@ -185,19 +190,11 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
     These are parties, training datasets, models, refreshes, configured models, jobs and exports. Tables
     and seeds that are new or changed are checked first. With --run, the exit code is 2 if any of the work failed.
     """
-    from cleanroom_pipelines.declarations import apply_declaration, read_declaration
+    from cleanroom_pipelines.declarations import read_declaration
 
     declaration = read_declaration(file)
-    installation = open_installation()
-    changes = apply_declaration(
-        installation.catalog,
-        installation.vault,
-        declaration,
-        new_slot=lambda: installation.token_hex(12),
-        sources_of=installation.sources_of,
-        dry_run=dry_run,
-        check_tables=True,
-    )
+    with planning_installation() if dry_run else nullcontext(open_installation()) as installation:
+        changes = _apply(installation, declaration, dry_run=dry_run)
     if run and not dry_run:
         from cleanroom_pipelines.cli.watching import run_pending_watched
 
@@ -212,13 +209,44 @@ def apply(file: Path, dry_run: bool, run: bool, as_json: bool) -> None:
     for change in changes:
         if change.warning:
             click.echo(f"Warning: the {change.kind.words} {change.name!r} will fail: {change.warning}", err=True)
-    if not run and not dry_run and (n_open := sum(installation.catalog.resources.unfinished().values())):
+    if dry_run:
+        return
+    if not run and (n_open := sum(installation.catalog.resources.unfinished().values())):
         what = "1 version waits" if n_open == 1 else f"{n_open} versions wait"
         click.echo(
             f"{what} to be built: run `cleanroom run`, or start `cleanroom dev` unless it is running.", err=True
         )
-    if run and not dry_run:
+    if run:
+        _say_inboxes(installation, changes)
         _raise_on_failure(installation.catalog, [change.id for change in changes])
+
+
+def _apply(installation: "Installation", declaration: "Declaration", *, dry_run: bool) -> "list[DeclaredChange]":
+    from cleanroom_pipelines.declarations import apply_declaration
+
+    return apply_declaration(
+        installation.catalog,
+        installation.vault,
+        declaration,
+        new_slot=lambda: installation.token_hex(12),
+        sources_of=installation.sources_of,
+        dry_run=dry_run,
+        check_tables=True,
+    )
+
+
+def _say_inboxes(installation: "Installation", changes: "list[DeclaredChange]") -> None:
+    """Print the inbox folder of each declared model that is ready for seeds."""
+    from cleanroom_pipelines.catalog import Kind
+    from cleanroom_pipelines.runs.inbox_folders import folder_of
+
+    for change in changes:
+        if change.kind is Kind.CONFIGURED_AUDIENCE_MODEL and (
+            record := installation.catalog.resources.find(change.id)
+        ):
+            folder = folder_of(installation, record)
+            if folder.is_dir():
+                click.echo(f"Seeds for {change.name!r} can be put into {folder}/", err=True)
 
 
 def _action_of(action: str, dry_run: bool) -> str:
@@ -265,7 +293,7 @@ def cancel(name: str) -> None:
     """Cancel the work on the resource with this name or partition key."""
     from cleanroom_pipelines.runs.finding import resource_named
 
-    catalog = open_installation().catalog
+    catalog = read_installation().catalog
     record = resource_named(catalog, name)
     version = catalog.work.request_cancel(record.kind, record.id)
     click.echo(f"Asked version {version.number} of the {record.kind.words} {record.name!r} to stop.")
@@ -384,7 +412,7 @@ def backup(file: Path) -> None:
     """
     from cleanroom_pipelines.runs.backups import back_up
 
-    installation = open_installation()
+    installation = read_installation()
     back_up(installation, file)
     installation.audit.write({"way": "cli", "operation": "backup", "outcome": "ok"})
     click.echo("Backed up. The file contains the installation key: protect it like the home.")

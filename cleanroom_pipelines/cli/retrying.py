@@ -7,7 +7,7 @@ daemon).
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, print_json
+from cleanroom_pipelines.cli.console import print_json, read_installation
 from cleanroom_pipelines.errors import UsageError
 
 
@@ -25,7 +25,7 @@ def retry(names: tuple[str, ...], failed: bool, as_json: bool) -> None:
 
     if bool(names) == failed:
         raise UsageError("Give either names or --failed.", remedy="`cleanroom status` lists what failed.")
-    catalog = open_installation().catalog
+    catalog = read_installation().catalog
     if failed:
         queued, skipped = retry_failed(catalog)
     else:

@@ -5,8 +5,6 @@ Add here when every materialisation must report something more.
 Keep out: the metadata of single assets (pages.py).
 """
 
-import resource
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import Any
@@ -15,6 +13,7 @@ import dagster as dg
 
 from cleanroom_pipelines.defs.failing import Failed
 from cleanroom_pipelines.defs.pages import metadata_of, report_of
+from cleanroom_pipelines.engine.memory import process_peak_bytes
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError
 from cleanroom_pipelines.runs import failures
 from cleanroom_pipelines.runs.building import AssetResult
@@ -53,7 +52,7 @@ def materialize(
             context.log.info(made.sentence)
             metadata = {} if made.failure or made.manifest is None else metadata_of(installation, made)
             metadata["seconds"] = round(perf_counter() - started, 1)
-            metadata["peak memory of this process"] = f"{_peak_bytes() / 1e6:,.0f} MB"
+            metadata["peak memory of this process"] = f"{process_peak_bytes() / 1e6:,.0f} MB"
     except CleanroomError as error:
         raise _explain(context, installation, asset, error) from None
     if made.failure is not None or (made.manifest is None and not made.made):
@@ -62,11 +61,6 @@ def materialize(
         yield dg.MaterializeResult(
             asset_key=made.asset, metadata=metadata, data_version=dg.DataVersion(made.manifest.data_version)
         )
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS gives bytes, Linux KiB
 
 
 def _raise_if_failed(context: dg.AssetExecutionContext, installation: Installation, made: AssetResult) -> None:

@@ -127,7 +127,7 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     if isinstance(record, AudienceModel) and record.next_refresh_at is not None:
         page["next refresh"] = f"{record.next_refresh_at:%Y-%m-%d %H:%M} UTC"
     page["warnings"] = dg.MetadataValue.md(_list_markdown(training["warnings"]))
-    page["seconds by stage"] = _seconds_bars(training["timing_seconds"])
+    page["seconds by stage"] = _stage_bars(training["timing_seconds"], training.get("peak_bytes", {}))
     return page
 
 
@@ -181,7 +181,7 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         "seed match": _match_bars(metrics["match"]),
     }
     if timing := metrics.get("timing"):
-        page["seconds by stage"] = _seconds_bars(timing)
+        page["seconds by stage"] = _stage_bars(timing, metrics.get("peak_bytes", {}))
     page["picture: audience quality"] = pictures.quality(metrics)
     if privacy := metrics.get("privacy"):
         page["privacy statement"] = privacy["statement"]
@@ -349,8 +349,10 @@ def _signal_bars(signals: list[dict[str, Any]]) -> dg.MetadataValue:
     )
 
 
-def _seconds_bars(timing: Mapping[str, float]) -> dg.MetadataValue:
-    return bars("stage", ("seconds",), [(stage, [(spent, f"{spent:.1f}")]) for stage, spent in timing.items()])
+def _stage_bars(timing: Mapping[str, float], peak_bytes: Mapping[str, int]) -> dg.MetadataValue:
+    memory = {stage: f"{n_bytes / 1e6:,.0f} MB" for stage, n_bytes in peak_bytes.items()}
+    rows = [(stage, [(spent, f"{spent:.1f}"), (None, memory.get(stage, ""))]) for stage, spent in timing.items()]
+    return bars("stage", ("seconds", "peak memory"), rows)
 
 
 def _match_bars(match: Mapping[str, Any]) -> dg.MetadataValue:

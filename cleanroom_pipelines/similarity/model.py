@@ -118,6 +118,11 @@ class Model:
         return int(self.description["n_items"])
 
     @property
+    def user_id_column(self) -> str:
+        """Name of the column of user ids in the training data."""
+        return next(str(name) for name, role in self.description["schema"] if role == Role.USER_ID)
+
+    @property
     def features(self) -> list[dict[str, Any]]:
         """Name, group, column and value of each dense feature, with the number of users that have it."""
         return list(self.description["features"])

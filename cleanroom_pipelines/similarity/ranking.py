@@ -171,7 +171,9 @@ def prepare(
     with one_blas_thread():
         if not isinstance(seed, MatchedSeed):
             with stages.stage(0.0, "reading the seed"):
-                users = seed if isinstance(seed, SeedUsers) else read_seed(seed, engine=seed_engine)
+                users = seed
+                if not isinstance(users, SeedUsers):
+                    users = read_seed(users, engine=seed_engine, dataset_column=model.user_id_column)
             with stages.stage(0.02, "matching the seed"):
                 seed = match_with(engine, model, users, settings)
         _check_matched(seed.counts, model.n_users, min_matching_seed_size)
@@ -254,7 +256,7 @@ def _report(
     stages: Stages,
 ) -> GenerationReport:
     measured = _metrics(fit, others, sizes, minimum)
-    measured["timing"] = dict(stages.seconds)
+    measured |= {"timing": dict(stages.seconds), "peak_bytes": dict(stages.peak_bytes)}
     _write_json(out / "metrics.json", measured)
     _write_json(out / "explanation.json", dict(fit.explanation))
     stages.runtime.report_progress(1.0, "ranked")

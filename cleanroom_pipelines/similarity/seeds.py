@@ -166,7 +166,9 @@ def match_seed(
         ArtifactError: The model cannot be read.
     """
     opened = model if isinstance(model, Model) else Model(model)
-    users = seed if isinstance(seed, SeedUsers) else read_seed(seed, engine=engine)
+    users = seed
+    if not isinstance(users, SeedUsers):
+        users = read_seed(users, engine=engine, dataset_column=opened.user_id_column)
     with open_configured_engine(engine, paths=(opened.folder,)) as database:
         return match_with(database, opened, users, settings)
 

@@ -305,6 +305,7 @@ class TrainingReport(Document):
         profile: Type and role per column, and counts of the users table.
         warnings: Warning codes for the user.
         timing_seconds: Seconds per stage.
+        peak_bytes: Peak memory of the process per stage.
     """
 
     n_rows: int
@@ -320,6 +321,7 @@ class TrainingReport(Document):
     profile: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     timing_seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def printable(text: str) -> str:

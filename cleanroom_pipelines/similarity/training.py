@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_configured_engine
+from cleanroom_pipelines.engine.memory import restart_peak, stage_peak_bytes
 from cleanroom_pipelines.errors import TrainingDataError, UsageError
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
@@ -62,18 +63,20 @@ _NAMES_AT_ONCE = 100_000
 
 @dataclass
 class Stages:
-    """Measures the seconds of each stage of a long operation."""
+    """Measures the seconds and the peak memory of each stage of a long operation."""
 
     runtime: Runtime
     seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, share: float, name: str) -> Iterator[None]:
-        """Measure the time of a stage; at its start, report `share` as the progress of the whole operation."""
+        """Measure a stage; at its start, report `share` as the progress of the whole operation."""
         self.runtime.report_progress(share, name)
-        started = perf_counter()
+        started, is_restarted = perf_counter(), restart_peak()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + perf_counter() - started, 3)
+        self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), stage_peak_bytes(is_restarted=is_restarted))
 
 
 @dataclass(frozen=True)
@@ -280,6 +283,7 @@ def _report(job: _Job, counted: _Counted, written: Written) -> TrainingReport:
         profile=_profile(job.tables.schema, table),
         warnings=_warnings(found, written.n_items),
         timing_seconds=dict(job.stages.seconds),
+        peak_bytes=dict(job.stages.peak_bytes),
     )
 
 

@@ -17,6 +17,7 @@ from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
+from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.rankings import write_ranked
 from cleanroom_pipelines.storage import ArtifactReference
 
@@ -74,7 +75,7 @@ def bare(world_cache: worlds.WorldCache, world: worlds.World) -> Path:
 
 def documents_of(audience: Path) -> tuple[dict[str, object], dict[str, object]]:
     metrics = json.loads((audience / "metrics.json").read_text())
-    return {name: metrics[name] for name in metrics if name != "timing"}, json.loads(
+    return {name: metrics[name] for name in metrics if name not in ("timing", "peak_bytes")}, json.loads(
         (audience / "explanation.json").read_text()
     )
 
@@ -114,6 +115,18 @@ def test_result_is_independent_of_file_splits_formats_and_row_order(
     seed = worlds.write_seed(tmp_path / "s.csv", tuple(reversed(world.seed_users)))
     again = generate(command, tmp_path / "model 3", seed, tmp_path / "audience 3")
     assert (again / "ranked.parquet").read_bytes() == (bare / "audience" / "ranked.parquet").read_bytes()
+
+
+def test_a_seed_may_have_other_columns_than_its_ids(
+    command: Commands, bare: Path, world: worlds.World, tmp_path: Path
+) -> None:
+    rows = "".join(f"berlin,{user}\n" for user in world.seed_users)
+    (tmp_path / "seed.csv").write_text(f"city,user\n{rows}")
+    assert Model(bare / "model").user_id_column == "user"
+    counted = json.loads(
+        command("match", "--model", bare / "model", "--seed", tmp_path / "seed.csv", "--json").out
+    )
+    assert counted["n_matched"] == worlds.N_SEED
 
 
 def test_dagster_gives_the_same_ranking(bare: Path, finished_home: Path, tmp_path: Path) -> None:

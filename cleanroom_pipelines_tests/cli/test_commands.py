@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cleanroom_pipelines.catalog import Kind
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_inbox import make_room_inbox
 
@@ -21,7 +22,9 @@ from ..runs.delivery_worlds import make_data_room
 from .commands import Commands
 
 
-def test_commands_that_read_create_no_home(command: Commands, installation: Installation) -> None:
+def test_commands_that_start_nothing_create_no_home(
+    command: Commands, installation: Installation, world: worlds.World
+) -> None:
     ended = command("status")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith(
@@ -35,10 +38,20 @@ def test_commands_that_read_create_no_home(command: Commands, installation: Inst
         ("audit", "verify"),
         ("audit", "show"),
         ("ledger",),
+        ("cancel", "x"),
+        ("retry", "x"),
+        ("retry", "--failed"),
+        ("delete", "x", "--yes"),
+        ("backup", "backup.tar"),
     ):
         ended = command(*reader)
         assert (ended.code, ended.out) == (2, "")
         assert f"There is no installation in {installation.settings.home}. Set CLEANROOM_HOME" in ended.err
+    dry = command("apply", world.declaration, "--dry-run")
+    assert (dry.code, dry.out.count("would create ")) == (0, 5)
+    assert dry.err.startswith(
+        f"There is no installation in {installation.settings.home} yet; `apply` would create it."
+    )
     assert not installation.settings.home.exists()
 
 
@@ -80,7 +93,7 @@ def test_run_does_pending_work_and_status_shows_it(command: Commands, trained_ho
 
 def test_run_ingests_the_inbox(command: Commands, trained_home: Path, world: worlds.World) -> None:
     with worlds.installed(trained_home) as installation:
-        folder = installation.home.inbox_seeds / worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL).id
+        folder = folder_of(installation, worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL))
         worlds.write_seed(folder / "spring.jsonl", world.seed_users)
         (folder / "Zweitname.xlsx").write_text("x")
         (folder / "summer.csv.part").write_text("x")
@@ -100,7 +113,7 @@ def test_run_ingests_the_inbox(command: Commands, trained_home: Path, world: wor
 def test_run_ingests_the_files_of_a_data_room(command: Commands, installation: Installation) -> None:
     room = make_data_room(installation.catalog)
     make_room_inbox(installation, room)
-    drop = installation.home.inbox_rooms / room.id / "matching" / "people.csv"
+    drop = folder_of(installation, room) / "matching" / "people.csv"
     drop.write_text("".join(f"user-{number},{number}@mail.example\n" for number in range(200)))
     ended = command("run")
     assert (ended.code, ended.out) == (0, "Finished 1 run.\n")

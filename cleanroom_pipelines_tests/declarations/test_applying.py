@@ -14,6 +14,7 @@ import pytest
 
 from cleanroom_pipelines.catalog import RECORDS, AudienceModelSpec, Catalog, Kind, ParentRef, TrainingDatasetSpec
 from cleanroom_pipelines.catalog.creation import Creation
+from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.errors import CleanroomError, ConflictError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.uploads.roles import Role
 
@@ -261,6 +262,28 @@ def test_invalid_declaration_changes_nothing(room: Room, edit: Edit, *, on_empty
             assert room.state() == before
 
     assert_each(changes_nothing, WRONG)
+
+
+@pytest.mark.parametrize("is_declared_again", [True, False])
+def test_the_header_of_a_seed_may_be_that_of_the_declared_dataset(room: Room, *, is_declared_again: bool) -> None:
+    (room.folder / "baskets.csv").write_text("household_key,item\n")
+    (room.folder / "seed.csv").write_text("spend,household_key\n" + "".join(f"1,p{n}\n" for n in range(30)))
+    edit_declaration(room, "training_datasets.0.columns", {"household_key": "USER_ID", "item": "ITEM_ID"})
+    if not is_declared_again:
+        room.apply()
+        for section in ("training_datasets", "audience_models", "configured_audience_models"):
+            del room.raw[section]
+        edit_declaration(room, "generation_jobs.0.name", "Summer")
+    installation = room.installation
+    changes = apply_declaration(
+        room.catalog,
+        installation.vault,
+        read_declaration(room.write()),
+        new_slot=lambda: "0" * 24,
+        sources_of=installation.sources_of,
+        dry_run=True,
+    )
+    assert {change.warning for change in changes} == {""}
 
 
 def test_seed_of_an_unsupported_format_is_rejected(room: Room, edit: Edit) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from cleanroom_pipelines.catalog import RECORDS, Kind, Status
+from cleanroom_pipelines.catalog import RECORDS, ConfiguredAudienceModel, Kind, Status
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines_tests.browsing import body, chromium, see, texts
 from cleanroom_pipelines_tests.journeys.developing import dagster_dev
@@ -55,7 +56,7 @@ def test_the_ui_shows_a_seed_become_an_export(tmp_path: Path, browser: Any) -> N
         snap("graph")
 
         configured = see_active(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
-        inbox = home / "inbox" / "seeds" / configured
+        inbox = folder_of(installation, installation.catalog.get(ConfiguredAudienceModel, configured))
         wait_until(inbox.is_dir, seconds=600, what="the inbox")
         write_seed(tmp_path / "drop.csv", world.group[20:70])
         os.replace(tmp_path / "drop.csv", inbox / 'june "buyers".csv')

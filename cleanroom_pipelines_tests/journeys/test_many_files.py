@@ -17,6 +17,7 @@ from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
 from cleanroom_pipelines.runs.drops import ACCEPTED, REJECTED
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 
 from .. import worlds
 from .developing import dagster_dev, keep_no_output
@@ -34,7 +35,7 @@ def test_many_files_at_once(
     keep_no_output(home / "dagster_home")
     with worlds.installed(home) as installation:
         configured = worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL)
-        inbox = installation.home.inbox_seeds / configured.id
+        inbox = folder_of(installation, configured)
         (tmp_path / "drops").mkdir()
         before = {process.pid for process in psutil.process_iter()}
 

@@ -24,6 +24,7 @@ from cleanroom_pipelines.runs.budgets import room_pair
 from cleanroom_pipelines.runs.building_room_audiences import build_audience_list, resolver
 from cleanroom_pipelines.runs.code_location import load_repository
 from cleanroom_pipelines.runs.deleting import delete_now
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Settings
 from cleanroom_pipelines.runs.kinds import KINDS
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
@@ -449,7 +450,7 @@ def test_drop_in_a_room_inbox_is_provisioned(world: RoomWorld) -> None:
     from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
 
     world.run()
-    inbox = world.installation.home.inbox_rooms / world.room.id
+    inbox = folder_of(world.installation, world.room)
     for name, text in (("matching", "matching"), ("segments", "segments"), ("seed_audiences", "seeds")):
         (inbox / name / "file.csv").write_text(world.files[text])
     (inbox / "matching" / ".hidden").write_text("x")
@@ -472,7 +473,7 @@ def test_oversized_upload_is_rejected_and_leaves_nothing(
     monkeypatch.setenv("CLEANROOM_MAX_UNPACKED", "64MB")
     # members of a gzip may follow one another
     bomb = gzip.compress(b"a@mail.example,loyal\n" * 100_000) * 32
-    inbox = world.installation.home.inbox_rooms / world.room.id
+    inbox = folder_of(world.installation, world.room)
     (inbox / "seed_audiences" / "file.csv").write_bytes(bomb)
     for drop in find_room_drops(world.installation):
         provision_drop(world.installation, drop)
@@ -517,7 +518,7 @@ def test_sensor_ingests_a_complete_drop(world: RoomWorld, monkeypatch: pytest.Mo
     for name, value in worlds.settings(home).items():
         monkeypatch.setenv(name, value)
     world.run()
-    drop = home / "inbox" / "rooms" / world.room.id / "matching" / "file.csv"
+    drop = folder_of(world.installation, world.room) / "matching" / "file.csv"
     drop.write_text(world.files["matching"])
     loaded, cursor, told = load_repository(), None, []
     for _ in range(2):

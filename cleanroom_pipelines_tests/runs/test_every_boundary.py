@@ -36,6 +36,7 @@ from cleanroom_pipelines.runs.building_lookalike import (
 from cleanroom_pipelines.runs.building_room_audiences import build_audience_list
 from cleanroom_pipelines.runs.building_rooms import ROOM_ASSETS, build_room_asset
 from cleanroom_pipelines.runs.inbox import close_all_drops, find_drops, recover_drops, register_drop
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.retention import delete_superseded
@@ -190,7 +191,7 @@ def check_inbox(installation: Installation) -> None:
     job = worlds.the(installation, Kind.GENERATION_JOB)
     assert installation.catalog.resources.newest_version(job.kind, job.id).status is Status.CREATE_PENDING
     assert len([path for path in installation.home.seeds.rglob("seed.*") if path.is_file()]) == 1
-    folder = installation.home.inbox_seeds / worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL).id
+    folder = folder_of(installation, worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL))
     assert [path for path in folder.iterdir() if path.is_file()] == []
     with installation.vault.opening(job.seed_location, job.seed_digest) as seed:
         assert len(seed.read_text().splitlines()) == worlds.N_SEED
@@ -263,7 +264,7 @@ def with_refresh(original: Path, world: worlds.World, folder: Path) -> None:
 def with_drop(original: Path, world: worlds.World, folder: Path) -> None:
     trained(original, folder)
     installation = opened(folder)
-    inbox = installation.home.inbox_seeds / worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL).id
+    inbox = folder_of(installation, worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL))
     inbox.mkdir(parents=True, exist_ok=True)
     shutil.copy(world.seed, inbox / "loyal.jsonl")
 

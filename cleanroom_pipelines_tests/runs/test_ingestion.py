@@ -23,6 +23,7 @@ from cleanroom_pipelines.runs.building_lookalike import build_seed_validation_re
 from cleanroom_pipelines.runs.building_rooms import build_room_asset
 from cleanroom_pipelines.runs.code_location import load_repository
 from cleanroom_pipelines.runs.drops import StillWrittenError
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_inbox import find_room_drops, make_room_inbox, provision_drop
 from cleanroom_pipelines.runs.seeds import start_job_from_file
@@ -283,7 +284,7 @@ def room(installation: Installation) -> DataRoom:
 
 
 def drop_at(installation: Installation, room: DataRoom, content: bytes, dataset: str = "matching") -> Path:
-    path = installation.home.inbox_rooms / room.id / dataset / "file.csv"
+    path = folder_of(installation, room) / dataset / "file.csv"
     path.write_bytes(content)
     return path
 

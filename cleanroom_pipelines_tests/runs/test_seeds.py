@@ -1,6 +1,9 @@
 """Contract: a job started from a file has its seed in the vault, or there is neither job nor seed."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,9 +11,9 @@ from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import LARGEST, Kind, Origin
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, SeedError, UsageError
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.seeds import start_job_from_file
+from cleanroom_pipelines.runs.seeds import judge_seed, start_job_from_file
 
-from .building import SEED, make_room
+from .building import SEED, Inbox, make_room
 
 
 @pytest.fixture
@@ -67,6 +70,21 @@ def test_invalid_arguments_leave_nothing(
     assert caught.value.remedy
     assert len(list(installation.catalog.resources.iterate(Kind.GENERATION_JOB))) == 1
     assert list(installation.home.seeds.iterdir()) == []
+
+
+@pytest.mark.parametrize(("account", "taken"), [(None, "u"), ("111122223333", None)])
+def test_a_seed_may_name_its_ids_as_the_dataset_does(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, account: str | None, taken: str | None
+) -> None:
+    """The header `u` is not a known word; another account may not learn that the dataset has such a column."""
+    inbox.drop("members.csv", b"spend,u\n" + b"".join(b"1,user-%02d\n" % number for number in range(30)))
+    (job,) = inbox.register()
+    work = SimpleNamespace(installation=inbox.installation, record=replace(job, started_by=account))
+    monkeypatch.setattr("cleanroom_pipelines.runs.seeds.handed_on", lambda work, model: None)
+    monkeypatch.setattr("cleanroom_pipelines.similarity.seeds.match_seed", lambda *_, **__: None)
+    work.opening_input = lambda artifact: nullcontext()
+    report = judge_seed(work, SimpleNamespace(artifact=lambda asset: None)).report  # type: ignore[arg-type]
+    assert (report.uniqueness.key_columns, report.uniqueness.n_unique) == (((taken,), 30) if taken else ((), 0))
 
 
 def test_configured_model_is_found_by_its_name(installation: Installation, seed: Path) -> None:

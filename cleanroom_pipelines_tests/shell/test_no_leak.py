@@ -19,6 +19,7 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.runs.building_lookalike import build_seed_validation_report
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.work import Run
 
@@ -178,7 +179,7 @@ def test_nothing_leaks_through_dagster(
     assert {tuple(all_) for name, all_ in ended.items() if name.startswith("Bad")} == {("CREATE_FAILED",)}
 
     # the inbox: accepted and rejected
-    folder = installation.home.inbox_seeds / configured
+    folder = folder_of(installation, worlds.the(installation, Kind.CONFIGURED_AUDIENCE_MODEL))
     (folder / "good.jsonl").write_text(world.seed.read_text())
     (folder / "strangers.csv").write_text((tmp_path / "files" / "strangers.csv").read_text() + canary("one more"))
     (folder / "notes.docx").write_text(canary("x"))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cleanroom_pipelines.catalog import GenerationJob, Kind, Origin
+from cleanroom_pipelines.runs.inbox_folders import folder_of
 
 from .. import damaged, worlds
 from .conftest import Shell
@@ -22,7 +23,7 @@ from .ticks import tick
 
 
 def inbox_of(shell: Shell) -> Path:
-    folder = shell.installation.home.inbox_seeds / shell.partition("configured_audience_model")
+    folder = folder_of(shell.installation, worlds.the(shell.installation, Kind.CONFIGURED_AUDIENCE_MODEL))
     assert folder.is_dir(), "the configured model made its own inbox"
     return folder
 

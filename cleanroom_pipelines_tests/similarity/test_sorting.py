@@ -69,7 +69,7 @@ def ranked(
 
 def _metrics(folder: Path) -> dict[str, object]:
     found = json.loads((folder / "metrics.json").read_text())
-    del found["timing"]
+    del found["timing"], found["peak_bytes"]
     return found
 
 
