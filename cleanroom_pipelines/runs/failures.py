@@ -10,8 +10,8 @@ id derived from the attempt, so that processes that look at the same time record
 
 What Dagster 1.13 without Dagster+ can show: the page of a partition shows the metadata of materialisations and of
 observations after one. If there was none, it shows only that the newest run failed, with a link to the run, which
-shows the reason. Its storage does not keep AssetFailedToMaterialize events. The page of the partition's events
-starts with the newest observation, so links to a failure lead there (reasons.link_to).
+shows the reason. It does not query checks, and the storage does not keep AssetFailedToMaterialize events. The page
+of the partition's events starts with the newest observation, so links to a failure lead there (reasons.link_to).
 """
 
 import uuid

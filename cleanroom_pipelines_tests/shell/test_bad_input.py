@@ -360,7 +360,7 @@ SEEDS = {
         for how, damage in damaged.GZIPS.items()
     },
     "an open quote": (written("s.csv", damaged.with_open_quote(LONG_SEED.encode())), "SEED_INVALID"),
-    "no user_id column": (written("s.csv", "id,x\n" + "a,b\n" * 60), "SEED_INVALID"),
+    "no column of ids": (written("s.csv", "city,x\n" + "a,b\n" * 60), "SEED_INVALID"),
     "24 ids": (seed_of(24), "SEED_TOO_SMALL"),
     "24 ids three times": (
         written("s.csv", "user_id\n" + "".join(f"user-{n % 24:04d}\n" for n in range(72))),
