@@ -4,6 +4,7 @@ Contract: byte by byte what existing homes contain.
 """
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -34,11 +35,25 @@ KEPT: list[tuple[Any, str]] = [
     ),
     (
         TrainingReport(
-            10, 1, 9, 3, 2, 6, None, 5, Window(None, 6), ("a",), {"n_rows": [1.0]}, ("W",), {"read": 0.5}
+            10,
+            1,
+            9,
+            3,
+            2,
+            6,
+            None,
+            5,
+            Window(None, 6),
+            ("a",),
+            {"n_rows": [1.0]},
+            ("W",),
+            {"read": 0.5},
+            {"read": 900},
         ),
         '{"n_rows": 10, "n_invalid_rows": 1, "n_interactions": 9, "n_users": 3, "n_items": 2, "n_pairs": 6, '
         '"first_time": null, "last_time": 5, "window": {"start": null, "end": 6}, "ignored_columns": ["a"], '
-        '"profile": {"n_rows": [1.0]}, "warnings": ["W"], "timing_seconds": {"read": 0.5}}',
+        '"profile": {"n_rows": [1.0]}, "warnings": ["W"], "timing_seconds": {"read": 0.5}, '
+        '"peak_bytes": {"read": 900}}',
     ),
     (
         SeedMatch(5, 4, 1, 0, 2, 0.5),
@@ -52,6 +67,12 @@ def test_stored_text_is_unchanged(document: Any, text: str) -> None:
     assert json.dumps(document.as_dict()) == text
     if hasattr(document, "from_dict"):
         assert type(document).from_dict(json.loads(text)) == document
+
+
+def test_a_training_without_peaks_of_memory_is_read() -> None:
+    ((report, text),) = [(document, text) for document, text in KEPT if isinstance(document, TrainingReport)]
+    before = text.replace(', "peak_bytes": {"read": 900}', "")
+    assert TrainingReport.from_dict(json.loads(before)) == replace(report, peak_bytes={})
 
 
 def test_question_keeps_its_price() -> None:
