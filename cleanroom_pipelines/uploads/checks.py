@@ -142,8 +142,8 @@ def choose_seed_column(tables: TableFiles, dataset_column: str = "") -> str:
     It is the column `user_id` in any letter case; or the column that the training dataset declares as USER_ID; or
     the only column; or the only one of several that is named by a word for a person's id, such as `customer_id`.
 
-    The only column of a text file needs such a word too, or a name that ends in `id`: any other first line may be
-    an id in a list without a header. Taken as a header, it would be lost and shown in reports.
+    The only column of CSV or JSON Lines needs such a word too, or a name that ends in `id`: any other first line
+    may be an id in a list without a header. Taken as a header, it would be lost and shown in reports.
 
     Args:
         tables: The seed's files.
@@ -160,7 +160,7 @@ def choose_seed_column(tables: TableFiles, dataset_column: str = "") -> str:
         [column for column in columns if column.lower() == dataset_column.lower()],
         [column for column in columns if names_user_ids(column)],
         [column for column in columns if is_only and _NAMES_AN_ID.fullmatch(column)],
-        [column for column in columns if is_only and tables.format != "csv" and is_name(column)],
+        [column for column in columns if is_only and tables.format == "parquet" and is_name(column)],
     ):
         if len(found) == 1:
             return found[0]
