@@ -42,10 +42,12 @@ from cleanroom_pipelines.catalog.records import (
     Version,
 )
 from cleanroom_pipelines.catalog.tables import (
+    ROWS,
     AudienceModelRow,
     AudienceReferenceRow,
     GenerationJobRow,
     ResourceRow,
+    TrainingDatasetRow,
     VersionRow,
     kept_audience_model_id,
     record_of,
@@ -195,7 +197,7 @@ class Scheduling(Claims):
             ConflictError: The resource is being deleted.
         """
         with self._database.write() as session:
-            resource = lock_resource(session, kind, resource_id)
+            resource = lock_resource(session, ROWS[kind], resource_id)
             return version_record(
                 pending_version(session, resource, cause, self._database.at(now), dict(params or {}))
             )
@@ -209,7 +211,7 @@ class Scheduling(Claims):
             ConflictError: Its newest version did not fail, its seed was deleted, or it is being deleted.
         """
         with self._database.write() as session:
-            resource = lock_resource(session, kind, resource_id)
+            resource = lock_resource(session, ROWS[kind], resource_id)
             require_not_deleting(resource)
             newest = newest_version(session, resource)
             if newest.status is not Status.CREATE_FAILED:
@@ -243,7 +245,7 @@ class Scheduling(Claims):
         """
         with self._database.write() as session:
             at = self._database.lease_time(session, now)
-            resource = lock_resource(session, kind, resource_id)
+            resource = lock_resource(session, ROWS[kind], resource_id)
             require_not_deleting(resource)
             version = newest_version(session, resource)
             key = f"{kind.words} {resource_id}"
@@ -286,7 +288,7 @@ class Scheduling(Claims):
             NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
-            resource = find_resource(session, kind, resource_id)
+            resource = find_resource(session, ROWS[kind], resource_id)
             return tuple(resource_record(child) for child in followers(session, resource))
 
     def due_refreshes(self, now: datetime | None = None) -> tuple[AudienceModel, ...]:
@@ -322,11 +324,10 @@ class Scheduling(Claims):
         """
         at = self._database.at(now)
         with self._database.write() as session:
-            parent_id = find_resource(session, Kind.AUDIENCE_MODEL, model_id).parent_id
+            parent_id = find_resource(session, AudienceModelRow, model_id).parent_id
             assert parent_id is not None
-            dataset = lock_resource(session, Kind.TRAINING_DATASET, parent_id)
-            model = lock_resource(session, Kind.AUDIENCE_MODEL, model_id)
-            assert isinstance(model, AudienceModelRow)
+            dataset = lock_resource(session, TrainingDatasetRow, parent_id)
+            model = lock_resource(session, AudienceModelRow, model_id)
             if model.refresh_every_seconds is None:
                 raise UsageError(
                     f"The audience model {model_id} has no refresh interval.",
@@ -351,8 +352,8 @@ class Scheduling(Claims):
     def _fail_orphan(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
         with self._database.write() as session:
             try:
-                gate = lock_resource(session, gate_kind, gate_id)
-                resource = lock_resource(session, orphan.kind, orphan.resource_id)
+                gate = lock_resource(session, ROWS[gate_kind], gate_id)
+                resource = lock_resource(session, ROWS[orphan.kind], orphan.resource_id)
                 version = find_version(session, resource, orphan.number)
             except NotFoundError:
                 return None

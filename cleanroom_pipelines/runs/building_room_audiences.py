@@ -81,7 +81,7 @@ def _build_audience(work: Work[CustomAudience], *, asset: str) -> AssetResult:
     question = _Question.of(work)
     with question.opening() as (folders, engine):
         if isinstance(question.definition, Lookalike):
-            sentence = _build_lookalike(question, engine, folders)
+            sentence = _build_lookalike(question, question.definition, engine, folders)
         else:
             sentence = _build_set(question, engine, folders)
     work.finish(sentence, (question.parent,))
@@ -131,7 +131,7 @@ class _Question:
     @cached_property
     def budget(self) -> RoomBudget:
         """The privacy budget of the room's two organisations for the room's data."""
-        found = RoomBudget.of(self.installation, self.room, self.room_version.artifacts)
+        found = RoomBudget.of(self.installation, self.room, self.room_version)
         if found is None:
             raise _not_provisioned("provider of one of its sides")
         return found
@@ -269,11 +269,11 @@ def _build_set(question: _Question, engine: Engine, folders: Mapping[str, Path])
     return _publish(question, staged, size, [question.budget.question("size", text)])
 
 
-def _build_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+def _build_lookalike(
+    question: _Question, lookalike: Lookalike, engine: Engine, folders: Mapping[str, Path]
+) -> str:
     from cleanroom_pipelines.runs.room_lookalikes import LookalikeRun
 
-    lookalike = question.definition
-    assert isinstance(lookalike, Lookalike)
     if "room_model" not in folders:
         raise UsageError(
             "The data room has no similarity model.",
@@ -284,7 +284,6 @@ def _build_lookalike(question: _Question, engine: Engine, folders: Mapping[str, 
     seed_file = folders["scratch"] / "seed.parquet"
     n_seed = question.find_counted(engine, folders, source, seed_file)
     run = LookalikeRun(
-        question.installation,
         question.work,
         question.budget,
         question.figures,
@@ -300,7 +299,7 @@ def _build_lookalike(question: _Question, engine: Engine, folders: Mapping[str, 
     run.select(lookalike.reach, exclude_seed_audience=lookalike.exclude_seed_audience)
     size = run.size_of(lookalike.reach)
     sentence = _publish(question, folders["scratch"] / USERS_FILE, size, [])
-    with question.work.drafting("lookalike_statistics", question.inputs, question.definition.as_dict()) as draft:
+    with question.work.drafting("lookalike_statistics", question.inputs, lookalike.as_dict()) as draft:
         write_documents(draft.path, documents)
     return sentence
 
@@ -349,7 +348,7 @@ def build_audience_list(work: Work[AudienceList]) -> AssetResult:
     with work.withdrawing(asset), ExitStack() as stack:
         folder = stack.enter_context(installation.store.opening(reference))
         published = read_documents(folder)["audience"]
-        _pay_for_list(installation, audience, room_version, published)
+        _pay_for_list(work, audience, room_version, published)
         if not published["is_enough"]:
             raise CleanroomError(
                 "The audience has too few users to deliver a list.",
@@ -367,7 +366,7 @@ def build_audience_list(work: Work[AudienceList]) -> AssetResult:
             hashes = scratch / "activation.parquet"
             unseal_hashes(installation.key, stack.enter_context(installation.store.opening(base)), hashes)
             activation = kept_activation(hashes, destination)
-        delta_from = _delta_from(installation, stack, options, record)
+        delta_from = _delta_from(work, stack)
         inputs = (installation.store.as_input(reference),)
         with work.drafting(asset, inputs, dict(options)) as draft:
             control_group = None
@@ -424,7 +423,7 @@ def _current_audience(catalog: Catalog, audience: CustomAudience) -> tuple[Versi
 
 
 def _pay_for_list(
-    installation: Installation, audience: CustomAudience, room_version: Version, published: Mapping[str, Any]
+    work: Work[AudienceList], audience: CustomAudience, room_version: Version, published: Mapping[str, Any]
 ) -> None:
     """Charge the budget for the audience's size, because delivering a list shows that it is large enough."""
     if "questions" not in published:
@@ -433,30 +432,29 @@ def _pay_for_list(
             remedy="Request the list again in a moment.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
+    installation = work.installation
     room = installation.catalog.get(DataRoom, audience.data_room_id)
-    budget = RoomBudget.of(installation, room, room_version.artifacts)
+    budget = RoomBudget.of(installation, room, room_version)
     if budget is not None and published["questions"]:
         organization = installation.catalog.pairs.organization_of_user(audience.created_by_email)
         budget.budget.pay([Question.from_dict(each) for each in published["questions"]], organization)
 
 
-def _delta_from(
-    installation: Installation, stack: ExitStack, options: Mapping[str, Any], record: AudienceList
-) -> Path | None:
-    job_id = options.get("delta_from")
+def _delta_from(work: Work[AudienceList], stack: ExitStack) -> Path | None:
+    catalog, job_id = work.installation.catalog, work.record.options.get("delta_from")
     if not job_id:
         return None
     try:
-        earlier = installation.catalog.get(AudienceList, installation.catalog.rooms.room_job(job_id).target_id)
+        earlier = catalog.get(AudienceList, catalog.rooms.room_job(job_id).target_id)
     except NotFoundError:
         earlier = None
-    version = installation.catalog.resources.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
-    if earlier is None or earlier.delivered_to != record.delivered_to or version is None:
+    version = catalog.resources.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
+    if earlier is None or earlier.delivered_to != work.record.delivered_to or version is None:
         raise UsageError(
             "The earlier list is not from one of your own jobs.",
             remedy="Give the id of one of your own user-list jobs.",
         )
-    return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES
+    return stack.enter_context(work.installation.store.opening(version.artifact("audience_user_list"))) / FILES
 
 
 def _subject_of(audience: CustomAudience) -> str:
