@@ -125,7 +125,7 @@ class Claims(Part):
             mirror(session, resource, now)
             return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, queue_generation)
 
-    def reserve(self, version: Version, seconds: float = RESERVED_SECONDS) -> bool:
+    def reserve(self, version: Version) -> bool:
         """Reserve a pending version for a run that is about to start, so that no other process starts another run.
 
         The run itself claims the version as usual; if it never does, the reservation expires.
@@ -143,7 +143,7 @@ class Claims(Part):
                     VersionRow.queue_generation == version.queue_generation,
                 )
                 .where(is_unreserved(now))
-                .values(lease_expires_at=now + timedelta(seconds=seconds))
+                .values(lease_expires_at=now + timedelta(seconds=RESERVED_SECONDS))
                 .returning(VersionRow.number)
             ).scalar()
         return reserved is not None
@@ -205,7 +205,7 @@ class Claims(Part):
             return row is None or row.cancel_requested or not _is_held(row, claim)
 
     @noted
-    def request_cancel(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version:
+    def request_cancel(self, kind: Kind, resource_id: str) -> Version:
         """Cancel a resource's newest version: immediately if it is pending, or else when its run next checks.
 
         Raises:
@@ -213,7 +213,7 @@ class Claims(Part):
             ConflictError: There is nothing to cancel, or its output is being delivered.
         """
         with self._database.write() as session:
-            resource = lock_resource(session, ROWS[kind], resource_id, account_id)
+            resource = lock_resource(session, ROWS[kind], resource_id)
             newest = newest_version(session, resource)
             if newest.status in OPEN and is_being_delivered(newest):
                 raise ConflictError(
