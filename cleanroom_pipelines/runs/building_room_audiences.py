@@ -38,20 +38,19 @@ from cleanroom_pipelines.catalog import (
     DataRoom,
     Kind,
     ParentRef,
-    Status,
     Version,
 )
 from cleanroom_pipelines.engine import Engine, open_configured_engine
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
-from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
+from cleanroom_pipelines.runs.artifact_documents import read_documents, write_documents
 from cleanroom_pipelines.runs.budgets import Question, write_down_reveals
-from cleanroom_pipelines.runs.building import AssetResult, builds, built
+from cleanroom_pipelines.runs.building import AssetResult, builds, built, nothing, stored
 from cleanroom_pipelines.runs.building_rooms import unseal_hashes
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
-from cleanroom_pipelines.runs.work import Run, Work
+from cleanroom_pipelines.runs.work import Work
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input
 
 USERS_FILE = "users.parquet"
@@ -61,23 +60,22 @@ FILES = "files"
 _ROWS_AT_ONCE = 100_000
 
 
-def build_custom_audience(installation: Installation, partition: str, run: Run, *, asset: str) -> AssetResult:
+def _built_earlier(store: ArtifactStore, newest: Version, asset: str) -> AssetResult:
+    if asset not in newest.artifacts:
+        why = "Nothing to build: this kind of audience lacks this asset."
+        return nothing(asset, newest.resource_id, why)
+    sentence = str(newest.summary.get("sentence", "")) or "The audience is ready."
+    return stored(store, newest.artifact(asset), sentence)
+
+
+@builds(CustomAudience, built_earlier=_built_earlier)
+def build_custom_audience(work: Work[CustomAudience], *, asset: str) -> AssetResult:
     """Build a custom audience: find its users and, for a lookalike, measure the quality of its ranking.
 
     Args:
-        installation: The installation to work on.
-        partition: Partition key of the audience.
-        run: The run that does the work.
+        work: The claimed version of the audience.
         asset: `custom_audience` or `lookalike_statistics`; the first call builds both.
     """
-    newest = installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition)
-    if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
-        return _read(installation.store, newest, asset)
-    return _build_audience(installation, partition, run, asset=asset)
-
-
-@builds(CustomAudience)
-def _build_audience(work: Work[CustomAudience], *, asset: str) -> AssetResult:
     question = _Question.of(work)
     with question.opening() as (folders, engine):
         if isinstance(question.definition, Lookalike):
@@ -86,7 +84,7 @@ def _build_audience(work: Work[CustomAudience], *, asset: str) -> AssetResult:
             sentence = _build_set(question, engine, folders)
     work.finish(sentence, (question.parent,))
     newest = work.installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, work.record.id)
-    return _read(work.installation.store, newest, asset)
+    return _built_earlier(work.installation.store, newest, asset)
 
 
 @dataclass(frozen=True)
@@ -497,16 +495,6 @@ def _n_rows(users: Path) -> int:
     import pyarrow.parquet as pq
 
     return int(pq.read_metadata(users).num_rows)
-
-
-def _read(store: ArtifactStore, version: Version, asset: str) -> AssetResult:
-    if asset not in version.artifacts:
-        return AssetResult(
-            asset, version.resource_id, "Nothing to build: this kind of audience lacks this asset.", made=False
-        )
-    manifest, documents = read_verified(store, version.artifact(asset))
-    sentence = str(version.summary.get("sentence", "")) or "The audience is ready."
-    return AssetResult(asset, version.resource_id, sentence, manifest, documents)
 
 
 def _not_provisioned(what: str) -> CleanroomError:

@@ -15,17 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import Catalog, DataLab, DataRoom, Kind, Status, Version, hex_of
+from cleanroom_pipelines.catalog import Catalog, DataLab, DataRoom, Kind, Version, hex_of
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
-from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
-from cleanroom_pipelines.runs.building import AssetResult, builds, built
+from cleanroom_pipelines.runs.artifact_documents import read_documents, write_documents
+from cleanroom_pipelines.runs.building import AssetResult, builds, built, nothing, stored
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.room_budgets import RoomBudget, seed_digests
 from cleanroom_pipelines.runs.room_inbox import close_room_drop, make_room_inbox
-from cleanroom_pipelines.runs.work import Run, Work
+from cleanroom_pipelines.runs.work import Work
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Draft, Input, InstallationKey
 from cleanroom_pipelines.terms import CollaborationType
 
@@ -66,25 +66,23 @@ def build_data_lab(work: Work[DataLab]) -> AssetResult:
     return made
 
 
-def build_room_asset(
-    installation: Installation, partition: str, run: Run, *, asset: str, finishes: bool
-) -> AssetResult:
+def _built_earlier(store: ArtifactStore, newest: Version, asset: str) -> AssetResult:
+    version = newest.artifacts.get(asset)
+    if version is None or not version.startswith(f"{newest.number:04d}-"):
+        why = "Nothing to build: the inputs are unchanged, or the room lacks data that this asset needs."
+        return nothing(asset, newest.resource_id, why)
+    return stored(store, newest.artifact(asset), _SENTENCES[asset])
+
+
+@builds(DataRoom, built_earlier=_built_earlier)
+def build_room_asset(work: Work[DataRoom], *, asset: str, finishes: bool) -> AssetResult:
     """Build one asset of a room; first build the assets before it that this version of the room still lacks.
 
     Args:
-        installation: The installation to work on.
-        partition: Partition key of the room.
-        run: The run that does the work.
+        work: The claimed version of the room.
         asset: One of ROOM_ASSETS.
         finishes: Whether this is the run's last asset: then the remaining assets are built and the version closes.
     """
-    if (made := _already_built(installation, partition, run, asset)) is not None:
-        return made
-    return _build_room(installation, partition, run, asset=asset, finishes=finishes)
-
-
-@builds(DataRoom)
-def _build_room(work: Work[DataRoom], *, asset: str, finishes: bool) -> AssetResult:
     state = _RoomBuild(work)
     last = len(ROOM_ASSETS) if finishes else ROOM_ASSETS.index(asset) + 1
     for number, name in enumerate(ROOM_ASSETS[:last]):
@@ -179,8 +177,8 @@ class _RoomBuild:
                 if asset in self.version.artifacts
                 else "Nothing to build: the room lacks data that this asset needs."
             )
-            return _nothing(asset, self.room.id, why)
-        return _read(self.installation.store, self.version.artifact(asset))
+            return nothing(asset, self.room.id, why)
+        return stored(self.installation.store, self.version.artifact(asset), _SENTENCES[asset])
 
 
 def delete_unused_room_data(installation: Installation, version: Version) -> None:
@@ -519,23 +517,6 @@ def _upload_inputs(catalog: Catalog, datasets: Mapping[str, str]) -> tuple[Input
     )
 
 
-def _already_built(installation: Installation, partition: str, run: Run, asset: str) -> AssetResult | None:
-    """Return an asset's result if an earlier step of this run has already finished the version; else None."""
-    newest: Version = installation.catalog.resources.newest_version(Kind.DATA_ROOM, partition)
-    if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:
-        return None
-    version = newest.artifacts.get(asset)
-    if version is None or not version.startswith(f"{newest.number:04d}-"):
-        why = "Nothing to build: the inputs are unchanged, or the room lacks data that this asset needs."
-        return _nothing(asset, partition, why)
-    return _read(installation.store, newest.artifact(asset))
-
-
-def _read(store: ArtifactStore, reference: ArtifactReference) -> AssetResult:
-    manifest, documents = read_verified(store, reference)
-    return AssetResult(reference.asset, reference.partition, _SENTENCES[reference.asset], manifest, documents)
-
-
 _SENTENCES = {
     "base_audience": "Ingested the publisher's users.",
     "seed_audiences": "Ingested the advertiser's seed audiences.",
@@ -544,7 +525,3 @@ _SENTENCES = {
     "insights": "Released the segments and demographics that distinguish each seed audience's matched users.",
     "room_model": "Trained the similarity model on the publisher's users, without any seed.",
 }
-
-
-def _nothing(asset: str, partition: str, message: str) -> AssetResult:
-    return AssetResult(asset, partition, message, made=False)
