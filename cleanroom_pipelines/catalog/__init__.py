@@ -49,6 +49,7 @@ from cleanroom_pipelines.catalog.parties import Parties
 from cleanroom_pipelines.catalog.policies import Policies
 from cleanroom_pipelines.catalog.queue import Lane
 from cleanroom_pipelines.catalog.records import (
+    OPEN,
     RECORDS,
     AccessKey,
     Account,
