@@ -26,13 +26,12 @@ from typing import Any
 from cleanroom_pipelines.audiences.definitions import Definition, parse_definition
 from cleanroom_pipelines.engine import (
     EngineSettings,
+    Progress,
     find_tables,
     open_configured_engine,
     open_engine,
     stable_hash_sql,
 )
-
-Progress = Callable[[float, str], None]
 
 OURS = "cleanroom"
 HAND_WRITTEN = ("SQL, joins", "SQL, set operations", "SQL, one GROUP BY")

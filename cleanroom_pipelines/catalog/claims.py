@@ -31,6 +31,7 @@ from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.propagation import follow
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Claim, ExpiredClaims, ParentRef, Status, Version
 from cleanroom_pipelines.catalog.tables import (
+    ROWS,
     ExportJobRow,
     ResourceRow,
     VersionRow,
@@ -81,7 +82,7 @@ class Claims(Part):
         with self._database.write() as session:
             now = self._database.lease_time(session)
             expires = now + timedelta(seconds=lease_seconds)
-            resource = lock_resource(session, kind, resource_id)
+            resource = lock_resource(session, ROWS[kind], resource_id)
             before = find_version(session, resource, number)
             if before.status is Status.CREATE_IN_PROGRESS and before.run_id == run_id:
                 before.lease_expires_at = expires
@@ -124,7 +125,7 @@ class Claims(Part):
             mirror(session, resource, now)
             return Claim(kind, resource_id, number, run_id, taken, lease_seconds, expires, queue_generation)
 
-    def reserve(self, version: Version, seconds: float = RESERVED_SECONDS) -> bool:
+    def reserve(self, version: Version) -> bool:
         """Reserve a pending version for a run that is about to start, so that no other process starts another run.
 
         The run itself claims the version as usual; if it never does, the reservation expires.
@@ -142,7 +143,7 @@ class Claims(Part):
                     VersionRow.queue_generation == version.queue_generation,
                 )
                 .where(is_unreserved(now))
-                .values(lease_expires_at=now + timedelta(seconds=seconds))
+                .values(lease_expires_at=now + timedelta(seconds=RESERVED_SECONDS))
                 .returning(VersionRow.number)
             ).scalar()
         return reserved is not None
@@ -204,7 +205,7 @@ class Claims(Part):
             return row is None or row.cancel_requested or not _is_held(row, claim)
 
     @noted
-    def request_cancel(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version:
+    def request_cancel(self, kind: Kind, resource_id: str) -> Version:
         """Cancel a resource's newest version: immediately if it is pending, or else when its run next checks.
 
         Raises:
@@ -212,7 +213,7 @@ class Claims(Part):
             ConflictError: There is nothing to cancel, or its output is being delivered.
         """
         with self._database.write() as session:
-            resource = lock_resource(session, kind, resource_id, account_id)
+            resource = lock_resource(session, ROWS[kind], resource_id)
             newest = newest_version(session, resource)
             if newest.status in OPEN and is_being_delivered(newest):
                 raise ConflictError(
@@ -374,7 +375,7 @@ class Claims(Part):
     def _reap_one(self, kind: Kind, resource_id: str, number: int, at: datetime) -> ExpiredClaims | None:
         with self._database.write() as session:
             try:
-                resource = lock_resource(session, kind, resource_id)
+                resource = lock_resource(session, ROWS[kind], resource_id)
             except NotFoundError:
                 return None
             version = find_version(session, resource, number)
@@ -386,7 +387,7 @@ class Claims(Part):
 
     def _held(self, session: Session, claim: Claim) -> tuple[ResourceRow, VersionRow]:
         try:
-            resource = lock_resource(session, claim.kind, claim.id)
+            resource = lock_resource(session, ROWS[claim.kind], claim.id)
             version = find_version(session, resource, claim.number)
         except NotFoundError:
             raise _lost(claim) from None

@@ -55,6 +55,7 @@ from cleanroom_pipelines.catalog.specs import (
     Starter,
 )
 from cleanroom_pipelines.catalog.tables import (
+    ROWS,
     AudienceModelRow,
     ConfiguredAudienceModelRow,
     GenerationJobRow,
@@ -266,13 +267,13 @@ class Creation(Resources):
     ) -> Resource:
         now = self._database.now()
         with self._database.write() as session:
-            row = find_resource(session, kind, resource_id, *place)
+            row = find_resource(session, ROWS[kind], resource_id, *place)
             spec = make_spec(row)
             spec.validate()
             self._check_seed_floor(spec)
             must_be_active = parents_must_be_active and spec.parent_id != row.parent_id
             parent = _usable_parent(session, spec, row.account_id, row.region, must_be_active)
-            row = lock_resource(session, kind, resource_id)
+            row = lock_resource(session, ROWS[kind], resource_id)
             require_not_deleting(row)
             spec = make_spec(row)  # again under the lock, so that no concurrent change is lost
             if parent is not None and spec.parent_id != parent.id:
@@ -313,7 +314,7 @@ def _usable_parent(
 ) -> ResourceRow | None:
     if spec.parent_kind is None or spec.parent_id is None:
         return None
-    parent = lock_resource(session, spec.parent_kind, spec.parent_id, account_id, region)
+    parent = lock_resource(session, ROWS[spec.parent_kind], spec.parent_id, account_id, region)
     if isinstance(spec, ExportJobSpec) and spec.started_by not in (None, account_id):
         _reject_stranger(session, spec, parent)
     require_not_deleting(parent)
@@ -397,8 +398,7 @@ def _completed(
             check_tags(tags)
         return replace(spec, tags=tags, started_by=spec.started_by or account_id)
     if isinstance(spec, ExportJobSpec) and parent is not None and parent.parent_id is not None:
-        configured = find_resource(session, Kind.CONFIGURED_AUDIENCE_MODEL, parent.parent_id)
-        assert isinstance(configured, ConfiguredAudienceModelRow)
+        configured = find_resource(session, ConfiguredAudienceModelRow, parent.parent_id)
         _reject_size(spec.size, configured)
         return replace(spec, started_by=spec.started_by or account_id)
     return spec

@@ -243,16 +243,12 @@ class Database:
             _last_outage[self._url] = time.monotonic()
             raise
 
-    def at(self, now: datetime | None) -> datetime:
-        """Return `now` if it is given, or else the current time."""
-        return now if now is not None else self.now()
-
     def lease_time(self, session: Session, now: datetime | None = None) -> datetime:
         """Return the current UTC time for leases and heartbeats, from the server if `server_clock` is set."""
         if now is None and self._server_clock:
             there: datetime = session.scalars(select(func.clock_timestamp())).one()
             return there.astimezone(UTC)
-        return self.at(now)
+        return now if now is not None else self.now()
 
     def _ensure_schema(self) -> None:
         if not self._is_checked:

@@ -18,6 +18,7 @@ from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Resource, Status
 from cleanroom_pipelines.catalog.tables import (
+    ROWS,
     GenerationJobRow,
     ResourceRow,
     RoomJobRow,
@@ -59,7 +60,7 @@ class Deletion(Part):
                 f"A resource of kind {kind.words} cannot be deleted alone.", remedy=f"Delete its {parent.words}."
             )
         with self._database.write() as session:
-            row = lock_resource(session, kind, resource_id, account_id, region)
+            row = lock_resource(session, ROWS[kind], resource_id, account_id, region)
             if row.status in {Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS}:
                 return resource_record(row)
             if kind not in DELETED_WITH:
@@ -85,7 +86,7 @@ class Deletion(Part):
             NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
-            row = find_resource(session, kind, resource_id)
+            row = find_resource(session, ROWS[kind], resource_id)
             return tuple(resource_record(each) for each in _descendants(session, row))
 
     def deletions(self, limit: int = 100) -> tuple[Resource, ...]:
@@ -115,7 +116,7 @@ class Deletion(Part):
             ConflictError: Its deletion was not requested, or a run is still working on it.
         """
         with self._database.write() as session:
-            row = lock_resource(session, kind, resource_id)
+            row = lock_resource(session, ROWS[kind], resource_id)
             deleted = (row, *_children(session, row))
             _require_delete_request(row)
             _reject_running(session, deleted)
@@ -133,7 +134,7 @@ class Deletion(Part):
         """
         with self._database.write() as session:
             try:
-                row = lock_resource(session, kind, resource_id)
+                row = lock_resource(session, ROWS[kind], resource_id)
             except NotFoundError:
                 return
             if row.status is not Status.DELETE_IN_PROGRESS:
@@ -159,7 +160,7 @@ class Deletion(Part):
             ConflictError: Its deletion was not requested.
         """
         with self._database.write() as session:
-            row = lock_resource(session, kind, resource_id)
+            row = lock_resource(session, ROWS[kind], resource_id)
             _require_delete_request(row)
             row.status, row.status_message, row.updated_at = Status.DELETE_FAILED, message, self._database.now()
 
@@ -190,7 +191,7 @@ def _children(session: Session, row: ResourceRow) -> list[ResourceRow]:
     if row.kind not in DELETED_WITH:
         return []
     query = select(ResourceRow.id).where(ResourceRow.parent_id == row.id).order_by(ResourceRow.id)
-    return [lock_resource(session, DELETED_WITH[row.kind], child_id) for child_id in session.scalars(query)]
+    return [lock_resource(session, ROWS[DELETED_WITH[row.kind]], child_id) for child_id in session.scalars(query)]
 
 
 def _descendants(session: Session, row: ResourceRow) -> list[ResourceRow]:

@@ -12,14 +12,14 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Enum, inspect, select
 from sqlalchemy.orm import ColumnProperty, Session
 
 from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.identity import raise_generation
-from cleanroom_pipelines.catalog.lifecycle import find_resource, find_version
+from cleanroom_pipelines.catalog.lifecycle import ACTIVE_AT_ONCE, find_resource, find_version
 from cleanroom_pipelines.catalog.names import MAX_NAME, Kind
 from cleanroom_pipelines.catalog.records import OPEN, Cause, ParentRef, Status
 from cleanroom_pipelines.catalog.tables import (
@@ -41,7 +41,8 @@ from cleanroom_pipelines.catalog.tables import (
 from cleanroom_pipelines.errors import StatusCode
 
 Dossier = Mapping[str, Any]
-_ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.DATA_ROOM)
+
+_Row = TypeVar("_Row", bound=Base)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Dossiers(Part):
             NotFoundError: The resource or version does not exist.
         """
         with self._database.read() as session:
-            resource = find_resource(session, kind, resource_id)
+            resource = find_resource(session, ROWS[kind], resource_id)
             parent = session.get(ResourceRow, resource.parent_id) if resource.parent_id else None
             view = session.get(JobViewRow, resource_id)
             return {
@@ -153,7 +154,6 @@ class Dossiers(Part):
 def _insert_resource(session: Session, proven: ProvenResource) -> ResourceRow:
     assert proven.dossier is not None
     row = _from_json(ROWS[proven.kind], proven.dossier["resource"])
-    assert isinstance(row, ResourceRow)
     row.current_version, row.status = None, Status.CREATE_FAILED
     row.status_code = row.status_message = None
     if isinstance(row, GenerationJobRow):
@@ -225,7 +225,7 @@ def _set_status(session: Session, row: ResourceRow, proven: ProvenResource) -> N
     active = [version.number for version in versions if version.status is Status.ACTIVE]
     newest = max(versions, key=lambda version: version.number)
     row.current_version = max(active, default=None)
-    row.status = Status.ACTIVE if active or row.kind in _ACTIVE_AT_ONCE else newest.status
+    row.status = Status.ACTIVE if active or row.kind in ACTIVE_AT_ONCE else newest.status
     row.status_code, row.status_message = newest.status_code, newest.status_message
     row.updated_at = max(row.updated_at, *(version.made_at for version in proven.versions))
 
@@ -259,7 +259,7 @@ def _value_as_json(attribute: ColumnProperty[Any], value: Any) -> Any:
     return value.value if isinstance(value, enum.Enum) else value
 
 
-def _from_json(row_type: type[Base], values: Mapping[str, Any]) -> Base:
+def _from_json(row_type: type[_Row], values: Mapping[str, Any]) -> _Row:
     return row_type(**_values_from_json(row_type, values))
 
 

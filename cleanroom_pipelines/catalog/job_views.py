@@ -57,7 +57,7 @@ class JobViews(Deletion):
             NotFoundError: The account can see no such job.
         """
         with self._database.read() as session:
-            job = find_resource(session, Kind.GENERATION_JOB, job_id, region=region)
+            job = find_resource(session, GenerationJobRow, job_id, region=region)
             seen = _seen(job, session.get(JobViewRow, job_id), account_id)
         if seen is None:
             raise _no_such_job()
@@ -287,7 +287,7 @@ def _seen(job: ResourceRow, view: JobViewRow | None, account_id: str) -> JobView
 
 
 def _lock_seen(session: Session, job_id: str, account_id: str, region: str | None) -> ResourceRow | JobViewRow:
-    job = lock_resource(session, Kind.GENERATION_JOB, job_id, region=region)
+    job = lock_resource(session, GenerationJobRow, job_id, region=region)
     if job.account_id == account_id:
         return job
     view = session.get(JobViewRow, job_id, populate_existing=True)

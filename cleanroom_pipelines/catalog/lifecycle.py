@@ -10,7 +10,7 @@ deadlocks on PostgreSQL. On SQLite a write locks the whole database.
 """
 
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Table, select, update
 from sqlalchemy.orm import Session
@@ -24,37 +24,39 @@ from cleanroom_pipelines.catalog.specs import ExportJobSpec, Spec
 from cleanroom_pipelines.catalog.tables import ROWS, GenerationJobRow, ResourceRow, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode
 
+_Row = TypeVar("_Row", bound=ResourceRow)
+
 # In `params`, because it must outlive the holder: the next attempt continues the delivery.
 _DELIVERY = "delivery_begun"
 # ACTIVE as soon as they exist, as in AWS; their versions are built afterwards.
-_ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.DATA_ROOM)
+ACTIVE_AT_ONCE = (Kind.TRAINING_DATASET, Kind.CONFIGURED_AUDIENCE_MODEL, Kind.DATA_ROOM)
 
 
 def find_resource(
-    session: Session, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
-) -> ResourceRow:
+    session: Session, of: type[_Row], resource_id: str, account_id: str | None = None, region: str | None = None
+) -> _Row:
     """Return a resource's row.
 
     Raises:
         NotFoundError: There is none of this kind in the account and region.
     """
-    return _only(session, kind, resource_id, account_id, region, lock=False)
+    return _only(session, of, resource_id, account_id, region, lock=False)
 
 
 def lock_resource(
-    session: Session, kind: Kind, resource_id: str, account_id: str | None = None, region: str | None = None
-) -> ResourceRow:
+    session: Session, of: type[_Row], resource_id: str, account_id: str | None = None, region: str | None = None
+) -> _Row:
     """Return a resource's row, locked against other writers until the transaction ends.
 
     Raises:
         NotFoundError: There is none of this kind in the account and region.
     """
-    return _only(session, kind, resource_id, account_id, region, lock=True)
+    return _only(session, of, resource_id, account_id, region, lock=True)
 
 
 def _only(
-    session: Session, kind: Kind, resource_id: str, account_id: str | None, region: str | None, *, lock: bool
-) -> ResourceRow:
+    session: Session, of: type[_Row], resource_id: str, account_id: str | None, region: str | None, *, lock: bool
+) -> _Row:
     if lock:
         # The kind's own columns are loaded by a second query: after waiting for a lock, PostgreSQL re-reads only
         # the locked row.
@@ -62,11 +64,13 @@ def _only(
         query = query.with_for_update(key_share=True, of=ResourceRow).execution_options(populate_existing=True)
         row = session.scalar(query)
     else:
-        row = session.get(ROWS[kind], resource_id)
-    wanted = (kind, account_id or (row and row.account_id), region or (row and row.region))
-    if row is None or (row.kind, row.account_id, row.region) != wanted:
-        raise NotFoundError(f"There is no such {kind.words}.", remedy="List the existing ones.")
-    return row
+        row = session.get(of, resource_id)
+    if isinstance(row, of):
+        wanted = (account_id or row.account_id, region or row.region)
+        if (row.account_id, row.region) == wanted:
+            return row
+    kind = next(kind for kind, row_type in ROWS.items() if row_type is of)
+    raise NotFoundError(f"There is no such {kind.words}.", remedy="List the existing ones.")
 
 
 def insert_resource(
@@ -100,7 +104,7 @@ def insert_resource(
         account_id=account_id,
         region=region,
         scope=name_scope(spec, account_id),
-        status=Status.ACTIVE if spec.kind in _ACTIVE_AT_ONCE else Status.CREATE_PENDING,
+        status=Status.ACTIVE if spec.kind in ACTIVE_AT_ONCE else Status.CREATE_PENDING,
         created_at=now,
         updated_at=now,
         declared=declared,
@@ -268,7 +272,7 @@ def mirror(session: Session, resource: ResourceRow, now: datetime) -> None:
     if resource.status in DELETING:
         return
     newest = newest_version(session, resource)
-    if resource.current_version is None and resource.kind not in _ACTIVE_AT_ONCE:
+    if resource.current_version is None and resource.kind not in ACTIVE_AT_ONCE:
         resource.status = newest.status
     else:
         resource.status = Status.ACTIVE

@@ -135,9 +135,11 @@ class Notices(Part):
                 return frozenset()
             organizations = set[str]()
             for owner in {found.account_id, found.owner}:
-                row = session.get(UserRow if "@" in owner else AccountRow, owner)
-                assert isinstance(row, UserRow | AccountRow | None)
-                default = organization_of_address(owner) if "@" in owner else owner
+                row: UserRow | AccountRow | None
+                if "@" in owner:
+                    row, default = session.get(UserRow, owner), organization_of_address(owner)
+                else:
+                    row, default = session.get(AccountRow, owner), owner
                 organizations.add((row.organization if row else None) or default)
             return frozenset(organizations)
 

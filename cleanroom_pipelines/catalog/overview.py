@@ -167,7 +167,7 @@ class Overview(Part):
         """Return the resource of any kind with this partition key; None if there is none."""
         with self._database.read() as session:
             kind = session.scalar(select(ResourceRow.kind).where(ResourceRow.id == resource_id))
-            return None if kind is None else resource_record(find_resource(session, kind, resource_id))
+            return None if kind is None else resource_record(find_resource(session, ROWS[kind], resource_id))
 
     def named(self, name_or_key: str, kind: Kind | None = None) -> tuple[Resource, ...]:
         """Return the resource with this partition key, or else all resources with this name, parents first."""
@@ -177,7 +177,7 @@ class Overview(Part):
         with self._database.read() as session:
             for condition in (ResourceRow.id == name_or_key, ResourceRow.name == name_or_key):
                 if found := session.execute(query.where(condition)).all():
-                    return tuple(resource_record(find_resource(session, row[0], row[1])) for row in found)
+                    return tuple(resource_record(find_resource(session, ROWS[row[0]], row[1])) for row in found)
         return ()
 
     def names(self, kind: Kind | None = None) -> tuple[str, ...]:
@@ -235,7 +235,7 @@ class Overview(Part):
             NotFoundError: The resource or version does not exist.
         """
         with self._database.read() as session:
-            return version_record(find_version(session, find_resource(session, kind, resource_id), number))
+            return version_record(find_version(session, find_resource(session, ROWS[kind], resource_id), number))
 
     def live_runs(self) -> frozenset[str]:
         """Return the ids of the runs that hold a claim, and of the workers that were not removed as dead."""

@@ -78,10 +78,11 @@ class Pairs(Part):
         """
         check_label("organization", organization, 255)
         with self._database.write() as session:
-            row = session.get(UserRow, email) if email else session.get(AccountRow, account_id)
+            row: UserRow | AccountRow | None = (
+                session.get(UserRow, email) if email else session.get(AccountRow, account_id)
+            )
             if row is None:
                 raise NotFoundError("There is no such user or account.", remedy="Create it first.")
-            assert isinstance(row, UserRow | AccountRow)
             row.organization = organization.lower()
 
     def pair(self, a: str, b: str) -> Pair:

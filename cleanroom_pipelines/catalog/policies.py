@@ -7,11 +7,8 @@ Keep out: evaluating policies, which the AWS API layer does.
 
 import hashlib
 
-from sqlalchemy.orm import Session
-
 from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.lifecycle import lock_resource
-from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.specs import is_storable
 from cleanroom_pipelines.catalog.tables import ConfiguredAudienceModelRow
@@ -55,7 +52,7 @@ class Policies(Part):
             raise UsageError("The policy is invalid.", remedy=f"Give 1 to {MAX_POLICY:,} characters.")
         new_hash = hashlib.sha256(policy_text.encode()).hexdigest()
         with self._database.write() as session:
-            row = _locked(session, configured_id, account_id, region)
+            row = lock_resource(session, ConfiguredAudienceModelRow, configured_id, account_id, region)
             if must_exist is not None and must_exist is not (row.policy is not None):
                 raise UsageError(
                     "The configured audience model has no policy."
@@ -82,15 +79,7 @@ class Policies(Part):
             NotFoundError: The account has no such configured audience model.
         """
         with self._database.write() as session:
-            row = _locked(session, configured_id, account_id, region)
+            row = lock_resource(session, ConfiguredAudienceModelRow, configured_id, account_id, region)
             had_one = row.policy is not None
             row.policy = row.policy_hash = None
         return had_one
-
-
-def _locked(
-    session: Session, configured_id: str, account_id: str, region: str | None
-) -> ConfiguredAudienceModelRow:
-    row = lock_resource(session, Kind.CONFIGURED_AUDIENCE_MODEL, configured_id, account_id, region)
-    assert isinstance(row, ConfiguredAudienceModelRow)
-    return row

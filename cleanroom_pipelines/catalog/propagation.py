@@ -23,6 +23,7 @@ from cleanroom_pipelines.catalog.names import MAX_NAME, Kind, partition_key
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Cause, ParentRef, Status
 from cleanroom_pipelines.catalog.specs import LARGEST, ExportJobSpec
 from cleanroom_pipelines.catalog.tables import (
+    ROWS,
     ConfiguredAudienceModelRow,
     ExportJobRow,
     GenerationJobRow,
@@ -83,7 +84,7 @@ def _does_not_propagate(kind: Kind, cause: Cause) -> bool:
 
 
 def _follow_parent(session: Session, child: ResourceRow, now: datetime) -> None:
-    child = lock_resource(session, child.kind, child.id)
+    child = lock_resource(session, ROWS[child.kind], child.id)
     newest = newest_version(session, child)
     if child.status in DELETING:
         return
@@ -119,8 +120,7 @@ def _add_export(
 ) -> None:
     if isinstance(size, str):
         assert size == LARGEST
-        configured = find_resource(session, Kind.CONFIGURED_AUDIENCE_MODEL, job.configured_audience_model_id)
-        assert isinstance(configured, ConfiguredAudienceModelRow)
+        configured = find_resource(session, ConfiguredAudienceModelRow, job.configured_audience_model_id)
         size = max(configured.sizes, key=lambda allowed: allowed.value)
     name = f"{job.name[: MAX_NAME - 1 - len(str(size))]} {size}"
     taken = {

@@ -79,7 +79,7 @@ class Resources(Part):
             NotFoundError: There is none in the account and region.
         """
         with self._database.read() as session:
-            row = find_resource(session, record_type.kind, resource_id, account_id, region)
+            row = find_resource(session, ROWS[record_type.kind], resource_id, account_id, region)
             return record_of(record_type, row)
 
     def get_by_name(
@@ -159,7 +159,7 @@ class Resources(Part):
             NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
-            resource = find_resource(session, kind, resource_id, account_id)
+            resource = find_resource(session, ROWS[kind], resource_id, account_id)
             query = select(VersionRow).where(VersionRow.resource_id == resource.id).order_by(VersionRow.number)
             return tuple(version_record(row) for row in session.scalars(query))
 
@@ -170,7 +170,9 @@ class Resources(Part):
             NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
-            return version_record(newest_version(session, find_resource(session, kind, resource_id, account_id)))
+            return version_record(
+                newest_version(session, find_resource(session, ROWS[kind], resource_id, account_id))
+            )
 
     def current_version(self, kind: Kind, resource_id: str, account_id: str | None = None) -> Version | None:
         """Return the newest ACTIVE version, or None.
@@ -179,7 +181,7 @@ class Resources(Part):
             NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
-            resource = find_resource(session, kind, resource_id, account_id)
+            resource = find_resource(session, ROWS[kind], resource_id, account_id)
             if resource.current_version is None:
                 return None
             return version_record(session.get_one(VersionRow, (resource.id, resource.current_version)))
@@ -216,7 +218,7 @@ class Resources(Part):
             NotFoundError: The resource does not exist.
         """
         with self._database.write() as session:
-            row = lock_resource(session, kind, resource_id, account_id)
+            row = lock_resource(session, ROWS[kind], resource_id, account_id)
             _reject_untaggable(kind)
             merged = {**row.tags, **tags}
             check_tags(merged)
@@ -235,7 +237,7 @@ class Resources(Part):
         unwanted = set(keys)
         check_tag_keys(unwanted)
         with self._database.write() as session:
-            row = lock_resource(session, kind, resource_id, account_id)
+            row = lock_resource(session, ROWS[kind], resource_id, account_id)
             _reject_untaggable(kind)
             row.tags = {key: value for key, value in row.tags.items() if key not in unwanted}
 
@@ -311,10 +313,9 @@ class Resources(Part):
         exports = select(ResourceRow).where(ResourceRow.parent_id == job_id, ResourceRow.kind == Kind.EXPORT_JOB)
         with self._database.write() as session:
             try:
-                job = lock_resource(session, Kind.GENERATION_JOB, job_id)
+                job = lock_resource(session, GenerationJobRow, job_id)
             except NotFoundError:
                 return
-            assert isinstance(job, GenerationJobRow)
             locked = session.scalars(
                 exports.order_by(ResourceRow.id).with_for_update(key_share=True, of=ResourceRow)
             ).all()
@@ -326,8 +327,7 @@ class Resources(Part):
         self, job_id: str, location: str | None, digest: str | None = None, n_bytes: int | None = None
     ) -> None:
         with self._database.write() as session:
-            row = lock_resource(session, Kind.GENERATION_JOB, job_id)
-            assert isinstance(row, GenerationJobRow)
+            row = lock_resource(session, GenerationJobRow, job_id)
             if row.requested_seed is None and digest not in (None, row.seed_digest):
                 raise UsageError("The job was started with another seed.", remedy="Start a new job.")
             move_seed(session, row.seed_location, location, self._database.now())

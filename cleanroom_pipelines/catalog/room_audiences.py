@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.deletion import mark_for_deletion
 from cleanroom_pipelines.catalog.lifecycle import lock_resource
-from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, CustomAudience
 from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
@@ -147,10 +146,9 @@ def _dependents(session: Session, audience_ids: set[str]) -> dict[str, bool]:
 
 def _lock_audience(session: Session, audience_id: str) -> CustomAudienceRow:
     try:
-        row = lock_resource(session, Kind.CUSTOM_AUDIENCE, audience_id)
+        row = lock_resource(session, CustomAudienceRow, audience_id)
     except NotFoundError:
         raise _no_such_audience() from None
-    assert isinstance(row, CustomAudienceRow)
     if row.status in DELETING:
         raise ConflictError("One of the audiences is being deleted.", remedy="List the audiences.")
     return row

@@ -299,8 +299,7 @@ class Rooms(Part):
 
 
 def _lock_room(session: Session, data_room_id: str) -> DataRoomRow:
-    row = lock_resource(session, Kind.DATA_ROOM, data_room_id)
-    assert isinstance(row, DataRoomRow)
+    row = lock_resource(session, DataRoomRow, data_room_id)
     if row.status in DELETING:
         raise ConflictError("The data room is being deleted.", remedy="Create a new one.")
     return row

@@ -42,10 +42,12 @@ from cleanroom_pipelines.catalog.records import (
     Version,
 )
 from cleanroom_pipelines.catalog.tables import (
+    ROWS,
     AudienceModelRow,
     AudienceReferenceRow,
     GenerationJobRow,
     ResourceRow,
+    TrainingDatasetRow,
     VersionRow,
     kept_audience_model_id,
     record_of,
@@ -160,16 +162,13 @@ class Scheduling(Claims):
             ]
         return in_turns(queued, started)
 
-    def fail_orphans(self, now: datetime | None = None) -> tuple[Version, ...]:
+    def fail_orphans(self) -> tuple[Version, ...]:
         """Fail pending versions whose parent failed, with the training data's status code or PARENT_NOT_ACTIVE.
-
-        Args:
-            now: UTC; the catalogue's clock if not given.
 
         Returns:
             The failed versions, including indirect descendants.
         """
-        at = self._database.at(now)
+        at = self._database.now()
         failed: list[Version] = []
         while found := [
             version
@@ -181,12 +180,7 @@ class Scheduling(Claims):
 
     @noted
     def request_version(
-        self,
-        kind: Kind,
-        resource_id: str,
-        cause: Cause,
-        params: Mapping[str, Any] | None = None,
-        now: datetime | None = None,
+        self, kind: Kind, resource_id: str, cause: Cause, params: Mapping[str, Any] | None = None
     ) -> Version:
         """Request a new version, or return the one that is already pending.
 
@@ -195,13 +189,12 @@ class Scheduling(Claims):
             ConflictError: The resource is being deleted.
         """
         with self._database.write() as session:
-            resource = lock_resource(session, kind, resource_id)
-            return version_record(
-                pending_version(session, resource, cause, self._database.at(now), dict(params or {}))
-            )
+            resource = lock_resource(session, ROWS[kind], resource_id)
+            version = pending_version(session, resource, cause, self._database.now(), dict(params or {}))
+            return version_record(version)
 
     @noted
-    def retry(self, kind: Kind, resource_id: str, now: datetime | None = None) -> Version:
+    def retry(self, kind: Kind, resource_id: str) -> Version:
         """Requeue a resource's newest version, which must have failed, and allow all attempts again.
 
         Raises:
@@ -209,7 +202,7 @@ class Scheduling(Claims):
             ConflictError: Its newest version did not fail, its seed was deleted, or it is being deleted.
         """
         with self._database.write() as session:
-            resource = lock_resource(session, kind, resource_id)
+            resource = lock_resource(session, ROWS[kind], resource_id)
             require_not_deleting(resource)
             newest = newest_version(session, resource)
             if newest.status is not Status.CREATE_FAILED:
@@ -222,28 +215,25 @@ class Scheduling(Claims):
                     f"The seed of the {kind.words} {resource_id} was deleted when the job failed.",
                     remedy=_SEED_AGAIN.get(resource.origin, "Start a new job with the seed."),
                 )
-            make_pending(session, resource, newest, 0, self._database.at(now))
+            make_pending(session, resource, newest, 0, self._database.now())
             return version_record(newest)
 
     @noted
-    def request_manually(
-        self, kind: Kind, resource_id: str, run_id: str | None = None, now: datetime | None = None
-    ) -> ManualRequest:
+    def request_manually(self, kind: Kind, resource_id: str, run_id: str | None = None) -> ManualRequest:
         """Handle a manual "Materialize" on a partition: queue a version if there is work to do.
 
         Args:
             kind: The resource's kind.
             resource_id: The selected partition key.
             run_id: The requesting run; it continues a version that it holds itself.
-            now: UTC; the catalogue's clock if not given.
 
         Raises:
             NotFoundError: The resource does not exist.
             ConflictError: It is being deleted.
         """
         with self._database.write() as session:
-            at = self._database.lease_time(session, now)
-            resource = lock_resource(session, kind, resource_id)
+            at = self._database.lease_time(session)
+            resource = lock_resource(session, ROWS[kind], resource_id)
             require_not_deleting(resource)
             version = newest_version(session, resource)
             key = f"{kind.words} {resource_id}"
@@ -286,15 +276,15 @@ class Scheduling(Claims):
             NotFoundError: The resource does not exist.
         """
         with self._database.read() as session:
-            resource = find_resource(session, kind, resource_id)
+            resource = find_resource(session, ROWS[kind], resource_id)
             return tuple(resource_record(child) for child in followers(session, resource))
 
-    def due_refreshes(self, now: datetime | None = None) -> tuple[AudienceModel, ...]:
+    def due_refreshes(self) -> tuple[AudienceModel, ...]:
         """Return the models whose refresh is due and that have no unfinished version, longest overdue first."""
         open_version = exists().where(VersionRow.resource_id == AudienceModelRow.id, VersionRow.status.in_(OPEN))
         query = (
             select(AudienceModelRow)
-            .where(AudienceModelRow.next_refresh_at <= self._database.at(now))
+            .where(AudienceModelRow.next_refresh_at <= self._database.now())
             .where(AudienceModelRow.current_version.is_not(None), ~open_version)
             .where(AudienceModelRow.status.not_in(DELETING))
             .order_by(AudienceModelRow.next_refresh_at, AudienceModelRow.id)
@@ -303,14 +293,13 @@ class Scheduling(Claims):
             return tuple(record_of(AudienceModel, row) for row in session.scalars(query))
 
     @noted
-    def request_refresh(self, model_id: str, now: datetime | None = None) -> Version:
+    def request_refresh(self, model_id: str) -> Version:
         """Request a refresh: a new version of the dataset, and then of this model, trained on the newer data.
 
         Other models of the dataset are not refreshed. A second request returns the same version.
 
         Args:
             model_id: The audience model.
-            now: UTC; the catalogue's clock if not given.
 
         Returns:
             The model's version, with `params["window_seconds"]` if the refresh has a window.
@@ -320,13 +309,12 @@ class Scheduling(Claims):
             UsageError: The model has no refresh.
             ConflictError: It is being deleted.
         """
-        at = self._database.at(now)
+        at = self._database.now()
         with self._database.write() as session:
-            parent_id = find_resource(session, Kind.AUDIENCE_MODEL, model_id).parent_id
+            parent_id = find_resource(session, AudienceModelRow, model_id).parent_id
             assert parent_id is not None
-            dataset = lock_resource(session, Kind.TRAINING_DATASET, parent_id)
-            model = lock_resource(session, Kind.AUDIENCE_MODEL, model_id)
-            assert isinstance(model, AudienceModelRow)
+            dataset = lock_resource(session, TrainingDatasetRow, parent_id)
+            model = lock_resource(session, AudienceModelRow, model_id)
             if model.refresh_every_seconds is None:
                 raise UsageError(
                     f"The audience model {model_id} has no refresh interval.",
@@ -351,8 +339,8 @@ class Scheduling(Claims):
     def _fail_orphan(self, orphan: VersionRow, gate_kind: Kind, gate_id: str, at: datetime) -> Version | None:
         with self._database.write() as session:
             try:
-                gate = lock_resource(session, gate_kind, gate_id)
-                resource = lock_resource(session, orphan.kind, orphan.resource_id)
+                gate = lock_resource(session, ROWS[gate_kind], gate_id)
+                resource = lock_resource(session, ROWS[orphan.kind], orphan.resource_id)
                 version = find_version(session, resource, orphan.number)
             except NotFoundError:
                 return None

@@ -31,7 +31,7 @@ class Workers(Part):
         with self._database.write() as session:
             session.merge(WorkerRow(worker_id=worker_id, heartbeat_at=self._database.lease_time(session, now)))
 
-    def dead_workers(self, now: datetime | None = None, silent_seconds: float = 60.0) -> tuple[str, ...]:
+    def dead_workers(self, silent_seconds: float = 60.0) -> tuple[str, ...]:
         """Return the workers that sent no heartbeat for this many seconds, oldest heartbeat first.
 
         Returns none right after a database outage, during which no worker could send one. A heartbeat from the
@@ -41,7 +41,7 @@ class Workers(Part):
             return ()
         silent = timedelta(seconds=silent_seconds)
         with self._database.read() as session:
-            at = self._database.lease_time(session, now)
+            at = self._database.lease_time(session)
             is_odd = or_(WorkerRow.heartbeat_at <= at - silent, WorkerRow.heartbeat_at > at + silent)
             query = select(WorkerRow.worker_id, WorkerRow.heartbeat_at).where(is_odd)
             found = session.execute(query.order_by(WorkerRow.heartbeat_at, WorkerRow.worker_id)).all()

@@ -7,7 +7,7 @@ Keep out: the computations (similarity).
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,12 @@ from typing import Any
 import click
 
 from cleanroom_pipelines.declarations.form import parse_moment
-from cleanroom_pipelines.engine import EngineSettings, Runtime
+from cleanroom_pipelines.engine import EngineSettings, Progress, Runtime
 from cleanroom_pipelines.errors import ConflictError, SeedError, UsageError
 from cleanroom_pipelines.runs.installation import engine_url, parse_bytes, source_connections
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.uploads.checks import INTERACTIONS, SEED, USERS, UploadKind
 from cleanroom_pipelines.uploads.sources import Sources, is_remote
-
-Progress = Callable[[float, str], None]
 
 
 def train_model(

@@ -21,7 +21,6 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS
 from cleanroom_pipelines.runs.reasons import escaped, link_to
 from cleanroom_pipelines.runs.situation import place_of
-from cleanroom_pipelines.storage import ArtifactReference
 
 Metadata = dict[str, Any]
 _MOST_MONTHS = 12
@@ -68,9 +67,8 @@ def metadata_of(installation: Installation, made: AssetResult) -> Metadata:
             dg.TableSchema([dg.TableColumn(name, type_, description) for name, type_, description in columns])
         )
     page["input artifacts"] = _inputs_table(made)
-    reference = ArtifactReference(made.asset, made.partition, made.manifest.version)
     page["artifact"] = f"version {made.manifest.version}, {len(made.manifest.files)} files"
-    page["artifact location"] = installation.store.location(reference)
+    page["artifact location"] = installation.store.location(made.manifest.reference)
     page["code version"] = made.manifest.code_version
     return page
 

@@ -10,27 +10,5 @@ from cleanroom_pipelines.engine.hashing import STABLE_HASH_BITS, stable_hash, st
 from cleanroom_pipelines.engine.opening import open_configured_engine, open_engine
 from cleanroom_pipelines.engine.packing import too_large, unpacked_blocks
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
-from cleanroom_pipelines.engine.runtime import Progress, Runtime, ShouldCancel
+from cleanroom_pipelines.engine.runtime import Progress, Runtime
 from cleanroom_pipelines.engine.tables import TableFiles, encoding_error, find_tables, type_runs
-
-__all__ = [
-    "STABLE_HASH_BITS",
-    "Engine",
-    "EngineSettings",
-    "Progress",
-    "Runtime",
-    "ShouldCancel",
-    "SortedPart",
-    "TableFiles",
-    "encoding_error",
-    "find_tables",
-    "open_configured_engine",
-    "open_engine",
-    "quote_identifier",
-    "quote_literal",
-    "stable_hash",
-    "stable_hash_sql",
-    "too_large",
-    "type_runs",
-    "unpacked_blocks",
-]

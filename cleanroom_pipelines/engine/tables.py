@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
@@ -22,6 +22,7 @@ from cleanroom_pipelines.engine.text_files import CsvShape
 from cleanroom_pipelines.errors import EngineError, InputError
 
 Format = Literal["parquet", "csv", "jsonl"]
+_Fact = TypeVar("_Fact")
 
 _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
@@ -59,7 +60,7 @@ class TableFiles:
     columns: tuple[str, ...]
     repeated: frozenset[str] = frozenset()
     partitions: tuple[str, ...] = ()
-    facts: dict[Path, CsvShape | pa.Schema] = field(default_factory=dict, compare=False, repr=False)
+    facts: dict[Path, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def n_bytes(self) -> int:
@@ -82,31 +83,25 @@ class TableFiles:
 
     def shape_of(self, file: Path) -> CsvShape:
         """Return the CSV shape (header, delimiter, escape and more) of one of the files."""
-        shape = self._fact(file, text_files.csv_shape)
-        assert isinstance(shape, CsvShape)
-        return shape
+        return self._fact(file, text_files.csv_shape)
 
     def types_of(self, file: Path) -> Mapping[str, pa.DataType]:
         """Return the types of `columns` in one of the files; text and partition columns are strings."""
         if self.format != "parquet":
             return dict.fromkeys(self.columns, pa.string())
-        schema = self._schema_of(file)
+        schema = self._fact(file, parquet_types.read_schema)
         return {name: pa.string() if name in self.partitions else schema.field(name).type for name in self.columns}
 
     def names_of(self, file: Path) -> frozenset[str]:
         """Return the names of all columns in one of the parquet files, in lower case."""
-        return frozenset(name.lower() for name in self._schema_of(file).names)
+        return frozenset(name.lower() for name in self._fact(file, parquet_types.read_schema).names)
 
-    def _schema_of(self, file: Path) -> pa.Schema:
-        schema = self._fact(file, parquet_types.read_schema)
-        assert isinstance(schema, pa.Schema)
-        return schema
-
-    def _fact(self, file: Path, read: Callable[[Path], CsvShape | pa.Schema]) -> CsvShape | pa.Schema:
-        if file in self.facts:
-            return self.facts[file]
+    def _fact(self, file: Path, read: Callable[[Path], _Fact]) -> _Fact:
         try:
-            return self.facts.setdefault(file, read(file))
+            if file not in self.facts:
+                self.facts[file] = read(file)
+            fact: _Fact = self.facts[file]
+            return fact
         except _UNREADABLE as error:
             cause = type(error).__name__
         raise EngineError(f"A file of a table cannot be read ({cause}).", cause=cause)

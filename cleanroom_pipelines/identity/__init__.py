@@ -13,16 +13,3 @@ from cleanroom_pipelines.identity.datasets import BASE_DATASETS, Dataset, InputN
 from cleanroom_pipelines.identity.digests import room_digests, sha256_hex
 from cleanroom_pipelines.identity.judging import IdProblem, JudgedIds, judge_ids
 from cleanroom_pipelines.identity.placeholders import PLACEHOLDERS
-
-__all__ = [
-    "BASE_DATASETS",
-    "PLACEHOLDERS",
-    "Dataset",
-    "IdProblem",
-    "InputName",
-    "JudgedIds",
-    "inputs_of",
-    "judge_ids",
-    "room_digests",
-    "sha256_hex",
-]

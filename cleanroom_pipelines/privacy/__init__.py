@@ -20,27 +20,3 @@ from cleanroom_pipelines.privacy.release import (
     ratio,
     released,
 )
-
-__all__ = [
-    "COUNT",
-    "INSIGHTS",
-    "PAIR_TENTHS",
-    "BudgetSpentError",
-    "Price",
-    "Reason",
-    "ReleasePolicy",
-    "Released",
-    "Releaser",
-    "Spent",
-    "affinity_ratio",
-    "bound_as_dict",
-    "budget_spent",
-    "curve",
-    "error_of",
-    "in_units",
-    "question_key",
-    "rate",
-    "ratio",
-    "released",
-    "share_spent",
-]

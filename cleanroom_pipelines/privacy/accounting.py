@@ -73,7 +73,7 @@ def right_at_most(tenths: int) -> float:
     return NormalDist().cdf(math.sqrt(2 * rho_of(tenths)) / 2) if tenths else 0.5
 
 
-def epsilon_of(tenths: int, delta: float = DELTA) -> float:
+def epsilon_of(tenths: int) -> float:
     """Return ε of (ε, δ) differential privacy for a total price, by Gaussian differential privacy."""
     mu = math.sqrt(2 * rho_of(tenths))
     if not mu:
@@ -83,7 +83,7 @@ def epsilon_of(tenths: int, delta: float = DELTA) -> float:
     def delta_at(epsilon: float) -> float:
         return normal.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * normal.cdf(-mu / 2 - epsilon / mu)
 
-    return _smallest(delta_at, delta)
+    return _smallest(delta_at)
 
 
 def bound_as_dict(tenths: int) -> dict[str, Any]:
@@ -121,20 +121,20 @@ def attacker_success(spent: Iterable[Spent]) -> float:
     return (1 + _Losses.of(spent).delta(0.0)) / 2
 
 
-def composed_epsilon(spent: Iterable[Spent], delta: float = DELTA) -> float:
+def composed_epsilon(spent: Iterable[Spent]) -> float:
     """Return ε of (ε, δ) differential privacy for all answers, computed exactly for discrete Gaussian noise."""
-    return _smallest(_Losses.of(spent).delta, delta)
+    return _smallest(_Losses.of(spent).delta)
 
 
-def _smallest(delta_at: Any, delta: float) -> float:
+def _smallest(delta_at: Any) -> float:
     low, high = 0.0, 1.0
-    if delta_at(low) <= delta:
+    if delta_at(low) <= DELTA:
         return low
-    while delta_at(high) > delta:
+    while delta_at(high) > DELTA:
         high *= 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if delta_at(middle) > delta else (low, middle)
+        low, high = (middle, high) if delta_at(middle) > DELTA else (low, middle)
     return high
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from cleanroom_pipelines.catalog import Resource
+from cleanroom_pipelines.catalog import Resource, Status, Version
 from cleanroom_pipelines.runs.artifact_documents import read_verified
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.work import NothingToDo, Run, Work, working
-from cleanroom_pipelines.storage import ArtifactStore, Manifest
+from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Manifest
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R", bound=Resource)
@@ -44,7 +44,10 @@ class AssetResult:
 
 
 def builds(
-    record_type: type[_R], asset: str | None = None
+    record_type: type[_R],
+    asset: str | None = None,
+    *,
+    built_earlier: Callable[[ArtifactStore, Version, str], AssetResult] | None = None,
 ) -> Callable[
     [Callable[Concatenate[Work[_R], _P], AssetResult]],
     Callable[Concatenate[Installation, str, Run, _P], AssetResult],
@@ -56,6 +59,7 @@ def builds(
     Args:
         record_type: The class of the resource's records.
         asset: Name of the asset; None if the builder takes it as the option `asset`.
+        built_earlier: Returns the result of an asset of a version that an earlier step of this run has finished.
     """
 
     def decorate(
@@ -65,9 +69,14 @@ def builds(
         def build(
             installation: Installation, partition: str, run: Run, /, *args: _P.args, **options: _P.kwargs
         ) -> AssetResult:
+            name = asset or str(options["asset"])
+            if built_earlier is not None:
+                newest = installation.catalog.resources.newest_version(record_type.kind, partition)
+                if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
+                    return built_earlier(installation.store, newest, name)
             with working(installation, record_type, partition, run) as work:
                 if isinstance(work, NothingToDo):
-                    return _verify(installation.store, asset or str(options["asset"]), partition, work)
+                    return _verify(installation.store, name, partition, work)
                 return body(work, *args, **options)
 
         return build
@@ -80,9 +89,21 @@ def built(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, An
     return AssetResult(asset, work.record.id, sentence, work.manifests[asset], documents)
 
 
+def nothing(asset: str, partition: str, why: str) -> AssetResult:
+    """Return the result of an asset that is not built."""
+    return AssetResult(asset, partition, why, made=False)
+
+
+def stored(store: ArtifactStore, reference: ArtifactReference, sentence: str, *, made: bool = True) -> AssetResult:
+    """Return the result of an asset whose artifact is stored, after verifying its files."""
+    manifest, documents = read_verified(store, reference)
+    return AssetResult(reference.asset, reference.partition, sentence, manifest, documents, made)
+
+
 def _verify(store: ArtifactStore, asset: str, partition: str, idle: NothingToDo) -> AssetResult:
     if idle.verified is None or asset not in idle.verified.artifacts:
-        return AssetResult(asset, partition, idle.message, made=False)
-    manifest, documents = read_verified(store, idle.verified.artifact(asset))
-    sentence = f"Verified: all {len(manifest.files)} files match the manifest. {idle.message}"
-    return AssetResult(asset, partition, sentence, manifest, documents, made=False)
+        return nothing(asset, partition, idle.message)
+    reference = idle.verified.artifact(asset)
+    n_files = len(store.manifest(reference).files)
+    sentence = f"Verified: all {n_files} files match the manifest. {idle.message}"
+    return stored(store, reference, sentence, made=False)

@@ -364,7 +364,7 @@ def build_audience_export(work: Work[ExportJob]) -> AssetResult:
         ranked_users = selection.user_ids()
         written = deliver(
             place,
-            in_keyed_order(installation, job, ranked_users, n_first, stack) if is_private else ranked_users,
+            in_keyed_order(work, job, ranked_users, n_first, stack) if is_private else ranked_users,
             ExportOptions(
                 export=export.id,
                 requested=selection.requested,
@@ -373,7 +373,7 @@ def build_audience_export(work: Work[ExportJob]) -> AssetResult:
                 max_rows=int(str(options.get("max_rows") or ROWS_PER_PART)),
                 gzip=bool(options.get("gzip")),
                 reveals=reveals,
-                delta_from=_export_before(installation, configured, export) if options.get("changes") else None,
+                delta_from=_export_before(work, configured) if options.get("changes") else None,
             ),
             control_group=ControlGroup(holdout, folder_on_disk(draft.path / "holdout")) if holdout else None,
             engine=installation.engine_settings,
@@ -517,11 +517,10 @@ def _reject_revealing_size(selection: "Audience", metrics: Mapping[str, Any], is
         )
 
 
-def _export_before(
-    installation: Installation, configured: ConfiguredAudienceModel, export: ExportJob
-) -> ObjectPlace | None:
+def _export_before(work: Work[ExportJob], configured: ConfiguredAudienceModel) -> ObjectPlace | None:
     """Return the location of the previous version's export; None for the first version."""
-    current = installation.catalog.resources.current_version(Kind.EXPORT_JOB, export.id)
+    installation = work.installation
+    current = installation.catalog.resources.current_version(Kind.EXPORT_JOB, work.record.id)
     if current is None or "audience_export" not in current.artifacts:
         return None
     return _destination(installation.buckets, configured) / str(

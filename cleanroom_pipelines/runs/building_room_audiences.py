@@ -38,20 +38,19 @@ from cleanroom_pipelines.catalog import (
     DataRoom,
     Kind,
     ParentRef,
-    Status,
     Version,
 )
 from cleanroom_pipelines.engine import Engine, open_configured_engine
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
-from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
+from cleanroom_pipelines.runs.artifact_documents import read_documents, write_documents
 from cleanroom_pipelines.runs.budgets import Question, write_down_reveals
-from cleanroom_pipelines.runs.building import AssetResult, builds, built
+from cleanroom_pipelines.runs.building import AssetResult, builds, built, nothing, stored
 from cleanroom_pipelines.runs.building_rooms import unseal_hashes
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
-from cleanroom_pipelines.runs.work import Run, Work
+from cleanroom_pipelines.runs.work import Work
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input
 
 USERS_FILE = "users.parquet"
@@ -61,32 +60,31 @@ FILES = "files"
 _ROWS_AT_ONCE = 100_000
 
 
-def build_custom_audience(installation: Installation, partition: str, run: Run, *, asset: str) -> AssetResult:
+def _built_earlier(store: ArtifactStore, newest: Version, asset: str) -> AssetResult:
+    if asset not in newest.artifacts:
+        why = "Nothing to build: this kind of audience lacks this asset."
+        return nothing(asset, newest.resource_id, why)
+    sentence = str(newest.summary.get("sentence", "")) or "The audience is ready."
+    return stored(store, newest.artifact(asset), sentence)
+
+
+@builds(CustomAudience, built_earlier=_built_earlier)
+def build_custom_audience(work: Work[CustomAudience], *, asset: str) -> AssetResult:
     """Build a custom audience: find its users and, for a lookalike, measure the quality of its ranking.
 
     Args:
-        installation: The installation to work on.
-        partition: Partition key of the audience.
-        run: The run that does the work.
+        work: The claimed version of the audience.
         asset: `custom_audience` or `lookalike_statistics`; the first call builds both.
     """
-    newest = installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, partition)
-    if newest.run_id == run.id and newest.status is not Status.CREATE_IN_PROGRESS:
-        return _read(installation.store, newest, asset)
-    return _build_audience(installation, partition, run, asset=asset)
-
-
-@builds(CustomAudience)
-def _build_audience(work: Work[CustomAudience], *, asset: str) -> AssetResult:
     question = _Question.of(work)
     with question.opening() as (folders, engine):
         if isinstance(question.definition, Lookalike):
-            sentence = _build_lookalike(question, engine, folders)
+            sentence = _build_lookalike(question, question.definition, engine, folders)
         else:
             sentence = _build_set(question, engine, folders)
     work.finish(sentence, (question.parent,))
     newest = work.installation.catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, work.record.id)
-    return _read(work.installation.store, newest, asset)
+    return _built_earlier(work.installation.store, newest, asset)
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ class _Question:
     @cached_property
     def budget(self) -> RoomBudget:
         """The privacy budget of the room's two organisations for the room's data."""
-        found = RoomBudget.of(self.installation, self.room, self.room_version.artifacts)
+        found = RoomBudget.of(self.installation, self.room, self.room_version)
         if found is None:
             raise _not_provisioned("provider of one of its sides")
         return found
@@ -269,11 +267,11 @@ def _build_set(question: _Question, engine: Engine, folders: Mapping[str, Path])
     return _publish(question, staged, size, [question.budget.question("size", text)])
 
 
-def _build_lookalike(question: _Question, engine: Engine, folders: Mapping[str, Path]) -> str:
+def _build_lookalike(
+    question: _Question, lookalike: Lookalike, engine: Engine, folders: Mapping[str, Path]
+) -> str:
     from cleanroom_pipelines.runs.room_lookalikes import LookalikeRun
 
-    lookalike = question.definition
-    assert isinstance(lookalike, Lookalike)
     if "room_model" not in folders:
         raise UsageError(
             "The data room has no similarity model.",
@@ -284,7 +282,6 @@ def _build_lookalike(question: _Question, engine: Engine, folders: Mapping[str, 
     seed_file = folders["scratch"] / "seed.parquet"
     n_seed = question.find_counted(engine, folders, source, seed_file)
     run = LookalikeRun(
-        question.installation,
         question.work,
         question.budget,
         question.figures,
@@ -300,7 +297,7 @@ def _build_lookalike(question: _Question, engine: Engine, folders: Mapping[str, 
     run.select(lookalike.reach, exclude_seed_audience=lookalike.exclude_seed_audience)
     size = run.size_of(lookalike.reach)
     sentence = _publish(question, folders["scratch"] / USERS_FILE, size, [])
-    with question.work.drafting("lookalike_statistics", question.inputs, question.definition.as_dict()) as draft:
+    with question.work.drafting("lookalike_statistics", question.inputs, lookalike.as_dict()) as draft:
         write_documents(draft.path, documents)
     return sentence
 
@@ -349,7 +346,7 @@ def build_audience_list(work: Work[AudienceList]) -> AssetResult:
     with work.withdrawing(asset), ExitStack() as stack:
         folder = stack.enter_context(installation.store.opening(reference))
         published = read_documents(folder)["audience"]
-        _pay_for_list(installation, audience, room_version, published)
+        _pay_for_list(work, audience, room_version, published)
         if not published["is_enough"]:
             raise CleanroomError(
                 "The audience has too few users to deliver a list.",
@@ -367,7 +364,7 @@ def build_audience_list(work: Work[AudienceList]) -> AssetResult:
             hashes = scratch / "activation.parquet"
             unseal_hashes(installation.key, stack.enter_context(installation.store.opening(base)), hashes)
             activation = kept_activation(hashes, destination)
-        delta_from = _delta_from(installation, stack, options, record)
+        delta_from = _delta_from(work, stack)
         inputs = (installation.store.as_input(reference),)
         with work.drafting(asset, inputs, dict(options)) as draft:
             control_group = None
@@ -424,7 +421,7 @@ def _current_audience(catalog: Catalog, audience: CustomAudience) -> tuple[Versi
 
 
 def _pay_for_list(
-    installation: Installation, audience: CustomAudience, room_version: Version, published: Mapping[str, Any]
+    work: Work[AudienceList], audience: CustomAudience, room_version: Version, published: Mapping[str, Any]
 ) -> None:
     """Charge the budget for the audience's size, because delivering a list shows that it is large enough."""
     if "questions" not in published:
@@ -433,30 +430,29 @@ def _pay_for_list(
             remedy="Request the list again in a moment.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
+    installation = work.installation
     room = installation.catalog.get(DataRoom, audience.data_room_id)
-    budget = RoomBudget.of(installation, room, room_version.artifacts)
+    budget = RoomBudget.of(installation, room, room_version)
     if budget is not None and published["questions"]:
         organization = installation.catalog.pairs.organization_of_user(audience.created_by_email)
         budget.budget.pay([Question.from_dict(each) for each in published["questions"]], organization)
 
 
-def _delta_from(
-    installation: Installation, stack: ExitStack, options: Mapping[str, Any], record: AudienceList
-) -> Path | None:
-    job_id = options.get("delta_from")
+def _delta_from(work: Work[AudienceList], stack: ExitStack) -> Path | None:
+    catalog, job_id = work.installation.catalog, work.record.options.get("delta_from")
     if not job_id:
         return None
     try:
-        earlier = installation.catalog.get(AudienceList, installation.catalog.rooms.room_job(job_id).target_id)
+        earlier = catalog.get(AudienceList, catalog.rooms.room_job(job_id).target_id)
     except NotFoundError:
         earlier = None
-    version = installation.catalog.resources.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
-    if earlier is None or earlier.delivered_to != record.delivered_to or version is None:
+    version = catalog.resources.current_version(Kind.AUDIENCE_LIST, earlier.id) if earlier else None
+    if earlier is None or earlier.delivered_to != work.record.delivered_to or version is None:
         raise UsageError(
             "The earlier list is not from one of your own jobs.",
             remedy="Give the id of one of your own user-list jobs.",
         )
-    return stack.enter_context(installation.store.opening(version.artifact("audience_user_list"))) / FILES
+    return stack.enter_context(work.installation.store.opening(version.artifact("audience_user_list"))) / FILES
 
 
 def _subject_of(audience: CustomAudience) -> str:
@@ -499,16 +495,6 @@ def _n_rows(users: Path) -> int:
     import pyarrow.parquet as pq
 
     return int(pq.read_metadata(users).num_rows)
-
-
-def _read(store: ArtifactStore, version: Version, asset: str) -> AssetResult:
-    if asset not in version.artifacts:
-        return AssetResult(
-            asset, version.resource_id, "Nothing to build: this kind of audience lacks this asset.", made=False
-        )
-    manifest, documents = read_verified(store, version.artifact(asset))
-    sentence = str(version.summary.get("sentence", "")) or "The audience is ready."
-    return AssetResult(asset, version.resource_id, sentence, manifest, documents)
 
 
 def _not_provisioned(what: str) -> CleanroomError:

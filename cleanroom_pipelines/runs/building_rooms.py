@@ -15,17 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.catalog import Catalog, DataLab, DataRoom, Kind, Status, Version, hex_of
+from cleanroom_pipelines.catalog import Catalog, DataLab, DataRoom, Kind, Version, hex_of
 from cleanroom_pipelines.errors import ArtifactError, NotFoundError, StatusCode
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName, inputs_of
 from cleanroom_pipelines.privacy import INSIGHTS, BudgetSpentError
-from cleanroom_pipelines.runs.artifact_documents import read_documents, read_verified, write_documents
-from cleanroom_pipelines.runs.building import AssetResult, builds, built
+from cleanroom_pipelines.runs.artifact_documents import read_documents, write_documents
+from cleanroom_pipelines.runs.building import AssetResult, builds, built, nothing, stored
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF
 from cleanroom_pipelines.runs.room_budgets import RoomBudget, seed_digests
 from cleanroom_pipelines.runs.room_inbox import close_room_drop, make_room_inbox
-from cleanroom_pipelines.runs.work import Run, Work
+from cleanroom_pipelines.runs.work import Work
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Draft, Input, InstallationKey
 from cleanroom_pipelines.terms import CollaborationType
 
@@ -42,7 +42,7 @@ def build_data_lab(work: Work[DataLab]) -> AssetResult:
     from cleanroom_pipelines.uploads.rooms import validate_base
 
     installation, lab = work.installation, work.record
-    with _opening_uploads(installation, lab.datasets, lab.n_embeddings) as uploads:
+    with _opening_uploads(work, lab.datasets, lab.n_embeddings) as uploads:
         report = validate_base(uploads, runtime=work.runtime)
     documents: dict[str, Any] = {
         "reports": {name: each.as_dict() for name, each in report.reports.items()},
@@ -66,29 +66,27 @@ def build_data_lab(work: Work[DataLab]) -> AssetResult:
     return made
 
 
-def build_room_asset(
-    installation: Installation, partition: str, run: Run, *, asset: str, finishes: bool
-) -> AssetResult:
+def _built_earlier(store: ArtifactStore, newest: Version, asset: str) -> AssetResult:
+    version = newest.artifacts.get(asset)
+    if version is None or not version.startswith(f"{newest.number:04d}-"):
+        why = "Nothing to build: the inputs are unchanged, or the room lacks data that this asset needs."
+        return nothing(asset, newest.resource_id, why)
+    return stored(store, newest.artifact(asset), _SENTENCES[asset])
+
+
+@builds(DataRoom, built_earlier=_built_earlier)
+def build_room_asset(work: Work[DataRoom], *, asset: str, finishes: bool) -> AssetResult:
     """Build one asset of a room; first build the assets before it that this version of the room still lacks.
 
     Args:
-        installation: The installation to work on.
-        partition: Partition key of the room.
-        run: The run that does the work.
+        work: The claimed version of the room.
         asset: One of ROOM_ASSETS.
         finishes: Whether this is the run's last asset: then the remaining assets are built and the version closes.
     """
-    if (made := _already_built(installation, partition, run, asset)) is not None:
-        return made
-    return _build_room(installation, partition, run, asset=asset, finishes=finishes)
-
-
-@builds(DataRoom)
-def _build_room(work: Work[DataRoom], *, asset: str, finishes: bool) -> AssetResult:
     state = _RoomBuild(work)
     last = len(ROOM_ASSETS) if finishes else ROOM_ASSETS.index(asset) + 1
     for number, name in enumerate(ROOM_ASSETS[:last]):
-        if name not in state.artifacts:
+        if name not in state.version.artifacts:
             work.report_progress(number / len(ROOM_ASSETS), name.replace("_", " "))
             _BUILDERS[name](state)
             if not work.is_open:
@@ -96,7 +94,7 @@ def _build_room(work: Work[DataRoom], *, asset: str, finishes: bool) -> AssetRes
     if finishes:
         make_room_inbox(work.installation, state.room)
         work.finish(state.sentence)
-        delete_unused_room_data(work.installation, state.room.id, state.artifacts)
+        delete_unused_room_data(work.installation, state.version)
     return state.result_of(asset)
 
 
@@ -110,7 +108,7 @@ class _RoomBuild:
         self.room = room
         catalog = work.installation.catalog
         # read again: an earlier run may have stored assets in the version
-        self.artifacts = dict(catalog.resources.version(Kind.DATA_ROOM, room.id, work.version.number).artifacts)
+        self.version = catalog.resources.version(Kind.DATA_ROOM, room.id, work.version.number)
         self.before = catalog.resources.current_version(Kind.DATA_ROOM, room.id)
         self.made = set[str]()
         self.failure: str | None = None
@@ -129,12 +127,8 @@ class _RoomBuild:
     def sentence(self) -> str:
         """One sentence that says whether the version has a base audience and seed audiences."""
         parts = {"base_audience": "a base audience", "seed_audiences": "seed audiences"}
-        held = [words for name, words in parts.items() if name in self.artifacts]
+        held = [words for name, words in parts.items() if name in self.version.artifacts]
         return f"The room contains {' and '.join(held)}." if held else "The room contains no data."
-
-    def reference(self, asset: str) -> ArtifactReference:
-        """Return the reference to this version's artifact of an asset."""
-        return ArtifactReference(asset, self.room.id, self.artifacts[asset])
 
     def earlier(self, asset: str) -> ArtifactReference | None:
         """Return the reference to the previous version's artifact of an asset; None if there is none."""
@@ -144,11 +138,14 @@ class _RoomBuild:
     def opening(self, *assets: str) -> Iterator[list[Path]]:
         """Open artifacts of this version and yield their folders."""
         with ExitStack() as stack:
-            yield [stack.enter_context(self.installation.store.opening(self.reference(asset))) for asset in assets]
+            yield [
+                stack.enter_context(self.installation.store.opening(self.version.artifact(asset)))
+                for asset in assets
+            ]
 
     def input_of(self, asset: str) -> Input:
         """Return this version's artifact of an asset, as an input of another artifact."""
-        return self.installation.store.as_input(self.reference(asset))
+        return self.installation.store.as_input(self.version.artifact(asset))
 
     def reuse(self, asset: str, inputs: tuple[Input, ...], spec: Mapping[str, Any]) -> bool:
         """Use the previous version's artifact again if its inputs are unchanged; return whether it was used."""
@@ -158,7 +155,7 @@ class _RoomBuild:
         if self.installation.store.manifest(earlier).data_version != self.work.data_version(asset, inputs, spec):
             return False
         self.installation.catalog.work.publish_artifact(self.work.claim, asset, earlier.version)
-        self.artifacts[asset] = earlier.version
+        self._add(asset, earlier.version)
         return True
 
     @contextmanager
@@ -166,36 +163,38 @@ class _RoomBuild:
         """Yield the draft of a new artifact, and publish it in this version when the `with` body ends."""
         with self.work.drafting(asset, inputs, spec) as draft:
             yield draft
-        self.artifacts[asset] = self.work.manifests[asset].version
+        self._add(asset, self.work.manifests[asset].version)
         self.made.add(asset)
+
+    def _add(self, asset: str, version: str) -> None:
+        self.version = replace(self.version, artifacts={**self.version.artifacts, asset: version})
 
     def result_of(self, asset: str) -> AssetResult:
         """Return what this run reports for one asset: its new artifact, or why nothing was built."""
         if asset not in self.made:
             why = (
                 "Nothing to build: the inputs are unchanged."
-                if asset in self.artifacts
+                if asset in self.version.artifacts
                 else "Nothing to build: the room lacks data that this asset needs."
             )
-            return _nothing(asset, self.room.id, why)
-        return _read(self.installation.store, self.reference(asset))
+            return nothing(asset, self.room.id, why)
+        return stored(self.installation.store, self.version.artifact(asset), _SENTENCES[asset])
 
 
-def delete_unused_room_data(installation: Installation, data_room_id: str, artifacts: Mapping[str, str]) -> None:
+def delete_unused_room_data(installation: Installation, version: Version) -> None:
     """Delete uploads that a room has ingested, and data that its participants have removed.
 
     A run does this as soon as its version exists; the cleanup does it if that run was killed.
 
     Args:
         installation: The installation to work on.
-        data_room_id: The room.
-        artifacts: Artifacts of the room's current version.
+        version: The room's current version.
     """
     catalog, store = installation.catalog, installation.store
+    artifacts, data_room_id = version.artifacts, version.resource_id
     for asset in ("base_audience", "seed_audiences"):
         if asset in artifacts:
-            reference = ArtifactReference(asset, data_room_id, artifacts[asset])
-            for upload_id in store.manifest(reference).facts.get("inputs", {}).values():
+            for upload_id in store.manifest(version.artifact(asset)).facts.get("inputs", {}).values():
                 with suppress(NotFoundError):
                     if location := catalog.rooms.upload(upload_id).location:
                         installation.uploads.delete(location)
@@ -211,10 +210,10 @@ def delete_unused_room_data(installation: Installation, data_room_id: str, artif
         gone += [(asset, each.id) for each in audiences for asset in ASSETS_OF[Kind.CUSTOM_AUDIENCE]]
     for asset, partition in gone:
         kind = Kind.DATA_ROOM if partition == data_room_id else Kind.CUSTOM_AUDIENCE
-        versions = store.versions(asset, partition)
-        catalog.deletion.delete_artifacts(kind, hex_of(partition), versions)
-        for version in versions:
-            store.delete(ArtifactReference(asset, partition, version))
+        stored = store.versions(asset, partition)
+        catalog.deletion.delete_artifacts(kind, hex_of(partition), stored)
+        for each in stored:
+            store.delete(ArtifactReference(asset, partition, each))
 
 
 def _build_base(state: _RoomBuild) -> None:
@@ -231,7 +230,7 @@ def _build_base(state: _RoomBuild) -> None:
         return
     new, kept, previous = _changed_inputs(state, inputs)
     with ExitStack() as stack:
-        uploads = stack.enter_context(_opening_uploads(installation, new, state.room.n_embeddings))
+        uploads = stack.enter_context(_opening_uploads(state.work, new, state.room.n_embeddings))
         earlier = stack.enter_context(installation.store.opening(previous)) if previous and kept else None
         scratch = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="activation-", dir=installation.home.scratch))
@@ -274,7 +273,7 @@ def _build_seeds(state: _RoomBuild) -> None:
     if state.reuse("seed_audiences", uploads_as_inputs, {}):
         return
     with (
-        _opening_uploads(installation, inputs, 0) as uploads,
+        _opening_uploads(state.work, inputs, 0) as uploads,
         state.drafting("seed_audiences", uploads_as_inputs, {}) as draft,
     ):
         report = ingest_seeds(
@@ -299,10 +298,10 @@ def _build_attributes(state: _RoomBuild) -> None:
     from cleanroom_pipelines.audiences.relations import open_room_relations
     from cleanroom_pipelines.engine import open_engine
 
-    if "base_audience" not in state.artifacts:
+    if "base_audience" not in state.version.artifacts:
         return
     inputs = (state.input_of("base_audience"),)
-    room = RoomBudget.of(state.installation, state.room, state.artifacts)
+    room = RoomBudget.of(state.installation, state.room, state.version)
     figures = None if room is None else _earlier_figures(state, room)
     spec = room.spec if room else {}
     if figures and figures.get("is_renewed"):
@@ -357,7 +356,7 @@ def _build_overlap(state: _RoomBuild) -> None:
     if not _has_both(state):
         return
     inputs = (state.input_of("base_audience"), state.input_of("seed_audiences"))
-    room = RoomBudget.of(state.installation, state.room, state.artifacts)
+    room = RoomBudget.of(state.installation, state.room, state.version)
     if room is None or state.reuse("overlap_statistics", inputs, room.spec):
         return
     with (
@@ -388,7 +387,7 @@ def _build_insights(state: _RoomBuild) -> None:
         state.input_of("seed_audiences"),
         state.input_of("data_attributes"),
     )
-    room = RoomBudget.of(state.installation, state.room, state.artifacts)
+    room = RoomBudget.of(state.installation, state.room, state.version)
     if room is None or state.reuse("insights", inputs, room.spec):
         return
     with (
@@ -419,7 +418,7 @@ def _build_model(state: _RoomBuild) -> None:
     from cleanroom_pipelines.similarity.kept_representations import keep_representation
     from cleanroom_pipelines.similarity.rooms import train_room
 
-    if "base_audience" not in state.artifacts or not state.room.allows(CollaborationType.LOOKALIKE):
+    if "base_audience" not in state.version.artifacts or not state.room.allows(CollaborationType.LOOKALIKE):
         return
     inputs = (state.input_of("base_audience"),)
     if state.reuse("room_model", inputs, {}):
@@ -459,7 +458,7 @@ def unseal_hashes(key: InstallationKey, base: Path, target: Path) -> None:
 
 
 def _has_both(state: _RoomBuild) -> bool:
-    return "base_audience" in state.artifacts and "seed_audiences" in state.artifacts
+    return {"base_audience", "seed_audiences"} <= set(state.version.artifacts)
 
 
 def _fail_validation(state: _RoomBuild, failed: Mapping[str, str], code: StatusCode, message: str) -> None:
@@ -491,9 +490,7 @@ def _changed_inputs(
 
 
 @contextmanager
-def _opening_uploads(
-    installation: Installation, datasets: Mapping[str, str], n_embeddings: int
-) -> Iterator[list[Any]]:
+def _opening_uploads(work: Work[Any], datasets: Mapping[str, str], n_embeddings: int) -> Iterator[list[Any]]:
     """Decrypt uploads for ingestion into a room; yield them as `RoomUpload` objects."""
     from cleanroom_pipelines.uploads.rooms import RoomUpload
 
@@ -501,8 +498,8 @@ def _opening_uploads(
         uploads = []
         for name, upload_id in sorted(datasets.items()):
             dataset, matching_id = InputName.parse(name)
-            upload = installation.catalog.rooms.upload(upload_id)
-            path = stack.enter_context(installation.uploads.opening(upload.location, upload.digest))
+            upload = work.installation.catalog.rooms.upload(upload_id)
+            path = stack.enter_context(work.installation.uploads.opening(upload.location, upload.digest))
             uploads.append(
                 RoomUpload(
                     dataset,
@@ -520,23 +517,6 @@ def _upload_inputs(catalog: Catalog, datasets: Mapping[str, str]) -> tuple[Input
     )
 
 
-def _already_built(installation: Installation, partition: str, run: Run, asset: str) -> AssetResult | None:
-    """Return an asset's result if an earlier step of this run has already finished the version; else None."""
-    newest: Version = installation.catalog.resources.newest_version(Kind.DATA_ROOM, partition)
-    if newest.run_id != run.id or newest.status is Status.CREATE_IN_PROGRESS:
-        return None
-    version = newest.artifacts.get(asset)
-    if version is None or not version.startswith(f"{newest.number:04d}-"):
-        why = "Nothing to build: the inputs are unchanged, or the room lacks data that this asset needs."
-        return _nothing(asset, partition, why)
-    return _read(installation.store, newest.artifact(asset))
-
-
-def _read(store: ArtifactStore, reference: ArtifactReference) -> AssetResult:
-    manifest, documents = read_verified(store, reference)
-    return AssetResult(reference.asset, reference.partition, _SENTENCES[reference.asset], manifest, documents)
-
-
 _SENTENCES = {
     "base_audience": "Ingested the publisher's users.",
     "seed_audiences": "Ingested the advertiser's seed audiences.",
@@ -545,7 +525,3 @@ _SENTENCES = {
     "insights": "Released the segments and demographics that distinguish each seed audience's matched users.",
     "room_model": "Trained the similarity model on the publisher's users, without any seed.",
 }
-
-
-def _nothing(asset: str, partition: str, message: str) -> AssetResult:
-    return AssetResult(asset, partition, message, made=False)

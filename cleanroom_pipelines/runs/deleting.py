@@ -60,6 +60,7 @@ from cleanroom_pipelines.ways_in import REQUEST, acting_for
 _LOG = logging.getLogger(__name__)
 _LOCK = ".deleting.lock"
 _ASK_AGAIN_SECONDS = 0.5
+_SECONDS_TO_STOP = 120.0
 _HEX = re.compile("[0-9a-f]{12}")
 # A process that is building in a folder of the store has written to it within a day.
 _UNKNOWN_AFTER = timedelta(days=1)
@@ -119,7 +120,6 @@ def delete_now(
     instance: dg.DagsterInstance,
     records: Sequence[Resource],
     *,
-    max_seconds: float = 120.0,
     on_resource: Callable[[Resource], None] = lambda _: None,
 ) -> None:
     """Delete resources one by one on the operator's command, waiting for each deletion to finish.
@@ -128,7 +128,6 @@ def delete_now(
         installation: The installation to work on.
         instance: Dagster's instance of this home.
         records: Resources to delete, each after its dependants (`catalog.deletion.dependents`).
-        max_seconds: How long to wait for a run that works on a resource; the run is asked to stop.
         on_resource: Called with the resource that is deleted next.
 
     Raises:
@@ -153,7 +152,7 @@ def delete_now(
                 raise ConflictError(
                     f"The {record.kind.words} {record.id} could not be deleted.", remedy=left.status_message or ""
                 )
-            if time.monotonic() - began > max_seconds:
+            if time.monotonic() - began > _SECONDS_TO_STOP:
                 raise ConflictError(
                     f"A run is still working on the {record.kind.words} {record.id}.",
                     remedy="The run was asked to stop. Retry the deletion once it has stopped.",

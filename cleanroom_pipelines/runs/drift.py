@@ -17,9 +17,12 @@ from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.runs.artifact_documents import read_stored
 from cleanroom_pipelines.runs.installation import Installation
 
+_LIMIT = 0.2
+"""Largest relative change that is not reported."""
 
-def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> str:
-    """Compare a model's newest two versions; return a sentence if users or items changed more than the limit."""
+
+def drift_of(installation: Installation, model_id: str) -> str:
+    """Compare a model's newest two versions; return a sentence if users or items changed by more than 20 %."""
     versions = installation.catalog.resources.versions(Kind.AUDIENCE_MODEL, model_id)
     done = [version.summary for version in versions if version.status is Status.ACTIVE and version.summary]
     if len(done) < 2:
@@ -28,13 +31,11 @@ def drift_of(installation: Installation, model_id: str, limit: float = 0.2) -> s
     return _sentence(
         f"{before[key]:,} → {after[key]:,} {words}"
         for key, words in (("n_users", "users"), ("n_items", "items"))
-        if key in before and key in after and abs(after[key] - before[key]) > limit * max(1, before[key])
+        if key in before and key in after and abs(after[key] - before[key]) > _LIMIT * max(1, before[key])
     )
 
 
-def drift_of_audience(
-    installation: Installation, job_id: str, metrics: Mapping[str, Any], limit: float = 0.2
-) -> dict[str, str]:
+def drift_of_audience(installation: Installation, job_id: str, metrics: Mapping[str, Any]) -> dict[str, str]:
     """Compare a new audience with the current version; return facts for its summary if it changed much.
 
     Recall changed much if it left the confidence interval of the version before, and by more than a tenth.
@@ -43,7 +44,6 @@ def drift_of_audience(
         installation: The installation.
         job_id: The generation job, whose current version is still the one before.
         metrics: The metrics of the new audience.
-        limit: Largest relative change of matched users that is not reported.
     """
     version = installation.catalog.resources.current_version(Kind.GENERATION_JOB, job_id)
     if version is None or "audience" not in version.artifacts:
@@ -53,23 +53,22 @@ def drift_of_audience(
     except ArtifactError:  # lost or altered; the audience itself does not depend on it
         return {}
     old, new = before["match"]["n_matched"], metrics["match"]["n_matched"]
-    changes = [f"{old:,} → {new:,} matched users of the seed"] if abs(new - old) > limit * max(1, old) else []
+    changes = [f"{old:,} → {new:,} matched users of the seed"] if abs(new - old) > _LIMIT * max(1, old) else []
     low, high = before["recall_at"]["recall_interval"]
     old, new = before["recall_at"]["recall"], metrics["recall_at"]["recall"]
-    if not low <= new <= high and abs(new - old) > limit / 2:
+    if not low <= new <= high and abs(new - old) > _LIMIT / 2:
         changes.append(f"{old:.2f} → {new:.2f} recall")
     return _facts(_sentence(changes))
 
 
-def drift_of_export(export: Mapping[str, Any], limit: float = 0.5) -> dict[str, str]:
-    """Return facts for an export's summary if a large share of its users were not in the previous export.
+def drift_of_export(export: Mapping[str, Any]) -> dict[str, str]:
+    """Return facts for an export's summary if more than half of its users were not in the previous export.
 
     Args:
         export: The document of the export, which counts the changes if the configured model asks for them.
-        limit: The share.
     """
     changes, delivered = export.get("changes"), export["delivered"]
-    if not changes or changes["added"] <= limit * delivered:
+    if not changes or changes["added"] <= delivered / 2:
         return {}
     return _facts(f"{changes['added'] / delivered:.0%} of the users were not in the previous export.")
 

@@ -26,6 +26,7 @@ from cleanroom_pipelines.catalog import (
     Catalog,
     Collaboration,
     ConfiguredAudienceModel,
+    ExportJob,
     GenerationJob,
     Kind,
     Ledger,
@@ -40,6 +41,7 @@ from cleanroom_pipelines.privacy.prices import figures_price
 from cleanroom_pipelines.runs.budgets import Budget, Question
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_rankings import PaidVector, PrivateRanking
+from cleanroom_pipelines.runs.work import Work
 
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
 _LEAST_OTHERS = 100
@@ -311,12 +313,12 @@ def ensemble_statement(reveals: Sequence[str], mode: SeedMode) -> dict[str, str]
 
 
 def in_keyed_order(
-    installation: Installation, job: GenerationJob, users: Iterator[pa.Array], n_first: int, stack: ExitStack
+    work: Work[ExportJob], job: GenerationJob, users: Iterator[pa.Array], n_first: int, stack: ExitStack
 ) -> Iterator[pa.Array]:
     """Order the users of a list by a keyed hash, so that the order does not reveal their ranks.
 
     Args:
-        installation: The installation to work on.
+        work: The export.
         job: The job that the list belongs to.
         users: User ids in batches.
         n_first: Number of leading users that form a block of their own: the seed, if it comes first.
@@ -324,6 +326,7 @@ def in_keyed_order(
     """
     import pyarrow.parquet as pq
 
+    installation = work.installation
     scratch = Path(
         stack.enter_context(tempfile.TemporaryDirectory(prefix="ordered-", dir=installation.home.scratch))
     )

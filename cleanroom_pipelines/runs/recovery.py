@@ -44,7 +44,6 @@ from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF
 from cleanroom_pipelines.runs.opening import digest_of, load_key
 from cleanroom_pipelines.runs.work import unseal_dossier
 from cleanroom_pipelines.storage import (
-    ArtifactReference,
     ArtifactStore,
     Home,
     InstallationKey,
@@ -433,8 +432,7 @@ class _ResourceBuilder:
         return None
 
     def _document(self, manifest: Manifest, name: str) -> Any:
-        reference = ArtifactReference(manifest.asset, manifest.partition, manifest.version)
-        return json.loads(self.installation.parts.store.read(reference, f"{name}.json"))
+        return json.loads(self.installation.parts.store.read(manifest.reference, f"{name}.json"))
 
     def _seed_of(self, resource: Mapping[str, Any]) -> str | None:
         """Return the location of a job's seed, if the seed still exists."""

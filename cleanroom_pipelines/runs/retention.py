@@ -119,7 +119,7 @@ def delete_superseded(installation: Installation, now: datetime | None = None) -
     for record in resources:
         newest = max(versions[record.id], key=lambda version: version.number, default=None)
         if record.kind is Kind.DATA_ROOM and newest is not None and newest.status is Status.ACTIVE:
-            delete_unused_room_data(installation, record.id, newest.artifacts)
+            delete_unused_room_data(installation, newest)
     _delete_leftovers(installation, resources, at, is_quiet=not begun)
     MultipartUploads(installation.home, lambda: at).delete_old()
     return len(superseded)

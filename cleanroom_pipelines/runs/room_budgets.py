@@ -12,13 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from cleanroom_pipelines.catalog import DataRoom
+from cleanroom_pipelines.catalog import DataRoom, Version
 from cleanroom_pipelines.privacy import COUNT, Price, Releaser
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
 from cleanroom_pipelines.runs.artifact_documents import read_stored
 from cleanroom_pipelines.runs.budgets import Budget, Question, room_pair
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.storage import ArtifactReference
 
 _NO_SEEDS: Mapping[str, str] = MappingProxyType({})
 
@@ -40,24 +39,24 @@ class RoomBudget:
     seeds: Mapping[str, str]
 
     @classmethod
-    def of(cls, installation: Installation, room: DataRoom, artifacts: Mapping[str, str]) -> Self | None:
-        """Create the budget of a room for the data in the given artifacts.
+    def of(cls, installation: Installation, room: DataRoom, version: Version) -> Self | None:
+        """Create the budget of a room for the data in one of its versions.
 
         Returns:
             None while the room has no base audience, or no organisation that may provide one of the sides.
         """
         pair = room_pair(installation, room)
-        if pair is None or "base_audience" not in artifacts:
+        if pair is None or "base_audience" not in version.artifacts:
             return None
-        base = ArtifactReference("base_audience", room.id, artifacts["base_audience"])
         seeds = _NO_SEEDS
-        if "seed_audiences" in artifacts:
-            reference = ArtifactReference("seed_audiences", room.id, artifacts["seed_audiences"])
+        if "seed_audiences" in version.artifacts:
+            reference = version.artifact("seed_audiences")
             seeds = read_stored(installation.store, reference)[1].get("digests", {})
             if not seeds:  # an earlier release stored none, and the advertiser's file is deleted
                 with installation.store.opening(reference) as folder:
                     seeds = seed_digests(folder)
-        content = installation.key.digest("content", installation.store.manifest(base).data_version.encode())
+        base = installation.store.manifest(version.artifact("base_audience"))
+        content = installation.key.digest("content", base.data_version.encode())
         return cls(room, Budget(installation, pair, room.id), content, seeds)
 
     @property

@@ -29,7 +29,6 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_rankings import PaidVector, PrivateRanking
 from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.work import Work
-from cleanroom_pipelines.storage import ArtifactReference
 
 RANKED = "ranked"
 # Only extreme noise lets a smaller seed pass the released threshold, so this is not a second threshold.
@@ -41,7 +40,6 @@ class LookalikeRun:
     """Builds one lookalike of a room.
 
     Args:
-        installation: The installation to work on.
         work: The version being built.
         room: The pair's budget for the room's data.
         figures: Released figures of the base alone.
@@ -54,7 +52,6 @@ class LookalikeRun:
         organization: The requesting organisation.
     """
 
-    installation: Installation
     work: Work[CustomAudience]
     room: RoomBudget
     figures: BaseFigures
@@ -126,15 +123,13 @@ class LookalikeRun:
 
     def _paid_vector(self) -> PaidVector | None:
         """Return a vector already paid for by a lookalike with this source and representation, or None."""
-        catalog, room = self.installation.catalog, self.room.room
+        catalog, room = self.work.installation.catalog, self.room.room
         for audience in catalog.rooms.custom_audiences(room.id):
             version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
             if version is None or "lookalike_statistics" not in version.artifacts:
                 continue
-            reference = ArtifactReference(
-                "lookalike_statistics", audience.id, version.artifacts["lookalike_statistics"]
-            )
-            found = read_stored(self.installation.store, reference)[1].get("vector")
+            reference = version.artifact("lookalike_statistics")
+            found = read_stored(self.work.installation.store, reference)[1].get("vector")
             paid = PaidVector.from_dict(found) if found else None
             if paid is not None and paid.fits(self.room.budget.pair.id, self.source, self.model):
                 return paid
@@ -189,7 +184,7 @@ class LookalikeRun:
             reach,
             self.scratch,
             exclude=self.seed_file if exclude_seed_audience else None,
-            engine=self.installation.engine_settings,
+            engine=self.work.runtime.engine,
         )
 
     def size_of(self, reach: int) -> Released:
@@ -248,11 +243,7 @@ def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str)
         return HIDDEN_LOOKALIKE_TENTHS + MOST_FIGURES_TENTHS, True
     if version is None or not {"overlap_statistics", "room_model"} <= set(version.artifacts):
         return MOST_LOOKALIKE_TENTHS + MOST_FIGURES_TENTHS, True
-
-    def reference(asset: str) -> ArtifactReference:
-        return ArtifactReference(asset, room.room.id, version.artifacts[asset])
-
-    with installation.store.opening(reference("overlap_statistics")) as folder:
+    with installation.store.opening(version.artifact("overlap_statistics")) as folder:
         overlap = read_documents(folder)["overlap"]
     wanted = room.question("size", source).key
     sizes = [
@@ -262,5 +253,5 @@ def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str)
     ]
     if not sizes:
         return MOST_LOOKALIKE_TENTHS + MOST_FIGURES_TENTHS, True
-    with installation.store.opening(reference("room_model")) as model:
+    with installation.store.opening(version.artifact("room_model")) as model:
         return room.budget.cost(ranking_of(room, model, source, sizes[0] or 0).questions), False

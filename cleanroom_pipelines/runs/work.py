@@ -170,8 +170,7 @@ class Work(Generic[_R]):
                 with suppress(CleanroomError):  # the original error matters more
                     with suppress(ClaimLostError):  # then no version refers to it
                         self.installation.catalog.work.withdraw_artifact(self.claim, asset)
-                    reference = ArtifactReference(asset, self.record.id, manifest.version)
-                    self.installation.store.delete(reference)
+                    self.installation.store.delete(manifest.reference)
             raise
 
     @contextmanager
@@ -189,8 +188,7 @@ class Work(Generic[_R]):
     @contextmanager
     def opening(self, asset: str) -> Iterator[Path]:
         """Open an artifact that this run has just built."""
-        manifest = self.manifests[asset]
-        with self.installation.store.opening(ArtifactReference(asset, self.record.id, manifest.version)) as path:
+        with self.installation.store.opening(self.manifests[asset].reference) as path:
             yield path
 
     def finish(

@@ -9,7 +9,6 @@ Importing this package is cheap: it exports only the specs. `training.train`, `r
 """
 
 from cleanroom_pipelines.similarity.specs import (
-    GenerationReport,
     GenerationSettings,
     InteractionsSchema,
     SizeProfile,
@@ -19,15 +18,3 @@ from cleanroom_pipelines.similarity.specs import (
     UsersSchema,
     Window,
 )
-
-__all__ = [
-    "GenerationReport",
-    "GenerationSettings",
-    "InteractionsSchema",
-    "SizeProfile",
-    "TrainingReport",
-    "TrainingSettings",
-    "TrainingTables",
-    "UsersSchema",
-    "Window",
-]

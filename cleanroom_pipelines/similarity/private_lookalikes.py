@@ -94,9 +94,9 @@ class Choice(NamedTuple):
         return sigma_of(self.units)
 
 
-def sigma_of(units: float, sensitivity_squared: float = 1.0) -> float:
-    """Return the noise's standard deviation for a price in budget units of rho = 0.00128: √(Δ² / 2 rho)."""
-    return math.sqrt(sensitivity_squared / (2 * _UNIT * units))
+def sigma_of(units: float) -> float:
+    """Return the noise's standard deviation for a price in budget units of rho = 0.00128: √(1 / 2 rho)."""
+    return math.sqrt(1 / (2 * _UNIT * units))
 
 
 def sensitivity(d: int) -> float:

@@ -150,7 +150,6 @@ def match_seed(
     model: str | Path | Model,
     seed: SeedUsers | str | Path,
     *,
-    settings: GenerationSettings = GenerationSettings(),  # noqa: B008 frozen
     engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
 ) -> MatchedSeed:
     """Find the users that are in both a seed and a model, without starting a job.
@@ -158,7 +157,6 @@ def match_seed(
     Args:
         model: The model or its folder.
         seed: The seed or its file.
-        settings: Number of other users, for the ranking.
         engine: Engine that reads the model's users; memory, threads and scratch.
 
     Raises:
@@ -170,7 +168,7 @@ def match_seed(
     if not isinstance(users, SeedUsers):
         users = read_seed(users, engine=engine, dataset_column=opened.user_id_column)
     with open_configured_engine(engine, paths=(opened.folder,)) as database:
-        return match_with(database, opened, users, settings)
+        return match_with(database, opened, users, GenerationSettings())
 
 
 def match_with(engine: Engine, model: Model, seed: SeedUsers, settings: GenerationSettings) -> MatchedSeed:
@@ -190,31 +188,16 @@ def match_with(engine: Engine, model: Model, seed: SeedUsers, settings: Generati
     return MatchedSeed(counts, users)
 
 
-def why_no_match(
-    model: str | Path,
-    seed: SeedUsers,
-    *,
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-) -> str:
-    """Explain, with counts, why no seed user is in a model; show this only to the owner of both.
-
-    Args:
-        model: The model's folder.
-        seed: The seed.
-        engine: Memory, threads and scratch.
-    """
-    with open_engine(engine) as database:
+def why_no_match(model: str | Path, seed: SeedUsers) -> str:
+    """Explain, with counts, why no seed user is in a model; show this only to the owner of both."""
+    with open_engine(EngineSettings()) as database:
         database.register("seed", pa.table({"id": seed.user_ids}))
         database.register("known", pa.table({"id": Model(model).user_ids()}))
         mine, known = "SELECT id FROM seed", "SELECT id FROM known"
         return no_match(database, mine, known, what="seed users", where="are known to the model")
 
 
-def form_of_seed(
-    user_ids: pa.ChunkedArray,
-    *,
-    engine: EngineSettings = EngineSettings(),  # noqa: B008 frozen
-) -> str:
+def form_of_seed(user_ids: pa.ChunkedArray, *, engine: EngineSettings) -> str:
     """Say what most ids of a seed look like, for a message to both parties; empty if the form is usual."""
     with open_engine(engine) as database:
         database.register("seed", pa.table({"id": user_ids}))

@@ -10,15 +10,3 @@ from cleanroom_pipelines.storage.buckets import ObjectPlace
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.keys import InstallationKey
 from cleanroom_pipelines.storage.vault import SeedVault
-
-__all__ = [
-    "ArtifactReference",
-    "ArtifactStore",
-    "Draft",
-    "Home",
-    "Input",
-    "InstallationKey",
-    "Manifest",
-    "ObjectPlace",
-    "SeedVault",
-]

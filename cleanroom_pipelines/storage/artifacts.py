@@ -116,6 +116,11 @@ class Manifest(Document):
     record: str = ""
     format_version: int = FORMAT_VERSION
 
+    @property
+    def reference(self) -> ArtifactReference:
+        """The reference to the artifact that the manifest describes."""
+        return ArtifactReference(self.asset, self.partition, self.version)
+
     def to_json(self) -> str:
         """Return the manifest as canonical JSON."""
         return json.dumps(self.as_dict(), sort_keys=True, indent=1)
@@ -381,8 +386,7 @@ class ArtifactStore:
                     text = ""
                 try:
                     manifest = Manifest.from_json(text)
-                    reference = ArtifactReference(manifest.asset, manifest.partition, manifest.version)
-                    is_its_own = reference.path == f"{root}/{partition}/{version}"
+                    is_its_own = manifest.reference.path == f"{root}/{partition}/{version}"
                 except CleanroomError:
                     is_its_own = False
                 yield manifest if is_its_own else None

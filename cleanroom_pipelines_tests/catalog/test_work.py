@@ -278,8 +278,10 @@ class TestRefresh:
         builder.drain()
         due = builder.catalog.work.due_refreshes
         assert due() == ()
-        assert due(builder.clock.now + timedelta(days=6)) == ()
-        assert [record.id for record in due(builder.clock.now + timedelta(days=7))] == [model.id]
+        builder.clock.turn(6 * DAY)
+        assert due() == ()
+        builder.clock.turn(DAY)
+        assert [record.id for record in due()] == [model.id]
 
     def test_refresh_rebuilds_dataset_model_and_dependents_but_no_other_model(self, builder: Builder) -> None:
         dataset, model, configured = builder.chain(refresh_every_seconds=DAY, refresh_window_seconds=90 * DAY)

@@ -99,7 +99,7 @@ class Place:
         catalog = self.site.installation.catalog
         version = catalog.resources.current_version(Kind.DATA_ROOM, self.world.room)
         assert version is not None
-        state = RoomBudget.of(self.site.installation, catalog.get(DataRoom, self.world.room), version.artifacts)
+        state = RoomBudget.of(self.site.installation, catalog.get(DataRoom, self.world.room), version)
         assert state is not None
         text = question_about("loyal", seeds=state.seeds)
         size = state.question("overlap", text).as_dict()

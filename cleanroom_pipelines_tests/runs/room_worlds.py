@@ -105,7 +105,7 @@ class RoomWorld:
 
     def is_enough(self, audience_type: str) -> bool:
         """Whether the seeds of a type count as enough users."""
-        room = RoomBudget.of(self.installation, self.room, self.version().artifacts)
+        room = RoomBudget.of(self.installation, self.room, self.version())
         assert room is not None
         question = question_about(audience_type, seeds=room.seeds)
         return room.releaser().count(len(self.seeds[audience_type]), question=question).is_enough()

@@ -106,7 +106,7 @@ def test_provisioned_data_is_ingested_and_files_are_deleted(filled: RoomWorld) -
     assert filled.installation.uploads.locations() == frozenset()
     told = document(filled, filled.room, "overlap_statistics", "overlap")["without_own_counts"]["rows"]
     assert [row["audience_type"] for row in told] == ["loyal", "new", "rare"]
-    room = RoomBudget.of(filled.installation, filled.room, filled.version().artifacts)
+    room = RoomBudget.of(filled.installation, filled.room, filled.version())
     assert room is not None
     question = canonical(parse_definition(REMARKETING), resolver(filled.installation.catalog), room.seeds)
     n_loyal = room.releaser().count(len(filled.seeds["loyal"]), question=question).value
@@ -336,7 +336,7 @@ def test_base_figures_are_kept_until_new_ones_are_paid(filled: RoomWorld) -> Non
     filled.provision_base(without=set(filled.users[:900]))
     filled.run()
     assert figures_of_base(filled) == first
-    room = RoomBudget.of(filled.installation, filled.room, filled.version().artifacts)
+    room = RoomBudget.of(filled.installation, filled.room, filled.version())
     assert room is not None
     paid = spent(filled)
     room.budget.pay([room.question_of_base()])

@@ -13,6 +13,7 @@ from typing import Any
 
 from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.catalog import (
+    OPEN,
     ArnParts,
     Catalog,
     JobViewPage,
@@ -20,7 +21,6 @@ from cleanroom_pipelines.catalog import (
     Page,
     Resource,
     Stage,
-    Status,
     parse_arn,
 )
 from cleanroom_pipelines.errors import StatusCode
@@ -31,7 +31,6 @@ Parameters = Mapping[str, Any]
 Answer = Mapping[str, Any] | None
 
 _DEFAULT_PAGE = 100
-_OPEN = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
 _ABOUT_SEED = frozenset(
     {
         StatusCode.SEED_NOT_FOUND,
@@ -190,7 +189,7 @@ def times(record: Resource) -> dict[str, Any]:
 
 def stages_of(endpoint: Endpoint, records: Iterable[Resource]) -> dict[str, Stage]:
     """Return the current stage of each pending or in-progress resource, by id."""
-    waiting = [record.id for record in records if record.status in _OPEN]
+    waiting = [record.id for record in records if record.status in OPEN]
     found = endpoint.catalog.work.stages(waiting) if waiting else {}
     return {resource_id: stage for (resource_id, _), stage in sorted(found.items(), key=lambda each: each[0])}
 

@@ -227,11 +227,10 @@ def read_xml(operation: str, body: bytes) -> dict[str, Any]:
     try:
         parser = ET.XMLParser(target=_Tree())  # noqa: S314 - _Tree accepts no document type, so there are no entities
         parser.feed(body)
-        found = _from_xml(payload, parser.close())
+        found: dict[str, Any] = _from_xml(payload, parser.close())
     # expat reports a wrong encoding as a LookupError or ValueError
     except (ET.ParseError, ValueError, LookupError, RecursionError):
         raise S3Error("MalformedXML") from None
-    assert isinstance(found, dict)
     return found
 
 

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cleanroom_pipelines.aws.answers import ApiError
-from cleanroom_pipelines.benchmarks.attacks.worlds import POPULATION, VICTIM, World
+from cleanroom_pipelines.benchmarks.attacks.worlds import POPULATION, VICTIM, Numbers, World, with_victim
 from cleanroom_pipelines.errors import CleanroomError
 
-Numbers = dict[str, float]
 _DATABASE = "shop"
 PUBLISHER, ADVERTISER = "222222222222", "111111111111"
 _ROLES = {"user": "USER_ID", "item": "ITEM_ID", "ts": "TIMESTAMP"}
@@ -70,7 +69,7 @@ def make_model(world: World) -> None:
 
 def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
     """Attack: the publisher reads metrics and an export of an advertiser's job that costs most of the budget."""
-    job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, _with_victim(POPULATION.seed, is_in))}})
+    job = _start(world, {"dataSource": {"s3Uri": _put_seed(world, with_victim(POPULATION.seed, is_in))}})
     return {
         "comparing metrics of AWS jobs": _read(world, job),
         "comparing exports of AWS jobs": _export(world, job),
@@ -80,23 +79,19 @@ def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
 def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
     """Attack: the publisher reads results of an advertiser's SQL seed over two tables; one may lack the victim."""
     _put_table(world, "members", (*POPULATION.seed, VICTIM))
-    _put_table(world, "visits", _with_victim(POPULATION.seed, is_in))
+    _put_table(world, "visits", with_victim(POPULATION.seed, is_in))
     job = _start(world, {"sqlParameters": {"queryString": _JOIN}})
     return {"SQL seeds over two tables": _read(world, job) | _export(world, job)}
 
 
 def threshold(world: World, is_in: bool) -> dict[str, Numbers]:
     """Attack: the publisher tests whether a seed of 245 known users, and possibly the victim, is large enough."""
-    seed = _with_victim(POPULATION.seed[:245], is_in)
+    seed = with_victim(POPULATION.seed[:245], is_in)
     return {
         "testing thresholds of AWS jobs": _read(
             world, _start(world, {"dataSource": {"s3Uri": _put_seed(world, seed)}})
         )
     }
-
-
-def _with_victim(users: tuple[str, ...], is_in: bool) -> tuple[str, ...]:
-    return (*users, VICTIM) if is_in else users
 
 
 def _start(world: World, seed: Mapping[str, Any]) -> str | None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cleanroom_pipelines.benchmarks.attacks import aws, playing
-from cleanroom_pipelines.benchmarks.attacks.worlds import Templates, World, make_room, without_noise
+from cleanroom_pipelines.benchmarks.attacks.worlds import Numbers, Templates, World, make_room, without_noise
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.privacy.accounting import PAIR_TENTHS, right_at_most
 from cleanroom_pipelines.terms import CollaborationType
@@ -212,7 +212,7 @@ def attack(
     ]  # fmt: skip
 
 
-def _of(found: Sequence[playing.Found], name: str) -> list[playing.Numbers]:
+def _of(found: Sequence[playing.Found], name: str) -> list[Numbers]:
     return [each[name] for each in found]
 
 

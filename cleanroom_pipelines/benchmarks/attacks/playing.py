@@ -19,14 +19,15 @@ from cleanroom_pipelines.benchmarks.attacks.worlds import (
     POPULATION,
     PUBLISHER,
     VICTIM,
+    Numbers,
     World,
     email,
     odd,
     user,
+    with_victim,
 )
 from cleanroom_pipelines.errors import CleanroomError
 
-Numbers = dict[str, float]
 Found = dict[str, Numbers]
 SEED = {"kind": "seed", "audience_type": "s"}
 N_TYPES = 45
@@ -53,7 +54,7 @@ def lookalike(source: Mapping[str, str], reach: int, *, without_seed: bool = Fal
 
 def lookalikes(world: World, is_in: bool) -> Found:
     """Attack: the agency requests the costliest results: statistics and lists for the smallest seed."""
-    world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
+    world.provision_seeds({"s": with_victim(POPULATION.seed, is_in)})
     statistics: Numbers = {}
     lists: Numbers = {}
     kept: Numbers = {}
@@ -79,7 +80,7 @@ def lookalikes(world: World, is_in: bool) -> Found:
 
 def insights(world: World, is_in: bool) -> Found:
     """Attack: the agency reads the insights of four seed audiences; the victim has 50 interests."""
-    lists = {f"s{number}": _with_victim(POPULATION.seed[: 200 + number], is_in) for number in range(4)}
+    lists = {f"s{number}": with_victim(POPULATION.seed[: 200 + number], is_in) for number in range(4)}
     world.provision_seeds(lists)
     cells: Numbers = {}
     for table in world.ask(AGENCY, "insights").get("audiences", ()):
@@ -91,7 +92,7 @@ def insights(world: World, is_in: bool) -> Found:
 
 def targets(world: World, is_in: bool) -> Found:
     """Attack: the agency requests sizes of audiences that contain only known users and perhaps the victim."""
-    world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
+    world.provision_seeds({"s": with_victim(POPULATION.seed, is_in)})
     saved: Numbers = {}
     drafts: Numbers = {}
     for number in range(6):
@@ -108,7 +109,7 @@ def targets(world: World, is_in: bool) -> Found:
 
 def duplicated(world: World, is_in: bool) -> Found:
     """Attack: the agency compares lookalikes that keep the seed, exclude it, or exclude a copy of it."""
-    seed = _with_victim(POPULATION.seed, is_in)
+    seed = with_victim(POPULATION.seed, is_in)
     world.provision_seeds({"s": seed, "t": seed})
     in_place = world.ask(AGENCY, "user_list", audience=world.audience(AGENCY, lookalike(SEED, 30)))
     found: Found = {}
@@ -135,7 +136,7 @@ def duplicated(world: World, is_in: bool) -> Found:
 
 def oracles(world: World, is_in: bool) -> Found:
     """Attack: the agency reads prices, errors and the audit log for a seed that is barely large enough."""
-    world.provision_seeds({"s": _with_victim(POPULATION.seed[:245], is_in)})
+    world.provision_seeds({"s": with_victim(POPULATION.seed[:245], is_in)})
     about = world.audience(AGENCY, lookalike(SEED, 10))
     prices: Numbers = {}
 
@@ -160,7 +161,7 @@ def oracles(world: World, is_in: bool) -> Found:
 
 def planted(world: World, is_in: bool) -> Found:
     """Attack: the publisher provisions base audiences of known customers, the victim and planted users only."""
-    world.provision_seeds({"s": _with_victim(POPULATION.seed, is_in)})
+    world.provision_seeds({"s": with_victim(POPULATION.seed, is_in)})
     sizes: Numbers = {}
     known = POPULATION.seed[:_KNOWN]
     for number in range(2):
@@ -272,10 +273,6 @@ TRICKS: tuple[Callable[[World], None], ...] = (
 def _types(n: int, n_known: int) -> dict[str, tuple[str, ...]]:
     known = POPULATION.users[:n_known]
     return {f"t{number:02d}": (VICTIM, *known, f"nobody{number}") for number in range(n)}
-
-
-def _with_victim(users: tuple[str, ...], is_in: bool) -> tuple[str, ...]:
-    return (*users, VICTIM) if is_in else users
 
 
 def _having(segment: str) -> dict[str, Any]:

@@ -74,6 +74,13 @@ def email(name: str) -> str:
 
 VICTIM_INTERESTS = frozenset(f"interest {number:02d}" for number in range(N_INTERESTS))
 
+Numbers = dict[str, float]
+
+
+def with_victim(users: tuple[str, ...], is_in: bool) -> tuple[str, ...]:
+    """Add the victim to the users if it is in the data."""
+    return (*users, VICTIM) if is_in else users
+
 
 @dataclass(frozen=True)
 class PublisherUsers:

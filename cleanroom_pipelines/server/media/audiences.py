@@ -112,7 +112,8 @@ def add_audience(
     hidden: bool = False,
 ) -> CustomAudience:
     """Add an audience to the catalogue; a hidden one serves a single job and is never listed."""
-    record = call.installation.catalog.resources.create(
+    catalog = call.installation.catalog
+    record = catalog.resources.create(
         CustomAudienceSpec(
             name=name,
             mark=call.installation.token_hex(8),
@@ -126,8 +127,7 @@ def add_audience(
         ),
         declared=not hidden,
     )
-    assert isinstance(record, CustomAudience)
-    return record
+    return catalog.get(CustomAudience, record.id)
 
 
 def check_export(room: Room, audience: CustomAudience) -> None:

@@ -268,7 +268,7 @@ def _state(room: Room) -> RoomBudget:
     version = room.installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id)
     state = None
     if version is not None:
-        state = RoomBudget.of(room.installation, room.record, version.artifacts)
+        state = RoomBudget.of(room.installation, room.record, version)
     if state is None:
         raise NotProvisionedError(
             "The room has no base audience yet.", remedy="Provision the base audience first."

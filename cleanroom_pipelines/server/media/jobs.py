@@ -16,6 +16,7 @@ from typing import Any
 
 from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, parse_definition
 from cleanroom_pipelines.catalog import (
+    OPEN,
     AudienceList,
     AudienceListSpec,
     CustomAudience,
@@ -40,7 +41,6 @@ from cleanroom_pipelines.server.media.access import ABOUT_AUDIENCES, ABOUT_ROOMS
 from cleanroom_pipelines.server.media.rooms import own_lab
 from cleanroom_pipelines.terms import CollaborationType, Permission
 
-_OPEN = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
 _NEEDS = {
     JobKind.OVERLAP_STATISTICS: ("base", "seeds"),
     JobKind.INSIGHTS: ("base", "seeds"),
@@ -215,7 +215,7 @@ def _state(call: Call, job: RoomJob) -> _JobState:
             JobStatus.FAILED,
             error=errors.JobFailedError("The audience or room that the job is about was deleted."),
         )
-    if version.status in _OPEN and not job.cancelled:
+    if version.status in OPEN and not job.cancelled:
         stage = call.installation.catalog.work.stages([version.resource_id]).get(
             (version.resource_id, version.number)
         )
@@ -245,7 +245,7 @@ def _answering(call: Call, job: RoomJob) -> Version:
         return target
     room = catalog.resources.version(Kind.DATA_ROOM, job.data_room_id, wanted)
     if room.status is not Status.ACTIVE:
-        return room if room.status in _OPEN else target  # invalid new data changes nothing
+        return room if room.status in OPEN else target  # invalid new data changes nothing
     later = [
         each
         for each in catalog.resources.versions(target.kind, target.resource_id)
@@ -361,7 +361,7 @@ def _room_version(call: Call, room: Room) -> Version:
     """Return the room version that is queued or being built; otherwise, the current version."""
     queue_room_rebuild(call.installation, room.id)
     newest = call.installation.catalog.resources.newest_version(Kind.DATA_ROOM, room.id)
-    if newest.status in _OPEN:
+    if newest.status in OPEN:
         return newest
     return call.installation.catalog.resources.current_version(Kind.DATA_ROOM, room.id) or newest
 
@@ -409,7 +409,7 @@ def _target_of(
         )
     if kind is not JobKind.USER_LIST:
         newest = catalog.resources.newest_version(Kind.DATA_ROOM, room.id)
-        waits = {"room_version": newest.number} if newest.status in _OPEN else {}
+        waits = {"room_version": newest.number} if newest.status in OPEN else {}
         return catalog.resources.newest_version(Kind.CUSTOM_AUDIENCE, audience.id), waits
     room_audiences.check_export(room, audience)
     options = _list_options(call, room)

@@ -63,9 +63,8 @@ def create_room(call: Call) -> dict[str, Any]:
         ),
         declared=True,
     )
-    assert isinstance(record, DataRoom)
     call.trail["room"] = record.id
-    return _room(call, record)
+    return _room(call, catalog.get(DataRoom, record.id))
 
 
 def get_room(call: Call) -> dict[str, Any]:
@@ -100,7 +99,8 @@ def create_lab(call: Call) -> dict[str, Any]:
     for name, upload_id in datasets.items():
         _check_lab_input(name)
         own_upload(call, upload_id)
-    record = call.installation.catalog.resources.create(
+    catalog = call.installation.catalog
+    record = catalog.resources.create(
         DataLabSpec(
             name=call.text("name"),
             mark=call.installation.token_hex(8),
@@ -110,8 +110,7 @@ def create_lab(call: Call) -> dict[str, Any]:
             activation=_activation(call),
         )
     )
-    assert isinstance(record, DataLab)
-    return _lab(call, record)
+    return _lab(call, catalog.get(DataLab, record.id))
 
 
 def get_lab(call: Call) -> dict[str, Any]:
@@ -440,17 +439,14 @@ def _check_lab_input(name: str) -> None:
 def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:
     emails, permissions = value.get("emails"), value.get("permissions")
     role, organization = value.get("role") or "", value.get("organization_id")
-    is_valid = (
-        isinstance(emails, list)
-        and isinstance(permissions, list)
-        and all(isinstance(each, str) for each in (*emails, *permissions, role, organization or ""))
-    )
-    if not is_valid:
+    if (
+        not isinstance(emails, list)
+        or not isinstance(permissions, list)
+        or not all(isinstance(each, str) for each in (*emails, *permissions, role, organization or ""))
+    ):
         raise InvalidRequestError(
             "A participant is malformed.", remedy="Give lists of e-mail addresses and permissions, and a role."
         )
-    assert isinstance(emails, list)
-    assert isinstance(permissions, list)
     return ParticipantSpec(
         id=new_id,
         emails=tuple(dict.fromkeys(email.strip().lower() for email in emails)),

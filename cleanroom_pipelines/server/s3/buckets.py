@@ -71,10 +71,10 @@ def create_bucket(context: Context) -> Output:
 
 def delete_bucket(context: Context) -> Output:
     """DeleteBucket: delete an empty folder of the account; only the operator can remove other buckets."""
-    bucket = context.bucket
-    if is_warehouse_name(context.call.bucket) or context.parts.buckets.is_registered(context.call.bucket):
+    bucket, name = context.bucket, context.call.bucket
+    is_shared = is_warehouse_name(name) or context.parts.buckets.is_registered(name)
+    if is_shared or not isinstance(bucket, LocalBucket):
         raise S3Error("AccessDenied", "Only the operator can remove this bucket.")
-    assert isinstance(bucket, LocalBucket)
     try:
         bucket.remove()
     except BucketError as error:
