@@ -14,6 +14,7 @@ from pathlib import Path
 from cleanroom_pipelines.audiences.canonical import lookalikes_of
 from cleanroom_pipelines.audiences.compiling import Query, compile_definition
 from cleanroom_pipelines.audiences.definitions import (
+    Combinator,
     CombineOperator,
     Definition,
     FileRef,
@@ -162,14 +163,12 @@ def _table_of(ref: FileRef) -> tuple[TableFiles, str]:
 
 def _only_adds(definition: Definition) -> bool:
     """Whether the result contains each id of all lists."""
-    return (
-        isinstance(definition, RuleBased)
-        and all(
-            isinstance(part.source, FileRef) and not (part.filters and part.filters.filters)
-            for part in (definition, *definition.combinators)
-        )
-        and all(part.operator is CombineOperator.UNION for part in definition.combinators)
-    )
+    if not isinstance(definition, RuleBased) or any(
+        part.operator is not CombineOperator.UNION for part in definition.combinators
+    ):
+        return False
+    parts: tuple[RuleBased | Combinator, ...] = (definition, *definition.combinators)
+    return all(isinstance(part.source, FileRef) and not (part.filters and part.filters.filters) for part in parts)
 
 
 def _write_combined(
