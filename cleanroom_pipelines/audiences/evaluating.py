@@ -7,13 +7,21 @@ Keep out: the query (compiling), and releasing numbers: the counts here are exac
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from cleanroom_pipelines.audiences.canonical import lookalikes_of
 from cleanroom_pipelines.audiences.compiling import Query, compile_definition
-from cleanroom_pipelines.audiences.definitions import Definition, FileRef, Resolve, reachable
+from cleanroom_pipelines.audiences.definitions import (
+    Combinator,
+    CombineOperator,
+    Definition,
+    FileRef,
+    Resolve,
+    RuleBased,
+    reachable,
+)
 from cleanroom_pipelines.audiences.relations import COUNTED, MATCHED, join_matched, lookalike_relation
 from cleanroom_pipelines.engine import (
     Engine,
@@ -26,6 +34,7 @@ from cleanroom_pipelines.engine import (
 )
 from cleanroom_pipelines.errors import EngineError, InputError, StorageFullError, UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
+from cleanroom_pipelines.uploads.cells import plain_id_sql
 from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
 from cleanroom_pipelines.uploads.reading import Checked, look, read, reject_ambiguous_ids
 from cleanroom_pipelines.uploads.roles import Role
@@ -54,7 +63,8 @@ def evaluate(
     """
     query = _in_room(engine, definition, resolve, lookalikes)
     order = f"{stable_hash_sql('user_id')}, user_id"
-    engine.write_parquet(f"SELECT user_id FROM ({query.sql}) ORDER BY {order}", out, query.parameters)
+    ordered = f"SELECT user_id FROM ({query.sql}) ORDER BY {order}"
+    engine.write_parquet(ordered, out, query.parameters, repeats=False)
     return _rows_of(out)
 
 
@@ -63,7 +73,8 @@ def evaluate_counted(
 ) -> int:
     """Write only one user per matching id, so that each person counts once; otherwise like `evaluate`."""
     query = _in_room(engine, definition, resolve, lookalikes, COUNTED)
-    engine.write_parquet(f"SELECT user_id FROM ({query.sql}) ORDER BY user_id", out, query.parameters)
+    ordered = f"SELECT user_id FROM ({query.sql}) ORDER BY user_id"
+    engine.write_parquet(ordered, out, query.parameters, repeats=False)
     return _rows_of(out)
 
 
@@ -108,7 +119,8 @@ def evaluate_files(
             }
             n_rows = {ref: reject_ambiguous_ids(engine, checked, IDS) for ref, checked in opened.items()}
             query = compile_definition(definition, resolve, files=relations, n_rows=n_rows)
-            _write_combined(engine, query, draft, opened.values())
+            lists = {relations[ref]: checked for ref, checked in opened.items()}
+            _write_combined(engine, query, draft, lists, only_adds=_only_adds(definition))
         return _rows_of(draft)
 
 
@@ -149,28 +161,47 @@ def _table_of(ref: FileRef) -> tuple[TableFiles, str]:
     return table, ref.column or table.columns[0]
 
 
-def _write_combined(engine: Engine, query: Query, out: Path, opened: Iterable[Checked]) -> None:
-    # Checking ids while combining them takes less than half the time of looking at all lists beforehand.
+def _only_adds(definition: Definition) -> bool:
+    """Whether the result contains each id of all lists."""
+    if not isinstance(definition, RuleBased) or any(
+        part.operator is not CombineOperator.UNION for part in definition.combinators
+    ):
+        return False
+    parts: tuple[RuleBased | Combinator, ...] = (definition, *definition.combinators)
+    return all(isinstance(part.source, FileRef) and not (part.filters and part.filters.filters) for part in parts)
+
+
+def _write_combined(
+    engine: Engine, query: Query, out: Path, lists: Mapping[str, Checked], *, only_adds: bool
+) -> None:
+    # Checking ids while combining them takes less than half the time of looking at all lists beforehand. If the
+    # result contains each id, checking the result is enough: five overlapping lists took 4.5 instead of 5.2 s.
+    at_end = only_adds and all(checked.is_assumed for checked in lists.values())
+    for relation, checked in lists.items():
+        _view_ids(engine, relation, checked, checks=checked.is_assumed and not at_end)
+    sql = f"SELECT {plain_id_sql('user_id')} AS user_id FROM ({query.sql})" if at_end else query.sql
     try:
-        engine.write_parquet(query.sql, out, query.parameters)
+        engine.write_parquet(sql, out, query.parameters, repeats=False)
     except EngineError:
         pass  # some ids are not plain, or a file is damaged: looking at the ids finds out
     else:
         return
     with reading_of(IDS):
-        for checked in opened:
-            reject_ambiguous_ids(engine, look(engine, checked), IDS)
-    engine.write_parquet(query.sql, out, query.parameters)
+        for relation, checked in lists.items():
+            looked = look(engine, checked)
+            reject_ambiguous_ids(engine, looked, IDS)
+            _view_ids(engine, relation, looked, checks=False)
+    engine.write_parquet(query.sql, out, query.parameters, repeats=False)
 
 
 def _open_ids(engine: Engine, relation: str, table: TableFiles, column: str, scratch: Path) -> Checked:
-    """Create the view of a file's ids.
+    """Read a file's ids.
 
     Raises:
         InputError: The column cannot hold ids, or holds decimals among other ids.
     """
     with reading_of(IDS):
-        checked = read(
+        return read(
             engine,
             f"{relation}_rows",
             table,
@@ -179,11 +210,14 @@ def _open_ids(engine: Engine, relation: str, table: TableFiles, column: str, scr
             scratch=scratch,
             assumes_plain=True,
         )
+
+
+def _view_ids(engine: Engine, relation: str, checked: Checked, *, checks: bool) -> None:
+    id_ = plain_id_sql("v0") if checks else "CAST(v0 AS VARCHAR)"
     engine.execute(
         f"CREATE OR REPLACE TEMP VIEW {quote_identifier(relation)} AS "
-        f"SELECT CAST(v0 AS VARCHAR) AS user_id FROM {checked.name} WHERE {checked.usable}"
+        f"SELECT {id_} AS user_id FROM {checked.name} WHERE {checked.usable}"
     )
-    return checked
 
 
 @contextmanager

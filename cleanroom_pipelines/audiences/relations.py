@@ -48,28 +48,28 @@ SELECT CAST(NULL AS VARCHAR) AS digest, CAST(NULL AS VARCHAR) AS audience_type W
 
 # Tables, not views: several audience types and several questions of one session read them. One join each, because
 # DuckDB overestimates what a join leaves, and would then build the next hash table from all users.
-_WANTED = """-- one row per id of a seed audience and user
+_WANTED = """-- one row per id of a seed audience, its audience type, and user
 CREATE OR REPLACE TEMP TABLE room_wanted AS
-SELECT matching.digest, matching.user_id
-FROM room_matching AS matching SEMI JOIN room_seeds AS seeds ON seeds.digest = matching.digest"""
+SELECT matching.digest, matching.user_id, seeds.audience_type
+FROM room_matching AS matching JOIN room_seeds AS seeds ON seeds.digest = matching.digest"""
 
-_FOUND = """-- one row per id of a seed audience and relevant user
+_FOUND = """-- one row per id of a seed audience, its audience type, and relevant user
 CREATE OR REPLACE TEMP TABLE room_found AS
-SELECT wanted.digest, wanted.user_id
+SELECT wanted.digest, wanted.user_id, wanted.audience_type
 FROM room_wanted AS wanted SEMI JOIN room_users AS users ON users.user_id = wanted.user_id"""
 
 _MATCHED = """-- one row per matched relevant user and audience type
 CREATE OR REPLACE TEMP TABLE room_matched AS
-SELECT DISTINCT found.user_id, seeds.audience_type
-FROM room_found AS found JOIN room_seeds AS seeds ON seeds.digest = found.digest"""
+SELECT DISTINCT user_id, audience_type FROM room_found"""
 
 # The digests are keyed, so outsiders cannot know which of several users is selected.
 _COUNTED = """-- one row per matched relevant user and audience type, where an id stands for one user
 CREATE OR REPLACE TEMP TABLE room_counted AS
-SELECT DISTINCT chosen.user_id, seeds.audience_type
+SELECT DISTINCT user_id, audience_type
 FROM (
-  SELECT digest, arg_min(user_id, md5(concat(digest, ' ', user_id))) AS user_id FROM room_found GROUP BY digest
-) AS chosen JOIN room_seeds AS seeds ON seeds.digest = chosen.digest"""
+  SELECT audience_type, arg_min(user_id, md5(concat(digest, ' ', user_id))) AS user_id
+  FROM room_found GROUP BY digest, audience_type
+)"""
 
 
 @dataclass(frozen=True)

@@ -346,7 +346,9 @@ def prepare(question: str, folder: Path, out: Path, settings: EngineSettings) ->
         out: The parquet file to write.
         settings: Engine to use, and its memory and threads.
     """
-    import sqlglot  # noqa: F401 import time is not measured
+    # Import time is not measured.
+    import pyarrow.parquet  # noqa: F401
+    import sqlglot.dialects.duckdb  # noqa: F401
 
     from cleanroom_pipelines.audiences.definitions import Remarketing
     from cleanroom_pipelines.audiences.evaluating import evaluate, evaluate_files

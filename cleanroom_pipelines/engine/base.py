@@ -107,8 +107,15 @@ class Engine(Protocol):
         """
         ...
 
-    def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
-        """Write a query's result, in its order, to one parquet file (zstd)."""
+    def write_parquet(self, sql: str, path: Path, parameters: Parameters = (), *, repeats: bool = True) -> None:
+        """Write a query's result, in its order, to one parquet file (zstd).
+
+        Args:
+            sql: The query.
+            path: The file.
+            parameters: Values of the query.
+            repeats: Whether values may repeat. Unique text is written in less time if this is known.
+        """
         ...
 
     def write_sorted(

@@ -162,11 +162,15 @@ class DuckDBEngine:
             self._last_rejected_scan = max(lines["scan_id"].to_pylist())
         return lines.select(["line", "reason", "runs_on"])
 
-    def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
+    def write_parquet(self, sql: str, path: Path, parameters: Parameters = (), *, repeats: bool = True) -> None:
         """Write a query's result, in its order, to one parquet file."""
         target = self._plain_paths.of(path.parent.resolve()) / path.name
         # Level 1 of zstd: 4 million hashes took half the CPU time of level 3, and no more space.
         options = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"
+        if not repeats:
+            # Lengths before texts (DELTA_LENGTH_BYTE_ARRAY), without trying a dictionary: 6 million hashes took
+            # 0.7 instead of 1.2 CPU seconds, and 8 % less space.
+            options += ", PARQUET_VERSION v2, DICTIONARY_SIZE_LIMIT 1"
         copy = f"COPY ({sql}) TO {quote_literal(str(target))} ({options})"
         self.execute(copy, parameters)
 

@@ -167,7 +167,7 @@ class SparkEngine:
         unreported, self._unreported = self._unreported, []
         return pa.concat_tables([_NO_LINES, *unreported])
 
-    def write_parquet(self, sql: str, path: Path, parameters: Parameters = ()) -> None:
+    def write_parquet(self, sql: str, path: Path, parameters: Parameters = (), *, repeats: bool = True) -> None:
         """Write a query's result to one file, merged from the executors' files."""
         import pyarrow.parquet as pq
 

@@ -157,7 +157,7 @@ class IdFacts:
         placeholders: Whether some ids may be placeholders.
         points: Whether some whole numbers have a decimal point.
         others: Whether some ids are not whole numbers; known only if there are points.
-        assumed: Whether the other values are assumed, not counted: a query fails if an id contradicts them.
+        assumed: Whether the other values are assumed, not counted; `plain_id_sql` checks them.
     """
 
     blanks: bool = True
@@ -351,12 +351,11 @@ def id_sql(cell: str, facts: IdFacts, column: Column) -> tuple[str, list[Rule]]:
 
     Args:
         cell: Expression for the raw id as text.
-        facts: What the column contains.
+        facts: What the column contains. If that is assumed, the expression is the unchecked cell.
         column: The column.
     """
     if facts.assumed:
-        id_ = f"CASE WHEN {may_be_odd_sql(cell)} THEN error('odd id') ELSE {cell} END"
-        return id_, [Rule(ErrorCode.EMPTY_CELL, f"{cell} IS NULL")]
+        return cell, [Rule(ErrorCode.EMPTY_CELL, f"{cell} IS NULL")]
     id_ = _trimmed(cell) if facts.blanks else cell
     rules = [Rule(ErrorCode.EMPTY_CELL, f"coalesce({id_} = '', true)")]
     if facts.placeholders:
@@ -387,6 +386,11 @@ def _is_placeholder(id_: str) -> str:
         f"((strlen({id_}) <= {_MAX_WORD} OR strlen({id_}) IN ({_LONG_LENGTHS})) "
         f"AND regexp_full_match({id_}, {quote_literal(_PLACEHOLDER)}))"
     )
+
+
+def plain_id_sql(cell: str) -> str:
+    """SQL expression for an id that was assumed to be plain; its query fails if the id may be odd."""
+    return f"CASE WHEN {may_be_odd_sql(cell)} THEN error('odd id') ELSE {cell} END"
 
 
 def may_be_odd_sql(cell: str, point: str = "") -> str:

@@ -81,6 +81,11 @@ class Checked:
         return next((f"v{i}" for i, column in enumerate(self.columns) if column.role is role), None)
 
     @property
+    def is_assumed(self) -> bool:
+        """Whether ids were assumed to be plain, so that queries must check them (`cells.plain_id_sql`)."""
+        return any(facts is not None and facts.assumed for facts in self.facts)
+
+    @property
     def types(self) -> dict[str, str]:
         """Type of each declared column in the files."""
         return {column.name: column.type for column in self.columns}
@@ -107,9 +112,9 @@ def read(
         upload: Kind of upload, for messages.
         scratch: Existing folder.
         keeps_rejected: Whether to keep the lines that could not be parsed, by file.
-        assumes_plain: Whether to read ids of type text without looking at them first: a query of the view fails
-            if it reads an id that is not plain. After a failure, `look` at the ids and repeat the query. Ignored
-            on a cluster.
+        assumes_plain: Whether to read ids of type text without looking at them first. If the result `is_assumed`,
+            queries must check the ids with `cells.plain_id_sql`; after a failure, `look` at the ids and repeat
+            the query. Ignored on a cluster.
 
     Raises:
         TrainingDataError: Or SeedError: a column is missing, occurs twice or has an unsuitable type, or a quote is
@@ -139,7 +144,7 @@ def read(
 
 def look(engine: Engine, checked: Checked) -> Checked:
     """Look at the ids of a table that was read with `assumes_plain`, and replace its view by a fitting one."""
-    if not any(facts and facts.assumed for facts in checked.facts):
+    if not checked.is_assumed:
         return checked
     return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns, repeats=False))
 
@@ -418,7 +423,7 @@ def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -
             remedy="Quote cells that contain the separator.",
             problem="rows",
         )
-    # From the footers of parquet files; the judged view would check assumed ids, which reads them all.
+    # From the footers of parquet files; the judged view would read all ids.
     return int(engine.fetch(f"SELECT count(*) AS n FROM {checked.name}_raw")["n"][0].as_py())
 
 

@@ -120,6 +120,21 @@ def test_ids_meet_however_they_are_written_and_in_whichever_list(tmp_path: Path)
             assert combined(tmp_path, CombineOperator.UNION, [one, other], [two]) == {plain, other}
 
 
+def test_a_union_reads_integers_and_odd_text_alike(tmp_path: Path) -> None:
+    # The ids of integers need no check, so they must not exempt those of text.
+    integers, text = (
+        FileRef(str(tmp_path / "integers.parquet"), "id"),
+        FileRef(str(tmp_path / "text.parquet"), "id"),
+    )
+    pq.write_table(pa.table({"id": [41791234567, 7]}), integers.path)
+    pq.write_table(pa.table({"id": ["41791234567 ", PLAIN]}), text.path)
+    for first, second in ((integers, text), (text, integers)):
+        rule = RuleBased(first, None, (Combinator(CombineOperator.UNION, second),))
+        evaluate_files(rule, no_audiences, tmp_path / "out.parquet")
+        found = pq.read_table(tmp_path / "out.parquet")["user_id"].to_pylist()
+        assert sorted(found) == ["41791234567", "7", PLAIN]
+
+
 def test_placeholders_are_in_no_result(tmp_path: Path) -> None:
     for placeholder in PLACEHOLDERS:
         lists = [placeholder, PLAIN], [PLAIN, placeholder.lower().strip()]

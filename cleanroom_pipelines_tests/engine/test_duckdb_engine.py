@@ -178,6 +178,15 @@ def test_write_parquet_keeps_the_order_of_the_query(engine: Engine, tmp_path: Pa
     assert pq.ParquetFile(file).metadata.row_group(0).column(0).compression == "ZSTD"
 
 
+def test_unique_ids_are_written_without_a_dictionary_and_in_order(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "allowed" / "ids.parquet"
+    query = "SELECT md5(CAST(range AS VARCHAR)) AS id FROM range(150_000) ORDER BY hash(range)"
+    engine.write_parquet(query, file, repeats=False)
+    assert pq.read_table(file)["id"].to_pylist() == engine.fetch(query)["id"].to_pylist()
+    column = pq.ParquetFile(file).metadata.row_group(0).column(0)
+    assert (column.compression, column.has_dictionary_page) == ("ZSTD", False)
+
+
 # --- Errors ---
 
 
