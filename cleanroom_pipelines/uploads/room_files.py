@@ -5,13 +5,13 @@ Add here when uploads may have another format.
 Keep out: usable cells (`cells`) and a room's files (`rooms`).
 
 The format is detected from the content, since the names of uploads cannot be trusted: `PAR1` is Parquet, the gzip
-and zstd magic numbers are compressed files of either format, everything else is CSV (quotes doubled inside quotes,
-UTF-8 with or without a byte order mark; blank lines are skipped; a trailing comma adds no cell). Cells are
-separated by commas; by semicolons, tabs or bars if these split the lines into the expected columns and commas do
-not; semicolons and tabs also if they split all lines into three or more columns where commas split none. JSON is rejected: as a
-CSV, each of its lines would be an id.
-Compressed files are unpacked into scratch by Python, which verifies checksums: DuckDB treats a damaged block as
-the end of the file, and silently reads only the part before it.
+and zstd magic numbers are compressed files of either format, everything else is CSV (quotes doubled inside
+quotes, UTF-8 with or without a byte order mark; blank lines are skipped; a trailing comma adds no cell). Cells
+are separated by commas; by semicolons, tabs or bars if these split the lines into the expected columns and commas
+do not; semicolons and tabs also if they split all lines into three or more columns where commas split none. JSON
+is rejected: as a CSV, each of its lines would be an id. Compressed files are unpacked into scratch by Python,
+which verifies checksums: DuckDB treats a damaged block as the end of the file, and silently reads only the part
+before it.
 """
 
 import codecs
@@ -259,7 +259,7 @@ def _shape_by(path: Path, delimiter: str, sizes: Sequence[int]) -> _Shape:
             # An invalid CSV record is one invalid row, which the engine counts.
             line_end = line_end or (_end_of(seen[-1]) if seen else "")
     found.pop(0, None)
-    if last_cells == {""} and 1 in sizes and set(found) <= {1, 2}:
+    if last_cells == {""} and set(sizes) == {1, 2} and set(found) <= {1, 2}:
         # A delimiter at the end of the lines of one column; the header may lack it.
         found = Counter({1: found.total()})
     elif len(found) == 1 and not set(found) & set(sizes) and last_cells == {""}:

@@ -6,8 +6,8 @@ Keep out: reading the rows (`room_reading`).
 
 A first row is a header if each of its cells is such a word, in any letter case and with any punctuation: the ids
 and labels of people are not. It also is one if it names an id, and its other cells look like names: the column
-after `customer_no` may be a `city`, and after `user_id` it may be called anything. The words come from the names of the datasets' columns, and from what customer
-systems write. A cell is never quoted in a message.
+after `customer_no` may be a `city`, and after `user_id` it may be called anything. The words come from the names
+of the datasets' columns, and from what customer systems write. A cell is never quoted in a message.
 """
 
 import re
@@ -63,7 +63,7 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
         InputError: It names the columns in another order than the dataset has them, or the first one is an index.
     """
     words = [normal_name(str(cell or "")) for cell in row]
-    if not row[0] and any(word in _USER_IDS for word in words):
+    if not row[0] and any(word in _CERTAIN_IDS for word in words):
         raise InputError(
             "The first column has no name; it seems to contain row numbers.", remedy="Remove it.", problem="type"
         )
