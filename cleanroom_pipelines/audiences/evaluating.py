@@ -7,13 +7,20 @@ Keep out: the query (compiling), and releasing numbers: the counts here are exac
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from cleanroom_pipelines.audiences.canonical import lookalikes_of
 from cleanroom_pipelines.audiences.compiling import Query, compile_definition
-from cleanroom_pipelines.audiences.definitions import Definition, FileRef, Resolve, reachable
+from cleanroom_pipelines.audiences.definitions import (
+    CombineOperator,
+    Definition,
+    FileRef,
+    Resolve,
+    RuleBased,
+    reachable,
+)
 from cleanroom_pipelines.audiences.relations import COUNTED, MATCHED, join_matched, lookalike_relation
 from cleanroom_pipelines.engine import (
     Engine,
@@ -27,6 +34,7 @@ from cleanroom_pipelines.engine import (
 from cleanroom_pipelines.errors import EngineError, InputError, StorageFullError, UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
+from cleanroom_pipelines.uploads.likely_causes import no_match
 from cleanroom_pipelines.uploads.reading import Checked, look, read, reject_ambiguous_ids
 from cleanroom_pipelines.uploads.roles import Role
 
@@ -78,7 +86,12 @@ def count(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: 
 
 
 def evaluate_files(
-    definition: Definition, resolve: Resolve, out: Path, settings: EngineSettings | None = None
+    definition: Definition,
+    resolve: Resolve,
+    out: Path,
+    settings: EngineSettings | None = None,
+    *,
+    warn: Callable[[str], None] | None = None,
 ) -> int:
     """Write the ids of a definition over files: `user_id` VARCHAR, distinct, in no particular order.
 
@@ -87,6 +100,8 @@ def evaluate_files(
         resolve: Returns the definition of a referenced custom audience.
         out: The parquet file to write atomically; an existing file is replaced.
         settings: Engine to use, and its memory and threads.
+        warn: Called with a sentence about each list that shares no id with the source, though it would if the ids
+            were written in the same way.
 
     Returns:
         The number of ids.
@@ -109,7 +124,26 @@ def evaluate_files(
             n_rows = {ref: reject_ambiguous_ids(engine, checked, IDS) for ref, checked in opened.items()}
             query = compile_definition(definition, resolve, files=relations, n_rows=n_rows)
             _write_combined(engine, query, draft, opened.values())
+            if warn is not None:
+                for ref in _without_effect(definition, n_rows, _rows_of(draft)):
+                    ids, source = (
+                        f"SELECT user_id AS id FROM {relations[each]}" for each in (ref, definition.source)
+                    )
+                    words = {"what": "ids of a list", "where": "are in the source"}
+                    if reason := no_match(engine, ids, source, needs_cause=True, **words):
+                        warn(reason)
         return _rows_of(draft)
+
+
+def _without_effect(definition: Definition, n_rows: Mapping[FileRef, int], n_found: int) -> list[FileRef]:
+    """Return the lists that share no id with the source: nothing was removed from it, or nothing is left."""
+    if not isinstance(definition, RuleBased) or not isinstance(definition.source, FileRef):
+        return []
+    operators = [each.operator for each in definition.combinators]
+    lists = [each.source for each in definition.combinators if isinstance(each.source, FileRef)]
+    is_whole = set(operators) == {CombineOperator.DIFF} and n_found == n_rows[definition.source]
+    is_empty = operators == [CombineOperator.INTERSECT] and n_found == 0
+    return lists if is_whole or is_empty else []
 
 
 def _in_room(
