@@ -231,7 +231,7 @@ HEADERS = [
     (Dataset.SEED_AUDIENCES, "matching_id,audience_type", "a,New"),
     (Dataset.SEED_AUDIENCES, "customer_id\ttype", "a\tNew"),
     (Dataset.SEED_AUDIENCES, "Email", "a"),
-    (Dataset.SEED_AUDIENCES, 'user_id;"name, first and last"', "a;New"),
+    (Dataset.SEED_AUDIENCES, 'user_id;"name, first, last"', "a;New"),
     (Dataset.SEED_AUDIENCES, "user_id,2026-11-30", "a,New"),
 ]
 
