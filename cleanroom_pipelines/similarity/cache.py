@@ -9,7 +9,7 @@ counts each file once per content: its cache key is a digest of its path, size, 
 its columns. Files outside the window are not opened, files inside are read from the cache, and files cut by the
 window are read again in full. The model is byte-identical to one trained without the cache. Tables with declared
 features are not cached, because their sums need the scale of the whole table. A table whose ids need the facts of
-all files (`cells.IdFacts`: whole numbers with a decimal point, different types), that has a file whose types do not
+all files (`cells.IdFacts`: whole numbers with a decimal point, types that differ), with a file whose types do not
 fit alone, or that will be rejected, is read in full. For 60 days of 1.3 million interactions moved by a day,
 reading and checking took 0.6 s instead of 3.7 s from CSV, and 0.2 s instead of 0.7 s from parquet. The later
 steps are unchanged, so on parquet the whole training is 10 % faster.
