@@ -125,25 +125,29 @@ def evaluate_files(
             query = compile_definition(definition, resolve, files=relations, n_rows=n_rows)
             _write_combined(engine, query, draft, opened.values())
             if warn is not None:
-                for ref in _without_effect(definition, n_rows, _rows_of(draft)):
-                    ids, source = (
-                        f"SELECT user_id AS id FROM {relations[each]}" for each in (ref, definition.source)
+                for pair in _without_effect(definition, n_rows, _rows_of(draft)):
+                    ids, source = (f"SELECT user_id AS id FROM {relations[ref]}" for ref in pair)
+                    reason = no_match(
+                        engine, ids, source, what="ids of a list", where="are in the source", needs_cause=True
                     )
-                    words = {"what": "ids of a list", "where": "are in the source"}
-                    if reason := no_match(engine, ids, source, needs_cause=True, **words):
+                    if reason:
                         warn(reason)
         return _rows_of(draft)
 
 
-def _without_effect(definition: Definition, n_rows: Mapping[FileRef, int], n_found: int) -> list[FileRef]:
-    """Return the lists that share no id with the source: nothing was removed from it, or nothing is left."""
+def _without_effect(
+    definition: Definition, n_rows: Mapping[FileRef, int], n_found: int
+) -> list[tuple[FileRef, FileRef]]:
+    """Return each list without a source's id, and the source, if nothing was removed or nothing is left."""
     if not isinstance(definition, RuleBased) or not isinstance(definition.source, FileRef):
         return []
     operators = [each.operator for each in definition.combinators]
-    lists = [each.source for each in definition.combinators if isinstance(each.source, FileRef)]
+    pairs = [
+        (each.source, definition.source) for each in definition.combinators if isinstance(each.source, FileRef)
+    ]
     is_whole = set(operators) == {CombineOperator.DIFF} and n_found == n_rows[definition.source]
     is_empty = operators == [CombineOperator.INTERSECT] and n_found == 0
-    return lists if is_whole or is_empty else []
+    return pairs if is_whole or is_empty else []
 
 
 def _in_room(
