@@ -7,7 +7,7 @@ Keep out: the query (compiling), and releasing numbers: the counts here are exac
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from cleanroom_pipelines.errors import EngineError, InputError, StorageFullError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.uploads.cells import plain_id_sql
 from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
+from cleanroom_pipelines.uploads.likely_causes import no_match
 from cleanroom_pipelines.uploads.reading import Checked, look, read, reject_ambiguous_ids
 from cleanroom_pipelines.uploads.roles import Role
 
@@ -89,7 +90,12 @@ def count(engine: Engine, definition: Definition, resolve: Resolve, lookalikes: 
 
 
 def evaluate_files(
-    definition: Definition, resolve: Resolve, out: Path, settings: EngineSettings | None = None
+    definition: Definition,
+    resolve: Resolve,
+    out: Path,
+    settings: EngineSettings | None = None,
+    *,
+    warn: Callable[[str], None] | None = None,
 ) -> int:
     """Write the ids of a definition over files: `user_id` VARCHAR, distinct, in no particular order.
 
@@ -98,6 +104,8 @@ def evaluate_files(
         resolve: Returns the definition of a referenced custom audience.
         out: The parquet file to write atomically; an existing file is replaced.
         settings: Engine to use, and its memory and threads.
+        warn: Called with a sentence about each list that shares no id with the source, though it would if the ids
+            were written in the same way.
 
     Returns:
         The number of ids.
@@ -121,7 +129,30 @@ def evaluate_files(
             query = compile_definition(definition, resolve, files=relations, n_rows=n_rows)
             lists = {relations[ref]: checked for ref, checked in opened.items()}
             _write_combined(engine, query, draft, lists, only_adds=_only_adds(definition))
+            if warn is not None:
+                for pair in _without_effect(definition, n_rows, _rows_of(draft)):
+                    ids, source = (f"SELECT user_id AS id FROM {relations[ref]}" for ref in pair)
+                    reason = no_match(
+                        engine, ids, source, what="ids of a list", where="are in the source", needs_cause=True
+                    )
+                    if reason:
+                        warn(reason)
         return _rows_of(draft)
+
+
+def _without_effect(
+    definition: Definition, n_rows: Mapping[FileRef, int], n_found: int
+) -> list[tuple[FileRef, FileRef]]:
+    """Return each list without a source's id, and the source, if nothing was removed or nothing is left."""
+    if not isinstance(definition, RuleBased) or not isinstance(definition.source, FileRef):
+        return []
+    operators = [each.operator for each in definition.combinators]
+    pairs = [
+        (each.source, definition.source) for each in definition.combinators if isinstance(each.source, FileRef)
+    ]
+    is_whole = set(operators) == {CombineOperator.DIFF} and n_found == n_rows[definition.source]
+    is_empty = operators == [CombineOperator.INTERSECT] and n_found == 0
+    return pairs if is_whole or is_empty else []
 
 
 def _in_room(

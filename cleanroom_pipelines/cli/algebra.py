@@ -65,13 +65,17 @@ def algebra(  # noqa: PLR0917 - click passes options by name
             )
         return audiences[id_]
 
+    warnings: list[str] = []
     with progress_bar("algebra") as progress:
         progress(0.0, "combining")
-        n_ids = evaluate_files(definition, resolve, out, settings)
+        n_ids = evaluate_files(definition, resolve, out, settings, warn=warnings.append)
     if as_json:
-        print_json({"n_users": n_ids, "out": str(out), "n_bytes": out.stat().st_size})
-    else:
-        click.echo(f"Wrote {n_ids:,} ids.")
+        found = {"n_users": n_ids, "out": str(out), "n_bytes": out.stat().st_size}
+        print_json(found | ({"warnings": warnings} if warnings else {}))
+        return
+    click.echo(f"Wrote {n_ids:,} ids.")
+    for warning in warnings:
+        click.echo(f"Warning: {warning}")
 
 
 def _read(file: Path) -> tuple[Any, Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from cleanroom_pipelines.errors import UsageError
 # lines of merges can produce a billion keys.
 _MAX_NODES = 200_000
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,7 +35,8 @@ def load_yaml(text: str) -> Any:
         text: The document.
 
     Returns:
-        Dictionaries, lists, texts, numbers, booleans and None; dates as text.
+        Dictionaries, lists, texts, numbers, booleans and None; dates are text, and so are keys, which may be
+        columns named `on`, `no` or `2023`.
 
     Raises:
         UsageError: The YAML is invalid, has a duplicate key, or expands to too many nodes; the message names the
@@ -92,7 +94,7 @@ def _check_size(root: yaml.Node) -> None:
 
 
 def _check_keys(node: yaml.Node, seen: set[int]) -> None:
-    """Reject duplicate keys; PyYAML would silently keep only the last one."""
+    """Read keys as text, and reject duplicate ones; PyYAML would silently keep only the last one."""
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -105,6 +107,7 @@ def _check_keys(node: yaml.Node, seen: set[int]) -> None:
                         f"Duplicate key in the declaration at line {_line(key)}.", remedy="Merge the two entries."
                     )
                 keys.add(key.value)
+                key.tag = key.tag if key.tag == _MERGE else _TEXT
     for child in _children(node):
         _check_keys(child, seen)
 

@@ -11,4 +11,4 @@ from cleanroom_pipelines.engine.opening import open_configured_engine, open_engi
 from cleanroom_pipelines.engine.packing import too_large, unpacked_blocks
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
 from cleanroom_pipelines.engine.runtime import Progress, Runtime
-from cleanroom_pipelines.engine.tables import TableFiles, encoding_error, find_tables, type_runs
+from cleanroom_pipelines.engine.tables import INVALID_ENCODING, TableFiles, encoding_error, find_tables, type_runs

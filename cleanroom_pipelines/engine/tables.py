@@ -36,6 +36,8 @@ _SUFFIXES: dict[str, Format] = {
 }
 _UNREADABLE = (OSError, csv.Error, EOFError, ValueError, zlib.error)
 _START_BYTES = 1_000
+INVALID_ENCODING = "INVALID ENCODING"
+"""The reason of a line in `Engine.rejected_lines` that is not UTF-8."""
 _KINDS = ".parquet, .csv, .tsv, .txt or .jsonl"
 
 

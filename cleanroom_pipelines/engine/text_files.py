@@ -8,6 +8,7 @@ Keep out: finding files (`tables`), and SQL (the engines).
 import csv
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ _KEYS_SAMPLE_LINES = 1_000
 _SAMPLE_BYTES = 1 << 20
 _MAX_LINE_CHARACTERS = 10_000_000
 _DELIMITERS = ",;\t|"
+_QUOTED = re.compile(r'"[^"]*"')
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # Other encodings than UTF-8 that are recognised: in words, and how to save a table as UTF-8.
 _ENCODINGS = {
@@ -170,7 +172,7 @@ def _is_windows_1252(line: bytes) -> bool:
 
 
 def _most_common(line: str) -> str:
-    return max(_DELIMITERS, key=line.count)
+    return max(_DELIMITERS, key=_QUOTED.sub("", line).count)
 
 
 def _read_lines(text: IO[str], seen: list[str]) -> Iterator[str]:

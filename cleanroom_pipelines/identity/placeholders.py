@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_WORDS = ("null", "nan", "none", "n/a", "#n/a", "<na>")
+_WORDS = ("null", "nan", "none", "n/a", "#n/a", "<na>", "\\n")
 _ZERO_UUID = "00000000-0000-0000-0000-000000000000"
 
 

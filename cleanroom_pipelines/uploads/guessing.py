@@ -7,7 +7,6 @@ Keep out: validating rows (`room_reading`), and every cell value: a guess has no
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,7 +23,7 @@ from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads import cells, workbooks
 from cleanroom_pipelines.uploads.cells import Column
-from cleanroom_pipelines.uploads.room_files import RoomFile, open_room_file
+from cleanroom_pipelines.uploads.room_files import SAVE_AS, RoomFile, is_json, open_room_file
 from cleanroom_pipelines.uploads.room_headers import is_header, is_name
 from cleanroom_pipelines.uploads.room_reading import RoomUpload, roles_of, sizes_of, wrong_column_count
 
@@ -42,10 +41,8 @@ _TELLING = (
 )
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _ARCHIVES = (b"Rar!", b"7z\xbc\xaf", b"BZh", b"\xfd7zXZ")
-_JSON = re.compile(rb"[\[{]\s*[\"{\[]")
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _READABLE = (b"PAR1", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff")
-_SAVE_AS = "Save the table as CSV, Excel (.xlsx) or Parquet."
 
 
 @dataclass(frozen=True)
@@ -170,12 +167,12 @@ def _check_is_table(head: bytes) -> None:
         found = "an archive"
     elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
         found = "a web page or XML"
-    elif _JSON.match(text):
+    elif is_json(head):
         found = "JSON"
     elif b"\0" in head and not head.startswith((*_READABLE, workbooks.MAGIC)):
         found = "not a table"
     if found:
-        raise InputError(f"The file is {found}.", remedy=_SAVE_AS, problem="type")
+        raise InputError(f"The file is {found}.", remedy=SAVE_AS, problem="type")
 
 
 def _guess(file: RoomFile, dataset: Dataset, kinds: Sequence[MatchingId]) -> Guess:
@@ -226,7 +223,7 @@ def _csv_rows(file: RoomFile, separator: str) -> Iterator[list[str]]:
 def _lines(text: IO[str]) -> Iterator[str]:
     while line := text.readline(_MAX_LINE):
         if len(line) == _MAX_LINE:
-            raise InputError("A line is too long.", remedy=_SAVE_AS, problem="unreadable")
+            raise InputError("A line is too long.", remedy=SAVE_AS, problem="unreadable")
         yield line
 
 
@@ -262,4 +259,4 @@ def _upload(dataset: Dataset, n_columns: int) -> RoomUpload:
 
 
 def _unreadable() -> InputError:
-    return InputError("The file cannot be read.", remedy=_SAVE_AS, problem="unreadable")
+    return InputError("The file cannot be read.", remedy=SAVE_AS, problem="unreadable")

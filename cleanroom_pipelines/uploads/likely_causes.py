@@ -37,7 +37,9 @@ _FORMS = {
 _MOST = 0.5
 
 
-def no_match(engine: Engine, ids: str, others: str, *, what: str = "ids", where: str = "") -> str:
+def no_match(
+    engine: Engine, ids: str, others: str, *, what: str = "ids", where: str = "", needs_cause: bool = False
+) -> str:
     """Describe why none of a party's ids occur in another of its tables: the number of ids, and the likely cause.
 
     Args:
@@ -46,6 +48,7 @@ def no_match(engine: Engine, ids: str, others: str, *, what: str = "ids", where:
         others: Query of the same shape.
         what: The word for the ids, in plural.
         where: The end of the first sentence, such as "are in the matching table".
+        needs_cause: Whether to return an empty text if no cause is likely, since it may be meant so.
 
     Returns:
         A sentence with the number of ids, and one with the likely cause.
@@ -58,7 +61,7 @@ def no_match(engine: Engine, ids: str, others: str, *, what: str = "ids", where:
     counts = [(_n_matching(engine, ids, others, change), words) for change, words in _CHANGES.items()]
     n_matching, words = max(counts, key=lambda each: each[0])
     if not n_matching:
-        return f"{found} The two tables seem to hold different kinds of ids."
+        return "" if needs_cause else f"{found} The two tables seem to hold different kinds of ids."
     those = "They" if n_matching == n_ids else f"{n_matching:,} of them"
     return f"{found} {those} would match {words}."
 

@@ -132,13 +132,7 @@ def read(
         n_rejected, rejected = _parse(
             engine, raw, runs[0][0], columns, upload, scratch=scratch, by_file=keeps_rejected
         )
-    facts = _facts(
-        engine,
-        raw,
-        columns,
-        repeats=upload is checks.INTERACTIONS,
-        assumes_plain=assumes_plain and not engine.is_cluster,
-    )
+    facts = _facts(engine, raw, columns, assumes_plain=assumes_plain and not engine.is_cluster)
     return _viewed(engine, Checked(name, tables, columns, facts, (), n_rejected, rejected), facts)
 
 
@@ -146,7 +140,7 @@ def look(engine: Engine, checked: Checked) -> Checked:
     """Look at the ids of a table that was read with `assumes_plain`, and replace its view by a fitting one."""
     if not checked.is_assumed:
         return checked
-    return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns, repeats=False))
+    return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns))
 
 
 def _viewed(engine: Engine, checked: Checked, facts: tuple[IdFacts | None, ...]) -> Checked:
@@ -283,7 +277,7 @@ def _nothing(position: int, column: Column, *, is_text: bool) -> str:
 
 
 def _facts(
-    engine: Engine, raw: str, columns: Sequence[Column], *, repeats: bool, assumes_plain: bool = False
+    engine: Engine, raw: str, columns: Sequence[Column], *, assumes_plain: bool = False
 ) -> tuple[IdFacts | None, ...]:
     """Return `IdFacts` for each column of ids that needs them; None for all other columns.
 
@@ -291,7 +285,6 @@ def _facts(
         engine: Engine with the first layer.
         raw: Its name.
         columns: The declared columns.
-        repeats: Whether ids repeat, so that looking at the distinct ones costs less.
         assumes_plain: Whether to assume, instead of looking, that ids of type text are plain.
     """
     facts = dict[int, IdFacts]()
@@ -301,7 +294,9 @@ def _facts(
         if assumes_plain and not column.is_number:
             facts[position] = IdFacts(blanks=False, placeholders=False, assumed=True)
             continue
-        ids = f"(SELECT DISTINCT c{position} FROM {raw})" if repeats and not engine.is_cluster else raw
+        # Items are few: looking at the distinct ones costs less, but for users it costs up to half as much again.
+        repeats = column.role is Role.ITEM_ID and not engine.is_cluster
+        ids = f"(SELECT DISTINCT c{position} FROM {raw})" if repeats else raw
         for is_complete in (False, True):
             aggregates = cells.id_facts_sql(f"c{position}", is_number=column.is_number, is_complete=is_complete)
             row = engine.fetch(f"-- one row: what a column of ids contains\nSELECT {aggregates} FROM {ids}")

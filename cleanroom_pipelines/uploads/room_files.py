@@ -5,17 +5,20 @@ Add here when uploads may have another format.
 Keep out: usable cells (`cells`) and a room's files (`rooms`).
 
 The format is detected from the content, since the names of uploads cannot be trusted: `PAR1` is Parquet, the gzip
-and zstd magic numbers are compressed files of either format, everything else is CSV (quotes doubled inside quotes,
-UTF-8 with or without a byte order mark; blank lines are skipped; a trailing comma adds no cell). Cells are
-separated by commas; by semicolons, tabs or bars if these split the lines into the expected columns and commas do
-not; semicolons and tabs also if they split all lines into three or more columns where commas split none.
-Compressed files are unpacked into scratch by Python, which verifies checksums: DuckDB treats a damaged block as
-the end of the file, and silently reads only the part before it.
+and zstd magic numbers are compressed files of either format, everything else is CSV (quotes doubled inside
+quotes, UTF-8 with or without a byte order mark; blank lines are skipped; a trailing comma adds no cell). Cells
+are separated by commas; by semicolons, tabs or bars if these split the lines into the expected columns and commas
+do not; semicolons and tabs also if they split all lines into three or more columns where commas split none. JSON
+is rejected: as a CSV, each of its lines would be an id. Compressed files are unpacked into scratch by Python,
+which verifies checksums: DuckDB treats a damaged block as the end of the file, and silently reads only the part
+before it.
 """
 
+import codecs
 import csv
 import errno
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +35,9 @@ from cleanroom_pipelines.errors import InputError, StorageFullError
 _PACKED_MAGICS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 _UTF16_MAGICS = (b"\xff\xfe", b"\xfe\xff")
 _PARQUET_MAGIC = b"PAR1"
+_JSON = re.compile(rb"[\[{]\s*[\"{\[]")
+SAVE_AS = "Save the table as CSV, Excel (.xlsx) or Parquet."
+_HEAD_BYTES = 4_096
 _SAMPLE_RECORDS = 1_000
 _MAX_LINE_BYTES = 10_000_000
 _MAX_SHARE_OF_OTHERS = 0.1
@@ -176,7 +182,7 @@ def scan_sql(file: RoomFile, names: Sequence[str]) -> str:
 
 def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None) -> RoomFile:
     n_bytes = path.stat().st_size
-    magic = _magic_of(path)
+    magic = _head_of(path)
     # A link with a plain name: the engine would read a star in a path as a pattern.
     plain = scratch / "plain"
     plain.symlink_to(path.resolve())
@@ -184,21 +190,28 @@ def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None
         packed, plain = plain, scratch / "unpacked"
         with plain.open("wb") as sink:
             sink.writelines(unpacked_blocks(packed, max_bytes=max_bytes))
-        magic = _magic_of(plain)
+        magic = _head_of(plain)
     if not magic:
         raise InputError("The file is empty.", remedy="Upload a file with at least one row.", problem="empty")
-    if magic == _PARQUET_MAGIC:
+    if magic.startswith(_PARQUET_MAGIC):
         types = _parquet_types(plain, max_bytes)
         return RoomFile(plain, "parquet", {len(types): 1}, "", n_bytes, types=types)
     if magic.startswith(_UTF16_MAGICS):
         raise InputError("The file looks like UTF-16.", remedy="Save it as UTF-8.", problem="unreadable")
+    if is_json(magic):
+        raise InputError("The file is JSON.", remedy=SAVE_AS, problem="type")
     shape = _shape_of_csv(plain, sizes)
     return RoomFile(plain, "csv", shape.record_sizes, shape.line_end, n_bytes, shape.delimiter)
 
 
-def _magic_of(path: Path) -> bytes:
+def is_json(head: bytes) -> bool:
+    """Whether the first bytes of a file are JSON, which no table starts with."""
+    return _JSON.match(head.removeprefix(codecs.BOM_UTF8).lstrip()) is not None
+
+
+def _head_of(path: Path) -> bytes:
     with path.open("rb") as stream:
-        return stream.read(len(_PARQUET_MAGIC))
+        return stream.read(_HEAD_BYTES)
 
 
 def _parquet_types(path: Path, max_bytes: int | None) -> tuple[pa.DataType, ...]:
@@ -246,7 +259,10 @@ def _shape_by(path: Path, delimiter: str, sizes: Sequence[int]) -> _Shape:
             # An invalid CSV record is one invalid row, which the engine counts.
             line_end = line_end or (_end_of(seen[-1]) if seen else "")
     found.pop(0, None)
-    if len(found) == 1 and not set(found) & set(sizes) and last_cells == {""}:
+    if last_cells == {""} and set(sizes) == {1, 2} and set(found) <= {1, 2}:
+        # A delimiter at the end of the lines of one column; the header may lack it.
+        found = Counter({1: found.total()})
+    elif len(found) == 1 and not set(found) & set(sizes) and last_cells == {""}:
         # A delimiter at the end of each line adds no cell.
         found = Counter({size - 1: n_records for size, n_records in found.items()})
     return _Shape(delimiter, found, line_end, frozenset(last_cells))

@@ -6,8 +6,8 @@ Keep out: reading the rows (`room_reading`).
 
 A first row is a header if each of its cells is such a word, in any letter case and with any punctuation: the ids
 and labels of people are not. It also is one if it names an id, and its other cells look like names: the column
-after `customer_no` may be a `city`. The words come from the names of the datasets' columns, and from what customer
-systems write. A cell is never quoted in a message.
+after `customer_no` may be a `city`, and after `user_id` it may be called anything. The words come from the names
+of the datasets' columns, and from what customer systems write. A cell is never quoted in a message.
 """
 
 import re
@@ -34,6 +34,8 @@ _USER_IDS = _words(
     "externaluserid visitorid householdid publisherid publisheruserid"
 )
 _OTHER_MATCHING_IDS = _words("matchingid matchid hash hashed sha256 maid idfa gaid aaid adid deviceid")
+# Words that are hardly ids themselves.
+_CERTAIN_IDS = frozenset(word for word in _USER_IDS | {"matchingid"} if word.endswith("id") and len(word) > 3)
 _LABELS = _words(
     "audience audiencetype audiencename type segment segmentid segmentname segments interest interests "
     "category topic attribute label tag list listname group groupname seed seedtype"
@@ -58,9 +60,13 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
         row: The cells of the first row.
 
     Raises:
-        InputError: It names the columns in another order than the dataset has them.
+        InputError: It names the columns in another order than the dataset has them, or the first one is an index.
     """
     words = [normal_name(str(cell or "")) for cell in row]
+    if not row[0] and any(word in _CERTAIN_IDS for word in words):
+        raise InputError(
+            "The first column has no name; it seems to contain row numbers.", remedy="Remove it.", problem="type"
+        )
     named = [
         _NUMBER_NAME.fullmatch(word) is not None
         if column.role is RoomRole.NUMBER
@@ -68,6 +74,10 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
         for column, word in zip(columns, words, strict=True)
     ]
     if not all(named):
+        if any(
+            word in _CERTAIN_IDS for column, word in zip(columns, words, strict=True) if column.role in _ID_ROLES
+        ):
+            return True
         ids = [is_id for column, is_id in zip(columns, named, strict=True) if column.role in _ID_ROLES]
         others = [str(cell or "") for cell, is_known in zip(row, named, strict=True) if not is_known]
         return any(ids) and all(is_name(cell) and not re.search(r"\d", cell) for cell in others)

@@ -21,7 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_engine
+from cleanroom_pipelines.engine import (
+    INVALID_ENCODING,
+    Engine,
+    Runtime,
+    TableFiles,
+    encoding_error,
+    open_engine,
+)
 from cleanroom_pipelines.errors import (
     EngineError,
     InputError,
@@ -288,6 +295,16 @@ class _Part:
         rejected = engine.rejected_lines()
         self.tally.add_rejected(rejected, n_rows_before, rows.n_header_rows)
         checks.check_quotes(rejected)
+        self._name_encoding(file, rejected)
+
+    def _name_encoding(self, file: RoomFile, rejected: pa.Table) -> None:
+        """Name the encoding of rejected lines: as the error if no row is valid, else as a warning."""
+        if INVALID_ENCODING not in rejected["reason"].to_pylist():
+            return
+        if error := encoding_error(TableFiles((file.path,), "csv", ()), "file"):
+            if self.tally.n_invalid_rows == self.tally.n_rows:
+                raise error
+            self.warn(f"Some lines were not read. {error.message} {error.remedy}")
 
     def _n_header_rows(self, engine: Engine, file: RoomFile, columns: Sequence[Column]) -> int:
         """Return the number of rows before the data, 0 or 1, and add a warning about a header."""

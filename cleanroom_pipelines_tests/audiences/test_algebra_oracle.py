@@ -94,6 +94,7 @@ ODD = [
 PLACEHOLDERS = [
     "NULL",
     "n/a ",
+    "\\N",
     "00000000-0000-0000-0000-000000000000",
     hashlib.sha256(b"").hexdigest().upper(),
     hashlib.sha256(b"nan").hexdigest().title(),

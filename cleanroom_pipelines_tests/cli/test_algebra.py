@@ -66,6 +66,31 @@ COMBINED = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("operator", "ids", "warning"),
+    [
+        (
+            "DIFF",
+            ["01", "02"],
+            "None of the 2 ids of a list are in the source. They would match with leading zeros",
+        ),
+        ("INTERSECT", ["01", "8"], "1 of them would match with leading zeros removed."),
+        ("DIFF", ["01", "2"], ""),
+        ("DIFF", ["8", "9"], ""),
+        ("UNION", ["01", "02"], ""),
+    ],
+)
+def test_a_list_written_in_another_way_is_named(
+    command: Commands, folder: Path, operator: str, ids: list[str], warning: str
+) -> None:
+    for name, texts in (("source", ["1", "2", "3"]), ("list", ids)):
+        pq.write_table(pa.table({"user_id": texts}), folder / f"{name}.parquet")
+    definition = write(folder, rule(file("source.parquet"), (operator, file("list.parquet"))))
+    ended = command("algebra", "--definition", definition, "--out", folder / "out.parquet")
+    assert ended.code == 0
+    assert (warning in ended.out, "Warning: " in ended.out) == (True, bool(warning)), ended.out
+
+
 def test_lists_are_combined(command: Commands, folder: Path) -> None:
     def is_combined(value: Any, expected: set[str]) -> None:
         out = folder / "out.parquet"

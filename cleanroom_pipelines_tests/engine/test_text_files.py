@@ -141,6 +141,7 @@ def test_delimiters(tmp_path: Path) -> None:
     headers += [
         ("t.csv", b"a,b,c\td\n", ","),
         ("t.txt", b"a;b\n", ";"),
+        ("t.csv", b'a;"b, c, d";e\n', ";"),
         ("t.tsv.gz", gzip.compress(b"a,b,c\td\n"), "\t"),
     ]
 

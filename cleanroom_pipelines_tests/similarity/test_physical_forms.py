@@ -38,13 +38,14 @@ def model(rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return trained(rows, plain, tmp_path_factory.mktemp("plain"))
 
 
-def trained(rows: pd.DataFrame, write: Write, folder: Path) -> dict[str, bytes]:
-    """Return the files of a model trained on the rows in one form."""
-    table, out = folder / "table", folder / "model"
-    table.mkdir()
-    out.mkdir()
+def trained(rows: pd.DataFrame, write: Write, folder: Path, *, is_cached: bool = False) -> dict[str, bytes]:
+    """Return the files of a model trained on the rows in one form, with or without a cache of each file."""
+    table, out, cache = folder / "table", folder / "model", folder / "cache"
+    for each in (table, out, cache):
+        each.mkdir()
     write(rows, table)
-    train(TrainingTables(table, SCHEMA), out, settings=SMALL, runtime=Runtime(ENGINE))
+    tables, day_cache = TrainingTables(table, SCHEMA), cache if is_cached else None
+    train(tables, out, settings=SMALL, day_cache=day_cache, runtime=Runtime(ENGINE))
     return {
         path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()
     }
@@ -167,6 +168,7 @@ FORMS: dict[str, Write] = {
     "times": times("datetime64[us]"),
     "nanoseconds": times("datetime64[ns]"),
     "ISO times": iso_times,
+    "zstd in parquet": lambda rows, folder: rows.to_parquet(folder / "r.parquet", index=False, compression="zstd"),
     "CSV": csv("rows.csv"),
     "CSV with semicolons": csv("rows.CSV", sep=";"),
     "tabs": csv("rows.tsv", sep="\t"),
@@ -184,11 +186,12 @@ FORMS: dict[str, Write] = {
 }
 
 
+@pytest.mark.parametrize("is_cached", [False, True], ids=["read", "cached"])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_model(
-    rows: pd.DataFrame, model: dict[str, bytes], tmp_path: Path, form: str
+    rows: pd.DataFrame, model: dict[str, bytes], tmp_path: Path, form: str, *, is_cached: bool
 ) -> None:
-    assert trained(rows, FORMS[form], tmp_path) == model
+    assert trained(rows, FORMS[form], tmp_path, is_cached=is_cached) == model
 
 
 @pytest.mark.parametrize("other", [pa.list_(pa.int64()), pa.bool_(), pa.timestamp("us")], ids=str)

@@ -231,6 +231,8 @@ HEADERS = [
     (Dataset.SEED_AUDIENCES, "matching_id,audience_type", "a,New"),
     (Dataset.SEED_AUDIENCES, "customer_id\ttype", "a\tNew"),
     (Dataset.SEED_AUDIENCES, "Email", "a"),
+    (Dataset.SEED_AUDIENCES, 'user_id;"name, first, last"', "a;New"),
+    (Dataset.SEED_AUDIENCES, "user_id,2026-11-30", "a,New"),
 ]
 
 
@@ -256,6 +258,35 @@ def test_rows_are_numbered_after_a_header(tmp_path: Path) -> None:
     report = validate(tmp_path / "upload")
     assert found(report) == [("matching_id", 2, ErrorCode.INVALID_EMAIL_FORMAT)]
     assert [(error.row, error.code) for error in report.table.recorded] == [(3, ErrorCode.NOT_ENOUGH_COLUMNS)]
+
+
+def test_a_column_of_row_numbers_is_not_read_as_ids(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_text(",user_id\n0,a\n1,b\n")
+    report = validate(tmp_path / "upload", Dataset.SEED_AUDIENCES, MatchingId.STRING)
+    assert not report.passed
+    assert "it seems to contain row numbers" in str(report.reason)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"user_id": "a"}\n' * 3, '[{"user_id": "a"}]', '\ufeff\n[\n {\n"user_id": "a"}]']
+)
+def test_json_is_not_read_as_ids(tmp_path: Path, text: str) -> None:
+    for content in (text.encode(), gzip.compress(text.encode())):
+        (tmp_path / "upload").write_bytes(content)
+        report = validate(tmp_path / "upload", Dataset.SEED_AUDIENCES, MatchingId.STRING)
+        assert (report.passed, report.n_rows) == (False, 0)
+        assert "The file is JSON. Save the table as CSV" in str(report.reason)
+
+
+def test_lines_in_another_encoding_are_named(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes("u1,Zürich\nu2,Genève\n".encode("cp1252"))
+    report = validate(tmp_path / "upload", Dataset.SEGMENTS)
+    assert not report.passed
+    assert "looks like Windows-1252 (Excel's 'CSV'). Save it as 'CSV UTF-8'." in str(report.reason)
+    (tmp_path / "upload").write_bytes("u1,Zürich\nu2,Bern\n".encode("cp1252"))
+    partly = validate(tmp_path / "upload", Dataset.SEGMENTS)
+    assert (partly.passed, partly.n_rows, partly.n_invalid_rows) == (True, 2, 1)
+    assert any("Windows-1252" in warning for warning in partly.table.warnings)
 
 
 # --- Delimiters and seeds of one column ---
@@ -298,6 +329,8 @@ def test_a_seed_of_one_column_has_the_default_type(tmp_path: Path) -> None:
     contents = [
         ("a\nb\nc\n", 3),
         ("customer_id\r\na\r\nb\r\n", 2),
+        ("customer_id,\na,\nb,\n", 2),
+        ("customer_id\na,\nb,\n", 2),
         ("a\n\nb\n\n", 2),
         ("\n".join(f"p{n};q{n}" for n in range(50)), 50),
         ('"a,1"\n"b,2"\n', 2),
