@@ -11,6 +11,7 @@ from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rendering import url
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method
 from cleanroom_pipelines.runs.users import areas_of
+from cleanroom_pipelines.server.operating import Operating, may_operate
 from cleanroom_pipelines.server.requests import Reply
 from cleanroom_pipelines.terms import CollaborationType, Permission
 
@@ -45,6 +46,7 @@ def room(page: PageRequest) -> Reply:
         room=found,
         provided=provided,
         next=_step(page, state),
+        joining=None if all(provided.values()) else _joining(page, found),
         types=CollaborationType,
         reveals=[(each, each.value in found["collaboration_types"]) for each in _REVEALING],
         providers={
@@ -52,6 +54,26 @@ def room(page: PageRequest) -> Reply:
             "seeds": _provider(found, Permission.PROVIDE_SEED_AUDIENCE),
         },
     )
+
+
+def _joining(page: PageRequest, room: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return how people without an account get in, for the room's owner; operators see who they are.
+
+    Who has an account is not shown to others, not even to participants of the same room.
+    """
+    if room["owner_email"] != page.email:
+        return None
+    if not may_operate(page.service.installation, page.request, page.email):
+        return {"invited": None, "manages": page.may(Permission.MANAGE_USERS)}
+    known = {each["user"].email: each for each in Operating(page.service, page.request, page.email).call("users")}
+    emails = (email for each in room["participants"] for email in each["emails"])
+    return {
+        "invited": {
+            email: known[email]["invited_until"] if email in known else None
+            for email in emails
+            if email not in known or not known[email]["can_sign_in"]
+        }
+    }
 
 
 def next_step(
