@@ -1,9 +1,9 @@
 """The console in Chromium, on the demo's data, with a real `cleanroom serve` and its worker.
 
 Contract: an operator creates a room of three parties and invites them; they go from the invitation to a
-delivered list by what is visible, in at most 15 clicks and filled fields each besides choosing files (the operator:
-20), with scripts and without. On every page and state, axe-core finds nothing against WCAG 2.2 AA; the page has at
-most 100 kB, fits 360 px, loads nothing from elsewhere, says nothing on the browser's console, and the Tab key
+delivered list by what is visible, in at most 15 clicks and filled fields each besides choosing files (operator:
+20), with scripts and without. On every page and state, axe-core finds nothing against WCAG 2.2 AA; the page has
+at most 100 kB, fits 360 px, loads nothing from elsewhere, says nothing on the browser's console, and the Tab key
 reaches each control visibly. CLEANROOM_TEST_PICTURES names a folder for screenshots.
 """
 
