@@ -123,12 +123,14 @@ def test_the_preview_says_what_each_side_may_do_and_creates_nothing(site: Site) 
     page = site.send("preview")
     shown = words(page)
     assert "Create this data room?" in shown
-    assert f"Shop Ltd (you) {NEW} {PUBLISHER} May provide the users, and take them back at any time" in shown
+    assert f"Shop Ltd (you) {NEW} {PUBLISHER} It may provide the users, and take them back at any time" in shown
     assert "create audiences (lookalikes), see their sizes, and share them" in shown
     assert "not allowed Remarketing lists" in shown
     assert "counts below 40 are not shown" in shown
     assert "100 units together" in shown
     assert len(site.rooms()) == before
+    every = [each.value for each in P if not each.name.startswith("PROVIDE")]
+    assert "see the model's quality" in words(site.send("preview", **{"other1-permissions": every})), "not offered"
     other = {"purposes": ["ENABLE_REMARKETING"], "other1-permissions": None}
     assert "not allowed Remarketing lists" not in words(site.send("preview", **other))
 
@@ -273,6 +275,7 @@ def test_an_operator_invites_people_from_the_rooms_page(site: Site) -> None:
     ]
     page = site.page(OPERATOR, f"/rooms/{room}")
     assert f"{ADVERTISER} cannot sign in yet Invite" in words(page)
+    assert f"{OPERATOR} cannot sign in yet" not in words(page), "who sees the page is signed in"
     fields = {"email": "one@publisher.example", "room_id": room}
     shown = site.submit(OPERATOR, "/operator/users", fields, 200)
     assert re.search(r"/console/invitation/[\w-]{43}<", shown)

@@ -100,27 +100,23 @@ def _participants(page: PageRequest) -> list[tuple[str, dict[str, Any]]]:
 
 def _show_problems(page: PageRequest, found: list[dict[str, str]]) -> Reply:
     """Show the form again, each problem next to its field."""
-    names = [name for name, _ in _participants(page)]
-    problems = dict[str, str]()
+    t, names, problems = page.rendering.text, [name for name, _ in _participants(page)], dict[str, str]()
     for each in found:
-        place, _, of = each["place"].partition(".")
-        number, _, part = of.partition(".")
-        field = (
-            f"{names[int(number)]}-{part}"
-            if number
-            else {"owner": "mine", "collaboration_types": "purposes"}.get(place, place)
-        )
-        key = f"new_room.wrong.{part or place}"
-        is_missing = part == "emails" and not page.form.text(field)
-        text = (
-            page.rendering.text(key)
-            if key in page.rendering.texts and (part != "emails" or is_missing)
-            else f"{each['message']} {each['remedy']}"
-        )
+        field, part = _field_of(each["place"], names)
+        key = f"new_room.wrong.{part}"
+        is_typed = part == "emails" and page.form.text(field)  # the handler says what is wrong with it
+        text = f"{each['message']} {each['remedy']}" if is_typed or key not in page.rendering.texts else t(key)
         problems.setdefault(field, text)
-    t = page.rendering.text
     error = InvalidRequestError(t("new_room.incomplete"), remedy=t("new_room.incomplete_remedy"))
     return _show(page, error, problems)
+
+
+def _field_of(place: str, names: list[str]) -> tuple[str, str]:
+    """Return the name of the form's field for a place in the room's definition, and what the place is."""
+    if place.startswith("participants."):
+        _, number, part = place.split(".")
+        return f"{names[int(number)]}-{part}", part
+    return {"owner": "mine", "collaboration_types": "purposes"}.get(place, place), place
 
 
 def _show(

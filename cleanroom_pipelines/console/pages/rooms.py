@@ -64,16 +64,15 @@ def _joining(page: PageRequest, room: Mapping[str, Any]) -> dict[str, Any] | Non
     if room["owner_email"] != page.email:
         return None
     if not may_operate(page.service.installation, page.request, page.email):
-        return {"invited": None, "manages": page.may(Permission.MANAGE_USERS)}
+        return {"waiting": None, "manages": page.may(Permission.MANAGE_USERS)}
     known = {each["user"].email: each for each in Operating(page.service, page.request, page.email).call("users")}
-    emails = (email for each in room["participants"] for email in each["emails"])
-    return {
-        "invited": {
-            email: known[email]["invited_until"] if email in known else None
-            for email in emails
-            if email not in known or not known[email]["can_sign_in"]
-        }
-    }
+    others = (email for each in room["participants"] for email in each["emails"] if email != page.email)
+    waiting = [
+        (email, known[email]["invited_until"] if email in known else None)
+        for email in others
+        if email not in known or not known[email]["can_sign_in"]
+    ]
+    return {"waiting": sorted(waiting, key=lambda each: each[1] is not None)}
 
 
 def next_step(
