@@ -23,8 +23,8 @@ from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
 from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.mail import mail_user
-from cleanroom_pipelines.runs.users import areas_of
 from cleanroom_pipelines.server.media.service import MediaService
+from cleanroom_pipelines.server.operating import open_areas
 from cleanroom_pipelines.server.requests import Reply, Request
 from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.terms import Permission
@@ -111,6 +111,13 @@ class PageRequest:
         permissions = mine.get("member_permissions", {}).get(self.email, mine["permissions"])
         return {**room, "mine": {**mine, "permissions": permissions}}
 
+    @cached_property
+    def areas(self) -> tuple[str, ...]:
+        """The areas besides data rooms that the user can open: `operator`, `account`."""
+        if not self.routes or not self.email:
+            return ()  # pages of errors have no routes; they must not need the catalogue
+        return open_areas(self.service.installation, self.request, self.email)
+
     def may(self, *permissions: Permission) -> bool:
         """Whether the user has all these permissions in the path's room; API handlers check them again."""
         return {each.value for each in permissions} <= set(self.room()["mine"]["permissions"])
@@ -143,9 +150,8 @@ class PageRequest:
             "done": done if done.endswith("done") and done in self.rendering.texts else None,
             "room": room,
             "tabs": self._tabs(room) if room else (),
-            # pages of errors have no routes; they must not need the catalogue
             "mails": self.service.installation.settings.mail is not None,
-            "areas": areas_of(self.service.installation, self.email) if self.routes and self.email else (),
+            "areas": self.areas,
         }
         return self.rendering.render(template, shared | values, status=status, headers=self._headers)
 

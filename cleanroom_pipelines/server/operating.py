@@ -71,9 +71,10 @@ def user_named(catalog: Catalog, email: str) -> User:
     return found
 
 
-def may_operate(installation: Installation, request: Request, email: str) -> bool:
-    """Whether a user is an operator, and may do an operator's work from where the request comes from."""
-    return "operator" in areas_of(installation, email) and _is_near(installation, request)
+def open_areas(installation: Installation, request: Request, email: str) -> tuple[str, ...]:
+    """Return the areas of the console that a user can open from where the request comes from."""
+    areas = areas_of(installation, email)
+    return tuple(each for each in areas if each != "operator" or _is_near(installation, request))
 
 
 def _is_near(installation: Installation, request: Request) -> bool:

@@ -10,8 +10,7 @@ from typing import Any
 from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rendering import url
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method
-from cleanroom_pipelines.runs.users import areas_of
-from cleanroom_pipelines.server.operating import Operating, may_operate
+from cleanroom_pipelines.server.operating import Operating
 from cleanroom_pipelines.server.requests import Reply
 from cleanroom_pipelines.terms import CollaborationType, Permission
 
@@ -31,7 +30,7 @@ _REVEALING = (CollaborationType.REMARKETING, CollaborationType.EXCLUSION)
 def rooms(page: PageRequest) -> Reply:
     """List the user's data rooms."""
     found = page.call(Method.LIST_ROOMS)["rooms"]
-    if not found and "operator" in areas_of(page.service.installation, page.email):
+    if not found and "operator" in page.areas:
         return page.redirect("/operator")
     return page.show("rooms/rooms.html", rooms=[{**each, **_step(page, each)} for each in found])
 
@@ -63,7 +62,7 @@ def _joining(page: PageRequest, room: Mapping[str, Any]) -> dict[str, Any] | Non
     """
     if room["owner_email"] != page.email:
         return None
-    if not may_operate(page.service.installation, page.request, page.email):
+    if "operator" not in page.areas:
         return {"waiting": None, "manages": page.may(Permission.MANAGE_USERS)}
     known = {each["user"].email: each for each in Operating(page.service, page.request, page.email).call("users")}
     others = (email for each in room["participants"] for email in each["emails"] if email != page.email)
