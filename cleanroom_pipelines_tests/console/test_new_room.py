@@ -258,7 +258,7 @@ def test_the_quota_of_rooms_holds(tmp_path_factory: pytest.TempPathFactory) -> N
         site = Site(installation, server.url)
         site.create()
         page = site.send("create", 403, name="Second")
-        assert "You have reached the quota of 1 data rooms of one owner." in words(page)
+        assert "You have reached the quota of 1 data rooms" in words(page)
         assert 'value="Second"' in page
         assert len(site.rooms()) == 1
 
