@@ -8,9 +8,9 @@ A room's rules are those of the Media API.
 """
 
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, Self
 
 from pydantic import Field
@@ -173,67 +173,98 @@ class DataRoomSpec(_MarkedSpec):
         return collaboration in self.collaboration_types
 
     def validate(self) -> None:
-        """Raise UsageError unless the room follows the rules of the Media API."""
-        super().validate()
-        check_email(self.owner_email)
-        if not self.collaboration_types:
-            raise UsageError("The data room has no collaboration type.", remedy="Give at least one.")
-        if not self.matching_ids or len(set(self.matching_ids)) < len(self.matching_ids):
-            raise UsageError("The matching ids are empty or contain duplicates.", remedy="Give each kind once.")
-        if not 1 <= len(self.participants) <= MAX_PARTICIPANTS:
-            raise UsageError(
-                f"The data room has {len(self.participants)} participants.",
-                remedy=f"Give 1 to {MAX_PARTICIPANTS} participants.",
-            )
-        for group in self.participants:
-            self._check_group(group)
-        emails = Counter(email for group in self.participants for email in group.emails)
-        if any(n > 1 for n in emails.values()):
-            raise UsageError(
-                "An e-mail address belongs to two participants.",
-                remedy="List each address under only one participant.",
-            )
-        if self.owner_email not in emails:
-            raise UsageError(
-                "The creator of the data room is not a participant.",
-                remedy="Add your own e-mail address to a participant.",
-            )
-        self._check_providers()
+        """Raise the first of the room's problems, if it has any."""
+        for problem in self.problems():
+            raise problem
 
-    def _check_group(self, group: ParticipantSpec) -> None:
+    def problems(self) -> Iterator[UsageError]:
+        """Yield an error for each rule of the Media API that the room breaks.
+
+        The attribute `place` names the field: `name`, `owner`, `collaboration_types`, `matching_ids`,
+        `participants`, or one of a participant, such as `participants.0.emails`.
+        """
+        yield from _failures("name", super().validate)
+        yield from _failures("owner", lambda: check_email(self.owner_email))
+        if not self.collaboration_types:
+            yield _problem("collaboration_types", "The data room has no collaboration type.", "Give at least one.")
+        if not self.matching_ids or len(set(self.matching_ids)) < len(self.matching_ids):
+            message = "The matching ids are empty or contain duplicates."
+            yield _problem("matching_ids", message, "Give each kind once.")
+        if not 1 <= len(self.participants) <= MAX_PARTICIPANTS:
+            message = f"The data room has {len(self.participants)} participants."
+            yield _problem("participants", message, f"Give 1 to {MAX_PARTICIPANTS} participants.")
+        for number, group in enumerate(self.participants):
+            yield from self._problems_of(group, f"participants.{number}")
+        yield from self._problems_between()
+
+    def _problems_of(self, group: ParticipantSpec, place: str) -> Iterator[UsageError]:
         # a participant whose members all left stays in the room without any
         if not (group.emails or group.declined) or len(group.emails) > MAX_EMAILS:
-            raise UsageError(
+            yield _problem(
+                f"{place}.emails",
                 "A participant has too few or too many e-mail addresses.",
-                remedy=f"Give 1 to {MAX_EMAILS} addresses.",
+                f"Give 1 to {MAX_EMAILS} addresses.",
             )
         for email in group.emails:
-            check_email(email)
-        check_label("role of a participant", group.role or None, 255)
-        check_label("organization of a participant", group.organization_id, 255)
+            yield from _failures(f"{place}.emails", partial(check_email, email))
+        role, organization = group.role or None, group.organization_id
+        yield from _failures(f"{place}.role", lambda: check_label("role of a participant", role, 255))
+        yield from _failures(
+            f"{place}.organization_id", lambda: check_label("organization of a participant", organization, 255)
+        )
         types = self.collaboration_types
         if group.may(Permission.VIEW_INSIGHTS) and CollaborationType.INSIGHTS not in types:
-            raise UsageError(
+            yield _problem(
+                f"{place}.permissions",
                 "A participant may view insights, but the data room does not allow insights.",
-                remedy="Add the collaboration type INSIGHTS, or remove the permission.",
+                "Add the collaboration type INSIGHTS, or remove the permission.",
             )
         audience_permissions = {Permission.CREATE_CUSTOM_AUDIENCE, Permission.EXPORT_AUDIENCE} & set(
             group.permissions
         )
         if audience_permissions and not any(each.makes_audiences for each in types):
-            raise UsageError(
+            yield _problem(
+                f"{place}.permissions",
                 "A participant may create or export audiences, but the data room does not allow audiences.",
-                remedy="Add a collaboration type with audiences, or remove the permission.",
+                "Add a collaboration type with audiences, or remove the permission.",
             )
 
-    def _check_providers(self) -> None:
+    def _problems_between(self) -> Iterator[UsageError]:
+        seen = set[str]()
+        for number, group in enumerate(self.participants):
+            if seen & set(group.emails):
+                yield _problem(
+                    f"participants.{number}.emails",
+                    "An e-mail address belongs to two participants.",
+                    "List each address under only one participant.",
+                )
+            seen |= set(group.emails)
+        if self.owner_email not in seen:
+            yield _problem(
+                "owner",
+                "The creator of the data room is not a participant.",
+                "Add your own e-mail address to a participant.",
+            )
         base = [group for group in self.participants if group.may(Permission.PROVIDE_BASE_AUDIENCE)]
         seed = [group for group in self.participants if group.may(Permission.PROVIDE_SEED_AUDIENCE)]
         if len(base) > 1 or len(seed) > 1 or (base and base == seed):
-            raise UsageError(
+            yield _problem(
+                "participants",
                 "Two participants provide the same kind of data, or one participant provides both kinds.",
-                remedy="Let one participant provide the base audience, and another one the seed audiences.",
+                "Let one participant provide the base audience, and another one the seed audiences.",
             )
+
+
+def _problem(place: str, message: str, remedy: str) -> UsageError:
+    return UsageError(message, remedy=remedy, place=place)
+
+
+def _failures(place: str, check: Callable[[], None]) -> Iterator[UsageError]:
+    """Yield the error of a check, if it fails, with the place of the field that it is about."""
+    try:
+        check()
+    except UsageError as error:
+        yield _problem(place, error.message, error.remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cleanroom_pipelines.cli.console import open_installation, read_installation
+from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.runs.installation import Installation
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 _BASE_URL = click.option(
     "--url",
     help="The server's address, as the user opens it; default: CLEANROOM_CONSOLE_URL, or http://127.0.0.1:8723.",
+)
+
+
+_MAIL = click.option(
+    "--mail", "by_mail", is_flag=True, help="Send the link to the user by e-mail (CLEANROOM_MAIL)."
 )
 
 
@@ -73,16 +79,20 @@ def enable_user(email: str) -> None:
 @user.command("invite")
 @click.argument("email")
 @_BASE_URL
-def invite_user(email: str, url: str | None) -> None:
-    """Print a link to set a password or a passkey for the console; the link works once, within seven days.
+@_MAIL
+def invite_user(email: str, url: str | None, by_mail: bool) -> None:
+    """Print or mail a link to set a password or a passkey for the console; it works once, within seven days.
 
     Creates the user if needed. An accepted invitation replaces a forgotten password and all passkeys.
     """
     from cleanroom_pipelines.runs.sign_in import invite
 
     installation = open_installation()
+    _check_mail(installation, by_mail)
     secret, _ = invite(installation, email.lower())
-    print(f"{_address(installation, url)}/console/invitation/{secret}")
+    _hand_out(
+        installation, email, "invitation", f"{_address(installation, url)}/console/invitation/{secret}", by_mail
+    )
 
 
 @user.command("role")
@@ -111,14 +121,38 @@ def set_role(email: str, is_operator: bool | None, account: str | None) -> None:
 @user.command("link")
 @click.argument("email")
 @_BASE_URL
-def sign_in_link(email: str, url: str | None) -> None:
-    """Print a link by which the user signs in to the console; the link works once, within 15 minutes."""
+@_MAIL
+def sign_in_link(email: str, url: str | None, by_mail: bool) -> None:
+    """Print or mail a link by which the user signs in to the console; it works once, within 15 minutes."""
     from cleanroom_pipelines.catalog import LinkPurpose
     from cleanroom_pipelines.runs.sign_in import issue_link
 
     installation = open_installation()
+    _check_mail(installation, by_mail)
     secret, _ = issue_link(installation, email.lower(), LinkPurpose.SIGN_IN)
-    print(f"{_address(installation, url)}/console/link/{secret}")
+    _hand_out(installation, email, "link", f"{_address(installation, url)}/console/link/{secret}", by_mail)
+
+
+def _check_mail(installation: "Installation", by_mail: bool) -> None:
+    """Reject `--mail` without a mail server before a new link replaces an earlier one."""
+    if by_mail and installation.settings.mail is None:
+        raise UsageError("E-mail is not set up here.", remedy="Set CLEANROOM_MAIL, or leave out --mail.")
+
+
+def _hand_out(installation: "Installation", email: str, kind: str, link: str, by_mail: bool) -> None:
+    """Mail a link as the console does, or print it; a link that cannot be mailed is printed, too."""
+    if not by_mail:
+        print(link)
+        return
+    from cleanroom_pipelines.console.page import mail_link
+    from cleanroom_pipelines.console.rendering import Rendering
+
+    try:
+        mail_link(installation, Rendering(), email.lower(), kind, link)
+    except UsageError:
+        print(link)
+        raise
+    print("The link was sent by e-mail.")
 
 
 def _address(installation: "Installation", url: str | None) -> str:

@@ -25,7 +25,7 @@ In a page's function:
   room_id=…, done="NAME.saved.done")` answers a successful POST and shows that text. `page.download(job_id, name)`
   sends a file of a list; `page.attach(name, chunks)`, a small file such as a CSV of figures.
 
-Templates extend `base.html`. All of them have `c`, the macros of `components.html` (problem, field, select,
+Templates extend `base.html`. All of them have `c`, the macros of `components.html` (problem, field, area, select,
 choices, figure, badge, polling, progress, empty, confirm, table), `charts.bars`, `t`, `url` and the filters
 moment, count, percent and units. No inline script or style: the policy blocks both.
 """

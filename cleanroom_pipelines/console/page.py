@@ -21,9 +21,10 @@ from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, ur
 from cleanroom_pipelines.console.sessions import SignInLimits
 from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
 from cleanroom_pipelines.media.protocol import Method
+from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.mail import mail_user
-from cleanroom_pipelines.runs.users import areas_of
 from cleanroom_pipelines.server.media.service import MediaService
+from cleanroom_pipelines.server.operating import open_areas
 from cleanroom_pipelines.server.requests import Reply, Request
 from cleanroom_pipelines.storage.vault import chunks_of
 from cleanroom_pipelines.terms import Permission
@@ -110,6 +111,13 @@ class PageRequest:
         permissions = mine.get("member_permissions", {}).get(self.email, mine["permissions"])
         return {**room, "mine": {**mine, "permissions": permissions}}
 
+    @cached_property
+    def areas(self) -> tuple[str, ...]:
+        """The areas besides data rooms that the user can open: `operator`, `account`."""
+        if not self.routes or not self.email:
+            return ()  # pages of errors have no routes; they must not need the catalogue
+        return open_areas(self.service.installation, self.request, self.email)
+
     def may(self, *permissions: Permission) -> bool:
         """Whether the user has all these permissions in the path's room; API handlers check them again."""
         return {each.value for each in permissions} <= set(self.room()["mine"]["permissions"])
@@ -142,9 +150,8 @@ class PageRequest:
             "done": done if done.endswith("done") and done in self.rendering.texts else None,
             "room": room,
             "tabs": self._tabs(room) if room else (),
-            # pages of errors have no routes; they must not need the catalogue
             "mails": self.service.installation.settings.mail is not None,
-            "areas": areas_of(self.service.installation, self.email) if self.routes and self.email else (),
+            "areas": self.areas,
         }
         return self.rendering.render(template, shared | values, status=status, headers=self._headers)
 
@@ -193,16 +200,10 @@ class PageRequest:
     def mail(self, email: str, kind: str, link: str) -> None:
         """Send a link to a user by e-mail.
 
-        Args:
-            email: The receiver.
-            kind: The texts are `mail.<kind>_subject` and `mail.<kind>`.
-            link: The link.
-
         Raises:
             UsageError: There is no mail server, or it did not accept the message.
         """
-        subject, text = (self.rendering.plain(f"mail.{kind}{part}", link=link) for part in ("_subject", ""))
-        mail_user(self.service.installation, email, subject, text)
+        mail_link(self.service.installation, self.rendering, email, kind, link)
 
     def is_page(self, path: str) -> bool:
         """Whether a path below /console is that of a page, so that a user may be sent there after signing in."""
@@ -219,6 +220,23 @@ class PageRequest:
         mine = set(room["mine"]["permissions"])
         shown = [each for each in self.tabs if not each.needs or any(p.value in mine for p in each.needs)]
         return [(each, url(each.path, room_id=room["id"])) for each in shown]
+
+
+def mail_link(installation: Installation, rendering: Rendering, email: str, kind: str, link: str) -> None:
+    """Send a link to a user by e-mail.
+
+    Args:
+        installation: The installation.
+        rendering: The texts, `mail.<kind>_subject` and `mail.<kind>`.
+        email: The receiver.
+        kind: `invitation` or `link`.
+        link: The link.
+
+    Raises:
+        UsageError: There is no mail server, or it did not accept the message.
+    """
+    subject, text = (rendering.plain(f"mail.{kind}{part}", link=link) for part in ("_subject", ""))
+    mail_user(installation, email, subject, text)
 
 
 class Route:

@@ -16,10 +16,11 @@ from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.media.errors import InvalidRequestError, PermissionDeniedError
 from cleanroom_pipelines.privacy import in_units
 from cleanroom_pipelines.runs.budgets import known_organizations
+from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.parties import issue_access_key
 from cleanroom_pipelines.runs.sign_in import invite, issue_link
 from cleanroom_pipelines.runs.situation import situation_of
-from cleanroom_pipelines.runs.users import issue_token
+from cleanroom_pipelines.runs.users import areas_of, issue_token
 from cleanroom_pipelines.server.media.access import Call
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.requests import Request
@@ -70,11 +71,20 @@ def user_named(catalog: Catalog, email: str) -> User:
     return found
 
 
+def open_areas(installation: Installation, request: Request, email: str) -> tuple[str, ...]:
+    """Return the areas of the console that a user can open from where the request comes from."""
+    areas = areas_of(installation, email)
+    return tuple(each for each in areas if each != "operator" or _is_near(installation, request))
+
+
+def _is_near(installation: Installation, request: Request) -> bool:
+    return installation.settings.operator_pages == "remote" or request.is_local
+
+
 def _check_operator(call: Call, request: Request) -> None:
-    user = call.installation.catalog.users.user(call.email)
-    if user is None or user.disabled or not user.is_operator:
+    if "operator" not in areas_of(call.installation, call.email):
         raise PermissionDeniedError("Only operators see this page.", remedy="Go to your data rooms.")
-    if call.installation.settings.operator_pages != "remote" and not request.is_local:
+    if not _is_near(call.installation, request):
         raise PermissionDeniedError(
             "The operator's pages are shown only on the server's own machine.",
             remedy="Open them there, for example through an SSH tunnel.",

@@ -147,6 +147,12 @@ class Target:
             "account_id": self.ids["account_id"],
             "members": [self.ids["account_id"]],
             "collaboration_id": self.ids["collaboration"],
+            "purposes": ["ENABLE_INSIGHTS"],
+            "matching_ids": ["EMAIL"],
+            "mine": "publisher",
+            "publisher-emails": email("colleague"),
+            "publisher-role": "planted",
+            "advertiser-emails": "crm@else.example",
         }
         return fields
 

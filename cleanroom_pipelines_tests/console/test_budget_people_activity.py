@@ -249,6 +249,20 @@ def test_entries_of_others_name_no_person_and_no_audience(site: Site) -> None:
     assert "created an audience" not in words(site.get("/activity?mine=1", "agency"))
 
 
+def test_only_audiences_that_can_be_opened_have_links(site: Site) -> None:
+    kept, gone = (
+        site.world.call("seed", "create_audience", room_id=site.world.room, name=name, definition=RULE)["id"]
+        for name in ("Kept", "Gone")
+    )
+    site.world.call("seed", "delete_audiences", room_id=site.world.room, audience_ids=[gone])
+    page = site.get("/activity", "seed")
+    links = set(re.findall(r'href="/console/rooms/[\w-]+(/audiences/[\w-]+)"', page))
+    assert f"/audiences/{kept}" in links
+    assert gone in page
+    for link in links:
+        site.get(link, "seed")
+
+
 def test_views_are_left_out_unless_asked_for(site: Site) -> None:
     site.get("/people", "seed")
     assert "looked at the room" not in words(site.get("/activity"))

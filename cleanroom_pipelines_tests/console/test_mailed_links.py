@@ -108,6 +108,43 @@ def test_an_operator_sends_links_by_mail(
     assert browser_of().send("GET", path_in(mail_server, user, kind)).status_code == 200
 
 
+@pytest.mark.parametrize("names", [("invite", "invitation"), ("link", "link")], ids=str)
+def test_a_command_sends_the_same_mail(
+    world: MediaWorld,
+    browser_of: Callable[..., Browser],
+    mail_server: MailServer,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, str],
+) -> None:
+    from click.testing import CliRunner
+
+    from cleanroom_pipelines.cli import users
+
+    user, (command, kind) = email("manager"), names
+
+    def run(installation: Installation) -> tuple[int, str]:
+        monkeypatch.setattr(users, "open_installation", lambda: installation)
+        done = CliRunner().invoke(users.user, [command, user, "--mail"])
+        return done.exit_code, f"{done.output}{done.exception or ''}"
+
+    browser = browser_of()
+    assert run(world.installation) == (0, "The link was sent by e-mail.\n")
+    sent = path_in(mail_server, user, kind)
+    assert browser.send("GET", sent).status_code == 200
+    mail_server.messages.clear()
+
+    settings = world.installation.settings
+    code, shown = run(Installation(replace(settings, mail=None)))
+    assert (code, "E-mail is not set up here." in shown, "/console/" in shown) == (1, True, False)
+    assert browser.send("GET", sent).status_code == 200, "the earlier link is still valid"
+    code, shown = run(Installation(replace(settings, secrets={"MAIL": "wrong"})))
+    assert (code, "The e-mail was not sent (SMTPAuthenticationError)." in shown) == (1, True)
+    found = re.search(rf"{SECURE}/console(/{kind}/[\w-]+)\n", shown)
+    assert found, "the link is printed instead"
+    assert browser.send("GET", found[1]).status_code == 200
+    assert mail_server.messages == []
+
+
 def test_a_link_that_cannot_be_sent_is_shown(
     world: MediaWorld, browser_of: Callable[..., Browser], mail_server: MailServer, people: str
 ) -> None:

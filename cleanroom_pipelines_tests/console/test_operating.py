@@ -123,6 +123,9 @@ def test_a_proxy_does_not_count_as_this_machine(site: Site, header: str) -> None
     answer = httpx.get(f"{site.url}/console/operator", headers=headers | cookies)
     assert answer.status_code == 403
     assert "only on the server" in words(answer.text)
+    first = httpx.get(f"{site.url}/console/", headers=headers | cookies)
+    assert first.status_code == 200, "the first page leads nowhere else"
+    assert "/console/operator" not in first.text
 
 
 def test_another_name_of_this_machine_does_not_count(site: Site) -> None:

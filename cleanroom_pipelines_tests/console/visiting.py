@@ -14,20 +14,14 @@ import httpx
 
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.sign_in import invite
-from cleanroom_pipelines.server.media.service import MediaService
-from cleanroom_pipelines.terms import CollaborationType, Permission
 from cleanroom_pipelines_tests.browsing import lines_of, see
 
 from ..architecture.tree import ROOT
 
-P = Permission
-PARTIES: Mapping[str, tuple[str, tuple[Permission, ...]]] = {
-    "publisher": ("data@publisher.example", (P.PROVIDE_BASE_AUDIENCE, P.VIEW_OVERLAP, P.EXPORT_AUDIENCE)),
-    "advertiser": (
-        "crm@advertiser.example",
-        (P.PROVIDE_SEED_AUDIENCE, P.VIEW_OVERLAP, P.CREATE_CUSTOM_AUDIENCE, P.EXPORT_AUDIENCE),
-    ),
-    "agency": ("plans@agency.example", (P.VIEW_INSIGHTS, P.EXPORT_AUDIENCE)),
+PARTIES: Mapping[str, str] = {
+    "publisher": "data@publisher.example",
+    "advertiser": "crm@advertiser.example",
+    "agency": "plans@agency.example",
 }
 _ACTIVE = "a, button, summary, input[type=submit]"
 
@@ -37,26 +31,9 @@ def write_demo_files(folder: Path) -> None:
     runpy.run_path(str(ROOT / "data" / "example" / "data_room.py"))["write_files"](folder)
 
 
-def create_room(installation: Installation, name: str) -> str:
-    """Create a room of the three parties, and return its id."""
-    params = {
-        "name": name,
-        "participants": [
-            {"emails": [email], "role": role, "permissions": [each.value for each in permissions]}
-            for role, (email, permissions) in PARTIES.items()
-        ],
-        "collaboration_types": [each.value for each in CollaborationType],
-        "matching_ids": ["EMAIL"],
-        "hide_absolute_values": False,
-        "activation": [],
-    }
-    owner = PARTIES["publisher"][0]
-    return str(MediaService(installation).call(owner, "create_room", params)["id"])
-
-
 def invitation_of(installation: Installation, url: str, party: str) -> str:
     """Invite a party, and return the address that it receives."""
-    return f"{url}/console/invitation/{invite(installation, PARTIES[party][0])[0]}"
+    return f"{url}/console/invitation/{invite(installation, PARTIES[party])[0]}"
 
 
 @dataclass
@@ -88,6 +65,10 @@ class Visitor:
     def see(self, words: str, *, seconds: float = 240) -> None:
         """Wait until the page shows words, without doing anything."""
         see(self.browser, lambda: words in lines_of(self.browser), seconds)
+
+    def copy(self, label: str) -> str:
+        """Return the text in the field with a label, which is not counted."""
+        return str(see(self.browser, lambda: self._field(label), 60).get_attribute("value"))
 
     def ask(self, button: str, answer: str) -> None:
         """Ask a question, and pay for its answer if it was not there, and paid, at once."""

@@ -14,6 +14,7 @@ from cleanroom_pipelines.console.pages import (
     insights,
     lists,
     lookalikes,
+    new_room,
     operating,
     overlap,
     passkeys,
@@ -26,6 +27,7 @@ from cleanroom_pipelines.console.pages import (
 MODULES = (
     signing,
     passkeys,
+    new_room,
     rooms,
     data,
     overlap,

@@ -29,7 +29,7 @@ def activity(page: PageRequest) -> Reply:
     return page.show(
         "activity/activity.html",
         room=room,
-        entries=[_shown(page, each) for each in _chosen(page, room, found["entries"])],
+        entries=[_shown(page, each, found["visible"]) for each in _chosen(page, room, found["entries"])],
         my_code=page.service.installation.audit_name(page.email),
         names={each["id"]: each["role"] for each in room["participants"] if each["role"]},
         filters=_filters(page),
@@ -69,18 +69,21 @@ def _is_view(entry: dict[str, Any]) -> bool:
     return entry["outcome"] == "ok" and entry["action"] in _VIEWS
 
 
-def _shown(page: PageRequest, entry: dict[str, Any]) -> dict[str, Any]:
+def _shown(page: PageRequest, entry: dict[str, Any], visible: list[str]) -> dict[str, Any]:
     action, _, about = str(entry["action"]).partition(".")
     audiences = entry["audience"] if isinstance(entry["audience"], list) else [entry["audience"]]
-    paths = {each: f"/rooms/{page.path['room_id']}/audiences/{each}" for each in audiences if each}
     return {
         **entry,
         "texts": [
             _text(page, "activity.action", action),
             *([_text(page, "activity.about", about)] if about else []),
         ],
-        "audiences": [(each, url(path) if page.is_page(path) else None) for each, path in paths.items()],
+        "audiences": [(each, _address(page, each) if each in visible else None) for each in audiences if each],
     }
+
+
+def _address(page: PageRequest, audience: str) -> str:
+    return url("/rooms/{room_id}/audiences/{audience_id}", room_id=page.path["room_id"], audience_id=audience)
 
 
 def _text(page: PageRequest, group: str, name: str) -> str:

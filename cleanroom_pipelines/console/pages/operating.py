@@ -192,13 +192,15 @@ def _or_again(
 
 def _show_link(page: PageRequest, kind: str, made: dict[str, Any]) -> Reply:
     email, link = made["email"], page.address(f"/{kind}/{{secret}}", secret=made["secret"])
+    room_id = page.form.text("room_id")  # of a form on a room's page, which the operator returns to
+    back, parts = ("/rooms/{room_id}", {"room_id": room_id}) if room_id else (USER, {"email": email})
     if page.form.text("by") != "mail":
-        return _show_secret(page, kind, link, USER, email=email)
+        return _show_secret(page, kind, link, back, **parts)
     try:
         page.mail(email, kind, link)
     except UsageError as error:
-        return _show_secret(page, kind, link, USER, error=error, email=email)
-    return page.redirect(USER, email=email, done="operating.mailed.done")
+        return _show_secret(page, kind, link, back, error=error, **parts)
+    return page.redirect(back, **parts, done="operating.mailed.done")
 
 
 def _show_key(page: PageRequest, made: dict[str, Any]) -> Reply:

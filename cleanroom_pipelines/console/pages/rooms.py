@@ -10,7 +10,7 @@ from typing import Any
 from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rendering import url
 from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method
-from cleanroom_pipelines.runs.users import areas_of
+from cleanroom_pipelines.server.operating import Operating
 from cleanroom_pipelines.server.requests import Reply
 from cleanroom_pipelines.terms import CollaborationType, Permission
 
@@ -30,7 +30,7 @@ _REVEALING = (CollaborationType.REMARKETING, CollaborationType.EXCLUSION)
 def rooms(page: PageRequest) -> Reply:
     """List the user's data rooms."""
     found = page.call(Method.LIST_ROOMS)["rooms"]
-    if not found and "operator" in areas_of(page.service.installation, page.email):
+    if not found and "operator" in page.areas:
         return page.redirect("/operator")
     return page.show("rooms/rooms.html", rooms=[{**each, **_step(page, each)} for each in found])
 
@@ -45,6 +45,7 @@ def room(page: PageRequest) -> Reply:
         room=found,
         provided=provided,
         next=_step(page, state),
+        joining=None if all(provided.values()) else _joining(page, found),
         types=CollaborationType,
         reveals=[(each, each.value in found["collaboration_types"]) for each in _REVEALING],
         providers={
@@ -52,6 +53,25 @@ def room(page: PageRequest) -> Reply:
             "seeds": _provider(found, Permission.PROVIDE_SEED_AUDIENCE),
         },
     )
+
+
+def _joining(page: PageRequest, room: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return how people without an account get in, for the room's owner; operators see who they are.
+
+    Who has an account is not shown to others, not even to participants of the same room.
+    """
+    if room["owner_email"] != page.email:
+        return None
+    if "operator" not in page.areas:
+        return {"waiting": None, "manages": page.may(Permission.MANAGE_USERS)}
+    known = {each["user"].email: each for each in Operating(page.service, page.request, page.email).call("users")}
+    others = (email for each in room["participants"] for email in each["emails"] if email != page.email)
+    waiting = [
+        (email, known[email]["invited_until"] if email in known else None)
+        for email in others
+        if email not in known or not known[email]["can_sign_in"]
+    ]
+    return {"waiting": sorted(waiting, key=lambda each: each[1] is not None)}
 
 
 def next_step(

@@ -44,27 +44,43 @@ def whoami(call: Call) -> dict[str, Any]:
 
 def create_room(call: Call) -> dict[str, Any]:
     """Create a room that the caller owns."""
+    catalog = call.installation.catalog
+    record = catalog.resources.create(_new_room(call), declared=True)
+    call.trail["room"] = record.id
+    return _room(call, catalog.get(DataRoom, record.id))
+
+
+def check_room(call: Call) -> dict[str, Any]:
+    """Return the participants and privacy terms of a room before it is created, and what prevents creating it."""
+    room = _new_room(call)
+    return {
+        "participants": [each.as_dict() for each in room.participants],
+        "problems": [
+            {"place": each.attributes["place"], "message": each.message, "remedy": each.remedy}
+            for each in room.problems()
+        ],
+        "privacy": ReleasePolicy().as_dict(),
+    }
+
+
+def _new_room(call: Call) -> DataRoomSpec:
+    """Return the room that a call describes; its problems are not checked yet."""
     catalog, token_hex = call.installation.catalog, call.installation.token_hex
     owned = catalog.rooms.count_owned(Kind.DATA_ROOM, call.email)
     check_quota("data rooms per owner", owned, call.installation.settings.max_rooms)
     groups = [_group(value, token_hex(8)) for value in call.objects("participants")]
     types = _members(CollaborationType, call.texts("collaboration_types"), "collaboration type")
     kinds = _members(MatchingId, call.texts("matching_ids"), "kind of matching ids")
-    record = catalog.resources.create(
-        DataRoomSpec(
-            name=call.text("name"),
-            mark=token_hex(8),
-            owner_email=call.email,
-            participants=tuple(groups),
-            collaboration_types=tuple(types),
-            matching_ids=tuple(kind.value for kind in kinds),
-            hide_absolute_values=call.flag("hide_absolute_values"),
-            activation=_activation(call),
-        ),
-        declared=True,
+    return DataRoomSpec(
+        name=call.text("name"),
+        mark=token_hex(8),
+        owner_email=call.email,
+        participants=tuple(groups),
+        collaboration_types=tuple(types),
+        matching_ids=tuple(kind.value for kind in kinds),
+        hide_absolute_values=call.flag("hide_absolute_values"),
+        activation=_activation(call),
     )
-    call.trail["room"] = record.id
-    return _room(call, catalog.get(DataRoom, record.id))
 
 
 def get_room(call: Call) -> dict[str, Any]:
@@ -266,7 +282,7 @@ def get_audit_log(call: Call) -> dict[str, Any]:
     """Return the room's audit log; entries of other groups omit audience and user.
 
     With the parameter `limit`, it has only the newest entries, newest first, or with `before`, the `older` of an
-    earlier answer, the entries before those.
+    earlier answer, the entries before those. `visible` has the ids of the audiences that the caller can open.
     """
     room, limit, before = call.room(), call.number("limit", 0), call.number("before", 0)
     if not (0 <= limit <= _MOST_ENTRIES and 0 <= before <= _MOST_PLACE):
@@ -279,7 +295,8 @@ def get_audit_log(call: Call) -> dict[str, Any]:
         found, older = audit.newest(room.id, limit, before or None)
     else:
         found = list(audit.entries(room=room.id))
-    return {"entries": [_entry(entry, room.group.id) for entry in found], "older": older}
+    entries, visible = [_entry(entry, room.group.id) for entry in found], [each.id for each in room.visible()]
+    return {"entries": entries, "older": older, "visible": visible}
 
 
 def _entry(entry: Mapping[str, Any], mine: str) -> dict[str, Any]:
