@@ -265,7 +265,7 @@ class _Compiler:
     def _bound(self, value: str) -> exp.Expr:
         if len(self.parameters) >= MAX_PARAMETERS:
             raise UsageError(
-                f"The filters of the audience and of those it refers to have over {MAX_PARAMETERS:,} values.",
+                f"The filters of the audience and of the audiences it uses have over {MAX_PARAMETERS:,} values.",
                 remedy="Split the audience into several.",
             )
         self.parameters.append(value)
@@ -274,7 +274,7 @@ class _Compiler:
 
 @dataclass(frozen=True)
 class _Membership:
-    """A condition on a user's segments: the user must be, or must not be, among the rows of a select."""
+    """A condition on segments: keep the users that a select returns, or exclude them."""
 
     others: exp.Select
     is_in: bool

@@ -104,8 +104,8 @@ def evaluate_files(
         resolve: Returns the definition of a referenced custom audience.
         out: The parquet file to write atomically; an existing file is replaced.
         settings: Engine to use, and its memory and threads.
-        warn: Called with a sentence about each list that shares no id with the source, though it would if the ids
-            were written in the same way.
+        warn: Called with a sentence about each list that shares no id with the source only because the ids are
+            written in another form.
 
     Returns:
         The number of ids.
@@ -143,7 +143,7 @@ def evaluate_files(
 def _without_effect(
     definition: Definition, n_rows: Mapping[FileRef, int], n_found: int
 ) -> list[tuple[FileRef, FileRef]]:
-    """Return each list without a source's id, and the source, if nothing was removed or nothing is left."""
+    """Return each combined list with the source if subtracting removed no id, or intersecting left none."""
     if not isinstance(definition, RuleBased) or not isinstance(definition.source, FileRef):
         return []
     operators = [each.operator for each in definition.combinators]
@@ -193,7 +193,7 @@ def _table_of(ref: FileRef) -> tuple[TableFiles, str]:
 
 
 def _only_adds(definition: Definition) -> bool:
-    """Whether the result contains each id of all lists."""
+    """Whether a definition only combines lists by union, so that its result contains all of their ids."""
     if not isinstance(definition, RuleBased) or any(
         part.operator is not CombineOperator.UNION for part in definition.combinators
     ):

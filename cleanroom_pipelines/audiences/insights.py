@@ -12,8 +12,9 @@ listed value (25 relevant users, see `attributes`) and each pair of these is a c
 its matchable users is large enough. A threshold on the true count of a pair would reveal single users. A cell with
 too few users in the overlap is still shown, with nulls.
 
-Noise. A cell is a different question from the size of the audience with the same filters, and has the table's
-noise. A cell's addressable users are its matchable users scaled by the ratio of the two totals.
+Noise. All cells of a table have the same noise. A cell is a different question from the size of the audience with
+the same filters, so the two released counts may differ. A cell's addressable users are its matchable users scaled
+by the ratio of the two totals.
 """
 
 import json
@@ -70,7 +71,8 @@ class ReleasedInsightsRow:
         share_in_overlap: 0 to 1; None if too few.
         share_in_matchable: 0 to 1.
         addressable: Relevant users in the cell.
-        errors: The ± at 90 % of each shown figure, by its name with `_error`; None if counts are hidden.
+        errors: The ± of each shown figure with 90 % confidence, by the figure's name with `_error`; None if counts
+            are hidden.
     """
 
     interest: str | None

@@ -112,7 +112,7 @@ def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | 
 
 
 def join_matched(engine: Engine, relation: str) -> None:
-    """Create the relation `room_matched` or `room_counted`, of which most sessions need only one."""
+    """Create the relation `room_matched` or `room_counted`; most sessions need only one of them."""
     engine.execute({MATCHED: _MATCHED, COUNTED: _COUNTED}[relation])
 
 

@@ -1,4 +1,4 @@
-"""The ad destinations: which ids each one accepts, in which form before hashing, and its files' columns.
+"""Rules of ad destinations: which ids each accepts, how ids are normalised before hashing, and its files' columns.
 
 Lives here: one rule per destination, and the hashes that follow from it.
 Add here when a destination is added, or changes its rules.
@@ -84,7 +84,8 @@ class _DestinationRule:
     Args:
         words: Its display name.
         columns: The column name for the hashes of each family that it accepts.
-        forms: Conversions of our normal form before hashing, by family; omitted if it hashes our form.
+        forms: Conversions applied to our normal form before hashing, by family; none for a family whose normal
+            form the destination hashes unchanged.
         id_column: The column name for the exporter's own ids; None if it does not accept them.
     """
 
@@ -127,7 +128,7 @@ def require_served(destination: AdDestination, kind: MatchingId) -> None:
     """Check that a destination accepts ids of a kind.
 
     Raises:
-        DestinationRuleError: Ids of the kind cannot be activated there.
+        DestinationRuleError: The destination does not accept ids of this kind.
     """
     if reason := reason_not_served(destination, kind):
         raise DestinationRuleError(
@@ -150,7 +151,7 @@ def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Arr
         64 lower-case hex digits per id; null if the id is missing or invalid.
 
     Raises:
-        DestinationRuleError: Ids of the kind cannot be activated there.
+        DestinationRuleError: The destination does not accept ids of this kind.
         UsageError: There is nothing to hash.
         EngineError: Arrow failed; only the class name of its error is kept.
     """
@@ -175,14 +176,14 @@ def destination_hashes(destination: AdDestination, kind: MatchingId, ids: pa.Arr
 
 
 def file_format(destination: AdDestination, kinds: Iterable[MatchingId]) -> FileFormat:
-    """Choose the format of the files that a destination accepts for some kinds of ids.
+    """Return the file format in which a destination accepts ids of the given kinds.
 
     Args:
         destination: The destination.
         kinds: The kinds of the delivered ids; ignored for PLAIN.
 
     Raises:
-        DestinationRuleError: Ids of a kind cannot be activated there.
+        DestinationRuleError: The destination does not accept ids of one of the kinds.
         UsageError: No kind is given, or STRING together with other kinds.
     """
     if destination is AdDestination.PLAIN:

@@ -188,7 +188,7 @@ class ExportHooks:
     Args:
         fence: Checked before anything becomes visible.
         on_users: Called with the number of rows written to parts so far.
-        on_staged: Called with the manifest when only the last step is left, the one that publishes the export.
+        on_staged: Called with the manifest just before the last step, which publishes the export.
     """
 
     fence: Fence = UNFENCED
@@ -223,7 +223,8 @@ def write_export(
         hooks: Callbacks during the writing.
 
     Raises:
-        ClaimLostError: The fence rejects this attempt, or a later attempt was faster; this one is removed.
+        ClaimLostError: The fence rejects this attempt, or a later attempt finished first; this attempt's files are
+            removed.
         CancelledError: The fence reports a cancellation; everything written is removed.
         DestinationError: The destination cannot be written.
         StorageFullError: The disk is full.
@@ -425,7 +426,7 @@ class _Files:
 
 
 class _RowStream:
-    """Cuts a stream of row batches into pieces of the requested lengths."""
+    """Splits a stream of row batches into pieces with the requested numbers of rows."""
 
     def __init__(self, batches: Iterable[Sequence[str]]) -> None:
         self._batches = iter(batches)

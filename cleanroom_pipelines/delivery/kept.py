@@ -53,12 +53,12 @@ def kept_activation(file: Path, destination: AdDestination) -> Activation:
     """Read, for a delivery to an ad destination, the hashes that were stored at ingest.
 
     Args:
-        file: The table of kept hashes: user_id, destination (a key of `hashers_to_keep`), hash. Not opened for
+        file: The table of stored hashes: user_id, destination (a key of `hashers_to_keep`), hash. Not opened for
             PLAIN; it need not exist if the destination accepts user ids.
-        destination: The destination. LIVERAMP without kept hashes gets the user ids.
+        destination: The destination. LIVERAMP gets the user ids if no hashes were stored.
 
     Raises:
-        DestinationRuleError: No hashes were kept for it.
+        DestinationRuleError: No hashes were stored for the destination.
         ArtifactError: The table cannot be read.
     """
     if destination is AdDestination.PLAIN:

@@ -84,7 +84,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class ControlGroup:
-    """The control group of a delivery, and the folder for the list of its users; not part of the delivery."""
+    """The control group of a delivery, and the folder outside the delivery that lists its users."""
 
     holdout: Holdout
     place: ObjectPlace
@@ -114,7 +114,8 @@ def deliver(
         hooks: Callbacks during the writing.
 
     Raises:
-        ClaimLostError: The fence rejects this attempt, or a later attempt was faster; this one is removed.
+        ClaimLostError: The fence rejects this attempt, or a later attempt finished first; this attempt's files are
+            removed.
         CancelledError: The fence reports a cancellation; everything written is removed.
         UsageError: The options contradict each other, or the earlier export holds other ids.
         DestinationRuleError: The destination does not accept ids of a kind.

@@ -1,7 +1,7 @@
 """Do pending work: in this process, in a worker process, or in Dagster's daemon.
 
-Lives here: the installation (settings and the parts they open), the work of each kind, the inbox, notices,
-retention, backups, and running pending work.
+Lives here: the installation (its settings, databases, stores and keys), building each kind of resource, the inbox,
+notices, retention, backups, and running pending work.
 Add here when pending work must run in another place or way.
 Keep out: how Dagster shows an asset (defs), and computation on users' data (the core).
 """

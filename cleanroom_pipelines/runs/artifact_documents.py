@@ -34,7 +34,7 @@ def newest_artifact(
     for version in reversed(installation.catalog.resources.versions(kind, partition)):
         if asset in version.artifacts:
             return read_verified(installation.store, version.artifact(asset))
-    raise ArtifactError(f"This partition of the asset {asset} has not been built.", remedy="Build it first.")
+    raise ArtifactError(f"The asset {asset} has not been built for this partition.", remedy="Build it first.")
 
 
 def read_verified(store: ArtifactStore, reference: ArtifactReference) -> tuple[Manifest, dict[str, Any]]:

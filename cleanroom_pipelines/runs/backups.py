@@ -223,7 +223,7 @@ def _check_restored(home: Path) -> None:
 
 
 def _identity_of(folder: Path) -> Identity | None:
-    """Check a home's catalogue for damage and return its identity; None if an earlier release created it."""
+    """Check a home's catalogue for damage and return its identity; catalogues of earlier releases have none."""
     url = Home(folder).catalog_url
     opened = Catalog(url, clock=lambda: datetime.now(UTC), token_hex=secrets.token_hex)
     try:

@@ -4,7 +4,7 @@ Lives here: finding a room's or job's two organisations, paying for answers, and
 Add here when something other than rooms and jobs asks about two organisations' data.
 Keep out: prices and noise (privacy), storing payments (catalog.pairs).
 
-Each payment is written to the audit log before its answer is returned. If the catalogue is lost or older,
+Each payment is written to the audit log before its answer is returned. If the catalogue is lost or outdated,
 `recover` replays the payments from the log (`replay`).
 """
 
@@ -48,7 +48,7 @@ class Question(Document):
     Args:
         kind: One word, for display: `overlap`, `insights`, `size`, `seed_size`, `lookalike`, `figures`, `base`.
         key: Its key in the ledger.
-        tenths: Its price, in tenths of a unit.
+        tenths: Its price, in tenths of a budget unit.
         sensitivity: Squared L2 distance by which one person can change the answer's values.
     """
 
@@ -145,7 +145,7 @@ class Budget:
     def as_dict(self, organization: str | None = None) -> dict[str, Any]:
         """Return the budget as a JSON object, in budget units, as every response and page shows it.
 
-        The object names no organisation: that of a user with a public mail address is the address itself.
+        The object names no organisation: the name of one may be a user's e-mail address.
 
         Args:
             organization: The requesting organisation; the remaining budget is then limited to its share.
@@ -177,10 +177,10 @@ def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
-    """Return the two organisations that provide a room's data; before an upload, those permitted to do so.
+    """Return the two organisations that provide a room's data; before an upload, those that may upload.
 
     Returns:
-        None if no organisation may upload one of the sides.
+        None if, for one of the two sides, no organisation may upload data.
     """
     base = _provider(installation, room, "seeds:", Permission.PROVIDE_BASE_AUDIENCE, seeds=False)
     seed = _provider(installation, room, "seeds:", Permission.PROVIDE_SEED_AUDIENCE, seeds=True)
@@ -271,7 +271,7 @@ def _queried_in_earlier_release(installation: Installation) -> set[str]:
 
 
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
-    """Return all pairs of organisations that may have matched their data, as users, accounts or in a room."""
+    """Return all pairs of organisations that may have matched their data: of users, of accounts and of rooms."""
     catalog = installation.catalog
     users, accounts = _organizations_of_users(installation), _organizations_of_accounts(installation)
     rooms = [room_pair(installation, room) for room in catalog.rooms.data_rooms()]
@@ -336,7 +336,7 @@ def write_down_reveals(
 def composed(lines: Iterable[LedgerLine]) -> dict[str, Any]:
     """Return the combined privacy bound of several payments, computed from the noise that each paid for.
 
-    A line with unknown noise counts as one Gaussian of its price.
+    If the noise of a payment is unknown, the bound of one Gaussian release at its price is used.
     """
     spent = [_spent(line) for line in lines if line.tenths > 0]
     tenths = sum(each.tenths for each in spent)

@@ -1,4 +1,4 @@
-"""What all builders of assets share: the result of a build, and the claiming of work around each builder.
+"""What all builders of assets share: the result of a build, and the claim on the version that is built.
 
 Lives here: claiming a version for a builder, verifying finished artifacts, and reporting what a build returned.
 Add here when every builder must do something more.
@@ -28,10 +28,10 @@ class AssetResult:
         asset: Name of the asset.
         partition: Partition key.
         sentence: Summary for people, in one sentence.
-        manifest: Manifest of the artifact that was built or verified; None when there was neither.
+        manifest: Manifest of the artifact that was built or verified; None if there is none.
         documents: The artifact's small JSON files by name without `.json`.
         made: Whether a new artifact was built, rather than an existing one verified.
-        failure: Why the version failed although the artifact, which holds only a report, was built.
+        failure: Why the version failed. Its artifact, which holds only a report, was built all the same.
     """
 
     asset: str
@@ -85,12 +85,12 @@ def builds(
 
 
 def built(work: Work[Any], asset: str, sentence: str, documents: Mapping[str, Any]) -> AssetResult:
-    """Return the result of an asset that this work has stored."""
+    """Return the result of an asset that this run has just built."""
     return AssetResult(asset, work.record.id, sentence, work.manifests[asset], documents)
 
 
 def nothing(asset: str, partition: str, why: str) -> AssetResult:
-    """Return the result of an asset that is not built."""
+    """Return the result of an asset for which nothing was built, with the reason."""
     return AssetResult(asset, partition, why, made=False)
 
 

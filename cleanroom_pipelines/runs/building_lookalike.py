@@ -336,7 +336,7 @@ def build_audience_export(work: Work[ExportJob]) -> AssetResult:
         documents: dict[str, Any] = {}
 
         def note(written: ExportManifest) -> None:
-            """Store the artifact before the files become visible; only finishing the version remains then."""
+            """Store the artifact before the files become visible, so that only finishing the version is left."""
             warnings = list(selection.warnings)
             documents["export"] = {
                 **written.as_dict(),
@@ -573,9 +573,10 @@ def _columns_of(dataset: TrainingDataset) -> dict[str, Any]:
 
 
 def _window_of(model: AudienceModel, version: Version) -> dict[str, int | None]:
-    """Return the training window: as declared, or the refreshes' length of time up to the newest event.
+    """Return the training window: the declared dates, or the refresh window, which ends at the newest event.
 
-    The first model uses that length too, unless a window is declared: otherwise its first refresh loses users.
+    Without declared dates the first model uses the refresh window too. Otherwise its first refresh would lose
+    users.
     """
     seconds = version.params.get("window_seconds")
     if seconds is None and model.window_start is None and model.window_end is None:

@@ -62,7 +62,7 @@ _ROWS_AT_ONCE = 100_000
 
 def _built_earlier(store: ArtifactStore, newest: Version, asset: str) -> AssetResult:
     if asset not in newest.artifacts:
-        why = "Nothing to build: this kind of audience lacks this asset."
+        why = "Nothing to build: audiences of this kind do not have this asset."
         return nothing(asset, newest.resource_id, why)
     sentence = str(newest.summary.get("sentence", "")) or "The audience is ready."
     return stored(store, newest.artifact(asset), sentence)
@@ -131,7 +131,7 @@ class _Question:
         """The privacy budget of the room's two organisations for the room's data."""
         found = RoomBudget.of(self.installation, self.room, self.room_version)
         if found is None:
-            raise _not_provisioned("provider of one of its sides")
+            raise _not_provisioned("provider for one of its two sides")
         return found
 
     @cached_property
@@ -221,11 +221,11 @@ class _Question:
             yield {**folders, "scratch": scratch, **named}, engine
 
     def find(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the users whom a definition selects, for a list, and return how many there are."""
+        """Write all users that a definition selects, as lists require, and return their number."""
         return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write one of the selected users per matching id, as counts require, and return how many there are."""
+        """Write the selected users, only one per matching id, as counts require, and return their number."""
         return evaluate_counted(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def _lookalikes(self) -> dict[str, ArtifactReference]:

@@ -184,7 +184,7 @@ class _RoomBuild:
 def delete_unused_room_data(installation: Installation, version: Version) -> None:
     """Delete uploads that a room has ingested, and data that its participants have removed.
 
-    A run does this as soon as its version exists; the cleanup does it if that run was killed.
+    The run that created the version does this; if the run was killed, the cleanup does.
 
     Args:
         installation: The installation to work on.
@@ -333,7 +333,7 @@ def _earlier_figures(state: _RoomBuild, room: RoomBudget) -> dict[str, Any] | No
     """Return the base audience's noised figures from the previous version, to publish them unchanged.
 
     Returns:
-        The document; without `figures` if they must be computed again. None if there are none to reuse.
+        The document; it lacks `figures` if they must be computed again. None if there are no earlier figures.
     """
     earlier = state.earlier("data_attributes")
     if earlier is None:
@@ -479,7 +479,7 @@ def _fail_validation(state: _RoomBuild, failed: Mapping[str, str], code: StatusC
 def _changed_inputs(
     state: _RoomBuild, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
-    """Return the changed uploads, the unchanged datasets, and the earlier artifact that contains the latter."""
+    """Return the changed uploads, the unchanged datasets, and the earlier artifact that contains those."""
     earlier = state.earlier("base_audience")
     if earlier is None:
         return dict(inputs), [], None

@@ -1,7 +1,7 @@
 """The code location: loading all Dagster definitions in this process, as Dagster's daemon does.
 
 Lives here: loading the definitions in this process, and the origin that ties a run to them.
-Add here when a process needs something else of the loaded definitions.
+Add here when a process needs something else from the loaded definitions.
 Keep out: the definitions (defs) and running jobs (running.py).
 """
 

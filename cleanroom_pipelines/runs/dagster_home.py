@@ -107,7 +107,7 @@ def _failures_explained(home: Path) -> Iterator[None]:
 def _without_quotes() -> Iterator[None]:
     """Suppress Dagster's message about an event that could not be stored, because it quotes the event.
 
-    The error is kept.
+    The error itself is still raised.
     """
     before = sys.stderr
     sys.stderr = cast("TextIO", _WithoutQuotes(before)) if before is not None else before

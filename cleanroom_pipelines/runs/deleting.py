@@ -6,9 +6,9 @@ Keep out: rules for what may be deleted (catalogue), superseded versions of exis
 
 A model or job is deleted in steps: mark it in the catalogue; delete its seed, its artifacts and Dagster's records;
 delete its row; last, delete its partition in Dagster. A training dataset or configured model is deleted from the
-catalogue at once; its tombstone and its remaining partition in Dagster lead to the rest. Every step is repeatable,
-so the next process finishes the work of a killed one. Exported files stay at their destination: they belong to the
-owner of the bucket, who may be using them.
+catalogue at once; its tombstone and its remaining partition in Dagster show what is left to delete. Every step is
+repeatable, so the next process finishes the work of a killed one. Exported files stay at their destination: they
+belong to the owner of the bucket, who may be using them.
 
 Data is never deleted just because the catalogue does not know it. The resource must be marked for deletion or have
 a tombstone.

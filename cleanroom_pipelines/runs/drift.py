@@ -38,11 +38,12 @@ def drift_of(installation: Installation, model_id: str) -> str:
 def drift_of_audience(installation: Installation, job_id: str, metrics: Mapping[str, Any]) -> dict[str, str]:
     """Compare a new audience with the current version; return facts for its summary if it changed much.
 
-    Recall changed much if it left the confidence interval of the version before, and by more than a tenth.
+    Recall changed much if it is outside the confidence interval of the previous version and differs by more than a
+    tenth.
 
     Args:
         installation: The installation.
-        job_id: The generation job, whose current version is still the one before.
+        job_id: The generation job, whose current version is still the previous one.
         metrics: The metrics of the new audience.
     """
     version = installation.catalog.resources.current_version(Kind.GENERATION_JOB, job_id)

@@ -5,8 +5,8 @@ report what became of a drop), rejected files, deleting a folder.
 Add here when dropped files of every kind need something more.
 Keep out: what a file is for (inbox.py, room_inbox.py), and the resource of a folder (inbox_folders.py).
 
-The name of a dropped file is chosen by the person who drops it. The receipt, in the same folder, contains it, and
-letters and digits of it in its own name. It occurs nowhere else: not in logs, events or messages.
+The name of a dropped file is chosen by the person who drops it. The receipt contains this name, and its own file
+name repeats the letters and digits. The name occurs nowhere else: not in logs, events or messages.
 """
 
 import json
@@ -96,7 +96,7 @@ class CompleteDrop:
             raise _still_written()
 
     def remove(self, kept_as: Path | None = None) -> None:
-        """Delete or move the dropped file, unless it was replaced: another file of this name is a new drop.
+        """Delete or move the dropped file; a file that has replaced it is a new drop, and stays.
 
         The file could be replaced between check and deletion; no system call deletes only a specific file.
         """
@@ -172,7 +172,7 @@ def reject(
         complete: The drop.
         error: The reason.
         entry: Facts for the audit log; folder names that are not partition keys are left out.
-        what: What the file should have been; the receipt has its size and digest under this key.
+        what: What the file should have been: the receipt's key for the size and digest of the file.
         facts: More facts for the receipt.
 
     Returns:

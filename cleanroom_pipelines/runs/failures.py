@@ -8,10 +8,11 @@ Dagster shows a partition as failed if its newest run failed. A version can also
 failed, it was cancelled while it waited, or its process died. Each such version gets a failed run, with an
 id derived from the attempt, so that processes that look at the same time record it once.
 
-What Dagster 1.13 without Dagster+ can show: the page of a partition shows the metadata of materialisations and of
-observations after one. If there was none, it shows only that the newest run failed, with a link to the run, which
-shows the reason. It does not query checks, and the storage does not keep AssetFailedToMaterialize events. The page
-of the partition's events starts with the newest observation, so links to a failure lead there (reasons.link_to).
+What Dagster 1.13 without Dagster+ can show: the page of a partition shows the metadata of materialisations, and of
+observations that follow a materialisation. Without a materialisation, it shows only that the newest run failed,
+and links to the run, which shows the reason. It does not query checks, and the storage does not keep
+AssetFailedToMaterialize events. The page of the partition's events starts with the newest observation, so links to
+a failure lead there (reasons.link_to).
 """
 
 import uuid
@@ -67,7 +68,7 @@ def observations(failure: Failure, more: Mapping[str, Any] | None = None) -> Ite
 def explain_failures(installation: Installation, instance: dg.DagsterInstance) -> int:
     """Make sure that Dagster shows each failed version as failed, with its reason on the partition's page.
 
-    Cheap enough for every tick: it looks at versions that failed since it last looked.
+    Cheap enough for every tick: it checks only versions that failed since the last call.
 
     Returns:
         Number of versions explained.

@@ -2,7 +2,7 @@
 
 Lives here: `resource_named`, and its errors that name what exists.
 Add here when an operator can name resources in another way.
-Keep out: participants, who name only resources of their own account or room (server).
+Keep out: finding resources for participants, who see only those of their own account or room (server).
 """
 
 import difflib

@@ -2,7 +2,7 @@
 
 Lives here: registering dropped seeds as jobs, and the receipts of these jobs.
 Add here when the inbox must accept something else.
-Keep out: finding and rejecting files (drops.py); validating or ranking the seed, a job like any other.
+Keep out: finding and rejecting files (drops.py); validating and ranking the seed, which the job does.
 
 Once no process writes to a dropped file, it is copied, and all later steps use the copy. The copy's digest names
 the seed in the vault and is checked whenever the seed is opened. The file is deleted once the copy is on disk, if
@@ -86,8 +86,8 @@ def register_drop(installation: Installation, drop: Drop) -> Resource | Rejected
     If the seed's job or export failed before, it is retried. The file stays only while its job is being deleted.
 
     Returns:
-        The job: a new one, or the existing one for the same content; the receipt of a rejected drop; None when the
-        file no longer exists or stays.
+        The new job, or the existing job for the same content; the receipt if the drop was rejected; None if the
+        file no longer exists, or stays.
 
     Raises:
         StillWrittenError: A process may be writing the file; it stays.
@@ -152,7 +152,7 @@ def is_accepted_drop(slot: Path) -> bool:
 
 
 def close_drop(installation: Installation, job_id: str) -> None:
-    """Write the receipt of a dropped seed once its job has ended, exported or failed, and delete the seed.
+    """Delete a dropped seed once its job has ended; write the receipt once its exports have ended too.
 
     Does nothing for other jobs, for unfinished jobs, and when the receipt exists.
     """
@@ -270,7 +270,7 @@ def _copying(installation: Installation, complete: CompleteDrop, suffix: str) ->
 def _identify(
     installation: Installation, drop: Drop, configured_id: str, copy: Path
 ) -> tuple[str, dict[str, Any]]:
-    """Return the vault folder for a drop, named by its content, and a note about the original file."""
+    """Return the vault folder for a drop, named after a digest of its content, and a note about the file."""
     with _reading_errors_explained():
         digest = installation.vault.digest(copy)
     suffix = copy.name.removeprefix("seed")
@@ -411,7 +411,7 @@ def _noted_folder(installation: Installation, note: Mapping[str, Any]) -> Path |
 
 
 def _receipts(installation: Installation, job: GenerationJob) -> list[Path]:
-    """Find a job's receipts, and the file that says which folder its seed was in, in all folders."""
+    """Search all inbox folders for a job's receipts, and for the marker file left in the folder of its seed."""
     names = (f"{ACCEPTED}/{job.id}.json", f"{REJECTED}/{job.id}.json", f"{ACCEPTED}/.{job.id}")
     return [path for name in names for path in installation.home.inbox_seeds.glob(f"*/{name}")]
 

@@ -55,7 +55,7 @@ def folders_to_delete(installation: Installation, record: Resource) -> tuple[Pat
 
 
 def same_named(installation: Installation, record: Resource) -> tuple[Resource, ...]:
-    """Return a resource and all others of its kind whose name differs from its name at most in letter case."""
+    """Return a resource and all others of its kind that have the same name in any letter case."""
     found = _with_name(installation, record.kind, record.name)
     return (record, *(each for each in found if each.id != record.id))
 
@@ -139,7 +139,7 @@ def _is_safe(name: str) -> bool:
 
 
 def _entries(inbox: Path, name: str) -> list[Path]:
-    """Return what has this name in a folder, in any letter case; first the entry with exactly this name."""
+    """Return a folder's entries that have this name in any letter case, the exact match first."""
     paths = inbox.iterdir() if inbox.is_dir() else ()
     return sorted(
         (path for path in paths if _normal(path.name) == _normal(name)),

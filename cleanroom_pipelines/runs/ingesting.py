@@ -1,6 +1,6 @@
 """Ingesting the files in the inbox, on a sensor's tick or in `cleanroom run`.
 
-Lives here: ingesting a list of drops, and everything that is complete.
+Lives here: ingesting a list of drops, or all drops that are complete.
 Add here when there is an inbox for something else.
 Keep out: what happens to one file (inbox.py, room_inbox.py).
 """
@@ -73,8 +73,8 @@ def ingest(
 def ingest_all(installation: Installation, pause: Callable[[float], None] = time.sleep) -> Ingestion:
     """Ingest all complete files in the inboxes of seeds and data rooms.
 
-    As between two ticks of a sensor, time passes between finding a file and ingesting it, so that a file that is
-    growing is recognised.
+    It pauses between finding and ingesting files, as a sensor does between two ticks, to detect files that are
+    still growing.
 
     Args:
         installation: The installation.

@@ -220,7 +220,7 @@ class Installation:
 
     @property
     def exists(self) -> bool:
-        """Whether the home has content or the catalogue is elsewhere; if not, opening would create both."""
+        """Whether the home has content or the catalogue is elsewhere; if neither, opening creates both."""
         root = self.settings.home
         try:
             return self.settings.catalog_url is not None or (root.is_dir() and any(root.iterdir()))
@@ -311,9 +311,8 @@ class Installation:
     def sources_of(self, account_id: str) -> Sources:
         """Return the sources from which an account's datasets and seeds may be read: files, buckets, databases.
 
-        The id is empty in a dry run, which has none for the account yet.
-        Only the operator may name a source: it is read with the operator's credentials, or if it is in a bucket
-        registered for this account, with those of the bucket.
+        In a dry run the account may not exist yet; its id is then empty. Only the operator may name a source,
+        because it is read with the operator's credentials; a bucket registered for the account has its own.
         """
 
         def registered(name: str) -> "RemoteBucket | None":

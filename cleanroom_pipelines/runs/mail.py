@@ -1,12 +1,12 @@
-"""E-mail: sending notices by a declared mail server, and sending users their sign-in links.
+"""E-mail: sending notices through a declared mail server, and sending users their sign-in links.
 
 Lives here: the message, STARTTLS, the login, and the operator's own mail server.
 Add here when something else is sent to a user.
 Keep out: who gets notices (`notices.py`), issuing links (`sign_in.py`) and the texts (the console).
 
 Decided 2026-12-01. Links go through the operator's own mail server, not through that of a receiver of notices,
-which may belong to another organisation. They lead to CLEANROOM_CONSOLE_URL: anyone may ask for a link, with any
-Host.
+which may belong to another organisation. They lead to CLEANROOM_CONSOLE_URL, because a request for a link may have
+a forged Host header.
 """
 
 import smtplib
@@ -51,7 +51,7 @@ def send_mail(mail: Mail, subject: str, text: str, password: str | None, message
 
 
 def mail_user(installation: Installation, email: str, subject: str, text: str) -> None:
-    """Send an e-mail to a user by the mail server that the setting CLEANROOM_MAIL names.
+    """Send an e-mail to a user through the mail server in CLEANROOM_MAIL.
 
     Raises:
         UsageError: There is no mail server, or it did not accept the message.

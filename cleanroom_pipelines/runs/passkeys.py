@@ -98,7 +98,7 @@ def check_registration(
         installation: The installation to work on.
         site: The site that the browser shows.
         email: The user.
-        purpose: As when it began.
+        purpose: The same as for `registration_options`.
         secret: The secret in the browser's cookie.
         response: The script's response as JSON.
         name: The user's name for the passkey.

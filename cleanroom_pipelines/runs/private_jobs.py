@@ -5,7 +5,7 @@ Add here when a private job releases something more.
 Keep out: private rankings themselves (private_rankings.py), jobs within one organisation (building_lookalike.py).
 
 Exports neither remove nor mark the seed, unless the collaboration or the account that starts the job asks for it.
-Such a list reveals who is in the seed, and its manifest says so.
+A list with the seed removed or marked reveals who is in the seed, and its manifest says so.
 """
 
 import json
@@ -119,7 +119,7 @@ class PrivateJob:
         return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
-        """Charge the budget, and return the noised number of matched seed users; reject unsuitable seeds.
+        """Charge the budget, and return the noised number of matched seed users; reject a seed with too few.
 
         Args:
             n_matched: The exact number.
@@ -127,7 +127,7 @@ class PrivateJob:
 
         Raises:
             BudgetSpentError: Too little budget is left.
-            SeedError: Too few users match, or too large a part of all users does.
+            SeedError: Too few users match.
         """
         self.budget.pay([self.size_question], self.organization)
         size = self.releaser.count(n_matched, question=self._source)
@@ -193,7 +193,7 @@ class PrivateJob:
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
     def check_seed_size(self, model: Path, n_matched: int, minimum: int) -> None:
-        """Check that enough seed users match; skipped if the job needs no seed, only a vector paid earlier.
+        """Check that enough seed users match; skipped if an earlier paid vector makes the seed unnecessary.
 
         Args:
             model: Folder of the model.

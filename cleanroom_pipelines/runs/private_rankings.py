@@ -41,7 +41,7 @@ class PrivateRanking:
         model: Folder of the model.
         source: Canonical text of the seed.
         n_seed_users: Released size of the seed.
-        tenths: Price of the vector if it must not depend on the size; None: it depends on the size.
+        tenths: Fixed price of the vector, if the price must not reveal the seed's size; None: it depends on it.
     """
 
     budget: Budget

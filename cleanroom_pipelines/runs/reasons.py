@@ -71,7 +71,7 @@ class Failure:
 
     @property
     def needs_new_seed(self) -> bool:
-        """Whether only a new seed helps, because the job's copy of its seed is unusable or deleted."""
+        """Whether a retry requires a new seed, because the job's copy of its seed is unusable or deleted."""
         job = self.root
         if not isinstance(job, GenerationJob) or job.requested_seed:
             return False

@@ -484,7 +484,7 @@ def _is_usable(asset: str, manifest: Manifest, artifacts: Mapping[str, str]) -> 
 
 
 def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Return the assets without which a version of this kind of resource is not finished."""
+    """Return the assets that a finished version of this kind of resource must have."""
     if kind is Kind.GENERATION_JOB:
         return {"audience"}
     if kind is Kind.CUSTOM_AUDIENCE:
@@ -493,7 +493,7 @@ def _last_assets(kind: Kind, artifacts: Mapping[str, str], dossier: Dossier | No
 
 
 def _required_of_room(artifacts: Mapping[str, str], dossier: Dossier | None) -> set[str]:
-    """Return the assets that a room version must also have, given those that it has."""
+    """Return the assets that a finished room version must have, given the data that it contains."""
     wanted = {"data_attributes"} if "base_audience" in artifacts else set[str]()
     if {"base_audience", "seed_audiences"} <= set(artifacts):
         wanted.add("overlap_statistics")

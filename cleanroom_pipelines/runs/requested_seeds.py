@@ -73,14 +73,14 @@ def fetch_requested_seed(installation: Installation, job: GenerationJob) -> Gene
 def forget_seeds_from(
     installation: Installation, account_id: str, s3_uris: Sequence[str]
 ) -> tuple[GenerationJob, ...]:
-    """Delete failed jobs' copies of seeds whose source objects were deleted; return all jobs that used these.
+    """Delete failed jobs' copies of seeds whose source objects were deleted; return all jobs with such seeds.
 
-    A job that runs deletes its copy when it ends. What was built of the seed stays until its job is deleted.
+    A running job deletes its copy when it ends. Results built from a seed stay until their job is deleted.
 
     Args:
         installation: The installation to work on.
         account_id: The account that owns the objects.
-        s3_uris: The objects; seeds that are folders with one of them in them count too.
+        s3_uris: The objects. A seed that is a folder counts if one of the objects is in it.
 
     Returns:
         The jobs, in order of creation.
@@ -101,10 +101,10 @@ def _locations_with(s3_uri: str) -> list[str]:
 
 
 def form_of_ids(requested: RequestedSeed | None, user_ids: "pa.ChunkedArray", installation: Installation) -> str:
-    """Say what most ids of a seed look like, for the job's status; empty for a seed from a query.
+    """Describe what most ids of a seed look like, for the job's status; empty for a seed from a query.
 
-    A template selects from its owner's tables. The account that chooses the parameters must not learn from the
-    form of the ids which rows there are.
+    An analysis template queries its owner's tables with parameters from another account. That account must not
+    learn about their rows from the form of the ids.
     """
     from cleanroom_pipelines.similarity.seeds import form_of_seed
 

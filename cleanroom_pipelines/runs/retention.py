@@ -4,7 +4,7 @@ Lives here: finding superseded artifact versions, and drafts and seeds that kill
 Add here when processes can leave something else behind.
 Keep out: deleting resources (catalogue).
 
-Only data that the catalogue lists as superseded or has a tombstone of is deleted; drafts are recognised by name.
+Of stored data, only what the catalogue lists as superseded or deleted is removed; drafts are recognised by name.
 """
 
 import shutil
@@ -144,7 +144,7 @@ def _kept(
 
 
 def _is_decided(number: int, family: tuple[Version, ...]) -> bool:
-    """Whether a version's artifacts are final; those of a failed version are not, because it may be retried."""
+    """Whether a version's artifacts are final: it is ACTIVE or superseded. Other versions may be retried."""
     version = next((each for each in family if each.number == number), None)
     if version is None:
         return False
@@ -201,7 +201,7 @@ def _delete_leftovers(
 
 
 def _in_scratch(home: Home) -> Iterator[Path]:
-    """Yield everything in the scratch folder; of running processes' folders, their contents instead."""
+    """Yield the entries of the scratch folder; for the folder of a process, yield its contents instead."""
     for path in home.scratch_root.iterdir():
         if path.name.startswith("."):
             continue

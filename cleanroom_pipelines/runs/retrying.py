@@ -10,7 +10,7 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
 def retry_failed(catalog: Catalog) -> tuple[list[Version], list[tuple[Resource, str]]]:
-    """Queue the newest version of every resource if it failed, parents first.
+    """Requeue the newest version of every resource whose newest version failed, parents first.
 
     Returns:
         The queued versions, and the resources that cannot be retried, with the reason.
@@ -22,7 +22,9 @@ def retry_failed(catalog: Catalog) -> tuple[list[Version], list[tuple[Resource, 
             record = catalog.get(RECORDS[version.kind], version.resource_id)
             try:
                 if record.parent_id in unusable:
-                    raise ConflictError("The resource it is built from failed.", remedy="Retry that one first.")
+                    raise ConflictError(
+                        "The resource it is built from failed.", remedy="Retry that resource first."
+                    )
                 queued.append(catalog.work.retry(version.kind, version.resource_id))
             except ConflictError as error:
                 skipped.append((record, str(error)))

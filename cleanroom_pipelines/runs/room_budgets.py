@@ -29,7 +29,7 @@ class RoomBudget:
     Args:
         room: The room.
         budget: Budget of the pair of organisations that provide its data.
-        content: Keyed digest of the base audience; the questions carry those of the seed audiences.
+        content: Keyed digest of the base audience; those of the seed audiences are in the text of each question.
         seeds: Keyed digest of the ids of each type of seed audience.
     """
 
@@ -43,7 +43,7 @@ class RoomBudget:
         """Create the budget of a room for the data in one of its versions.
 
         Returns:
-            None while the room has no base audience, or no organisation that may provide one of the sides.
+            None while the room has no base audience, or no organisation may provide one of its two sides.
         """
         pair = room_pair(installation, room)
         if pair is None or "base_audience" not in version.artifacts:

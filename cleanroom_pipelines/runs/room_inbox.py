@@ -6,8 +6,9 @@ Keep out: validating file contents (the run does that and reports problems), rej
 seed inbox.
 
 The inner folder is the dataset: `matching`, `segments`, `demographics`, `embeddings` or `seed_audiences`. If a
-room has several kinds of matching ids, the first and the last also name the kind: `matching-EMAIL`. A dropped file
-acts as the operator, for the side that provides the dataset, and the audit log records it.
+room has several kinds of matching ids, the names of `matching` and `seed_audiences` folders end with the kind, as
+in `matching-EMAIL`. A dropped file acts as the operator, for the side that provides the dataset, and the audit log
+records it.
 """
 
 import difflib
@@ -153,7 +154,7 @@ def close_room_drop(
 
 
 def make_room_inbox(installation: Installation, room: DataRoom) -> None:
-    """Create the inbox folders of a room, and those of rooms that can no longer use one folder with its name."""
+    """Create a room's inbox folders; rooms with the same name get new ones, named after their partition keys."""
     for each in same_named(installation, room):
         _make_folders(installation, installation.catalog.get(DataRoom, each.id))
 

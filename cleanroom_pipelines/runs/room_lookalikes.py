@@ -234,9 +234,10 @@ def ranking_of(room: RoomBudget, model: Path, source: str, n_seed_users: int) ->
 
 
 def cost_of_lookalike(installation: Installation, room: RoomBudget, source: str) -> tuple[int, bool]:
-    """Return a lookalike's price without its source's size, in tenths of a unit; and whether it is a maximum.
+    """Return a lookalike's price in tenths of a unit, and whether this is an upper bound.
 
-    The size is known if the source is a seed audience whose overlap was released.
+    The charge for the size of its source is not included. The exact price is known only if the source is a seed
+    audience whose overlap was released.
     """
     version = installation.catalog.resources.current_version(Kind.DATA_ROOM, room.room.id)
     if room.room.hide_absolute_values:

@@ -62,8 +62,8 @@ def run_pending(
         on_failure: Called with each version whose run failed.
         should_stop: Checked before each version; when true, nothing more is started.
         passed_over: Run keys to skip; the keys of started runs are added.
-        lane: Do the work of one lane only; each heavy version is followed by small ones that depend on it, such as
-            its export, because a separate process would take seconds.
+        lane: Do the work of one lane only. Small work that depends on a heavy version, such as its export, follows
+            at once in this process, because a separate process would take seconds.
 
     Returns:
         Number of runs, including failed ones.

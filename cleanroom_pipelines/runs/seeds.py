@@ -148,7 +148,7 @@ def judge_seed(work: Work[GenerationJob], model: Version) -> JudgedSeed:
 
 
 def _dataset_column(work: Work[GenerationJob]) -> str:
-    """Return the name of the dataset's USER_ID column; empty for another account, which may not learn of it."""
+    """Return the name of the dataset's USER_ID column; empty for another account, which may not see it."""
     job, catalog = work.record, work.installation.catalog
     if (job.started_by or job.account_id) != job.account_id:
         return ""

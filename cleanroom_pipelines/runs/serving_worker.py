@@ -53,7 +53,7 @@ def work_until_stopped(
     retried. In the main thread SIGTERM and SIGINT also stop it, even during work.
 
     Args:
-        installation: The installation to work on; assets open the one set in the environment.
+        installation: The installation to work on; must be that of the environment variables, which assets open.
         stop: Checked in every round and between pieces of work.
         poll_seconds: Interval between checks for new work.
         lane: Do the work of one lane only.

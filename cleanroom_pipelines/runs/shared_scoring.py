@@ -1,6 +1,6 @@
 """Scoring one audience in several Dagster runs, for installations with several hosts and no cluster.
 
-Lives here: publishing a fit for helpers, claiming ranges of shards until all are scored, helping.
+Lives here: publishing a fit for helpers, claiming ranges of shards until all are scored, helping other runs.
 Add here when another step of a job is worth sharing.
 Keep out: scoring itself (similarity.scoring), and starting helpers (defs, serving_worker).
 

@@ -115,7 +115,7 @@ def check_password(password: str) -> None:
 
 
 def start_session_by_password(installation: Installation, email: str, password: str) -> str | None:
-    """Start a session by a password and return its secret; unknown users take as long as others.
+    """Start a session by a password and return its secret; its duration does not reveal whether a user exists.
 
     Returns:
         The secret; None if the password is wrong, or was replaced in the meantime.
@@ -191,7 +191,7 @@ def begin_challenge(installation: Installation, purpose: str) -> str:
 
     Args:
         installation: The installation to work on.
-        purpose: What the answer may be for, and for whom.
+        purpose: What the browser's response may be used for, and by whom.
     """
     secret = _secret(installation)
     expires_at = installation.clock() + CHALLENGE_VALID

@@ -3,8 +3,8 @@
 Lives here: the authorization code flow with PKCE, and checking the id token.
 Keep out: sessions (`sign_in.py`) and pages.
 
-A user is who has the verified e-mail address, and must exist. State, nonce and code verifier are computed from a
-secret in the browser's cookie, so that the provider's answer is valid in that browser only, once.
+The verified e-mail address identifies the user, who must exist already. State, nonce and code verifier are
+computed from a secret in the browser's cookie, so that the provider's answer is valid in that browser only, once.
 """
 
 import base64
@@ -61,9 +61,9 @@ def finish_sign_on(installation: Installation, back: str, secret: str, answer: M
 
     Args:
         installation: The installation to work on.
-        back: As when it began.
+        back: The same as for `begin_sign_on`.
         secret: The secret in the browser's cookie.
-        answer: The fields of the query with which the browser came back.
+        answer: The query parameters of the browser's return from the provider.
 
     Returns:
         The user's address; None if no user has it.
@@ -186,7 +186,7 @@ def _text(installation: Installation, secret: str, use: str) -> str:
 
 
 def _guarded(do: Callable[[], str]) -> str:
-    """Run a step with the provider, without the text of its errors, which may contain e-mail addresses."""
+    """Call the provider, and omit the texts of its errors, which may contain e-mail addresses."""
     try:
         return do()
     except ImportError:

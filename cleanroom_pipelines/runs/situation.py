@@ -89,10 +89,10 @@ class Situation:
     Args:
         n_failed: The number of resources whose newest version failed.
         problems: What failed and why, newest first.
-        running: What runs.
-        waiting: What waits, and for what.
+        running: Work in progress.
+        waiting: Pending work, and what it waits for.
         refreshes: Models with their next refresh, soonest first, and whether it is overdue.
-        late: Why a model with a declared refresh is not fresh, by its id; fresh ones are not in it.
+        late: Why the refresh of a model failed or is overdue, by the id of the model.
         exports: Exports of the last seven days, newest first.
         budgets: Units left and in total, by pair of organisations.
         drift: Sentences about models, audiences and exports that changed much with a refresh.
@@ -186,7 +186,7 @@ def _drift(installation: Installation, models: Sequence[AudienceModel], since: d
 
 
 def lateness_of(installation: Installation, model: AudienceModel) -> str:
-    """Return why a model's refresh is overdue; empty if it is not, or if no refresh is declared."""
+    """Return why a model's declared refresh failed or is overdue; empty if neither."""
     if (due := model.next_refresh_at) is None:
         return ""
     if (failure := failure_of(installation.catalog, Kind.AUDIENCE_MODEL, model.id)) is not None:

@@ -67,7 +67,7 @@ def opened_tables(
 
 
 def _check_exists(installation: Installation, dataset: TrainingDataset) -> None:
-    """Reject a warehouse table without a folder; the error names it as the dataset's account does."""
+    """Reject a dataset whose warehouse table has no folder; the error names the table and its database."""
     folder = Path(dataset.source)
     names = table_of(installation.home, dataset.account_id, folder)
     if names is not None and not folder.exists():

@@ -1,7 +1,7 @@
 """Synchronise the catalogue (resources) with Dagster (runs and partitions).
 
-Lives here: what every tick does before it starts runs: fail dead runs and orphans, update partitions, explain
-failures.
+Lives here: what every tick does before it starts runs: fail runs of dead processes and versions whose parents
+failed, update partitions, explain failures.
 Add here when catalogue and Dagster can diverge in another way.
 Keep out: starting runs.
 """

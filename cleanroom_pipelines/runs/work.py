@@ -88,7 +88,7 @@ class NothingToDo:
 
 @dataclass
 class Work(Generic[_R]):
-    """A version that this run has claimed, and all that a builder does with it."""
+    """A version that this run has claimed, with the operations that its builder needs."""
 
     installation: Installation
     record: _R
@@ -150,13 +150,13 @@ class Work(Generic[_R]):
 
     @property
     def fence(self) -> Fence:
-        """Return the check to make before publishing a result that is final only once the version finishes."""
+        """Return the checks of the claim for publishing in the installation; the work can still be cancelled."""
         check = partial(self.installation.catalog.work.check_wanted, self.claim)
         return Fence(self.claim.queue_generation + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
-        """Return the check to make before publishing outside the installation; no cancellation afterwards."""
+        """Return the checks of the claim for publishing outside the installation, which ends cancellability."""
         return replace(self.fence, commit=partial(self.installation.catalog.work.begin_delivery, self.claim))
 
     @contextmanager
