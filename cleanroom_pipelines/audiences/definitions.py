@@ -1,4 +1,4 @@
-"""The audience definition language, as frozen objects that are always valid.
+"""The audience definition language, as immutable objects that are checked when they are created.
 
 Lives here: the kinds of definitions and sources, their enums with wire values, JSON parsing and serialisation, and
 following references.

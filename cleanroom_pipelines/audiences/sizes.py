@@ -86,7 +86,7 @@ class AudienceSize:
         return self.value == int(self.value)
 
     def n_users(self, population: int) -> int:
-        """Number of users requested: max(1, ⌊p·N/100⌋) for percentages of `population`, else the value."""
+        """Number of users requested: a percentage of `population`, rounded down but at least 1, or the value."""
         if self.type is SizeType.ABSOLUTE:
             return int(self.value)
         # Decimal text keeps 0.07 % of 10,000 at 7: binary floats would give 6.999….

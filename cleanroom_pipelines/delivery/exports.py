@@ -150,7 +150,7 @@ class ExportManifest:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Options of an export: what it contains, in which format, and its labels.
+    """Options of an export: its content, its format, and what its manifest says about it.
 
     Args:
         export: Id of the export job, for the manifest.

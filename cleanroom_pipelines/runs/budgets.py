@@ -95,7 +95,7 @@ class Budget:
         return self.ledger_for(None)
 
     def ledger_for(self, organization: str | None) -> Ledger:
-        """Return the current ledger; if an organisation is given, limited to its share of the budget."""
+        """Return the current ledger, limited to the share of `organization` in the budget if it is given."""
         return self.installation.catalog.pairs.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:

@@ -206,7 +206,7 @@ def build_configured_audience_model(work: Work[ConfiguredAudienceModel]) -> Asse
 
 @builds(GenerationJob, "seed_validation_report")
 def build_seed_validation_report(work: Work[GenerationJob], *, audience_follows: bool = True) -> AssetResult:
-    """Validate a seed and report on it, in counts only.
+    """Validate a seed and write a report that contains only counts.
 
     Args:
         work: The claimed version of the generation job.

@@ -221,11 +221,11 @@ class _Question:
             yield {**folders, "scratch": scratch, **named}, engine
 
     def find(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write all users that a definition selects, as lists require, and return their number."""
+        """Write all users that a definition selects, for delivery as a list, and return their number."""
         return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the selected users, only one per matching id, as counts require, and return their number."""
+        """Write the users that a definition selects, one per matching id, to count people; return their number."""
         return evaluate_counted(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def _lookalikes(self) -> dict[str, ArtifactReference]:
@@ -408,7 +408,7 @@ def resolver(catalog: Catalog) -> Resolve:
 
 
 def _current_audience(catalog: Catalog, audience: CustomAudience) -> tuple[Version, Version]:
-    """Return the version of an audience built from the room's current version, and that version of the room."""
+    """Return the audience version that was built from the room's current version, and that room version."""
     room_version = catalog.resources.current_version(Kind.DATA_ROOM, audience.data_room_id)
     version = catalog.resources.current_version(Kind.CUSTOM_AUDIENCE, audience.id)
     if room_version is None or version is None or room_version.ref not in version.parents:

@@ -54,7 +54,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class RejectedDrop:
-    """A drop that was rejected, and its receipt.
+    """The receipt of a dropped file that was rejected.
 
     Args:
         receipt: Its receipt.
@@ -96,7 +96,7 @@ class CompleteDrop:
             raise _still_written()
 
     def remove(self, kept_as: Path | None = None) -> None:
-        """Delete or move the dropped file; a file that has replaced it is a new drop, and stays.
+        """Delete or move the dropped file, unless another file has replaced it: that file is a new drop.
 
         The file could be replaced between check and deletion; no system call deletes only a specific file.
         """

@@ -41,7 +41,7 @@ _OWN_RUN = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
 def metadata_of(failure: Failure) -> Metadata:
-    """Return the first metadata entries about a failure; as plain text, Dagster shows them without a click."""
+    """Return the metadata to show first for a failure: short texts, which Dagster shows without a click."""
     version = failure.version
     return {
         "reason": failure.sentence,
@@ -52,7 +52,7 @@ def metadata_of(failure: Failure) -> Metadata:
 
 
 def observations(failure: Failure, more: Mapping[str, Any] | None = None) -> Iterator[dg.AssetObservation]:
-    """Yield a Dagster event that reports a failure, one for each asset of the failed resource.
+    """Yield one Dagster event per asset of a failed resource, to report the failure.
 
     Args:
         failure: The failure.

@@ -15,7 +15,7 @@ _MOST_LISTED = 10
 
 
 def resource_named(catalog: Catalog, name_or_key: str, kind: Kind | None = None) -> Resource:
-    """Return the resource with this name or partition key, of whichever account.
+    """Return the resource with this name or partition key, in any account.
 
     Args:
         catalog: Where to look.

@@ -48,7 +48,7 @@ def folder_of(installation: Installation, record: Resource) -> Path:
 
 
 def folders_to_delete(installation: Installation, record: Resource) -> tuple[Path, ...]:
-    """Return the inbox folders that belong to a resource and to no other."""
+    """Return the inbox folders that belong only to this resource."""
     inbox = inbox_of(installation.home, record.kind)
     is_only = _is_safe(record.name) and len(same_named(installation, record)) == 1
     return (inbox / record.id, *(filter(_is_folder, _entries(inbox, record.name)) if is_only else ()))

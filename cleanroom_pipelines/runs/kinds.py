@@ -13,7 +13,7 @@ from cleanroom_pipelines.catalog import Kind
 
 @dataclass(frozen=True)
 class KindRow:
-    """A resource kind's names in Dagster: of its partition set and of its job.
+    """The names of a resource kind's partition set and job in Dagster.
 
     Args:
         partition_set: Name of its partition set, with one partition per resource.

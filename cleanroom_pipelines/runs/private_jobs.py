@@ -285,7 +285,7 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
-    """Return the ledger of two organisations if it is too low for any job; None if a job may be possible.
+    """Return the ledger of two organisations if the budget left is too low for any job; otherwise None.
 
     A job first pays for its seed's size. If a size was paid for before, the same seed may be used again for free.
     """

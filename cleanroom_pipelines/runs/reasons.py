@@ -109,7 +109,7 @@ def escaped(text: str) -> str:
 
 
 def _root_of(catalog: Catalog, record: Resource, version: Version) -> tuple[Resource, Version]:
-    """Return the parent whose failure made this resource fail, or the resource itself, and the failed version."""
+    """Return the resource whose failure is the cause (this one or a parent), and its failed version."""
     while record.parent_kind is not None and record.parent_id is not None:
         if version.status_code not in (StatusCode.PARENT_NOT_ACTIVE, *_DATA_CODES):
             break

@@ -101,7 +101,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Recovery:
-    """The plan for rebuilding a catalogue, and the means to carry it out.
+    """The plan for rebuilding a catalogue, and the objects needed to carry it out.
 
     Args:
         plan: The plan.
@@ -463,7 +463,7 @@ def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
 def _failure_of(
     kind: Kind, newest: Mapping[str, Manifest], artifacts: Mapping[str, str], dossier: Dossier | None
 ) -> tuple[StatusCode, str] | None:
-    """Return the reason why a version's artifacts do not make it ACTIVE; None if they are complete."""
+    """Return why a version cannot be ACTIVE, judging by its artifacts; None if they are complete."""
     unusable = {asset for asset, manifest in newest.items() if not _is_usable(asset, manifest, artifacts)}
     if unusable:
         of_seeds = unusable & {"seed_validation_report", "seed_audiences"}

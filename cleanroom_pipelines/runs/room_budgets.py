@@ -74,18 +74,18 @@ class RoomBudget:
         return self.budget.releaser(self.content, hide_absolute_values=self.room.hide_absolute_values)
 
     def question(self, kind: str, text: str, price: Price = COUNT) -> Question:
-        """Create the budget's question about the room's data, to which a query is charged."""
+        """Create the `Question` that charges the budget for a query about the room's data."""
         return Question.of(kind, self.content, text, price)
 
     def question_of_base(self) -> Question:
-        """Return the budget's question to which the figures about the base audience alone are charged."""
+        """Return the `Question` that charges the budget for the figures about the base audience alone."""
         from cleanroom_pipelines.audiences.insights import BASE_QUESTION
 
         return self.question("base", BASE_QUESTION, Price(BASE_TENTHS))
 
 
 def seed_digests(folder: Path) -> dict[str, str]:
-    """Return a digest of the hashed ids of each seed audience, by type; their order does not matter.
+    """Return a digest of each seed audience's hashed ids, by type; the order of the ids does not matter.
 
     Args:
         folder: Folder of the seed audiences' artifact.

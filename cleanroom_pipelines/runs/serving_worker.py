@@ -79,7 +79,7 @@ def work_until_stopped(
 
 
 class Rounds:
-    """The rounds of a worker, and the state that it keeps between them."""
+    """The loop of a worker: what it does in each round, and the state that it keeps between rounds."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ def _end_of_parent() -> threading.Event:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Do the work of the installation in the environment until a signal arrives or the parent process ends.
+    """Do the work of the installation that the environment configures, until a signal or the parent's end.
 
     Args:
         arguments: The lane to work on; empty: all lanes.

@@ -150,13 +150,13 @@ class Work(Generic[_R]):
 
     @property
     def fence(self) -> Fence:
-        """Return the checks of the claim for publishing in the installation; the work can still be cancelled."""
+        """Return the claim's checks for publishing in the installation; the work can be cancelled afterwards."""
         check = partial(self.installation.catalog.work.check_wanted, self.claim)
         return Fence(self.claim.queue_generation + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
-        """Return the checks of the claim for publishing outside the installation, which ends cancellability."""
+        """Return the claim's checks for publishing outside the installation; this ends the time to cancel."""
         return replace(self.fence, commit=partial(self.installation.catalog.work.begin_delivery, self.claim))
 
     @contextmanager
