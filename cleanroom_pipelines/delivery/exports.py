@@ -282,7 +282,7 @@ def write_export(
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise DestinationError(
             f"The export's folder cannot be created ({type(error).__name__}).",
-            remedy="Remove the file or folder that has its name, then start the export again.",
+            remedy="Remove the file or folder with the same name, then start the export again.",
         ) from None
     except OSError as error:
         raise DestinationError(

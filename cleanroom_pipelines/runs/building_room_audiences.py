@@ -131,7 +131,7 @@ class _Question:
         """The privacy budget of the room's two organisations for the room's data."""
         found = RoomBudget.of(self.installation, self.room, self.room_version)
         if found is None:
-            raise _not_provisioned("provider for one of its two sides")
+            raise _not_provisioned("data from one of its two sides")
         return found
 
     @cached_property

@@ -85,7 +85,7 @@ def owner_of_folder(installation: Installation, kind: Kind, place: tuple[str, ..
     if found:
         raise _wrong_folder(
             f"{len(found)} {kind.words}s have the name of the file's folder.",
-            f"Put it into one of the folders of their partition keys: {_folders_in_words(installation, found)}.",
+            f"Put the file into a folder named after a partition key: {_folders_in_words(installation, found)}.",
         )
     raise _not_a_folder(installation, kind, place[1:] if place[:1] == (root,) else place)
 
@@ -95,7 +95,9 @@ def _not_a_folder(installation: Installation, kind: Kind, parts: tuple[str, ...]
     if meant := _closest(installation, kind, parts):
         return _wrong_folder(message, f"Did you mean {_folders_in_words(installation, meant, ' or ')}?")
     where = f"inbox/{inbox_of(installation.home, kind).name}/NAME/{_below(kind)}"
-    return _wrong_folder(message, f"Put it directly into {where}, where NAME is its name or partition key.")
+    return _wrong_folder(
+        message, f"Put the file directly into {where}. NAME is the {kind.words}'s name or partition key."
+    )
 
 
 def _closest(installation: Installation, kind: Kind, parts: tuple[str, ...]) -> tuple[Resource, ...]:

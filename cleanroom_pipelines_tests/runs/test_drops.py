@@ -64,9 +64,18 @@ def room(inbox: Inbox) -> DataRoom:
 
 
 WRONG_PLACES: list[tuple[tuple[str, ...], str]] = [
-    ((), "Put it directly into inbox/seeds/NAME/, where NAME is its name or partition key."),
-    (("seeds",), "Put it directly into inbox/seeds/NAME/, where NAME is its name or partition key."),
-    (("Seeds",), "Put it directly into inbox/seeds/NAME/, where NAME is its name or partition key."),
+    (
+        (),
+        "Put the file directly into inbox/seeds/NAME/. NAME is the configured audience model's name or partition key.",
+    ),
+    (
+        ("seeds",),
+        "Put the file directly into inbox/seeds/NAME/. NAME is the configured audience model's name or partition key.",
+    ),
+    (
+        ("Seeds",),
+        "Put the file directly into inbox/seeds/NAME/. NAME is the configured audience model's name or partition key.",
+    ),
     (("seeds", "{model}", "spring"), "Did you mean inbox/seeds/{model}/?"),
     (("seeds", "{model}", "part.csv"), "Did you mean inbox/seeds/{model}/?"),
     (("{model}",), "Did you mean inbox/seeds/Partners/?"),
@@ -76,7 +85,7 @@ WRONG_PLACES: list[tuple[tuple[str, ...], str]] = [
     (("seeds", "partner"), "Did you mean inbox/seeds/Partners/?"),
     (
         ("seeds", "unknown-0123456789ab"),
-        "Put it directly into inbox/seeds/NAME/, where NAME is its name or partition key.",
+        "Put the file directly into inbox/seeds/NAME/. NAME is the configured audience model's name or partition key.",
     ),
 ]
 
@@ -136,8 +145,8 @@ def test_a_name_that_two_models_have_is_refused_with_their_keys(inbox: Inbox) ->
     assert inbox.register() == [None]
     receipt = receipt_next_to(path)
     assert receipt["message"] == (
-        "2 configured audience models have the name of the file's folder. Put it into one of the folders of their "
-        f"partition keys: inbox/seeds/{inbox.configured.id}/, inbox/seeds/{other.id}/."
+        "2 configured audience models have the name of the file's folder. Put the file into a folder named after "
+        f"a partition key: inbox/seeds/{inbox.configured.id}/, inbox/seeds/{other.id}/."
     )
     assert receipt["statusCode"] == "PARENT_NOT_ACTIVE"
 
@@ -194,7 +203,10 @@ def test_a_workbook_is_rejected_with_a_hint(inbox: Inbox, room: DataRoom, kind: 
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (("rooms",), "Put it directly into inbox/rooms/NAME/DATASET/, where NAME is its name or partition key."),
+        (
+            ("rooms",),
+            "Put the file directly into inbox/rooms/NAME/DATASET/. NAME is the data room's name or partition key.",
+        ),
         (("rooms", "{room}"), "does not belong to a data room. Did you mean inbox/rooms/Spring/DATASET/?"),
         (("rooms", "unknown-0123456789ab", "matching"), "The file's folder does not belong to a data room. Put"),
         (("rooms", "{room}", "matching", "more"), "Did you mean inbox/rooms/Spring/DATASET/?"),
@@ -245,7 +257,7 @@ def test_two_rooms_with_one_name_have_folders_of_their_keys(inbox: Inbox, room: 
     path = put(inbox, "rooms", "Spring", "matching", NAME)
     assert ingest(inbox) == "1 rejected (a receipt in rejected/ says why)"
     message = str(receipt_next_to(path)["message"])
-    assert message.startswith("2 data rooms have the name of the file's folder. Put it into one of the folders of")
+    assert message.startswith("2 data rooms have the name of the file's folder. Put the file into a folder named")
     assert all(f"inbox/rooms/{each.id}/DATASET/" in message for each in (room, other))
 
 
