@@ -63,19 +63,13 @@ def room(inbox: Inbox) -> DataRoom:
     return record
 
 
+_DIRECTLY = (
+    "Put the file directly into inbox/seeds/NAME/. NAME is the configured audience model's name or partition key."
+)
 WRONG_PLACES: list[tuple[tuple[str, ...], str]] = [
-    (
-        (),
-        "Put the file directly into inbox/seeds/NAME/. NAME is the configured audience model's name or partition key.",
-    ),
-    (
-        ("seeds",),
-        "Put the file directly into inbox/seeds/NAME/. NAME is the configured audience model's name or partition key.",
-    ),
-    (
-        ("Seeds",),
-        "Put the file directly into inbox/seeds/NAME/. NAME is the configured audience model's name or partition key.",
-    ),
+    ((), _DIRECTLY),
+    (("seeds",), _DIRECTLY),
+    (("Seeds",), _DIRECTLY),
     (("seeds", "{model}", "spring"), "Did you mean inbox/seeds/{model}/?"),
     (("seeds", "{model}", "part.csv"), "Did you mean inbox/seeds/{model}/?"),
     (("{model}",), "Did you mean inbox/seeds/Partners/?"),
@@ -83,10 +77,7 @@ WRONG_PLACES: list[tuple[tuple[str, ...], str]] = [
     (("seeds", "seeds", "{model}"), "Did you mean inbox/seeds/Partners/?"),
     (("seeds", "Parnters"), "Did you mean inbox/seeds/Partners/?"),
     (("seeds", "partner"), "Did you mean inbox/seeds/Partners/?"),
-    (
-        ("seeds", "unknown-0123456789ab"),
-        "Put the file directly into inbox/seeds/NAME/. NAME is the configured audience model's name or partition key.",
-    ),
+    (("seeds", "unknown-0123456789ab"), _DIRECTLY),
 ]
 
 
