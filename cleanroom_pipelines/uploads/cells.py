@@ -168,7 +168,7 @@ class IdFacts:
 
     @property
     def are_whole(self) -> bool:
-        """Whether all ids are whole numbers, some with a decimal point."""
+        """Whether all ids are whole numbers, and at least one has a decimal point (`7.0`)."""
         return self.points and not self.others
 
 
@@ -284,7 +284,7 @@ def type_name(type_: pa.DataType) -> str:
 
 
 def raw_id_sql(column: Column) -> str:
-    """SQL expression for the id in a cell before `IdFacts` are known: VARCHAR, but integers stay integers.
+    """SQL expression that reads ids before their `IdFacts` are known: integers unchanged, all others as VARCHAR.
 
     Grouping and joining integers is several times faster than text.
     """
@@ -304,7 +304,7 @@ def raw_id_sql(column: Column) -> str:
 
 
 def _bytes_sql(name: str) -> str:
-    """SQL expression for bytes as text: UTF-8 if it has no control characters, else a UUID or a hash in hex."""
+    """SQL expression that reads bytes as text: UTF-8 without control characters, else a UUID or a hash in hex."""
     text, code = f"TRY(decode({name}))", f"lower(hex({name}))"
     groups = ", ".join(
         f"substr({code}, {start}, {n})" for start, n in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
@@ -338,7 +338,7 @@ def id_facts_sql(cell: str, *, is_number: bool, is_complete: bool) -> str:
 
 
 def decimal_sql(cell: str) -> str:
-    """Cheap SQL prefilter, true for every id with a decimal point such as `7.0`, and for a few other ids."""
+    """Cheap SQL prefilter for ids with a decimal point, as in `7.0`; it finds all of them and a few other ids."""
     return f"right({cell}, 1) <= '9' AND contains({cell}, '.')"
 
 
@@ -373,14 +373,14 @@ PLACEHOLDER_IDS = "no real ids"
 
 
 def point_rule(column: Column, condition: str = "false") -> Rule:
-    """The rule that rejects ids with a decimal point among ids without one."""
+    """Build the rule that rejects decimal numbers in a column whose ids are not all whole numbers."""
     is_phone = column.form is MatchingId.PHONE_NUMBER
     code = ErrorCode.INVALID_PHONE_E164_NUMBER if is_phone else ErrorCode.INVALID_INTEGER_FORMAT
     return Rule(code, condition, DECIMAL_IDS)
 
 
 def _is_placeholder(id_: str) -> str:
-    """SQL condition, true for placeholder ids in any letter case; most ordinary ids fail on their length alone."""
+    """SQL condition for placeholder ids in any letter case; most ordinary ids are ruled out by length alone."""
     # Not IN with many values: DuckDB would turn it into a join, and evaluate its terms for every row.
     return (
         f"((strlen({id_}) <= {_MAX_WORD} OR strlen({id_}) IN ({_LONG_LENGTHS})) "
@@ -389,12 +389,12 @@ def _is_placeholder(id_: str) -> str:
 
 
 def plain_id_sql(cell: str) -> str:
-    """SQL expression for an id that was assumed to be plain; its query fails if the id may be odd."""
+    """SQL expression for an id that was assumed to be plain; the query fails if the id may need cleaning."""
     return f"CASE WHEN {may_be_odd_sql(cell)} THEN error('odd id') ELSE {cell} END"
 
 
 def may_be_odd_sql(cell: str, point: str = "") -> str:
-    """Cheap SQL prefilter, true for every id that cannot be read without `IdFacts`, and for a few other ids.
+    """Cheap SQL prefilter for ids that need `IdFacts` to be read; it finds all of them and a few other ids.
 
     Args:
         cell: Expression for the raw id.
@@ -418,7 +418,7 @@ def may_be_odd_sql(cell: str, point: str = "") -> str:
 
 
 def rules_of(column: Column) -> tuple[str, list[Rule]]:
-    """For a column without ids: return an SQL condition for cells that need no check, and rules for the others.
+    """For a column without ids: return an SQL condition for cells that are surely valid, and rules for all others.
 
     A rule applies to cells for which neither the condition nor an earlier rule does.
     """
@@ -506,7 +506,7 @@ REMEDIES = {
 
 
 def _seen(role: Role, name: str) -> list[Rule]:
-    """Return the rules for unreadable cells: one per common mistake (decimal comma, …), then one for the rest."""
+    """Return rules for unreadable cells: one per common mistake (decimal comma, …), then one for the others."""
     comma = ("a decimal comma", f"regexp_full_match({name}, '[-+ 0-9.]*,[0-9]+ *')")
     if role is Role.TIMESTAMP:
         code = ErrorCode.INVALID_INTEGER_FORMAT
@@ -521,7 +521,7 @@ def _seen(role: Role, name: str) -> list[Rule]:
 
 
 def value_sql(column: Column) -> str:
-    """SQL for the value of a usable cell in a column without ids; on unusable cells it raises no error.
+    """SQL for the value of a cell in a column without ids; it raises no error if the cell is unusable.
 
     Types: BIGINT epoch seconds for times, DOUBLE for numbers, VARCHAR or VARCHAR[] for categories. Missing values
     are NULL.

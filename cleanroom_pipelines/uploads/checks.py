@@ -61,7 +61,7 @@ class CommonError:
 
 @dataclass(frozen=True)
 class UploadKind:
-    """A kind of upload.
+    """A kind of upload, such as a seed, with its error class, status codes and size limit.
 
     Args:
         what: Name in messages.
@@ -166,8 +166,8 @@ def choose_seed_column(tables: TableFiles, dataset_column: str = "") -> str:
             return found[0]
     raise SeedError(
         "The seed's column of ids could not be identified.",
-        remedy=f"Name it {SEED_COLUMN!r}, or as in the training data, or by a word such as 'customer_id' that no "
-        "other column has; CSV needs a header row, JSON Lines one object per line.",
+        remedy=f"Name it {SEED_COLUMN!r}, or like the user id column of the training data, or give it "
+        "alone a usual name such as 'customer_id'. CSV needs a header row; JSON Lines need one object per line.",
         problem="columns",
     )
 
@@ -190,7 +190,7 @@ def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], uplo
         raise upload.rejection(
             f"The {upload.what} lacks the declared column{'s' if len(missing) > 1 else ''} "
             f"{', '.join(repr(name) for name in missing)}.",
-            remedy="Check the spelling of the names; CSV needs a header row, JSON Lines one object per line.",
+            remedy="Check the spelling of the names. CSV needs a header row; JSON Lines need one object per line.",
             problem="columns",
         )
 
@@ -208,7 +208,7 @@ def check_types(columns: Sequence[Column], upload: UploadKind) -> None:
             f"requires {TYPES_IN_WORDS[misfit.role]}.",
             remedy="Save the column as text in all files."
             if misfit.role.is_id
-            else "Convert the column in all files to one such type, or declare another role.",
+            else "Convert the column to one of these types in all files, or declare another role.",
             problem="type",
         )
 
@@ -297,13 +297,13 @@ def invalid_rows_reason(
 
 
 def exceeds(n_invalid: int, n_rows: int, max_invalid_share: float) -> bool:
-    """Whether too many rows are invalid, in exact fractions: as floats, 0.29 * 100 is 28.999999999999996."""
+    """Whether too many rows are invalid; uses exact fractions, as 0.29 * 100 is 28.999999999999996 in floats."""
     return n_invalid > Fraction(str(max_invalid_share)) * n_rows
 
 
 @contextmanager
 def reading_of(upload: UploadKind) -> Iterator[None]:
-    """Convert engine failures caused by the files into the upload's own error.
+    """Convert engine errors that the uploaded files cause into the error class of this kind of upload.
 
     Raises:
         TrainingDataError: Or SeedError: the files could not be read to their end.

@@ -116,7 +116,7 @@ def guess_file(
 def rewritten(
     path: Path, scratch: Path, *, separator: str, header: bool, max_bytes: int | None = None
 ) -> Iterator[bytes]:
-    """Yield a CSV with commas and without header, converted as the user chose.
+    """Read a CSV with the separator and header that the user chose, and yield it with commas and without header.
 
     Args:
         path: The file.
@@ -239,7 +239,7 @@ def _sample(rows: Iterator[list[str]]) -> list[list[str]]:
 
 
 def _parquet_names(file: RoomFile) -> list[list[str]]:
-    """Return a Parquet file's column names without reading cells: a few bytes of them may unpack to gigabytes."""
+    """Return a Parquet file's column names without reading its cells, which may unpack to gigabytes."""
     import pyarrow.parquet as pq
 
     return [list(pq.read_schema(file.path).names)]

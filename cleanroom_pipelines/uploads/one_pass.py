@@ -70,14 +70,14 @@ class OnePass:
 
     @property
     def mixed(self) -> list[Column]:
-        """The id columns that mix ids with a decimal point and other ids; there the former are invalid."""
+        """Columns with decimal numbers among ids that are not all whole; the decimal numbers are invalid."""
         return [
             self._columns[position] for position, facts in self._facts.items() if facts.points and facts.others
         ]
 
     @property
     def misfits(self) -> list[Column]:
-        """The columns of an unsuitable type, and fractional id columns whose ids are not all whole numbers."""
+        """Columns whose type does not fit their role, and float or decimal columns whose ids are not all whole."""
         mixed = [column for column in self.mixed if column.is_number]
         return [column for column in self._columns if not column.fits or column in mixed]
 
@@ -98,7 +98,7 @@ class OnePass:
             self._engine.rejected_lines()  # these lines are found again
 
     def _judging(self) -> tuple[str, list[list[Rule]]]:
-        """Return a query for values (v0, …), errors (e0, …) and flags of cleaned ids (x0, …), and its rules."""
+        """Return a query for values (v0, …), errors (e0, …) and flags of cleaned ids (x0, …), and the cells' rules."""
         raw, odd, ids, judged, all_rules = [], ["*"], ["*"], ["*"], []
         for position, column in enumerate(self._columns):
             value, error, cell, is_odd = (f"{letter}{position}" for letter in "veco")
@@ -127,7 +127,7 @@ class OnePass:
         return query, all_rules
 
     def _undecided(self, batch: pa.RecordBatch) -> list[int]:
-        """Return the columns of ids that contain a decimal but whose `IdFacts` are still unknown."""
+        """Return the id columns with decimal numbers in this batch whose `IdFacts` are still unknown."""
         return [
             position
             for position, column in enumerate(self._columns)

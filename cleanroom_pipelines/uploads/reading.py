@@ -137,7 +137,7 @@ def read(
 
 
 def look(engine: Engine, checked: Checked) -> Checked:
-    """Look at the ids of a table that was read with `assumes_plain`, and replace its view by a fitting one."""
+    """Inspect the ids of a table that was read with `assumes_plain`, and replace its view by one for these ids."""
     if not checked.is_assumed:
         return checked
     return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns))
@@ -253,7 +253,7 @@ def _n_rows(path: Path) -> int:
 
 
 def _raw(position: int, column: Column, *, is_text: bool) -> str:
-    """Return SQL that reads a column's cells: ids, still raw, as `c0`; all others as value `v0` and error `e0`."""
+    """Return SQL that reads a column's cells: raw ids as `c0`, other cells as value `v0` and error `e0`."""
     if not column.role.is_id:
         usable, rules = cells.rules_of(column)
         return f"{cells.value_sql(column)} AS v{position}, {cells.error_sql(rules, usable)} AS e{position}"
@@ -264,7 +264,7 @@ def _raw(position: int, column: Column, *, is_text: bool) -> str:
 
 
 def _nothing(position: int, column: Column, *, is_text: bool) -> str:
-    """Return SQL for a column that is all NULL in these files and has a type only in other files."""
+    """Return SQL for a column that is all NULL in these files; its type is known only from other files."""
     if column.role.is_id:
         return f"CAST(NULL AS {'VARCHAR' if is_text else 'BIGINT'}) AS c{position}"
     types = {str(Role.TIMESTAMP): "BIGINT", str(Role.NUMERICAL_FEATURE): "DOUBLE"}
@@ -317,7 +317,7 @@ def _is_integer(column: Column) -> bool:
 
 
 def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, tuple[Rule, ...]]:
-    """Return SQL for a column's final value and error, for which `IdFacts` must be known, and its rules."""
+    """Return SQL for a column's final value and error, and its rules; ids need their `IdFacts` for this."""
     if not column.role.is_id:
         return f"v{position}, e{position}", tuple(cells.rules_of(column)[1])
     value = f"c{position}"
@@ -333,7 +333,7 @@ def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, 
 # --- Facts about the rows ---
 
 HEAVY_SHARE, HEAVY_ROWS = 0.2, 25
-"""An id on at least this share and this number of the rows is unlikely to be one person."""
+"""An id with at least this share of the rows, and this number of them, is unlikely to be one person."""
 
 
 def heavy_id_warnings(n_most: int, n_rows: int) -> tuple[str, ...]:

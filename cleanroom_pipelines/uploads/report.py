@@ -62,7 +62,7 @@ MESSAGES: Mapping[ErrorCode, str] = {
     ErrorCode.INVALID_ISO_DATE_FORMAT: "The cell is not a date.",
     ErrorCode.INVALID_SHA256_HEX_FORMAT: "The cell is not a SHA-256 hash in hex.",
     ErrorCode.INVALID_PHONE_E164_NUMBER: "The cell is not a phone number in E.164 form.",
-    ErrorCode.INVALID_NUMERIC_RANGE: "The number, or the length of the text, is outside its range.",
+    ErrorCode.INVALID_NUMERIC_RANGE: "The number, or the length of the text, is outside the allowed range.",
     ErrorCode.NOT_ENOUGH_COLUMNS: "The line could not be split into its columns, or has too few.",
     ErrorCode.TOO_MANY_COLUMNS: "The line has too many columns.",
     ErrorCode.DUPLICATE_VALUES: "An earlier row has the same key.",
@@ -215,11 +215,11 @@ class ValidationReport(Document):
 
     @property
     def n_valid_rows(self) -> int:
-        """Usable rows: not invalid and, in a users table, not a duplicate."""
+        """Number of usable rows; in a users table, duplicates are not usable."""
         return self.n_rows - self.n_invalid_rows
 
     def with_warnings(self, *sentences: str, drop: str | None = None) -> Self:
-        """Return the report with new warnings first, and without earlier ones that contain a given text."""
+        """Return the report with new warnings in front, and without old warnings that contain the text `drop`."""
         kept = [each for each in self.table.warnings if drop is None or drop not in each]
         return replace(self, table=replace(self.table, warnings=(*sentences, *kept)))
 

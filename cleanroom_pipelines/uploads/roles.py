@@ -31,7 +31,7 @@ class Role(StrEnum):
 
 
 class RoomRole(StrEnum):
-    """Meaning of a column in a file of a data room, besides USER_ID; the position of a column determines it."""
+    """Meaning of a column in a data-room file, in addition to USER_ID; the column's position determines it."""
 
     MATCHING_ID = "MATCHING_ID"
     LABEL = "LABEL"

@@ -63,14 +63,14 @@ class _Shape:
     last_cells: frozenset[str] = field(repr=False)
 
     def fits(self, sizes: Sequence[int]) -> bool:
-        """Whether the most common number of columns is above 1 and one of the expected numbers."""
+        """Whether the most common number of columns is at least 2 and is one of `sizes`."""
         return any(
             size > 1 and size in self.record_sizes and _is_most_common(self.record_sizes, size) for size in sizes
         )
 
     @property
     def is_table(self) -> bool:
-        """Whether at least two records have the same three or more columns, and no record has another number."""
+        """Whether there are at least two records, all with the same number of columns, which is at least 3."""
         return len(self.record_sizes) == 1 and all(size > 2 and n > 1 for size, n in self.record_sizes.items())
 
     @property
@@ -205,7 +205,7 @@ def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None
 
 
 def is_json(head: bytes) -> bool:
-    """Whether the first bytes of a file are JSON, which no table starts with."""
+    """Whether a file's first bytes are JSON, which is not accepted as a table."""
     return _JSON.match(head.removeprefix(codecs.BOM_UTF8).lstrip()) is not None
 
 

@@ -1,4 +1,4 @@
-"""Recognising names of columns: a header in an upload of a data room, which should have none, and a seed's ids.
+"""Recognising column names: an unwanted header in a data-room file, and the id column of a seed.
 
 Lives here: the words by which exports of customer systems name the columns of a room's datasets.
 Add here when an export names a column in another way; names of e-mails and phones are in `identity.names`.
@@ -91,7 +91,7 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
 
 
 def names_user_ids(text: str) -> bool:
-    """Whether a column name is one of the words by which customer systems name a person's id."""
+    """Whether customer systems commonly use a column name for a person's id, as they do `customer_id`."""
     return normal_name(text) in _USER_IDS
 
 

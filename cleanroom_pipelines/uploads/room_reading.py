@@ -289,7 +289,7 @@ class _Part:
             self.reading.runtime.report_progress(share_of(batch), stage)
         for column in rows.mixed:
             self.warn(
-                f"Column {column.name!r} has decimal numbers mixed with other ids; these rows are invalid. "
+                f"Column {column.name!r} has decimal numbers among its ids; the rows with them are invalid. "
                 "Save the column as text."
             )
         rejected = engine.rejected_lines()
@@ -298,7 +298,7 @@ class _Part:
         self._name_encoding(file, rejected)
 
     def _name_encoding(self, file: RoomFile, rejected: pa.Table) -> None:
-        """Name the encoding of rejected lines: as the error if no row is valid, else as a warning."""
+        """Report the encoding of lines that are not UTF-8: as an error if no row is valid, else as a warning."""
         if INVALID_ENCODING not in rejected["reason"].to_pylist():
             return
         if error := encoding_error(TableFiles((file.path,), "csv", ()), "file"):
@@ -462,7 +462,7 @@ def _room_rows(
     kind: MatchingId | None,
     columns: Sequence[Column],
 ) -> pa.Table:
-    """Select the columns of the room's file from the valid rows of a batch, without matching ids."""
+    """Build the table to store from the valid rows of a batch, without their matching ids."""
     rows: dict[str, pa.Array] = {"row_number": pa.array(numbers, pa.int64())}
     rows |= {name: array for name, array in kept.items() if name != "matching_id"}
     if dataset is Dataset.DEMOGRAPHICS:

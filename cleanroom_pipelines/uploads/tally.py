@@ -1,4 +1,4 @@
-"""Error totals of an upload over its batches.
+"""Totals of an upload's errors, added up batch by batch.
 
 Lives here: the errors of a batch, exact totals, and the first 500 errors with their row numbers in file order.
 Add here when a report needs another total over batches.

@@ -75,6 +75,6 @@ def _turn() -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """Build the child process's environment, without our variables and credentials."""
+    """Build the child process's environment, without the settings and credentials of the parent process."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     return {**kept, "PYTHONPATH": str(_PACKAGE_ROOT), "PYTHONUTF8": "1", "MALLOC_ARENA_MAX": "2"}

@@ -308,7 +308,7 @@ def test_which_column_of_a_seed_has_the_ids(
     if taken is None:
         assert_failed(report, StatusCode.SEED_INVALID, ErrorCode.NOT_ENOUGH_COLUMNS)
         assert not any(name in json.dumps(report.as_dict()) for name in columns if name != "customer_id")
-        assert "Name it 'user_id', or as in the training data" in report.reason
+        assert "Name it 'user_id', or like the user id column of the training data" in report.reason
         return
     assert (report.passed, report.uniqueness.n_unique, report.uniqueness.key_columns) == (True, 30, (taken,))
     where = "" if taken == "user_id" else f" in column {taken!r}"

@@ -43,13 +43,13 @@ class ObjectsLocation:
 
     @property
     def shown(self) -> str:
-        """The source as text without options."""
+        """The source as text, without the options in its URL."""
         return f"{self.store}/{self.key}"
 
 
 @dataclass(frozen=True)
 class IcebergLocation:
-    """An Iceberg table of a catalogue that pyiceberg is configured for; `snapshot` None is the newest."""
+    """An Iceberg table in a catalogue of pyiceberg's configuration; `snapshot` None means the newest."""
 
     catalog: str
     table: str
@@ -57,13 +57,13 @@ class IcebergLocation:
 
     @property
     def shown(self) -> str:
-        """The source as text."""
+        """The source as text, without the snapshot."""
         return f"iceberg://{self.catalog}/{self.table}"
 
 
 @dataclass(frozen=True)
 class DeltaLocation:
-    """A Delta table at a URL; `version` None is the newest."""
+    """A Delta table at a URL; `version` None means the newest."""
 
     url: str
     version: int | None
@@ -71,7 +71,7 @@ class DeltaLocation:
 
     @property
     def shown(self) -> str:
-        """The source as text without options."""
+        """The source as text, without the version."""
         return f"delta+{self.url}"
 
 

@@ -1,4 +1,4 @@
-"""Opening a source: from its text to local files.
+"""Opening sources: making tables, given by a path or URL, available as local files.
 
 Lives here: `Sources`, which opens local paths and remote tables alike and reads their column names.
 Add here when a new kind of location needs to be opened.
@@ -152,7 +152,7 @@ class Sources:
 
 @contextmanager
 def errors_of(upload: UploadKind) -> Iterator[None]:
-    """Convert errors from reading a source into the error class of the kind of upload, with a remedy."""
+    """Convert errors that occur while reading a source into the error class of the upload, with a remedy."""
     try:
         yield
     except BucketError as error:

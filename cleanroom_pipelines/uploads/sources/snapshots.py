@@ -49,7 +49,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Listing:
-    """A remote table at one point in time.
+    """The files of a remote table at one point in time, and how to read them.
 
     Args:
         snapshot: Identifies its state: a snapshot id or version of the table, or empty.

@@ -219,7 +219,7 @@ def _driver_of(connection: Connection) -> str:
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
-    """Return the type to store: drivers use extension types for types unknown to Arrow; these are unwrapped."""
+    """Unwrap an extension type, which drivers use for types unknown to Arrow; return other types unchanged."""
     return type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
 
 
@@ -273,7 +273,7 @@ def _missing(what: str, part: str) -> InputError:
 
 @contextmanager
 def _failures(what: str) -> Iterator[None]:
-    """Replace errors of libraries, whose text may quote cells and URLs, by our own."""
+    """Replace library errors, whose text may quote cells and URLs, with errors that quote nothing."""
     try:
         yield
     except CleanroomError:
