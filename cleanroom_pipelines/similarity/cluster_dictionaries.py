@@ -1,4 +1,4 @@
-"""Number users and items on a cluster, in tables for looking up the numbers, with one shuffle of the interactions.
+"""Numbering users and items on a cluster, with one shuffle of the interactions.
 
 Lives here: `make_dictionaries_on_cluster`, and the task that processes one group of users.
 Add here when another number per user is computed from the interactions (its query is in reading).
@@ -43,7 +43,7 @@ def make_dictionaries_on_cluster(
     settings: TrainingSettings,
     scratch: Path,
 ) -> tuple[int, list[reading.Feature], list[str]]:
-    """Create the tables `users` and `items`, and `item_users`, which counts each item's users per group.
+    """Create the tables `users`, `items`, and `item_users`: how many users of each group have each item.
 
     Args:
         engine: Engine with the view `events`, and `population` if one was given.

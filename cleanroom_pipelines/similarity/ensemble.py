@@ -96,7 +96,7 @@ class Population:
         return fold, is_seed
 
     def held_out(self) -> tuple[Int64, npt.NDArray[np.int8], Bool]:
-        """Return the users to score by models not fitted on them: number, fold (-1: none), is_seed; ascending."""
+        """Return the users for held-out scoring, by ascending number, with fold (-1: in no fit) and is_seed."""
         users = np.concatenate([self.seed, self.others, self.reference])
         none = np.full(len(self.reference), -1, dtype=np.int8)
         fold = np.concatenate([self.seed_fold, self.other_fold, none])
@@ -107,7 +107,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Scale:
-    """Calibration of one signal: its value is mapped to the logit of the rank, among users that no fit has seen.
+    """Calibration of one signal: maps a value to the logit of its rank among users that no fit has seen.
 
     Args:
         values: Ascending distinct values of the signal.
@@ -175,7 +175,7 @@ def mixed(hashes: Int64) -> npt.NDArray[np.uint64]:
 
 
 def arrange(candidates: Candidates, settings: GenerationSettings) -> Population:
-    """Choose a seed's folds, sample and reference users by the users' hashes, so that it is reproducible."""
+    """Choose a seed's folds, sample and reference users by their hashes, so that the choice is reproducible."""
     seed, others = candidates.seed, candidates.others
     n_others = candidates.n_users - len(seed)
     n_folds = min(settings.folds, len(seed), n_others)

@@ -1,4 +1,4 @@
-"""Reuse an earlier model's private representation, so that vectors already paid for rank refreshed data for free.
+"""Reuse an earlier model's private representation, so that paid lookalikes also rank refreshed data, for free.
 
 Lives here: transferring a representation to a new model, and its identity.
 Add here when representations can outlive their models in another way.
@@ -23,7 +23,7 @@ _ORIGIN = "origin"
 
 
 def representation_digest(model: Path | str) -> str:
-    """Return the digest (64 hex digits) of a model's representation; reused ones have equal digests."""
+    """Return the digest (64 hex digits) of a model's representation; a reused representation keeps its digest."""
     path = Path(model) / PRIVATE_FILE
     with np.load(path, allow_pickle=False) as arrays:
         if _ORIGIN in arrays:

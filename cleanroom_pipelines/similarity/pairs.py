@@ -20,7 +20,7 @@ from cleanroom_pipelines.similarity.reading import DAY_BITS, ITEM_BITS
 
 UInt64 = npt.NDArray[np.uint64]
 MAX_USERS = 1 << (64 - ITEM_BITS - DAY_BITS)
-"""Most users that can be numbered in the bits of a packed interaction: 268,435,456."""
+"""Maximum number of users, given by the bits for user numbers in a packed interaction: 268,435,456."""
 _MAX_COUNT = 255
 
 

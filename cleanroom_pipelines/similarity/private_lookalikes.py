@@ -54,10 +54,10 @@ SeedUserIds: TypeAlias = pa.Array | pa.ChunkedArray | Path
 
 SCALE_FILE = "scale.npy"
 TOP_SHARES = (0.01, 0.02, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.75)
-"""Bins of the histogram of held-out ranks: their ends, as shares of all users from the top."""
+"""Limits of the bins of held-out ranks, as shares of all users counted from the top."""
 SUM_GRID = 100
 _SCALE_STEPS = 4_000
-"""Percentiles are stored as multiples of 1 / this."""
+"""Percentiles are stored as multiples of 1 / _SCALE_STEPS."""
 
 _UNIT = 0.00128
 _MOST_UNITS = 60.0
@@ -105,7 +105,7 @@ def sensitivity(d: int) -> float:
 
 
 def choose(released_seed_size: int) -> Choice:
-    """Choose number of coordinates, price and regularisation λ of a private lookalike.
+    """Choose a private lookalike's number of coordinates, price and regularisation λ.
 
     The price is that of sigma √24 ≤ 0.05 n. From 685 to 17,900 seed users it is higher (8 units up to 2,000, then
     falling with 1 / n²), because noise, not seed size, limits the ranking there.
@@ -168,7 +168,7 @@ def private_ranking(
     ridge: float = 1.0,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> None:
-    """Rank all users by a noised vector; the one ranking gives the users of every reach.
+    """Rank all users by a noised vector; every reach is selected from this one ranking.
 
     Args:
         model: The folder training wrote; may also be a model that kept the representation of an earlier one.
@@ -573,7 +573,7 @@ def _user_ids(path: Path) -> pa.ChunkedArray:
 
 
 def _recall_error(found: Float64, n: float, sigma: float) -> Float64:
-    """Return 90 % error bounds for shares of cumulative counts, whose total also has noise."""
+    """Return 90 % error bounds of cumulative shares that were computed from noised counts and their total."""
     bins = np.arange(len(found))
     noise = sigma**2 * (bins * (1 - found) ** 2 + (bins[-1] - bins) * found**2) / n**2
     sample = found * (1 - found) / n

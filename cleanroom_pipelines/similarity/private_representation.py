@@ -38,9 +38,9 @@ Int64 = npt.NDArray[np.int64]
 
 PRIVATE_FILE = "private.npz"
 GRID = 256
-"""Coordinates are rounded to multiples of 1 / this."""
+"""Coordinates are rounded to multiples of 1 / GRID."""
 DIMENSIONS = (24, 48)
-"""The numbers of leading coordinates that a lookalike may use."""
+"""How many of the leading coordinates a lookalike may use: one of these numbers."""
 
 _WIDTH = DIMENSIONS[-1]
 _MOST_DENSE = 16

@@ -373,7 +373,7 @@ def _metrics(fit: Fit, others: metrics.Others, sizes: Sequence[AudienceSize], mi
 def _main_sizes(
     fit: Fit, others: metrics.Others, by_size: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the metrics of two sizes: AWS's recallMetric (largest up to 50 %, else 20 %), and the summary."""
+    """Return the metrics for AWS's recallMetric (the largest size up to 50 %, else 20 %) and for the summary."""
     percentages = [entry for entry in by_size if entry["type"] == "PERCENTAGE" and entry["value"] <= 50]
     if percentages:
         main = max(percentages, key=lambda entry: entry["value"])

@@ -372,7 +372,7 @@ def item_names(engine: Engine, item_ids: pa.Array | pa.ChunkedArray) -> pa.Array
 def check_population(
     engine: Engine, profile: SizeProfile, n_interactions: int, *, has_population: bool = False
 ) -> None:
-    """Reject a population below the size profile's minimum; a listed population needs no interactions.
+    """Reject a population below the size profile's minimum; users of a listed population need no interactions.
 
     Raises:
         TrainingDataError: There are too few users or interactions (TRAINING_DATA_TOO_SMALL).

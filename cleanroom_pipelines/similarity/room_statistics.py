@@ -97,7 +97,7 @@ def room_statistics(folder: Path) -> RoomStatistics:
 
 
 def released_statistics(statistics: RoomStatistics, seed: Released, addressable: Released) -> dict[str, Any]:
-    """Return the statistics that may be published of an ensemble ranking, if the room's providers approved it.
+    """Return the statistics that participants may see of an ensemble ranking approved by the data providers.
 
     Args:
         statistics: The exact statistics.

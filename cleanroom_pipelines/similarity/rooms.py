@@ -93,7 +93,7 @@ def train_room(
 
 
 def check_released_seed(seed: Released, addressable: Released) -> None:
-    """Check by noised counts alone, even if these stay hidden, that a source audience can be ranked.
+    """Check that a source audience can be ranked, by noised counts alone, which the room may hide.
 
     `rank_room` accepts nearly everything that passes; exceptions are extreme noise and rooms of fewer than about
     1,200 users. A check of the true counts would reveal them to someone who knows all users but one.
@@ -138,7 +138,7 @@ def rank_room(
     min_seed_users: int = MIN_SEED_IDS,
     runtime: Runtime = Runtime(),  # noqa: B008 frozen
 ) -> None:
-    """Rank all relevant users by similarity to a source audience; the one ranking gives the users of every reach.
+    """Rank all relevant users by similarity to a source audience; every reach is selected from this one ranking.
 
     Writes no document with counts: both files are for the operator only, and figures must be released first.
 

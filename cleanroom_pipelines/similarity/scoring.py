@@ -247,7 +247,7 @@ def iterate_scores(
     *,
     shards: Iterable[int] | None = None,
 ) -> Iterator[Float64]:
-    """Yield the scores of all users, or of those of consecutive shards, in pieces in order of user number."""
+    """Yield the scores of all users, or of the users of consecutive shards, in pieces by ascending user number."""
     pieces = pieces_of(model, is_cluster=engine.is_cluster, shards=shards)
     for done, table in enumerate(engine.run_tasks(_ScorePiece(model, scorer), pieces)):
         yield _numpy(table, "score")
@@ -327,7 +327,7 @@ class _WriteScores:
 
 
 def by_shard(model: Model, users: Int64) -> tuple[list[int], list[Int64]]:
-    """Group ascending user numbers by shard; return the shards, and the positions of each one's users in it."""
+    """Group ascending user numbers by shard; return the shards, and each shard's users as positions in it."""
     cuts = np.searchsorted(users, model.first_users)
     shards = [number for number in range(model.n_shards) if cuts[number + 1] > cuts[number]]
     return shards, [users[cuts[number] : cuts[number + 1]] - model.first_users[number] for number in shards]

@@ -220,7 +220,7 @@ def _part(batch: pa.RecordBatch, above: int, percentiles: Float64) -> RankedPart
 
 
 def _n_before(part: RankedPart, seed: Int64, percentiles: Float64) -> int:
-    """Return how many of the seed users, which are given in rank order, rank before a part's last user."""
+    """Count the seed users, given in rank order, who rank before a part's last user."""
     lowest = -part.percentiles[-1]
     begin, end = np.searchsorted(-percentiles, lowest, "left"), np.searchsorted(-percentiles, lowest, "right")
     return int(begin + np.searchsorted(seed[begin:end], part.numbers[-1]))

@@ -81,7 +81,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class _Job:
-    """What one training works with: its tables, settings and folders."""
+    """Inputs of one training: tables, window, settings and folders."""
 
     tables: TrainingTables
     interactions: TableFiles
@@ -325,7 +325,7 @@ class _Writing:
             return self._write_shards(self._describe_users())
 
     def _check_numbers(self) -> None:
-        """Reject more users than fit into the bits for user numbers of packed pairs.
+        """Reject a table with more users than a packed pair has user numbers for.
 
         Raises:
             TrainingDataError: There are too many users.
