@@ -194,7 +194,7 @@ class PageRequest:
         return Reply(200, {**PRIVATE, **self._headers, "Content-Type": "application/json"}, text.encode())
 
     def address(self, path: str, **parts: str) -> str:
-        """Return the full URL of a page, under the address in the settings or else the one the browser used."""
+        """Return a page's full URL, which starts with the configured address or else with the browser's."""
         return (self.service.installation.settings.console_url or self.request.origin) + url(path, None, **parts)
 
     def mail(self, email: str, kind: str, link: str) -> None:

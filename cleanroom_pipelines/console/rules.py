@@ -153,7 +153,7 @@ class RuleForm:
         return True
 
     def note(self, place: str, problem: str, without_values: str) -> None:
-        """Put an error next to the block or condition that it is about.
+        """Attach an error to the block or condition that caused it.
 
         Args:
             place: The place in the definition, as the error names it.

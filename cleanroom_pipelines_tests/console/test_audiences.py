@@ -378,7 +378,7 @@ def test_a_list_is_delivered_at_the_shown_price(site: Site, ready: str) -> None:
 
 def test_current_figures_are_paid_at_the_shown_price(site: Site) -> None:
     page = site.get()
-    assert "The privacy budget has not been charged for the figures about the publisher's users yet" in words(page)
+    assert "The figures about the publisher's users have not been paid for yet" in words(page)
     site.post("/figures", {"priced": "1"}, status=400)
     site.post("/figures", {"priced": value_of(page, "priced")}, "base", 403)
     site.post("/figures", {"priced": value_of(page, "priced")})

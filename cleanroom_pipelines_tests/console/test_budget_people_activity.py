@@ -89,7 +89,7 @@ def test_the_budget_is_shown_with_what_it_still_buys(site: Site) -> None:
     assert "Units left 98 " in page
     assert "Units spent 2 " in page
     assert "Sizes of an audience 49" in page
-    assert re.search(r"An attacker is right in at most \d\d\.\d %", page)
+    assert re.search(r"An attacker guesses right in at most \d\d\.\d %", page)
     assert "the size of an audience 2 another organisation this room" in page
 
 

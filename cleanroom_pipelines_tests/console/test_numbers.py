@@ -166,7 +166,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_the_overlap_is_paid_by_a_form_that_shows_its_price(site: Served) -> None:
     place = Place.open(site)
     page = words(place.get("/overlap", "seed"))
-    assert "Price: 2 units" in page and "100 units are left. Left after: 98 units." in page
+    assert "Price: 2 units" in page and "100 units are left. Afterwards, 98 units are left." in page
     assert place.world.spent == 0, "opening the page is free"
     answer = place.post("/overlap", "seed", price="2.0")
     assert place.world.spent == 20

@@ -39,7 +39,7 @@ class Asking:
         return f"{self.path}/{{job_id}}"
 
     def show(self, page: PageRequest, *, error: MediaError | None = None, **more: Any) -> Reply:
-        """Show the answer named in the path or else the newest, the price of a new one, and earlier answers."""
+        """Show an answer (the one in the path or else the newest), earlier answers, and the price of a new one."""
         room = page.room()
         asked = own_jobs(page, self.kind)
         job = job_of(page, asked) if "job_id" in page.path else next(iter(asked), None)

@@ -34,7 +34,7 @@ _STARTS_A_FORMULA = re.compile(r"(?:^|[;,|\t\r\n])\s*[=+\-@＝＋－＠]|^[\t\r]
 
 
 def insights(page: PageRequest) -> Reply:
-    """Show the answer named in the path or else the newest, the prices of new ones, and earlier answers."""
+    """Show an answer (the one in the path or else the newest), earlier answers, and the prices of new ones."""
     return _ASKING.show(page, charts_of=_charts, pairs_of=_pairs)
 
 

@@ -112,7 +112,7 @@ def _show_problems(page: PageRequest, found: list[dict[str, str]]) -> Reply:
 
 
 def _field_of(place: str, names: list[str]) -> tuple[str, str]:
-    """Return the name of the form's field for a place in the room's definition, and what the place is."""
+    """Map a place in the definition, such as `participants.0.emails`, to the form's field and its message key."""
     if place.startswith("participants."):
         _, number, part = place.split(".")
         return f"{names[int(number)]}-{part}", part

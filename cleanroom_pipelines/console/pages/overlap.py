@@ -16,7 +16,7 @@ _ASKING = Asking(JobKind.OVERLAP_STATISTICS, _PATH, "figures/overlap.html")
 
 
 def overlap(page: PageRequest) -> Reply:
-    """Show the answer named in the path or else the newest, the price of a new one, and earlier answers."""
+    """Show an answer (the one in the path or else the newest), earlier answers, and the price of a new one."""
     return _ASKING.show(page)
 
 

@@ -56,7 +56,7 @@ def room(page: PageRequest) -> Reply:
 
 
 def _joining(page: PageRequest, room: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return how people without an account get in, for the room's owner; operators see who they are.
+    """Return, to the room's owner only, how people without an account can join; operators see who they are.
 
     Who has an account is not shown to others, not even to participants of the same room.
     """

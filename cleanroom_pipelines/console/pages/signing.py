@@ -102,7 +102,7 @@ def finish_sso(page: PageRequest) -> Reply:
 
 
 def ask_for_link(page: PageRequest) -> Reply:
-    """Send a one-time link by e-mail; the reply is the same for an unknown address, and as quick."""
+    """Send a one-time link by e-mail; for an unknown address the reply is the same and takes as long."""
     email = page.form.text("email").lower()
     try:
         try:
