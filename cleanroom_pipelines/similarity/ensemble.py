@@ -65,7 +65,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Population:
-    """The users in the fits for one seed, with their folds, and other users with whom ranks are compared.
+    """Users in the fits for one seed, with their folds, and reference users with whom ranks are compared.
 
     Args:
         n_users: Users of the model N.

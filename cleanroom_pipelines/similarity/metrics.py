@@ -74,7 +74,7 @@ def held_out_ranks(
 
 
 def recall(held_out: HeldOut, n: int) -> tuple[float, float]:
-    """Return the share of seed users with held-out rank in the first n (partly if tied), and its standard error."""
+    """Return the share of held-out seed users ranked in the first n (partly if tied), and its standard error."""
     found = np.clip((n - held_out.above) / held_out.tied, 0.0, 1.0)
     by_fold = [found[held_out.fold == k].mean() for k in np.unique(held_out.fold)]
     error = float(np.std(by_fold, ddof=1) / np.sqrt(len(by_fold))) if len(by_fold) > 1 else 0.0

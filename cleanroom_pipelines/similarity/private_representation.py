@@ -167,7 +167,7 @@ def coordinates_of(shard: Shard, places: Int64 | slice, representation: PrivateR
 
 
 def learn_private_representation(engine: Engine, model: Model, check: Callable[[], None]) -> None:
-    """Learn and write private.npz; except for the digests, the model's other files must exist.
+    """Learn and write private.npz; all other files of the model, except the digests, must exist.
 
     Args:
         engine: Engine that reads the shards.

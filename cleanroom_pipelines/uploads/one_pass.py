@@ -98,7 +98,7 @@ class OnePass:
             self._engine.rejected_lines()  # these lines are found again
 
     def _judging(self) -> tuple[str, list[list[Rule]]]:
-        """Return a query for values (v0, …), errors (e0, …) and flags of cleaned ids (x0, …), and the cells' rules."""
+        """Return a query for values (v0, …), errors (e0, …) and flags of cleaned ids (x0, …), and its rules."""
         raw, odd, ids, judged, all_rules = [], ["*"], ["*"], ["*"], []
         for position, column in enumerate(self._columns):
             value, error, cell, is_odd = (f"{letter}{position}" for letter in "veco")
