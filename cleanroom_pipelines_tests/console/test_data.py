@@ -158,8 +158,8 @@ def test_a_base_audience_is_validated_before_it_is_provisioned(site: Site) -> No
     lab = check.rpartition("/")[2]
     build_data_lab(site.installation, lab, Run("run", 1))
     found = words(site.get(BASE, check))
-    assert "Users 2 Exact" in found
-    assert "Users with an id for matching 1 Exact" in found
+    assert "Users 2 An exact number" in found
+    assert "Users with an id for matching 1 An exact number" in found
     assert "INVALID_EMAIL_FORMAT" in found
     rows = site.browser(BASE).get(f"{check}/rows").text
     assert rows.split("\r\n")[1].startswith("matching,3,matching_id,")
