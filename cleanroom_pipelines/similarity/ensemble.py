@@ -32,7 +32,8 @@ Bool = npt.NDArray[np.bool_]
 
 _N_KNOTS = 129
 # Prior weights of the combiner: the linear signals were best wherever seeds were small. Equal weights and prior
-# strengths of 1 to 80 were up to 2 % worse on the mean of four data sets.
+# strengths of 1 to 80 were up to 2 % worse on the mean of four data sets. Weights learnt from the
+# publisher's other audiences gained nothing (PSEUDO_SEEDS.md).
 _EXPECTED = {"linear": 0.5, "linear, by activity": 0.4, "linear, by strength": 0.6, "nearest to centroid": 0.1}
 _EXPECTATION_STRENGTH = 20.0
 _FURTHEST_BEYOND = 3.0

@@ -21,7 +21,7 @@ import pyarrow as pa
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.similarity.ensemble import Scale, Scorer
 from cleanroom_pipelines.similarity.metrics import HeldOut
-from cleanroom_pipelines.similarity.signals import Signals
+from cleanroom_pipelines.similarity.signals import NAMES, Signals
 
 FIT_FILE, ARRAYS_FILE, TREES_FILE = "fit.json", "arrays.npz", "trees.txt"
 _HELD_OUT = ("fold", "percentile", "above", "tied")
@@ -89,6 +89,8 @@ def load_fit(folder: Path) -> Fit:
     try:
         described = json.loads((folder / FIT_FILE).read_text("utf-8"))
         trees = (folder / TREES_FILE).read_text("utf-8")
+        if described["n_scales"] != len(NAMES):
+            raise ValueError("The fit has the signals of another version.")
         with np.load(folder / ARRAYS_FILE, allow_pickle=False) as arrays:
             scales = tuple(
                 Scale(arrays[f"scale_{number}_values"], arrays[f"scale_{number}_logits"])

@@ -12,8 +12,7 @@ proportional to the population never reaches this machine. Memory does not grow 
 Fitting dominates the cost: 16 fits on up to 25,000 users take about 15 of the 25 CPU seconds for a 10,000-user
 seed among a million users, and do not grow with the population. A tolerance of 1e-6 in the logistic fits saved a
 third, 20,000 instead of 45,000 other users another third; neither changed recall. Fold models are not warm-started
-from
-the full model, which has seen their fold.
+from the full model, which has seen their fold.
 """
 
 import json

@@ -13,7 +13,9 @@ Experiments, recall at 10 % on hidden items, four data sets: L2 logistic regress
 activity is the best single signal where users have many items (+2 to +6 % over scikit-learn's on TF-IDF). LightGBM
 with seven leaves on the most frequent items is 17 % better where they have few, and far worse elsewhere; with 31
 leaves it is worse everywhere. Nearest neighbours and kernel densities in the embedding were never best. Weighting
-unlabelled users by their probability of being hidden members of the group (PU learning) changed nothing.
+unlabelled users by their probability of being hidden members of the group (PU learning) changed nothing. A second,
+less cautious fit of that regression took a third of the cost of a seed and added nothing; nor did the items'
+log-odds and activity alone (PSEUDO_SEEDS.md).
 
 Declared features (from the users table and the interactions' columns) are a separate signal and an input of the
 trees. Inside the linear signals, the first design, they cost 0.014 ± 0.005 of recall on hidden items: for sixty
@@ -35,13 +37,10 @@ Float64 = npt.NDArray[np.float64]
 
 NAMES = (
     "linear",
-    "linear, cautious",
     "linear, by activity",
     "linear, by strength",
-    "item log-odds",
     "nearest to centroid",
     "smoothed centroid",
-    "activity",
     "declared features",
     "trees",
 )
@@ -49,7 +48,7 @@ NAMES = (
 
 _EMBEDDING_SCALE = 0.5
 _DENSE_SCALE = 0.2
-_PRIOR_USERS = 20.0
+_STRENGTH = 0.1
 _PARTIAL_POWER = 0.3
 _MAX_ITERATIONS = 60
 # Ten times tighter costs a third more time and moved no user across a cut at 10 %.
@@ -92,17 +91,13 @@ class Signals:
         """
         product, strong = multiply(rows, [self])[0] if products is None else products
         inverse = _inverse(rows.embedding_lengths)
-        length = rows.lengths
         columns = [
             product[:, 0] + inverse * product[:, 1],
-            product[:, 2] + inverse * product[:, 3],
-            product[:, 4] * length**_PARTIAL_POWER,
+            product[:, 2] * rows.lengths**_PARTIAL_POWER,
             strong[:, 0],
-            product[:, 5] * length,
-            product[:, 6],
-            product[:, 7],
-            np.zeros(len(length)),
-            np.zeros(len(length)),
+            product[:, 3],
+            product[:, 4],
+            np.zeros(len(inverse)),
             self._trees(rows),
         ]
         values = np.column_stack(columns)
@@ -129,43 +124,30 @@ def fit_signals(
         representation: The items' weights, embedding and neighbours.
         settings: Settings of the fit.
     """
-    items, idf, basis = rows.items, representation.idf, representation.basis
+    items, basis = rows.items, representation.basis
     n_items, n_dense = items.shape[1], rows.dense.shape[1]
     inverse = _inverse(rows.embedding_lengths)
     partial = rows.lengths**_PARTIAL_POWER
     mean_partial = float(partial.mean()) or 1.0
-    weights = np.zeros((n_items, 8))
+    weights = np.zeros((n_items, 5))
     dense = np.zeros((n_dense, len(NAMES) - 1))
     n_seed = int(is_seed.sum())
     behaviour = rows.dense[:, : rows.n_behaviour]
-    for signal, strength in enumerate((1.0, 0.1)):
-        fit = _logistic(items, is_seed, strength, behaviour, basis=basis, inverse=inverse, row_scale=None)
-        weights[:, 2 * signal] = fit.items
-        weights[:, 2 * signal + 1] = _EMBEDDING_SCALE * (basis.astype(np.float64) @ fit.embedding)
-        dense[: rows.n_behaviour, signal] = fit.dense
+    fit = _logistic(items, is_seed, _STRENGTH, behaviour, basis=basis, inverse=inverse)
+    weights[:, 0] = fit.items
+    weights[:, 1] = _EMBEDDING_SCALE * (basis.astype(np.float64) @ fit.embedding)
+    dense[: rows.n_behaviour, 0] = fit.dense
     fit = _logistic(items, is_seed, 1.0, behaviour, row_scale=partial / mean_partial)
-    weights[:, 4] = fit.items / mean_partial
-    dense[: rows.n_behaviour, 2] = fit.dense
+    weights[:, 2] = fit.items / mean_partial
+    dense[: rows.n_behaviour, 1] = fit.dense
     # Without dense features; with them this signal repeats the first one and adds less to the ensemble.
     by_strength = _logistic(rows.strong, is_seed, 1.0, rows.dense[:, :0])
-    touched = sp.csr_matrix((np.ones(len(items.data)), items.indices, items.indptr), shape=items.shape)
-    in_all = touched.T @ np.ones(len(is_seed))
-    in_seed = touched.T @ is_seed.astype(np.float64)
-    share = in_all / len(is_seed)
-    known = in_all > 0
-    odds = (in_seed + _PRIOR_USERS * share) / (n_seed + _PRIOR_USERS)
-    # Rows contain idf / length per item; dividing by idf here and multiplying by length later leaves 1 per item.
-    weights[known, 5] = np.log(odds[known] / share[known]) / idf[known]
     centroid = items.T @ (is_seed / n_seed) - items.T @ np.full(len(is_seed), 1.0 / len(is_seed))
-    weights[:, 6] = centroid
+    weights[:, 3] = centroid
     if representation.neighbours.shape[1]:
-        smoothed = (representation.similarities * centroid[representation.neighbours]).sum(axis=1)
-        weights[:, 7] = smoothed
-    direction = rows.dense[is_seed].mean(axis=0) - rows.dense.mean(axis=0)
-    dense[0, NAMES.index("activity")] = 1.0 if direction[0] >= 0 else -1.0
+        weights[:, 4] = (representation.similarities * centroid[representation.neighbours]).sum(axis=1)
     if n_dense > rows.n_behaviour:
-        nothing = items[:, :0]
-        dense[:, NAMES.index("declared features")] = _logistic(nothing, is_seed, 1.0, rows.dense).dense
+        dense[:, NAMES.index("declared features")] = _logistic(items[:, :0], is_seed, 1.0, rows.dense).dense
     return Signals(
         weights.astype(np.float32),
         by_strength.items.astype(np.float32)[:, None],
@@ -222,8 +204,10 @@ def _logistic(
             z += _EMBEDDING_SCALE * inverse * (matrix @ (wide @ theta[cut_items:cut_embedding]))
         z += features @ theta[cut_embedding:-1] + theta[-1]
         margin = label * z
-        loss = float(weight @ np.logaddexp(0.0, -margin)) + 0.5 * float(theta[:-1] @ theta[:-1])
-        residual = -weight * label / (1.0 + np.exp(np.minimum(margin, 500.0)))
+        # One exponential serves the loss and its gradient; numpy's logaddexp takes four times as long.
+        tail = np.exp(-np.abs(margin))
+        loss = float(weight @ (np.maximum(-margin, 0.0) + np.log1p(tail))) + 0.5 * float(theta[:-1] @ theta[:-1])
+        residual = -weight * label * np.where(margin > 0, tail, 1.0) / (1.0 + tail)
         gradient = np.empty_like(theta)
         gradient[:cut_items] = matrix.T @ (residual if row_scale is None else residual * row_scale)
         if wide is not None and inverse is not None:

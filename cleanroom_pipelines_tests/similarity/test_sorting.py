@@ -4,6 +4,7 @@ a fit survives saving and loading.
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,20 @@ def test_a_damaged_fit_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text("{}")
     with pytest.raises(ArtifactError):
         load_fit(tmp_path)
+
+
+def test_a_fit_with_other_signals_is_rejected(world: World, model: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "fit"
+    kept.mkdir()
+
+    def score(opened: Model, fit: Fit, on_share: Callable[[float], None]) -> Iterator[Float64]:
+        save_fit(replace(fit, scorer=replace(fit.scorer, scales=(*fit.scorer.scales, fit.scorer.scales[0]))), kept)
+        with open_engine(ENGINE) as engine:
+            yield score_users(engine, opened, fit.scorer, range(opened.n_shards), on_share)
+
+    rank(model, world.group[:60], tmp_path / "out", score=score)
+    with pytest.raises(ArtifactError):
+        load_fit(kept)
 
 
 @pytest.mark.parametrize("mode", list(SeedMode))
