@@ -5,7 +5,7 @@ Add here when an operation concerns several audiences of a room at once.
 Keep out: the meaning of definitions (`audiences.definitions`) and permissions (the API layer).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import select
@@ -29,12 +29,15 @@ from cleanroom_pipelines.errors import ConflictError, NotFoundError
 class RoomAudiences(Part):
     """The part of the catalogue that stores the audiences of rooms."""
 
-    def custom_audiences(self, data_room_id: str, *, hidden: bool = False) -> tuple[CustomAudience, ...]:
+    def custom_audiences(
+        self, data_room_id: str, *, hidden: bool = False, among: Collection[str] | None = None
+    ) -> tuple[CustomAudience, ...]:
         """Return the audiences of a room that are not being deleted, in order of creation.
 
         Args:
             data_room_id: The room.
             hidden: Whether to return hidden audiences instead.
+            among: The ids to choose from; None for all.
         """
         query = (
             select(CustomAudienceRow)
@@ -42,6 +45,8 @@ class RoomAudiences(Part):
             .where(CustomAudienceRow.hidden == hidden)
             .order_by(CustomAudienceRow.created_at, CustomAudienceRow.id)
         )
+        if among is not None:
+            query = query.where(CustomAudienceRow.id.in_(among))
         with self._database.read() as session:
             return tuple(record_of(CustomAudience, row) for row in session.scalars(query))
 

@@ -232,11 +232,11 @@ class DataRoomSpec(_MarkedSpec):
     def _problems_between(self) -> Iterator[UsageError]:
         seen = set[str]()
         for number, group in enumerate(self.participants):
-            if seen & set(group.emails):
+            if seen & set(group.emails) or len(set(group.emails)) < len(group.emails):
                 yield _problem(
                     f"participants.{number}.emails",
-                    "An e-mail address belongs to two participants.",
-                    "List each address under only one participant.",
+                    "An e-mail address is listed twice.",
+                    "List each address once, under one participant.",
                 )
             seen |= set(group.emails)
         if self.owner_email not in seen:

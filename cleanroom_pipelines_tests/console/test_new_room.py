@@ -164,7 +164,7 @@ WRONG = {
     "two sides": (
         "other1-emails",
         {"other1-emails": ADVERTISER},
-        "An e-mail address belongs to two participants.",
+        "An e-mail address is listed twice.",
     ),
     "many": ("other1-emails", {"other1-emails": " ".join(f"{n}@x.example" for n in range(101))}, "1 to 100"),
     "role": ("other1-role", {"other1-role": "x" * 256}, "Give at most 255 characters"),

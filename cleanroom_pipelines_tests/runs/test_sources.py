@@ -197,7 +197,7 @@ def test_a_dry_run_checks_the_header_of_a_seed(
     store: ObjectStore, installation: Installation, tmp_path: Path
 ) -> None:
     put_days(store, tmp_path, range(1))
-    (tmp_path / "seed.csv").write_text("person,city\nu1,Bern\n")
+    (tmp_path / "seed.csv").write_text("colour,city\nred,Bern\n")
     store.put("shop", "seed.csv", (tmp_path / "seed.csv").read_bytes())
     for seed in ("seed.csv", url_of(store, "seed.csv"), url_of(store, "missing.csv")):
         with pytest.raises(SeedError, match="the generation job"):

@@ -7,7 +7,7 @@ Keep out: what the calls do.
 A caller who is not a participant, or lacks a permission, gets the same error as for an object that does not exist.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,9 +160,9 @@ class Room:
                 f"The data room does not allow {what}.", remedy="Create a data room that allows it."
             )
 
-    def visible(self) -> list[CustomAudience]:
-        """Return the audiences in the room that the caller's group can see."""
-        audiences = self.installation.catalog.rooms.custom_audiences(self.id)
+    def visible(self, among: Collection[str] | None = None) -> list[CustomAudience]:
+        """Return the audiences in the room that the caller's group can see, all or among the given ids."""
+        audiences = self.installation.catalog.rooms.custom_audiences(self.id, among=among)
         return [audience for audience in audiences if audience.is_seen_by(self.group.id)]
 
     def audience(self, audience_id: str) -> CustomAudience:

@@ -282,7 +282,7 @@ def get_audit_log(call: Call) -> dict[str, Any]:
     """Return the room's audit log; entries of other groups omit audience and user.
 
     With the parameter `limit`, it has only the newest entries, newest first, or with `before`, the `older` of an
-    earlier answer, the entries before those. `visible` has the ids of the audiences that the caller can open.
+    earlier page, the entries before those; `visible` then has the ids of their audiences that the caller can open.
     """
     room, limit, before = call.room(), call.number("limit", 0), call.number("before", 0)
     if not (0 <= limit <= _MOST_ENTRIES and 0 <= before <= _MOST_PLACE):
@@ -290,13 +290,19 @@ def get_audit_log(call: Call) -> dict[str, Any]:
             "The parameter `limit` or `before` is out of range.",
             remedy=f"Give a `limit` of at most {_MOST_ENTRIES:,}, and as `before` the `older` of an earlier page.",
         )
-    audit, older = call.installation.audit, None
-    if limit:
-        found, older = audit.newest(room.id, limit, before or None)
-    else:
-        found = list(audit.entries(room=room.id))
-    entries, visible = [_entry(entry, room.group.id) for entry in found], [each.id for each in room.visible()]
+    audit = call.installation.audit
+    if not limit:
+        return {"entries": [_entry(entry, room.group.id) for entry in audit.entries(room=room.id)], "older": None}
+    found, older = audit.newest(room.id, limit, before or None)
+    entries = [_entry(entry, room.group.id) for entry in found]
+    visible = [each.id for each in room.visible({each for entry in entries for each in _audiences_of(entry)})]
     return {"entries": entries, "older": older, "visible": visible}
+
+
+def _audiences_of(entry: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the audiences that an entry names."""
+    named = entry["audience"]
+    return named if isinstance(named, list) else [named] if named else []
 
 
 def _entry(entry: Mapping[str, Any], mine: str) -> dict[str, Any]:
