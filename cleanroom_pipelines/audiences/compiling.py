@@ -114,7 +114,7 @@ class _Users:
         return _from(self.query()).distinct(copy=False)
 
     def keep(self, others: exp.Query, *, is_in: bool) -> None:
-        """Keep only users who are (or are not) in another relation; the set must consist of one select."""
+        """Keep only the users of this set who are, or are not, in another relation; it must be one SELECT."""
         (select,) = self.parts
         alias = f"other_{len(select.args.get('joins') or ()) + 1}"
         select.join(

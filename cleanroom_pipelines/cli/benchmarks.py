@@ -337,7 +337,7 @@ def console(  # noqa: PLR0917 - click passes options by name
     "--rows",
     default=10_000_000,
     show_default=True,
-    help="Number of ids in the base audience; the longest list has as many.",
+    help="Number of ids in the base audience, and in the longest list.",
 )
 @click.option("--repetitions", default=3, show_default=True, help="Number of measurements of each method.")
 @click.option(

@@ -145,7 +145,7 @@ def collaboration() -> None:
     type=click.Choice(["life", "month"]),
     default="life",
     show_default=True,
-    help="Renew the privacy budget of each pair of members every month, or never (life).",
+    help="When the privacy budget of each pair of members renews: every month (month) or never (life).",
 )
 @_JSON
 def create_collaboration(  # noqa: PLR0917 click passes them by name

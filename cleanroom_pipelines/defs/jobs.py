@@ -66,7 +66,7 @@ def run_all_pending() -> None:
 @dg.op
 @in_words
 def score_published_shards(context: dg.OpExecutionContext, installation: InstallationResource) -> None:
-    """Score users for other runs that have offered to share the work on a large audience."""
+    """Score users on behalf of other runs that have published parts of a large audience."""
     opened = installation.open()
     with handle_signals() as interruption:
         n_users = help_scoring(opened, interruption.is_set)

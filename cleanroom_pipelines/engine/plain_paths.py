@@ -64,7 +64,7 @@ class PlainPaths:
 
 @contextmanager
 def plain_folder(folder: Path) -> Iterator[Path]:
-    """Yield a plain path to an existing folder: its own, or that of a temporary link."""
+    """Yield a path without special characters to an existing folder: its own path, or a temporary link."""
     names = PlainPaths()
     try:
         yield names.of(folder)

@@ -336,7 +336,7 @@ def build_audience_export(work: Work[ExportJob]) -> AssetResult:
         documents: dict[str, Any] = {}
 
         def note(written: ExportManifest) -> None:
-            """Store the artifact before the files become visible, so that only finishing the version is left."""
+            """Store the artifact before the files become visible; after a crash only the version is unfinished."""
             warnings = list(selection.warnings)
             documents["export"] = {
                 **written.as_dict(),

@@ -131,7 +131,7 @@ def write_shard(folder: Path, number: int, shard: ShardArrays) -> None:
 
 
 def write_embedding_lengths(folder: Path, number: int, lengths: npt.NDArray[np.float32]) -> None:
-    """Write the length of each user's embedding.
+    """Write the Euclidean norm of each user's embedding.
 
     Args:
         folder: The model's folder, with an existing subfolder `embeddings`.

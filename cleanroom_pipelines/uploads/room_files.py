@@ -199,7 +199,7 @@ def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None
     if magic.startswith(_UTF16_MAGICS):
         raise InputError("The file looks like UTF-16.", remedy="Save it as UTF-8.", problem="unreadable")
     if is_json(magic):
-        raise InputError("The file is JSON.", remedy=SAVE_AS, problem="type")
+        raise InputError("The file is JSON, which is not accepted here.", remedy=SAVE_AS, problem="type")
     shape = _shape_of_csv(plain, sizes)
     return RoomFile(plain, "csv", shape.record_sizes, shape.line_end, n_bytes, shape.delimiter)
 

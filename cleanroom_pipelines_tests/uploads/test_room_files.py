@@ -275,7 +275,7 @@ def test_json_is_not_read_as_ids(tmp_path: Path, text: str) -> None:
         (tmp_path / "upload").write_bytes(content)
         report = validate(tmp_path / "upload", Dataset.SEED_AUDIENCES, MatchingId.STRING)
         assert (report.passed, report.n_rows) == (False, 0)
-        assert "The file is JSON. Save the table as CSV" in str(report.reason)
+        assert "The file is JSON, which is not accepted here. Save the table as CSV" in str(report.reason)
 
 
 def test_lines_in_another_encoding_are_named(tmp_path: Path) -> None:

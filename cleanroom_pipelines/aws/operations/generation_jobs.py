@@ -183,7 +183,7 @@ def _check_query(endpoint: Endpoint, caller: Caller, seed: RequestedSeed) -> Non
         checked = check_query(text, parameters=seed.parameters, databases=databases, is_authors=is_own_text)
         folders = [warehouse_table(endpoint.home, owner, *names) for names in checked.tables]
     except SeedError as error:
-        raise invalid(member, f"Query must be allowed. {error}") from None
+        raise invalid(member, f"Query must contain only allowed SQL. {error}") from None
     except UsageError as error:
         raise invalid(member, f"Tables must be valid. {error}") from None
     missing = [

@@ -165,7 +165,10 @@ def own_upload(call: Call, upload_id: object) -> Upload:
     if upload.owner_email != call.email:
         raise denied()
     if upload.location is None:
-        raise InvalidRequestError("The uploaded file was ingested and deleted.", remedy="Upload it again.")
+        raise InvalidRequestError(
+            "The uploaded file is no longer available: it was deleted after it was ingested.",
+            remedy="Upload it again.",
+        )
     return upload
 
 
