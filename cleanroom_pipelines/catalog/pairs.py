@@ -314,7 +314,7 @@ class Pairs(Part):
                 raise NotFoundError("There is no such proposal.", remedy="List the proposals.")
             if organization not in _find(session, row.pair_id).organizations or row.effective_at is not None:
                 raise ConflictError(
-                    "Only the organisations that provide the data can reject a proposal, until both have approved it.",
+                    "Only organisations that provide the data can reject a proposal, until both have approved it.",
                     remedy="List the proposals.",
                 )
             session.delete(row)
