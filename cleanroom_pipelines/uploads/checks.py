@@ -154,6 +154,8 @@ def choose_seed_column(tables: TableFiles, dataset_column: str = "") -> str:
             name that was found.
     """
     columns = tables.columns
+    if SEED_COLUMN in {name.lower() for name in tables.repeated}:
+        return SEED_COLUMN  # check_columns then reports that it occurs twice
     is_only = len(columns) == 1
     for found in (
         [column for column in columns if column.lower() == SEED_COLUMN],

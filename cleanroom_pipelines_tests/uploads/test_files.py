@@ -213,6 +213,8 @@ def test_a_needed_column_that_occurs_twice(tmp_path: Path) -> None:
     report = interactions(write_csv(tmp_path / "t.csv", ["u,i,5,1,2"], header="user,item,ts,spend,SPEND"))
     assert_failed(report, StatusCode.TRAINING_DATA_INVALID, ErrorCode.NOT_ENOUGH_COLUMNS)
     assert "two columns named 'spend'" in report.reason
+    report = seed(write_csv(tmp_path / "s.csv", ["u1,u1"], header="user_id,User_ID"))
+    assert "two columns named 'user_id'" in report.reason
 
 
 def test_a_heavy_id_is_a_warning_with_its_share(tmp_path: Path) -> None:
