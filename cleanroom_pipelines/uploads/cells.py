@@ -10,7 +10,7 @@ Files of data rooms have further roles. Their labels (segments, audience types) 
 they are. An age is a bracket `18-24`, an open bracket `65+`, or one whole number; its numbers are from 0 to 150,
 and a bracket must not end below its start. Spaces and an en dash are accepted in an age; its value has neither.
 Ages and genders may be missing. Numbers of an embedding must be finite, and must not be missing. The syntax of
-matching ids, such as e-mail addresses, is known to `identity`.
+matching ids, such as e-mail addresses, and their placeholders are judged by `identity.judging`.
 
 A row is dropped if an id is empty or a placeholder, its line cannot be parsed, or a cell has the wrong type: a
 time that is neither a whole number of seconds nor an ISO 8601 time, or is out of range; a number that is not

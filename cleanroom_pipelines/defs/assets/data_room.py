@@ -2,7 +2,7 @@
 
 Lives here: the ten assets of group `data_room`. An asset only calls its builder and returns metadata.
 Add here when a room gets another asset.
-Keep out: building (runs.building_rooms, runs.building_room_audiences) and metadata (defs.pages).
+Keep out: building (runs.building_rooms, runs.building_room_audiences) and metadata (defs.room_pages).
 """
 
 from collections.abc import Sequence
