@@ -263,7 +263,7 @@ def _row(cell: _Cell, in_overlap: Released, overlap: Released, figures: BaseFigu
 
 
 def _matchable_cells(relations: Relations, salt: str) -> Mapping[_Cell, int]:
-    """Count the matchable users of each value in the tables and of each pair of values; a count can be 0."""
+    """Count the matchable users of each listed value and of each pair of listed values; a count can be 0."""
     _choose_interests(relations, salt)
     found: dict[_Cell, int] = {}
     # All segments with enough relevant users, not only those that are among some user's five: the number of users
