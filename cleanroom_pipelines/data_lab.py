@@ -1,4 +1,4 @@
-"""Data-lab classes of the Media client, under the module name that scripts of Decentriq's Media API import.
+"""Data-lab classes of the Media client; scripts written for Decentriq's Media API import this module name.
 
 Keep out: everything but names from `media`.
 """

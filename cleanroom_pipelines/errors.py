@@ -109,7 +109,7 @@ class ConflictError(CleanroomError):
 
 
 class ClaimLostError(CleanroomError):
-    """Another run holds the claim; this run must not publish its results."""
+    """This run no longer holds the claim on its work, so it must not publish its results."""
 
 
 class CancelledError(CleanroomError):
@@ -141,7 +141,7 @@ class StorageFullError(CleanroomError, OSError):
 
 
 class EngineError(CleanroomError, RuntimeError):
-    """The query engine failed; only the class name of its error is kept, because its text quotes cells."""
+    """The query engine failed; only the class name of its error is kept, because the text can quote data."""
 
 
 class ConfigurationError(CleanroomError, ValueError):

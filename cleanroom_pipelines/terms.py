@@ -66,7 +66,7 @@ class MatchingId(Term):
 
     @property
     def family(self) -> Family:
-        """The family of this kind: ids match within a family, so hashed ids match plain ones."""
+        """The family of this kind of id; ids match within their family, so hashed ids match plain ones."""
         return _FAMILIES[self]
 
     @property

@@ -1,4 +1,4 @@
-"""The source of the current change, for the audit log: such as the command line, the inbox or an HTTP request.
+"""The source of the current change, such as the command line, the inbox or an HTTP request, for the audit log.
 
 Lives here: setting and reading the source; entry points set it.
 Keep out: slow imports; `cleanroom --help` loads this.
@@ -21,7 +21,7 @@ def way_in() -> str:
 
 @contextmanager
 def acting_for(way: str) -> Iterator[None]:
-    """Set the source of all changes in the `with` body: cli, inbox, ui, schedule, worker or REQUEST."""
+    """Set the source of all changes in the `with` body: cli, inbox, ui, schedule, worker or request."""
     before = _way.set(way)
     try:
         yield

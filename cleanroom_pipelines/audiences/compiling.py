@@ -114,7 +114,7 @@ class _Users:
         return _from(self.query()).distinct(copy=False)
 
     def keep(self, others: exp.Query, *, is_in: bool) -> None:
-        """Keep only the users of this set who are, or are not, in another relation; it must be one SELECT."""
+        """Keep only this set's users who are, or are not, in `others`; this set must be one SELECT."""
         (select,) = self.parts
         alias = f"other_{len(select.args.get('joins') or ()) + 1}"
         select.join(
@@ -214,7 +214,8 @@ class _Compiler:
         if isinstance(ref, FileRef):
             if ref not in self.files:
                 raise UsageError(
-                    "A file in the definition was not provided.", remedy="Use the same path as in the definition."
+                    "The definition uses a file that is not in `files`.",
+                    remedy="Add the file to `files`, with the same path and column.",
                 )
             return _Users([_select(self.files[ref])], is_unique=False)
         definition, below = trail.enter(ref.id)
@@ -265,7 +266,7 @@ class _Compiler:
     def _bound(self, value: str) -> exp.Expr:
         if len(self.parameters) >= MAX_PARAMETERS:
             raise UsageError(
-                f"The filters of the audience and of the audiences it uses have over {MAX_PARAMETERS:,} values.",
+                f"The audience and the audiences that it uses have more than {MAX_PARAMETERS:,} filter values.",
                 remedy="Split the audience into several.",
             )
         self.parameters.append(value)

@@ -39,7 +39,7 @@ class FilterOperator(Term):
 
 
 class MatchOperator(Term):
-    """Whether all or any of the filters must match, with wire values."""
+    """Whether a user must match all or any of the filters; the values are the wire values."""
 
     MATCH_ALL = "AND"
     MATCH_ANY = "OR"
@@ -98,7 +98,7 @@ class CustomRef(Document):
 
 @dataclass(frozen=True)
 class FileRef(Document):
-    """A parquet file of ids; only for set algebra over files, never in a data room.
+    """A parquet file of ids. Only set algebra over files can use it; a data room cannot.
 
     Args:
         path: File, folder or glob.
@@ -373,7 +373,7 @@ class DefinitionPath:
     ids: tuple[str, ...] = ()
 
     def enter(self, id_: str) -> "tuple[Definition, DefinitionPath]":
-        """Follow a reference to a custom audience; return its definition, and the chain extended by it.
+        """Follow a reference to a custom audience; return its definition, and this path with the reference added.
 
         Raises:
             UsageError: The reference closes a cycle, or the chain is too long.

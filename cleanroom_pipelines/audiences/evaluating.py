@@ -143,7 +143,7 @@ def evaluate_files(
 def _without_effect(
     definition: Definition, n_rows: Mapping[FileRef, int], n_found: int
 ) -> list[tuple[FileRef, FileRef]]:
-    """Return each combined list with the source if subtracting removed no id, or intersecting left none."""
+    """Return (list, source) pairs to warn about: subtracting lists removed no id, or an intersection is empty."""
     if not isinstance(definition, RuleBased) or not isinstance(definition.source, FileRef):
         return []
     operators = [each.operator for each in definition.combinators]

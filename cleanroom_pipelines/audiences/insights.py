@@ -143,7 +143,7 @@ class ReleasedInsights:
 
 @dataclass(frozen=True)
 class BaseFigures:
-    """Released counts about the base audience alone; reused until new ones are paid for with privacy budget.
+    """Released counts of the base audience alone; they are reused until privacy budget is spent on new ones.
 
     Args:
         addressable: Relevant users.
@@ -156,7 +156,7 @@ class BaseFigures:
     cells: Mapping["_Cell", Released]
 
     def addressable_in(self, cell: "_Cell") -> Released:
-        """Estimate a cell's relevant users: its matchable users × all relevant / all matchable users."""
+        """Estimate a cell's relevant users: its matchable users times the base's relevant-to-matchable ratio."""
         return self.cells[cell].scaled(self.addressable, self.matchable)
 
     def as_dict(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class BaseFigures:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], *, is_hidden: bool) -> Self:
-        """Read the figures from the output of `as_dict`; in a room that hides counts, they are hidden again."""
+        """Read the figures from the output of `as_dict`; `is_hidden` hides their counts again."""
 
         def count(kept: int | None, price: Any) -> Released:
             return released(kept or 0, price=price, is_hidden=is_hidden)
@@ -263,7 +263,7 @@ def _row(cell: _Cell, in_overlap: Released, overlap: Released, figures: BaseFigu
 
 
 def _matchable_cells(relations: Relations, salt: str) -> Mapping[_Cell, int]:
-    """Count the matchable users of each listed value and of each pair of these values, including zero counts."""
+    """Count the matchable users of each listed value and of each pair of listed values; a count can be 0."""
     _choose_interests(relations, salt)
     found: dict[_Cell, int] = {}
     # All segments with enough relevant users, not only those that are among some user's five: the number of users

@@ -86,7 +86,7 @@ class AudienceSize:
         return self.value == int(self.value)
 
     def n_users(self, population: int) -> int:
-        """Number of users requested: a percentage of `population`, rounded down but at least 1, or the value."""
+        """Number of users: an absolute size itself, or a percentage of `population`, rounded down, at least 1."""
         if self.type is SizeType.ABSOLUTE:
             return int(self.value)
         # Decimal text keeps 0.07 % of 10,000 at 7: binary floats would give 6.999….

@@ -92,7 +92,7 @@ class _Visited:
 
 @dataclass
 class PageSession:
-    """One session of the load test.
+    """One user's session in the load test of the console.
 
     Args:
         url: URL of the server.
@@ -365,7 +365,7 @@ def _build_room(installation: Installation, url: str, folder: Path, plan: Consol
 
 
 def _write_files(folder: Path, plan: ConsolePlan) -> None:
-    """Write both parties' files: buyers have some interests more often than others."""
+    """Write both parties' files; about 70 % of the buyers have only interests from the first 10 of 40."""
     dice = random.Random(plan.random_seed)  # noqa: S311 - made-up data
     with (
         (folder / "matching.csv").open("w") as matching,

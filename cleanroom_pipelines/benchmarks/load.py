@@ -131,7 +131,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class _Timed:
-    """When a call was due, sent and answered, in seconds on the same clock."""
+    """The times at which a call was due, sent and answered, in seconds on the same clock."""
 
     operation: str
     due: float

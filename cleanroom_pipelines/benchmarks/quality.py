@@ -196,7 +196,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 class Source:
-    """The tables of a data set; copies them without the data that a task hides."""
+    """The tables of a data set, with methods that copy the tables without the data that a task hides."""
 
     def __init__(self, data: Data, scratch: Path, engine: EngineSettings) -> None:
         self.data = data
@@ -384,7 +384,7 @@ def _candidates(model: Model, seed: Int64) -> Candidates:
 
 
 def _held_out_recall(model: Model, seed: Int64, settings: GenerationSettings) -> dict[str, float]:
-    """Return the recall that a job reports for a random seed, and whether its interval covers a random ranking."""
+    """Return a job's recall for a random seed, and whether its interval covers a random ranking's recall."""
     with open_engine() as engine, one_blas_thread():
         fit = fit_candidates(engine, model, _candidates(model, seed), settings, Stages(Runtime()))
         held_out = fit.held_out
@@ -488,7 +488,7 @@ def item_batches(
 
 
 def _pair_batches(source: Source, n_tasks: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Build tasks from the users of two items, both hidden."""
+    """Build tasks that find the users of either of two items; both items are hidden from the model."""
     for batch in item_batches(source, 2 * n_tasks, rng, at_once=2):
         tasks = [
             Task("pair", f"{one.name} or {two.name}", tuple(sorted({*one.members, *two.members})))

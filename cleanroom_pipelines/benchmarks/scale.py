@@ -1,4 +1,4 @@
-"""The scale benchmark: seconds, memory, spill and shuffle of each heavy step, compared with peers.
+"""The scale benchmark: seconds, memory, spill and shuffle of each heavy step, compared with other libraries.
 
 Lives here: running each step in its own process, monitoring its process tree, marginal costs, the table.
 Add here when another cost should be measured.
@@ -339,7 +339,7 @@ def _sizes(folder: Path) -> Iterable[int]:
 
 
 def costs_of_growth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return training's cost per additional million interactions, or million users if interactions hardly grow.
+    """Return the cost of training per additional million interactions; if these hardly grow, per million users.
 
     Args:
         rows: The sizes of a result, smallest first.

@@ -78,7 +78,7 @@ def _normalizer(variance: Fraction) -> float:
 
 @lru_cache(maxsize=64)
 def _tails(variance: Fraction) -> tuple[int, ...]:
-    """Return P(|noise| ≥ m) · 2^255 for m = …, 2, 1, in ascending order, without zeros."""
+    """Return P(|noise| ≥ m) · 2^255, rounded down, from the largest m with a result above 0 down to m = 1."""
     exact = Context(prec=_DIGITS)
     half = exact.divide(Decimal(variance.denominator), Decimal(2 * variance.numerator))
     step = exact.exp(exact.multiply(half, Decimal(-2)))  # a weight's ratio to the one before falls by this factor

@@ -70,7 +70,7 @@ _RECALL_WITHIN, _CELLS_OF_RECALL, _AT_90 = 0.05, 4, 1.6449
 
 
 def figures_price(n_seed_users: int) -> Price:
-    """Return the price of a lookalike's quality figures, up to 10 units, for a recall at 10 % within ± 5 points.
+    """Return the price of a lookalike's quality figures: enough for recall at 10 % ± 5 points, at most 10 units.
 
     Args:
         n_seed_users: Released size of the source.

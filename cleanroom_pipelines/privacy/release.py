@@ -70,7 +70,7 @@ class Released:
 
     @property
     def reason(self) -> Reason | None:
-        """Why the count is not shown; None if it is. A hidden count is HIDDEN even if it is also too few."""
+        """Why the count is not shown; None if it is shown. HIDDEN takes precedence over TOO_FEW."""
         if self._is_hidden:
             return Reason.HIDDEN
         return Reason.TOO_FEW if self._rounded is None else None
@@ -103,7 +103,7 @@ class Released:
         return float(self._variance + Fraction(self._policy.rounding**2, 12)) / self._rounded**2
 
     def kept(self) -> int | None:
-        """Return the noised count, even if hidden, for storage in an artifact; `released` restores it."""
+        """Return the count for storage in an artifact, even if the room hides it; `released` restores it."""
         return self._rounded
 
     def as_dict(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Releaser:
         return Released._of(noised, self.policy, price.variance, is_hidden=self.hide_absolute_values)
 
     def noised(self, value: int, *, question: str, cell: str, price: Price) -> int:
-        """Add noise to a whole number without threshold or rounding, for vectors and further computation.
+        """Add noise to a whole number, but apply no threshold or rounding; for vectors and further computation.
 
         Args:
             value: The exact value.

@@ -152,7 +152,7 @@ def test_there_is_a_limit_to_values_of_all_audiences_together(monkeypatch: pytes
     audiences: dict[str, Definition] = {f"{number}": RuleBased(BaseRef(), filters) for number in range(3)}
     combinators = tuple(Combinator(CombineOperator.UNION, CustomRef(id_)) for id_ in audiences)
     compile_definition(RuleBased(BaseRef(), None, combinators[:2]), audiences.__getitem__)
-    with pytest.raises(UsageError, match="over 25 values"):
+    with pytest.raises(UsageError, match="more than 25 filter values"):
         compile_definition(RuleBased(BaseRef(), None, combinators), audiences.__getitem__)
 
 

@@ -77,7 +77,7 @@ def metrics_and_exports(world: World, is_in: bool) -> dict[str, Numbers]:
 
 
 def two_tables(world: World, is_in: bool) -> dict[str, Numbers]:
-    """Attack: the publisher reads results of an advertiser's SQL seed over two tables; one may lack the victim."""
+    """Attack: the publisher reads the results of a seed from a SQL join; one joined table may lack the victim."""
     _put_table(world, "members", (*POPULATION.seed, VICTIM))
     _put_table(world, "visits", with_victim(POPULATION.seed, is_in))
     job = _start(world, {"sqlParameters": {"queryString": _JOIN}})

@@ -178,7 +178,7 @@ def planted(world: World, is_in: bool) -> Found:
 
 
 def retrained(world: World, is_in: bool) -> Found:
-    """Attack: the advertiser, who knows the victim, tests whether a new base audience has the victim.
+    """Attack: the advertiser, who knows the victim, tests whether a new base audience contains the victim.
 
     The base's model is trained again in the kept representation. The victim's place on the list is not secret, and
     neither is the number of users, which a list's length reveals. The base therefore lacks one more user, so that
@@ -227,7 +227,7 @@ def spending(world: World, is_in: bool) -> Found:
 
 
 def re_upload(world: World) -> None:
-    """Trick: upload lists with other content."""
+    """Trick: do nothing here; the caller uploads changed lists after this trick."""
 
 
 def new_room(world: World) -> None:
@@ -308,6 +308,6 @@ def _rows(name: str, answer: Mapping[str, Any]) -> Numbers:
 
 
 def _in_figures(message: str) -> float:
-    """Convert a message to a number, its length plus all numbers in it, so that most messages differ."""
+    """Return the message's length plus all numbers in its text; most messages give different results."""
     figures = [int(each) for each in re.findall(r"\d+", message)]
     return float(len(message) + sum(figures))
