@@ -126,23 +126,23 @@ from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 
 class _Resources(Creation, Overview):
-    """The methods of the catalogue about resources, versions and tags."""
+    """The catalogue's methods for resources, versions and tags."""
 
 
 class _Work(Scheduling, Workers):
-    """The methods of the catalogue about pending work, claims and workers."""
+    """The catalogue's methods for pending work, claims and workers."""
 
 
 class _Rooms(Rooms, RoomAudiences):
-    """The methods of the catalogue about data rooms: uploads, provisioning, jobs and audiences."""
+    """The catalogue's methods for data rooms: uploads, provisioning, jobs and audiences."""
 
 
 class _Parties(Parties, Policies):
-    """The methods of the catalogue about accounts and their keys, collaborations, templates and buckets."""
+    """The catalogue's methods for accounts and their keys, collaborations, templates and buckets."""
 
 
 class _Deletions(Deletion, Tombstones):
-    """The methods of the catalogue about deletions in progress and tombstones of finished ones."""
+    """The catalogue's methods for deletions in progress and tombstones of finished ones."""
 
 
 class Catalog:
@@ -214,7 +214,7 @@ class Catalog:
         return self.resources.get(of, resource_id, account_id, region)
 
     def user_id_column(self, configured: ConfiguredAudienceModel) -> str:
-        """Return the name of the USER_ID column in a model's training dataset; empty if that was deleted."""
+        """Return the name of the USER_ID column in a model's dataset; empty if the dataset was deleted."""
         with suppress(NotFoundError):
             model = self.get(AudienceModel, configured.audience_model_id)
             dataset = self.get(TrainingDataset, model.training_dataset_id)

@@ -119,8 +119,8 @@ class Mail:
         check_label("user name of the mail server", self.user, 255)
         if (self.user is None) != (self.secret is None):
             raise UsageError(
-                "The user name of the mail server or its password is missing.",
-                remedy="Give both, the password as the name of a secret, or neither.",
+                "The mail server's login is incomplete.",
+                remedy="Give both the user name and the name of the secret with its password, or neither.",
             )
         check_secret_name(self.secret)
 

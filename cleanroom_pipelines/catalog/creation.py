@@ -187,7 +187,7 @@ class Creation(Resources):
         """
         if set(changes) - _UPDATABLE:
             raise UsageError(
-                "A field of a configured audience model cannot be changed.",
+                "Some fields of a configured audience model cannot be changed.",
                 remedy=f"Change only {', '.join(sorted(_UPDATABLE))}.",
             )
 
@@ -221,7 +221,7 @@ class Creation(Resources):
         """
         if spec.kind is not kind:
             raise UsageError(
-                f"The declaration does not describe a {kind.words}.",
+                f"The declaration does not describe a resource of kind {kind.words}.",
                 remedy="Declare the same kind of resource as before.",
             )
         return self._change(kind, resource_id, lambda _: spec, digest=digest, cause=Cause.DECLARED)
@@ -279,7 +279,9 @@ class Creation(Resources):
             if parent is not None and spec.parent_id != parent.id:
                 raise ClashError("The resource's parent was changed concurrently.", remedy="Try again.")
             if spec.name != row.name or name_scope(spec, row.account_id) != row.scope:
-                raise UsageError(f"A {kind.words} cannot be renamed.", remedy="Declare a new one.")
+                raise UsageError(
+                    f"A resource of kind {kind.words} cannot be renamed.", remedy="Declare a new one."
+                )
             completed = _completed(session, spec, parent, row.account_id, is_new=False)
             wanted = spec_values(completed) | {"tags": dict(completed.tags)}
             changed = {name for name, value in wanted.items() if _differs(getattr(row, name), value)}
@@ -371,7 +373,7 @@ def _taken_by(session: Session, spec: Spec, account_id: str, region: str) -> str
 
 
 def _kept_configuration(parent: ResourceRow | None) -> dict[str, Any] | None:
-    """Return the configured model's settings to store with a job that must not follow later changes of them."""
+    """Return the configured model's settings to store with a job, so that later changes do not affect the job."""
     if not isinstance(parent, ConfiguredAudienceModelRow):
         return None
     kept = ConfiguredAtStart(parent.audience_model_id, parent.sizes, parent.min_matching_seed_size)
@@ -421,7 +423,7 @@ def _reject_second_upload(session: Session, spec: GenerationJobSpec) -> None:
     )
     if earlier is not None:
         raise ConflictError(
-            f"The inbox received the same seed before, as the generation job {earlier.id}.",
+            f"This seed was already uploaded to the inbox, and belongs to the generation job {earlier.id}.",
             remedy="Use that job, or upload another seed.",
             reason="seed",
             existing_id=earlier.id,

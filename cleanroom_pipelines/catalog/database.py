@@ -244,7 +244,7 @@ class Database:
             raise
 
     def lease_time(self, session: Session, now: datetime | None = None) -> datetime:
-        """Return the current UTC time for leases and heartbeats, from the server if `server_clock` is set."""
+        """Return the UTC time for leases and heartbeats, from the database server if `server_clock` is set."""
         if now is None and self._server_clock:
             there: datetime = session.scalars(select(func.clock_timestamp())).one()
             return there.astimezone(UTC)

@@ -72,7 +72,7 @@ class ProvenVersion:
 
 @dataclass(frozen=True)
 class ProvenResource:
-    """A resource, and its versions that the catalogue lacks but that can be rebuilt from stored artifacts.
+    """A resource, and its versions to rebuild: missing or outdated in the catalogue, but stored.
 
     Attributes:
         kind: Its kind.
@@ -280,7 +280,7 @@ def _value_from_json(attribute: ColumnProperty[Any], value: Any) -> Any:
 
 
 def is_proof(status: Status, finished_at: datetime | None, made_at: datetime) -> bool:
-    """Return whether a stored artifact proves that the catalogue's status of its version is outdated.
+    """Return whether a stored artifact proves that its version's status in the catalogue is outdated.
 
     Args:
         status: The status in the catalogue.

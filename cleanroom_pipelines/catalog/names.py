@@ -249,7 +249,7 @@ def check_label(what: str, text: str | None, max_length: int) -> None:
 
 
 def check_text(what: str, text: str | None, max_length: int = 2048) -> None:
-    """Reject an external text, such as a location or another system's id, if empty, too long or unprintable.
+    """Reject an external text (a location, another system's id) that is empty, too long or unprintable.
 
     Raises:
         UsageError: The text is invalid; the message names `what`, not the text.
@@ -360,7 +360,9 @@ def check_bucket_url(url: str) -> None:
     segments = prefix.split("/") if prefix else []
     if len(prefix) > _MAX_PREFIX or not all(_is_segment(segment) for segment in segments):
         raise UsageError(
-            "The prefix of the bucket's URL is invalid.", remedy="Give s3://bucket/prefix with plain segments."
+            "The prefix of the bucket's URL is invalid.",
+            remedy="Use only letters, digits, spaces and !_.*'()=,@- in its folder names. "
+            "The names . and .. are not allowed.",
         )
 
 

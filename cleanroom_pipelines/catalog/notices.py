@@ -48,7 +48,7 @@ class NoticeReceiver:
         check_name(self.name)
         if self.name == OPERATOR:
             raise UsageError(
-                f"The name {OPERATOR} is reserved for the receiver that this setting configures.",
+                f"The name {OPERATOR} is reserved for the operator's own receiver.",
                 remedy="Choose another name.",
             )
         check_label("organization", self.organization, 255)

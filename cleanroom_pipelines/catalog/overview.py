@@ -140,7 +140,7 @@ class Overview(Part):
             )
 
     def refreshed_since(self, since: datetime, limit: int) -> tuple[tuple[Resource, Version], ...]:
-        """Return jobs, then exports, that were refreshed after a time, each group newest first, with versions."""
+        """Return the jobs, then the exports, refreshed after a time, newest first, with their current versions."""
         found: list[tuple[Resource, Version]] = []
         with self._database.read() as session:
             for row_type in (GenerationJobRow, ExportJobRow):
@@ -208,7 +208,7 @@ class Overview(Part):
             return session.scalar(query) or 0
 
     def unfinished(self) -> dict[Status, int]:
-        """Count the pending and in-progress versions by status; absent statuses are omitted."""
+        """Count the pending and in-progress versions by status; zero counts are omitted."""
         query = (
             select(VersionRow.status, func.count())
             .join(ResourceRow, ResourceRow.id == VersionRow.resource_id)
@@ -219,7 +219,7 @@ class Overview(Part):
             return {row[0]: row[1] for row in session.execute(query)}
 
     def count_started(self, since: datetime) -> dict[tuple[Kind, Status], int]:
-        """Count the versions that started after a time, by kind and current status; absent ones are omitted."""
+        """Count the versions that started after a time, by kind and current status; zero counts are omitted."""
         query = (
             select(VersionRow.kind, VersionRow.status, func.count())
             .where(VersionRow.started_at > since)

@@ -314,7 +314,8 @@ class Pairs(Part):
                 raise NotFoundError("There is no such proposal.", remedy="List the proposals.")
             if organization not in _find(session, row.pair_id).organizations or row.effective_at is not None:
                 raise ConflictError(
-                    "Only organisations that provide the data can reject a proposal, until both have approved it.",
+                    "A proposal can be rejected only by an organisation that provides the data, "
+                    "and only before it takes effect.",
                     remedy="List the proposals.",
                 )
             session.delete(row)

@@ -65,7 +65,7 @@ def follow(
 
 
 def followers(session: Session, resource: ResourceRow) -> list[ResourceRow]:
-    """Return the children, created by declarations, that are rebuilt after each new version of the resource."""
+    """Return the declared children that are rebuilt after each new version of the resource."""
     query = (
         select(ResourceRow)
         .where(ResourceRow.parent_id == resource.id, ResourceRow.declared, ResourceRow.status.not_in(DELETING))

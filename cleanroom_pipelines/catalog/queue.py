@@ -109,7 +109,7 @@ def started_since(since: datetime) -> Select[Any]:
 
 
 def in_turns(ready: Iterable[Queued], started: Iterable[tuple[str, Lane, datetime]]) -> list[Queued]:
-    """Order ready versions: the small lane first; in a lane, owners alternate, each with its oldest version.
+    """Order ready versions: small lane first; within a lane, owners take turns, oldest version of each first.
 
     Args:
         ready: All ready versions.
@@ -129,5 +129,5 @@ def in_turns(ready: Iterable[Queued], started: Iterable[tuple[str, Lane, datetim
 
 
 def _age(each: Queued) -> tuple[datetime, int, str]:
-    """Return the sort key of a ready version: oldest first, and parents before children of the same time."""
+    """Return the sort key of a ready version: oldest first; parents before children requested at the same time."""
     return each.version.created_at, _KINDS.index(each.version.kind), each.version.resource_id

@@ -117,7 +117,7 @@ class Version:
 
     @property
     def run_key(self) -> str:
-        """Dagster run key; it changes each time this version is queued, so that a sensor starts one run each time.
+        """Dagster run key; it changes whenever this version is queued again, so that Dagster starts a new run.
 
         It does not use the attempt, which a released claim or a manual retry lowers: Dagster never starts a second
         run under a known key.
@@ -536,7 +536,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Upload:
-    """An uploaded file; its content is deleted once ingested, this record is kept.
+    """An uploaded file; its content is deleted once it is ingested, but this record is kept.
 
     Attributes:
         id: Hex digits.

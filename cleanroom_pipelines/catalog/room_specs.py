@@ -57,7 +57,7 @@ class ParticipantSpec(Document):
         return permission in self.permissions
 
     def without(self, email: str) -> Self:
-        """Return the participant after a member declined; unchanged if the address is not a member's."""
+        """Return the participant after a member declined; unchanged if no member has this address."""
         if email not in self.emails:
             return self
         return replace(self.without_user(email), declined=(*self.declined, email))
@@ -83,7 +83,7 @@ class ParticipantSpec(Document):
 
     @property
     def is_able(self) -> bool:
-        """Whether, for each of the participant's permissions, at least one member has it."""
+        """Whether each of the participant's permissions is held by at least one member."""
         held = {each for email in self.emails for each in self.as_member(email).permissions}
         return held >= set(self.permissions)
 
@@ -260,7 +260,7 @@ def _problem(place: str, message: str, remedy: str) -> UsageError:
 
 
 def _failures(place: str, check: Callable[[], None]) -> Iterator[UsageError]:
-    """Yield the error of a check, if it fails, with the place of the field that it is about."""
+    """Run a check; if it fails, yield its error together with the place of the field concerned."""
     try:
         check()
     except UsageError as error:

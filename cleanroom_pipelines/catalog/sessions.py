@@ -254,7 +254,10 @@ class SignIn(Part):
             # locked, because a new password must end this session too
             user = session.get(UserRow, email, with_for_update=True)
             if user is None or user.disabled or password not in (None, user.password):
-                raise ConflictError("The user's password or access has just changed.", remedy="Sign in again.")
+                raise ConflictError(
+                    "The user was deleted, disabled or given another password during the sign-in.",
+                    remedy="Sign in again.",
+                )
             self._start(session, email, digest, token_id)
 
     def session(self, digest: str) -> ConsoleSession | None:

@@ -44,7 +44,7 @@ SPECS: Mapping[Kind, type[Spec]] = {
 
 
 def spec_values(spec: Spec) -> dict[str, object]:
-    """Return the values of a spec's fields by name; the additional fields of a record are left out."""
+    """Return the values of a spec's fields by name, without the additional fields that a record has."""
     return {part.name: getattr(spec, part.name) for part in fields(SPECS[spec.kind])}
 
 

@@ -211,7 +211,7 @@ class AudienceModelSpec(Spec):
         for seconds in (self.refresh_every_seconds, self.refresh_window_seconds):
             if seconds is not None and not 1 <= seconds <= 10 * 366 * 86_400:
                 raise UsageError(
-                    "The refresh is out of range.", remedy="Give a refresh between one second and ten years."
+                    "The refresh interval or window is out of range.", remedy="Give one second to ten years."
                 )
         if self.refresh_window_seconds is not None and self.refresh_every_seconds is None:
             raise UsageError(
@@ -325,7 +325,10 @@ class RequestedSeed(Document):
             raise UsageError("The id of the seed's query is not a UUID.", remedy="Give a lower-case UUID.")
         compute = json.dumps(self.compute, ensure_ascii=False)
         if "\\u0000" in compute or not is_storable(compute):
-            raise UsageError("The seed's compute configuration is invalid.", remedy="Give text in its properties.")
+            raise UsageError(
+                "The seed's compute configuration contains characters that cannot be stored.",
+                remedy="Remove NUL characters and unpaired surrogates.",
+            )
         if len(self.parameters) > MAX_PARAMETERS:
             raise UsageError("The seed has too many parameters.", remedy=f"Give at most {MAX_PARAMETERS}.")
         for name, value in self.parameters.items():
@@ -428,7 +431,7 @@ class GenerationJobSpec(Spec):
         return self.configured_audience_model_id
 
     def validate(self) -> None:
-        """Raise UsageError unless the seed is described and the export size is in range."""
+        """Raise UsageError unless the job has a valid seed and its export size, if any, is in range."""
         super().validate()
         check_text("seed's location", self.seed_location, MAX_LOCATION)
         check_text("seed's name", self.seed_name or None, 1024)

@@ -74,7 +74,7 @@ class Users(Part):
 
     @noted
     def set_user_disabled(self, email: str, disabled: bool) -> User:
-        """Disable or enable a user; disabling ends the user's sessions, and tokens and password are then rejected.
+        """Disable or enable a user; a disabled user has no sessions, and cannot use tokens or a password.
 
         Raises:
             NotFoundError: The user does not exist.
@@ -134,7 +134,7 @@ class Users(Part):
             return record_of(Token, row)
 
     def token_of(self, digest: str) -> Token | None:
-        """Return the token with this digest; None if it is unknown, revoked or expired, or its user disabled."""
+        """Return a token by its digest; None if it is unknown, revoked or expired, or if its user is disabled."""
         with self._database.read() as session:
             found = session.execute(
                 select(TokenRow, UserRow.disabled)

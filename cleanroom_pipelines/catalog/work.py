@@ -133,7 +133,7 @@ class Scheduling(Claims):
         return places
 
     def _queue(self, per_owner: int, parent_id: str | None = None) -> list[Queued]:
-        """Return the ready versions in queue order; only the `per_owner` oldest of each owner and kind."""
+        """Return the ready versions in queue order, at most the `per_owner` oldest for each owner and kind."""
         with self._database.read() as session:
             query = _pending_versions().where(_READINESS.in_(["ready"]), ~_IS_AT_WORK)
             if parent_id is not None:
@@ -163,7 +163,9 @@ class Scheduling(Claims):
         return in_turns(queued, started)
 
     def fail_orphans(self) -> tuple[Version, ...]:
-        """Fail pending versions whose parent failed, with the training data's status code or PARENT_NOT_ACTIVE.
+        """Fail pending versions whose parent failed.
+
+        Their status code is PARENT_NOT_ACTIVE, or the dataset's own code if its training data cannot be used.
 
         Returns:
             The failed versions, including indirect descendants.
@@ -195,7 +197,7 @@ class Scheduling(Claims):
 
     @noted
     def retry(self, kind: Kind, resource_id: str) -> Version:
-        """Requeue a resource's newest version, which must have failed, and allow all attempts again.
+        """Requeue a resource's newest version, which must have failed, and reset its number of used attempts.
 
         Raises:
             NotFoundError: The resource does not exist.
@@ -270,7 +272,7 @@ class Scheduling(Claims):
             return ManualRequest("work", version_record(version), None, message)
 
     def dependents(self, kind: Kind, resource_id: str) -> tuple[Resource, ...]:
-        """Return the children, created by declarations, that are rebuilt after each new version of this resource.
+        """Return the declared children that are rebuilt after each new version of this resource.
 
         Raises:
             NotFoundError: The resource does not exist.
@@ -364,7 +366,7 @@ _REPORTED_BY_THE_MODEL = (
 
 
 def next_refresh(due: datetime, every_seconds: int, now: datetime) -> datetime:
-    """Return when a refresh is next due: the first time after `now` that is one or more intervals after `due`."""
+    """Return the next due time after `now`: `due` plus one interval, or plus as many as are needed."""
     every = timedelta(seconds=every_seconds)
     missed = max(0, (now - due) // every)
     return due + (missed + 1) * every

@@ -67,7 +67,7 @@ class ArtifactReference:
 
 @dataclass(frozen=True)
 class Input:
-    """An input that an artifact was built from: another artifact, or an uploaded table without a `version`."""
+    """An input of an artifact: another artifact, or external data such as a seed, whose `version` is empty."""
 
     asset: str
     partition: str
@@ -141,7 +141,7 @@ class Manifest(Document):
                 )
             manifest = cls.from_dict(raw)
             if not all(_is_inside(entry.name) for entry in manifest.files):
-                raise ValueError("a file outside of the artifact")
+                raise ValueError("a file is outside the artifact")
             return manifest
         except (ValueError, KeyError, TypeError):
             raise ArtifactError(
@@ -151,7 +151,7 @@ class Manifest(Document):
 
 @dataclass
 class Draft:
-    """An artifact being written: put files into `path`, set `n_rows` by file, and add `facts` for the manifest."""
+    """An unfinished artifact: put files into `path`, set each file's `n_rows`, and add the manifest's `facts`."""
 
     path: Path
     reference: ArtifactReference

@@ -201,7 +201,7 @@ class AuditLog:
         self._write_up_to(self._queued(entry), is_awaited=True)
 
     def write_soon(self, entry: Mapping[str, Any]) -> None:
-        """Queue an entry and write it within about a second, batched with others; for read requests.
+        """Queue the entry of a read request, which is written within about a second, in a batch.
 
         `close` and the end of the interpreter write queued entries. A kill or a power cut loses them. If the disk
         is full they stay queued; once thousands are queued, the caller gets the error.
@@ -255,7 +255,7 @@ class AuditLog:
                     self._engine.dispose()
 
     def stay_connected(self) -> None:
-        """Keep connections open between transactions, which makes writes to a file four times as fast.
+        """Keep connections open between transactions, which makes writes to an SQLite file four times as fast.
 
         Call it before the first use, and only in a process that never forks.
         """
@@ -373,7 +373,7 @@ class AuditLog:
         return waiting
 
     def _write_up_to(self, last: dict[str, Any], *, is_awaited: bool) -> None:
-        """Write queued entries in batches until `last` is written, by this thread or another one.
+        """Write queued entries in batches until this or another thread has written `last`.
 
         Args:
             last: The entry.

@@ -68,7 +68,7 @@ class RegisteredBucket:
             # without its own profile, a bucket would be accessed with the machine's own permissions
             raise ConfigurationError(
                 "A bucket on a real object store needs both a URL and a credentials profile.",
-                remedy="Register it with --url and --credentials-profile, or with neither.",
+                remedy="Register it with --url and --credentials-profile; omit both for a folder of the home.",
             )
         if self.url is not None:
             try:
@@ -108,7 +108,8 @@ class Buckets:
             _reject_links(bucket, "/".join(segments[:-1]))
         elif key and not bucket.has_key(key):
             raise UsageError(
-                "A registered bucket cannot have this key.", remedy="Use a key without empty segments."
+                "A registered bucket cannot contain an object with this key.",
+                remedy="Use a key without empty segments.",
             )
         is_folder = not segments or s3_uri.endswith("/")
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder)
@@ -131,7 +132,8 @@ class Buckets:
             _reject_links(bucket, key)
         elif len(bucket.prefix) + len(key) + _ROOM_FOR_EXPORT > MAX_KEY:
             raise UsageError(
-                "The destination is too long for the keys of an export.", remedy="Use a shorter prefix."
+                "The destination is too long: the keys of the exported files would exceed the limit.",
+                remedy="Use a shorter prefix.",
             )
         return ObjectPlace("/".join((f"s3://{name}", *segments)), bucket, key, is_folder=True)
 
@@ -239,7 +241,7 @@ class ObjectPlace:
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> AbstractContextManager[FolderDraft]:
-        """Write files to this folder, which readers see only once it is complete; see Bucket.drafting.
+        """Write files to this folder, which becomes visible to readers when complete; see Bucket.drafting.
 
         Raises:
             UsageError: It is the bucket itself.
@@ -382,7 +384,7 @@ def _seed_errors(max_bytes: int) -> Iterator[None]:
     except NotFoundError:
         raise SeedError(
             "The seed was not found.",
-            remedy="Check its s3Uri: a file, or a folder with .jsonl, .csv or .parquet files.",
+            remedy="Check that its s3Uri names a file, or a folder with .jsonl, .csv or .parquet files.",
             status_code=StatusCode.SEED_NOT_FOUND,
         ) from None
     except BucketError as error:

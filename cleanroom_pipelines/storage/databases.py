@@ -19,7 +19,7 @@ WRITES = {_WRITE: True}
 
 
 def make_engine(url: URL, *, stays_connected: bool = False) -> Engine:
-    """Open a database; nothing connects before the first use.
+    """Return an engine for a database; it connects when it is first used.
 
     Args:
         url: An SQLite file or a PostgreSQL server.

@@ -372,7 +372,7 @@ def _is_link(folder: int, name: str) -> bool:
 
 
 def _walk(folder: int, base: str, after: str, deep: bool) -> Iterator[ObjectEntry]:
-    """Yield the objects below a folder whose keys come after `after`, in byte order as S3 lists them."""
+    """Yield a folder's objects with keys greater than `after`, in byte order as S3 lists them."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:

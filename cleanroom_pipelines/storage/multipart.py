@@ -1,4 +1,4 @@
-"""Unfinished multipart uploads: parts of objects that are not visible before they are completed.
+"""Unfinished multipart uploads: the parts of objects that become visible only when completed.
 
 Lives here: storing parts and joining them into an object.
 Add here when unfinished uploads get another operation.
@@ -65,7 +65,7 @@ class MultipartUpload:
         return self.parts_bucket.find(_name_of(number))
 
     def store(self, number: int, source: IO[bytes]) -> ObjectEntry:
-        """Store a part, replacing any with the same number.
+        """Store a part, replacing any part with the same number.
 
         Raises:
             NotFoundError: The upload was completed or aborted meanwhile.
@@ -170,7 +170,7 @@ class MultipartUploads:
 
 
 def e_tag_of(parts: Sequence[ObjectEntry]) -> str:
-    """Return the ETag of an object made of parts, as S3 does: the MD5 of their MD5s, and their number."""
+    """Return an object's ETag as S3 computes it from the parts: the MD5 of their MD5s, and their number."""
     digests = b"".join(bytes.fromhex(part.e_tag.strip('"').partition("-")[0]) for part in parts)
     return f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
 

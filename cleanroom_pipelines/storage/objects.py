@@ -57,7 +57,7 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class ObjectEntry:
-    """Key and size of an object; `find` and remote stores also return its other properties.
+    """An object's key and size; its other properties are set only by `find` and by remote stores.
 
     Args:
         key: Its key.
@@ -231,7 +231,7 @@ class Bucket(Protocol):
         attempt_of: Callable[[bytes], int | None],
         fence: Fence = UNFENCED,
     ) -> AbstractContextManager[FolderDraft]:
-        """Write a folder that readers see only once the `with` body has succeeded.
+        """Write a folder that becomes visible to readers when the `with` body succeeds.
 
         Args:
             folder: Its key.
@@ -250,12 +250,12 @@ class Bucket(Protocol):
 
 
 def later_attempt() -> ClaimLostError:
-    """Error for a folder that a later attempt has already written."""
+    """Return the error for a folder that a later attempt has already written."""
     return ClaimLostError("A later attempt has already delivered this export.", remedy="Nothing was changed.")
 
 
 def link_in_the_way() -> BucketError:
-    """Error for a symbolic link in the path of an object."""
+    """Return the error for an object whose path contains a symbolic link."""
     return BucketError(
         "The path contains a symbolic link, which is not allowed in a bucket.",
         remedy="Put the file or folder itself there.",

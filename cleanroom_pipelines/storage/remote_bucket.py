@@ -475,7 +475,7 @@ class RemoteBucket:
 
     @contextmanager
     def _store(self) -> Iterator[Any]:
-        """Yield the store, and convert its errors into this package's, which keep only a code or class name."""
+        """Yield the store; convert its errors to this package's errors, which give only a code or class name."""
         try:
             if self._opened is None:
                 self._opened = self._opening()

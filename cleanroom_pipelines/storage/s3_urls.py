@@ -75,7 +75,7 @@ def is_storable_segment(segment: str) -> bool:
 
 
 def name_of_segment(segment: str) -> str:
-    """Return the file name for a key segment: the segment itself, or a tilde and its escaped form if unsafe.
+    """Return the file name for a key segment: the segment if it is safe, or else a tilde and its escaped form.
 
     Letters of all scripts are kept, because the value of a Hive partition is read from the folder's name. `..`,
     empty segments, names of drafts, control characters and globs are escaped, so no key becomes another path.

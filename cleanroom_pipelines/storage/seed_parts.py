@@ -48,7 +48,7 @@ def seed_suffix(file: Path) -> str:
         return suffix + packed
     raise SeedError(
         "The seed's file format is not supported.",
-        remedy="Use .parquet, .csv, .tsv, .txt or .jsonl, text optionally with .gz or .zst.",
+        remedy="Use .parquet, .csv, .tsv, .txt or .jsonl; text files may be compressed as .gz or .zst.",
     )
 
 

@@ -83,7 +83,7 @@ def reject_links(home: Home, account_id: str, folder: Path) -> None:
 
 
 def table_of(home: Home, account_id: str, folder: Path) -> tuple[str, str] | None:
-    """Return the names of database and table for a folder from `warehouse_table`; None for any other folder."""
+    """Return the database and table of a folder that `warehouse_table` returned; None for any other folder."""
     warehouse = home.accounts / account_id / "warehouse"
     if not folder.is_relative_to(warehouse):
         return None

@@ -84,7 +84,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables of pairs; recreate the earlier ledger, empty because spent budgets are not converted."""
+    """Drop the tables of pairs; recreate the earlier ledger without entries, as spending is not converted."""
     op.create_table(
         "privacy_ledger",
         sa.Column("data_room_id", sa.String(60), nullable=False),

@@ -1,4 +1,4 @@
-"""Passkeys of users, and the one-time challenges that browsers are given to use them.
+"""Passkeys of users, and one-time challenges for adding a passkey or signing in with it.
 
 Lives here: one step of the catalogue's schema, 0010 to 0011.
 Add here: nothing once released; write the next step.
