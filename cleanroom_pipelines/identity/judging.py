@@ -95,7 +95,7 @@ class JudgedIds:
     changed: npt.NDArray[np.bool_]
 
     def problems(self) -> dict[IdProblem, npt.NDArray[np.int64]]:
-        """Return the positions, from 0, of the invalid ids by reason; reasons that do not occur are omitted."""
+        """Return the 0-based positions of the invalid ids, by reason; reasons that do not occur are omitted."""
         found = {
             IdProblem.EMPTY_CELL: np.flatnonzero(self.empty),
             IdProblem.PLACEHOLDER: np.flatnonzero(self.placeholder),

@@ -151,7 +151,7 @@ def _numbers_of(plan: _Plan, digits: pa.Array) -> pa.Array:
 
 
 def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """Remove the national prefix as `phonenumberutil.parse` does; also return which numbers need the library."""
+    """Remove the national prefix as `phonenumbers.parse` does; also return which numbers it must parse itself."""
     nothing = np.zeros(len(numbers), np.bool_)
     if plan.prefix is None:
         return numbers, nothing
@@ -170,7 +170,7 @@ def _without_prefix(plan: _Plan, numbers: pa.Array) -> tuple[pa.Array, npt.NDArr
 
 
 def _are_valid(plan: _Plan, numbers: pa.Array) -> npt.NDArray[np.bool_]:
-    """Return whether each number is valid in its region: the first whose leading digits or patterns match."""
+    """Return whether each number is valid in its region, the first one whose leading digits or patterns match."""
     valid = np.zeros(len(numbers), np.bool_)
     open_rows = np.arange(len(numbers))
     for region in plan.regions:

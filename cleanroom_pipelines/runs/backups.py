@@ -69,11 +69,11 @@ def back_up(installation: Installation, target: Path) -> None:
             remedy="Back up the database and the object store with their own tools.",
         )
     if os.path.lexists(target):
-        raise ConflictError("The backup file already exists.", remedy="Give another name.")
+        raise ConflictError("The backup file already exists.", remedy="Give another file name.")
     if not target.parent.is_dir():
         raise UsageError("The folder of the backup file does not exist.", remedy="Create it first.")
     if any(target.resolve().is_relative_to(home.root / part) for part in _PARTS):
-        raise UsageError("The backup file would contain itself.", remedy="Write it outside of the home.")
+        raise UsageError("The backup file would contain itself.", remedy="Give a path outside the home.")
     key = installation.key.secret
     with full_disk_is_an_error():
         folder = Path(tempfile.mkdtemp(prefix="backup-", dir=home.scratch))

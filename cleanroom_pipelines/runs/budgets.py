@@ -95,7 +95,7 @@ class Budget:
         return self.ledger_for(None)
 
     def ledger_for(self, organization: str | None) -> Ledger:
-        """Return the current ledger, limited to the share of `organization` in the budget if it is given."""
+        """Return the current ledger; if `organization` is given, limit it to that organisation's share."""
         return self.installation.catalog.pairs.ledger(self.pair.id, organization)
 
     def releaser(self, content: str, *, hide_absolute_values: bool) -> Releaser:
@@ -109,7 +109,7 @@ class Budget:
         return keys <= self.installation.catalog.pairs.paid_among(self.pair.id, keys)
 
     def cost(self, questions: Iterable[Question]) -> int:
-        """Return the price of those given questions that are not paid for yet, in tenths of a budget unit."""
+        """Return the price, in tenths of a budget unit, of the given questions that are not paid for yet."""
         by_key = {question.key: question for question in questions}
         paid = self.installation.catalog.pairs.paid_among(self.pair.id, by_key)
         return sum(question.tenths for key, question in by_key.items() if key not in paid)
@@ -162,7 +162,7 @@ class Budget:
 
 
 def bound_of(ledger: Ledger) -> dict[str, Any]:
-    """Return the privacy bound of a pair's whole budget; for a monthly budget, also that of a year's budgets."""
+    """Return the privacy bound of a pair's whole budget; if the budget is monthly, also the bound of a year."""
     bound = bound_as_dict(ledger.total)
     if ledger.period:
         bound["right_at_most_in_a_year"] = round(right_at_most(MONTHS_OF_A_YEAR * ledger.total), 3)
@@ -177,7 +177,7 @@ def ledger_after(ledger: Ledger, kind: str, tenths: int) -> Ledger:
 
 
 def room_pair(installation: Installation, room: DataRoom) -> Pair | None:
-    """Return the two organisations that provide a room's data; before an upload, those that may upload.
+    """Return the two organisations that provide a room's data or, before an upload, may provide it.
 
     Returns:
         None if, for one of the two sides, no organisation may upload data.
@@ -196,7 +196,7 @@ def room_organizations(installation: Installation, room: DataRoom) -> tuple[str 
 
 
 def replay(installation: Installation) -> int:
-    """Add payments from the audit log that are missing in the catalogue's ledgers.
+    """Add payments from the audit log that are missing from the catalogue's ledgers.
 
     Returns:
         Number of log lines read.
@@ -271,7 +271,7 @@ def _queried_in_earlier_release(installation: Installation) -> set[str]:
 
 
 def _possible_pairs(installation: Installation) -> set[tuple[str, str]]:
-    """Return all pairs of organisations that may have matched their data: of users, of accounts and of rooms."""
+    """Return all pairs of organisations that may have matched data through users, accounts or data rooms."""
     catalog = installation.catalog
     users, accounts = _organizations_of_users(installation), _organizations_of_accounts(installation)
     rooms = [room_pair(installation, room) for room in catalog.rooms.data_rooms()]

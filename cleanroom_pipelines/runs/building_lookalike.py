@@ -1,4 +1,4 @@
-"""Build the assets of the lookalike API: read the record, compute, store the artifact, finish the version.
+"""Build the assets of the lookalike API: compute and store their artifacts, and finish the version.
 
 Lives here: one function per asset, free of Dagster, so that runs, workers and tests share the same code.
 Add here when a lookalike asset is added.
@@ -314,7 +314,7 @@ def _build_private_audience(
 
 @builds(ExportJob, "audience_export")
 def build_audience_export(work: Work[ExportJob]) -> AssetResult:
-    """Export the most similar users, at one allowed size, to the configured model's destination."""
+    """Export the most similar users, up to the requested size, to the configured model's destination."""
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, n_seed_users, select_audience
 
     installation, export = work.installation, work.record

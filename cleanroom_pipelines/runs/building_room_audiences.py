@@ -1,4 +1,4 @@
-"""Build and deliver a room's audiences: read the record, compute, store the artifact, finish the version.
+"""Build and deliver a room's audiences: compute and store their artifacts, and finish the version.
 
 Lives here: building a custom audience with its statistics, and delivering one to a group.
 Add here when a room's audience is built or delivered in another way.
@@ -275,7 +275,7 @@ def _build_lookalike(
     if "room_model" not in folders:
         raise UsageError(
             "The data room has no similarity model.",
-            remedy="Provision segments or embeddings, in a room that allows lookalikes.",
+            remedy="Provision segments or embeddings. The room must also allow lookalikes.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
     source = RuleBased(lookalike.source)
@@ -423,7 +423,7 @@ def _current_audience(catalog: Catalog, audience: CustomAudience) -> tuple[Versi
 def _pay_for_list(
     work: Work[AudienceList], audience: CustomAudience, room_version: Version, published: Mapping[str, Any]
 ) -> None:
-    """Charge the budget for the audience's size, because delivering a list shows that it is large enough."""
+    """Charge the budget for the size, because a delivered list shows that the audience is large enough."""
     if "questions" not in published:
         raise CleanroomError(
             "The audience was built by an earlier release and is being rebuilt.",

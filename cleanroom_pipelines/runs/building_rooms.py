@@ -1,4 +1,4 @@
-"""Build the assets of data labs and data rooms: read the record, compute, store the artifact, finish the version.
+"""Build the assets of data labs and data rooms: compute and store their artifacts, and finish the version.
 
 Lives here: validating a lab, and building the six assets of a room; unchanged assets are reused.
 Add here when a room gets another asset.
@@ -76,7 +76,7 @@ def _built_earlier(store: ArtifactStore, newest: Version, asset: str) -> AssetRe
 
 @builds(DataRoom, built_earlier=_built_earlier)
 def build_room_asset(work: Work[DataRoom], *, asset: str, finishes: bool) -> AssetResult:
-    """Build one asset of a room; first build the assets before it that this version of the room still lacks.
+    """Build one asset of a room; first build the upstream assets that this version of the room still lacks.
 
     Args:
         work: The claimed version of the room.
@@ -479,7 +479,7 @@ def _fail_validation(state: _RoomBuild, failed: Mapping[str, str], code: StatusC
 def _changed_inputs(
     state: _RoomBuild, inputs: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Dataset], ArtifactReference | None]:
-    """Return the changed uploads, the unchanged datasets, and the earlier artifact that contains those."""
+    """Return the changed uploads, the unchanged datasets, and the earlier artifact with the unchanged datasets."""
     earlier = state.earlier("base_audience")
     if earlier is None:
         return dict(inputs), [], None

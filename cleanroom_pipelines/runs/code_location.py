@@ -32,7 +32,7 @@ def load_repository() -> dg.RepositoryDefinition:
 
 
 def origin_of(job_name: str) -> RemoteJobOrigin:
-    """Return the code-location origin to store with a job's runs; Dagster's timeline omits runs without one."""
+    """Return the code-location origin to store with a job's runs; Dagster's timeline omits runs without it."""
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=CODE_LOCATION)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=CODE_LOCATION)
     return RemoteJobOrigin(RemoteRepositoryOrigin(location, _REPOSITORY), job_name)

@@ -104,7 +104,7 @@ def _explain(installation: Installation, instance: dg.DagsterInstance, version: 
 
 
 def _record_failed_run(installation: Installation, instance: dg.DagsterInstance, failure: Failure) -> bool:
-    """Record a failed Dagster run for a version that failed without one; False if it is recorded already."""
+    """Record a failed Dagster run for a version that failed without a run; False if it was recorded before."""
     kind, partition = failure.record.kind, failure.record.id
     run_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{installation.opened.identity.id}/{failure.version.run_key}"))
     run = instance.get_run_by_id(run_id)

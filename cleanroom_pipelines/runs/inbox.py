@@ -411,7 +411,7 @@ def _noted_folder(installation: Installation, note: Mapping[str, Any]) -> Path |
 
 
 def _receipts(installation: Installation, job: GenerationJob) -> list[Path]:
-    """Search all inbox folders for a job's receipts, and for the marker file left in the folder of its seed."""
+    """Return a job's receipts in all inbox folders, and the hidden marker file where its seed was dropped."""
     names = (f"{ACCEPTED}/{job.id}.json", f"{REJECTED}/{job.id}.json", f"{ACCEPTED}/.{job.id}")
     return [path for name in names for path in installation.home.inbox_seeds.glob(f"*/{name}")]
 

@@ -220,7 +220,7 @@ class Installation:
 
     @property
     def exists(self) -> bool:
-        """Whether the home has content or the catalogue is elsewhere; if neither, opening creates both."""
+        """Whether an installation exists: its home has content, or its catalogue is outside the home."""
         root = self.settings.home
         try:
             return self.settings.catalog_url is not None or (root.is_dir() and any(root.iterdir()))
@@ -332,7 +332,7 @@ class Installation:
         return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
 
     def _note(self, change: Change) -> None:
-        """Write a change of the catalogue to the audit log, with a keyed digest in place of the user's address."""
+        """Log a change to the catalogue in the audit log, with a keyed digest in place of the user's address."""
         entry = {
             "way": change.way,
             "operation": change.operation,

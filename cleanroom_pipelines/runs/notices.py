@@ -262,7 +262,7 @@ def send(
             time.sleep(pause)
         else:
             return ""
-    raise AssertionError("The last attempt returns.")
+    raise AssertionError("The last attempt always returns a result.")
 
 
 def _attempt(channel: Channel, notice: Notice, secrets: Mapping[str, str], delivery: str) -> None:

@@ -72,7 +72,7 @@ class Parts:
         return Opened(key, found)
 
     def check(self, opened: Opened) -> None:
-        """Check again that the parts belong together, in case a file was replaced meanwhile; changes nothing.
+        """Check again, without changes, that home and catalogue belong together: a file may have been replaced.
 
         Raises:
             IdentityError: They no longer belong together.
@@ -90,7 +90,7 @@ class Parts:
         return kept, found
 
     def _claim(self) -> Opened:
-        """Open a new installation, or restore a missing identity of home or catalogue; one process at a time."""
+        """Open an installation whose home or catalogue lacks its identity, and add it; the home is locked."""
         home = HomeIdentity(self.home.root)
         kept, found = self._compare()
         if found is not None:
@@ -145,7 +145,7 @@ def _reject_other(known: Identity, found: Identity | None) -> None:
         )
     if known.generation > found.generation:
         raise IdentityError(
-            "The catalogue is older than the home: versions were published or deleted since.", remedy=WAY_BACK
+            "The catalogue is older than the home: it lacks later versions or deletions.", remedy=WAY_BACK
         )
 
 

@@ -127,7 +127,7 @@ def check_registration(
 
 
 def sign_in_options(installation: Installation, site: PasskeySite) -> tuple[str, str]:
-    """Begin a sign-in by passkey; the user chooses the passkey, so no e-mail address is needed.
+    """Begin a sign-in with a passkey; the user chooses the passkey, so no e-mail address is needed.
 
     Returns:
         The secret for the browser's cookie, and the options for its script as JSON.

@@ -110,7 +110,7 @@ class PrivateJob:
 
     @property
     def disclosures(self) -> tuple[str, ...]:
-        """Keys of the sentences, shown to users, that say which facts the job's lists reveal."""
+        """Keys of the sentences that tell users which facts the job's lists reveal."""
         return () if self.mode is SeedMode.IN_PLACE else (self.mode.value,)
 
     @cached_property
@@ -193,7 +193,7 @@ class PrivateJob:
         return {"metrics": metrics, "explanation": made["explanation"], "vector": made["vector"]}
 
     def check_seed_size(self, model: Path, n_matched: int, minimum: int) -> None:
-        """Check that enough seed users match; skipped if an earlier paid vector makes the seed unnecessary.
+        """Check that enough seed users match, unless a vector that was paid for earlier can replace the seed.
 
         Args:
             model: Folder of the model.
@@ -220,7 +220,7 @@ class PrivateJob:
         return paid if paid.fits(self.budget.pair.id, self._source, model) else None
 
     def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
-        """Describe the job's price, its figures' error, the remaining budget, and what its lists reveal."""
+        """Describe the job's price, the error of its figures, the remaining budget, and what its lists reveal."""
         size, vector, quality = prices
         price, budget = in_units(sum(prices)), self.budget.as_dict()
         bound = f"{budget['bound']['right_at_most']:.0%} of cases"
@@ -285,7 +285,7 @@ def paying_pair(catalog: Catalog, starter: str, owner: str, agreed: Collaboratio
 
 
 def cannot_pay(catalog: Catalog, pair: Pair) -> Ledger | None:
-    """Return the ledger of two organisations if the budget left is too low for any job; otherwise None.
+    """Return the ledger of two organisations if the remaining budget is too low for any job; otherwise None.
 
     A job first pays for its seed's size. If a size was paid for before, the same seed may be used again for free.
     """

@@ -237,5 +237,5 @@ class PaidVector(Document):
 
 
 def digest_of(pair_id: str, source: str) -> str:
-    """Return a digest of a seed's canonical text, which may contain data, and of the id of the paying pair."""
+    """Return a digest of the paying pair's id and the seed's canonical text; the text itself may contain data."""
     return hashlib.sha256(f"{pair_id} {source}".encode()).hexdigest()

@@ -51,7 +51,7 @@ class Failure:
 
     @property
     def sentence(self) -> str:
-        """The reason of the failure; if a parent failed first, the parent's name and reason."""
+        """The reason for the failure; if a parent failed first, the parent's name and reason."""
         if self.root.id == self.record.id:
             return self.reason
         return f"The {self.root.kind.words} '{self.root.name}' failed: {self.reason}"

@@ -28,7 +28,7 @@ _PAGES = "cleanroom_pipelines.defs.pages"
 
 
 def has_history(installation: Installation, instance: dg.DagsterInstance) -> bool:
-    """Whether Dagster's storage contains all materialisations; compares everything on the first call only."""
+    """Whether Dagster's storage contains all materialisations; once it does, later calls skip the comparison."""
     mark = _mark(installation)
     storage = instance.daemon_cursor_storage
     if instance.is_ephemeral or storage.get_cursor_values({mark}).get(mark):

@@ -174,7 +174,8 @@ def planned_recovery(installation: Installation) -> Iterator[Recovery | None]:
         if not (state.is_kept or parts.catalog.ownership.is_blank()):
             raise UsageError(
                 f"{state.sentence} This command cannot replace a database on a server.",
-                remedy="Set CLEANROOM_CATALOG_URL to an empty database, or restore it with its own tools.",
+                remedy="Set CLEANROOM_CATALOG_URL to an empty database, "
+                "or restore the old database with its own tools.",
             )
         yield Recovery(_plan(installation, parts.catalog, key, state), installation, parts.catalog, identity, None)
         return
@@ -454,7 +455,7 @@ class _ResourceBuilder:
 
 
 def _proves_more(proven: ProvenVersion, known: Version | None) -> bool:
-    """Whether artifacts show that a version got further than the older catalogue says."""
+    """Whether the artifacts prove that a version got further than the outdated catalogue says."""
     if known is None:
         return True
     return proven.failure is None and is_proof(known.status, known.finished_at, proven.made_at)

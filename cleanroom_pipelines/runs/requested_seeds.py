@@ -94,7 +94,7 @@ def forget_seeds_from(
 
 
 def _locations_with(s3_uri: str) -> list[str]:
-    """Return the URLs of an object and of all its parent folders, the latter with and without a slash."""
+    """Return the URLs of an object and of all its parent folders, each folder with and without a final slash."""
     parts = s3_uri.removeprefix("s3://").split("/")
     folders = [f"s3://{'/'.join(parts[:n])}" for n in range(1, len(parts))]
     return [s3_uri, *folders, *(f"{folder}/" for folder in folders)]
@@ -119,7 +119,7 @@ def _query(installation: Installation, account: str, requested: RequestedSeed, o
     if requested.template_arn is not None:
         template = installation.catalog.parties.template(requested.template_arn)
         if template is None:
-            raise SeedError("The analysis template was deleted.", remedy="Give another one.")
+            raise SeedError("The analysis template was deleted.", remedy="Give another template.")
         account, text = template.account_id, template.sql
     databases = warehouse_databases(installation.home, account)
     checked = check_query(text or "", parameters=requested.parameters, databases=databases)

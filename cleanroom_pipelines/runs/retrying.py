@@ -22,9 +22,7 @@ def retry_failed(catalog: Catalog) -> tuple[list[Version], list[tuple[Resource, 
             record = catalog.get(RECORDS[version.kind], version.resource_id)
             try:
                 if record.parent_id in unusable:
-                    raise ConflictError(
-                        "The resource it is built from failed.", remedy="Retry that resource first."
-                    )
+                    raise ConflictError("The parent of this resource failed.", remedy="Retry the parent first.")
                 queued.append(catalog.work.retry(version.kind, version.resource_id))
             except ConflictError as error:
                 skipped.append((record, str(error)))

@@ -61,12 +61,12 @@ class RoomBudget:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What an artifact with noised numbers depends on in addition to its inputs: the paying pair."""
+        """The spec of an artifact with noised numbers: the pair of organisations that pays for the noise."""
         return {"pair": self.budget.pair.id}
 
     @property
     def salt(self) -> str:
-        """The secret that selects which of a user's interests the tables count."""
+        """The secret that determines which of a user's interests are counted in the tables."""
         return self.budget.installation.key.derive(f"interests of {self.budget.pair.id}").hex()
 
     def releaser(self) -> Releaser:

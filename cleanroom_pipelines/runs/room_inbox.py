@@ -136,7 +136,7 @@ def _sealed_upload(
 def close_room_drop(
     installation: Installation, upload_id: str, code: StatusCode | None = None, message: str = ""
 ) -> None:
-    """Close a dropped file after a run: delete the note of its name and, if the run failed, write a receipt.
+    """Finish with a dropped file after a run: delete its note and, if the run failed, write a receipt.
 
     Does nothing for other uploads.
 

@@ -165,7 +165,7 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 def sending_heartbeats(
     installation: Installation, worker: str, *, every_seconds: float = HEARTBEAT_SECONDS
 ) -> Iterator[None]:
-    """Send a heartbeat for this worker every 15 seconds, so that its death would be detected.
+    """Send a heartbeat for this worker every 15 seconds, so that other processes notice if the worker dies.
 
     A failed heartbeat is retried soon: a brief database failure must not stop the heartbeats.
     """

@@ -159,7 +159,7 @@ def _stop_signals() -> Iterator[StopRequest]:
 
 
 def _end_of_parent() -> threading.Event:
-    """Return an event that is set when the parent process ends or is killed, which closes this process's stdin."""
+    """Return an event that is set when stdin is closed, because the parent process has ended or was killed."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -173,7 +173,7 @@ def _end_of_parent() -> threading.Event:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Do the work of the installation that the environment configures, until a signal or the parent's end.
+    """Do the work of the configured installation until a stop signal arrives or the parent process ends.
 
     Args:
         arguments: The lane to work on; empty: all lanes.

@@ -112,7 +112,7 @@ def help_scoring(installation: Installation, should_stop: Callable[[], bool] = l
 
 
 def publish_scoring(folder: Path, fit: Any, plan: dict[str, Any]) -> None:
-    """Write the fitted ensemble without its seed users, and then the plan; helper runs start on the plan.
+    """Write the fitted ensemble without its seed users, and then the plan that helper runs wait for.
 
     Args:
         folder: Folder below the scratch folder, visible to all hosts.

@@ -115,7 +115,7 @@ def check_password(password: str) -> None:
 
 
 def start_session_by_password(installation: Installation, email: str, password: str) -> str | None:
-    """Start a session by a password and return its secret; its duration does not reveal whether a user exists.
+    """Start a session with a password; the call takes equally long whether or not the user exists.
 
     Returns:
         The secret; None if the password is wrong, or was replaced in the meantime.
@@ -132,7 +132,7 @@ def start_session_by_password(installation: Installation, email: str, password: 
 
 
 def start_session_by_token(installation: Installation, token: str) -> tuple[str, str] | None:
-    """Start a session by a token; return its user and its secret, or None if the token is invalid."""
+    """Start a session with a token; return the user and the session's secret, or None if the token is invalid."""
     found = token_of(installation, token)
     if found is not None:
         with suppress(ConflictError):
@@ -161,7 +161,7 @@ def start_session(
 
 
 def start_session_by_passkey(installation: Installation, passkey: Passkey, sign_count: int) -> str | None:
-    """Start a session by a verified passkey; None if the passkey was removed or used meanwhile.
+    """Start a session with a verified passkey; None if the passkey was removed or used meanwhile.
 
     Args:
         installation: The installation to work on.

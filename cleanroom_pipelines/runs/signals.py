@@ -28,7 +28,7 @@ class StopRequest:
         self.number = 0
 
     def is_set(self) -> bool:
-        """Whether a stop signal has arrived; keeps the number of the first one."""
+        """Whether a stop signal has arrived; `number` then holds the number of the first signal."""
         if not self.number and self._reader is not None:
             with suppress(OSError):  # no signal has arrived
                 self.number = next((each for each in self._reader.recv(4096) if each in STOP_SIGNALS), 0)

@@ -28,7 +28,7 @@ _LEEWAY_SECONDS = 60
 
 
 def begin_sign_on(installation: Installation, back: str) -> tuple[str, str]:
-    """Begin to sign in at the provider: return the browser's secret and the provider's address.
+    """Begin a sign-in at the provider: return the browser's secret and the provider's address.
 
     Args:
         installation: The installation to work on.

@@ -45,7 +45,7 @@ class Problem:
 
     @property
     def consequences(self) -> str:
-        """A sentence about the other failures; empty if there are none."""
+        """A sentence about the failures that this failure caused; empty if it caused none."""
         n_others = len(self.others)
         if not n_others:
             return ""

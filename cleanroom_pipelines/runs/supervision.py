@@ -65,7 +65,7 @@ def fail_runs_that_never_appeared(installation: Installation, instance: dg.Dagst
 
 
 def _sync_partitions(installation: Installation, instance: dg.DagsterInstance) -> None:
-    """Add the partitions that Dagster lacks, and remove those of deleted resources that never ran."""
+    """Add the partitions that Dagster lacks; remove partitions without runs if their resource was deleted."""
     comparison = Comparison(installation, instance, "partitions")
     if comparison.is_made:
         return

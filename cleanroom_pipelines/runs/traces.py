@@ -38,7 +38,7 @@ _RACES = 20
 
 
 def add_partitions(instance: dg.DagsterInstance, kind: Kind, wanted: Collection[str]) -> None:
-    """Add the missing partitions to Dagster, and retry if another process has just added the same."""
+    """Add the missing partitions to Dagster, and retry if another process has just added some of them."""
     for is_last in (False,) * _RACES + (True,):
         missing = sorted(set(wanted) - shown_partitions(instance, kind))
         if not missing:
@@ -78,7 +78,7 @@ class Comparison:
         return self._storage.get_cursor_values({self._key}).get(self._key) == self._mark
 
     def note(self) -> None:
-        """Record that partitions and catalogue were compared, as of the creation of this object."""
+        """Record that Dagster's partitions match the catalogue as it was when this object was created."""
         self._storage.set_cursor_values({self._key: self._mark})
 
 

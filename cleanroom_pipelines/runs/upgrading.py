@@ -61,7 +61,8 @@ def wait_for_rebuild(installation: Installation, record: Resource, version: Vers
     if newest.status is Status.CREATE_FAILED and newest.cause is Cause.UPGRADED:
         raise ArtifactError(
             f"The model in the {kind.words} {resource_id} was built by an earlier release and its rebuild failed.",
-            remedy=f"Fix the problem shown in the status of {resource_id}, retry it, then retry this resource.",
+            remedy=f"Fix the problem shown in the status of {resource_id} and retry that {kind.words}. "
+            "Then retry this resource.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
     installation.catalog.work.request_version(kind, resource_id, Cause.UPGRADED)

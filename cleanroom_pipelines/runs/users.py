@@ -36,7 +36,7 @@ def issue_token(installation: Installation, email: str, days: int = 90) -> tuple
         UsageError: The number of days is out of range.
     """
     if not 1 <= days <= MAX_DAYS:
-        raise UsageError("The token's number of days is out of range.", remedy=f"Give 1 to {MAX_DAYS}.")
+        raise UsageError("The token's validity is out of range.", remedy=f"Give 1 to {MAX_DAYS} days.")
     text = _PREFIX + base64.urlsafe_b64encode(bytes.fromhex(installation.token_hex(32))).decode().rstrip("=")
     expires_at = installation.clock() + timedelta(days=days)
     return text, installation.catalog.users.add_token(email, _digest(installation, text), expires_at)

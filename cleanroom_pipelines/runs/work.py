@@ -150,13 +150,13 @@ class Work(Generic[_R]):
 
     @property
     def fence(self) -> Fence:
-        """Return the claim's checks for publishing in the installation; the work can be cancelled afterwards."""
+        """Return the checks to pass before publishing in the installation; cancellation remains possible."""
         check = partial(self.installation.catalog.work.check_wanted, self.claim)
         return Fence(self.claim.queue_generation + 1, check, check)
 
     @property
     def delivery_fence(self) -> Fence:
-        """Return the claim's checks for publishing outside the installation; this ends the time to cancel."""
+        """Return the checks to pass before publishing outside the installation; they rule out cancellation."""
         return replace(self.fence, commit=partial(self.installation.catalog.work.begin_delivery, self.claim))
 
     @contextmanager
@@ -245,7 +245,7 @@ class Work(Generic[_R]):
         return self.installation.key.digest("data versions", canonical.encode())[:32]
 
     def _record(self) -> str:
-        """Return the encrypted record for rebuilding a lost catalogue; it has names, addresses and queries."""
+        """Return the encrypted record for rebuilding a lost catalogue, with names, addresses and queries."""
         dossier = self.installation.catalog.dossiers.dossier(self.record.kind, self.record.id, self.version.number)
         return seal_dossier(self.installation.key, dossier)
 
@@ -451,7 +451,7 @@ def unseal_dossier(key: InstallationKey, record: str) -> Dossier:
 
 @contextmanager
 def without_data() -> Iterator[None]:
-    """Re-raise our own errors as they are, and all others as an error whose text contains no data.
+    """Re-raise our own errors unchanged, and replace any other error by one whose text contains no data.
 
     Raises:
         UnexpectedError: In place of any other error.
