@@ -388,7 +388,7 @@ class _Applying:
             return None
         if not existing.declared:
             raise ConflictError(
-                f"A {spec.kind.words} with this name exists, but was not created by a declaration.",
+                f"Another {spec.kind.words} has this name, and was not created by a declaration.",
                 remedy="Choose another name, or delete that one first.",
             )
         _reject_deleting(existing)

@@ -254,7 +254,7 @@ def _common_format(files: Sequence[Path], what: str) -> Format:
     if None in formats:
         raise InputError(
             f"The {what}'s file format is not supported.",
-            remedy=f"Use {_KINDS}, text optionally with .gz or .zst.",
+            remedy=f"Use {_KINDS}; text may be compressed as .gz or .zst.",
             problem="format",
         )
     if len(formats) > 1:

@@ -535,7 +535,7 @@ def _current(catalog: Catalog, kind: Kind, partition: str) -> Version:
         version = None
     if version is None:
         raise CleanroomError(
-            f"This work depends on a {kind.words} that is not ACTIVE.",
+            f"This work depends on another resource ({kind.words}) that is not ACTIVE.",
             remedy=f"Fix the problem shown in the status of that {kind.words}, then try again.",
             status_code=StatusCode.PARENT_NOT_ACTIVE,
         )
