@@ -1,6 +1,6 @@
-"""Resident memory of this process: the largest so far, and the largest of a stage.
+"""Resident memory of this process: its peak so far, and the peak of a stage.
 
-Lives here: reading and restarting the kernel's own measure.
+Lives here: reading and resetting the kernel's own measurement.
 Keep out: what the stages are (similarity), and showing it (defs).
 """
 
@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 _PROCESS = Path("/proc/self")
-_before = [0]  # the largest of the time before the measure was last restarted
+_before = [0]  # the peak before the kernel's measurement was last reset
 
 
 def restart_peak() -> bool:
-    """Restart the measure of the largest memory; return whether the system allows this, as most Linuxes do."""
+    """Reset the peak-memory measurement; return whether the system allows this, as Linux usually does."""
     _before[0] = process_peak_bytes()
     try:
         (_PROCESS / "clear_refs").write_text("5")
@@ -23,12 +23,12 @@ def restart_peak() -> bool:
 
 
 def stage_peak_bytes(*, is_restarted: bool) -> int:
-    """Return the largest memory since `restart_peak`, or, if that was not allowed, the memory now."""
+    """Return the peak memory since `restart_peak`; if the system did not allow the reset, the current memory."""
     return _bytes("VmHWM:" if is_restarted else "VmRSS:")
 
 
 def process_peak_bytes() -> int:
-    """Return the largest memory of this process so far."""
+    """Return this process's peak memory so far."""
     return max(_before[0], _bytes("VmHWM:"))
 
 

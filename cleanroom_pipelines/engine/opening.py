@@ -26,7 +26,7 @@ def open_engine(settings: EngineSettings | None = None, *, paths: Iterable[str |
 def open_configured_engine(
     settings: EngineSettings | None = None, *, paths: Iterable[str | Path] = ()
 ) -> "OpenEngine":
-    """Open the engine that the settings name, for steps whose cost grows with the users; it may be a cluster.
+    """Open the configured engine, perhaps a cluster, for steps whose cost grows with the number of users.
 
     Args:
         settings: Choice of the engine, and its limits on this machine.

@@ -88,6 +88,6 @@ def _temporary() -> Path:
         if is_plain(folder) and os.access(folder, os.W_OK | os.X_OK):
             return folder
     raise ConfigurationError(
-        "The paths of all temporary folders contain one of *, ?, [, \\ and %.",
+        "The path of every temporary folder contains at least one of *, ?, [, \\ and %.",
         remedy="Set TMPDIR to a folder without these characters in its path.",
     )

@@ -456,8 +456,9 @@ def _check_scratch(folder: Path | None) -> None:
     # A link with a plain name would exist only on this machine.
     if folder is not None and any(character in str(folder.absolute()) for character in _SPECIAL_CHARACTERS):
         raise ConfigurationError(
-            f"Spark cannot use a home whose path contains one of {' '.join(_SPECIAL_CHARACTERS)}",
-            remedy="Move the home to a folder without these characters in its path; its content stays valid.",
+            f"Spark cannot use a home folder with any of {' '.join(_SPECIAL_CHARACTERS)} in its path.",
+            remedy="Move the home folder to a path without these characters, and set CLEANROOM_HOME to it; "
+            "the folder's content stays valid.",
         )
 
 

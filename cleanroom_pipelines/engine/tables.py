@@ -74,11 +74,11 @@ class TableFiles:
         return replace(self, files=(file,))
 
     def select(self, names: Sequence[str]) -> "TableFiles":
-        """Return the table reduced to some of its columns; the others are not read or checked."""
+        """Return the table reduced to some of its columns; its other columns are not read or checked."""
         return replace(self, columns=tuple(names))
 
     def numbered(self) -> "TableFiles":
-        """Return the CSV table with its repeated columns too, under numbered names: `Email 1`, `Email 2`."""
+        """Return the CSV table including columns with repeated names, which get numbers: `Email 1`, `Email 2`."""
         shapes = [self.shape_of(file).positions for file in self.files]
         added = [name for name in shapes[0] if name not in self.columns and all(name in shape for shape in shapes)]
         return replace(self, columns=(*self.columns, *added))

@@ -43,7 +43,7 @@ def make_dictionaries_on_cluster(
     settings: TrainingSettings,
     scratch: Path,
 ) -> tuple[int, list[reading.Feature], list[str]]:
-    """Create the tables `users`, `items`, and `item_users`: how many users of each group have each item.
+    """Create the tables `users`, `items` and `item_users`; `item_users` counts each item's users in each group.
 
     Args:
         engine: Engine with the view `events`, and `population` if one was given.

@@ -91,7 +91,7 @@ def write_shards_on_cluster(
 def _choose_items(
     engine: Engine, found: reading.Interactions, settings: TrainingSettings, n_users: int, out: Path
 ) -> tuple[Int64, int]:
-    """Choose the vocabulary and write its files; return the items' candidate numbers, and the number of pairs."""
+    """Choose the vocabulary and write its files; return its items' numbers in `items`, and the number of pairs."""
     counted = engine.fetch(
         """-- one row per candidate item
         SELECT number, CAST(sum(n_users) AS BIGINT) AS n_users FROM item_users GROUP BY number"""

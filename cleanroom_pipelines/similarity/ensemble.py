@@ -45,7 +45,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Candidates:
-    """Users of the model that may be used to fit a seed: the seed users, and a random sample of the others.
+    """Users of the model that the fits for a seed may use: the seed users, and a random sample of other users.
 
     Args:
         n_users: Users of the model N.
@@ -66,7 +66,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Population:
-    """Users in the fits for one seed, with their folds, and reference users with whom ranks are compared.
+    """Users in the fits for one seed, with their folds, and reference users, among whom held-out users are ranked.
 
     Args:
         n_users: Users of the model N.
@@ -119,7 +119,7 @@ class Scale:
     logits: Float64
 
     def apply(self, signal: Float64) -> Float64:
-        """Map a signal's values to logits; the map extends beyond both ends, so that top users stay in order."""
+        """Map a signal's values to logits; extrapolate beyond the known values, to keep the top users in order."""
         if len(self.values) < 2:
             return np.zeros(len(signal))
         result = np.interp(signal, self.values, self.logits)

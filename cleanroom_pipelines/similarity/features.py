@@ -55,7 +55,9 @@ def activity_columns(
 
 @dataclass(frozen=True)
 class Scaling:
-    """Standardisation to mean 0 and deviation 1, clipped at ±5; missing becomes 0; asinh compresses heavy tails.
+    """Standardisation to mean 0 and deviation 1, clipped at ±5.
+
+    Heavy tails are compressed with asinh first. Missing values become 0.
 
     Args:
         mean: Mean of the known values, after compression.
@@ -93,7 +95,7 @@ class Scaling:
 
 
 def is_heavy_tailed(smallest: float, largest: float, mean: float, deviation: float) -> bool:
-    """Whether a column has extreme values and must be compressed."""
+    """Whether a column has values so extreme that its scale must be compressed."""
     return bool(max(largest - mean, mean - smallest) > _HEAVY_TAIL * deviation)
 
 

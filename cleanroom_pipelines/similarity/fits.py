@@ -90,7 +90,7 @@ def load_fit(folder: Path) -> Fit:
         described = json.loads((folder / FIT_FILE).read_text("utf-8"))
         trees = (folder / TREES_FILE).read_text("utf-8")
         if described["n_scales"] != len(NAMES):
-            raise ValueError("The fit has the signals of another version.")
+            raise ValueError("The fit was written by a version with other signals.")
         with np.load(folder / ARRAYS_FILE, allow_pickle=False) as arrays:
             scales = tuple(
                 Scale(arrays[f"scale_{number}_values"], arrays[f"scale_{number}_logits"])

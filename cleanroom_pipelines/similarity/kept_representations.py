@@ -1,4 +1,4 @@
-"""Reuse an earlier model's private representation, so that paid lookalikes also rank refreshed data, for free.
+"""Reuse an earlier model's private representation, so that ranking refreshed data costs no more privacy budget.
 
 Lives here: transferring a representation to a new model, and its identity.
 Add here when representations can outlive their models in another way.

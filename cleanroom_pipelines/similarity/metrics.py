@@ -96,7 +96,7 @@ def auc(held_out: HeldOut) -> float:
 
 
 def roc(held_out: HeldOut) -> list[dict[str, float]]:
-    """Return the ROC curve as 201 points; thresholds are percentiles of non-seed users: fpr is 1 - threshold."""
+    """Return the ROC curve at 201 thresholds: percentiles of the non-seed users, so that fpr is 1 - threshold."""
     fpr = np.linspace(0.0, 1.0, _ROC_POINTS)
     ordered = np.sort(held_out.percentile)
     tpr = 1.0 - np.searchsorted(ordered, 1.0 - fpr, "left") / len(ordered)
@@ -150,7 +150,10 @@ def together(parts: Sequence[Others]) -> Others:
 
 
 def relevance(held_out: HeldOut, others: Others, n: int) -> float:
-    """Return the mean of 2F - 1 over the first n non-seed users; F: share of seed users below (ties: half)."""
+    """Return the relevance of the first n non-seed users: the mean of 2F - 1.
+
+    F is the share of seed users who rank below the user; ties count half.
+    """
     return others.standings[n] / (len(held_out.percentile) * min(n, others.n_users)) - 1.0
 
 

@@ -219,7 +219,7 @@ class Model:
         return self.rows_from([self.gather(shard, places)])
 
     def gather(self, shard: Shard, places: Int64) -> pa.Table:
-        """Load the data that `rows_from` needs of chosen users of a shard, given by ascending position."""
+        """Load what `rows_from` needs for chosen users of a shard, given their positions in ascending order."""
         starts = shard.starts[places]
         sizes = shard.starts[places + 1] - starts
         ends = np.concatenate([[0], np.cumsum(sizes)])

@@ -95,7 +95,7 @@ class Choice(NamedTuple):
 
 
 def sigma_of(units: float) -> float:
-    """Return the noise's standard deviation for a price in budget units of rho = 0.00128: √(1 / 2 rho)."""
+    """Return the noise's standard deviation, √(1 / (2 rho)), for a price in units of rho = 0.00128."""
     return math.sqrt(1 / (2 * _UNIT * units))
 
 

@@ -165,7 +165,7 @@ def prepare(
     if min_matching_seed_size < settings.seed_floor:
         raise UsageError(
             f"The minimum matching seed size must be at least {settings.seed_floor}.",
-            remedy="Raise the minimum, or lower the floor.",
+            remedy="Raise the minimum, or lower GenerationSettings.seed_floor.",
         )
     with one_blas_thread():
         if not isinstance(seed, MatchedSeed):
@@ -317,7 +317,7 @@ def _rank(
 
 
 def _sums_of(part: RankedPart, fit: Fit, wanted: Sequence[int]) -> metrics.Others:
-    """Return the totals over one part of the ranking that the metrics for sizes of the whole ranking need."""
+    """Return one ranking part's share of the totals that the metrics for the wanted sizes need."""
     inside = {n: min(max(0, n - part.above), len(part.numbers)) for n in wanted}
     sums = metrics.others_of(fit.held_out, part.percentiles, set(inside.values()))
     return metrics.Others(sums.n_users, {n: sums.standings[inside[n]] for n in wanted}, sums.histogram)
@@ -372,7 +372,11 @@ def _metrics(fit: Fit, others: metrics.Others, sizes: Sequence[AudienceSize], mi
 def _main_sizes(
     fit: Fit, others: metrics.Others, by_size: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the metrics for AWS's recallMetric (the largest size up to 50 %, else 20 %) and for the summary."""
+    """Return the metrics to report as AWS's recallMetric, and those to report in the summary.
+
+    AWS's recallMetric is that of the largest percentage size up to 50 %, or of 20 % if there is none. The summary
+    reports the size 10 % or, if that was not requested, the same size as recallMetric.
+    """
     percentages = [entry for entry in by_size if entry["type"] == "PERCENTAGE" and entry["value"] <= 50]
     if percentages:
         main = max(percentages, key=lambda entry: entry["value"])

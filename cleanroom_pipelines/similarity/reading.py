@@ -372,7 +372,7 @@ def item_names(engine: Engine, item_ids: pa.Array | pa.ChunkedArray) -> pa.Array
 def check_population(
     engine: Engine, profile: SizeProfile, n_interactions: int, *, has_population: bool = False
 ) -> None:
-    """Reject a population below the size profile's minimum; users of a listed population need no interactions.
+    """Reject too few users or interactions for the size profile; for a listed population, check the users only.
 
     Raises:
         TrainingDataError: There are too few users or interactions (TRAINING_DATA_TOO_SMALL).
@@ -463,7 +463,7 @@ class UsersTable:
 
 
 def infer_users_schema(tables: TableFiles, user_column: str) -> UsersSchema:
-    """Infer the roles of a users table's columns: the id by its name, numbers as numerical, others as categorical.
+    """Infer a users table's schema: the named id, numbers as numerical features, other types as categorical ones.
 
     Columns of types that features do not support, such as dates, get no role.
 
@@ -473,7 +473,7 @@ def infer_users_schema(tables: TableFiles, user_column: str) -> UsersSchema:
     if user_column not in tables.columns:
         raise TrainingDataError(
             "The users table does not have the user id column of the interactions table.",
-            remedy="Rename its id column, or declare the schema of the users table.",
+            remedy="Rename the id column of the users table, or declare that table's schema.",
         )
     roles = [(user_column, Role.USER_ID)]
     for column in columns_of(tables, [(name, Role.CATEGORICAL_FEATURE) for name in tables.columns]):

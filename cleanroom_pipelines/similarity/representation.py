@@ -79,7 +79,7 @@ def weighted_rows(
 def strengths(
     counts: npt.NDArray[np.integer], days: npt.NDArray[np.integer] | None, half_life_days: float
 ) -> Float64:
-    """Return the strength of each pair: 1 + ln(count) for a recent one, decaying with age to a quarter of that.
+    """Return the strength of each pair: 1 + ln(count) if it is recent, decaying with age to a quarter of that.
 
     Args:
         counts: (pairs,) interactions.

@@ -97,7 +97,7 @@ def room_statistics(folder: Path) -> RoomStatistics:
 
 
 def released_statistics(statistics: RoomStatistics, seed: Released, addressable: Released) -> dict[str, Any]:
-    """Return the statistics that participants may see of an ensemble ranking approved by the data providers.
+    """Return what participants may see of the statistics of an ensemble ranking that the data providers approved.
 
     Args:
         statistics: The exact statistics.

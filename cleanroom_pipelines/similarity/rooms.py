@@ -93,7 +93,9 @@ def train_room(
 
 
 def check_released_seed(seed: Released, addressable: Released) -> None:
-    """Check that a source audience can be ranked, by noised counts alone, which the room may hide.
+    """Check, from noised counts alone, that a source audience can be ranked.
+
+    The counts may be ones that the room hides from participants.
 
     `rank_room` accepts nearly everything that passes; exceptions are extreme noise and rooms of fewer than about
     1,200 users. A check of the true counts would reveal them to someone who knows all users but one.
@@ -252,7 +254,7 @@ def check_reach(reach_percent: int) -> None:
 
 
 def reach_size(reach_percent: int, n_users: int) -> int:
-    """Return the number of users in a reach, as for any percentage size: max(1, ⌊r·N/100⌋)."""
+    """Return the number of users in a reach: max(1, ⌊r·N/100⌋), as for every audience size in percent."""
     return AudienceSize(SizeType.PERCENTAGE, reach_percent).n_users(n_users)
 
 

@@ -198,7 +198,7 @@ def why_no_match(model: str | Path, seed: SeedUsers) -> str:
 
 
 def form_of_seed(user_ids: pa.ChunkedArray, *, engine: EngineSettings) -> str:
-    """Say what most ids of a seed look like, for a message to both parties; empty if the form is usual."""
+    """Describe the form of most ids of a seed, for a message to both parties; empty if this form is usual."""
     with open_engine(engine) as database:
         database.register("seed", pa.table({"id": user_ids}))
         return form_of(database, "SELECT id FROM seed", what="ids") or ""

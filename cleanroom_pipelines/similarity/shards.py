@@ -64,7 +64,7 @@ class ShardArrays:
 
 @dataclass(frozen=True)
 class Written:
-    """What training wrote to users/, items.parquet and idf.npy: counts of users, items and pairs; features.
+    """What training wrote to users/, items.parquet and idf.npy: features, and counts of users, items and pairs.
 
     Args:
         users_per_shard: Users of each shard, in order.

@@ -180,9 +180,9 @@ def _logistic(
     inverse: Float64 | None = None,
     row_scale: Float64 | None = None,
 ) -> _Logistic:
-    """Fit a balanced L2 logistic regression on items, dense features and the never materialised embedding.
+    """Fit a balanced L2 logistic regression on items, dense features and the embedding.
 
-    Minimises ½|w|² + strength · Σ weight · log(1 + exp(-y·z)) by L-BFGS.
+    Minimises ½|w|² + strength · Σ weight · log(1 + exp(-y·z)) by L-BFGS; never materialises the embedding.
     """
     from scipy.optimize import minimize
 

@@ -210,7 +210,7 @@ class SizeProfile(StrEnum):
 
     @property
     def min_interactions_per_user(self) -> int:
-        """The number of interactions with which a user counts towards `min_users`."""
+        """The fewest interactions with which a user counts towards `min_users`."""
         return 2 if self is SizeProfile.AWS else 1
 
     @property
@@ -250,7 +250,7 @@ class TrainingSettings:
             )
         if not 1 <= self.max_representation_users <= _MOST_REPRESENTATION_USERS:
             raise UsageError(
-                f"The number of representation users must be from 1 to {_MOST_REPRESENTATION_USERS:,}.",
+                f"The representation must be learned from between 1 and {_MOST_REPRESENTATION_USERS:,} users.",
                 remedy="Use the default, 100,000.",
             )
 

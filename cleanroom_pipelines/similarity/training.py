@@ -325,7 +325,7 @@ class _Writing:
             return self._write_shards(self._describe_users())
 
     def _check_numbers(self) -> None:
-        """Reject a table with more users than a packed pair has user numbers for.
+        """Reject a table with too many users for the user numbers in packed pairs.
 
         Raises:
             TrainingDataError: There are too many users.

@@ -205,7 +205,7 @@ class Column:
 
     @property
     def may_have_points(self) -> bool:
-        """Whether the ids may be whole numbers with a decimal point (`7.0`), which need `IdFacts` to be read."""
+        """Whether the ids may be whole numbers such as `7.0`, which cannot be read without `IdFacts`."""
         return self.form in (None, MatchingId.STRING, MatchingId.PHONE_NUMBER)
 
 
@@ -394,7 +394,7 @@ def plain_id_sql(cell: str) -> str:
 
 
 def may_be_odd_sql(cell: str, point: str = "") -> str:
-    """Cheap SQL prefilter for ids that need `IdFacts` to be read; it finds all of them and a few other ids.
+    """Cheap SQL prefilter for ids that cannot be read without `IdFacts`; it finds all of them and a few other ids.
 
     Args:
         cell: Expression for the raw id.
@@ -506,7 +506,7 @@ REMEDIES = {
 
 
 def _seen(role: Role, name: str) -> list[Rule]:
-    """Return rules for unreadable cells: one per common mistake (decimal comma, …), then one for the others."""
+    """Return rules for unreadable cells: one per common mistake (decimal comma, …), and one for other mistakes."""
     comma = ("a decimal comma", f"regexp_full_match({name}, '[-+ 0-9.]*,[0-9]+ *')")
     if role is Role.TIMESTAMP:
         code = ErrorCode.INVALID_INTEGER_FORMAT

@@ -168,8 +168,9 @@ def choose_seed_column(tables: TableFiles, dataset_column: str = "") -> str:
             return found[0]
     raise SeedError(
         "The seed's column of ids could not be identified.",
-        remedy=f"Name it {SEED_COLUMN!r}, or like the user id column of the training data, or give it "
-        "alone a usual name such as 'customer_id'. CSV needs a header row; JSON Lines need one object per line.",
+        remedy=f"Name it {SEED_COLUMN!r}, or like the user id column of the training data, or make it the only "
+        "column with a usual name such as 'customer_id'. CSV needs a header row; JSON Lines need one object per "
+        "line.",
         problem="columns",
     )
 
@@ -305,7 +306,7 @@ def exceeds(n_invalid: int, n_rows: int, max_invalid_share: float) -> bool:
 
 @contextmanager
 def reading_of(upload: UploadKind) -> Iterator[None]:
-    """Convert engine errors that the uploaded files cause into the error class of this kind of upload.
+    """Replace engine errors caused by the uploaded files with the error class of this kind of upload.
 
     Raises:
         TrainingDataError: Or SeedError: the files could not be read to their end.

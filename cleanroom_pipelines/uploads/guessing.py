@@ -116,7 +116,7 @@ def guess_file(
 def rewritten(
     path: Path, scratch: Path, *, separator: str, header: bool, max_bytes: int | None = None
 ) -> Iterator[bytes]:
-    """Read a CSV with the separator and header that the user chose, and yield it with commas and without header.
+    """Read a CSV with the separator and header that the user chose; yield it with commas and without a header.
 
     Args:
         path: The file.

@@ -70,14 +70,14 @@ class OnePass:
 
     @property
     def mixed(self) -> list[Column]:
-        """Columns with decimal numbers among ids that are not all whole; the decimal numbers are invalid."""
+        """Columns with ids like `7.0` and ids that are not whole numbers; the ids like `7.0` are invalid."""
         return [
             self._columns[position] for position, facts in self._facts.items() if facts.points and facts.others
         ]
 
     @property
     def misfits(self) -> list[Column]:
-        """Columns whose type does not fit their role, and float or decimal columns whose ids are not all whole."""
+        """Columns whose type does not fit their role, and `mixed` columns of a float or decimal type."""
         mixed = [column for column in self.mixed if column.is_number]
         return [column for column in self._columns if not column.fits or column in mixed]
 

@@ -137,7 +137,7 @@ def read(
 
 
 def look(engine: Engine, checked: Checked) -> Checked:
-    """Inspect the ids of a table that was read with `assumes_plain`, and replace its view by one for these ids."""
+    """Inspect the ids of a table that was read with `assumes_plain`, and redefine its view to suit these ids."""
     if not checked.is_assumed:
         return checked
     return _viewed(engine, checked, _facts(engine, f"{checked.name}_raw", checked.columns))
@@ -317,7 +317,7 @@ def _is_integer(column: Column) -> bool:
 
 
 def _judged(position: int, column: Column, facts: IdFacts | None) -> tuple[str, tuple[Rule, ...]]:
-    """Return SQL for a column's final value and error, and its rules; ids need their `IdFacts` for this."""
+    """Return the SQL for a column's final value and error, and the column's rules; `facts` matter only for ids."""
     if not column.role.is_id:
         return f"v{position}, e{position}", tuple(cells.rules_of(column)[1])
     value = f"c{position}"

@@ -26,7 +26,7 @@ class Role(StrEnum):
 
     @property
     def is_id(self) -> bool:
-        """Whether the column contains ids; only ids must not be missing."""
+        """Whether the column contains ids, which must not be missing; cells of other columns may be empty."""
         return self in (Role.USER_ID, Role.ITEM_ID)
 
 

@@ -60,7 +60,7 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
         row: The cells of the first row.
 
     Raises:
-        InputError: It names the columns in another order than the dataset has them, or the first one is an index.
+        InputError: It names the columns in an order other than the dataset's, or the first column is an index.
     """
     words = [normal_name(str(cell or "")) for cell in row]
     if not row[0] and any(word in _CERTAIN_IDS for word in words):
@@ -83,7 +83,7 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
         return any(ids) and all(is_name(cell) and not re.search(r"\d", cell) for cell in others)
     if len(columns) == 2 and not _fit(columns, words) and _fit(columns, words[::-1]):
         raise InputError(
-            "The header has the columns in another order than this dataset needs.",
+            "The columns in the header are not in the order that this dataset needs.",
             remedy=f"Put {columns[0].name} before {columns[1].name}.",
             problem="type",
         )
@@ -91,7 +91,7 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
 
 
 def names_user_ids(text: str) -> bool:
-    """Whether customer systems commonly use a column name for a person's id, as they do `customer_id`."""
+    """Whether a column name, such as `customer_id`, is usual for a person's id in customer systems."""
     return normal_name(text) in _USER_IDS
 
 

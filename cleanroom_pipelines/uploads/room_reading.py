@@ -462,7 +462,7 @@ def _room_rows(
     kind: MatchingId | None,
     columns: Sequence[Column],
 ) -> pa.Table:
-    """Build the table to store from the valid rows of a batch, without their matching ids."""
+    """Build the table that will be stored: the valid rows of a batch, without their matching ids."""
     rows: dict[str, pa.Array] = {"row_number": pa.array(numbers, pa.int64())}
     rows |= {name: array for name, array in kept.items() if name != "matching_id"}
     if dataset is Dataset.DEMOGRAPHICS:
@@ -522,7 +522,7 @@ def _file_damage_as_error() -> Iterator[None]:
 
 
 def wrong_column_count(n_found: int, n_expected: int) -> InputError:
-    """Return the error of a file that has another number of columns than its dataset."""
+    """Return the error for a file that has more or fewer columns than its dataset."""
     many = n_found > n_expected
     return InputError(
         f"The file has {n_found:,} {'column' if n_found == 1 else 'columns'} instead of {n_expected:,}.",

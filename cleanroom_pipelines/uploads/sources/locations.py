@@ -77,7 +77,7 @@ class DeltaLocation:
 
 @dataclass(frozen=True)
 class DatabaseLocation:
-    """A table or query in a database; the connection is set by name in the operator's environment."""
+    """A table or query in a database; environment variables of the operator define the named connection."""
 
     connection: str
     kind: Literal["table", "query"]
@@ -147,7 +147,7 @@ def _delta(source: str) -> DeltaLocation:
     if not url.startswith("file:///"):
         _split(url + options)
     elif options:
-        raise UsageError("The source of the Delta table has options.", remedy="Remove the ? and all after it.")
+        raise UsageError("The source of the Delta table has options.", remedy="Remove everything from the ? on.")
     return DeltaLocation(url, int(version) if version else None, options)
 
 

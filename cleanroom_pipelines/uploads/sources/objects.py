@@ -78,8 +78,8 @@ def _find(bucket: "RemoteBucket", key: str) -> tuple[Sequence[tuple[ObjectEntry,
     found = [(entry, name) for entry, name in listed if _belongs(name, pattern)]
     if not found:
         raise InputError(
-            "The store has no object with this key, in this folder or for this glob.",
-            remedy="Check the bucket, the key and its upper and lower case.",
+            "No object in the store matches this key, folder or glob.",
+            remedy="Check the bucket and the key, which is case-sensitive.",
             problem="missing",
         )
     if len(found) > _MAX_FILES:
@@ -126,8 +126,8 @@ def _check_names(names: Sequence[str]) -> None:
         part in ("", ".", "..") or "\x00" in part or len(part.encode()) > _MAX_NAME_BYTES for part in parts
     ):
         raise InputError(
-            "The key of an object cannot be the path of a local file.",
-            remedy=f"Use names of at most {_MAX_NAME_BYTES} bytes that are not also the name of a folder.",
+            "The key of an object cannot be used as a local path.",
+            remedy=f"Use at most {_MAX_NAME_BYTES} bytes between slashes, and give no object a folder's name.",
             problem="format",
         )
 

@@ -152,7 +152,7 @@ class Sources:
 
 @contextmanager
 def errors_of(upload: UploadKind) -> Iterator[None]:
-    """Convert errors that occur while reading a source into the error class of the upload, with a remedy."""
+    """Replace errors in reading a source with the upload's error class, and add a remedy."""
     try:
         yield
     except BucketError as error:
