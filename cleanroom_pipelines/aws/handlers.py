@@ -1,4 +1,4 @@
-"""Tables from operation names to handlers, for the lookalike (AWS) API and the API that reads collaborations.
+"""Handlers by operation name, for the lookalike (AWS) API and the API that reads collaborations.
 
 Lives here: all handlers by operation name.
 Add here when AWS adds an operation.

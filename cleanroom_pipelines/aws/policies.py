@@ -570,7 +570,7 @@ def _condition_key(where: str, name: str, operator: _Operator) -> str:
 
 
 def _strings(where: str, value: Any) -> list[tuple[str, str]]:
-    """Return the strings of a value that is one string or a list of strings, each as (path, string)."""
+    """Return the strings of a value, itself a string or a list of strings, as pairs of path and string."""
     if isinstance(value, str):
         return [(where, _plain(where, value))]
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):

@@ -249,7 +249,7 @@ def _check_key(key: SigningKey | None, claim: _Claim, text: str) -> SigningKey:
 
 
 def service_named(headers: Sequence[tuple[str, str]]) -> str:
-    """Return the service in a request's credential scope, or SERVICE without one; the signature is not verified.
+    """Return the service in a request's credential scope, or SERVICE if it has none; the signature is unverified.
 
     Args:
         headers: The headers as received.
@@ -337,7 +337,7 @@ def _read_query_claim(
         or not _BASIC_TIMESTAMP.fullmatch(named["X-Amz-Date"])
         or not _EXPIRES.fullmatch(named["X-Amz-Expires"])
     ):
-        raise _denied(f"The query is not a complete {ALGORITHM} signature.", "no such query signature")
+        raise _denied(f"The query string has no complete {ALGORITHM} signature.", "no such query signature")
     age, lifetime = now - _date_of(named["X-Amz-Date"]), timedelta(seconds=int(named["X-Amz-Expires"]))
     if not timedelta(0) < lifetime <= _LONGEST_PRESIGNED:
         raise _denied("A presigned URL may be valid for 1 second to 7 days.", "no such query signature")
@@ -368,7 +368,7 @@ def _check_signed_headers(found: dict[str, list[str]], signed: tuple[str, ...], 
     if "x-amz-date" not in found and not is_dated:
         required.add("date")
     if not required <= set(signed):
-        raise _denied("The headers host, date and every x-amz-* header must be signed.", "unsigned header")
+        raise _denied("The host, date and x-amz-* headers must all be signed.", "unsigned header")
 
 
 def _timestamp(found: dict[str, list[str]]) -> str:
@@ -395,7 +395,7 @@ def _date_of(timestamp: str) -> datetime:
 def _check_time(timestamp: str, now: datetime) -> None:
     if abs(now - _date_of(timestamp)) > TOLERANCE:
         raise _denied(
-            "Signature expired: the request's date is more than 15 minutes from this server's. Check the clock.",
+            "Signature expired: the request's date is over 15 minutes off from this server's. Check your clock.",
             "date out of range",
         )
 

@@ -93,7 +93,7 @@ def route(method: str, raw_path: str, service: str = SERVICE) -> tuple[Operation
 
 
 def _not_served(method: str, segments: Sequence[str], service: str) -> str:
-    """Return a message that names the AWS operation at a path but never quotes the path; empty if AWS has none."""
+    """Return a message that names AWS's operation at a path, without quoting the path; empty if there is none."""
     for (its_method, pattern), name in other_operations(service).items():
         if its_method == method and _fits(pattern, segments):
             return f"{name} is not available here. {_INSTEAD[service]}"

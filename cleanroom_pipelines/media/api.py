@@ -83,7 +83,7 @@ class IdType(Term):
 
 
 def matching_id(kind: Any) -> MatchingId:
-    """Convert an `IdType`, or its text, to a kind of matching ids.
+    """Convert an `IdType` or a string to a kind of matching ids.
 
     Raises:
         InvalidRequestError: The kind is unknown, or ids of this kind cannot be matched here.
@@ -370,7 +370,7 @@ class ValidationReportV0(CamelResult):
 
     @property
     def schema(self) -> ErrorsOfFile:  # type: ignore[override]
-        """The errors of the file's columns."""
+        """The errors in the file's columns."""
         return self.errors_of_schema
 
     @property
@@ -576,7 +576,7 @@ class ComputeInsightsAudience(Result):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def aggregations(self) -> list[Aggregation]:
-        """The insights as tables: one for each attribute, or pair of attributes, by which the rows group users."""
+        """The insights as tables, one for each attribute or pair of attributes that groups the users."""
         groupings = dict.fromkeys(row.grouping for row in self.rows)
         return [
             Aggregation.of(self.audience_type, names, [row for row in self.rows if row.grouping == names])

@@ -323,7 +323,7 @@ class Client:
         return hash_
 
     def call(self, method: Method, **params: Any) -> Any:
-        """Call a method of the protocol; only the classes of this package use this.
+        """Call a method of the protocol; intended only for the classes of this package.
 
         Raises:
             MediaError: The call was rejected or failed.

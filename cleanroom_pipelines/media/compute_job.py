@@ -217,7 +217,7 @@ class MediaComputeJob(ABC, Generic[_Answer]):
         return packed.getvalue()
 
     def get_result_as_zipfile(self) -> zipfile.ZipFile:
-        """Return the result as an open ZIP file, see `get_result`."""
+        """Return the result as an open ZIP file; `get_result` describes its contents."""
         return zipfile.ZipFile(io.BytesIO(self.get_result()))
 
     def _pack(self, archive: zipfile.ZipFile) -> None:

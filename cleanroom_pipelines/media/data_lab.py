@@ -28,7 +28,7 @@ from cleanroom_pipelines.terms import CollaborationType, MatchingId
 
 
 class DataLabDatasetType(Enum):
-    """The datasets of a data lab."""
+    """The kinds of datasets in a data lab."""
 
     EMBEDDINGS = 1
     DEMOGRAPHICS = 2
@@ -183,7 +183,7 @@ class DataLab:
         if isinstance(key, str | Path | Mapping):
             raise InvalidRequestError(
                 "The first argument is the key, not a dataset.",
-                remedy="Give datasets as keywords, or after a `Key`.",
+                remedy="Give datasets as keyword arguments, or after a `Key`.",
             )
         data = {f"matching:{kind}": each for kind, each in self._matching(matching_data_path).items()}
         others = {
@@ -398,12 +398,12 @@ class DataLabBuilder:
         if any(each.is_activation_id and each.id_type is not IdType.STRING for each in identifiers_config):
             raise InvalidRequestError(
                 "Lists can contain only user ids, or hashed ids for ad destinations.",
-                remedy="Use `IdType.STRING` for the ids to deliver, or `with_activation`.",
+                remedy="Deliver ids of the type `IdType.STRING`, or call `with_activation` for hashed ids.",
             )
         return self.with_matching_id_format(*(each.id_type for each in identifiers_config if each.is_matching_id))
 
     def with_num_identifiers_columns(self, num_identifiers_columns: int) -> Self:
-        """Raise an error unless 2 is given, the only supported number of columns in a file with matching ids.
+        """Raise an error unless the number is 2: a file with matching ids always has two columns.
 
         Raises:
             InvalidRequestError: Another number was given.

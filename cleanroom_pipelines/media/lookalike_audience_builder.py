@@ -93,7 +93,7 @@ class LookalikeAudienceBuilder(AudienceBuilder):
 
 
 def checked_reach(reach: int) -> int:
-    """Return the reach if it is valid: an int, neither a bool nor a float such as 5.0."""
+    """Return the reach if it is an int in the allowed range; a bool or a float such as 5.0 is invalid."""
     if isinstance(reach, bool) or not isinstance(reach, int) or not MIN_REACH <= reach <= MAX_REACH:
         raise InvalidDefinitionError(
             "The reach of the lookalike audience is invalid.",

@@ -312,11 +312,11 @@ class MediaDcr:
         return self._propose("share", organization=organization, units=units)
 
     def propose_full_lookalike(self) -> BudgetProposal:
-        """Propose full-ensemble lookalikes in this room: more accurate, but outside the privacy bound."""
+        """Propose lookalikes by the full ensemble in this room: more accurate, but outside the privacy bound."""
         return self._propose("full_lookalike")
 
     def get_proposals(self) -> list[BudgetProposal]:
-        """Return the budget proposals, each with the privacy bound now and after it takes effect."""
+        """Return the budget proposals, each with the privacy bound now and once the proposal takes effect."""
         found = self._client.call(Method.LIST_PROPOSALS, room_id=self.id)["proposals"]
         return [BudgetProposal.from_dict(each) for each in found]
 

@@ -92,7 +92,7 @@ class Participant:
 
 
 def known_permissions(permissions: Iterable[Any]) -> list[Permission]:
-    """Convert permissions or their texts to permissions.
+    """Convert permissions, or strings that name them, to `Permission` members.
 
     Raises:
         InvalidRequestError: One is unknown.

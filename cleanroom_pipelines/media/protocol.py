@@ -224,7 +224,7 @@ def _wire_type(error: MediaError) -> type[MediaError]:
 
 
 def _is_of_a_definition(error: core.CleanroomError) -> bool:
-    """Whether an error is about an audience definition: its `place` is in one, or the definition has a cycle."""
+    """Whether an error is about an audience definition: its `place` is inside one, or its problem is a cycle."""
     place, problem = (error.attributes.get(name) for name in ("place", "problem"))
     return isinstance(error, core.UsageError) and (str(place).startswith("definition") or problem == "cycle")
 

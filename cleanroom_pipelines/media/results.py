@@ -78,7 +78,7 @@ class PrivacyBudget(Result):
 
     @property
     def remaining(self) -> float:
-        """The units that the caller's organisation can still spend; if unknown, what both together can."""
+        """The units left for the caller's organisation; if that is unknown, the units left in the whole budget."""
         if self.left is not None:
             return self.left
         return max(0, round(self.total - self.spent, 1))

@@ -32,7 +32,7 @@ class ValidationReports:
 
     @property
     def identifiers(self) -> ValidationReport | None:
-        """The report `matching`, by the name that it has in data labs of Decentriq's Media API."""
+        """The same report as `matching`, under the name that Decentriq's Media API uses in data labs."""
         return self.matching
 
     def is_passed(self) -> bool:

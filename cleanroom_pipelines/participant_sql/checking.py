@@ -582,8 +582,8 @@ def _only_source(query: exp.Query) -> str:
     source = query.args["from_"].this if query.args.get("from_") else None
     if source is None or not source.alias or source.args.get("joins") or query.args.get("joins"):
         raise _rejected(
-            "The query uses a column with a name such as user or current_date without its table.",
-            remedy="Qualify the column with the alias of its table.",
+            "The query has an unqualified column with the name of a built-in value, such as user or current_date.",
+            remedy="Write the alias of the table before the column, as in t.user.",
         )
     return str(source.alias)
 

@@ -44,7 +44,7 @@ class SchemaError(Exception):
 
 
 def declared_types(columns: Iterable[tuple[str, Role]]) -> dict[str, str]:
-    """Return the types of a training dataset's numeric columns by name; other columns, even times, stay text."""
+    """Return the types of a training dataset's numeric columns by name; non-numeric columns stay text."""
     return {name: "double" for name, role in columns if role is Role.NUMERICAL_FEATURE}
 
 

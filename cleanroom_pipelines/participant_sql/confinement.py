@@ -46,7 +46,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def confine(*, readable: Sequence[Path], writable: Sequence[Path]) -> bool:
-    """Drop access to all files except the given folders and Python itself, and to all TCP connections.
+    """Drop access to all TCP connections, and to all files except Python's own and the given folders.
 
     Args:
         readable: Folders whose files may be read.

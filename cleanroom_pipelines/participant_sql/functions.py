@@ -314,7 +314,7 @@ def similar_names(name: str) -> list[str]:
 
 
 def fitting(name: str, arguments: list[exp.Expr]) -> tuple[Function, list[exp.Expr]] | None:
-    """Find the row of the function table that a call fits, and translate the call's literal arguments.
+    """Find the row of the function table that fits a call, and translate the call's literal arguments.
 
     Args:
         name: Name of the function, in any case.

@@ -94,7 +94,7 @@ def translated_replacement(text: str) -> str | None:
 
 
 def plain_separator(pattern: str) -> str | None:
-    """Return the only text that a regular expression matches; None unless the expression is a plain text."""
+    """Return the only text that a regular expression matches; None unless the expression is plain text."""
     if not re.fullmatch(rf"(?:\\[^A-Za-z0-9\s]|{_PLAIN})+", pattern):
         return None
     return re.sub(r"\\(.)", r"\1", pattern)

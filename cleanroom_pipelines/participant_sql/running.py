@@ -191,7 +191,7 @@ def _answer_in(output: bytes) -> dict[str, Any]:
 
 
 def _kill(process: subprocess.Popen[bytes], late: threading.Event | None = None) -> None:
-    """Kill the process and its children if they still run; in that case also set `late`."""
+    """Kill the process and its children if they are still running, and in that case also set `late`."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
         if late is not None:

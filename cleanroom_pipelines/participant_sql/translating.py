@@ -1,4 +1,4 @@
-"""Translation of a checked tree from Spark's SQL to DuckDB's.
+"""Translation of a checked syntax tree from Spark's SQL to DuckDB's.
 
 Lives here: what an operator, cast, function or clause of Spark is in DuckDB.
 Add here when a node of the tree means something else in DuckDB.
@@ -28,7 +28,7 @@ _ESCAPE = "\\"
 
 
 class NotAvailableError(Exception):
-    """The query has something without an exact meaning in DuckDB.
+    """The query uses SQL that has no exact equivalent in DuckDB.
 
     Args:
         what: What it is, without quoting the query.
@@ -42,7 +42,7 @@ class NotAvailableError(Exception):
 
 
 def translate(tree: exp.Expr) -> None:
-    """Translate a tree in place.
+    """Translate a syntax tree in place.
 
     Args:
         tree: A SELECT or a set operation, checked.
@@ -218,7 +218,9 @@ def _interval(node: exp.Expr) -> exp.Expr:
         )
     operands = [node.parent.args.get(name) for name in ("this", "expression")]
     if all(isinstance(operand, exp.Interval) for operand in operands):
-        raise NotAvailableError("an interval of several parts", "Write all in one text: INTERVAL '1 day 2 hours'.")
+        raise NotAvailableError(
+            "an interval of several parts", "Write all parts in one text: INTERVAL '1 day 2 hours'."
+        )
     return node
 
 

@@ -60,7 +60,7 @@ class Doorkeeper:
     rate: RateLimit
 
     def admit(self, request: Request, body_sha256: str, trail: AuditTrail, *, service: str = SERVICE) -> Caller:
-        """Verify a request's signature and the caller's rate limit, and return the caller.
+        """Verify a request's signature, check the caller's rate limit, and return the caller.
 
         Args:
             request: The request.
@@ -85,7 +85,7 @@ class Doorkeeper:
         return replace(caller, is_secure=request.is_secure)
 
     def admit_s3(self, request: Request, trail: AuditTrail) -> S3Signature:
-        """Verify an S3 request's signature and the caller's rate limit, but not the request's body.
+        """Verify an S3 request's signature and check the caller's rate limit; the body is not verified yet.
 
         Raises:
             ApiError: AccessDeniedException or ThrottlingException.
@@ -107,7 +107,7 @@ class Doorkeeper:
             raise ApiError("ThrottlingException")
 
     def note(self, trail: AuditTrail, error: ApiError | S3Error | None) -> None:
-        """Write a request's audit entry before its response is sent; only reads and throttled requests wait."""
+        """Write a request's audit entry before its response is sent; queue it for reads and throttled requests."""
         is_rejected = error is not None and (error.status < 500 or error.name in _NO_FAILURES)
         outcome = "ok" if error is None else "refused" if is_rejected else "failed"
         entry = {"request_id": trail.request_id, "way": "api", "operation": "unknown", **trail.entry}

@@ -68,7 +68,7 @@ class _DisconnectedError(Exception):
 
 @dataclass(frozen=True)
 class Gateway:
-    """The ASGI application that uvicorn runs; it has no framework, because paths are routed before decoding.
+    """The ASGI application that uvicorn runs; it uses no web framework, because it must route undecoded paths.
 
     Args:
         api: The lookalike (AWS) API.

@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LookalikeApi:
-    """Handles requests to the lookalike API and the two small APIs; the signature's scope names the service.
+    """Handler of lookalike, collaboration and STS requests; the signature's scope names the service.
 
     Args:
         endpoint: The parts that the operations use.

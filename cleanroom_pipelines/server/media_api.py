@@ -48,7 +48,9 @@ class MediaApi:
                 return self._file(request, email)
             with self._audited_rejections(request, email):
                 if request.method != "POST":
-                    raise errors.NotFoundError("Unknown path.", remedy="See cleanroom_pipelines.media.protocol.")
+                    raise errors.NotFoundError(
+                        "Unknown path.", remedy="See the paths in cleanroom_pipelines.media.protocol."
+                    )
                 params = _object(body)
             method = request.raw_path.removeprefix(f"{PREFIX}/")
             return _json(200, {"result": self.service.call(email, method, params, request.id)})
@@ -61,7 +63,9 @@ class MediaApi:
             email = self._admit(request)
             with self._audited_rejections(request, email):
                 if request.raw_path != _UPLOADS:
-                    raise errors.NotFoundError("Unknown path.", remedy="See cleanroom_pipelines.media.protocol.")
+                    raise errors.NotFoundError(
+                        "Unknown path.", remedy="See the paths in cleanroom_pipelines.media.protocol."
+                    )
             self.service.admit_upload(email, request.id)
             query = parse_qs(request.raw_query)
             name = (query.get("name") or ["file"])[0]
@@ -89,7 +93,7 @@ class MediaApi:
 
     @contextmanager
     def _audited_rejections(self, request: Request, email: str) -> Iterator[None]:
-        """Audit errors raised in the `with` block, that is, before a request reaches the service."""
+        """Audit errors raised in the `with` block, where the request has not reached the service yet."""
         try:
             yield
         except errors.MediaError as error:
@@ -100,7 +104,9 @@ class MediaApi:
         parts = [unquote(part) for part in request.raw_path.removeprefix(_JOBS).split("/")]
         with self._audited_rejections(request, email):
             if len(parts) != 3 or parts[1] != "files":
-                raise errors.NotFoundError("Unknown path.", remedy="See cleanroom_pipelines.media.protocol.")
+                raise errors.NotFoundError(
+                    "Unknown path.", remedy="See the paths in cleanroom_pipelines.media.protocol."
+                )
         stack = ExitStack()
         try:
             path = stack.enter_context(self.service.opening(email, parts[0], parts[2]))

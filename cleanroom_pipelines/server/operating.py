@@ -72,7 +72,7 @@ def user_named(catalog: Catalog, email: str) -> User:
 
 
 def open_areas(installation: Installation, request: Request, email: str) -> tuple[str, ...]:
-    """Return the areas of the console that a user can open from where the request comes from."""
+    """Return the console areas that a user can open; the operator's area may require a local request."""
     areas = areas_of(installation, email)
     return tuple(each for each in areas if each != "operator" or _is_near(installation, request))
 

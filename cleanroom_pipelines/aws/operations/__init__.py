@@ -1,4 +1,4 @@
-"""The 25 operations of the lookalike (AWS) API and the reading of collaborations, as functions on the catalogue.
+"""The 25 operations of the lookalike (AWS) API, and operations that read collaborations, as functions.
 
 Lives here: one module per kind of resource, and their shared parts (`endpoint.py`).
 Add here when AWS adds an operation.

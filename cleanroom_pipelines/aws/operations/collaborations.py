@@ -78,7 +78,7 @@ def _of(endpoint: Endpoint, caller: Caller) -> list[Collaboration]:
 
 
 def _find(endpoint: Endpoint, caller: Caller, collaboration_id: str) -> Collaboration:
-    """Return one of the caller's collaborations; others raise the same error as if they did not exist."""
+    """Return a collaboration; the error does not tell if it is missing or the caller is not a member."""
     one = endpoint.catalog.parties.collaboration(collaboration_id)
     if one is None or not one.has_active(caller.account_id):
         raise ApiError(
@@ -147,7 +147,7 @@ def _member(endpoint: Endpoint, one: Collaboration, caller: Caller, member: Memb
 
 
 def _terms(endpoint: Endpoint, one: Collaboration) -> str:
-    """Describe a collaboration's terms: the facts that its lists and rankings reveal, and its budget period."""
+    """Describe a collaboration's terms: what its lists and rankings reveal, and its budget period."""
     seed = "leave out the seed's users and so reveal them" if one.seed_removed else "do not mark the seed's users"
     ranking = "exact, and reveal individuals" if one.full_ensemble else "private, and cost privacy budget"
     period = endpoint.catalog.pairs.period_of([member.account_id for member in one.members])

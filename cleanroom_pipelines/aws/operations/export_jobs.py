@@ -48,7 +48,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """ListAudienceExportJobs: a model's owner sees all exports from it, a guest only those that it started."""
+    """ListAudienceExportJobs: the model's owner sees all exports, another account only its own exports."""
     arn = parameters.get("audienceGenerationJobArn")
     key = own_arn(caller, arn, Kind.GENERATION_JOB) if arn is not None else None
     if key is not None:

@@ -52,7 +52,7 @@ _BUDGET: Final = "privacy budget of the two organisations, in units"
 
 
 def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """StartAudienceGenerationJob: the model is the caller's own, or its policy lets the caller use it."""
+    """StartAudienceGenerationJob: the caller must own the model, or be allowed by the model's policy."""
     _check_collaboration(endpoint, caller.account_id, parameters.get("collaborationId"))
     seed = _requested_seed(endpoint, caller, parameters)
     parts = parse_arn(parameters["configuredAudienceModelArn"])
@@ -91,7 +91,7 @@ def start(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
 
 
 def get(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """GetAudienceGenerationJob: only the account that started it sees the seed; the owner may share metrics."""
+    """GetAudienceGenerationJob: only the starting account sees the seed; the model's owner may share metrics."""
     seen = _find(endpoint, caller, parameters)
     job = seen.job
     return {
@@ -133,7 +133,7 @@ def list_all(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answ
 
 
 def delete(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
-    """DeleteAudienceGenerationJob: the model's owner deletes the job, a guest only its own view of the job."""
+    """DeleteAudienceGenerationJob: the model's owner deletes the job, another account only its view of it."""
     endpoint.catalog.job_views.delete_job_view(
         own_arn(caller, parameters["audienceGenerationJobArn"], _KIND), caller.account_id, caller.region
     )

@@ -80,11 +80,11 @@ class Body:
 
     @property
     def checksums(self) -> dict[str, str]:
-        """The checksums that the client declared, by the names of their headers."""
+        """The checksums that the client declared, by header name."""
         return {name: value for name, (_, value) in self._expected.items() if name != "content-md5"}
 
     def take(self, piece: bytes) -> Iterator[bytes]:
-        """Yield the content of a received piece of the body, without the framing of chunks.
+        """Yield the content of a received piece of the body, without the chunk framing.
 
         Raises:
             S3Error: The body is too large, or a chunk is invalid or not signed as declared.
@@ -146,7 +146,9 @@ def _chunks_of(signature: S3Signature, headers: Mapping[str, str]) -> "_Chunks |
     names = [each.strip().lower() for each in headers.get("x-amz-trailer", "").split(",") if each.strip()]
     has_trailer = signature.payload.endswith(_WITH_TRAILER)
     if bool(names) != has_trailer or len(names) > _MOST_TRAILERS or len(set(names)) < len(names):
-        raise S3Error("InvalidRequest", "x-amz-trailer does not name the trailer that the body declares.")
+        raise S3Error(
+            "InvalidRequest", "x-amz-trailer does not match the trailer that x-amz-content-sha256 declares."
+        )
     if not all(map(is_checksum, names)) or set(names) & headers.keys():
         raise S3Error("InvalidRequest", "A trailer may contain only checksums that are not in a header.")
     return _Chunks(signature if signature.payload != _UNSIGNED_STREAMING else None, tuple(names))

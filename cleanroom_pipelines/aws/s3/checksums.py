@@ -29,7 +29,7 @@ class Checksum(Protocol):
     """A checksum being computed."""
 
     def update(self, data: bytes, /) -> None:
-        """Continue the checksum with further bytes."""
+        """Add bytes to the checksum."""
 
     def digest(self) -> bytes:
         """Return the checksum of the bytes so far, big-endian."""

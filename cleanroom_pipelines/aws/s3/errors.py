@@ -42,7 +42,7 @@ _TABLE: Final[Mapping[str, tuple[int, str]]] = {
     "PreconditionFailed": (412, "A condition of the request is not met."),
     "RequestTimeTooSkewed": (
         403,
-        "The request's date is more than 15 minutes from this server's. Check the clock.",
+        "The request's date is over 15 minutes off from this server's. Check your clock.",
     ),
     "RequestTimeout": (400, "The body took too long to arrive."),
     "ServiceUnavailable": (503, "The service is not available for the moment. Try again."),

@@ -64,7 +64,8 @@ class Call:
         value = self.params.get(name, default)
         if not _is_text(value):
             raise InvalidRequestError(
-                f"The parameter {name} is not a valid string.", remedy="See cleanroom_pipelines.media.protocol."
+                f"The parameter {name} is not a valid string.",
+                remedy=f"Give valid Unicode of at most {_MOST_CHARACTERS:,} characters, without null characters.",
             )
         return str(value)
 

@@ -72,7 +72,7 @@ def get_draft(call: Call) -> dict[str, Any]:
 
 
 def refresh_audience(call: Call) -> dict[str, Any]:
-    """Build an audience of the caller's group again, after it failed or the room got new data.
+    """Rebuild an audience of the caller's group if it failed or the room has newer data.
 
     Raises:
         ConflictError: It is being built, or is built from the room's current data.
@@ -193,7 +193,7 @@ class _View:
 
 
 def _derived(row: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Compute the precision at one row of the reach table, its error, and the error of the false-positive rate.
+    """Compute the precision, its error, and the false-positive rate's error, at one row of the reach table.
 
     The precision is the share of the users in the reach who are in the source; None if a figure is hidden.
     """
@@ -209,7 +209,7 @@ def _derived(row: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str,
 
 
 def _dependents(room: Room, audience: CustomAudience) -> dict[str, Any]:
-    """Return the names of dependent audiences that the caller can see, and the number of all others."""
+    """Return the names of dependent audiences that the caller can see, and the number of hidden dependents."""
     all_ = room.installation.catalog.rooms.custom_audiences(room.id)
     found = {audience.id}
     while more := {each.id for each in all_ if found & set(each.references)} - found:

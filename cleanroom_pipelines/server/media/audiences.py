@@ -193,7 +193,7 @@ class Present:
 
 
 def shown_seeds(room: Room, present: Present) -> list[dict[str, Any]]:
-    """Return the seed audiences as JSON: sizes only for their provider, and only overlaps that were paid for."""
+    """Return the seed audiences as JSON; only their provider sees sizes, and only paid overlaps are included."""
     uploads = inputs_of(room.record.inputs, Dataset.SEED_AUDIENCES).values()
     uploaded = [room.installation.catalog.rooms.upload(each).created_at for each in uploads]
     is_provider = room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
@@ -223,7 +223,7 @@ def _paid_overlap(room: Room) -> dict[str, Mapping[str, Any]]:
 
 
 def shown_audience(room: Room, audience: CustomAudience, present: Present) -> dict[str, Any]:
-    """Return an audience as JSON; only its own group sees the e-mail address of its creator."""
+    """Return an audience as JSON; only the group that created it sees the creator's e-mail address."""
     definition, resolve = parse_definition(audience.definition), resolver(room.installation.catalog)
     is_own = audience.created_by == room.group.id
     sources = [resolve(ref.id) for ref in reachable(definition, resolve) if isinstance(ref, CustomRef)]

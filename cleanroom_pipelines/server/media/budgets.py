@@ -117,7 +117,7 @@ def renew_base_figures(call: Call) -> dict[str, Any]:
 
 
 def _published_base_question(room: Room) -> str | None:
-    """Return the key of the query that paid for the base figures that the room now publishes."""
+    """Return the key of the paid query behind the base figures that the room publishes; None if it has none."""
     try:
         _, documents = newest_artifact(room.installation, Kind.DATA_ROOM, room.id, "data_attributes")
     except ArtifactError:
@@ -187,7 +187,7 @@ def _is_shown(call: Call, room: Room, proposal: Proposal) -> bool:
 
 
 def is_provider(room: Room) -> bool:
-    """Check whether the caller may decide for its organisation: it must have permission to provide data."""
+    """Check whether the caller may decide for its organisation, which requires permission to provide data."""
     return room.group.may(Permission.PROVIDE_BASE_AUDIENCE) or room.group.may(Permission.PROVIDE_SEED_AUDIENCE)
 
 

@@ -77,7 +77,7 @@ def get_upload(call: Call) -> dict[str, Any]:
 
 
 def convert_upload(call: Call) -> dict[str, Any]:
-    """Parse one of the caller's uploads with the given separator and header flag, and store the result instead.
+    """Replace one of the caller's uploads with its rows, parsed with the given separator and header flag.
 
     Raises:
         ValidationFailedError: The result cannot be a file of this dataset; the upload is kept.

@@ -117,8 +117,8 @@ def list_jobs(call: Call) -> dict[str, Any]:
     kinds = [each for each in (*ABOUT_ROOMS, *ABOUT_AUDIENCES) if each.value in call.texts("kinds")]
     if not kinds or len(kinds) < len(call.texts("kinds")):
         raise errors.InvalidRequestError(
-            "The kinds of jobs are missing, or one of them is unknown.",
-            remedy="Give kinds of jobs about rooms or audiences.",
+            "No kinds of jobs were given, or one of them is unknown.",
+            remedy="Give at least one kind of job for rooms or audiences.",
         )
     permissions = [ABOUT_ROOMS.get(each) or ABOUT_AUDIENCES[each] for each in kinds]
     room = call.room(*permissions)
@@ -491,7 +491,7 @@ def _paid(
 
 
 def _questions(call: Call, job: RoomJob) -> list[Mapping[str, Any]]:
-    """Return the questions (queries with a price) that are charged for a job's result."""
+    """Return the priced queries that are charged for a job's result."""
     match JobKind(job.kind):
         case JobKind.OVERLAP_STATISTICS:
             return list(_documents(call, job, "overlap_statistics")["overlap"]["questions"])

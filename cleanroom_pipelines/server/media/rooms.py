@@ -64,7 +64,7 @@ def check_room(call: Call) -> dict[str, Any]:
 
 
 def _new_room(call: Call) -> DataRoomSpec:
-    """Return the room that a call describes; its problems are not checked yet."""
+    """Parse the new room that a call describes; the room's rules are checked later."""
     catalog, token_hex = call.installation.catalog, call.installation.token_hex
     owned = catalog.rooms.count_owned(Kind.DATA_ROOM, call.email)
     check_quota("data rooms per owner", owned, call.installation.settings.max_rooms)
@@ -89,7 +89,7 @@ def get_room(call: Call) -> dict[str, Any]:
 
 
 def list_rooms(call: Call) -> dict[str, Any]:
-    """Return the rooms of the caller, each with the caller's role and the data that is provisioned."""
+    """Return the caller's rooms, each with the caller's role and the data provisioned so far."""
     rooms = call.installation.catalog.rooms.data_rooms()
     mine = [(room, group.as_member(call.email)) for room in rooms if (group := room.group_of(call.email))]
     return {"rooms": [_listed(room, group) for room, group in mine]}
@@ -291,7 +291,7 @@ def get_audit_log(call: Call) -> dict[str, Any]:
     if not (0 <= limit <= _MOST_ENTRIES and 0 <= before <= _MOST_PLACE):
         raise InvalidRequestError(
             "The parameter `limit` or `before` is out of range.",
-            remedy=f"Give a `limit` of at most {_MOST_ENTRIES:,}, and as `before` the `older` of an earlier page.",
+            remedy=f"Give a `limit` of at most {_MOST_ENTRIES:,}. Take `before` from an earlier page's `older`.",
         )
     audit = call.installation.audit
     if not limit:
@@ -303,7 +303,7 @@ def get_audit_log(call: Call) -> dict[str, Any]:
 
 
 def _audiences_of(entry: Mapping[str, Any]) -> list[str]:
-    """Return the ids of the audiences that an entry names."""
+    """Return the ids of the audiences that an audit entry names."""
     named = entry["audience"]
     return named if isinstance(named, list) else [named] if named else []
 
@@ -471,7 +471,8 @@ def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:
         or not all(isinstance(each, str) for each in (*emails, *permissions, role, organization or ""))
     ):
         raise InvalidRequestError(
-            "A participant is malformed.", remedy="Give lists of e-mail addresses and permissions, and a role."
+            "A participant is malformed.",
+            remedy="Give the participant a list of e-mail addresses, a list of permissions, and a role.",
         )
     return ParticipantSpec(
         id=new_id,
@@ -484,7 +485,7 @@ def _group(value: Mapping[str, Any], new_id: str) -> ParticipantSpec:
 
 
 def _member_permissions(value: Mapping[str, Any]) -> dict[str, tuple[Permission, ...]]:
-    """Return the permissions of members who have fewer than their group, by e-mail address."""
+    """Return, by e-mail address, the permissions of members who lack some of their group's permissions."""
     given, emails = value.get("member_permissions") or {}, {each.strip().lower() for each in value["emails"]}
     if not isinstance(given, dict) or not all(isinstance(each, list) for each in given.values()):
         raise InvalidRequestError(

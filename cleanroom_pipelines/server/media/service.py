@@ -105,7 +105,9 @@ class MediaService:
         try:
             known = Method(method)
         except ValueError:
-            error = errors.NotFoundError("Unknown method.", remedy="See cleanroom_pipelines.media.protocol.")
+            error = errors.NotFoundError(
+                "Unknown method.", remedy="Give a value of `Method` in cleanroom_pipelines.media.protocol."
+            )
             self.audit_rejection("unknown", error, request_id, email)
             raise error from None
         call = Call(self.installation, email, params, {"operation": known.value, "request_id": request_id})

@@ -112,7 +112,7 @@ class S3Api:
         wire.service()  # load the model at startup, so that a missing one is reported then
 
     def begin(self, request: Request) -> "S3Exchange | Reply":
-        """Check a request before its body; return the exchange that receives the body, or an error response."""
+        """Check a request before its body arrives; return an exchange to receive the body, or an error reply."""
         exchange = S3Exchange(self, request, AuditTrail(request.id, {"operation": "S3"}))
         error_reply = exchange.attempt(exchange.prepare)
         if error_reply is not None:

@@ -120,7 +120,7 @@ def _chosen(upload: MultipartUpload, listed: Sequence[dict[str, Any]]) -> tuple[
 
 
 def _check_whole(context: Context, stream: IO[bytes]) -> None:
-    """Verify an object's declared checksums, except those with a dash, which cover only the parts' checksums."""
+    """Verify an object's declared checksums; skip those with a dash, which are checksums of part checksums."""
     for header, value in context.checksums.items():
         if is_checksum(header) and value and "-" not in value:
             checksum = checksum_of(header)

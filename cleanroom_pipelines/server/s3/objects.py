@@ -177,7 +177,7 @@ def delete_object(context: Context) -> Output:
 
 
 def delete_objects(context: Context) -> Output:
-    """DeleteObjects: delete up to 1,000 objects; one failure does not stop the others."""
+    """DeleteObjects: delete up to 1,000 objects; if an object cannot be deleted, go on with the next one."""
     name, bucket = context.call.bucket, open_bucket(context, context.caller, context.call.bucket)
     _ = context.bucket  # it must exist
     objects = context.document["Objects"]

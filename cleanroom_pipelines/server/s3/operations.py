@@ -260,7 +260,7 @@ def _names(condition: str, e_tag: str) -> bool:
 
 
 def source_of(context: Context) -> tuple[Bucket, ObjectEntry]:
-    """Return the bucket and the object that a request copies.
+    """Return the object that a request copies, and its bucket.
 
     Raises:
         S3Error: It does not exist, or a condition is not met.
