@@ -124,7 +124,7 @@ def _report(result: Mapping[str, Any], json_file: Path | None, text: str) -> Non
 def _require(module: str) -> None:
     if find_spec(module) is None:
         raise ConfigurationError(
-            f"The benchmark compares with the library `{module}`, which is not installed.",
+            f"The library `{module}` is not installed, but the benchmark compares with it.",
             remedy="Install it: pip install -r requirements-dev.lock, or 'cleanroom-pipelines[benchmark]'.",
         )
 
