@@ -41,8 +41,8 @@ _MAX_USERS_COMPARED = 1_000_000
 @click.option(
     "--seed-mode",
     type=click.Choice(["excluded", "first", "in_place"]),
-    help="Position of the seed's users in the list. Only if --ranking is an audience artifact of an installation; "
-    "for a ranking by `generate`, use the --seed-mode of `generate`.",
+    help="Position of the seed's users in the list, if --ranking is an audience artifact of an installation. "
+    "For a ranking by `generate`, use the --seed-mode of `generate` instead.",
 )
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv", "parquet", "plain"]), help="Default: csv.")
 @click.option("--destination", type=click.Choice(["plain", "google", "meta", "tiktok", "liveramp"]))
@@ -62,7 +62,7 @@ _MAX_USERS_COMPARED = 1_000_000
 )
 @click.option("--holdout", help="Share of users to hold out as a control group, such as 10%.")
 @click.option(
-    "--holdout-out", type=_FILE, help="Folder for the control group's list. Default: --out with -holdout."
+    "--holdout-out", type=_FILE, help="Folder for the control group's list. Default: --out plus '-holdout'."
 )
 @click.option(
     "--name",
@@ -243,7 +243,7 @@ def _opened(tables: "TableFiles", settings: Any) -> "Iterator[tuple[Engine, Path
 
 
 def _population(ranking: Path) -> int | None:
-    """Return the number of scored and seed users, to which percentages refer; None without metrics."""
+    """Return the number of users (scored and seed) of which a size is a percentage; None without metrics."""
     import json
 
     try:
@@ -260,7 +260,7 @@ def _population(ranking: Path) -> int | None:
 def _activation(
     destination: str | None, format_: str | None, ids: Path | None, settings: Any
 ) -> "Iterator[tuple[str, Any, list[str], _IdsOfUsers | None]]":
-    """Yield the file format, the destination and its hashed ids, warnings, and the content of the ids file."""
+    """Yield the file format, the destination and the ids hashed for it, warnings, and the ids file's content."""
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
     from cleanroom_pipelines.delivery.writing import Activation
     from cleanroom_pipelines.terms import MatchingId

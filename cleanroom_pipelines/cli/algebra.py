@@ -21,7 +21,7 @@ _MAX_DEFINITION_BYTES = 16 << 20
 @click.command()
 @click.option("--definition", "definition_file", type=_FILE, required=True, help="JSON file with the definition.")
 @click.option("--out", type=_FILE, required=True, help="Parquet file to write: distinct user_id, unordered.")
-@click.option("--memory", help="Memory limit of the engine, such as 8GB; default: 60 % of this machine's.")
+@click.option("--memory", help="Memory limit of the engine, such as 8GB; default: 60 % of this machine's memory.")
 @click.option("--threads", type=click.IntRange(min=1), help="Number of threads; default: one per core.")
 @click.option(
     "--engine",

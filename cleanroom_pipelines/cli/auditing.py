@@ -84,7 +84,7 @@ def _head(text: str | None) -> Any:
     except ValueError:
         raise UsageError(
             "The expected digest does not have the form SEQUENCE:HMAC.",
-            remedy="Give the head that `verify` printed.",
+            remedy="Give the newest digest (head) that an earlier `verify` printed.",
         ) from None
 
 

@@ -196,7 +196,7 @@ def check_model(model: Path) -> None:
 
 @contextmanager
 def _with_match_counts(model: Path, seed: Path) -> Iterator[None]:
-    """Add match counts and a likely cause to seed errors, because the caller owns both model and seed."""
+    """Add match counts and a likely cause to seed errors. This is safe: the caller owns both model and seed."""
     try:
         yield
     except SeedError as error:

@@ -49,7 +49,7 @@ def benchmark() -> None:
 @click.option(
     "--private",
     is_flag=True,
-    help="Measure private lookalikes by seed size; default data: the demo's, and synthetic groups.",
+    help="Measure private lookalikes (with noise) by seed size. Default: the demo's data, and synthetic groups.",
 )
 @click.option(
     "--against", type=_FILE, help="Checkout of another version of this project, to run on the same tasks."
@@ -124,8 +124,8 @@ def _report(result: Mapping[str, Any], json_file: Path | None, text: str) -> Non
 def _require(module: str) -> None:
     if find_spec(module) is None:
         raise ConfigurationError(
-            f"The benchmark's peer `{module}` is not installed.",
-            remedy="Install the extra: pip install -r requirements-dev.lock, or 'cleanroom-pipelines[benchmark]'.",
+            f"The library `{module}` is not installed, but the benchmark compares with it.",
+            remedy="Install it: pip install -r requirements-dev.lock, or 'cleanroom-pipelines[benchmark]'.",
         )
 
 
@@ -153,12 +153,10 @@ def attacks(n_worlds: int, only: str | None, json_file: Path | None) -> None:
     "--sizes",
     default="50000x1000000,200000x4000000",
     show_default=True,
-    help="Sizes as USERSxINTERACTIONS, separated by commas. The cost per further million "
-    "interactions is computed from each size to the next.",
+    help="Sizes as USERSxINTERACTIONS, separated by commas. The cost per additional million "
+    "interactions is computed between consecutive sizes.",
 )
-@click.option(
-    "--seed-sizes", default="10000", show_default=True, help="Seed sizes to rank for, at each data size."
-)
+@click.option("--seed-sizes", default="10000", show_default=True, help="Seed sizes to measure at each data size.")
 @click.option("--items", default=20_000, show_default=True, help="Number of items in the synthetic data.")
 @click.option("--memory", default="8GB", show_default=True, help="Memory limit of the engine.")
 @click.option(
@@ -372,7 +370,9 @@ def algebra(  # noqa: PLR0917 - click passes options by name
         )
     chosen = tuple(question.strip() for question in questions.split(",") if question.strip()) or QUESTIONS
     if set(chosen) - set(QUESTIONS):
-        raise UsageError("--questions: unknown kind of query.", remedy=f"Choose from {', '.join(QUESTIONS)}.")
+        raise UsageError(
+            "--questions has an unknown kind of query.", remedy=f"Choose from {', '.join(QUESTIONS)}."
+        )
     with progress_bar("algebra") as progress:
         result = run_algebra(AlgebraSettings(rows, repetitions, threads, scratch, chosen), progress)
     _report(result, json_file, table(result))

@@ -1,4 +1,4 @@
-"""`cleanroom dev`: Dagster's UI and daemon on this home.
+"""`cleanroom dev`: Dagster's UI and daemon for this installation.
 
 Lives here: starting the UI and the daemon together.
 Add here when they get another start option.

@@ -160,7 +160,7 @@ def dev(port: int, host: str) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8723, show_default=True, help="Port to listen on; 0 chooses a free one.")
 @click.option(
-    "--no-worker", is_flag=True, help="Start no workers; a Dagster daemon on this home does the pending work."
+    "--no-worker", is_flag=True, help="Start no workers; this installation's Dagster daemon does the work."
 )
 @click.option("--tls-certificate", type=_FILE, help="PEM file of a certificate chain: serve HTTPS.")
 @click.option("--tls-key", type=_FILE, help="PEM file of the certificate's private key.")
@@ -319,12 +319,14 @@ def cancel(name: str) -> None:
 @click.option("--memory", help="Memory limit of the engine, such as 8GB.")
 @click.option("--threads", type=int, help="Number of threads; it does not affect the result.")
 @_ENGINE
-@click.option("--day-cache", type=_FILE, help="Folder that caches remote files, and the counts of each file.")
+@click.option(
+    "--day-cache", type=_FILE, help="Folder that caches remote files, and the interactions counted in each file."
+)
 @click.option(
     "--max-invalid",
     default="5%",
     show_default=True,
-    help="Largest share of invalid rows (which are ignored) before training fails.",
+    help="Maximum share of invalid rows, which are ignored. If there are more, training fails.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def train(as_json: bool, **options: Any) -> None:
@@ -359,7 +361,7 @@ def train(as_json: bool, **options: Any) -> None:
     type=int,
     default=500,
     show_default=True,
-    help="Smallest number of seed users that the model must know.",
+    help="Minimum number of seed users that must be in the model.",
 )
 @click.option("--memory", help="Memory limit of the engine, such as 8GB.")
 @click.option("--threads", type=int, help="Number of threads; it does not affect the result.")

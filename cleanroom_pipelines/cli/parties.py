@@ -31,7 +31,7 @@ _ACCOUNT = click.option("--account", required=True, help="The account, by id or 
 
 @click.group()
 def account() -> None:
-    """Manage accounts and access keys for HTTP."""
+    """Manage accounts and their access keys for the AWS API."""
 
 
 @account.command("create")
@@ -260,7 +260,7 @@ def bucket() -> None:
 @_ACCOUNT
 @_JSON
 def create_bucket(name: str, account: str, as_json: bool) -> None:
-    """Create the bucket NAME for an account, as a folder in the home."""
+    """Create the bucket NAME for an account, as a folder in CLEANROOM_HOME."""
     _register(name, account, as_json=as_json)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _BASE_URL = click.option(
     "--url",
-    help="The server's address, as the user opens it; default: CLEANROOM_CONSOLE_URL, or http://127.0.0.1:8723.",
+    help="Address at which users open the server; default: CLEANROOM_CONSOLE_URL, or http://127.0.0.1:8723.",
 )
 
 
@@ -140,7 +140,7 @@ def _check_mail(installation: "Installation", by_mail: bool) -> None:
 
 
 def _hand_out(installation: "Installation", email: str, kind: str, link: str, by_mail: bool) -> None:
-    """Mail a link as the console does, or print it; a link that cannot be mailed is printed, too."""
+    """Mail a link as the console does, or print it; also print it if it cannot be mailed."""
     if not by_mail:
         print(link)
         return
@@ -174,7 +174,7 @@ def token() -> None:
 
 @token.command("issue")
 @click.argument("email")
-@click.option("--days", default=90, show_default=True, help="Days until it expires.")
+@click.option("--days", default=90, show_default=True, help="Days until the token expires.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def issue(email: str, days: int, as_json: bool) -> None:
     """Issue a token. It is shown only once."""

@@ -104,7 +104,7 @@ class Console:
         return self._repeats.answer(session_secret(page.request), page.request.raw_path, page.form, answer)
 
     def _show(self, route: Route, page: PageRequest) -> Reply:
-        """Return a route's page; audit rejections by the page itself, which no API handler has audited."""
+        """Return a route's page. If the page rejects the request, audit that unless an API handler already has."""
         error: Exception | None = None
         try:
             reply = route.answer(page)

@@ -194,7 +194,7 @@ class PageRequest:
         return Reply(200, {**PRIVATE, **self._headers, "Content-Type": "application/json"}, text.encode())
 
     def address(self, path: str, **parts: str) -> str:
-        """Return a page's full URL, which starts with the configured address or else with the browser's."""
+        """Return a page's full URL: the configured address or else the request's origin, then the page's path."""
         return (self.service.installation.settings.console_url or self.request.origin) + url(path, None, **parts)
 
     def mail(self, email: str, kind: str, link: str) -> None:

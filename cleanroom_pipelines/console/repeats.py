@@ -1,4 +1,4 @@
-"""Forms that are sent twice, as by a double click or a second try on a slow connection.
+"""Forms that are sent twice, for example by a double click or a second try on a slow connection.
 
 Lives here: marking the forms of a page, and the answers to forms that were sent lately.
 Keep out: what forms do (`pages`).

@@ -272,7 +272,7 @@ def _present(form: Form, name: str) -> Iterator[int]:
 
 
 def _one_of(kind: type[CombineOperator | MatchOperator | FilterOperator], value: str) -> str:
-    """Return the value if the list has it, or else the list's first value."""
+    """Return the value if the enum has it, or else the enum's first value."""
     known = [each.value for each in kind]
     return value if value in known else known[0]
 

@@ -99,7 +99,7 @@ class SignInLimits:
         self._check(request, email, self._users)
 
     def check_mail(self, request: Request, email: str) -> None:
-        """Count a request for a sign-in e-mail, apart from attempts to sign in; reject it if there were too many.
+        """Count requests for sign-in e-mails, separately from attempts to sign in; reject too many requests.
 
         Raises:
             TooManyRequestsError: There were too many attempts or e-mails.

@@ -62,7 +62,7 @@ Action = Literal["create", "update", "retry", "keep"]
 
 @dataclass(frozen=True)
 class DeclaredChange:
-    """One change that applying a declaration makes, or that a dry run shows, to a resource or other object.
+    """A change to a resource or other object, made by applying a declaration or predicted by a dry run.
 
     Args:
         action: `create`, `update` (a new version if the content changes), `retry` (unchanged, but its newest
@@ -182,7 +182,7 @@ class _Applying:
         return self._changes
 
     def check_tables(self, names: Collection[str] | None = None) -> None:
-        """Check the headers of tables and seeds; call this after a dry run, which finds the account to read with.
+        """Check the headers of tables and seeds. Do a dry run first: it finds the account that reads them.
 
         Args:
             names: Check only the datasets and jobs with these names; all if not given.
@@ -389,7 +389,7 @@ class _Applying:
         if not existing.declared:
             raise ConflictError(
                 f"Another {spec.kind.words} has this name, and was not created by a declaration.",
-                remedy="Choose another name, or delete that one first.",
+                remedy="Choose another name, or delete the existing one first.",
             )
         _reject_deleting(existing)
         return existing
@@ -493,7 +493,7 @@ class _Applying:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Add the description of a declaration's entry to errors that the `with` body raises."""
+    """Say, in errors that the `with` body raises, which entry of the declaration is wrong."""
     try:
         yield
     except CleanroomError as error:

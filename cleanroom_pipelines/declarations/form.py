@@ -82,7 +82,7 @@ def _checked_output(value: object) -> object:
         except UsageError as error:
             said = error.message[:1].lower() + error.message[1:]
             raise ValueError(
-                f"{said} Write s3://audiences/NAME for a folder in the home, or name a bucket that you registered"
+                f"{said} Write s3://audiences/NAME for a folder in CLEANROOM_HOME, or name a registered bucket"
             ) from None
     return value
 
@@ -143,7 +143,7 @@ class WindowForm(_Form):
 
 
 class Refresh(_Form):
-    """How a model is refreshed: how often, with which training window, and whether its jobs keep their seeds."""
+    """How often a model is refreshed, how long its training window is, and whether its jobs keep their seeds."""
 
     every: Duration
     window: Duration | None = None
@@ -235,7 +235,7 @@ class TemplateForm(_Form):
 
 
 class BucketForm(_Form):
-    """A bucket of one account: a folder of the home, or the object-store bucket at `url`."""
+    """A bucket of one account: a folder in CLEANROOM_HOME, or the object-store bucket at `url`."""
 
     name: Text
     account: AccountText | None = None

@@ -207,7 +207,8 @@ class ApplyingParties:
         if receiver.organization is not None and receiver.organization not in self._organizations():
             raise UsageError(
                 "No account and no user belongs to this organisation.",
-                remedy="Give the `organization` of an account or user; for an account without one, give its id.",
+                remedy="Give the `organization` of an account or user, or the id of an account that has no "
+                "organisation.",
             )
         existing = {each.name: each for each in self._catalog.notices.all()}.get(form.name)
         if existing != receiver and not self._dry_run:
@@ -220,7 +221,7 @@ class ApplyingParties:
         return self._catalog.notices.known_organizations() | {each.lower() for each in declared} | {LOCAL_ACCOUNT}
 
     def _has_terms(self, existing: Collaboration, form: CollaborationForm) -> bool:
-        """Whether a collaboration has the declared terms; a later change to monthly budgets is accepted."""
+        """Whether a collaboration has the declared terms; `life` also matches a budget that is now monthly."""
         found = (existing.seed_removed, existing.full_ensemble)
         period = self._catalog.pairs.period_of(member.account_id for member in existing.members)
         return found == (form.seed == "removed", form.privacy == "full") and (form.period in ("life", period))
@@ -234,7 +235,7 @@ class ApplyingParties:
             return None
         if existing is None or not existing.has_active(account):
             raise UsageError(
-                "The template's collaboration is not declared, or the template's account is not its member.",
+                "The template's collaboration is not declared, or does not include the template's account.",
                 remedy="Declare the collaboration in the same file, with this account as a member.",
             )
         return existing

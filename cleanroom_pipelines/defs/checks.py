@@ -25,7 +25,7 @@ from cleanroom_pipelines.runs.situation import lateness_of
 def check(
     asset: str, *, blocking: bool = False
 ) -> Callable[[Callable[[Installation, str], dg.AssetCheckResult]], dg.AssetChecksDefinition]:
-    """Declare a function of installation and partition key as a check of an asset.
+    """Declare a function, which takes the installation and a partition key, as a check of an asset.
 
     The docstring becomes the description.
 
@@ -144,5 +144,5 @@ def _documents(installation: Installation, asset: str, partition: str) -> dict[s
 
 
 def _without(drift: str) -> dg.AssetCheckResult:
-    """Return a warning if there is a sentence about drift."""
+    """Return a check result: a warning with the sentence about drift, or a pass if the sentence is empty."""
     return dg.AssetCheckResult(passed=not drift, severity=dg.AssetCheckSeverity.WARN, description=drift or None)

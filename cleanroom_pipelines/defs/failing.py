@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Failed(dg.Failure, dg.DagsterError):
-    """A failure with text and metadata of this package, which Dagster shows even if it masks other errors.
+    """A failure with this package's own text and metadata. Dagster shows it even if it masks other errors.
 
     With DAGSTER_REDACT_USER_CODE_ERRORS Dagster marks errors of user code, and replaces the text of marked ones.
     In a tick it marks the error that it wraps them in, unless they are errors of its own.
@@ -37,7 +37,7 @@ class Failed(dg.Failure, dg.DagsterError):
 
 
 def in_words(function: Callable[P, T]) -> Callable[P, T]:
-    """Make an op, sensor, schedule or check report any error in a sentence of this package, without data."""
+    """Make an op, sensor, schedule or check report errors in this package's own words, without data."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:

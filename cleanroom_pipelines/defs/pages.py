@@ -139,7 +139,7 @@ def configured_audience_model(record: Resource, documents: Mapping[str, Any]) ->
 
 
 def seed_validation_report(record: Resource, documents: Mapping[str, Any]) -> Metadata:
-    """Metadata of a seed: its validation report, and its match with the model's users."""
+    """Metadata of a seed: its validation report, and how many of its users are in the model."""
     from cleanroom_pipelines.uploads.report import ValidationReport, report_markdown
 
     report = documents["report"]["report"]

@@ -127,7 +127,7 @@ def _draw_roc(axis: Any, metrics: Mapping[str, Any]) -> None:
 
 
 def _draw_lift(axis: Any, metrics: Mapping[str, Any]) -> None:
-    """Draw lift by size. Relevance, which is highest for a random ranking, is only in the table."""
+    """Draw lift by size. Relevance is only in the table, because it is highest for a random ranking."""
     rows = metrics["sizes"]
     positions = range(len(rows))
     axis.bar(list(positions), [row["lift"] for row in rows], 0.5, color=_SEED, label="this audience")

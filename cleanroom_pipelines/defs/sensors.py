@@ -110,7 +110,7 @@ def _ingest_unchanged(
     drops: Iterable[Drop],
     take: Callable[[Installation, Drop], object],
 ) -> dg.SensorResult:
-    """Ingest the inbox files that have not changed since the last tick; remember the others in the cursor."""
+    """Ingest the inbox files that are unchanged since the last tick; record the other files in the cursor."""
     before: dict[str, list[int]] = json.loads(context.cursor or "{}")
     keys = {drop: opened.key.digest("inbox cursor", os.fsencode(drop.path))[:16] for drop in drops}
     changed = [drop for drop, key in keys.items() if before.get(key) != list(drop.signature)]

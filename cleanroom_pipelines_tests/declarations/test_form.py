@@ -154,7 +154,7 @@ def test_plain_name_as_output_is_rejected_with_an_example(room: Room, edit: Any)
     edit("configured_audience_models.0.output", "exports/lookalikes")
     message = assert_rejected(room.write())
     assert "the configured audience model 'Partners', output: the destination does not have the form" in message
-    assert "Write s3://audiences/NAME for a folder in the home" in message
+    assert "Write s3://audiences/NAME for a folder in CLEANROOM_HOME" in message
 
 
 def test_same_name_in_two_sections_is_allowed(room: Room) -> None:

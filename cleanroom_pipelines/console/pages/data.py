@@ -158,13 +158,13 @@ def delete_lab(page: PageRequest) -> Reply:
 
 
 def lab_rows(page: PageRequest) -> Reply:
-    """Send the numbers of the rows with errors in a validated base audience, as CSV."""
+    """Send, as CSV, the numbers of the rows with errors in a validated base audience."""
     found = page.call(Method.GET_LAB, lab_id=page.path["lab_id"])
     return page.attach("rows.csv", _rows_csv(found["reports"] or {}))
 
 
 def side_rows(page: PageRequest) -> Reply:
-    """Send the numbers of the rows with errors in the data that one side provided, as CSV."""
+    """Send, as CSV, the numbers of the rows with errors in one side's data."""
     sides = page.call(Method.GET_ROOM_DATA, room_id=page.room()["id"])["sides"]
     if page.path["side"] not in sides:
         raise _missing()

@@ -32,7 +32,7 @@ _PRICED_SOURCES = 3  # the price of another source is shown once it is chosen
 
 
 def show_new(page: PageRequest) -> Reply:
-    """Show the form of a kind of audience, empty or with the definition of a draft or of another audience."""
+    """Show the form for a kind of audience, empty or filled in from a draft or another audience."""
     definition = _given(page)
     if _kind(page) == "rule_based":
         rule = RuleForm.from_definition(definition) if definition else RuleForm()
@@ -248,7 +248,7 @@ def _default_name(page: PageRequest, definition: Mapping[str, Any]) -> str:
 
 
 def _words(error: MediaError) -> str:
-    """Return the text of an error about a definition without its location, next to which the form shows it."""
+    """Return the text of a definition's error without its location, because the form shows the error there."""
     problem = error.message.removeprefix(f"At {error.attributes.get('place', '')}: ")
     return f"{problem} {error.remedy}"
 

@@ -88,7 +88,7 @@ def export(page: PageRequest) -> Reply:
 
 
 def _person(page: PageRequest) -> AccountPerson:
-    """Return the signed-in user as a user of the account, in the Region of a given ARN or of the URL's query."""
+    """Return the signed-in user as a user of the account. The request's ARN or else its query sets the Region."""
     named = parse_arn(page.path.get("arn") or page.form.text("configuredAudienceModelArn"))
     asked = page.query.get("region") or LOCAL_REGION
     region = named.region if named else asked if _REGION.fullmatch(asked) else LOCAL_REGION

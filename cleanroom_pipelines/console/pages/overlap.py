@@ -26,7 +26,7 @@ def ask(page: PageRequest) -> Reply:
 
 
 def pay(page: PageRequest) -> Reply:
-    """Pay for an answer that was not ready at once."""
+    """Pay for an answer that became ready after the user had asked."""
     return _ASKING.pay(page)
 
 

@@ -42,7 +42,7 @@ def add(page: PageRequest) -> Reply:
 
 
 def invite(page: PageRequest) -> Reply:
-    """Invite a member; send the invitation link by e-mail, or show it, which no other page does."""
+    """Invite a member; send the invitation link by e-mail, or show it once."""
     email = page.form.text("email")
     try:
         found = _call(page, Method.INVITE_USER, email=email)

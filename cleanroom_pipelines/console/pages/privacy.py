@@ -24,7 +24,7 @@ def privacy(page: PageRequest) -> Reply:
 
 
 def propose(page: PageRequest) -> Reply:
-    """Propose a change of the budget or its use, which both data providers must approve."""
+    """Propose a change to the budget or its use, which both data providers must approve."""
     kind, units = page.form.text("kind"), page.form.number("units")
     if units is None and kind in (_REFILL, _SHARE):
         return _show(page, problems={"units": page.rendering.text("privacy.units_missing")})

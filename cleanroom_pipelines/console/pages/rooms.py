@@ -56,7 +56,7 @@ def room(page: PageRequest) -> Reply:
 
 
 def _joining(page: PageRequest, room: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return, to the room's owner only, how people without an account can join; operators see who they are.
+    """Return, for the room's owner only, how people without an account can join; name them only to operators.
 
     Who has an account is not shown to others, not even to participants of the same room.
     """

@@ -98,7 +98,7 @@ def _part(name: str, description: str, owner: str, kinds: set[str], deps: Sequen
     ],
 )
 def data_room(context: dg.AssetExecutionContext, installation: InstallationResource) -> Results:
-    """Build a room's assets; only those affected by a change are rebuilt."""
+    """Build a room's assets. After a change, rebuild only the affected assets."""
     selected = [name for name in building_rooms.ROOM_ASSETS if dg.AssetKey(name) in context.selected_asset_keys]
     for name in selected:
         finishes = name == selected[-1]
