@@ -58,7 +58,7 @@ class PlainPaths:
         return link
 
     def close(self) -> None:
-        """Remove the links in the system's temporary folder; links in `folder` are deleted with it."""
+        """Remove the links in the system's temporary folder; links in `folder` disappear when `folder` is deleted."""
         self._opened.close()
 
 
