@@ -52,7 +52,7 @@ _AUDIENCE = CustomAudienceRow.__table__
 
 @dataclass(frozen=True)
 class Queued:
-    """A ready version in the queue.
+    """A version in the queue whose work can start now.
 
     Attributes:
         version: The version.

@@ -58,7 +58,7 @@ class PlainPaths:
         return link
 
     def close(self) -> None:
-        """Remove the links in the system's temporary folder; links in `folder` disappear when `folder` is deleted."""
+        """Remove the links in the system's temporary folder; links in `folder` are deleted with `folder`."""
         self._opened.close()
 
 

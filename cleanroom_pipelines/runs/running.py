@@ -212,7 +212,7 @@ def alive(installation: Installation, run: dg.DagsterRun, instance: dg.DagsterIn
 def _complete_record(
     installation: Installation, run: dg.DagsterRun, instance: dg.DagsterInstance, kind: Kind | None
 ) -> None:
-    """Add the code location to runs of a worker, and tags to manual runs, so that Dagster's pages list these runs."""
+    """Make Dagster's pages list a run: add the code location to a worker's run, and tags to a manual run."""
     tags = dict[str, str]()
     if run.remote_job_origin is None:
         instance.run_storage.replace_job_origin(run, origin_of(run.job_name))
