@@ -50,7 +50,7 @@ def interest_of(settings: SyntheticSettings, users: Int64) -> Int64:
 
 
 def write_interactions(settings: SyntheticSettings, folder: Path) -> int:
-    """Write interactions as parquet files: user_id (VARCHAR), item_id and ts (BIGINT). Users' activity is log-normal.
+    """Write interactions as parquet files: user_id (VARCHAR), item_id and ts (BIGINT); activity is log-normal.
 
     Args:
         settings: Size and shape.

@@ -50,7 +50,8 @@ _MAX_USERS_COMPARED = 1_000_000
     "--ids",
     type=_FILE,
     help="Table with the column user_id and at least one of email, phone_number, hashed_email and "
-    "hashed_phone_number, such as Google's template. Columns may repeat (email, email_2), and a user may have several rows.",
+    "hashed_phone_number, such as Google's template. Columns may repeat (email, email_2), and a user may have "
+    "several rows.",
 )
 @click.option("--gzip", is_flag=True, help="Compress each file.")
 @click.option(

@@ -133,7 +133,7 @@ class Released:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("A released count cannot be pickled. Write its value and reason instead.")
+        raise TypeError("A released count cannot be pickled. Pickle its `value` and `reason` instead.")
 
 
 @dataclass(frozen=True)

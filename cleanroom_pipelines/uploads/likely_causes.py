@@ -67,7 +67,7 @@ def no_match(
 
 
 def form_of(engine: Engine, ids: str, *, what: str = "ids") -> str | None:
-    """Describe the form of most of one party's own ids, without counts; None if the form is ordinary.
+    """Describe the format that most of a party's ids have, without counts; None if that format is ordinary.
 
     Args:
         engine: A session that can run the query.

@@ -384,7 +384,7 @@ def remove_user(call: Call) -> dict[str, Any]:
     ]
     if email == room.record.owner_email or sides[0] != sides[1]:
         raise ConflictError(
-            "The user cannot be removed: the user owns the data room, or provides data for the participant.",
+            "The user cannot be removed, because the user owns the data room or provides a participant's data.",
             remedy="Create another data room without the user.",
         )
     changed = call.installation.catalog.rooms.change_users(
