@@ -118,7 +118,7 @@ def test_no_removal_renews_the_budget(world: MediaWorld) -> None:
     catalog.rooms.change_users(
         world.room, world.ids["seed"], lambda group: group.with_user("x@other.example", group.permissions)
     )
-    with pytest.raises(errors.ConflictError, match="provides data"):
+    with pytest.raises(errors.ConflictError, match="provides a participant's data"):
         remove(world, email("seed"), by="x@other.example", group="seed")
     assert room_organizations(world.installation, catalog.get(DataRoom, world.room)) == before
 

@@ -201,7 +201,7 @@ def peak_of(n_bytes: int) -> Iterator[None]:
     [
         pytest.param(f"{CANARY},a,b,c\n", SEEDS, "has 4 columns instead of 2", id="too many"),
         pytest.param(f"{CANARY}\n", MATCHING, "has 1 column instead of 2", id="too few"),
-        pytest.param(f"email,user_id\n{CANARY},u\n", MATCHING, "another order", id="swapped"),
+        pytest.param(f"email,user_id\n{CANARY},u\n", MATCHING, "not in the order", id="swapped"),
         pytest.param(f"{CANARY},x\n".encode("utf-16"), SEEDS, "UTF-16", id="utf-16"),
         pytest.param(b"\x1f\x8b" + CANARY.encode(), SEEDS, "cannot be read", id="damaged gzip"),
         pytest.param(b"PAR1" + CANARY.encode(), SEEDS, "cannot be read", id="damaged parquet"),
