@@ -268,7 +268,7 @@ def test_figures_that_are_hidden_or_too_few_are_words(site: Site) -> None:
         shown.append(words(site.get(f"/{audience}")))
     assert "This data room hides the sizes of audiences." in shown[0]
     assert f"age: {SCRIPT}" in shown[0]
-    assert "ROC curve The share" in shown[0], "the curve is drawn without its error"
+    assert "ROC curve The curve" in shown[0], "the curve is drawn without its error"
     assert "Area under the ROC curve too few to tell" in shown[1]
     assert "No value stands out." in shown[1]
 
