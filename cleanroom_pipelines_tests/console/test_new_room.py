@@ -222,6 +222,8 @@ def test_a_creator_on_neither_side_only_looks_on(site: Site) -> None:
     )
     typed = site.create(ADVERTISER, mine=None, name="By the advertiser")
     assert ADVERTISER in typed["participants"][1]["emails"]
+    both = site.create(ADVERTISER, mine="advertiser", name="Typed too", **{"advertiser-emails": ADVERTISER})
+    assert both["participants"][1]["emails"] == [ADVERTISER]
 
 
 def test_more_participants_can_be_added_up_to_the_limit(site: Site) -> None:

@@ -85,7 +85,7 @@ def _participants(page: PageRequest) -> list[tuple[str, dict[str, Any]]]:
     form, mine, found = page.form, page.form.text("mine"), list[tuple[str, dict[str, Any]]]()
     for name in (*_SIDES, *_OTHERS):
         emails = [each.lower() for each in re.split(r"[\s,;]+", form.text(f"{name}-emails")) if each]
-        if name == mine:
+        if name == mine and page.email not in emails:
             emails.append(page.email)
         if name in _SIDES or emails:
             always = [_SIDES[name].value] if name in _SIDES else []
