@@ -179,7 +179,7 @@ def test_a_dry_run_reads_headers_and_suggests_names(
         "Did you mean 'country'?": {"source": url_of(store, "events"), "users": users},
         "Check the spelling": {"source": url_of(store, "events"), "users": users | {"columns": strange}},
         "was not found": {"source": "missing.parquet"},
-        "no object": {"source": url_of(store, "missing")},
+        "No object": {"source": url_of(store, "missing")},
     }
     for sentence, dataset in cases.items():
         declaration = worlds.declare(
