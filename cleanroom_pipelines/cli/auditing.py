@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from cleanroom_pipelines.cli.console import print_json, read_installation
+from cleanroom_pipelines.cli.console import JSON, print_json, read_installation
 from cleanroom_pipelines.errors import InputError, UsageError
 
 
@@ -60,7 +60,7 @@ def verify(context: click.Context, expect: str | None, as_json: bool) -> None:
 @audit.command()
 @click.option("--account", help="Only entries of this account, 12 digits.")
 @click.option("--since", help="Only entries since this date or ISO time, UTC.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@JSON
 def show(account: str | None, since: str | None, as_json: bool) -> None:
     """Print audit entries, without verifying them."""
     entries = read_installation().audit.entries(account=account, since=_moment(since))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from cleanroom_pipelines.runs.installation import Installation
 
 USAGE, DEFECT = 2, 1
+JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+"""The option of commands that can print JSON."""
 
 
 def open_installation() -> "Installation":
@@ -167,6 +169,36 @@ class _WhileRead:
 def print_json(value: Any) -> None:
     """Print a result as JSON."""
     click.echo(json.dumps(value, indent=1, sort_keys=True, default=str))
+
+
+def print_result(value: Any, sentence: str, *, as_json: bool) -> None:
+    """Print what a command did, as JSON or as a sentence."""
+    print_json(value) if as_json else click.echo(sentence)
+
+
+def print_list(
+    values: list[Any], columns: list[str], rows: list[list[str]], nothing: str, *, as_json: bool
+) -> None:
+    """Print a list as JSON or as a table; `nothing` is the sentence for an empty list."""
+    if as_json:
+        print_json(values)
+    elif not rows:
+        click.echo(nothing)
+    else:
+        table("", columns, rows)
+
+
+def confirm(question: str, *, yes: bool, unchanged: str = "Nothing was changed") -> None:
+    """Ask for confirmation on the terminal, unless the option --yes gave it.
+
+    Raises:
+        UsageError: There is no terminal; `unchanged` says what the command left as it was.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{unchanged}: confirmation needs a terminal.", remedy="Add --yes.")
+    click.confirm(question, abort=True, err=True)
 
 
 @contextmanager

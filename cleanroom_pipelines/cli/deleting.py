@@ -4,15 +4,14 @@ Lives here: the confirmation and the output.
 Keep out: what may be deleted and in which order (catalogue), the deletion itself (runs.deleting).
 """
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from cleanroom_pipelines.cli.console import read_installation
-from cleanroom_pipelines.errors import ConflictError, UsageError
+from cleanroom_pipelines.cli.console import confirm, read_installation
+from cleanroom_pipelines.errors import ConflictError
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.catalog import Resource
@@ -41,8 +40,10 @@ def delete(name: str, with_dependents: bool, yes: bool) -> None:
             f"The {record.kind.words} {record.name!r} has dependents: {_counted(dependents)}.",
             remedy="Delete those first, or add --with-dependents to delete all of them.",
         )
-    if not yes:
-        _confirm(record, dependents)
+    what = f"the {record.kind.words} {record.name!r}"
+    everything = f" and everything built from it: {_counted(dependents)}" if dependents else ""
+    question = f"Delete {what}{everything}? This cannot be undone."
+    confirm(question, yes=yes, unchanged="Nothing was deleted")
     with dagster_instance(installation) as instance:
         delete_now(
             installation,
@@ -52,15 +53,6 @@ def delete(name: str, with_dependents: bool, yes: bool) -> None:
         )
     n_more = f" and {_counted(dependents)} built from it" if dependents else ""
     click.echo(f"Deleted the {record.kind.words} {record.name!r}{n_more}.")
-
-
-def _confirm(record: "Resource", dependents: Sequence["Resource"]) -> None:
-    if not sys.stdin.isatty():
-        raise UsageError("Nothing was deleted: confirmation needs a terminal.", remedy="Add --yes.")
-    what = f"the {record.kind.words} {record.name!r}"
-    if dependents:
-        what += f" and everything built from it: {_counted(dependents)}"
-    click.confirm(f"Delete {what}? This cannot be undone.", abort=True)
 
 
 def _counted(records: Sequence["Resource"]) -> str:

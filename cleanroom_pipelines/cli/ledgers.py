@@ -5,13 +5,12 @@ Add here when the operator can see more of a pair.
 Keep out: questions and payments (HTTP) and the arithmetic (privacy.accounting).
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from cleanroom_pipelines.cli.console import print_json, read_installation
+from cleanroom_pipelines.cli.console import confirm, print_json, read_installation
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 
@@ -111,10 +110,7 @@ def _agree(
     organizations = {catalog.pairs.organization_of_account(each) for each in accounts}
     check_both_approve(pair, organizations)
     click.echo(_effect(catalog.pairs.ledger(pair.id, share_of), kind, tenths), err=True)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("Nothing was changed: confirmation needs a terminal.", remedy="Add --yes.")
-        click.confirm("Did both organisations approve this?", abort=True, err=True)
+    confirm("Did both organisations approve this?", yes=yes)
     catalog.pairs.agree(pair.id, kind, organizations, tenths=tenths, share_of=share_of)
     for each in accounts:
         approval = {"operation": "approve", "pair": pair.id, "kind": kind, "tenths": tenths, "account": each}

@@ -7,10 +7,8 @@ Keep out: declaring receivers (`cleanroom apply`) and sending (`runs.notices`).
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, print_json, read_installation, table
+from cleanroom_pipelines.cli.console import JSON, open_installation, print_json, print_list, read_installation
 from cleanroom_pipelines.errors import CleanroomError
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
 
 @click.group()
@@ -22,25 +20,22 @@ def notice() -> None:
 
 
 @notice.command("list")
-@_JSON
+@JSON
 def list_receivers(as_json: bool) -> None:
     """List all receivers, and whether the last notice to each one arrived."""
     from cleanroom_pipelines.runs.notices import states_of
 
     installation = read_installation()
     states = states_of(installation.catalog, setting=installation.settings.notify)
-    if as_json:
-        print_json([{**vars(state), "sentence": state.sentence} for state in states])
-    elif not states:
-        click.echo("No receivers yet. Declare one under `notices` in a file for `cleanroom apply`.")
-    else:
-        rows = [[each.name, each.organization or "all", each.channel, each.outcome] for each in states]
-        table("", ["name", "organization", "channel", "last notice"], rows)
+    rows = [[each.name, each.organization or "all", each.channel, each.outcome] for each in states]
+    values = [{**vars(state), "sentence": state.sentence} for state in states]
+    nothing = "No receivers yet. Declare one under `notices` in a file for `cleanroom apply`."
+    print_list(values, ["name", "organization", "channel", "last notice"], rows, nothing, as_json=as_json)
 
 
 @notice.command("test")
 @click.argument("name", required=False)
-@_JSON
+@JSON
 def test(name: str | None, as_json: bool) -> None:
     """Send a test notice to the receiver NAME, or to all receivers."""
     from cleanroom_pipelines.runs.notices import send_test

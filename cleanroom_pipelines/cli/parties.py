@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, print_json, read_installation, table
+from cleanroom_pipelines.cli.console import (
+    JSON,
+    open_installation,
+    print_json,
+    print_list,
+    print_result,
+    read_installation,
+)
 from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.catalog import (
-        AccessKey,
         Account,
         AccountBucket,
         AnalysisTemplate,
@@ -24,7 +30,6 @@ if TYPE_CHECKING:
     )
     from cleanroom_pipelines.runs.installation import Installation
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 _TERMS = ("seed", "privacy", "period")
 _ACCOUNT = click.option("--account", required=True, help="The account, by id or name.")
 
@@ -41,7 +46,7 @@ def account() -> None:
     "--organization",
     help="Organisation whose privacy budget pays for results about its data; default: the account itself.",
 )
-@_JSON
+@JSON
 def create_account(name: str, account_id: str | None, organization: str | None, as_json: bool) -> None:
     """Create the account NAME with an access key; the secret is shown once."""
     installation = open_installation()
@@ -50,32 +55,29 @@ def create_account(name: str, account_id: str | None, organization: str | None, 
 
 
 @account.command("list")
-@_JSON
+@JSON
 def list_accounts(as_json: bool) -> None:
     """List all accounts and their access keys."""
     catalog = read_installation().catalog
-    found = [(one, catalog.parties.access_keys(one.id)) for one in catalog.parties.accounts()]
-    if as_json:
-        print_json([_of_account(one, catalog.pairs.organization_of_account(one.id), keys) for one, keys in found])
-    elif not found:
-        click.echo("No accounts yet. Create one with `cleanroom account create NAME`.")
-    else:
-        rows = [
-            [
-                one.id,
-                one.name,
-                catalog.pairs.organization_of_account(one.id),
-                "disabled" if one.disabled else "",
-                "\n".join(key.id + (" (disabled)" if key.disabled else "") for key in keys),
-            ]
-            for one, keys in found
+    found = [_of_account(catalog, one) for one in catalog.parties.accounts()]
+    rows = [
+        [
+            one["account_id"],
+            one["name"],
+            one["organization"],
+            "disabled" if one["disabled"] else "",
+            "\n".join(key["access_key_id"] + " (disabled)" * key["disabled"] for key in one["access_keys"]),
         ]
-        table("", ["account", "name", "organization", "", "access keys"], rows)
+        for one in found
+    ]
+    columns = ["account", "name", "organization", "", "access keys"]
+    nothing = "No accounts yet. Create one with `cleanroom account create NAME`."
+    print_list(found, columns, rows, nothing, as_json=as_json)
 
 
 @account.command("disable")
 @click.argument("name_or_id", metavar="ACCOUNT")
-@_JSON
+@JSON
 def disable_account(name_or_id: str, as_json: bool) -> None:
     """Disable ACCOUNT: requests with any of its access keys are rejected."""
     _set_disabled(name_or_id, True, as_json=as_json)
@@ -83,7 +85,7 @@ def disable_account(name_or_id: str, as_json: bool) -> None:
 
 @account.command("enable")
 @click.argument("name_or_id", metavar="ACCOUNT")
-@_JSON
+@JSON
 def enable_account(name_or_id: str, as_json: bool) -> None:
     """Enable ACCOUNT again. Access keys that were disabled individually stay disabled."""
     _set_disabled(name_or_id, False, as_json=as_json)
@@ -96,7 +98,7 @@ def account_key() -> None:
 
 @account_key.command("create")
 @click.argument("name_or_id", metavar="ACCOUNT")
-@_JSON
+@JSON
 def create_key(name_or_id: str, as_json: bool) -> None:
     """Create another access key for ACCOUNT; the secret is shown once."""
     installation = open_installation()
@@ -105,14 +107,11 @@ def create_key(name_or_id: str, as_json: bool) -> None:
 
 @account_key.command("disable")
 @click.argument("access_key_id")
-@_JSON
+@JSON
 def disable_key(access_key_id: str, as_json: bool) -> None:
     """Disable an access key permanently."""
     open_installation().catalog.parties.disable_access_key(access_key_id)
-    if as_json:
-        print_json({"access_key_id": access_key_id, "disabled": True})
-    else:
-        click.echo("Disabled.")
+    print_result({"access_key_id": access_key_id, "disabled": True}, "Disabled.", as_json=as_json)
 
 
 @click.group()
@@ -147,7 +146,7 @@ def collaboration() -> None:
     show_default=True,
     help="When the privacy budget of each pair of members renews: every month (month) or never (life).",
 )
-@_JSON
+@JSON
 def create_collaboration(  # noqa: PLR0917 click passes them by name
     name: str, members: str, seed: str, privacy: str, period: str, as_json: bool
 ) -> None:
@@ -161,36 +160,32 @@ def create_collaboration(  # noqa: PLR0917 click passes them by name
         full_ensemble=privacy == "full",
         monthly=period == "month",
     )
-    _print_result(_of_collaboration(catalog, created), f"Created the collaboration {created.id}.", as_json=as_json)
+    print_result(_of_collaboration(catalog, created), f"Created the collaboration {created.id}.", as_json=as_json)
 
 
 @collaboration.command("list")
-@_JSON
+@JSON
 def list_collaborations(as_json: bool) -> None:
     """List all collaborations, their members and terms."""
     catalog = read_installation().catalog
-    found = catalog.parties.collaborations()
-    if as_json:
-        print_json([_of_collaboration(catalog, one) for one in found])
-    elif not found:
-        click.echo("No collaborations yet.")
-    else:
-        rows = [
-            [
-                one.id,
-                one.name,
-                "\n".join(member.account_id + ("" if member.active else " (left)") for member in one.members),
-                "\n".join(f"{name} {terms[name]}" for name in _TERMS),
-            ]
-            for one, terms in ((one, _of_collaboration(catalog, one)) for one in found)
+    found = [_of_collaboration(catalog, one) for one in catalog.parties.collaborations()]
+    rows = [
+        [
+            one["collaboration_id"],
+            one["name"],
+            "\n".join(member["account_id"] + " (left)" * (not member["active"]) for member in one["members"]),
+            "\n".join(f"{name} {one[name]}" for name in _TERMS),
         ]
-        table("", ["collaboration", "name", "members", "terms"], rows)
+        for one in found
+    ]
+    columns = ["collaboration", "name", "members", "terms"]
+    print_list(found, columns, rows, "No collaborations yet.", as_json=as_json)
 
 
 @collaboration.command("leave")
 @click.argument("name_or_id", metavar="COLLABORATION")
 @_ACCOUNT
-@_JSON
+@JSON
 def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
     """Remove an account from COLLABORATION (id or name); no new jobs start between it and other members."""
     catalog = open_installation().catalog
@@ -198,7 +193,7 @@ def leave_collaboration(name_or_id: str, account: str, as_json: bool) -> None:
     left = catalog.parties.set_membership(
         named[0] if named else name_or_id, catalog.parties.account_named(account), active=False
     )
-    _print_result(_of_collaboration(catalog, left), "Left.", as_json=as_json)
+    print_result(_of_collaboration(catalog, left), "Left.", as_json=as_json)
 
 
 @click.group()
@@ -218,7 +213,7 @@ def template() -> None:
 )
 @click.option("--collaboration", help="Id of the collaboration that the template is for.")
 @click.option("--region", default="us-east-1", show_default=True, help="AWS Region of the template.")
-@_JSON
+@JSON
 def add_template(
     name: str, *, account: str, file: Path, collaboration: str | None, region: str, as_json: bool
 ) -> None:
@@ -231,20 +226,16 @@ def add_template(
             f"The SQL file cannot be read ({type(error).__name__}).", remedy="Check its path."
         ) from None
     added = catalog.parties.add_template(name, catalog.parties.account_named(account), sql, collaboration, region)
-    _print_result(_of_template(added), f"Added the template {added.arn}.", as_json=as_json)
+    print_result(_of_template(added), f"Added the template {added.arn}.", as_json=as_json)
 
 
 @template.command("list")
-@_JSON
+@JSON
 def list_templates(as_json: bool) -> None:
     """List all templates."""
-    found = read_installation().catalog.parties.templates()
-    if as_json:
-        print_json([_of_template(one) for one in found])
-    elif not found:
-        click.echo("No templates yet.")
-    else:
-        table("", ["template", "name", "account"], [[one.arn, one.name, one.account_id] for one in found])
+    found = [_of_template(one) for one in read_installation().catalog.parties.templates()]
+    rows = [[one["arn"], one["name"], one["account_id"]] for one in found]
+    print_list(found, ["template", "name", "account"], rows, "No templates yet.", as_json=as_json)
 
 
 @click.group()
@@ -258,7 +249,7 @@ def bucket() -> None:
 @bucket.command("create")
 @click.argument("name")
 @_ACCOUNT
-@_JSON
+@JSON
 def create_bucket(name: str, account: str, as_json: bool) -> None:
     """Create the bucket NAME for an account, as a folder in CLEANROOM_HOME."""
     _register(name, account, as_json=as_json)
@@ -274,29 +265,21 @@ def create_bucket(name: str, account: str, as_json: bool) -> None:
     required=True,
     help="Profile in the AWS configuration files with the bucket's credentials.",
 )
-@_JSON
+@JSON
 def register_bucket(name: str, *, account: str, url: str, profile: str, as_json: bool) -> None:
     """Register a bucket of an object store for an account, as the bucket NAME."""
     _register(name, account, url, profile, as_json=as_json)
 
 
 @bucket.command("list")
-@_JSON
+@JSON
 def list_buckets(as_json: bool) -> None:
     """List registered buckets and their accounts."""
     found = read_installation().catalog.parties.buckets()
-    if as_json:
-        print_json([_of_bucket(one) for one in found])
-    elif not found:
-        click.echo(
-            "No buckets are registered. An unregistered name refers to a folder of the account that uses it."
-        )
-    else:
-        table(
-            "",
-            ["bucket", "account", "stored in", "profile"],
-            [[one.name, one.account_id, one.url or "the home", one.profile or ""] for one in found],
-        )
+    rows = [[one.name, one.account_id, one.url or "the home", one.profile or ""] for one in found]
+    columns = ["bucket", "account", "stored in", "profile"]
+    nothing = "No buckets are registered. An unregistered name refers to a folder of the account that uses it."
+    print_list([_of_bucket(one) for one in found], columns, rows, nothing, as_json=as_json)
 
 
 def _print_key(installation: "Installation", account_id: str, *, as_json: bool) -> None:
@@ -321,7 +304,7 @@ def _set_disabled(name_or_id: str, disabled: bool, *, as_json: bool) -> None:
     catalog = open_installation().catalog
     account_id = catalog.parties.account_named(name_or_id)
     catalog.parties.set_account_disabled(account_id, disabled)
-    _print_result(
+    print_result(
         {"account_id": account_id, "disabled": disabled}, "Disabled." if disabled else "Enabled.", as_json=as_json
     )
 
@@ -331,28 +314,21 @@ def _register(
 ) -> None:
     catalog = open_installation().catalog
     registered = catalog.parties.register_bucket(name, catalog.parties.account_named(account), url, profile)
-    _print_result(
+    print_result(
         _of_bucket(registered), f"Registered the bucket for account {registered.account_id}.", as_json=as_json
     )
 
 
-def _print_result(result: dict[str, Any], sentence: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(result)
-    else:
-        click.echo(sentence)
-
-
-def _of_account(one: "Account", organization: str, keys: "tuple[AccessKey, ...]") -> dict[str, Any]:
+def _of_account(catalog: "Catalog", one: "Account") -> dict[str, Any]:
     return {
         "account_id": one.id,
         "name": one.name,
-        "organization": organization,
+        "organization": catalog.pairs.organization_of_account(one.id),
         "created_at": one.created_at.isoformat(),
         "disabled": one.disabled,
         "access_keys": [
             {"access_key_id": key.id, "created_at": key.created_at.isoformat(), "disabled": key.disabled}
-            for key in keys
+            for key in catalog.parties.access_keys(one.id)
         ],
     }
 

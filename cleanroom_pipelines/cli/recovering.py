@@ -4,13 +4,11 @@ Lives here: showing the plan and asking for confirmation.
 Keep out: making the plan from manifests (runs.recovery).
 """
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, print_json
-from cleanroom_pipelines.errors import UsageError
+from cleanroom_pipelines.cli.console import JSON, confirm, open_installation, print_json, print_result
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.runs.recovery import Plan
@@ -21,7 +19,7 @@ _NOT_IN_MANIFESTS = "accounts, access keys, users, tokens, collaborations, templ
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show what can be rebuilt, without changing anything.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@JSON
 def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
     """Rebuild a lost catalogue from stored artifacts.
 
@@ -33,10 +31,8 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
 
     with planned_recovery(open_installation()) as recovery:
         if recovery is None:
-            if as_json:
-                print_json({"catalogue": None})
-            else:
-                click.echo("The catalogue is intact; there is nothing to recover.")
+            nothing = "The catalogue is intact; there is nothing to recover."
+            print_result({"catalogue": None}, nothing, as_json=as_json)
             return
         if as_json:
             print_json(_as_dict(recovery.plan))
@@ -44,10 +40,7 @@ def recover(dry_run: bool, yes: bool, as_json: bool) -> None:
             _show(recovery.plan)
         if dry_run:
             return
-        if not yes:
-            if not sys.stdin.isatty():
-                raise UsageError("Nothing was changed: confirmation needs a terminal.", remedy="Add --yes.")
-            click.confirm("Rebuild the catalogue?", abort=True)
+        confirm("Rebuild the catalogue?", yes=yes)
         rebuilt = recovery.write()
     installation = open_installation()
     budgets = restore_ledgers(installation)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, print_json, table
+from cleanroom_pipelines.cli.console import JSON, open_installation, print_json, table
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.runs.installation import Installation
@@ -24,7 +24,7 @@ _COLUMNS = ("name", "kind", "status", "partition", "message")
 @click.argument("words", nargs=-1, metavar="[WORD]...")
 @click.option("--failed", is_flag=True, help="Only resources whose newest version failed.")
 @click.option("--watch", is_flag=True, help="Print again every two seconds, until interrupted.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@JSON
 def status(words: tuple[str, ...], failed: bool, watch: bool, as_json: bool) -> None:
     """Show failed, running, waiting and due work, then all resources.
 

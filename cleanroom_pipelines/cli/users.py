@@ -5,12 +5,11 @@ Add here when the operator can manage something else of a user.
 Keep out: what users do in rooms; they use HTTP.
 """
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
-from cleanroom_pipelines.cli.console import open_installation, read_installation
+from cleanroom_pipelines.cli.console import JSON, open_installation, print_json, print_result, read_installation
 from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,23 +37,23 @@ def user() -> None:
     "--organization",
     help="Organisation whose privacy budget pays for results about the user's data; default: the e-mail domain.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@JSON
 def create_user(email: str, organization: str | None, as_json: bool) -> None:
     """Create a user with this e-mail address."""
     catalog = open_installation().catalog
     created = catalog.users.create_user(email.lower())
     if organization:
         catalog.pairs.set_organization(organization, email=created.email)
-    print(json.dumps({"email": created.email}) if as_json else f"Created the user {created.email}.")
+    print_result({"email": created.email}, f"Created the user {created.email}.", as_json=as_json)
 
 
 @user.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@JSON
 def list_users(as_json: bool) -> None:
     """List all users."""
     users = read_installation().catalog.users.all()
     if as_json:
-        print(json.dumps([{"email": each.email, "disabled": each.disabled} for each in users]))
+        print_json([{"email": each.email, "disabled": each.disabled} for each in users])
         return
     for each in users:
         print(f"{each.email}{'  (disabled)' if each.disabled else ''}")
@@ -175,19 +174,19 @@ def token() -> None:
 @token.command("issue")
 @click.argument("email")
 @click.option("--days", default=90, show_default=True, help="Days until the token expires.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@JSON
 def issue(email: str, days: int, as_json: bool) -> None:
     """Issue a token. It is shown only once."""
     from cleanroom_pipelines.runs.users import issue_token
 
     text, kept = issue_token(open_installation(), email.lower(), days)
     expires = kept.expires_at.isoformat(timespec="seconds")
-    print(json.dumps({"token": text, "id": kept.id, "expires_at": expires}) if as_json else text)
+    print_result({"token": text, "id": kept.id, "expires_at": expires}, text, as_json=as_json)
 
 
 @token.command("list")
 @click.argument("email")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@JSON
 def list_tokens(email: str, as_json: bool) -> None:
     """List a user's tokens: ids and expiry, never the tokens themselves."""
     tokens = read_installation().catalog.users.tokens(email.lower())
@@ -196,7 +195,7 @@ def list_tokens(email: str, as_json: bool) -> None:
         for each in tokens
     ]
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
         return
     for row in rows:
         print(f"{row['id']}  until {row['expires_at']}{'  (revoked)' if row['revoked'] else ''}")

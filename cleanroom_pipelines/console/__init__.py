@@ -16,7 +16,7 @@ To add a page:
 In a page's function:
 
 - `page.call(Method.GET_ROOM, room_id=…)` calls a handler as the signed-in user. Its errors become an error page.
-  To show one in a form instead, catch `MediaError`: `page.show(…, error=error, status=status_of(error))`.
+  To show a form again instead, with the error, name its page in the route: `Route("POST", PATH, send, show_form)`.
 - `page.room()` is the room of the path, from `get_room`; pass it to `show`, so that the page has the room's menu.
 - `page.form.text("email")` is a field, `page.form.texts("permissions")` all its values, `page.form.file("seed")` a
   file; `page.upload(file, kind)` stores it encrypted. A route that receives files has `files=True`; its form, the

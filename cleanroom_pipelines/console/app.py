@@ -107,7 +107,7 @@ class Console:
         """Return a route's page. If the page rejects the request, audit that unless an API handler already has."""
         error: Exception | None = None
         try:
-            reply = route.answer(page)
+            reply = route.reply(page)
             if reply.status >= 400:
                 error = page.error or errors.InvalidRequestError("The form is incomplete.")
             return reply
@@ -171,7 +171,8 @@ class Console:
             to = {"next": request.raw_path.removeprefix(PREFIX)} if request.raw_path != f"{PREFIX}/" else None
             return Reply(303, {**PRIVATE, "Location": url("/sign-in", to)})
         self._service.audit_rejection("authorize", error, request.id)
-        return show_sign_in(page, error)
+        page.error = error
+        return show_sign_in(page)
 
     def _audited(self, request: Request, email: str, operation: str, do: Callable[[], T]) -> T:
         """Run a check and audit its rejection, because API handlers audit only the calls that reach them."""

@@ -19,8 +19,9 @@ from starlette.routing import compile_path
 from cleanroom_pipelines.console.forms import Form, FormFile
 from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, url
 from cleanroom_pipelines.console.sessions import SignInLimits
-from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
-from cleanroom_pipelines.media.protocol import Method
+from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, PermissionDeniedError
+from cleanroom_pipelines.media.protocol import Method, status_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.mail import mail_user
 from cleanroom_pipelines.server.media.service import MediaService
@@ -60,7 +61,8 @@ class PageRequest:
         tabs: The entries of a room's menu.
         routes: All pages.
         is_rejection_audited: Whether a handler has audited that it rejected something.
-        error: Why the shown page rejects its form; None if it does not, or says so next to fields only.
+        error: Why the form was rejected; its page, which is shown again, states it. None if there is no error, or
+            if only fields state it.
     """
 
     service: MediaService
@@ -73,7 +75,7 @@ class PageRequest:
     tabs: tuple[Tab, ...] = ()
     routes: "tuple[Route, ...]" = ()
     is_rejection_audited: bool = False
-    error: MediaError | None = None
+    error: CleanroomError | None = None
     _headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,22 +133,24 @@ class PageRequest:
         return self.service.upload(self.email, file.chunks(), file.name, matching_id, self.request.id)
 
     def show(
-        self, template: str, *, status: int = 200, room: Mapping[str, Any] | None = None, **values: Any
+        self, template: str, *, status: int | None = None, room: Mapping[str, Any] | None = None, **values: Any
     ) -> Reply:
         """Render a page.
 
         Args:
             template: Name of the template.
-            status: HTTP status.
+            status: HTTP status; by default that of the error, 400 if fields have `problems`, else 200.
             room: The room whose menu the page has.
             **values: Values for the template.
         """
-        done, self.error = self.query.get("done", ""), values.get("error")
+        done = self.query.get("done", "")
+        if status is None:
+            status = status_of(self.error) if self.error else 400 if values.get("problems") else 200
         shared = {
             "me": self.email,
             "path": self.request.raw_path,
             "form": self.form,
-            "error": None,
+            "error": self.error,
             "done": done if done.endswith("done") and done in self.rendering.texts else None,
             "room": room,
             "tabs": self._tabs(room) if room else (),
@@ -246,6 +250,7 @@ class Route:
         method: GET or POST; GET also answers HEAD.
         path: Its path below /console, with parameters as `{name}`.
         answer: The function that answers.
+        again: Shows the form's page again with the error, `page.error`, if the form is rejected.
         is_public: Whether it is shown without signing in.
         files: Whether its form may contain files.
     """
@@ -255,13 +260,28 @@ class Route:
         method: str,
         path: str,
         answer: Callable[[PageRequest], Reply],
+        again: Callable[[PageRequest], Reply] | None = None,
         *,
         is_public: bool = False,
         files: bool = False,
     ) -> None:
-        self.method, self.path, self.answer = method, path, answer
+        self.method, self.path, self.answer, self.again = method, path, answer, again
         self.is_public, self.files = is_public, files
         self._pattern = compile_path(PREFIX + path)[0]
+
+    def reply(self, page: PageRequest) -> Reply:
+        """Answer a request; if its form is rejected, show the form's page again.
+
+        Raises:
+            MediaError: The request was rejected, and has no form that its sender may see.
+        """
+        try:
+            return self.answer(page)
+        except MediaError as error:
+            if self.again is None or isinstance(error, PermissionDeniedError):
+                raise
+            page.error = error
+            return self.again(page)
 
     def match(self, raw_path: str) -> dict[str, str] | None:
         """Return the values of the parameters in a path, still percent-encoded; None for another path."""

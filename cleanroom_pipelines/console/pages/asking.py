@@ -15,7 +15,7 @@ from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest
 from cleanroom_pipelines.media.errors import ConflictError, MediaError, NotFoundError, NotProvisionedError
-from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method, error_from_dict, status_of
+from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method, error_from_dict
 from cleanroom_pipelines.server.requests import Reply
 
 
@@ -38,42 +38,30 @@ class Asking:
         """The path of the page of one answer."""
         return f"{self.path}/{{job_id}}"
 
-    def show(self, page: PageRequest, *, error: MediaError | None = None, **more: Any) -> Reply:
+    def show(self, page: PageRequest, **more: Any) -> Reply:
         """Show an answer (the one in the path or else the newest), earlier answers, and the price of a new one."""
         room = page.room()
         asked = own_jobs(page, self.kind)
         job = job_of(page, asked) if "job_id" in page.path else next(iter(asked), None)
         values = {**self.state(page, job), "price": self.price(page), "asked": asked, "job": job, **more}
-        return page.show(
-            self.template,
-            status=status_of(error) if error else 200,
-            room=room,
-            error=error,
-            **values,
-        )
+        return page.show(self.template, room=room, **values)
 
     def ask(self, page: PageRequest, **about: Any) -> Reply:
         """Start a job at the price that the form sends; if the job's answer is ready at once, pay for it."""
         room_id = page.room()["id"]
-        try:
-            agree(page, page.call(Method.GET_ESTIMATE, room_id=room_id, kind=self.kind.value, **about))
-            to = {"audience": {"kind": "seed", **about}} if about else {}
-            job = page.call(Method.START_JOB, room_id=room_id, kind=self.kind.value, **to)
-            if job["status"] == JobStatus.SUCCESS:
-                agree(page, page.call(Method.GET_JOB_PRICE, job_id=job["id"]))
-                page.call(Method.GET_JOB_RESULT, job_id=job["id"])
-        except MediaError as error:
-            return self.show(page, error=error)
+        agree(page, page.call(Method.GET_ESTIMATE, room_id=room_id, kind=self.kind.value, **about))
+        to = {"audience": {"kind": "seed", **about}} if about else {}
+        job = page.call(Method.START_JOB, room_id=room_id, kind=self.kind.value, **to)
+        if job["status"] == JobStatus.SUCCESS:
+            agree(page, page.call(Method.GET_JOB_PRICE, job_id=job["id"]))
+            page.call(Method.GET_JOB_RESULT, job_id=job["id"])
         return page.redirect(self.answer_path, room_id=room_id, job_id=job["id"])
 
     def pay(self, page: PageRequest) -> Reply:
         """Pay for an answer that is ready, at the price that the form sends."""
         job = job_of(page, own_jobs(page, self.kind))
-        try:
-            agree(page, page.call(Method.GET_JOB_PRICE, job_id=job["id"]))
-            page.call(Method.GET_JOB_RESULT, job_id=job["id"])
-        except MediaError as error:
-            return self.show(page, error=error)
+        agree(page, page.call(Method.GET_JOB_PRICE, job_id=job["id"]))
+        page.call(Method.GET_JOB_RESULT, job_id=job["id"])
         return page.redirect(self.answer_path, room_id=page.room()["id"], job_id=job["id"])
 
     def state(self, page: PageRequest, job: Mapping[str, Any] | None) -> dict[str, Any]:

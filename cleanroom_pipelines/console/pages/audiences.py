@@ -20,7 +20,7 @@ from cleanroom_pipelines.media.errors import (
     NotFoundError,
     NotProvisionedError,
 )
-from cleanroom_pipelines.media.protocol import JobKind, Method, error_from_dict, status_of
+from cleanroom_pipelines.media.protocol import JobKind, Method, error_from_dict
 from cleanroom_pipelines.server.requests import Reply
 from cleanroom_pipelines.terms import CollaborationType, Permission
 
@@ -40,16 +40,14 @@ _STRENGTH_WITHIN = 1.6  # a strength is in standard deviations: ± 1.6 of them i
 HOLDOUTS = ("", "5%", "10%", "20%", "50%")
 
 
-def audiences(page: PageRequest, error: MediaError | None = None) -> Reply:
-    """List the audiences that the user can see, and the error of a rejected form."""
+def audiences(page: PageRequest) -> Reply:
+    """List the audiences that the user can see."""
     room = page.room()
     found = page.call(Method.LIST_AUDIENCES, room_id=room["id"])
     names = names_in(found)
     t = page.rendering.text
     return page.show(
         "audiences/audiences.html",
-        status=status_of(error) if error else 200,
-        error=error,
         room=room,
         seeds=found["seeds"],
         audiences=[
@@ -65,17 +63,14 @@ def audiences(page: PageRequest, error: MediaError | None = None) -> Reply:
 
 def renew_figures(page: PageRequest) -> Reply:
     """Pay for new figures about the publisher's users, from which other figures are then computed."""
-    try:
-        if (price := _price_of_figures(page)) is not None:
-            require_agreed(page, price)
-        page.call(Method.RENEW_BASE_FIGURES, room_id=page.path["room_id"])
-    except MediaError as error:
-        return audiences(page, error)
+    if (price := _price_of_figures(page)) is not None:
+        require_agreed(page, price)
+    page.call(Method.RENEW_BASE_FIGURES, room_id=page.path["room_id"])
     return page.redirect(LIST, room_id=page.path["room_id"], done="audiences.renewed.done")
 
 
-def audience(page: PageRequest, error: MediaError | None = None) -> Reply:
-    """Show an audience, and the error of a rejected form."""
+def audience(page: PageRequest) -> Reply:
+    """Show an audience."""
     room, id_ = page.room(), page.path["audience_id"]
     found = page.call(Method.GET_AUDIENCE, room_id=room["id"], audience_id=id_)
     failure, problem = found["state"].get("error"), (found["export"] or {}).get("problem")
@@ -85,8 +80,6 @@ def audience(page: PageRequest, error: MediaError | None = None) -> Reply:
     price = price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)) if needs_price else None
     return page.show(
         "audiences/audience.html",
-        status=status_of(error) if error else 200,
-        error=error,
         room=room,
         audience=found,
         means=sentence(page.rendering.text, found["definition"], found["names"]),
@@ -109,69 +102,50 @@ def audience(page: PageRequest, error: MediaError | None = None) -> Reply:
 def ask_size(page: PageRequest) -> Reply:
     """Ask for an audience's size, at the price that was shown."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
-    try:
-        require_agreed(page, price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)))
-        job = page.call(Method.START_JOB, room_id=room_id, kind=JobKind.AUDIENCE_SIZE, audience=_about(id_))
-        require_agreed(page, page.call(Method.GET_JOB_PRICE, job_id=job["id"]))
-        page.call(Method.GET_JOB_RESULT, job_id=job["id"])
-    except MediaError as error:
-        return audience(page, error)
+    require_agreed(page, price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)))
+    job = page.call(Method.START_JOB, room_id=room_id, kind=JobKind.AUDIENCE_SIZE, audience=_about(id_))
+    require_agreed(page, page.call(Method.GET_JOB_PRICE, job_id=job["id"]))
+    page.call(Method.GET_JOB_RESULT, job_id=job["id"])
     return page.redirect(ONE, room_id=room_id, audience_id=id_, done="audiences.sized.done")
 
 
 def share(page: PageRequest) -> Reply:
     """Publish an audience to exactly the chosen participants."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
-    try:
-        page.call(
-            Method.SHARE_AUDIENCES,
-            room_id=room_id,
-            audience_ids=[id_],
-            participant_ids=page.form.texts("participants"),
-        )
-    except MediaError as error:
-        return audience(page, error)
+    participants = page.form.texts("participants")
+    page.call(Method.SHARE_AUDIENCES, room_id=room_id, audience_ids=[id_], participant_ids=participants)
     return page.redirect(ONE, room_id=room_id, audience_id=id_, done="audiences.shared.done")
 
 
 def refresh(page: PageRequest) -> Reply:
     """Build an audience again, at the price that was shown."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
-    try:
-        require_agreed(page, price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)))
-        page.call(Method.REFRESH_AUDIENCE, room_id=room_id, audience_id=id_)
-    except MediaError as error:
-        return audience(page, error)
+    require_agreed(page, price_of(page, JobKind.AUDIENCE_SIZE, audience=_about(id_)))
+    page.call(Method.REFRESH_AUDIENCE, room_id=room_id, audience_id=id_)
     return page.redirect(ONE, room_id=room_id, audience_id=id_, done="audiences.refreshed.done")
 
 
-def confirm_delete(page: PageRequest, error: MediaError | None = None) -> Reply:
+def confirm_delete(page: PageRequest) -> Reply:
     """Ask for confirmation before an audience is deleted, and show its dependents."""
     room = page.room()
     found = page.call(Method.GET_AUDIENCE, room_id=room["id"], audience_id=page.path["audience_id"])
-    status = status_of(error) if error else 200
-    return page.show("audiences/delete.html", status=status, error=error, room=room, audience=found)
+    return page.show("audiences/delete.html", room=room, audience=found)
 
 
 def delete(page: PageRequest) -> Reply:
     """Delete an audience with the dependents that were shown."""
     room_id, id_ = page.path["room_id"], page.path["audience_id"]
-    try:
-        found = page.call(Method.GET_AUDIENCE, room_id=room_id, audience_id=id_)["dependents"]
-        n_dependents = len(found["names"]) + found["n_others"] if found else 0
-        if n_dependents and page.form.number("dependents") != n_dependents:
-            t = page.rendering.text
-            raise AudienceHasDependentsError(
-                t("audiences.has_dependents"), remedy=t("audiences.has_dependents_remedy")
-            )
-        page.call(
-            Method.DELETE_AUDIENCES,
-            room_id=room_id,
-            audience_ids=[id_],
-            delete_dependent_audiences=n_dependents > 0,
+    found = page.call(Method.GET_AUDIENCE, room_id=room_id, audience_id=id_)["dependents"]
+    n_dependents = len(found["names"]) + found["n_others"] if found else 0
+    if n_dependents and page.form.number("dependents") != n_dependents:
+        t = page.rendering.text
+        raise AudienceHasDependentsError(
+            t("audiences.has_dependents"), remedy=t("audiences.has_dependents_remedy")
         )
-    except AudienceHasDependentsError as error:
-        return confirm_delete(page, error)
+    with_dependents = n_dependents > 0
+    page.call(
+        Method.DELETE_AUDIENCES, room_id=room_id, audience_ids=[id_], delete_dependent_audiences=with_dependents
+    )
     return page.redirect(LIST, room_id=room_id, done="audiences.deleted.done")
 
 
@@ -183,13 +157,9 @@ def deliver(page: PageRequest) -> Reply:
         options["holdout"] = page.form.text("holdout")
     if page.form.has("gzip"):
         options["gzip"] = True
-    try:
-        require_agreed(page, price_of(page, JobKind.USER_LIST, audience=_about(id_)))
-        job = page.call(
-            Method.START_JOB, room_id=room_id, kind=JobKind.USER_LIST, audience=_about(id_), options=options
-        )
-    except MediaError as error:
-        return audience(page, error)
+    require_agreed(page, price_of(page, JobKind.USER_LIST, audience=_about(id_)))
+    about = {"audience": _about(id_), "options": options}
+    job = page.call(Method.START_JOB, room_id=room_id, kind=JobKind.USER_LIST, **about)
     return page.redirect(DELIVERY, room_id=room_id, job_id=job["id"])
 
 
@@ -305,15 +275,15 @@ def _bars(page: PageRequest, statistics: Mapping[str, Any]) -> list[Bar]:
 
 PAGES = (
     Route("GET", LIST, audiences),
-    Route("POST", LIST + "/figures", renew_figures),
+    Route("POST", LIST + "/figures", renew_figures, audiences),
     Route("GET", DELIVERY, delivery),
     Route("GET", DELIVERY + "/files/{name}", download),
     Route("GET", ONE, audience),
-    Route("POST", ONE + "/size", ask_size),
-    Route("POST", ONE + "/share", share),
-    Route("POST", ONE + "/refresh", refresh),
+    Route("POST", ONE + "/size", ask_size, audience),
+    Route("POST", ONE + "/share", share, audience),
+    Route("POST", ONE + "/refresh", refresh, audience),
     Route("GET", ONE + "/delete", confirm_delete),
-    Route("POST", ONE + "/delete", delete),
-    Route("POST", ONE + "/deliver", deliver),
+    Route("POST", ONE + "/delete", delete, confirm_delete),
+    Route("POST", ONE + "/deliver", deliver, audience),
 )
 TAB = Tab("audiences", LIST)

@@ -68,7 +68,7 @@ class Slot:
 
 def data(page: PageRequest) -> Reply:
     """Show the state of the data of the user's side, and the form to upload files."""
-    return _show(page, {}, 200)
+    return _show(page, {})
 
 
 def receive(page: PageRequest) -> Reply:
@@ -78,7 +78,7 @@ def receive(page: PageRequest) -> Reply:
     missing = [slot for slot in _slots(room, side) if slot.is_required and slot not in chosen]
     problems = {slot.name: str(page.rendering.text("data.choose")) for slot in missing}
     if problems:
-        return _show(page, problems, 400)
+        return _show(page, problems)
     stored: dict[str, str] = {}
     status = 400
     for slot, file in chosen.items():
@@ -96,7 +96,7 @@ def receive(page: PageRequest) -> Reply:
 
 def confirm(page: PageRequest) -> Reply:
     """Show what the stored files seem to contain, for the user to confirm or correct."""
-    return _show_confirm(page, _found(page, page.query), {}, 200)
+    return _show_confirm(page, _found(page, page.query), {})
 
 
 def take(page: PageRequest) -> Reply:
@@ -110,7 +110,7 @@ def take(page: PageRequest) -> Reply:
         except MediaError as error:
             problems[f"{slot.name}-separator"] = _words(error)
     if problems:
-        return _show_confirm(page, found, problems, 400)
+        return _show_confirm(page, found, problems)
     if {slot.side for slot in found} == {"seeds"}:
         datasets = [
             {"manifest_hash": guess["manifest_hash"], "matching_id": _kind(page, slot)}
@@ -305,7 +305,7 @@ def _problems_of_kinds(page: PageRequest, found: Mapping[Slot, Any]) -> dict[str
 # --- Pages ---
 
 
-def _show(page: PageRequest, problems: Mapping[str, str], status: int) -> Reply:
+def _show(page: PageRequest, problems: Mapping[str, str], status: int | None = None) -> Reply:
     room = page.room()
     state = page.call(Method.GET_ROOM_DATA, room_id=room["id"])
     sides = [
@@ -333,7 +333,7 @@ def _show(page: PageRequest, problems: Mapping[str, str], status: int) -> Reply:
 
 
 def _show_confirm(
-    page: PageRequest, found: Mapping[Slot, Mapping[str, Any]], problems: Mapping[str, str], status: int
+    page: PageRequest, found: Mapping[Slot, Mapping[str, Any]], problems: Mapping[str, str]
 ) -> Reply:
     names = {separator: name for name, separator in _SEPARATOR_NAMES.items()}
     files = [
@@ -341,7 +341,6 @@ def _show_confirm(
     ]
     return page.show(
         "data/confirm.html",
-        status=status,
         room=page.room(),
         files=files,
         side=next(iter(found)).side,

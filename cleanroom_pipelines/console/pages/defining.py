@@ -22,7 +22,7 @@ from cleanroom_pipelines.console.pages.audiences import (
 )
 from cleanroom_pipelines.console.rules import RuleForm, key_of, name_of, sentence, source_of
 from cleanroom_pipelines.media.errors import InvalidDefinitionError, InvalidRequestError, MediaError
-from cleanroom_pipelines.media.protocol import JobKind, Method, error_from_dict, status_of
+from cleanroom_pipelines.media.protocol import JobKind, Method, error_from_dict
 from cleanroom_pipelines.server.requests import Reply
 
 NEW = LIST + "/new/{kind}"
@@ -44,72 +44,75 @@ def show_new(page: PageRequest) -> Reply:
 
 def send_new(page: PageRequest) -> Reply:
     """Edit a rule, ask for a draft's size, or create an audience."""
-    kind = _kind(page)
     if page.form.text("draft"):
-        return _create(
-            page, _draft(page, page.form.text("draft"))["definition"], lambda error: _show_draft(page, error)
-        )
-    if kind == "rule_based":
-        return _send_rule(page)
-    definition = _lookalike(page) if kind == "lookalike" else _seeds(page)
+        return _create(page, _draft(page, page.form.text("draft"))["definition"])
+    action = page.form.text("do")
+    if _kind(page) == "rule_based":
+        rule = RuleForm.read(page.form)
+        if rule.edit(action) or action == "show":
+            return _show_rule(page, rule)
+    definition = _sent(page)
+    if action != "size":
+        return _create(page, definition)
+    _check_price(page, definition)
+    job = page.call(
+        Method.START_JOB, room_id=page.path["room_id"], kind=JobKind.AUDIENCE_SIZE, definition=definition
+    )
+    return page.redirect(DRAFT, room_id=page.path["room_id"], job_id=job["id"])
 
-    def again(error: MediaError) -> Reply:
-        shown = _show_lookalike if kind == "lookalike" else _show_seeds
-        return shown(page, definition, error)
 
-    return _send(page, definition, again)
+def show_again(page: PageRequest) -> Reply:
+    """Show a form or draft that was rejected."""
+    if page.form.text("draft"):
+        return draft(page)
+    if _kind(page) == "rule_based":
+        return _show_rule(page, RuleForm.read(page.form))
+    return (_show_lookalike if _kind(page) == "lookalike" else _show_seeds)(page, _sent(page))
 
 
 def draft(page: PageRequest) -> Reply:
     """Show a draft: its definition in words, and its size once it is known."""
-    return _show_draft(page)
+    job_id = page.path.get("job_id") or page.form.text("draft")
+    found = _draft(page, job_id)
+    job = page.call(Method.GET_JOB, job_id=job_id)
+    size, price, failure = None, None, error_from_dict(job["error"]) if job["error"] else None
+    if job["status"] == "Success":
+        try:
+            price = page.call(Method.GET_JOB_PRICE, job_id=job_id)
+            size = None if price["units"] else page.call(Method.GET_JOB_RESULT, job_id=job_id)
+        except MediaError as error:
+            failure = error
+    names = names_in(page.call(Method.LIST_AUDIENCES, room_id=page.path["room_id"]))
+    return _show(
+        page,
+        "audiences/draft.html",
+        kind=found["definition"]["kind"],
+        job=job,
+        size=size,
+        price=price,
+        failure=failure,
+        means=sentence(page.rendering.text, found["definition"], names),
+    )
 
 
 def pay_draft(page: PageRequest) -> Reply:
     """Pay for a draft's size, at the price that the form sends."""
     job_id = page.path["job_id"]
-    try:
-        agree(page, page.call(Method.GET_JOB_PRICE, job_id=job_id))
-        page.call(Method.GET_JOB_RESULT, job_id=job_id)
-    except MediaError as error:
-        return _show_draft(page, error)
+    agree(page, page.call(Method.GET_JOB_PRICE, job_id=job_id))
+    page.call(Method.GET_JOB_RESULT, job_id=job_id)
     return page.redirect(DRAFT, room_id=page.path["room_id"], job_id=job_id)
 
 
-def _send_rule(page: PageRequest) -> Reply:
-    rule, action = RuleForm.read(page.form), page.form.text("do")
-    if rule.edit(action) or action == "show":
-        return _show_rule(page, rule)
-    return _send(page, rule.definition(), lambda error: _show_rule(page, rule, error))
-
-
-def _send(page: PageRequest, definition: Mapping[str, Any], again: Any) -> Reply:
-    """Ask for a draft's size or create an audience, whichever button was pressed."""
-    if page.form.text("do") != "size":
-        return _create(page, definition, again)
-    try:
+def _create(page: PageRequest, definition: Mapping[str, Any]) -> Reply:
+    if definition["kind"] == "lookalike":  # only a lookalike is paid when it is built
         _check_price(page, definition)
-        job = page.call(
-            Method.START_JOB, room_id=page.path["room_id"], kind=JobKind.AUDIENCE_SIZE, definition=definition
-        )
-    except MediaError as error:
-        return again(error)  # type: ignore[no-any-return]
-    return page.redirect(DRAFT, room_id=page.path["room_id"], job_id=job["id"])
-
-
-def _create(page: PageRequest, definition: Mapping[str, Any], again: Any) -> Reply:
-    try:
-        if definition["kind"] == "lookalike":  # only a lookalike is paid when it is built
-            _check_price(page, definition)
-        made = page.call(
-            Method.CREATE_AUDIENCE,
-            room_id=page.path["room_id"],
-            name=page.form.text("name") or _default_name(page, definition),
-            definition=definition,
-            shared_with=page.form.texts("participants"),
-        )
-    except MediaError as error:
-        return again(error)  # type: ignore[no-any-return]
+    made = page.call(
+        Method.CREATE_AUDIENCE,
+        room_id=page.path["room_id"],
+        name=page.form.text("name") or _default_name(page, definition),
+        definition=definition,
+        shared_with=page.form.texts("participants"),
+    )
     return page.redirect(ONE, room_id=page.path["room_id"], audience_id=made["id"], done="audiences.created.done")
 
 
@@ -120,7 +123,7 @@ def _check_price(page: PageRequest, definition: Mapping[str, Any]) -> None:
     require_agreed(page, price, name)
 
 
-def _show_rule(page: PageRequest, rule: RuleForm, error: MediaError | None = None) -> Reply:
+def _show_rule(page: PageRequest, rule: RuleForm) -> Reply:
     found, definition = _found(page), rule.definition()
     price, wrong = None, None
     try:
@@ -128,14 +131,13 @@ def _show_rule(page: PageRequest, rule: RuleForm, error: MediaError | None = Non
     except InvalidDefinitionError as invalid:
         wrong = invalid
     # while blocks are edited, an unfinished one is not an error yet
-    if isinstance(error, InvalidDefinitionError):
+    if isinstance(page.error, InvalidDefinitionError):
         t = page.rendering.text
-        rule.note(error.attributes.get("place", ""), _words(error), t("audiences.value_needed"))
-        error = InvalidDefinitionError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
+        rule.note(page.error.attributes.get("place", ""), _words(page.error), t("audiences.value_needed"))
+        page.error = InvalidDefinitionError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
     return _show(
         page,
         "audiences/rule.html",
-        error,
         rule=rule,
         sources=_sources(page, found, with_base=True),
         values=found["values"],
@@ -146,7 +148,7 @@ def _show_rule(page: PageRequest, rule: RuleForm, error: MediaError | None = Non
     )
 
 
-def _show_lookalike(page: PageRequest, definition: Mapping[str, Any], error: MediaError | None = None) -> Reply:
+def _show_lookalike(page: PageRequest, definition: Mapping[str, Any]) -> Reply:
     found = _found(page)
     known = _sources(page, found, with_base=False)
     given = definition.get("source")
@@ -161,7 +163,6 @@ def _show_lookalike(page: PageRequest, definition: Mapping[str, Any], error: Med
     return _show(
         page,
         "audiences/lookalike.html",
-        error,
         sources=sources,
         chosen=chosen,
         reach=definition.get("reach") if given else 10,
@@ -170,7 +171,7 @@ def _show_lookalike(page: PageRequest, definition: Mapping[str, Any], error: Med
     )
 
 
-def _show_seeds(page: PageRequest, definition: Mapping[str, Any], error: MediaError | None = None) -> Reply:
+def _show_seeds(page: PageRequest, definition: Mapping[str, Any]) -> Reply:
     found, kind = _found(page), _kind(page)
     types = [each["audience_type"] for each in found["seeds"]]
     chosen = definition.get("audience_type") or (types[0] if types else "")
@@ -180,7 +181,6 @@ def _show_seeds(page: PageRequest, definition: Mapping[str, Any], error: MediaEr
     return _show(
         page,
         "audiences/seeds.html",
-        error,
         types=[(each, each) for each in types],
         chosen=chosen,
         price=price,
@@ -188,47 +188,20 @@ def _show_seeds(page: PageRequest, definition: Mapping[str, Any], error: MediaEr
     )
 
 
-def _show_draft(page: PageRequest, error: MediaError | None = None) -> Reply:
-    job_id = page.path.get("job_id") or page.form.text("draft")
-    found = _draft(page, job_id)
-    job = page.call(Method.GET_JOB, job_id=job_id)
-    size, price, failure = None, None, error_from_dict(job["error"]) if job["error"] else None
-    if job["status"] == "Success":
-        try:
-            price = page.call(Method.GET_JOB_PRICE, job_id=job_id)
-            size = None if price["units"] else page.call(Method.GET_JOB_RESULT, job_id=job_id)
-        except MediaError as unpaid:
-            failure = unpaid
-    names = names_in(page.call(Method.LIST_AUDIENCES, room_id=page.path["room_id"]))
-    return _show(
-        page,
-        "audiences/draft.html",
-        error,
-        kind=found["definition"]["kind"],
-        job=job,
-        size=size,
-        price=price,
-        failure=failure,
-        means=sentence(page.rendering.text, found["definition"], names),
-    )
-
-
-def _show(page: PageRequest, template: str, error: MediaError | None, **values: Any) -> Reply:
+def _show(page: PageRequest, template: str, **values: Any) -> Reply:
     """Render a form; an error about a field is shown next to that field."""
-    t, problems = page.rendering.text, dict[str, str]()
+    t, error, problems = page.rendering.text, page.error, dict[str, str]()
     if error is not None and error.attributes.get("reason") == "name":
         problems["name"] = t("audiences.name_taken")
     elif isinstance(error, InvalidRequestError) and error.message.startswith("The name"):
         is_blank = not page.form.text("name").strip()
         problems["name"] = t("audiences.name_missing" if is_blank else "audiences.name_invalid")
-        error = InvalidRequestError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
-    if isinstance(error, InvalidDefinitionError) and page.path.get("kind") == "lookalike":
+        page.error = InvalidRequestError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
+    elif isinstance(error, InvalidDefinitionError) and page.path.get("kind") == "lookalike":
         problems["reach"] = _words(error)
-        error = InvalidDefinitionError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
+        page.error = InvalidDefinitionError(t("audiences.incomplete"), remedy=t("audiences.incomplete_remedy"))
     return page.show(
         template,
-        status=status_of(error) if error else 200,
-        error=error,
         room=page.room(),
         problems=problems,
         others=others_in(page.room()),
@@ -301,6 +274,13 @@ def _rows(page: PageRequest, found: Mapping[str, Any], source: str) -> list[dict
     return []
 
 
+def _sent(page: PageRequest) -> dict[str, Any]:
+    """Return the definition in the form that was sent."""
+    if _kind(page) == "rule_based":
+        return RuleForm.read(page.form).definition()
+    return _lookalike(page) if _kind(page) == "lookalike" else _seeds(page)
+
+
 def _lookalike(page: PageRequest) -> dict[str, Any]:
     return {
         **_like(page.form.secret("source"), page.form.number("reach")),
@@ -318,7 +298,7 @@ def _seeds(page: PageRequest) -> dict[str, Any]:
 
 PAGES = (
     Route("GET", NEW, show_new),
-    Route("POST", NEW, send_new),
+    Route("POST", NEW, send_new, show_again),
     Route("GET", DRAFT, draft),
-    Route("POST", DRAFT, pay_draft),
+    Route("POST", DRAFT, pay_draft, draft),
 )

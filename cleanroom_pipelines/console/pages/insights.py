@@ -43,11 +43,6 @@ def ask(page: PageRequest) -> Reply:
     return _ASKING.ask(page, audience_type=page.form.text("audience_type"))
 
 
-def pay(page: PageRequest) -> Reply:
-    """Pay for an answer that became ready after the user had asked."""
-    return _ASKING.pay(page)
-
-
 def printed(page: PageRequest) -> Reply:
     """Show an answer as a page to print, with all tables open and without forms."""
     return page.show(
@@ -119,9 +114,9 @@ def _bar(label: str, row: Mapping[str, Any]) -> Bar:
 
 PAGES = (
     Route("GET", _PATH, insights),
-    Route("POST", _PATH, ask),
+    Route("POST", _PATH, ask, insights),
     Route("GET", _ASKING.answer_path, insights),
-    Route("POST", _ASKING.answer_path, pay),
+    Route("POST", _ASKING.answer_path, _ASKING.pay, insights),
     Route("GET", _ASKING.answer_path + "/print", printed),
     Route("GET", _ASKING.answer_path + "/figures.csv", csv),
 )

@@ -12,7 +12,7 @@ from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.pages.asking import agree, job_of, missing, own_jobs
 from cleanroom_pipelines.delivery.destinations import AdDestination
 from cleanroom_pipelines.media.errors import MediaError
-from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method, error_from_dict, status_of
+from cleanroom_pipelines.media.protocol import JobKind, JobStatus, Method, error_from_dict
 from cleanroom_pipelines.server.requests import Reply
 from cleanroom_pipelines.terms import Permission
 
@@ -34,20 +34,18 @@ def lists(page: PageRequest) -> Reply:
     )
 
 
-def one(page: PageRequest, error: MediaError | None = None) -> Reply:
-    """Show a list's progress, then its files, and the error of a rejected form."""
+def one(page: PageRequest) -> Reply:
+    """Show a list's progress, then its files."""
     job, failure, found = _job(page), None, None
     if job["error"]:
         failure = error_from_dict(job["error"])
     elif job["status"] == JobStatus.SUCCESS:
         try:
             found = page.call(Method.GET_JOB_RESULT, job_id=job["id"])
-        except MediaError as caught:
-            failure = caught
+        except MediaError as error:
+            failure = error
     return page.show(
         "lists/list.html",
-        status=status_of(error) if error else 200,
-        error=error,
         room=page.room(),
         job=job,
         failure=failure,
@@ -61,20 +59,11 @@ def one(page: PageRequest, error: MediaError | None = None) -> Reply:
 def deliver_changes(page: PageRequest) -> Reply:
     """Deliver the audience again with the same options, and with the changes since this list."""
     job = _job(page)
-    try:
-        if job["audience"] is None:
-            raise missing(page)
-        about = _about(job["audience"])
-        agree(page, page.call(Method.GET_ESTIMATE, room_id=job["room_id"], kind=JobKind.USER_LIST, audience=about))
-        made = page.call(
-            Method.START_JOB,
-            room_id=job["room_id"],
-            kind=JobKind.USER_LIST.value,
-            audience=about,
-            options={**job["options"], "delta_from": job["id"]},
-        )
-    except MediaError as error:
-        return one(page, error)
+    if job["audience"] is None:
+        raise missing(page)
+    about = {"room_id": job["room_id"], "kind": JobKind.USER_LIST.value, "audience": _about(job["audience"])}
+    agree(page, page.call(Method.GET_ESTIMATE, **about))
+    made = page.call(Method.START_JOB, **about, options={**job["options"], "delta_from": job["id"]})
     return page.redirect(_ONE, room_id=job["room_id"], job_id=made["id"])
 
 
@@ -113,7 +102,7 @@ def _destinations() -> dict[str, str]:
 PAGES = (
     Route("GET", _PATH, lists),
     Route("GET", _ONE, one),
-    Route("POST", _ONE, deliver_changes),
+    Route("POST", _ONE, deliver_changes, one),
     Route("GET", _ONE + "/files/{name}", download),
 )
 TAB = Tab("lists", _PATH, (Permission.EXPORT_AUDIENCE,))

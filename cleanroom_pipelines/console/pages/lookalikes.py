@@ -10,8 +10,7 @@ import re
 from cleanroom_pipelines.catalog import parse_arn
 from cleanroom_pipelines.catalog.names import LOCAL_REGION
 from cleanroom_pipelines.console.page import PageRequest, Route
-from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
-from cleanroom_pipelines.media.protocol import status_of
+from cleanroom_pipelines.media.errors import InvalidRequestError
 from cleanroom_pipelines.server.account_people import AccountPerson
 from cleanroom_pipelines.server.requests import Reply
 
@@ -26,14 +25,12 @@ _REGION = re.compile(r"[a-z]{2}(-[a-z]{1,20}){1,3}-[0-9]", re.ASCII)
 TONES = {"ACTIVE": "good", "CREATE_FAILED": "bad", "DELETE_FAILED": "bad"}
 
 
-def lookalikes(page: PageRequest, error: MediaError | None = None) -> Reply:
+def lookalikes(page: PageRequest) -> Reply:
     """List the account's resources, with forms to store a seed and to start a job."""
     person = _person(page)
     found = {key: person.call(name)[member] for key, (name, member) in _LISTED.items()}
     return page.show(
         "lookalikes/lookalikes.html",
-        status=status_of(error) if error else 200,
-        error=error,
         buckets=person.buckets(),
         region=person.region,
         tones=TONES,
@@ -51,39 +48,26 @@ def start(page: PageRequest) -> Reply:
     """Store the form's seed in a bucket, and start a generation job with it."""
     person, form = _person(page), page.form
     file = form.file("seed")
-    try:
-        if file is None:
-            raise InvalidRequestError("The form has no seed.", remedy="Choose a file with a user id on each line.")
-        names = ("name", "configuredAudienceModelArn", "collaborationId")
-        person.start_job(form.text("bucket"), file.stream, {name: form.text(name) for name in names})
-    except MediaError as error:
-        return lookalikes(page, error)
+    if file is None:
+        raise InvalidRequestError("The form has no seed.", remedy="Choose a file with a user id on each line.")
+    names = ("name", "configuredAudienceModelArn", "collaborationId")
+    person.start_job(form.text("bucket"), file.stream, {name: form.text(name) for name in names})
     return page.redirect(LIST, done="lookalikes.started.done")
 
 
-def job(page: PageRequest, error: MediaError | None = None) -> Reply:
+def job(page: PageRequest) -> Reply:
     """Show a generation job with its metrics and exports, and a form to export it."""
     person, named = _person(page), {"audienceGenerationJobArn": page.path["arn"]}
     found = person.call("GetAudienceGenerationJob", named)
     exports = person.call("ListAudienceExportJobs", named)["audienceExportJobs"]
-    return page.show(
-        "lookalikes/job.html",
-        status=status_of(error) if error else 200,
-        error=error,
-        job=found,
-        exports=exports,
-        tones=TONES,
-    )
+    return page.show("lookalikes/job.html", job=found, exports=exports, tones=TONES)
 
 
 def export(page: PageRequest) -> Reply:
     """Start an export of a generation job."""
     size = {"type": page.form.text("type"), "value": page.form.number("value")}
     named = {"audienceGenerationJobArn": page.path["arn"], "name": page.form.text("name")}
-    try:
-        _person(page).call("StartAudienceExportJob", {**named, "audienceSize": size})
-    except MediaError as error:
-        return job(page, error)
+    _person(page).call("StartAudienceExportJob", {**named, "audienceSize": size})
     return page.redirect(JOB, arn=page.path["arn"], done="lookalikes.started.done")
 
 
@@ -98,7 +82,7 @@ def _person(page: PageRequest) -> AccountPerson:
 PAGES = (
     Route("GET", LIST, lookalikes),
     Route("GET", LIST + "/sample-seed.jsonl", sample),
-    Route("POST", LIST, start, files=True),
+    Route("POST", LIST, start, lookalikes, files=True),
     Route("GET", JOB, job),
-    Route("POST", JOB, export),
+    Route("POST", JOB, export, job),
 )

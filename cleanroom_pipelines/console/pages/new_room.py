@@ -13,8 +13,8 @@ from cleanroom_pipelines.catalog.room_specs import MAX_PARTICIPANTS
 from cleanroom_pipelines.console.page import PageRequest, Route
 from cleanroom_pipelines.console.repeats import MARK
 from cleanroom_pipelines.delivery.destinations import AdDestination
-from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
-from cleanroom_pipelines.media.protocol import Method, status_of
+from cleanroom_pipelines.media.errors import InvalidRequestError
+from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.server.media.rooms import check_room
 from cleanroom_pipelines.server.requests import Reply
 from cleanroom_pipelines.terms import CollaborationType, MatchingId, Permission
@@ -49,17 +49,12 @@ def send_room(page: PageRequest) -> Reply:
     if action in ("add", "edit"):
         return _show(page, n_more=action == "add")
     room = _definition(page)
-    try:
-        checked = page.service.perform(
-            page.email, "check_room", check_room, room, page.request.id, only_reads=True
-        )
-        if checked["problems"]:
-            return _show_problems(page, checked["problems"])
-        if action != "create":
-            return _preview(page, room, checked)
-        made = page.call(Method.CREATE_ROOM, **room)
-    except MediaError as error:
-        return _show(page, error)
+    checked = page.service.perform(page.email, "check_room", check_room, room, page.request.id, only_reads=True)
+    if checked["problems"]:
+        return _show_problems(page, checked["problems"])
+    if action != "create":
+        return _preview(page, room, checked)
+    made = page.call(Method.CREATE_ROOM, **room)
     return page.redirect("/rooms/{room_id}", room_id=made["id"], done="new_room.created.done")
 
 
@@ -107,8 +102,8 @@ def _show_problems(page: PageRequest, found: list[dict[str, str]]) -> Reply:
         is_typed = part == "emails" and page.form.text(field)  # the handler says what is wrong with it
         text = f"{each['message']} {each['remedy']}" if is_typed or key not in page.rendering.texts else t(key)
         problems.setdefault(field, text)
-    error = InvalidRequestError(t("new_room.incomplete"), remedy=t("new_room.incomplete_remedy"))
-    return _show(page, error, problems)
+    page.error = InvalidRequestError(t("new_room.incomplete"), remedy=t("new_room.incomplete_remedy"))
+    return _show(page, problems)
 
 
 def _field_of(place: str, names: list[str]) -> tuple[str, str]:
@@ -119,20 +114,12 @@ def _field_of(place: str, names: list[str]) -> tuple[str, str]:
     return {"owner": "mine", "collaboration_types": "purposes"}.get(place, place), place
 
 
-def _show(
-    page: PageRequest,
-    error: MediaError | None = None,
-    problems: Mapping[str, str] | None = None,
-    *,
-    n_more: int = 0,
-) -> Reply:
+def _show(page: PageRequest, problems: Mapping[str, str] | None = None, *, n_more: int = 0) -> Reply:
     t, is_empty = page.rendering.text, not page.form.fields
     given = sum(page.form.has(f"{name}-emails") for name in _OTHERS)
     others = _OTHERS[: max(1, given + n_more)]
     return page.show(
         "new_room/form.html",
-        status=status_of(error) if error else 200,
-        error=error,
         problems=problems or {},
         sides=[(name, t(f"new_room.side.{name}"), t(f"new_room.side_help.{name}")) for name in (*_SIDES, _HOST)],
         parties=[*_SIDES, *others],
@@ -182,4 +169,4 @@ def _side_of(permissions: list[str]) -> str:
     return next((name for name, always in _SIDES.items() if always.value in permissions), "other")
 
 
-PAGES = (Route("GET", NEW, new_room), Route("POST", NEW, send_room))
+PAGES = (Route("GET", NEW, new_room), Route("POST", NEW, send_room, new_room))

@@ -7,13 +7,11 @@ Keep out: who is an operator, and what the actions do (`server.operating`).
 A new secret is in the response to the form, not on a page of its own: no address leads to it again.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, PermissionDeniedError
-from cleanroom_pipelines.media.protocol import status_of
+from cleanroom_pipelines.media.errors import InvalidRequestError
 from cleanroom_pipelines.server.operating import Operating
 from cleanroom_pipelines.server.requests import Reply
 
@@ -37,124 +35,97 @@ def quotas(page: PageRequest) -> Reply:
     return page.show("operating/quotas.html", quotas=_act(page, "quotas"))
 
 
-def users(page: PageRequest, error: MediaError | None = None) -> Reply:
+def users(page: PageRequest) -> Reply:
     """List the users, with a form to invite one."""
     found = _act(page, "users")
-    return page.show("operating/users.html", status=_status(error), error=error, users=found)
+    return page.show("operating/users.html", users=found)
 
 
 def invite(page: PageRequest) -> Reply:
     """Invite a user; send the link by e-mail, or show it once."""
-
-    def do() -> Reply:
-        given = {name: page.form.text(name) for name in ("email", "organization")}
-        return _show_link(page, "invitation", _act(page, "invite_user", **given))
-
-    return _or_again(page, do, users)
+    given = {name: page.form.text(name) for name in ("email", "organization")}
+    return _show_link(page, "invitation", _act(page, "invite_user", **given))
 
 
-def user(page: PageRequest, error: MediaError | None = None) -> Reply:
+def user(page: PageRequest) -> Reply:
     """Show a user's role and tokens, with forms to change them."""
     found = _act(page, "user", email=page.path["email"])
     accounts = [each["account"] for each in _act(page, "accounts")]
-    return page.show("operating/user.html", status=_status(error), error=error, accounts=accounts, **found)
+    return page.show("operating/user.html", accounts=accounts, **found)
 
 
 def change_user(page: PageRequest) -> Reply:
     """Make the change whose button was pressed on a user's page."""
     email, action = page.path["email"], page.form.text("action")
 
-    def do() -> Reply:
-        if action in ("invitation", "link"):
-            made = _act(page, {"invitation": "invite_user", "link": "sign_in_link"}[action], email=email)
-            return _show_link(page, action, made)
-        if action == "token":
-            made = _act(page, "issue_token", email=email, days=page.form.number("days") or 0)
-            return _show_secret(page, "token", made["secret"], USER, email=email)
-        _change_user(page, email, action)
-        return page.redirect(USER, email=email, done="operating.saved.done")
-
-    return _or_again(page, do, user)
+    if action in ("invitation", "link"):
+        made = _act(page, {"invitation": "invite_user", "link": "sign_in_link"}[action], email=email)
+        return _show_link(page, action, made)
+    if action == "token":
+        made = _act(page, "issue_token", email=email, days=page.form.number("days") or 0)
+        return _show_secret(page, "token", made["secret"], USER, email=email)
+    _change_user(page, email, action)
+    return page.redirect(USER, email=email, done="operating.saved.done")
 
 
-def accounts(page: PageRequest, error: MediaError | None = None) -> Reply:
+def accounts(page: PageRequest) -> Reply:
     """List the accounts, with a form to create one."""
     found = _act(page, "accounts")
-    return page.show("operating/accounts.html", status=_status(error), error=error, accounts=found)
+    return page.show("operating/accounts.html", accounts=found)
 
 
 def create_account(page: PageRequest) -> Reply:
     """Create an account and show the secret of its first key once."""
-
-    def do() -> Reply:
-        names = ("name", "account_id", "organization")
-        return _show_key(page, _act(page, "create_account", **{name: page.form.text(name) for name in names}))
-
-    return _or_again(page, do, accounts)
+    names = ("name", "account_id", "organization")
+    return _show_key(page, _act(page, "create_account", **{name: page.form.text(name) for name in names}))
 
 
-def account(page: PageRequest, error: MediaError | None = None) -> Reply:
+def account(page: PageRequest) -> Reply:
     """Show an account with its keys and people."""
     found = next((e for e in _act(page, "accounts") if e["account"].id == page.path["account_id"]), None)
     if found is None:
         raise _unknown()
-    return page.show("operating/account.html", status=_status(error), error=error, **found)
+    return page.show("operating/account.html", **found)
 
 
 def change_account(page: PageRequest) -> Reply:
     """Issue or disable a key, or disable or enable the account."""
     account_id, action = page.path["account_id"], page.form.text("action")
 
-    def do() -> Reply:
-        if action == "key":
-            return _show_key(page, _act(page, "issue_key", account_id=account_id))
-        if action == "disable_key":
-            if not page.form.has("sure"):
-                return _ask(page, "disable_key", ACCOUNT, ("action", "key_id"), account_id=account_id)
-            _act(page, "disable_key", key_id=page.form.text("key_id"))
-        elif action in ("disable", "enable"):
-            _act(page, "set_account_disabled", account_id=account_id, disabled=action == "disable")
-        else:
-            raise _unknown()
-        return page.redirect(ACCOUNT, account_id=account_id, done="operating.saved.done")
-
-    return _or_again(page, do, account)
+    if action == "key":
+        return _show_key(page, _act(page, "issue_key", account_id=account_id))
+    if action == "disable_key":
+        if not page.form.has("sure"):
+            return _ask(page, "disable_key", ACCOUNT, ("action", "key_id"), account_id=account_id)
+        _act(page, "disable_key", key_id=page.form.text("key_id"))
+    elif action in ("disable", "enable"):
+        _act(page, "set_account_disabled", account_id=account_id, disabled=action == "disable")
+    else:
+        raise _unknown()
+    return page.redirect(ACCOUNT, account_id=account_id, done="operating.saved.done")
 
 
-def collaborations(page: PageRequest, error: MediaError | None = None) -> Reply:
+def collaborations(page: PageRequest) -> Reply:
     """List the collaborations with members and terms, and a form to create one."""
     found = _act(page, "collaborations")
-    return page.show("operating/collaborations.html", status=_status(error), error=error, **found)
+    return page.show("operating/collaborations.html", **found)
 
 
 def create_collaboration(page: PageRequest) -> Reply:
     """Create a collaboration."""
-
-    def do() -> Reply:
-        terms = {name: page.form.has(name) for name in ("seed_removed", "full_ensemble", "monthly")}
-        _act(
-            page,
-            "create_collaboration",
-            name=page.form.text("name"),
-            members=page.form.texts("members"),
-            **terms,
-        )
-        return page.redirect(COLLABORATIONS, done="operating.saved.done")
-
-    return _or_again(page, do, collaborations)
+    terms = {name: page.form.has(name) for name in ("seed_removed", "full_ensemble", "monthly")}
+    name, members = page.form.text("name"), page.form.texts("members")
+    _act(page, "create_collaboration", name=name, members=members, **terms)
+    return page.redirect(COLLABORATIONS, done="operating.saved.done")
 
 
 def leave_collaboration(page: PageRequest) -> Reply:
     """Remove an account from a collaboration, after the operator has confirmed it."""
-
-    def do() -> Reply:
-        fields = ("collaboration_id", "account_id")
-        if not page.form.has("sure"):
-            return _ask(page, "leave", f"{COLLABORATIONS}/leave", fields, back=COLLABORATIONS)
-        _act(page, "leave_collaboration", **{name: page.form.text(name) for name in fields})
-        return page.redirect(COLLABORATIONS, done="operating.saved.done")
-
-    return _or_again(page, do, collaborations)
+    fields = ("collaboration_id", "account_id")
+    if not page.form.has("sure"):
+        return _ask(page, "leave", f"{COLLABORATIONS}/leave", fields, back=COLLABORATIONS)
+    _act(page, "leave_collaboration", **{name: page.form.text(name) for name in fields})
+    return page.redirect(COLLABORATIONS, done="operating.saved.done")
 
 
 def _act(page: PageRequest, action: str, **params: Any) -> Any:
@@ -176,18 +147,6 @@ def _change_user(page: PageRequest, email: str, action: str) -> None:
         _act(page, "revoke_token", token_id=form.text("token_id"))
     else:
         raise _unknown()
-
-
-def _or_again(
-    page: PageRequest, do: Callable[[], Reply], show: Callable[[PageRequest, MediaError | None], Reply]
-) -> Reply:
-    """Reply to a form; if it is rejected, show its page again with the error and the typed values."""
-    try:
-        return do()
-    except PermissionDeniedError:
-        raise  # its sender may not see the form either
-    except MediaError as error:
-        return show(page, error)
 
 
 def _show_link(page: PageRequest, kind: str, made: dict[str, Any]) -> Reply:
@@ -229,10 +188,6 @@ def _ask(page: PageRequest, kind: str, path: str, names: tuple[str, ...], back: 
     return page.show("operating/sure.html", kind=kind, address=path, back=back or path, fields=fields, parts=parts)
 
 
-def _status(error: MediaError | None) -> int:
-    return status_of(error) if error else 200
-
-
 def _unknown() -> InvalidRequestError:
     return InvalidRequestError("This page does not offer this action.", remedy="Open the page again.")
 
@@ -242,14 +197,14 @@ PAGES = (
     Route("GET", "/operator/organizations", organizations),
     Route("GET", "/operator/quotas", quotas),
     Route("GET", USERS, users),
-    Route("POST", USERS, invite),
+    Route("POST", USERS, invite, users),
     Route("GET", USER, user),
-    Route("POST", USER, change_user),
+    Route("POST", USER, change_user, user),
     Route("GET", ACCOUNTS, accounts),
-    Route("POST", ACCOUNTS, create_account),
+    Route("POST", ACCOUNTS, create_account, accounts),
     Route("GET", ACCOUNT, account),
-    Route("POST", ACCOUNT, change_account),
+    Route("POST", ACCOUNT, change_account, account),
     Route("GET", COLLABORATIONS, collaborations),
-    Route("POST", COLLABORATIONS, create_collaboration),
-    Route("POST", f"{COLLABORATIONS}/leave", leave_collaboration),
+    Route("POST", COLLABORATIONS, create_collaboration, collaborations),
+    Route("POST", f"{COLLABORATIONS}/leave", leave_collaboration, collaborations),
 )

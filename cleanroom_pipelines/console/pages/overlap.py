@@ -20,20 +20,10 @@ def overlap(page: PageRequest) -> Reply:
     return _ASKING.show(page)
 
 
-def ask(page: PageRequest) -> Reply:
-    """Ask for the overlap at the price that the form shows."""
-    return _ASKING.ask(page)
-
-
-def pay(page: PageRequest) -> Reply:
-    """Pay for an answer that became ready after the user had asked."""
-    return _ASKING.pay(page)
-
-
 PAGES = (
     Route("GET", _PATH, overlap),
-    Route("POST", _PATH, ask),
+    Route("POST", _PATH, _ASKING.ask, overlap),
     Route("GET", _ASKING.answer_path, overlap),
-    Route("POST", _ASKING.answer_path, pay),
+    Route("POST", _ASKING.answer_path, _ASKING.pay, overlap),
 )
 TAB = Tab("overlap", _PATH, (Permission.VIEW_OVERLAP,))

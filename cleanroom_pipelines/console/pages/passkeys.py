@@ -19,7 +19,7 @@ from cleanroom_pipelines.console.pages.signing import (
 from cleanroom_pipelines.console.sessions import challenge_secret, keep_challenge, keep_session, session_secret
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.media.errors import InvalidRequestError, NotFoundError, PermissionDeniedError
-from cleanroom_pipelines.media.protocol import as_media_error, status_of
+from cleanroom_pipelines.media.protocol import as_media_error
 from cleanroom_pipelines.runs.passkeys import (
     PasskeySite,
     check_registration,
@@ -68,18 +68,17 @@ def accept(page: PageRequest) -> Reply:
         started = accept_invitation(installation, secret, _made(page, _invited(page), secret, name))
     except UsageError as error:
         page.service.audit_rejection("accept_invitation", error, page.request.id)
-        return show_invitation(page, error=error)
+        page.error = error
+        return show_invitation(page)
     if started is None:
         raise invalid_link(page)
     return enter(page, *started)
 
 
-def account(page: PageRequest, error: CleanroomError | None = None) -> Reply:
+def account(page: PageRequest) -> Reply:
     """Show the account page: who is signed in, the user's passkeys, and how to sign out."""
     return page.show(
         "signing/account.html",
-        status=status_of(error) if error else 200,
-        error=error,
         site=site_of(page),
         is_by_token=_is_by_token(page),
         passkeys=page.service.installation.catalog.sign_in.passkeys(page.email),
@@ -101,8 +100,9 @@ def add(page: PageRequest) -> Reply:
         made = _made(page, page.email, _SESSION, name)
         page.service.installation.catalog.sign_in.add_passkey(page.email, made)
     except CleanroomError as error:
-        page.service.audit_rejection("add_passkey", as_media_error(error), page.request.id, page.email)
-        return account(page, as_media_error(error))
+        page.error = as_media_error(error)
+        page.service.audit_rejection("add_passkey", page.error, page.request.id, page.email)
+        return account(page)
     page.service.audit_success("add_passkey", page.request.id, page.email)
     return page.redirect("/account", done="signing.passkey_added.done")
 
@@ -119,8 +119,9 @@ def remove(page: PageRequest) -> Reply:
     try:
         installation.catalog.sign_in.remove_passkey(page.email, page.path["passkey_id"])
     except CleanroomError as error:
-        page.service.audit_rejection("remove_passkey", as_media_error(error), page.request.id, page.email)
-        return account(page, as_media_error(error))
+        page.error = as_media_error(error)
+        page.service.audit_rejection("remove_passkey", page.error, page.request.id, page.email)
+        return account(page)
     page.service.audit_success("remove_passkey", page.request.id, page.email)
     page.set_cookie(keep_session(page.request, start_session(installation, page.email)))
     return page.redirect("/account", done="signing.passkey_removed.done")

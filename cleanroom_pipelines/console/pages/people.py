@@ -9,8 +9,8 @@ from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, NotFoundError
-from cleanroom_pipelines.media.protocol import Method, status_of
+from cleanroom_pipelines.media.errors import InvalidRequestError, NotFoundError
+from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.server.requests import Reply
 from cleanroom_pipelines.terms import Permission
 
@@ -31,23 +31,18 @@ def add(page: PageRequest) -> Reply:
     if not permissions:
         problems["permissions"] = page.rendering.text("people.permissions_missing")
     if problems:
-        return _show(page, problems=problems)
+        return _show(page, problems)
     try:
         _call(page, Method.ADD_USER, email=email, permissions=permissions)
     except InvalidRequestError as error:
-        return _show(page, problems={"email": f"{error.message} {error.remedy}"})
-    except MediaError as error:
-        return _show(page, error=error)
+        return _show(page, {"email": f"{error.message} {error.remedy}"})
     return page.redirect(_PATH, room_id=page.path["room_id"], done="people.added.done")
 
 
 def invite(page: PageRequest) -> Reply:
     """Invite a member; send the invitation link by e-mail, or show it once."""
     email = page.form.text("email")
-    try:
-        found = _call(page, Method.INVITE_USER, email=email)
-    except MediaError as error:
-        return _show(page, error=error)
+    found = _call(page, Method.INVITE_USER, email=email)
     link = page.address("/invitation/{secret}", secret=found["invitation"])
     unsent: UsageError | None = None
     if page.form.text("by") == "mail":
@@ -79,10 +74,7 @@ def ask_to_remove(page: PageRequest) -> Reply:
 
 def remove(page: PageRequest) -> Reply:
     """Remove a member from the user's own participant."""
-    try:
-        _call(page, Method.REMOVE_USER, email=page.form.text("email"))
-    except MediaError as error:
-        return _show(page, error=error)
+    _call(page, Method.REMOVE_USER, email=page.form.text("email"))
     if page.form.text("email").lower() == page.email:
         return page.redirect("/", done="people.left.done")
     return page.redirect(_PATH, room_id=page.path["room_id"], done="people.removed.done")
@@ -95,10 +87,7 @@ def ask_to_leave(page: PageRequest) -> Reply:
 
 def leave(page: PageRequest) -> Reply:
     """Leave the room."""
-    try:
-        page.call(Method.DECLINE_ROOM, room_id=page.path["room_id"])
-    except MediaError as error:
-        return _show(page, error=error)
+    page.call(Method.DECLINE_ROOM, room_id=page.path["room_id"])
     return page.redirect("/", done="people.left.done")
 
 
@@ -108,13 +97,11 @@ def _call(page: PageRequest, method: Method, **params: Any) -> Any:
     return page.call(method, room_id=room["id"], participant_id=room["mine"]["id"], **params)
 
 
-def _show(page: PageRequest, error: MediaError | None = None, problems: Mapping[str, str] | None = None) -> Reply:
+def _show(page: PageRequest, problems: Mapping[str, str] | None = None) -> Reply:
     room = page.room()
     own = _call(page, Method.GET_MEMBERS) if page.may(Permission.MANAGE_USERS) else None
     return page.show(
         "people/people.html",
-        status=status_of(error) if error else 400 if problems else 200,
-        error=error,
         room=room,
         own=own,
         permissions=_permissions_of(page, room),
@@ -130,11 +117,11 @@ def _permissions_of(page: PageRequest, room: dict[str, Any]) -> list[tuple[str, 
 
 PAGES = (
     Route("GET", _PATH, people),
-    Route("POST", _PATH, add),
-    Route("POST", f"{_PATH}/invite", invite),
+    Route("POST", _PATH, add, people),
+    Route("POST", f"{_PATH}/invite", invite, people),
     Route("GET", f"{_PATH}/remove", ask_to_remove),
-    Route("POST", f"{_PATH}/remove", remove),
+    Route("POST", f"{_PATH}/remove", remove, people),
     Route("GET", f"{_PATH}/leave", ask_to_leave),
-    Route("POST", f"{_PATH}/leave", leave),
+    Route("POST", f"{_PATH}/leave", leave, people),
 )
 TAB = Tab("people", _PATH)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route, Tab
-from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, NotProvisionedError
-from cleanroom_pipelines.media.protocol import Method, status_of
+from cleanroom_pipelines.media.errors import InvalidRequestError, NotProvisionedError
+from cleanroom_pipelines.media.protocol import Method
 from cleanroom_pipelines.server.requests import Reply
 
 _PATH = "/rooms/{room_id}/privacy"
@@ -27,7 +27,7 @@ def propose(page: PageRequest) -> Reply:
     """Propose a change to the budget or its use, which both data providers must approve."""
     kind, units = page.form.text("kind"), page.form.number("units")
     if units is None and kind in (_REFILL, _SHARE):
-        return _show(page, problems={"units": page.rendering.text("privacy.units_missing")})
+        return _show(page, {"units": page.rendering.text("privacy.units_missing")})
     params: dict[str, Any] = {_REFILL: {"units": units}, _SHARE: {"units": units}}.get(kind, {})
     if kind == _SHARE:
         params["organization"] = page.form.text("organization")
@@ -35,10 +35,8 @@ def propose(page: PageRequest) -> Reply:
         page.call(Method.PROPOSE, room_id=page.path["room_id"], kind=kind, **params)
     except InvalidRequestError as error:
         if kind == _REFILL:
-            return _show(page, problems={"units": f"{error.message} {error.remedy}"})
-        return _show(page, error=error)
-    except MediaError as error:
-        return _show(page, error=error)
+            return _show(page, {"units": f"{error.message} {error.remedy}"})
+        raise
     return page.redirect(_PATH, room_id=page.path["room_id"], done="privacy.proposed.done")
 
 
@@ -58,19 +56,17 @@ def _decide(page: PageRequest, method: Method, done: str) -> Reply:
     return page.redirect(_PATH, room_id=room_id, done=done)
 
 
-def _show(page: PageRequest, error: MediaError | None = None, problems: Mapping[str, str] | None = None) -> Reply:
+def _show(page: PageRequest, problems: Mapping[str, str] | None = None) -> Reply:
     room = page.room()
     try:
         ledger = page.call(Method.GET_LEDGER, room_id=room["id"])
         proposals = page.call(Method.LIST_PROPOSALS, room_id=room["id"])["proposals"]
     except NotProvisionedError:
-        if error is not None:
-            raise error from None
+        if page.error is not None:
+            raise page.error from None
         ledger, proposals = None, []
     return page.show(
         "privacy/privacy.html",
-        status=status_of(error) if error else 400 if problems else 200,
-        error=error,
         room=room,
         ledger=ledger,
         proposals=proposals,
@@ -86,7 +82,7 @@ def _label(email: str, role: str | None) -> str:
 
 PAGES = (
     Route("GET", _PATH, privacy),
-    Route("POST", _PATH, propose),
+    Route("POST", _PATH, propose, privacy),
     Route("POST", f"{_PATH}/{{proposal_id}}/approve", approve),
     Route("POST", f"{_PATH}/{{proposal_id}}/reject", reject),
 )

@@ -23,7 +23,6 @@ from cleanroom_pipelines.console.sessions import (
 )
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.media.errors import MediaError, NotFoundError, UnauthorizedError
-from cleanroom_pipelines.media.protocol import status_of
 from cleanroom_pipelines.runs.passkeys import PasskeySite
 from cleanroom_pipelines.runs.sign_in import (
     MAX_PASSWORD,
@@ -47,31 +46,25 @@ _RETURN = "/sign-in/sso/return"
 
 def sign_in(page: PageRequest) -> Reply:
     """Show the forms to sign in; a user who is signed in already is sent to the start page."""
-    return page.redirect("/") if page.email else show_sign_in(page, to=page.query.get("next", ""))
+    return page.redirect("/") if page.email else show_sign_in(page, page.query.get("next", ""))
 
 
 def sign_in_by_password(page: PageRequest) -> Reply:
     """Sign in by e-mail address and password."""
     email = page.form.text("email").lower()
-    try:
-        limit(page, email)
-        secret = start_session_by_password(page.service.installation, email, page.form.secret("password"))
-        if secret is None:
-            raise rejected(page, "The e-mail address or the password is wrong.", email)
-    except MediaError as error:
-        return again(page, error)
+    limit(page, email)
+    secret = start_session_by_password(page.service.installation, email, page.form.secret("password"))
+    if secret is None:
+        raise rejected(page, "The e-mail address or the password is wrong.", email)
     return enter(page, email, secret)
 
 
 def sign_in_by_token(page: PageRequest) -> Reply:
     """Sign in by a token; the session ends when the token does."""
-    try:
-        limit(page)
-        started = start_session_by_token(page.service.installation, page.form.text("token"))
-        if started is None:
-            raise rejected(page, "The token is invalid.")
-    except MediaError as error:
-        return again(page, error)
+    limit(page)
+    started = start_session_by_token(page.service.installation, page.form.text("token"))
+    if started is None:
+        raise rejected(page, "The token is invalid.")
     return enter(page, *started)
 
 
@@ -185,19 +178,16 @@ def limit(page: PageRequest, email: str | None = None) -> None:
         raise
 
 
-def show_sign_in(page: PageRequest, error: CleanroomError | None = None, to: str = "") -> Reply:
+def show_sign_in(page: PageRequest, to: str = "") -> Reply:
     """Show the forms to sign in.
 
     Args:
         page: The request.
-        error: Why the user must sign in, or could not.
         to: The page that is shown after signing in.
     """
     provider = page.service.installation.settings.sso
     return page.show(
         "signing/sign_in.html",
-        status=status_of(error) if error else 200,
-        error=error,
         next=to if page.is_page(to) else "",
         site=site_of(page),
         provider=urlsplit(provider.issuer).hostname if provider else None,
@@ -215,9 +205,10 @@ def site_of(page: PageRequest) -> PasskeySite | None:
     return PasskeySite(host, origin) if is_secure and host and not _is_address(host) else None
 
 
-def again(page: PageRequest, error: CleanroomError) -> Reply:
+def again(page: PageRequest, error: CleanroomError | None = None) -> Reply:
     """After a failed attempt, show the sign-in forms again, with the error."""
-    return show_sign_in(page, error, page.form.text("next"))
+    page.error = error or page.error
+    return show_sign_in(page, page.form.text("next"))
 
 
 def _is_address(host: str) -> bool:
@@ -228,22 +219,14 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def show_invitation(page: PageRequest, problem: str | None = None, error: CleanroomError | None = None) -> Reply:
-    """Show the forms to accept an invitation.
-
-    Args:
-        page: The request.
-        problem: What is wrong with the password.
-        error: Why the passkey was not stored.
-    """
+def show_invitation(page: PageRequest, problem: str | None = None) -> Reply:
+    """Show the forms to accept an invitation, and what is wrong with the password."""
     found = find_link(page.service.installation, page.path["secret"], LinkPurpose.INVITATION)
     if found is None:
         raise invalid_link(page)
     return page.show(
         "signing/invitation.html",
         site=site_of(page),
-        status=400 if problem or error else 200,
-        error=error,
         link=found,
         secret=page.path["secret"],
         problems={"password": problem} if problem else {},
@@ -298,8 +281,8 @@ def _send_link(page: PageRequest, email: str) -> None:
 
 PAGES = (
     Route("GET", "/sign-in", sign_in, is_public=True),
-    Route("POST", "/sign-in", sign_in_by_password, is_public=True),
-    Route("POST", "/sign-in/token", sign_in_by_token, is_public=True),
+    Route("POST", "/sign-in", sign_in_by_password, again, is_public=True),
+    Route("POST", "/sign-in/token", sign_in_by_token, again, is_public=True),
     Route("POST", "/sign-in/link", ask_for_link, is_public=True),
     Route("GET", "/sign-in/sso", begin_sso, is_public=True),
     Route("GET", _RETURN, finish_sso, is_public=True),
