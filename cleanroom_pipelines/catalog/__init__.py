@@ -70,7 +70,6 @@ from cleanroom_pipelines.catalog.records import (
     ExportJob,
     GenerationJob,
     JobView,
-    JobViewPage,
     Ledger,
     LedgerLine,
     LinkPurpose,

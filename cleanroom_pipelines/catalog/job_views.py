@@ -19,7 +19,7 @@ from cleanroom_pipelines.catalog.deletion import Deletion
 from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind, check_tag_keys, check_tags
 from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.records import ExportJob, GenerationJob, JobView, JobViewPage, Page
+from cleanroom_pipelines.catalog.records import ExportJob, GenerationJob, JobView, Page
 from cleanroom_pipelines.catalog.resources import check_page, make_token, read_token
 from cleanroom_pipelines.catalog.specs import Starter
 from cleanroom_pipelines.catalog.tables import (
@@ -72,7 +72,7 @@ class JobViews(Deletion):
         collaboration_id: str | None = None,
         limit: int = 100,
         after: str | None = None,
-    ) -> JobViewPage:
+    ) -> Page[JobView]:
         """Return a page of an account's generation jobs, on its own and on other accounts' models, oldest first.
 
         Args:
@@ -114,7 +114,7 @@ class JobViews(Deletion):
                 .where(GenerationJobRow.id.in_(keys))
             )
             seen = {job.id: _seen(job, view, account_id) for job, view in rows}
-        return JobViewPage(tuple(one for key in keys if (one := seen.get(key)) is not None), token)
+        return Page(tuple(one for key in keys if (one := seen.get(key)) is not None), token)
 
     @noted
     def delete_job_view(self, job_id: str, account_id: str, region: str | None = None) -> None:
@@ -174,7 +174,7 @@ class JobViews(Deletion):
         generation_job_id: str | None = None,
         limit: int = 100,
         after: str | None = None,
-    ) -> Page:
+    ) -> Page[ExportJob]:
         """Return a page of the export jobs that an account can see, oldest first.
 
         These are all exports of jobs on its own models. Of a job on another account's model, they are the exports

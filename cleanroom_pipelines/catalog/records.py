@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SizeType
 from cleanroom_pipelines.catalog.names import Kind, make_arn
@@ -26,6 +26,7 @@ from cleanroom_pipelines.catalog.specs import (
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.identity import Dataset, inputs_of
 from cleanroom_pipelines.storage import ArtifactReference
+from cleanroom_pipelines.storage.buckets import RegisteredBucket
 
 
 class Status(StrEnum):
@@ -285,21 +286,13 @@ Resource = (
     | AudienceList
 )
 
-RECORDS: Mapping[Kind, type[Resource]] = {
-    Kind.TRAINING_DATASET: TrainingDataset,
-    Kind.AUDIENCE_MODEL: AudienceModel,
-    Kind.CONFIGURED_AUDIENCE_MODEL: ConfiguredAudienceModel,
-    Kind.GENERATION_JOB: GenerationJob,
-    Kind.EXPORT_JOB: ExportJob,
-    Kind.DATA_LAB: DataLab,
-    Kind.DATA_ROOM: DataRoom,
-    Kind.CUSTOM_AUDIENCE: CustomAudience,
-    Kind.AUDIENCE_LIST: AudienceList,
-}
+RECORDS: Mapping[Kind, type[Resource]] = {record.kind: record for record in get_args(Resource)}
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
-class Page:
+class Page(Generic[_Item]):
     """A page of a listing.
 
     Attributes:
@@ -307,7 +300,7 @@ class Page:
         after: The token of the next page; None at the end.
     """
 
-    items: tuple[Resource, ...]
+    items: tuple[_Item, ...]
     after: str | None
 
 
@@ -326,19 +319,6 @@ class JobView:
     is_owner: bool
     is_starter: bool
     owner_account_id: str
-
-
-@dataclass(frozen=True)
-class JobViewPage:
-    """A page of the generation jobs that an account sees.
-
-    Attributes:
-        items: In order of creation.
-        after: The token of the next page; None at the end.
-    """
-
-    items: tuple[JobView, ...]
-    after: str | None
 
 
 @dataclass(frozen=True)
@@ -474,45 +454,37 @@ class ConsoleSession:
 
 
 @dataclass(frozen=True)
-class Passkey:
-    """A user's passkey (WebAuthn): its name, and the public key that verifies signatures of the user's device.
+class NewPasskey:
+    """A passkey (WebAuthn) that a user's device has made: a name, and the public key that verifies its signatures.
 
     Attributes:
-        id: Hex digits by which it can be removed.
-        email: Its user.
         name: The user's name for it.
         credential_id: Its id in the device, in base64url.
         public_key: Its public key, as COSE.
         sign_count: The device's counter of signatures when it was last used; 0 if the device does not count.
+    """
+
+    name: str
+    credential_id: str
+    public_key: bytes
+    sign_count: int
+
+
+@dataclass(frozen=True)
+class Passkey(NewPasskey):
+    """A user's stored passkey.
+
+    Attributes:
+        id: Hex digits by which it can be removed.
+        email: Its user.
         created_at: UTC.
         used_at: UTC; None if it was not used yet.
     """
 
     id: str
     email: str
-    name: str
-    credential_id: str
-    public_key: bytes
-    sign_count: int
     created_at: datetime
     used_at: datetime | None
-
-
-@dataclass(frozen=True)
-class NewPasskey:
-    """A passkey that a device has made, before it is stored.
-
-    Attributes:
-        name: The user's name for it.
-        credential_id: Its id in the device, in base64url.
-        public_key: Its public key, as COSE.
-        sign_count: The device's counter of signatures.
-    """
-
-    name: str
-    credential_id: str
-    public_key: bytes
-    sign_count: int
 
 
 @dataclass(frozen=True)
@@ -743,22 +715,14 @@ class AnalysisTemplate:
 
 
 @dataclass(frozen=True)
-class AccountBucket:
-    """A bucket registered to one account.
+class AccountBucket(RegisteredBucket):
+    """A registered bucket in the catalogue.
 
     Attributes:
-        name: The bucket name in `s3://name/…`.
-        account_id: The only account that may use it.
-        url: The real bucket, `s3://bucket[/prefix]`; None for a folder of the account in the home.
-        profile: The profile in the AWS configuration files with its credentials.
         created_at: UTC.
     """
 
-    name: str
-    account_id: str
-    url: str | None
-    profile: str | None
-    created_at: datetime
+    created_at: datetime = field(kw_only=True)
 
 
 @dataclass(frozen=True)

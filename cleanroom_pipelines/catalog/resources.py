@@ -119,7 +119,7 @@ class Resources(Part):
         collaboration_id: str | None = None,
         limit: int = 100,
         after: str | None = None,
-    ) -> Page:
+    ) -> Page[Resource]:
         """Return a page of resources in order of creation; concurrent creation causes no gaps or duplicates.
 
         Args:

@@ -223,15 +223,8 @@ class SignIn(Part):
             raise ConflictError("You have too many passkeys.", remedy="Remove one first.")
         if session.scalar(select(PasskeyRow.id).where(PasskeyRow.credential_id == passkey.credential_id)):
             raise _is_stored()
-        row = PasskeyRow(
-            id=self._database.token_hex(8),
-            email=email,
-            name=passkey.name,
-            credential_id=passkey.credential_id,
-            public_key=passkey.public_key,
-            sign_count=passkey.sign_count,
-            created_at=self._database.now(),
-        )
+        id_, now = self._database.token_hex(8), self._database.now()
+        row = PasskeyRow(**vars(passkey), id=id_, email=email, created_at=now)
         session.add(row)
         session.flush()
         return row

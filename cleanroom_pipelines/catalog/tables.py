@@ -699,15 +699,7 @@ class NoticeOutcomeRow(Base):
 
 
 ROWS: dict[Kind, type[ResourceRow]] = {
-    Kind.TRAINING_DATASET: TrainingDatasetRow,
-    Kind.AUDIENCE_MODEL: AudienceModelRow,
-    Kind.CONFIGURED_AUDIENCE_MODEL: ConfiguredAudienceModelRow,
-    Kind.GENERATION_JOB: GenerationJobRow,
-    Kind.EXPORT_JOB: ExportJobRow,
-    Kind.DATA_LAB: DataLabRow,
-    Kind.DATA_ROOM: DataRoomRow,
-    Kind.CUSTOM_AUDIENCE: CustomAudienceRow,
-    Kind.AUDIENCE_LIST: AudienceListRow,
+    kind: mapper.class_ for kind, mapper in ResourceRow.__mapper__.polymorphic_map.items()
 }
 
 

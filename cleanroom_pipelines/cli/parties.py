@@ -21,13 +21,7 @@ from cleanroom_pipelines.cli.console import (
 from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from cleanroom_pipelines.catalog import (
-        Account,
-        AccountBucket,
-        AnalysisTemplate,
-        Catalog,
-        Collaboration,
-    )
+    from cleanroom_pipelines.catalog import Account, AccountBucket, AnalysisTemplate, Catalog, Collaboration
     from cleanroom_pipelines.runs.installation import Installation
 
 _TERMS = ("seed", "privacy", "period")

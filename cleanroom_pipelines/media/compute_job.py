@@ -14,7 +14,6 @@ import logging
 import tempfile
 import time
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -55,7 +54,7 @@ _MOST_DOWNLOADS = 3
 _SPOOLED_BYTES = 64 << 20
 
 
-class MediaComputeJob(ABC, Generic[_Answer]):
+class MediaComputeJob(Generic[_Answer]):
     """A job that was started on the server; `start` starts a new one.
 
     Args:
@@ -64,6 +63,7 @@ class MediaComputeJob(ABC, Generic[_Answer]):
     """
 
     kind: ClassVar[JobKind]
+    answer: ClassVar[Any] = None  # the class of its results, if the server's response is parsed by one
 
     def __init__(self, client: Client, state: Mapping[str, Any]) -> None:
         self._client = client
@@ -223,9 +223,10 @@ class MediaComputeJob(ABC, Generic[_Answer]):
     def _pack(self, archive: zipfile.ZipFile) -> None:
         archive.writestr("result.json", json.dumps(self._raw_result(), ensure_ascii=False))
 
-    @abstractmethod
     def _read(self, raw: Any) -> _Answer:
         """Parse the server's response."""
+        answer: _Answer = self.answer.from_dict(raw)
+        return answer
 
     def _raw_result(self, timeout: float | None = RESULT_SECONDS) -> Any:
         if self._raw is None:
@@ -257,27 +258,21 @@ class MediaOverlapStatisticsJob(MediaComputeJob[OverlapStatisticsResult]):
     """Computes the overlap of each seed audience with the base audience."""
 
     kind = JobKind.OVERLAP_STATISTICS
-
-    def _read(self, raw: Any) -> OverlapStatisticsResult:
-        return OverlapStatisticsResult.from_dict(raw)
+    answer = OverlapStatisticsResult
 
 
 class MediaInsightsJob(MediaComputeJob[ComputeInsightsResult]):
     """Computes the traits that distinguish the matched users of each seed audience."""
 
     kind = JobKind.INSIGHTS
-
-    def _read(self, raw: Any) -> ComputeInsightsResult:
-        return ComputeInsightsResult.from_dict(raw)
+    answer = ComputeInsightsResult
 
 
 class MediaDataAttributesJob(MediaComputeJob[DataAttributesResult]):
     """Fetches the attributes that filters can use."""
 
     kind = JobKind.DATA_ATTRIBUTES
-
-    def _read(self, raw: Any) -> DataAttributesResult:
-        return DataAttributesResult.from_dict(raw)
+    answer = DataAttributesResult
 
 
 class MediaGetAudiencesJob(MediaComputeJob[Audiences]):
@@ -311,27 +306,21 @@ class MediaLookalikeAudienceStatisticsJob(MediaComputeJob[LalAudienceStatistics]
     """Computes how well a lookalike audience's ranking finds held-out seed users."""
 
     kind = JobKind.LOOKALIKE_STATISTICS
-
-    def _read(self, raw: Any) -> LalAudienceStatistics:
-        return LalAudienceStatistics.from_dict(raw)
+    answer = LalAudienceStatistics
 
 
 class MediaBaseAudienceValidationReportsJob(MediaComputeJob[ValidationReports]):
     """Fetches the validation reports of the base audience."""
 
     kind = JobKind.BASE_REPORTS
-
-    def _read(self, raw: Any) -> ValidationReports:
-        return ValidationReports.from_dict(raw)
+    answer = ValidationReports
 
 
 class MediaAudiencesValidationReportJob(MediaComputeJob[ValidationReport]):
     """Fetches the validation report of the seed audiences."""
 
     kind = JobKind.SEEDS_REPORT
-
-    def _read(self, raw: Any) -> ValidationReport:
-        return ValidationReport.from_dict(raw)
+    answer = ValidationReport
 
 
 class DataLabValidationJob(MediaComputeJob[None]):

@@ -27,7 +27,7 @@ from cleanroom_pipelines.runs.opening import Opened, Parts
 from cleanroom_pipelines.storage import ArtifactStore, Home, InstallationKey, SeedVault
 from cleanroom_pipelines.storage.artifacts import check_store_url
 from cleanroom_pipelines.storage.audit import AuditLog, fits
-from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
+from cleanroom_pipelines.storage.buckets import Buckets
 from cleanroom_pipelines.storage.home import CLOSED_UMASK, root_of
 from cleanroom_pipelines.storage.identity import HomeIdentity
 from cleanroom_pipelines.storage.layout import is_partition_key
@@ -306,7 +306,7 @@ class Installation:
     @cached_property
     def buckets(self) -> Buckets:
         """The buckets of all accounts, in the home or in object stores."""
-        return Buckets(self.home, self._registered_bucket)
+        return Buckets(self.home, self.catalog.parties.bucket)
 
     def sources_of(self, account_id: str) -> Sources:
         """Return the sources from which an account's datasets and seeds may be read: files, buckets, databases.
@@ -324,12 +324,6 @@ class Installation:
     def audit(self) -> AuditLog:
         """The audit log."""
         return AuditLog(self.home.audit, self.key, self.clock, self.parts.catalog.database.server)
-
-    def _registered_bucket(self, name: str) -> RegisteredBucket | None:
-        found = self.catalog.parties.bucket(name)
-        if found is None:
-            return None
-        return RegisteredBucket(found.name, found.account_id, found.url, found.profile)
 
     def _note(self, change: Change) -> None:
         """Log a change to the catalogue in the audit log, with a keyed digest in place of the user's address."""

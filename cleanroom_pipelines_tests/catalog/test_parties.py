@@ -196,7 +196,7 @@ def test_collaboration_template_needs_an_active_member(two: Catalog) -> None:
 
 def test_buckets(two: Catalog, clock: Clock) -> None:
     local = two.parties.register_bucket("seeds.alpha-1", ALPHA)
-    assert local == AccountBucket("seeds.alpha-1", ALPHA, None, None, clock.now)
+    assert local == AccountBucket("seeds.alpha-1", ALPHA, created_at=clock.now)
     real = two.parties.register_bucket("exports", BETA, "s3://real-bucket/a b/c", "partner")
     assert two.parties.bucket("exports") == real
     assert (real.url, real.profile) == ("s3://real-bucket/a b/c", "partner")

@@ -16,7 +16,6 @@ from cleanroom_pipelines.catalog import (
     OPEN,
     ArnParts,
     Catalog,
-    JobViewPage,
     Kind,
     Page,
     Resource,
@@ -158,7 +157,7 @@ class RequestedPages:
             raise invalid("nextToken", "Member must be the token of the previous page of the same listing")
         return {"limit": self.parameters.get("maxResults", _DEFAULT_PAGE), "after": after or None}
 
-    def page(self, page: Page | JobViewPage, show: Callable[[Any], Mapping[str, Any]]) -> Answer:
+    def page(self, page: Page[Any], show: Callable[[Any], Mapping[str, Any]]) -> Answer:
         """Format a page of the catalogue's records as the API returns it."""
         return {self.member: [show(record) for record in page.items], "nextToken": self.token(page.after)}
 
