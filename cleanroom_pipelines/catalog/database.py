@@ -19,6 +19,7 @@ from sqlalchemy import (
     URL,
     Connection,
     Engine,
+    Select,
     event,
     func,
     inspect,
@@ -30,6 +31,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Operationa
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.noting import Change
+from cleanroom_pipelines.catalog.tables import Base, Record, record_of
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.storage.databases import BUSY_SECONDS, WRITES, make_engine
 from cleanroom_pipelines.storage.identity import WAY_BACK
@@ -203,19 +205,26 @@ class Database:
                 session.close()
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """Open a write transaction, committed as a whole or not at all."""
+    def write(self, *, clash: CleanroomError | None = None) -> Iterator[Session]:
+        """Open a write transaction, committed as a whole or not at all.
+
+        Args:
+            clash: Raised in place of ClashError, if the caller knows what a concurrent writer has taken.
+        """
         database, sessions = _shared.get() or (None, [])
         while database is self and sessions:
             sessions.pop().close()
-        with self._noting_outages():
-            engine = self._current_engine().execution_options(**WRITES)
-            with (
-                self._turn or nullcontext(),
-                Session(engine, expire_on_commit=False) as session,
-                session.begin(),
-            ):
-                yield session
+        try:
+            with self._noting_outages():
+                engine = self._current_engine().execution_options(**WRITES)
+                with (
+                    self._turn or nullcontext(),
+                    Session(engine, expire_on_commit=False) as session,
+                    session.begin(),
+                ):
+                    yield session
+        except ClashError as error:
+            raise clash or error from None
         if (generation := session.info.get(RAISED)) and self._on_generation:
             self._on_generation(generation)
 
@@ -273,6 +282,17 @@ class Part:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def _get(self, record: type[Record], of: type[Base], key: str) -> Record | None:
+        """Return the record of the row with a primary key; None if there is no such row."""
+        with self._database.read() as session:
+            row = session.get(of, key)
+            return None if row is None else record_of(record, row)
+
+    def _all(self, record: type[Record], query: Select[Any]) -> tuple[Record, ...]:
+        """Return the records of the rows that a query selects, in its order."""
+        with self._database.read() as session:
+            return tuple(record_of(record, row) for row in session.scalars(query))
 
 
 def _keeping_session(engine: Engine) -> Session:

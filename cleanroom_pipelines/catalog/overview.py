@@ -122,8 +122,7 @@ class Overview(Part):
             .order_by(AudienceModelRow.next_refresh_at, AudienceModelRow.id)
             .limit(limit)
         )
-        with self._database.read() as session:
-            return tuple(record_of(AudienceModel, row) for row in session.scalars(query))
+        return self._all(AudienceModel, query)
 
     def exports_since(self, since: datetime, limit: int) -> tuple[tuple[ExportJob, Version], ...]:
         """Return the exports that finished after a time, newest first, each with its current version."""
@@ -262,8 +261,7 @@ class Overview(Part):
                 )
             )
         )
-        with self._database.read() as session:
-            return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
+        return self._all(GenerationJob, query)
 
     def copy_to(self, target: Path) -> None:
         """Copy a consistent state of the database to a file while other processes keep using it.

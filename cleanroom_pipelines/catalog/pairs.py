@@ -119,10 +119,8 @@ class Pairs(Part):
 
     def ledger_lines(self, pair_id: str) -> tuple[LedgerLine, ...]:
         """Return all payments in a pair's ledger, oldest first."""
-        with self._database.read() as session:
-            query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair_id)
-            rows = session.scalars(query.order_by(LedgerLineRow.created_at, LedgerLineRow.key)).all()
-            return tuple(record_of(LedgerLine, row) for row in rows)
+        query = select(LedgerLineRow).where(LedgerLineRow.pair_id == pair_id)
+        return self._all(LedgerLine, query.order_by(LedgerLineRow.created_at, LedgerLineRow.key))
 
     def paid_among(self, pair_id: str, keys: Iterable[str]) -> frozenset[str]:
         """Return which of these questions the pair's budget has already paid for, by key."""
@@ -323,10 +321,8 @@ class Pairs(Part):
 
     def proposals(self, pair_id: str) -> tuple[Proposal, ...]:
         """Return all proposals of changes to a pair, oldest first."""
-        with self._database.read() as session:
-            query = select(ProposalRow).where(ProposalRow.pair_id == pair_id)
-            rows = session.scalars(query.order_by(ProposalRow.created_at, ProposalRow.id)).all()
-            return tuple(record_of(Proposal, row) for row in rows)
+        query = select(ProposalRow).where(ProposalRow.pair_id == pair_id)
+        return self._all(Proposal, query.order_by(ProposalRow.created_at, ProposalRow.id))
 
     def is_full_lookalike(self, pair_id: str, data_room_id: str) -> bool:
         """Return whether both organisations approved exact (full-ensemble) lookalikes for a room."""

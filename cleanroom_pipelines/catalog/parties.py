@@ -46,6 +46,7 @@ from cleanroom_pipelines.catalog.tables import (
     CollaborationRow,
     MemberRow,
     record_of,
+    stored,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 
@@ -93,9 +94,7 @@ class Parties(Part):
                         disabled=False,
                         organization=organization.lower() if organization else None,
                     )
-                    session.add(row)
-                    session.flush()
-                    return record_of(Account, row)
+                    return stored(session, row, Account)
             except ClashError:
                 continue  # a concurrent writer got there first; the next attempt sees its row
         raise ClashError("The account could not be stored because of concurrent changes.", remedy="Try again.")
@@ -111,9 +110,7 @@ class Parties(Part):
 
     def accounts(self) -> tuple[Account, ...]:
         """Return all accounts, in order of creation."""
-        with self._database.read() as session:
-            rows = session.scalars(select(AccountRow).order_by(AccountRow.created_at, AccountRow.id))
-            return tuple(record_of(Account, row) for row in rows)
+        return self._all(Account, select(AccountRow).order_by(AccountRow.created_at, AccountRow.id))
 
     def account_named(self, name_or_id: str) -> str:
         """Return the id of the account with the given name or id.
@@ -157,21 +154,18 @@ class Parties(Part):
             ConflictError: The id is taken.
         """
         check_access_key_id(key_id)
-        try:
-            with self._database.write() as session:
-                account = _find_account(session, account_id)
-                row = AccessKeyRow(
-                    id=key_id,
-                    account_id=account.id,
-                    sealed_secret=sealed_secret,
-                    created_at=self._database.now(),
-                    disabled=False,
-                )
-                session.add(row)
-                session.flush()
-                return _access_key(row, account)
-        except ClashError:
-            raise _taken("An access key", reason="id") from None
+        with self._database.write(clash=_taken("An access key", reason="id")) as session:
+            account = _find_account(session, account_id)
+            row = AccessKeyRow(
+                id=key_id,
+                account_id=account.id,
+                sealed_secret=sealed_secret,
+                created_at=self._database.now(),
+                disabled=False,
+            )
+            session.add(row)
+            session.flush()
+            return _access_key(row, account)
 
     def access_key(self, key_id: str) -> AccessKey | None:
         """Return an access key, or None; it counts as disabled if its account is disabled."""
@@ -230,32 +224,27 @@ class Parties(Part):
             ConflictError: The name is taken.
         """
         check_new_collaboration(name, members)
-        try:
-            with self._database.write() as session:
-                for member in members:
-                    _require_account(session, member)
-                taken = session.scalar(select(CollaborationRow).where(CollaborationRow.name == name))
-                if taken is not None:
-                    raise _taken("A collaboration", reason="name", existing_id=taken.id)
-                row = CollaborationRow(
-                    id=make_uuid(self._database.token_hex),
-                    name=name,
-                    created_at=self._database.now(),
-                    seed_removed=seed_removed,
-                    full_ensemble=full_ensemble,
-                )
-                session.add(row)
-                session.flush()
-                for place, member in enumerate(members):
-                    session.add(MemberRow(collaboration_id=row.id, account_id=member, place=place, active=True))
-                session.flush()
-                if monthly:
-                    make_monthly(
-                        session, [_organization(session, member) for member in members], self._database.now()
-                    )
-                return _collaboration(session, row)
-        except ClashError:
-            raise _taken("A collaboration", reason="name") from None
+        with self._database.write(clash=_taken("A collaboration", reason="name")) as session:
+            for member in members:
+                _require_account(session, member)
+            taken = session.scalar(select(CollaborationRow).where(CollaborationRow.name == name))
+            if taken is not None:
+                raise _taken("A collaboration", reason="name", existing_id=taken.id)
+            row = CollaborationRow(
+                id=make_uuid(self._database.token_hex),
+                name=name,
+                created_at=self._database.now(),
+                seed_removed=seed_removed,
+                full_ensemble=full_ensemble,
+            )
+            session.add(row)
+            session.flush()
+            for place, member in enumerate(members):
+                session.add(MemberRow(collaboration_id=row.id, account_id=member, place=place, active=True))
+            session.flush()
+            if monthly:
+                make_monthly(session, [_organization(session, member) for member in members], self._database.now())
+            return _collaboration(session, row)
 
     def collaboration(self, collaboration_id: str) -> Collaboration | None:
         """Return a collaboration, or None."""
@@ -316,54 +305,45 @@ class Parties(Part):
             ConflictError: The name is taken.
         """
         check_new_template(name, sql, region)
-        try:
-            with self._database.write() as session:
-                _require_account(session, account_id)
-                if collaboration_id is not None:
-                    member = session.get(MemberRow, (collaboration_id, account_id))
-                    if member is None or not member.active:
-                        raise NotFoundError(
-                            "The collaboration does not exist, or the account is not a member.",
-                            remedy="List the collaborations.",
-                        )
-                taken = session.scalar(
-                    select(AnalysisTemplateRow).where(
-                        AnalysisTemplateRow.account_id == account_id,
-                        AnalysisTemplateRow.region == region,
-                        AnalysisTemplateRow.name == name,
+        with self._database.write(clash=_taken("A template", reason="name")) as session:
+            _require_account(session, account_id)
+            if collaboration_id is not None:
+                member = session.get(MemberRow, (collaboration_id, account_id))
+                if member is None or not member.active:
+                    raise NotFoundError(
+                        "The collaboration does not exist, or the account is not a member.",
+                        remedy="List the collaborations.",
                     )
+            taken = session.scalar(
+                select(AnalysisTemplateRow).where(
+                    AnalysisTemplateRow.account_id == account_id,
+                    AnalysisTemplateRow.region == region,
+                    AnalysisTemplateRow.name == name,
                 )
-                if taken is not None:
-                    raise _taken("A template", reason="name", existing_id=taken.arn)
-                row = AnalysisTemplateRow(
-                    arn=make_template_arn(account_id, region, self._database.token_hex),
-                    account_id=account_id,
-                    region=region,
-                    name=name,
-                    sql=sql,
-                    collaboration_id=collaboration_id,
-                    created_at=self._database.now(),
-                )
-                session.add(row)
-                session.flush()
-                return record_of(AnalysisTemplate, row)
-        except ClashError:
-            raise _taken("A template", reason="name") from None
+            )
+            if taken is not None:
+                raise _taken("A template", reason="name", existing_id=taken.arn)
+            row = AnalysisTemplateRow(
+                arn=make_template_arn(account_id, region, self._database.token_hex),
+                account_id=account_id,
+                region=region,
+                name=name,
+                sql=sql,
+                collaboration_id=collaboration_id,
+                created_at=self._database.now(),
+            )
+            return stored(session, row, AnalysisTemplate)
 
     def template(self, arn: str) -> AnalysisTemplate | None:
         """Return an analysis template, or None."""
-        with self._database.read() as session:
-            row = session.get(AnalysisTemplateRow, arn)
-            return None if row is None else record_of(AnalysisTemplate, row)
+        return self._get(AnalysisTemplate, AnalysisTemplateRow, arn)
 
     def templates(self, account_id: str | None = None) -> tuple[AnalysisTemplate, ...]:
         """Return all templates, or those of one account, in order of creation."""
         query = select(AnalysisTemplateRow)
         if account_id is not None:
             query = query.where(AnalysisTemplateRow.account_id == account_id)
-        with self._database.read() as session:
-            rows = session.scalars(query.order_by(AnalysisTemplateRow.created_at, AnalysisTemplateRow.arn))
-            return tuple(record_of(AnalysisTemplate, row) for row in rows)
+        return self._all(AnalysisTemplate, query.order_by(AnalysisTemplateRow.created_at, AnalysisTemplateRow.arn))
 
     @noted
     def register_bucket(
@@ -383,33 +363,25 @@ class Parties(Part):
             ConflictError: The name is taken.
         """
         check_new_bucket(name, url, profile)
-        try:
-            with self._database.write() as session:
-                _require_account(session, account_id)
-                if session.get(BucketRow, name) is not None:
-                    raise _taken("A bucket", reason="name")
-                row = BucketRow(
-                    name=name, account_id=account_id, url=url, profile=profile, created_at=self._database.now()
-                )
-                session.add(row)
-                session.flush()
-                return record_of(AccountBucket, row)
-        except ClashError:
-            raise _taken("A bucket", reason="name") from None
+        with self._database.write(clash=_taken("A bucket", reason="name")) as session:
+            _require_account(session, account_id)
+            if session.get(BucketRow, name) is not None:
+                raise _taken("A bucket", reason="name")
+            row = BucketRow(
+                name=name, account_id=account_id, url=url, profile=profile, created_at=self._database.now()
+            )
+            return stored(session, row, AccountBucket)
 
     def bucket(self, name: str) -> AccountBucket | None:
         """Return a registered bucket; None if the name is not registered."""
-        with self._database.read() as session:
-            row = session.get(BucketRow, name)
-            return None if row is None else record_of(AccountBucket, row)
+        return self._get(AccountBucket, BucketRow, name)
 
     def buckets(self, account_id: str | None = None) -> tuple[AccountBucket, ...]:
         """Return all registered buckets, or those of one account, sorted by name."""
         query = select(BucketRow)
         if account_id is not None:
             query = query.where(BucketRow.account_id == account_id)
-        with self._database.read() as session:
-            return tuple(record_of(AccountBucket, row) for row in session.scalars(query.order_by(BucketRow.name)))
+        return self._all(AccountBucket, query.order_by(BucketRow.name))
 
 
 def check_new_account(name: str, account_id: str | None = None, organization: str | None = None) -> None:

@@ -298,8 +298,7 @@ class Resources(Part):
             .where(GenerationJobRow.receipt_due.is_(True), GenerationJobRow.status.not_in(DELETING))
             .order_by(GenerationJobRow.created_at, GenerationJobRow.id)
         )
-        with self._database.read() as session:
-            return tuple(record_of(GenerationJob, row) for row in session.scalars(query))
+        return self._all(GenerationJob, query)
 
     def mark_receipt_current(self, job_id: str, reported: Iterable[Version]) -> None:
         """Mark an inbox seed's result file as up to date, unless its job or an export has changed or still runs.

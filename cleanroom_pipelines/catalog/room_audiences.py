@@ -21,7 +21,6 @@ from cleanroom_pipelines.catalog.tables import (
     AudienceReferenceRow,
     CustomAudienceRow,
     ResourceRow,
-    record_of,
 )
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
@@ -47,8 +46,7 @@ class RoomAudiences(Part):
         )
         if among is not None:
             query = query.where(CustomAudienceRow.id.in_(among))
-        with self._database.read() as session:
-            return tuple(record_of(CustomAudience, row) for row in session.scalars(query))
+        return self._all(CustomAudience, query)
 
     @noted
     def share_audiences(self, audience_ids: Iterable[str], participant_ids: Sequence[str]) -> None:

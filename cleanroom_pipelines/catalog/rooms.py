@@ -23,6 +23,7 @@ from cleanroom_pipelines.catalog.tables import (
     RoomJobRow,
     UploadRow,
     record_of,
+    stored,
     version_record,
 )
 from cleanroom_pipelines.catalog.tombstones import UPLOAD, add_tombstone, own
@@ -37,9 +38,7 @@ class Rooms(Part):
     def data_rooms(self) -> tuple[DataRoom, ...]:
         """Return all rooms that are not being deleted, in order of creation."""
         query = select(DataRoomRow).where(DataRoomRow.status.not_in(DELETING))
-        with self._database.read() as session:
-            rows = session.scalars(query.order_by(DataRoomRow.created_at, DataRoomRow.id))
-            return tuple(record_of(DataRoom, row) for row in rows)
+        return self._all(DataRoom, query.order_by(DataRoomRow.created_at, DataRoomRow.id))
 
     @noted
     def provision(
@@ -211,15 +210,11 @@ class Rooms(Part):
     def labs_of(self, email: str) -> tuple[DataLab, ...]:
         """Return a user's labs, the newest first, except those being deleted."""
         query = select(DataLabRow).where(DataLabRow.owner_email == email, DataLabRow.status.not_in(DELETING))
-        with self._database.read() as session:
-            rows = session.scalars(query.order_by(DataLabRow.created_at.desc(), DataLabRow.id))
-            return tuple(record_of(DataLab, row) for row in rows)
+        return self._all(DataLab, query.order_by(DataLabRow.created_at.desc(), DataLabRow.id))
 
     def uploads(self) -> tuple[Upload, ...]:
         """Return all uploads whose content still exists."""
-        with self._database.read() as session:
-            rows = session.scalars(select(UploadRow).where(UploadRow.location.is_not(None)).order_by(UploadRow.id))
-            return tuple(record_of(Upload, row) for row in rows)
+        return self._all(Upload, select(UploadRow).where(UploadRow.location.is_not(None)).order_by(UploadRow.id))
 
     @noted
     def forget_upload(self, upload_id: str) -> None:
@@ -261,9 +256,7 @@ class Rooms(Part):
                 cancelled=False,
                 created_at=self._database.now(),
             )
-            session.add(row)
-            session.flush()
-            return record_of(RoomJob, row)
+            return stored(session, row, RoomJob)
 
     def room_job(self, job_id: str) -> RoomJob:
         """Return a room job.
@@ -282,8 +275,7 @@ class Rooms(Part):
             .order_by(RoomJobRow.created_at.desc(), RoomJobRow.id)
             .limit(most)
         )
-        with self._database.read() as session:
-            return tuple(record_of(RoomJob, row) for row in session.scalars(query))
+        return self._all(RoomJob, query)
 
     @noted
     def cancel_room_job(self, job_id: str) -> RoomJob:

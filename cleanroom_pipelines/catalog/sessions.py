@@ -24,6 +24,7 @@ from cleanroom_pipelines.catalog.tables import (
     TokenRow,
     UserRow,
     record_of,
+    stored,
 )
 from cleanroom_pipelines.catalog.users import find_user
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
@@ -64,9 +65,7 @@ class SignIn(Part):
                 created_at=now,
                 expires_at=expires_at,
             )
-            session.add(row)
-            session.flush()
-            return record_of(SignInLink, row)
+            return stored(session, row, SignInLink)
 
     def link(self, digest: str, purpose: LinkPurpose) -> SignInLink | None:
         """Return a link; None if it is unknown, used or expired, or its user is disabled."""
@@ -126,9 +125,8 @@ class SignIn(Part):
     def invitations(self) -> tuple[SignInLink, ...]:
         """Return the invitations that can still be accepted, oldest first."""
         valid = SignInLinkRow.purpose == LinkPurpose.INVITATION, SignInLinkRow.expires_at > self._database.now()
-        with self._database.read() as session:
-            query = select(SignInLinkRow).where(*valid).order_by(SignInLinkRow.created_at, SignInLinkRow.email)
-            return tuple(record_of(SignInLink, row) for row in session.scalars(query))
+        query = select(SignInLinkRow).where(*valid).order_by(SignInLinkRow.created_at, SignInLinkRow.email)
+        return self._all(SignInLink, query)
 
     def can_sign_in(self, email: str) -> bool:
         """Return whether a user has a password or a passkey, or was ever issued a token."""
@@ -150,10 +148,8 @@ class SignIn(Part):
 
     def passkeys(self, email: str) -> tuple[Passkey, ...]:
         """Return a user's passkeys, in order of creation."""
-        with self._database.read() as session:
-            query = select(PasskeyRow).where(PasskeyRow.email == email)
-            rows = session.scalars(query.order_by(PasskeyRow.created_at, PasskeyRow.id))
-            return tuple(record_of(Passkey, row) for row in rows)
+        query = select(PasskeyRow).where(PasskeyRow.email == email)
+        return self._all(Passkey, query.order_by(PasskeyRow.created_at, PasskeyRow.id))
 
     def passkey_with(self, credential_id: str) -> Passkey | None:
         """Return the passkey with this credential id; None if the id is unknown or its user is disabled."""

@@ -32,7 +32,7 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, declared_attr, mapped_column, synonym
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, declared_attr, mapped_column, synonym
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator
 
@@ -55,7 +55,7 @@ from cleanroom_pipelines.terms import CollaborationType
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_Record = TypeVar("_Record", bound="DataclassInstance")
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -703,9 +703,16 @@ ROWS: dict[Kind, type[ResourceRow]] = {
 }
 
 
-def record_of(record: type[_Record], row: Base) -> _Record:
+def record_of(record: type[Record], row: Base) -> Record:
     """Convert a row to its record, whose fields are named like the row's columns."""
     return record(**{part.name: getattr(row, part.name) for part in fields(record)})
+
+
+def stored(session: Session, row: Base, record: type[Record]) -> Record:
+    """Store a new row, and return its record."""
+    session.add(row)
+    session.flush()
+    return record_of(record, row)
 
 
 def resource_record(row: ResourceRow) -> Resource:

@@ -10,11 +10,19 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import ClashError, Part
+from cleanroom_pipelines.catalog.database import Part
 from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import Token, User
 from cleanroom_pipelines.catalog.room_specs import check_email
-from cleanroom_pipelines.catalog.tables import AccountRow, SessionRow, SignInLinkRow, TokenRow, UserRow, record_of
+from cleanroom_pipelines.catalog.tables import (
+    AccountRow,
+    SessionRow,
+    SignInLinkRow,
+    TokenRow,
+    UserRow,
+    record_of,
+    stored,
+)
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 
 
@@ -30,27 +38,19 @@ class Users(Part):
             ConflictError: The user exists already.
         """
         check_email(email)
-        try:
-            with self._database.write() as session:
-                if session.get(UserRow, email) is not None:
-                    raise _exists()
-                row = UserRow(email=email, created_at=self._database.now(), disabled=False)
-                session.add(row)
-                session.flush()
-                return record_of(User, row)
-        except ClashError:
-            raise _exists() from None
+        with self._database.write(clash=_exists()) as session:
+            if session.get(UserRow, email) is not None:
+                raise _exists()
+            row = UserRow(email=email, created_at=self._database.now(), disabled=False)
+            return stored(session, row, User)
 
     def all(self) -> tuple[User, ...]:
         """Return all users, sorted by e-mail address."""
-        with self._database.read() as session:
-            return tuple(record_of(User, row) for row in session.scalars(select(UserRow).order_by(UserRow.email)))
+        return self._all(User, select(UserRow).order_by(UserRow.email))
 
     def user(self, email: str) -> User | None:
         """Return a user; None if the user does not exist."""
-        with self._database.read() as session:
-            row = session.get(UserRow, email)
-            return None if row is None else record_of(User, row)
+        return self._get(User, UserRow, email)
 
     @noted
     def set_role(self, email: str, *, is_operator: bool, account_id: str | None) -> User:
@@ -109,15 +109,12 @@ class Users(Part):
                 expires_at=expires_at,
                 revoked=False,
             )
-            session.add(row)
-            session.flush()
-            return record_of(Token, row)
+            return stored(session, row, Token)
 
     def tokens(self, email: str) -> tuple[Token, ...]:
         """Return a user's tokens, in order of creation."""
-        with self._database.read() as session:
-            query = select(TokenRow).where(TokenRow.email == email).order_by(TokenRow.created_at, TokenRow.id)
-            return tuple(record_of(Token, row) for row in session.scalars(query))
+        query = select(TokenRow).where(TokenRow.email == email).order_by(TokenRow.created_at, TokenRow.id)
+        return self._all(Token, query)
 
     @noted
     def revoke_token(self, token_id: str) -> Token:

@@ -50,7 +50,6 @@ from cleanroom_pipelines.catalog.tables import (
     TrainingDatasetRow,
     VersionRow,
     kept_audience_model_id,
-    record_of,
     resource_record,
     version_record,
 )
@@ -291,8 +290,7 @@ class Scheduling(Claims):
             .where(AudienceModelRow.status.not_in(DELETING))
             .order_by(AudienceModelRow.next_refresh_at, AudienceModelRow.id)
         )
-        with self._database.read() as session:
-            return tuple(record_of(AudienceModel, row) for row in session.scalars(query))
+        return self._all(AudienceModel, query)
 
     @noted
     def request_refresh(self, model_id: str) -> Version:
