@@ -48,9 +48,9 @@ from cleanroom_pipelines.media import (
     RemarketingAudienceBuilder,
     RuleBasedAudienceBuilder,
 )
+from cleanroom_pipelines.runs.credentials import issue_token
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.sign_in import start_session
-from cleanroom_pipelines.runs.users import issue_token
 from cleanroom_pipelines.server.gateway import HEALTH
 
 _PUBLISHER, _ADVERTISER, _AGENCY = "data@publisher.example", "crm@advertiser.example", "plans@agency.example"

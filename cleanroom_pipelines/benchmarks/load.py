@@ -34,8 +34,8 @@ from cleanroom_pipelines.benchmarks.serving import (
     serving,
 )
 from cleanroom_pipelines.catalog import RECORDS, Catalog, Kind, ParentRef
+from cleanroom_pipelines.runs.credentials import issue_access_key
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.parties import issue_access_key
 from cleanroom_pipelines.server.gateway import HEALTH
 
 FLOOR: Final = "(health check: minimum)"

@@ -12,7 +12,14 @@ from datetime import datetime
 from sqlalchemy import URL
 
 from cleanroom_pipelines.catalog.channels import Channel, Command, Mail, Webhook
-from cleanroom_pipelines.catalog.claims import LEASE_SECONDS, MAX_ATTEMPTS, RESERVED_SECONDS, Claims
+from cleanroom_pipelines.catalog.claims import (
+    LEASE_SECONDS,
+    MAX_ATTEMPTS,
+    RESERVED_SECONDS,
+    Claims,
+    Holding,
+    holding,
+)
 from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError, Database
 from cleanroom_pipelines.catalog.deletion import DELETED_WITH, Deletion
@@ -24,7 +31,6 @@ from cleanroom_pipelines.catalog.dossiers import (
     Rebuilt,
     is_proof,
 )
-from cleanroom_pipelines.catalog.holding import Holding, holding
 from cleanroom_pipelines.catalog.identity import Ownership
 from cleanroom_pipelines.catalog.job_views import JobViews
 from cleanroom_pipelines.catalog.names import (
@@ -38,16 +44,9 @@ from cleanroom_pipelines.catalog.names import (
     slug,
 )
 from cleanroom_pipelines.catalog.notices import NoticeOutcome, NoticeReceiver, Notices
-from cleanroom_pipelines.catalog.options import (
-    ChildTagPolicy,
-    ExportFormat,
-    Origin,
-    ShareMetrics,
-)
 from cleanroom_pipelines.catalog.overview import Overview
 from cleanroom_pipelines.catalog.pairs import Pairs
 from cleanroom_pipelines.catalog.parties import Parties
-from cleanroom_pipelines.catalog.policies import Policies
 from cleanroom_pipelines.catalog.queue import Lane
 from cleanroom_pipelines.catalog.records import (
     OPEN,
@@ -93,7 +92,6 @@ from cleanroom_pipelines.catalog.records import (
     configured_at_start,
 )
 from cleanroom_pipelines.catalog.resources import R
-from cleanroom_pipelines.catalog.room_audiences import RoomAudiences
 from cleanroom_pipelines.catalog.room_specs import (
     AudienceListSpec,
     CustomAudienceSpec,
@@ -107,10 +105,14 @@ from cleanroom_pipelines.catalog.spec_digests import spec_digest
 from cleanroom_pipelines.catalog.specs import (
     LARGEST,
     AudienceModelSpec,
+    ChildTagPolicy,
     ConfiguredAudienceModelSpec,
+    ExportFormat,
     ExportJobSpec,
     GenerationJobSpec,
+    Origin,
     RequestedSeed,
+    ShareMetrics,
     Spec,
     Starter,
     TrainingDatasetSpec,
@@ -118,7 +120,6 @@ from cleanroom_pipelines.catalog.specs import (
 from cleanroom_pipelines.catalog.tombstones import SEED, UPLOAD, Tombstones, hex_of
 from cleanroom_pipelines.catalog.users import Users
 from cleanroom_pipelines.catalog.work import Scheduling
-from cleanroom_pipelines.catalog.workers import Workers
 from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
@@ -126,18 +127,6 @@ from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 class _Resources(Creation, Overview):
     """The catalogue's methods for resources, versions and tags."""
-
-
-class _Work(Scheduling, Workers):
-    """The catalogue's methods for pending work, claims and workers."""
-
-
-class _Rooms(Rooms, RoomAudiences):
-    """The catalogue's methods for data rooms: uploads, provisioning, jobs and audiences."""
-
-
-class _Parties(Parties, Policies):
-    """The catalogue's methods for accounts and their keys, collaborations, templates and buckets."""
 
 
 class _Deletions(Deletion, Tombstones):
@@ -194,9 +183,9 @@ class Catalog:
         )
         self.resources = _Resources(self.database)
         self.deletion = _Deletions(self.database)
-        self.work = _Work(self.database)
-        self.rooms = _Rooms(self.database)
-        self.parties = _Parties(self.database)
+        self.work = Scheduling(self.database)
+        self.rooms = Rooms(self.database)
+        self.parties = Parties(self.database)
         self.users = Users(self.database)
         self.sign_in = SignIn(self.database)
         self.pairs = Pairs(self.database)

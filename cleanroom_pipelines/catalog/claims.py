@@ -1,12 +1,15 @@
 """Claims: the exclusive right of a run to work on a version.
 
-Lives here: taking, renewing and releasing a claim, the writes of its holder, and releasing expired claims.
+Lives here: taking, renewing and releasing a claim, keeping it during the work, the writes of its holder, and
+releasing expired claims.
 Add here when a run that holds a claim may do something new.
 Keep out: which work is ready (`work.py`) and its consequences (`propagation.py`).
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,6 +43,7 @@ from cleanroom_pipelines.catalog.tables import (
 from cleanroom_pipelines.errors import (
     CancelledError,
     ClaimLostError,
+    CleanroomError,
     ConflictError,
     NotFoundError,
     StatusCode,
@@ -485,3 +489,72 @@ def _check_summary(summary: Mapping[str, Any]) -> None:
         ) from None
     if size > _MAX_SUMMARY_BYTES:
         raise UsageError("The summary is too large.", remedy="Move the details to an artifact.")
+
+
+class Holding:
+    """Renews one claim in its own thread.
+
+    Attributes:
+        claim: The claim.
+        lost: Set when the claim is lost; the work should then stop.
+    """
+
+    def __init__(self, claims: Claims, claim: Claim) -> None:
+        self.claim = claim
+        self.lost = threading.Event()
+        self._claims = claims
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"lease {claim.id}", daemon=True)
+
+    def is_of(self, claim: Claim) -> bool:
+        """Return whether this object renews the given claim."""
+        held = self.claim
+        return (held.id, held.number, held.run_id, held.attempt) == (
+            claim.id,
+            claim.number,
+            claim.run_id,
+            claim.attempt,
+        )
+
+    def start(self) -> None:
+        """Start to renew the claim."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop renewing; the claim stays valid until its lease expires."""
+        self._done.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        between = wait = self.claim.lease_seconds / 3
+        while not self._done.wait(wait):
+            try:
+                self._claims.renew(self.claim)
+                wait = between
+            except ClaimLostError:
+                self.lost.set()
+                return
+            except CleanroomError:
+                wait = between / 10  # the lease may outlast the failure; if not, a later renewal reports the loss
+            except BaseException:
+                self.lost.set()  # no renewals from now on; the thread's own report shows the reason
+                raise
+
+
+@contextmanager
+def holding(claims: Claims, claim: Claim) -> Iterator[Holding]:
+    """Renew a claim in its own thread, every third of the lease's length, until the `with` body ends.
+
+    Args:
+        claims: The catalogue part that granted the claim.
+        claim: The claim.
+
+    Yields:
+        The holding; check `lost` between steps of the work.
+    """
+    held = Holding(claims, claim)
+    held.start()
+    try:
+        yield held
+    finally:
+        held.stop()

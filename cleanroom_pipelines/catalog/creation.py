@@ -35,7 +35,6 @@ from cleanroom_pipelines.catalog.names import (
     partition_key,
 )
 from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.options import ChildTagPolicy, Origin
 from cleanroom_pipelines.catalog.records import (
     Cause,
     ConfiguredAtStart,
@@ -43,14 +42,16 @@ from cleanroom_pipelines.catalog.records import (
     Status,
 )
 from cleanroom_pipelines.catalog.resources import Resources, find_named
-from cleanroom_pipelines.catalog.room_audiences import add_references
 from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
+from cleanroom_pipelines.catalog.rooms import add_references
 from cleanroom_pipelines.catalog.spec_digests import SPECS, spec_digest, spec_values
 from cleanroom_pipelines.catalog.specs import (
     AudienceModelSpec,
+    ChildTagPolicy,
     ConfiguredAudienceModelSpec,
     ExportJobSpec,
     GenerationJobSpec,
+    Origin,
     Spec,
     Starter,
 )

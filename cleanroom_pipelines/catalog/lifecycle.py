@@ -16,11 +16,10 @@ from sqlalchemy import Table, select, update
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.names import Kind
-from cleanroom_pipelines.catalog.options import Origin
 from cleanroom_pipelines.catalog.records import DELETING, Cause, Status
 from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
 from cleanroom_pipelines.catalog.spec_digests import spec_digest, spec_values
-from cleanroom_pipelines.catalog.specs import ExportJobSpec, Spec
+from cleanroom_pipelines.catalog.specs import ExportJobSpec, Origin, Spec
 from cleanroom_pipelines.catalog.tables import ROWS, GenerationJobRow, ResourceRow, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode
 

@@ -1,10 +1,12 @@
-"""Parties: accounts and their access keys, collaborations, analysis templates and buckets.
+"""Parties: accounts and their access keys, collaborations, analysis templates, buckets and resource policies.
 
-Lives here: creating, finding and listing them, and the rules that need the database.
-Add here when an account can own something new.
+Lives here: creating, finding and listing them, and the rules that need the database. The policy of a configured
+audience model is stored verbatim.
+Add here when an account can own something new, or another kind of resource gets a policy.
 Keep out: secrets (callers pass them sealed), evaluating policies and accessing buckets.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import ClashError, Part
+from cleanroom_pipelines.catalog.lifecycle import lock_resource
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
     LOCAL_REGION,
@@ -37,13 +40,14 @@ from cleanroom_pipelines.catalog.records import (
     Collaboration,
     Member,
 )
-from cleanroom_pipelines.catalog.specs import check_query_text
+from cleanroom_pipelines.catalog.specs import check_query_text, is_storable
 from cleanroom_pipelines.catalog.tables import (
     AccessKeyRow,
     AccountRow,
     AnalysisTemplateRow,
     BucketRow,
     CollaborationRow,
+    ConfiguredAudienceModelRow,
     MemberRow,
     record_of,
     stored,
@@ -54,7 +58,7 @@ MAX_MEMBERS = 10
 
 
 class Parties(Part):
-    """The part of the catalogue that stores accounts, their keys, collaborations, templates and buckets.
+    """The part of the catalogue that stores accounts and their keys, collaborations, templates, buckets and policies.
 
     The operator's own account, LOCAL_ACCOUNT, works without being created. Create it only to give it access keys,
     which make resources created by `apply` available through the AWS API.
@@ -383,6 +387,70 @@ class Parties(Part):
             query = query.where(BucketRow.account_id == account_id)
         return self._all(AccountBucket, query.order_by(BucketRow.name))
 
+    @noted
+    def put_policy(
+        self,
+        configured_id: str,
+        account_id: str,
+        policy_text: str,
+        *,
+        previous_hash: str | None = None,
+        must_exist: bool | None = None,
+        region: str | None = None,
+    ) -> str:
+        """Set or replace the policy of a configured audience model.
+
+        Args:
+            configured_id: The configured audience model.
+            account_id: The required owner.
+            policy_text: 1 to 20,480 characters, stored verbatim.
+            previous_hash: The required hash of the current policy, if given.
+            must_exist: Whether a policy must (True) or must not (False) exist; None for either.
+            region: The required region.
+
+        Returns:
+            SHA-256 hex of the text.
+
+        Raises:
+            UsageError: The text is invalid, or a condition does not hold; nothing was changed.
+            NotFoundError: The account has no such configured audience model.
+        """
+        if not policy_text.strip() or len(policy_text) > MAX_POLICY or not is_storable(policy_text):
+            raise UsageError("The policy is invalid.", remedy=f"Give 1 to {MAX_POLICY:,} characters.")
+        new_hash = hashlib.sha256(policy_text.encode()).hexdigest()
+        with self._database.write() as session:
+            row = lock_resource(session, ConfiguredAudienceModelRow, configured_id, account_id, region)
+            if must_exist is not None and must_exist is not (row.policy is not None):
+                raise UsageError(
+                    "The configured audience model has no policy."
+                    if must_exist
+                    else "The configured audience model already has a policy.",
+                    remedy="Read the policy again, or omit the condition on its existence.",
+                )
+            if previous_hash is not None and previous_hash != row.policy_hash:
+                raise UsageError(
+                    "The current policy does not have the given hash.",
+                    remedy="Read the policy again and give its hash.",
+                )
+            row.policy, row.policy_hash = policy_text, new_hash
+        return new_hash
+
+    @noted
+    def delete_policy(self, configured_id: str, account_id: str, region: str | None = None) -> bool:
+        """Remove the policy of a configured audience model.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            NotFoundError: The account has no such configured audience model.
+        """
+        with self._database.write() as session:
+            row = lock_resource(session, ConfiguredAudienceModelRow, configured_id, account_id, region)
+            had_one = row.policy is not None
+            row.policy = row.policy_hash = None
+        return had_one
+
 
 def check_new_account(name: str, account_id: str | None = None, organization: str | None = None) -> None:
     """Raise UsageError unless the name, id and organisation are valid for a new account."""
@@ -472,3 +540,6 @@ def _collaboration(session: Session, row: CollaborationRow) -> Collaboration:
     query = select(MemberRow).where(MemberRow.collaboration_id == row.id).order_by(MemberRow.place)
     members = tuple(Member(member.account_id, member.active) for member in session.scalars(query))
     return Collaboration(row.id, row.name, row.created_at, members, row.seed_removed, row.full_ensemble)
+
+
+MAX_POLICY = 20_480

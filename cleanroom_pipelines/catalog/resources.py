@@ -29,7 +29,6 @@ from cleanroom_pipelines.catalog.names import (
     check_text,
 )
 from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.options import Origin
 from cleanroom_pipelines.catalog.records import (
     DELETING,
     OPEN,
@@ -41,6 +40,7 @@ from cleanroom_pipelines.catalog.records import (
 )
 from cleanroom_pipelines.catalog.specs import (
     MAX_LOCATION,
+    Origin,
     check_seed_digest,
 )
 from cleanroom_pipelines.catalog.tables import (

@@ -1,6 +1,7 @@
 """Specs: the requested properties of resources, and their validation.
 
-Lives here: one frozen spec per kind of resource, and its validation.
+Lives here: one frozen spec per kind of resource, its validation, and the options of its fields, with the AWS API's
+values where it defines them.
 Add here when a resource gets a field that its creator sets.
 Keep out: state (status, versions, claims: `records.py`), data rooms (`room_specs.py`), and rules that need the
 database.
@@ -10,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -24,12 +26,6 @@ from cleanroom_pipelines.catalog.names import (
     check_tags,
     check_text,
     is_uuid,
-)
-from cleanroom_pipelines.catalog.options import (
-    ChildTagPolicy,
-    ExportFormat,
-    Origin,
-    ShareMetrics,
 )
 from cleanroom_pipelines.documents import Document
 from cleanroom_pipelines.errors import UsageError
@@ -47,6 +43,38 @@ MAX_PARAMETERS = 100
 
 Columns = tuple[tuple[str, Role], ...]
 LARGEST: Literal["largest"] = "largest"
+
+
+class ShareMetrics(StrEnum):
+    """Whether the starter of a job sees its metrics."""
+
+    ALL = "ALL"
+    NONE = "NONE"
+
+
+class ExportFormat(StrEnum):
+    """The file format of an export."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class ChildTagPolicy(StrEnum):
+    """Whether jobs inherit the tags of their configured audience model."""
+
+    FROM_PARENT_RESOURCE = "FROM_PARENT_RESOURCE"
+    NONE = "NONE"
+
+
+class Origin(StrEnum):
+    """The entry point through which a generation job was started."""
+
+    INBOX = "inbox"
+    APPLY = "apply"
+    UI = "ui"
+    CLI = "cli"
+    API = "api"
 
 
 @dataclass(frozen=True, kw_only=True)

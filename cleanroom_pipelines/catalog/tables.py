@@ -39,15 +39,16 @@ from sqlalchemy.types import TypeDecorator
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog.channels import Channel
 from cleanroom_pipelines.catalog.names import Kind
-from cleanroom_pipelines.catalog.options import (
-    ChildTagPolicy,
-    ExportFormat,
-    Origin,
-    ShareMetrics,
-)
 from cleanroom_pipelines.catalog.records import RECORDS, Cause, LinkPurpose, ParentRef, Resource, Status, Version
 from cleanroom_pipelines.catalog.room_specs import ParticipantSpec
-from cleanroom_pipelines.catalog.specs import Columns, RequestedSeed
+from cleanroom_pipelines.catalog.specs import (
+    ChildTagPolicy,
+    Columns,
+    ExportFormat,
+    Origin,
+    RequestedSeed,
+    ShareMetrics,
+)
 from cleanroom_pipelines.documents import as_json, from_json
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.terms import CollaborationType

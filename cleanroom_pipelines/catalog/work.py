@@ -1,7 +1,7 @@
 """Work: find the pending versions that can be built, and request new versions.
 
 Lives here: which pending versions can be built now, and which never; requests for versions, "Materialize", and
-refreshes.
+refreshes; heartbeats of the workers.
 Add here when work can be requested in a new way.
 Keep out: doing the work (`claims.py`).
 """
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, exists, func, select
+from sqlalchemy import ColumnElement, Row, Select, and_, case, delete, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from cleanroom_pipelines.catalog.claims import Claims, has_expired_lease, is_unreserved, requeue
@@ -25,9 +25,8 @@ from cleanroom_pipelines.catalog.lifecycle import (
     pending_version,
     require_not_deleting,
 )
-from cleanroom_pipelines.catalog.names import Kind
+from cleanroom_pipelines.catalog.names import Kind, check_text
 from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.options import Origin
 from cleanroom_pipelines.catalog.propagation import followers
 from cleanroom_pipelines.catalog.queue import Lane, Queued, in_turns, lane_of, started_since, with_owner
 from cleanroom_pipelines.catalog.records import (
@@ -41,6 +40,7 @@ from cleanroom_pipelines.catalog.records import (
     Status,
     Version,
 )
+from cleanroom_pipelines.catalog.specs import Origin
 from cleanroom_pipelines.catalog.tables import (
     ROWS,
     AudienceModelRow,
@@ -49,6 +49,7 @@ from cleanroom_pipelines.catalog.tables import (
     ResourceRow,
     TrainingDatasetRow,
     VersionRow,
+    WorkerRow,
     kept_audience_model_id,
     resource_record,
     version_record,
@@ -64,7 +65,7 @@ _SEED_AGAIN = {
 
 
 class Scheduling(Claims):
-    """The part of the catalogue that finds the versions that can be built now, and requests new versions."""
+    """The part of the catalogue that finds and requests work, and records the heartbeats of those who do it."""
 
     def ready(
         self, limit: int = 100, lane: Lane | None = None, parent_id: str | None = None
@@ -354,6 +355,44 @@ class Scheduling(Claims):
             code, message = _reason_of_failure(session, gate)
             close_failed(session, resource, version, code=code, message=message, now=at)
             return version_record(version)
+
+    def heartbeat_worker(self, worker_id: str, now: datetime | None = None) -> None:
+        """Record a heartbeat of a worker.
+
+        Args:
+            worker_id: At most 128 characters.
+            now: UTC; the clock of leases if not given.
+
+        Raises:
+            UsageError: The id is invalid.
+        """
+        check_text("worker id", worker_id, 128)
+        with self._database.write() as session:
+            session.merge(WorkerRow(worker_id=worker_id, heartbeat_at=self._database.lease_time(session, now)))
+
+    def dead_workers(self, silent_seconds: float = 60.0) -> tuple[str, ...]:
+        """Return the workers that sent no heartbeat for this many seconds, oldest heartbeat first.
+
+        Returns none right after a database outage, during which no worker could send one. A heartbeat from the
+        future was sent before the clock was set back; it counts as sent now.
+        """
+        if self._database.had_outage(silent_seconds / 2):
+            return ()
+        silent = timedelta(seconds=silent_seconds)
+        with self._database.read() as session:
+            at = self._database.lease_time(session)
+            is_odd = or_(WorkerRow.heartbeat_at <= at - silent, WorkerRow.heartbeat_at > at + silent)
+            query = select(WorkerRow.worker_id, WorkerRow.heartbeat_at).where(is_odd)
+            found = session.execute(query.order_by(WorkerRow.heartbeat_at, WorkerRow.worker_id)).all()
+        for worker_id, heard in found:
+            if heard > at:
+                self.heartbeat_worker(worker_id, at)
+        return tuple(worker_id for worker_id, heard in found if heard <= at)
+
+    def forget_worker(self, worker_id: str) -> None:
+        """Remove a worker that ended, or whose death was handled."""
+        with self._database.write() as session:
+            session.execute(delete(WorkerRow).where(WorkerRow.worker_id == worker_id))
 
 
 _REPORTED_BY_THE_MODEL = (

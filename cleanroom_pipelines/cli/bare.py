@@ -182,8 +182,7 @@ def check_model(model: Path) -> None:
     Raises:
         ArtifactError: The model is damaged.
     """
-    from cleanroom_pipelines.similarity.model import Model
-    from cleanroom_pipelines.similarity.model_digests import check_digests
+    from cleanroom_pipelines.similarity.model import Model, check_digests
 
     Model(model)  # raises if the folder is not a model
     if not check_digests(model):

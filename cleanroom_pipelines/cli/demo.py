@@ -1,6 +1,6 @@
-"""`cleanroom demo`: an end-to-end run on real grocery data.
+"""`cleanroom demo`: an end-to-end run on real grocery data; `cleanroom example`: the files of the package.
 
-Lives here: the steps of the demo and its output.
+Lives here: the steps of the demo and its output, finding and copying the example files.
 Keep out: code that other modules need; nothing else may depend on the demo's data.
 
 Publisher: a grocery retailer's transactions before campaign 18 began. Advertiser: the households that redeemed its
@@ -18,11 +18,10 @@ import click
 
 from cleanroom_pipelines.catalog import ConfiguredAudienceModel, ExportJob, GenerationJob, Kind, Status
 from cleanroom_pipelines.cli.console import print_json, table
-from cleanroom_pipelines.cli.examples import DECLARATION, example_folder
 from cleanroom_pipelines.cli.watching import run_pending_watched
 from cleanroom_pipelines.declarations import apply_declaration, read_declaration
 from cleanroom_pipelines.engine import EngineSettings, find_tables, open_engine, stable_hash_sql
-from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.errors import CleanroomError, ConflictError, UsageError
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Installation
@@ -245,3 +244,39 @@ def _print_results(
     configured = installation.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     click.echo(f"Put a seed into:  {folder_of(installation, configured)}/")
     click.echo(f"Took {seconds:.0f} s.")
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# In an installed package, and in a clone.
+_PLACES = (_PACKAGE / "example", _PACKAGE.parent / "data" / "example")
+DECLARATION = "cleanroom.yaml"
+
+
+def example_folder() -> Path:
+    """Find the example folder: a declaration, a data-room script, and settings for several hosts.
+
+    Raises:
+        CleanroomError: The folder is missing.
+    """
+    for folder in _PLACES:
+        if (folder / DECLARATION).is_file():
+            return folder
+    raise CleanroomError("The example files are missing.", remedy="Install cleanroom-pipelines again.")
+
+
+def copy_example(target: Path) -> None:
+    """Copy the example to a new folder.
+
+    Raises:
+        ConflictError: The target exists already.
+        UsageError: The folder cannot be created.
+    """
+    try:
+        shutil.copytree(example_folder(), target, ignore=shutil.ignore_patterns("__pycache__"))
+    except FileExistsError:
+        raise ConflictError("The folder exists already.", remedy="Give the path of a new one.") from None
+    except (OSError, shutil.Error) as error:
+        raise UsageError(
+            f"The example files cannot be written to this folder ({type(error).__name__}).",
+            remedy="Give another path.",
+        ) from None

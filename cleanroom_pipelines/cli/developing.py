@@ -18,8 +18,7 @@ import click
 
 from cleanroom_pipelines.engine.plain_paths import plain_folder
 from cleanroom_pipelines.errors import ConfigurationError
-from cleanroom_pipelines.runs.code_location import CODE_LOCATION
-from cleanroom_pipelines.runs.dagster_home import dagster_environment, prepare_dagster_home
+from cleanroom_pipelines.runs.dagster_home import CODE_LOCATION, dagster_environment, prepare_dagster_home
 from cleanroom_pipelines.runs.installation import Installation
 
 

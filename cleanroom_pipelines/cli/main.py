@@ -30,13 +30,11 @@ from cleanroom_pipelines.cli.console import (
     read_installation,
     readers_may_leave,
 )
-from cleanroom_pipelines.cli.deleting import delete
 from cleanroom_pipelines.cli.ledgers import ledger
 from cleanroom_pipelines.cli.notices import notice
 from cleanroom_pipelines.cli.parties import account, bucket, collaboration, template
 from cleanroom_pipelines.cli.recovering import recover
-from cleanroom_pipelines.cli.retrying import retry
-from cleanroom_pipelines.cli.status import status
+from cleanroom_pipelines.cli.resources import delete, retry, status
 from cleanroom_pipelines.cli.users import token, user
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.ways_in import acting_for
@@ -132,7 +130,7 @@ def example(folder: Path) -> None:
 
     They are a declaration, a script for data rooms, an upstream Dagster asset, and settings for several hosts.
     """
-    from cleanroom_pipelines.cli.examples import copy_example
+    from cleanroom_pipelines.cli.demo import copy_example
 
     copy_example(folder)
     click.echo(f"Copied. Start with `cleanroom apply {folder / 'cleanroom.yaml'}`, or with `data_room.py` there.")

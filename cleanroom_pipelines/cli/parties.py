@@ -277,7 +277,7 @@ def list_buckets(as_json: bool) -> None:
 
 
 def _print_key(installation: "Installation", account_id: str, *, as_json: bool) -> None:
-    from cleanroom_pipelines.runs.parties import issue_access_key
+    from cleanroom_pipelines.runs.credentials import issue_access_key
 
     key_id, secret = issue_access_key(installation, account_id)
     if as_json:

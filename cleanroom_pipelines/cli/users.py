@@ -177,7 +177,7 @@ def token() -> None:
 @JSON
 def issue(email: str, days: int, as_json: bool) -> None:
     """Issue a token. It is shown only once."""
-    from cleanroom_pipelines.runs.users import issue_token
+    from cleanroom_pipelines.runs.credentials import issue_token
 
     text, kept = issue_token(open_installation(), email.lower(), days)
     expires = kept.expires_at.isoformat(timespec="seconds")

@@ -14,7 +14,7 @@ from cleanroom_pipelines.defs.checks import model_is_fresh
 from cleanroom_pipelines.defs.failing import in_words
 from cleanroom_pipelines.defs.pages import Metadata
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs.code_location import CODE_LOCATION
+from cleanroom_pipelines.runs.dagster_home import CODE_LOCATION
 from cleanroom_pipelines.runs.reasons import escaped, link_to
 from cleanroom_pipelines.runs.situation import Problem, Situation, situation_of
 

@@ -45,11 +45,10 @@ from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode
 from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
 from cleanroom_pipelines.runs.artifact_documents import read_documents, write_documents
-from cleanroom_pipelines.runs.budgets import Question, write_down_reveals
+from cleanroom_pipelines.runs.budgets import Question, RoomBudget, write_down_reveals
 from cleanroom_pipelines.runs.building import AssetResult, builds, built, nothing, stored
 from cleanroom_pipelines.runs.building_rooms import unseal_hashes
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.work import Work
 from cleanroom_pipelines.storage import ArtifactReference, ArtifactStore, Input
 

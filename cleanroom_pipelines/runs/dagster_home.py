@@ -1,6 +1,7 @@
 """Dagster's folder in the home: its settings, its databases, and one instance for all processes of the home.
 
-Lives here: writing the folder from the packaged template, the environment and the instance on it.
+Lives here: writing the folder from the packaged template, the environment and the instance on it, and loading all
+definitions in this process, as Dagster's daemon does.
 Add here when Dagster needs another setting.
 Keep out: starting processes (cli, serving_worker) and settings of the installation (installation.py).
 """
@@ -10,12 +11,20 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib import resources
+from functools import cache
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import dagster as dg
 import yaml
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy.exc import DBAPIError
 from yaml import YAMLError
 
@@ -193,3 +202,23 @@ def dagster_environment(installation: Installation, home: Path) -> dict[str, str
         "DAGSTER_REDACT_USER_CODE_ERRORS": os.environ.get("DAGSTER_REDACT_USER_CODE_ERRORS", "1"),
         "DAGSTER_DISABLE_TELEMETRY": "1",
     }
+
+
+CODE_LOCATION = "cleanroom_pipelines.definitions"
+_REPOSITORY = "__repository__"
+LOCATION_TAGS = {REPOSITORY_LABEL_TAG: f"{_REPOSITORY}@{CODE_LOCATION}"}
+"""The tag that Dagster gives to runs of this code location when it launches them itself."""
+
+
+@cache
+def load_repository() -> dg.RepositoryDefinition:
+    """Load all Dagster definitions by module name, like a daemon, because `runs` must not import `defs`."""
+    repository: dg.RepositoryDefinition = import_module(CODE_LOCATION).defs().get_repository_def()
+    return repository
+
+
+def origin_of(job_name: str) -> RemoteJobOrigin:
+    """Return the code-location origin to store with a job's runs; Dagster's timeline omits runs without it."""
+    target = LoadableTargetOrigin(executable_path=sys.executable, module_name=CODE_LOCATION)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=CODE_LOCATION)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, _REPOSITORY), job_name)

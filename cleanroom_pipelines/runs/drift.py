@@ -2,7 +2,7 @@
 
 Lives here: comparing a model, an audience or an export with the version before.
 Add here when another number must be watched.
-Keep out: how it is shown (defs.checks, defs.start_page, cli.status).
+Keep out: how it is shown (defs.checks, defs.start_page, cli.resources).
 
 An audience or export is compared when it is built, and the sentence is stored in the summary of its version: the
 start page then reads no artifact, and the sentence outlives the artifacts of the version before. Only numbers that

@@ -25,7 +25,7 @@ from dagster._core.errors import DagsterRunAlreadyExists
 from dagster._core.events import AssetObservationData, DagsterEvent, DagsterEventType
 
 from cleanroom_pipelines.catalog import Version
-from cleanroom_pipelines.runs.code_location import load_repository, origin_of
+from cleanroom_pipelines.runs.dagster_home import load_repository, origin_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.labels import EXPLAINED_TAG, PARTITION_TAG, tags_of

@@ -24,10 +24,9 @@ from cleanroom_pipelines.privacy.prices import (
     figures_price,
 )
 from cleanroom_pipelines.runs.artifact_documents import read_documents, read_stored
-from cleanroom_pipelines.runs.budgets import Question
+from cleanroom_pipelines.runs.budgets import Question, RoomBudget
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_rankings import PaidVector, PrivateRanking
-from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.work import Work
 
 RANKED = "ranked"

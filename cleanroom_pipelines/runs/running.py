@@ -14,7 +14,7 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Catalog, Kind, Lane, Version
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
-from cleanroom_pipelines.runs.code_location import LOCATION_TAGS, load_repository, origin_of
+from cleanroom_pipelines.runs.dagster_home import LOCATION_TAGS, load_repository, origin_of
 from cleanroom_pipelines.runs.deleting import delete_pending
 from cleanroom_pipelines.runs.inbox import close_all_drops, recover_drops
 from cleanroom_pipelines.runs.installation import Installation

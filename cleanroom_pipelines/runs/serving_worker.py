@@ -23,8 +23,7 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.runs.code_location import LOCATION_TAGS, load_repository
-from cleanroom_pipelines.runs.dagster_home import dagster_instance
+from cleanroom_pipelines.runs.dagster_home import LOCATION_TAGS, dagster_instance, load_repository
 from cleanroom_pipelines.runs.deleting import delete_pending
 from cleanroom_pipelines.runs.inbox import close_all_drops, recover_drops
 from cleanroom_pipelines.runs.installation import Installation

@@ -17,8 +17,8 @@ from threading import BoundedSemaphore
 
 from cleanroom_pipelines.catalog import ConsoleSession, LinkPurpose, NewPasskey, Passkey, SignInLink
 from cleanroom_pipelines.errors import ConflictError, UsageError
+from cleanroom_pipelines.runs.credentials import token_of
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.users import token_of
 
 MIN_PASSWORD, MAX_PASSWORD = 12, 200
 VALID = {LinkPurpose.INVITATION: timedelta(days=7), LinkPurpose.SIGN_IN: timedelta(minutes=15)}

@@ -2,7 +2,7 @@
 
 Lives here: reading it from the catalogue, for the start page and `cleanroom status`.
 Add here when an operator must see something else at a glance.
-Keep out: how it is shown (defs.start_page, cli.status).
+Keep out: how it is shown (defs.start_page, cli.resources).
 """
 
 import shutil

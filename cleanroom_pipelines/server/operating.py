@@ -16,11 +16,10 @@ from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.media.errors import InvalidRequestError, PermissionDeniedError
 from cleanroom_pipelines.privacy import in_units
 from cleanroom_pipelines.runs.budgets import known_organizations
+from cleanroom_pipelines.runs.credentials import areas_of, issue_access_key, issue_token
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.parties import issue_access_key
 from cleanroom_pipelines.runs.sign_in import invite, issue_link
 from cleanroom_pipelines.runs.situation import situation_of
-from cleanroom_pipelines.runs.users import areas_of, issue_token
 from cleanroom_pipelines.server.media.access import Call
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.requests import Request

@@ -25,8 +25,8 @@ from cleanroom_pipelines.aws.operations.endpoint import Endpoint
 from cleanroom_pipelines.aws.signing import SigningKey
 from cleanroom_pipelines.catalog import Catalog, Kind, Lane, make_arn
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
+from cleanroom_pipelines.runs.credentials import open_access_key
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.parties import open_access_key
 from cleanroom_pipelines.runs.requested_seeds import forget_seeds_from
 from cleanroom_pipelines.server.callers import Doorkeeper
 from cleanroom_pipelines.server.gateway import Gateway, Site

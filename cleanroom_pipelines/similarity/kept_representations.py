@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.similarity.model_digests import DIGESTS_FILE, write_digests
+from cleanroom_pipelines.similarity.model import DIGESTS_FILE, Model, write_digests
 from cleanroom_pipelines.similarity.private_representation import PRIVATE_FILE, PrivateRepresentation
 
 _LEAST_KNOWN = 0.7

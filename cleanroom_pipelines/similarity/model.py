@@ -1,6 +1,6 @@
 """An audience model on disk: reading its files.
 
-Lives here: file names, opening a model, the representation of chosen users.
+Lives here: file names, opening a model, the representation of chosen users, digests of the files.
 Add here when a file is added (and raise FORMAT_VERSION).
 Keep out: computing the files (training) and using them (scoring, ranking).
 
@@ -10,16 +10,21 @@ Keep out: computing the files (training) and using them (scoring, ranking).
     items.parquet       item_id, n_users in vocabulary order; name if the table has a column of item names
     idf.npy, basis.npy, neighbours.npy, similarities.npy   see representation.ItemRepresentation
     private.npz         see private_representation
-    digests.json        SHA-256 of each of the other files (model_digests)
+    digests.json        {"<file>": "<SHA-256 hex>", …} of the other files, sorted by name; checked byte for byte
 
 Each running task holds one shard of users in memory, and computes on one block of it (a few thousand users) at a
 time. A pickled model contains only the path of its folder.
+
+A damaged file can often still be read, and then silently gives wrong results. For a model without an artifact
+manifest, the caller checks the digests once before the work starts, not each time the model is opened.
 """
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -318,3 +323,75 @@ def _only_chunk(table: pa.Table, name: str) -> pa.Array:
     # copy.
     chunks = table[name].chunks
     return pa.concat_arrays(chunks) if chunks else pa.array([], table.schema.field(name).type)
+
+
+DIGESTS_FILE = "digests.json"
+_MODEL_FILE = "model.json"  # every model has it
+_THREADS = 4  # hashing releases the GIL
+
+
+def write_digests(folder: Path) -> None:
+    """Write the digests of all files in a model's folder.
+
+    Args:
+        folder: The model, complete except for its digests.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    (folder / DIGESTS_FILE).write_bytes(_written(dict(zip(names, _digests(folder, names), strict=True))))
+
+
+def check_digests(folder: Path) -> bool:
+    """Check a model against the digests of its files.
+
+    Args:
+        folder: The model.
+
+    Returns:
+        Whether the model has digests. Models trained before 2026-11-29 have none but stay usable, because the data
+        for training them again may have been deleted.
+
+    Raises:
+        ArtifactError: A file was altered or is missing.
+    """
+    try:
+        content = (folder / DIGESTS_FILE).read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        raise _damaged(DIGESTS_FILE) from None
+    try:
+        wanted = json.loads(content)
+        is_whole = isinstance(wanted, dict) and _MODEL_FILE in wanted and _written(wanted) == content
+    except (ValueError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise _damaged(DIGESTS_FILE)
+    for name, found in zip(wanted, _digests(folder, [*wanted]), strict=True):
+        if found != wanted[name]:
+            raise _damaged(name)
+    return True
+
+
+def _digests(folder: Path, names: list[str]) -> list[str]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda name: _digest(folder / name), names))
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 hex of a file; empty if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _written(digests: object) -> bytes:
+    return json.dumps(digests, indent=0).encode()
+
+
+def _damaged(name: str) -> ArtifactError:
+    return ArtifactError(
+        f"The audience model is damaged: {name} was altered after training or is missing.",
+        remedy="Train it again.",
+    )

@@ -33,8 +33,7 @@ from cleanroom_pipelines.similarity.arrays import create_array
 from cleanroom_pipelines.similarity.cache import open_cached
 from cleanroom_pipelines.similarity.cluster_dictionaries import make_dictionaries_on_cluster
 from cleanroom_pipelines.similarity.cluster_training import write_shards_on_cluster
-from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model
-from cleanroom_pipelines.similarity.model_digests import write_digests
+from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model, write_digests
 from cleanroom_pipelines.similarity.pairs import MAX_USERS, PairSpill, choose_vocabulary, shard_boundaries
 from cleanroom_pipelines.similarity.private_representation import learn_private_representation
 from cleanroom_pipelines.similarity.representing import learn_representation, write_items

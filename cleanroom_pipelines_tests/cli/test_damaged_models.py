@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 
 from cleanroom_pipelines.errors import ArtifactError
-from cleanroom_pipelines.similarity.model_digests import DIGESTS_FILE, check_digests, write_digests
+from cleanroom_pipelines.similarity.model import DIGESTS_FILE, check_digests, write_digests
 
 from .. import worlds
 from .commands import Commands

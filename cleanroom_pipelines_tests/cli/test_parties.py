@@ -13,8 +13,8 @@ import pytest
 
 from cleanroom_pipelines.catalog import LOCAL_ACCOUNT
 from cleanroom_pipelines.errors import ConfigurationError, NotFoundError
+from cleanroom_pipelines.runs.credentials import issue_access_key, open_access_key
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.parties import issue_access_key, open_access_key
 
 from ..cases import assert_each
 from .commands import Commands, Ended

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from cleanroom_pipelines.runs.credentials import user_of
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.users import user_of
 
 from .. import worlds
 from ..cases import assert_each

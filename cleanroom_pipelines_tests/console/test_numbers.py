@@ -17,8 +17,8 @@ from cleanroom_pipelines.audiences.overlap import question_about
 from cleanroom_pipelines.catalog import AudienceList, Cause, DataRoom, Kind
 from cleanroom_pipelines.console.pages.insights import _harmless
 from cleanroom_pipelines.privacy import INSIGHTS
+from cleanroom_pipelines.runs.budgets import RoomBudget
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.terms import Permission
 from cleanroom_pipelines_tests.media.groups import MediaWorld, email, rule
 from cleanroom_pipelines_tests.server.server import serving

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 
 from cleanroom_pipelines.cli.users import user as user_command
 from cleanroom_pipelines.media.errors import ConflictError, PermissionDeniedError
+from cleanroom_pipelines.runs.credentials import user_of
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.sign_in import accept_invitation, start_session
-from cleanroom_pipelines.runs.users import user_of
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.operating import Operating
 from cleanroom_pipelines.server.requests import Request

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from cleanroom_pipelines.console.app import Console
+from cleanroom_pipelines.runs.credentials import issue_token
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.sign_in import accept_invitation, invite, start_session
-from cleanroom_pipelines.runs.users import issue_token
 from cleanroom_pipelines.server.gateway import Gateway
 from cleanroom_pipelines.server.starting import make_gateway
 

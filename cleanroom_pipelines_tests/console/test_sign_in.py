@@ -25,9 +25,9 @@ from cleanroom_pipelines.console.sessions import SignInLimits
 from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.media.errors import TooManyRequestsError
 from cleanroom_pipelines.runs import sign_in
+from cleanroom_pipelines.runs.credentials import issue_token
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.sign_in import accept_invitation, find_link, invite, issue_link, start_session
-from cleanroom_pipelines.runs.users import issue_token
 from cleanroom_pipelines.server.gateway import Gateway
 from cleanroom_pipelines.server.requests import Request
 from cleanroom_pipelines.server.starting import make_gateway

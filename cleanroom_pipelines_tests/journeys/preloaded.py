@@ -9,7 +9,7 @@ import cleanroom_pipelines.engine.duckdb_engine
 import cleanroom_pipelines.similarity.ranking
 import cleanroom_pipelines.similarity.training
 import cleanroom_pipelines.uploads.schemas  # noqa: F401
-from cleanroom_pipelines.runs.code_location import load_repository
+from cleanroom_pipelines.runs.dagster_home import load_repository
 
 from . import killing  # noqa: F401
 

@@ -23,7 +23,7 @@ from sqlalchemy import func, select, update
 
 from cleanroom_pipelines.catalog import Kind, Status
 from cleanroom_pipelines.catalog.tables import VersionRow, WorkerRow
-from cleanroom_pipelines.runs.code_location import CODE_LOCATION
+from cleanroom_pipelines.runs.dagster_home import CODE_LOCATION
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.labels import WORKER_TAG
 from cleanroom_pipelines.storage import ArtifactReference

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cleanroom_pipelines.runs.credentials import issue_token
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.users import issue_token
 from cleanroom_pipelines_tests.server.server import Server, serving
 
 from .. import worlds

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from cleanroom_pipelines.runs.credentials import issue_token
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.users import issue_token
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines_tests.server.server import serving
 from cleanroom_pipelines_tests.worlds import wait_until

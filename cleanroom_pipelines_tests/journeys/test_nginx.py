@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from cleanroom_pipelines.media.client import Client
-from cleanroom_pipelines.runs.users import issue_token
+from cleanroom_pipelines.runs.credentials import issue_token
 
 from ..architecture.tree import ROOT
 from ..cases import assert_each

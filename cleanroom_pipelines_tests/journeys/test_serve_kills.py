@@ -39,8 +39,12 @@ from sqlalchemy import and_, or_, select, update
 from cleanroom_pipelines.catalog import MAX_ATTEMPTS, Kind, Status
 from cleanroom_pipelines.catalog.tables import VersionRow
 from cleanroom_pipelines.delivery.exports import verify_export
-from cleanroom_pipelines.runs.code_location import CODE_LOCATION
-from cleanroom_pipelines.runs.dagster_home import dagster_environment, dagster_instance, prepare_dagster_home
+from cleanroom_pipelines.runs.dagster_home import (
+    CODE_LOCATION,
+    dagster_environment,
+    dagster_instance,
+    prepare_dagster_home,
+)
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.labels import WORKER_TAG
 from cleanroom_pipelines.runs.retention import delete_superseded

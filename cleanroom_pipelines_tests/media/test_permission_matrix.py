@@ -14,8 +14,8 @@ import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.media.protocol import PREFIX
+from cleanroom_pipelines.runs.credentials import issue_token
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.users import issue_token
 from cleanroom_pipelines.terms import Permission
 from cleanroom_pipelines_tests.server.server import Server
 

@@ -25,8 +25,8 @@ from cleanroom_pipelines.catalog import (
     Version,
 )
 from cleanroom_pipelines.identity import Dataset
+from cleanroom_pipelines.runs.budgets import RoomBudget
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.storage import ArtifactReference
 from cleanroom_pipelines.terms import CollaborationType, Permission

@@ -20,14 +20,13 @@ from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ArtifactError, ConflictError
 from cleanroom_pipelines.identity import BASE_DATASETS
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
-from cleanroom_pipelines.runs.budgets import room_pair
+from cleanroom_pipelines.runs.budgets import RoomBudget, room_pair
 from cleanroom_pipelines.runs.building_room_audiences import build_audience_list, resolver
-from cleanroom_pipelines.runs.code_location import load_repository
+from cleanroom_pipelines.runs.dagster_home import load_repository
 from cleanroom_pipelines.runs.deleting import delete_now
 from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Settings
 from cleanroom_pipelines.runs.kinds import KINDS
-from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.runs.traces import shown_partitions
 from cleanroom_pipelines.runs.work import Run
 from cleanroom_pipelines.storage import ArtifactReference

@@ -21,7 +21,7 @@ from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.errors import ConfigurationError, SeedError
 from cleanroom_pipelines.runs.building_lookalike import build_seed_validation_report
 from cleanroom_pipelines.runs.building_rooms import build_room_asset
-from cleanroom_pipelines.runs.code_location import load_repository
+from cleanroom_pipelines.runs.dagster_home import load_repository
 from cleanroom_pipelines.runs.drops import StillWrittenError
 from cleanroom_pipelines.runs.inbox_folders import folder_of
 from cleanroom_pipelines.runs.installation import Installation

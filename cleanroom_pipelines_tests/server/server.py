@@ -29,8 +29,8 @@ from botocore.config import Config
 
 from cleanroom_pipelines.catalog import RECORDS, Kind, ParentRef
 from cleanroom_pipelines.errors import NotFoundError
+from cleanroom_pipelines.runs.credentials import issue_access_key
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.parties import issue_access_key
 from cleanroom_pipelines.server.gateway import Gateway
 from cleanroom_pipelines.server.starting import make_gateway
 from cleanroom_pipelines_tests.aws.requests import SERVICE, RawAnswer, RawRequest, send, sign

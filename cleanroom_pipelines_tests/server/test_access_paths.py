@@ -27,7 +27,7 @@ from cleanroom_pipelines.catalog import AudienceListSpec, Kind
 from cleanroom_pipelines.catalog.tables import Base
 from cleanroom_pipelines.cli.main import cleanroom
 from cleanroom_pipelines.defs.resources import InstallationResource
-from cleanroom_pipelines.runs.code_location import load_repository
+from cleanroom_pipelines.runs.dagster_home import load_repository
 from cleanroom_pipelines.runs.serving_worker import Rounds
 from cleanroom_pipelines_tests.runs.building import Inbox, make_room
 

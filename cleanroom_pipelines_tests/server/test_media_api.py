@@ -14,8 +14,8 @@ import pytest
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.media.protocol import PREFIX
+from cleanroom_pipelines.runs.credentials import issue_token
 from cleanroom_pipelines.runs.installation import Installation, Settings
-from cleanroom_pipelines.runs.users import issue_token
 from cleanroom_pipelines.server.gateway import Gateway
 from cleanroom_pipelines.server.media_api import MAX_BODY_BYTES
 from cleanroom_pipelines.server.starting import make_gateway

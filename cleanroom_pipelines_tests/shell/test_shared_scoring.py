@@ -19,7 +19,7 @@ import pytest
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs import shared_scoring, work
-from cleanroom_pipelines.runs.code_location import load_repository
+from cleanroom_pipelines.runs.dagster_home import load_repository
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.labels import WORKER_TAG
 from cleanroom_pipelines.runs.running import SCORING_JOB, run_pending

@@ -22,7 +22,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.defs.start_page import page_of
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
-from cleanroom_pipelines.runs.code_location import CODE_LOCATION
+from cleanroom_pipelines.runs.dagster_home import CODE_LOCATION
 from cleanroom_pipelines.runs.drift import drift_of, drift_of_export, recorded_drift
 from cleanroom_pipelines.runs.failures import explain_failures
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF

@@ -23,8 +23,7 @@ from cleanroom_pipelines.errors import ArtifactError, CancelledError, SeedError,
 from cleanroom_pipelines.privacy.prices import FIGURES_SENSITIVITY, figures_price
 from cleanroom_pipelines.similarity import TrainingSettings, shards
 from cleanroom_pipelines.similarity.kept_representations import keep_representation, representation_digest
-from cleanroom_pipelines.similarity.model import Model
-from cleanroom_pipelines.similarity.model_digests import DIGESTS_FILE
+from cleanroom_pipelines.similarity.model import DIGESTS_FILE, Model
 from cleanroom_pipelines.similarity.private_lookalikes import (
     SCALE_FILE,
     SUM_GRID,

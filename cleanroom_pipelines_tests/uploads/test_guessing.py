@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleanroom_pipelines.console.pages.data_samples import sample_rows
+from cleanroom_pipelines.console.pages.data import sample_rows
 from cleanroom_pipelines.errors import InputError
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, InputName
 from cleanroom_pipelines.terms import MatchingId

@@ -8,8 +8,7 @@ Keep out: defining audiences (`defining.py`), and permissions and prices (the ha
 from collections.abc import Mapping
 from typing import Any
 
-from cleanroom_pipelines.console.charts import Bar
-from cleanroom_pipelines.console.curves import roc_curve
+from cleanroom_pipelines.console.charts import Bar, roc_curve
 from cleanroom_pipelines.console.page import PageRequest, Route, Tab
 from cleanroom_pipelines.console.rules import sentence
 from cleanroom_pipelines.delivery.destinations import AdDestination

@@ -1,11 +1,14 @@
-"""The privacy budget of a room's two data providers: price estimates, proposals and approvals.
+"""The privacy budget of a room's two data providers: its payments, price estimates, proposals and approvals.
 
-Lives here: the calls of the data-room (Media) API for estimates, new base figures, proposals and approvals.
+Lives here: the calls of the data-room (Media) API for payments, estimates, new base figures, proposals, approvals.
 Add here when the two organisations can agree on something else.
 Keep out: paying (`jobs.py` and the runs) and prices (`privacy`).
 
 An estimate discloses no unpaid figure. The price of a lookalike depends on the released size of its source; until
 that size is paid for, the estimate is an upper bound.
+
+The budget is that of two organisations, in all of their rooms. Payments of other rooms are shown only to the two
+organisations themselves, because other participants may not know those rooms.
 """
 
 from collections.abc import Callable
@@ -14,26 +17,26 @@ from typing import Any
 from cleanroom_pipelines.audiences.canonical import canonical
 from cleanroom_pipelines.audiences.definitions import Lookalike, Remarketing, RuleBased, parse_definition
 from cleanroom_pipelines.audiences.overlap import question_about
-from cleanroom_pipelines.catalog import Cause, Kind, Proposal
+from cleanroom_pipelines.catalog import Cause, Kind, LedgerLine, Proposal
 from cleanroom_pipelines.catalog.pairs import FULL_LOOKALIKE, PERIOD, REFILL, SHARE
 from cleanroom_pipelines.catalog.records import OPEN
 from cleanroom_pipelines.errors import ArtifactError, ConflictError, NotFoundError
 from cleanroom_pipelines.media.errors import InvalidRequestError, NotProvisionedError
 from cleanroom_pipelines.media.protocol import JobKind
-from cleanroom_pipelines.privacy import INSIGHTS, in_units
+from cleanroom_pipelines.privacy import COUNT, INSIGHTS, in_units
 from cleanroom_pipelines.privacy.accounting import TENTHS
 from cleanroom_pipelines.privacy.prices import HIDDEN_LOOKALIKE_TENTHS, MOST_FIGURES_TENTHS, MOST_LOOKALIKE_TENTHS
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.budgets import (
     Budget,
     Question,
+    RoomBudget,
     bound_of,
     ledger_after,
     organization_digest,
     room_pair,
 )
 from cleanroom_pipelines.runs.building_room_audiences import resolver
-from cleanroom_pipelines.runs.room_budgets import RoomBudget
 from cleanroom_pipelines.server.media.access import ABOUT_AUDIENCES, ABOUT_ROOMS, Call, Room, denied
 from cleanroom_pipelines.server.media.audiences import Present, read_definition
 from cleanroom_pipelines.terms import Permission
@@ -300,3 +303,47 @@ def _cost_of_lookalike(room: Room, state: RoomBudget, lookalike: Lookalike) -> t
 
 def _sizes(state: RoomBudget, types: Any) -> list[Question]:
     return [state.question("overlap", question_about(each, seeds=state.seeds)) for each in types]
+
+
+def get_ledger(call: Call) -> dict[str, Any]:
+    """Return the budget of a room's data providers, its payments, and how many more queries it allows.
+
+    Raises:
+        NotProvisionedError: No participant may provide the base audience, or none the seed audiences.
+    """
+    room = call.room()
+    budget = of(room)
+    is_of_pair = is_provider(room) and call.organization in budget.pair.organizations
+    lines = [line for line in call.installation.catalog.pairs.ledger_lines(budget.pair.id) if line.tenths > 0]
+    shown = [line for line in lines if is_of_pair or line.place == room.id]
+    elsewhere = sum(line.tenths for line in lines) - sum(line.tenths for line in shown)
+    return {
+        **budget.as_dict(call.organization),
+        "buys": _buys(room, budget.ledger_for(call.organization).left),
+        "payments": [_line_as_dict(call, room, line) for line in shown],
+        "paid_elsewhere": in_units(elsewhere),
+        "organization": call.organization,
+        "may_decide": is_of_pair,
+    }
+
+
+def _buys(room: Room, left: int) -> dict[str, int]:
+    """Return how many more queries of each kind a budget allows, at the highest price of that kind."""
+    lookalike = HIDDEN_LOOKALIKE_TENTHS if room.record.hide_absolute_values else MOST_LOOKALIKE_TENTHS
+    prices = {
+        "overlap": COUNT.tenths,
+        "audience_size": COUNT.tenths,
+        "insights": COUNT.tenths + INSIGHTS.tenths,
+        "lookalike": COUNT.tenths + lookalike + MOST_FIGURES_TENTHS,
+    }
+    return {kind: left // tenths for kind, tenths in prices.items()}
+
+
+def _line_as_dict(call: Call, room: Room, line: LedgerLine) -> dict[str, Any]:
+    return {
+        "kind": line.kind,
+        "units": in_units(line.tenths),
+        "at": line.created_at.isoformat() if line.created_at else None,
+        "is_of_room": line.place == room.id,
+        "is_own": line.organization == call.organization,
+    }

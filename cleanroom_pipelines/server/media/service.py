@@ -20,7 +20,6 @@ from cleanroom_pipelines.server.media import (
     budgets,
     files,
     jobs,
-    ledgers,
     people,
     rooms,
 )
@@ -63,7 +62,7 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.GET_AUDIT_LOG: rooms.get_audit_log,
     Method.GET_ESTIMATE: budgets.estimate,
     Method.RENEW_BASE_FIGURES: budgets.renew_base_figures,
-    Method.GET_LEDGER: ledgers.get_ledger,
+    Method.GET_LEDGER: budgets.get_ledger,
     Method.LIST_PROPOSALS: budgets.list_proposals,
     Method.PROPOSE: budgets.propose,
     Method.APPROVE: budgets.approve,

@@ -14,9 +14,8 @@ from cleanroom_pipelines.aws.answers import ApiError
 from cleanroom_pipelines.benchmarks.attacks.doors import REGION
 from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.media.client import HttpTransport
+from cleanroom_pipelines.runs.credentials import issue_access_key, issue_token
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.parties import issue_access_key
-from cleanroom_pipelines.runs.users import issue_token
 from cleanroom_pipelines.server.gateway import Gateway, Receive, Scope, Send
 from cleanroom_pipelines.server.starting import make_gateway, make_server
 from cleanroom_pipelines_tests import worlds

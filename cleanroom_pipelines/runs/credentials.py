@@ -1,8 +1,8 @@
-"""Access tokens of users: issuing them, and finding the user of a token.
+"""Access tokens of users and access keys of accounts: issuing them, and finding whose they are.
 
 Lives here: operations that need both the catalogue and the installation key.
-Add here when users can authenticate in another way.
-Keep out: a user's rights in a room (the API).
+Add here when users or accounts can authenticate in another way.
+Keep out: rights, verifying signatures (the APIs), and other rules about parties (catalog).
 """
 
 import base64
@@ -10,14 +10,14 @@ import hashlib
 import re
 from datetime import timedelta
 
-from cleanroom_pipelines.catalog import Token
+from cleanroom_pipelines.catalog import AccessKey, Token
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.runs.installation import Installation
 
 MAX_DAYS = 3650
 _PREFIX = "crt_"
 _TOKEN = re.compile(r"crt_[A-Za-z0-9_-]{43}")
-_PURPOSE = "tokens"
+_OF_TOKENS, _OF_ACCESS_KEYS = "tokens", "access keys"  # purposes of keys and digests
 
 
 def issue_token(installation: Installation, email: str, days: int = 90) -> tuple[str, Token]:
@@ -65,4 +65,33 @@ def areas_of(installation: Installation, email: str) -> tuple[str, ...]:
 
 
 def _digest(installation: Installation, token: str) -> str:
-    return installation.key.digest(_PURPOSE, hashlib.sha256(token.encode()).digest())
+    return installation.key.digest(_OF_TOKENS, hashlib.sha256(token.encode()).digest())
+
+
+def issue_access_key(installation: Installation, account_id: str) -> tuple[str, str]:
+    """Issue a new access key to an account; its secret is returned only here.
+
+    Args:
+        installation: The installation to work on.
+        account_id: An existing account.
+
+    Returns:
+        The key id (AKIA and 16 characters) and the secret (40 characters, 240 random bits).
+
+    Raises:
+        NotFoundError: There is no such account.
+    """
+    key_id = "AKIA" + base64.b32encode(bytes.fromhex(installation.token_hex(10))).decode()
+    secret = base64.b64encode(bytes.fromhex(installation.token_hex(30))).decode()
+    sealed = installation.key.seal(_OF_ACCESS_KEYS, secret.encode()).decode()
+    installation.catalog.parties.add_access_key(account_id, key_id, sealed)
+    return key_id, secret
+
+
+def open_access_key(installation: Installation, key: AccessKey) -> str:
+    """Decrypt the secret of an access key, to verify a signature.
+
+    Raises:
+        ConfigurationError: It was altered, or sealed with another installation's key.
+    """
+    return installation.key.unseal(_OF_ACCESS_KEYS, key.sealed_secret.encode()).decode()

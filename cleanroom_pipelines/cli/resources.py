@@ -1,18 +1,22 @@
-"""`cleanroom status`: failed, running, waiting and due work, then all resources with status and progress.
+"""`cleanroom status`, `delete` and `retry`: all resources and their work, and commands on resources by name.
 
-Lives here: printing both, filters, and watching.
-Keep out: reading the situation (runs.situation).
+Lives here: printing, filters, watching, and confirming.
+Keep out: reading the situation (runs.situation), what may be deleted or retried (catalogue), doing it (runs).
 """
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cleanroom_pipelines.cli.console import JSON, open_installation, print_json, table
+from cleanroom_pipelines.cli.console import JSON, confirm, open_installation, print_json, read_installation, table
+from cleanroom_pipelines.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
+    from cleanroom_pipelines.catalog import Resource
     from cleanroom_pipelines.runs.installation import Installation
     from cleanroom_pipelines.runs.situation import Situation
 
@@ -140,3 +144,79 @@ def _status_of(row: dict[str, Any]) -> str:
     if row["version_status"] != row["status"]:
         return f"{row['status']} (version {row['version']}: {row['version_status']})"
     return f"{row['status']} {row['status_code'] or ''}".rstrip()
+
+
+@click.command()
+@click.argument("name", metavar="NAME")
+@click.option("--with-dependents", is_flag=True, help="Also delete everything built from it.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def delete(name: str, with_dependents: bool, yes: bool) -> None:
+    """Delete the resource with this name or partition key.
+
+    This deletes its data, its artifacts and its records in Dagster. Deleting a data room also deletes its
+    provisioned data and results. Files that exports and lists wrote to a destination are kept, and so is the audit
+    log. The next `apply` recreates a resource that its file declares.
+    """
+    from cleanroom_pipelines.runs.dagster_home import dagster_instance
+    from cleanroom_pipelines.runs.deleting import delete_now
+    from cleanroom_pipelines.runs.finding import resource_named
+
+    installation = read_installation()
+    record = resource_named(installation.catalog, name)
+    dependents = installation.catalog.deletion.dependents(record.kind, record.id)
+    if dependents and not with_dependents:
+        raise ConflictError(
+            f"The {record.kind.words} {record.name!r} has dependents: {_counted(dependents)}.",
+            remedy="Delete those first, or add --with-dependents to delete all of them.",
+        )
+    what = f"the {record.kind.words} {record.name!r}"
+    everything = f" and everything built from it: {_counted(dependents)}" if dependents else ""
+    question = f"Delete {what}{everything}? This cannot be undone."
+    confirm(question, yes=yes, unchanged="Nothing was deleted")
+    with dagster_instance(installation) as instance:
+        delete_now(
+            installation,
+            instance,
+            (*dependents, record),
+            on_resource=lambda each: click.echo(f"Deleting the {each.kind.words} {each.name!r}.", err=True),
+        )
+    n_more = f" and {_counted(dependents)} built from it" if dependents else ""
+    click.echo(f"Deleted the {record.kind.words} {record.name!r}{n_more}.")
+
+
+def _counted(records: Sequence["Resource"]) -> str:
+    counts = Counter(record.kind.words for record in records)
+    return ", ".join(f"{n} {words}{'' if n == 1 else 's'}" for words, n in counts.items())
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--failed", is_flag=True, help="Retry every resource whose newest version failed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def retry(names: tuple[str, ...], failed: bool, as_json: bool) -> None:
+    """Retry failed resources, given by name or partition key.
+
+    `run`, `serve` or a daemon then does the work.
+    """
+    from cleanroom_pipelines.runs.finding import resource_named
+    from cleanroom_pipelines.runs.retrying import retry_failed
+
+    if bool(names) == failed:
+        raise UsageError("Give either names or --failed.", remedy="`cleanroom status` lists what failed.")
+    catalog = read_installation().catalog
+    if failed:
+        queued, skipped = retry_failed(catalog)
+    else:
+        records = [resource_named(catalog, name) for name in names]
+        queued, skipped = [catalog.work.retry(record.kind, record.id) for record in records], []
+    if as_json:
+        print_json(
+            {
+                "queued": [{"partition": version.resource_id, "version": version.number} for version in queued],
+                "skipped": [{"partition": record.id, "reason": reason} for record, reason in skipped],
+            }
+        )
+        return
+    for record, reason in skipped:
+        click.echo(f"Skipped the {record.kind.words} {record.name!r}: {reason}", err=True)
+    click.echo(f"Queued {len(queued)} failed {'version' if len(queued) == 1 else 'versions'}.")
