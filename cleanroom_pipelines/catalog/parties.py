@@ -58,7 +58,7 @@ MAX_MEMBERS = 10
 
 
 class Parties(Part):
-    """The part of the catalogue that stores accounts and their keys, collaborations, templates, buckets and policies.
+    """The part of the catalogue that stores accounts, keys, collaborations, templates, buckets and policies.
 
     The operator's own account, LOCAL_ACCOUNT, works without being created. Create it only to give it access keys,
     which make resources created by `apply` available through the AWS API.

@@ -3,7 +3,7 @@
 Lives here: a room's inputs, uploads and the jobs of the Media API; references between custom audiences, sharing
 them, and deleting them with their dependents.
 Add here when a room stores something more.
-Keep out: the meaning of definitions (`audiences.definitions`), privacy ledgers (`pairs.py`) and permissions (APIs).
+Keep out: the meaning of definitions (`audiences.definitions`), ledgers (`pairs.py`) and permissions (APIs).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
