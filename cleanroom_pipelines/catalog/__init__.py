@@ -98,10 +98,10 @@ from cleanroom_pipelines.catalog.room_specs import (
     DataLabSpec,
     DataRoomSpec,
     ParticipantSpec,
+    spec_digest,
 )
 from cleanroom_pipelines.catalog.rooms import Rooms
 from cleanroom_pipelines.catalog.sessions import SignIn
-from cleanroom_pipelines.catalog.spec_digests import spec_digest
 from cleanroom_pipelines.catalog.specs import (
     LARGEST,
     AudienceModelSpec,

@@ -42,9 +42,8 @@ from cleanroom_pipelines.catalog.records import (
     Status,
 )
 from cleanroom_pipelines.catalog.resources import Resources, find_named
-from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
+from cleanroom_pipelines.catalog.room_specs import SPECS, CustomAudienceSpec, spec_digest, spec_values
 from cleanroom_pipelines.catalog.rooms import add_references
-from cleanroom_pipelines.catalog.spec_digests import SPECS, spec_digest, spec_values
 from cleanroom_pipelines.catalog.specs import (
     AudienceModelSpec,
     ChildTagPolicy,

@@ -17,8 +17,7 @@ from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.names import Kind
 from cleanroom_pipelines.catalog.records import DELETING, Cause, Status
-from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec
-from cleanroom_pipelines.catalog.spec_digests import spec_digest, spec_values
+from cleanroom_pipelines.catalog.room_specs import CustomAudienceSpec, spec_digest, spec_values
 from cleanroom_pipelines.catalog.specs import ExportJobSpec, Origin, Spec
 from cleanroom_pipelines.catalog.tables import ROWS, GenerationJobRow, ResourceRow, VersionRow
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, StatusCode

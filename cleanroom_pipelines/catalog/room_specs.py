@@ -1,23 +1,33 @@
-"""Specs of data rooms: labs, rooms, custom audiences and delivered lists.
+"""Specs of data rooms: labs, rooms, custom audiences and delivered lists; and the digests of all specs.
 
-Lives here: one frozen spec per kind, and the rules that can be checked without the database.
-Add here when one of these kinds gets a field that its creator sets.
+Lives here: one frozen spec per kind, and the rules that can be checked without the database. The spec of each kind,
+its field values, and its digest, for comparing declarations.
+Add here when one of these kinds gets a field that its creator sets, or a field of a spec its own form in JSON.
 Keep out: specs of the lookalike API (`specs.py`) and the meaning of definitions (`audiences.definitions`).
 
 A room's rules are those of the Media API.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Annotated, Any, Self
 
 from pydantic import Field
 
 from cleanroom_pipelines.catalog.names import Kind, check_label, is_fit_to_show
-from cleanroom_pipelines.catalog.specs import Spec
-from cleanroom_pipelines.documents import Document
+from cleanroom_pipelines.catalog.specs import (
+    AudienceModelSpec,
+    ConfiguredAudienceModelSpec,
+    ExportJobSpec,
+    GenerationJobSpec,
+    Spec,
+    TrainingDatasetSpec,
+)
+from cleanroom_pipelines.documents import Document, as_json
 from cleanroom_pipelines.errors import UsageError
 from cleanroom_pipelines.identity import Dataset, inputs_of
 from cleanroom_pipelines.terms import CollaborationType, Permission
@@ -341,3 +351,37 @@ def check_email(email: str) -> None:
     """
     if not _EMAIL.fullmatch(email) or email != email.lower() or not is_fit_to_show(email):
         raise UsageError("An e-mail address is invalid.", remedy="Give name@domain in lower case.")
+
+
+SPECS: Mapping[Kind, type[Spec]] = {
+    spec.kind: spec
+    for spec in (
+        TrainingDatasetSpec,
+        AudienceModelSpec,
+        ConfiguredAudienceModelSpec,
+        GenerationJobSpec,
+        ExportJobSpec,
+        DataLabSpec,
+        DataRoomSpec,
+        CustomAudienceSpec,
+        AudienceListSpec,
+    )
+}
+
+
+def spec_values(spec: Spec) -> dict[str, object]:
+    """Return the values of a spec's fields by name, without the additional fields that a record has."""
+    return {part.name: getattr(spec, part.name) for part in fields(SPECS[spec.kind])}
+
+
+def spec_digest(spec: Spec) -> str:
+    """Return the SHA-256 hex of the spec's canonical JSON: equal declarations have equal digests."""
+    values = {
+        name: value for name, value in spec_values(spec).items() if not (value is None and name in spec.came_later)
+    } | {"tags": dict(spec.tags)}
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), default=_as_json)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _as_json(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else as_json(type(value), value)

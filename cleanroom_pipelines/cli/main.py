@@ -289,7 +289,7 @@ def run(max_seconds: float | None, wait: bool) -> None:
 @click.argument("name", metavar="NAME")
 def cancel(name: str) -> None:
     """Cancel the work on the resource with this name or partition key."""
-    from cleanroom_pipelines.runs.finding import resource_named
+    from cleanroom_pipelines.runs.resources import resource_named
 
     catalog = read_installation().catalog
     record = resource_named(catalog, name)

@@ -159,7 +159,7 @@ def delete(name: str, with_dependents: bool, yes: bool) -> None:
     """
     from cleanroom_pipelines.runs.dagster_home import dagster_instance
     from cleanroom_pipelines.runs.deleting import delete_now
-    from cleanroom_pipelines.runs.finding import resource_named
+    from cleanroom_pipelines.runs.resources import resource_named
 
     installation = read_installation()
     record = resource_named(installation.catalog, name)
@@ -198,8 +198,7 @@ def retry(names: tuple[str, ...], failed: bool, as_json: bool) -> None:
 
     `run`, `serve` or a daemon then does the work.
     """
-    from cleanroom_pipelines.runs.finding import resource_named
-    from cleanroom_pipelines.runs.retrying import retry_failed
+    from cleanroom_pipelines.runs.resources import resource_named, retry_failed
 
     if bool(names) == failed:
         raise UsageError("Give either names or --failed.", remedy="`cleanroom status` lists what failed.")

@@ -8,7 +8,6 @@ Keep out: sessions, routing (`app.py`) and what pages show (`pages`).
 import mimetypes
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -26,8 +25,7 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.mail import mail_user
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.operating import open_areas
-from cleanroom_pipelines.server.requests import Reply, Request
-from cleanroom_pipelines.storage.vault import chunks_of
+from cleanroom_pipelines.server.requests import Reply, Request, send_file
 from cleanroom_pipelines.terms import Permission
 
 
@@ -179,15 +177,7 @@ class PageRequest:
         Raises:
             MediaError: The user has no such file.
         """
-        stack = ExitStack()
-        try:
-            path = stack.enter_context(self.service.opening(self.email, job_id, name, self.request.id))
-            stream = stack.enter_context(path.open("rb"))
-        except BaseException:
-            stack.close()
-            raise
-        n_bytes = path.stat().st_size
-        return Reply(200, _attachment(name), chunks=chunks_of(stream), n_bytes=n_bytes, close=stack.close)
+        return send_file(self.service.opening(self.email, job_id, name, self.request.id), _attachment(name))
 
     def attach(self, name: str, chunks: Iterable[str]) -> Reply:
         """Send a small file, such as figures as CSV."""

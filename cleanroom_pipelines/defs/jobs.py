@@ -16,8 +16,8 @@ from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS
 from cleanroom_pipelines.runs.labels import LANE_TAG
 from cleanroom_pipelines.runs.rebuilding import rebuild_history
+from cleanroom_pipelines.runs.resources import retry_failed as retry_all_failed
 from cleanroom_pipelines.runs.retention import delete_superseded
-from cleanroom_pipelines.runs.retrying import retry_failed as retry_all_failed
 from cleanroom_pipelines.runs.running import run_pending
 from cleanroom_pipelines.runs.seeds import start_job_from_file
 from cleanroom_pipelines.runs.shared_scoring import help_scoring

@@ -133,7 +133,7 @@ def build_training_dataset(work: Work[TrainingDataset]) -> AssetResult:
 @builds(AudienceModel, "audience_model")
 def build_audience_model(work: Work[AudienceModel]) -> AssetResult:
     """Train the similarity model on a dataset's interactions in the training window, without any seed."""
-    from cleanroom_pipelines.similarity.kept_representations import keep_representation
+    from cleanroom_pipelines.similarity.private_representation import keep_representation
     from cleanroom_pipelines.similarity.specs import SizeProfile, Window
     from cleanroom_pipelines.similarity.training import train
 

@@ -415,7 +415,7 @@ def _build_insights(state: _RoomBuild) -> None:
 
 
 def _build_model(state: _RoomBuild) -> None:
-    from cleanroom_pipelines.similarity.kept_representations import keep_representation
+    from cleanroom_pipelines.similarity.private_representation import keep_representation
     from cleanroom_pipelines.similarity.rooms import train_room
 
     if "base_audience" not in state.version.artifacts or not state.room.allows(CollaborationType.LOOKALIKE):

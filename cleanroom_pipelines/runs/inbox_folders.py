@@ -18,8 +18,8 @@ from pathlib import Path
 from cleanroom_pipelines.catalog import RECORDS, Kind, Resource
 from cleanroom_pipelines.errors import NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.runs.drops import ACCEPTED, REJECTED
-from cleanroom_pipelines.runs.finding import listed
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.resources import listed
 from cleanroom_pipelines.storage import Home
 from cleanroom_pipelines.storage.layout import is_partition_key
 

@@ -157,7 +157,7 @@ class PrivateRanking:
 
     @cached_property
     def _representation(self) -> str:
-        from cleanroom_pipelines.similarity.kept_representations import representation_digest
+        from cleanroom_pipelines.similarity.private_representation import representation_digest
 
         return representation_digest(self.model)
 
@@ -199,7 +199,7 @@ class PaidVector(Document):
 
     def fits(self, pair_id: str, source: str, model: Path) -> bool:
         """Whether the vector was made for these organisations and this seed, and fits this model."""
-        from cleanroom_pipelines.similarity.kept_representations import representation_digest
+        from cleanroom_pipelines.similarity.private_representation import representation_digest
 
         return self.source == digest_of(pair_id, source) and self.representation == representation_digest(model)
 

@@ -36,7 +36,7 @@ from cleanroom_pipelines.catalog import (
     hex_of,
     is_proof,
 )
-from cleanroom_pipelines.catalog.spec_digests import SPECS
+from cleanroom_pipelines.catalog.room_specs import SPECS
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, IdentityError, StatusCode, UsageError
 from cleanroom_pipelines.runs.building_lookalike import shared_metrics
 from cleanroom_pipelines.runs.installation import Installation

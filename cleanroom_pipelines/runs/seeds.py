@@ -28,9 +28,9 @@ from cleanroom_pipelines.catalog import (
 from cleanroom_pipelines.engine import Runtime
 from cleanroom_pipelines.errors import SeedError, StatusCode, UsageError
 from cleanroom_pipelines.privacy import BudgetSpentError
-from cleanroom_pipelines.runs.finding import resource_named
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.private_jobs import PrivateJob
+from cleanroom_pipelines.runs.resources import resource_named
 from cleanroom_pipelines.runs.work import Work
 from cleanroom_pipelines.storage import ArtifactStore, Input
 

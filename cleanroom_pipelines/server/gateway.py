@@ -29,7 +29,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 HEALTH = "/_cleanroom/health"
-_FORMER_BUCKETS = "/_cleanroom/buckets/"
 _WITHOUT_BODY = (204, 304)
 _OF_PROXIES = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
 _SLOWEST_UPLOAD = 10_000  # bytes per second
@@ -153,13 +152,6 @@ class Gateway:
             return await self._call_media(request, receive)
         if self.site is not None and self.site.serves(request):
             return await self._show(self.site, request, receive)
-        if request.raw_path.startswith(_FORMER_BUCKETS):
-            return await self._reject(
-                request,
-                "Objects are now served through the S3 API. Use any S3 client with this endpoint.",
-                status=410,
-                ends=True,
-            )
         return await self._call(request, receive)
 
     async def _show(self, site: Site, request: Request, receive: Receive) -> Reply:

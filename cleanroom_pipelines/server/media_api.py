@@ -8,7 +8,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,7 @@ from cleanroom_pipelines.media.protocol import PREFIX, error_as_dict, status_of
 from cleanroom_pipelines.runs.credentials import user_of
 from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.media.service import MediaService
-from cleanroom_pipelines.server.requests import Reply, Request
+from cleanroom_pipelines.server.requests import Reply, Request, send_file
 from cleanroom_pipelines.storage.vault import chunks_of
 
 _LOG = logging.getLogger(__name__)
@@ -48,9 +48,7 @@ class MediaApi:
                 return self._file(request, email)
             with self._audited_rejections(request, email):
                 if request.method != "POST":
-                    raise errors.NotFoundError(
-                        "Unknown path.", remedy="See the paths in cleanroom_pipelines.media.protocol."
-                    )
+                    raise _unknown_path()
                 params = _object(body)
             method = request.raw_path.removeprefix(f"{PREFIX}/")
             return _json(200, {"result": self.service.call(email, method, params, request.id)})
@@ -63,9 +61,7 @@ class MediaApi:
             email = self._admit(request)
             with self._audited_rejections(request, email):
                 if request.raw_path != _UPLOADS:
-                    raise errors.NotFoundError(
-                        "Unknown path.", remedy="See the paths in cleanroom_pipelines.media.protocol."
-                    )
+                    raise _unknown_path()
             self.service.admit_upload(email, request.id)
             query = parse_qs(request.raw_query)
             name = (query.get("name") or ["file"])[0]
@@ -104,19 +100,9 @@ class MediaApi:
         parts = [unquote(part) for part in request.raw_path.removeprefix(_JOBS).split("/")]
         with self._audited_rejections(request, email):
             if len(parts) != 3 or parts[1] != "files":
-                raise errors.NotFoundError(
-                    "Unknown path.", remedy="See the paths in cleanroom_pipelines.media.protocol."
-                )
-        stack = ExitStack()
-        try:
-            path = stack.enter_context(self.service.opening(email, parts[0], parts[2]))
-            stream = stack.enter_context(path.open("rb"))
-        except BaseException:
-            stack.close()
-            raise
+                raise _unknown_path()
         headers = {"Content-Type": "application/octet-stream"}
-        n_bytes = path.stat().st_size
-        return Reply(200, headers, chunks=chunks_of(stream), n_bytes=n_bytes, close=stack.close)
+        return send_file(self.service.opening(email, parts[0], parts[2]), headers)
 
     def error_reply(self, request: Request, error: Exception) -> Reply:
         """Return the error response to a request; only the class of a server error is logged."""
@@ -173,6 +159,10 @@ class MediaUpload:
 
     def _chunks(self) -> Iterator[bytes]:
         yield from chunks_of(self._file)
+
+
+def _unknown_path() -> errors.NotFoundError:
+    return errors.NotFoundError("Unknown path.", remedy="See the paths in cleanroom_pipelines.media.protocol.")
 
 
 def _object(body: bytes) -> dict[str, Any]:

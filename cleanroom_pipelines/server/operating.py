@@ -7,7 +7,7 @@ Keep out: pages (the console) and the rules (catalog, runs); the commands call t
 A secret is returned by the action that creates it, and shown nowhere else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ from cleanroom_pipelines.server.requests import Request
 from cleanroom_pipelines.storage.audit import fits
 
 _MOST_DAYS_OF_A_TOKEN = 90
+Do = Callable[[Call], Any]
+_ACTIONS: dict[str, tuple[Do, bool]] = {}
+"""The actions by name, each with whether it only reads."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,16 @@ def open_areas(installation: Installation, request: Request, email: str) -> tupl
     return tuple(each for each in areas if each != "operator" or _is_near(installation, request))
 
 
+def _action(*, only_reads: bool = False) -> Callable[[Do], Do]:
+    """Register a function as the action of its name; actions that only read are audited in batches."""
+
+    def register(do: Do) -> Do:
+        _ACTIONS[do.__name__.lstrip("_")] = do, only_reads
+        return do
+
+    return register
+
+
 def _is_near(installation: Installation, request: Request) -> bool:
     return installation.settings.operator_pages == "remote" or request.is_local
 
@@ -90,10 +103,12 @@ def _check_operator(call: Call, request: Request) -> None:
         )
 
 
+@_action(only_reads=True)
 def _health(call: Call) -> Any:
     return situation_of(call.installation)
 
 
+@_action(only_reads=True)
 def _organizations(call: Call) -> list[dict[str, Any]]:
     """Return the organisations with their users, accounts and privacy budgets."""
     pairs = call.installation.catalog.pairs
@@ -115,6 +130,7 @@ def _organizations(call: Call) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+@_action(only_reads=True)
 def _users(call: Call) -> list[dict[str, Any]]:
     catalog = call.installation.catalog
     invited = {each.email: each.expires_at for each in catalog.sign_in.invitations()}
@@ -129,6 +145,7 @@ def _users(call: Call) -> list[dict[str, Any]]:
     ]
 
 
+@_action(only_reads=True)
 def _user(call: Call) -> dict[str, Any]:
     catalog, user = call.installation.catalog, _named(call)
     return {
@@ -139,6 +156,7 @@ def _user(call: Call) -> dict[str, Any]:
     }
 
 
+@_action()
 def _invite_user(call: Call) -> dict[str, Any]:
     """Invite a user, creating it if needed; set its organisation if one is given."""
     email, organization = call.text("email").strip().lower(), call.text("organization", "").strip()
@@ -152,15 +170,18 @@ def _invite_user(call: Call) -> dict[str, Any]:
     return {"secret": secret, "email": email, "expires_at": link.expires_at}
 
 
+@_action()
 def _sign_in_link(call: Call) -> dict[str, Any]:
     secret, link = issue_link(call.installation, _named(call).email, LinkPurpose.SIGN_IN)
     return {"secret": secret, "email": link.email, "expires_at": link.expires_at}
 
 
+@_action()
 def _set_organization(call: Call) -> None:
     call.installation.catalog.pairs.set_organization(call.text("organization").strip(), email=_named(call).email)
 
 
+@_action()
 def _set_role(call: Call) -> None:
     """Set a user's role; operators cannot remove their own role, so at least one operator remains."""
     user, is_operator, account = _named(call), call.flag("is_operator"), call.text("account", "").strip()
@@ -170,6 +191,7 @@ def _set_role(call: Call) -> None:
     call.installation.catalog.users.set_role(user.email, is_operator=is_operator, account_id=account_id)
 
 
+@_action()
 def _set_user_disabled(call: Call) -> None:
     email, is_disabled = _named(call).email, call.flag("disabled")
     if email == call.email and is_disabled:
@@ -177,21 +199,25 @@ def _set_user_disabled(call: Call) -> None:
     call.installation.catalog.users.set_user_disabled(email, is_disabled)
 
 
+@_action()
 def _end_sessions(call: Call) -> None:
     call.installation.catalog.sign_in.end_sessions(_named(call).email)
 
 
+@_action()
 def _issue_token(call: Call) -> dict[str, Any]:
     days = call.number("days", _MOST_DAYS_OF_A_TOKEN)
     text, token = issue_token(call.installation, _named(call).email, days)
     return {"secret": text, "email": token.email, "expires_at": token.expires_at}
 
 
+@_action()
 def _revoke_token(call: Call) -> None:
     _about(call, resource=call.text("token_id"))
     call.installation.catalog.users.revoke_token(call.text("token_id"))
 
 
+@_action(only_reads=True)
 def _accounts(call: Call) -> list[dict[str, Any]]:
     catalog = call.installation.catalog
     return [
@@ -205,6 +231,7 @@ def _accounts(call: Call) -> list[dict[str, Any]]:
     ]
 
 
+@_action()
 def _create_account(call: Call) -> dict[str, Any]:
     """Create an account with an access key."""
     name, organization = call.text("name").strip(), call.text("organization", "").strip()
@@ -213,27 +240,32 @@ def _create_account(call: Call) -> dict[str, Any]:
     return _issued(call, created.id)
 
 
+@_action()
 def _issue_key(call: Call) -> dict[str, Any]:
     return _issued(call, call.installation.catalog.parties.account_named(call.text("account_id")))
 
 
+@_action()
 def _disable_key(call: Call) -> None:
     _about(call, access_key=call.text("key_id"))
     call.installation.catalog.parties.disable_access_key(call.text("key_id"))
 
 
+@_action()
 def _set_account_disabled(call: Call) -> None:
     account_id = call.installation.catalog.parties.account_named(call.text("account_id"))
     _about(call, account=account_id)
     call.installation.catalog.parties.set_account_disabled(account_id, call.flag("disabled"))
 
 
+@_action(only_reads=True)
 def _collaborations(call: Call) -> dict[str, Any]:
     parties = call.installation.catalog.parties
     names = {each.id: each.name for each in parties.accounts()}
     return {"collaborations": parties.collaborations(), "names": names}
 
 
+@_action()
 def _create_collaboration(call: Call) -> None:
     parties = call.installation.catalog.parties
     created = parties.create_collaboration(
@@ -246,12 +278,14 @@ def _create_collaboration(call: Call) -> None:
     _about(call, resource=created.id)
 
 
+@_action()
 def _leave_collaboration(call: Call) -> None:
     collaboration_id, account_id = call.text("collaboration_id"), call.text("account_id")
     _about(call, resource=collaboration_id, account=account_id)
     call.installation.catalog.parties.set_membership(collaboration_id, account_id, active=False)
 
 
+@_action(only_reads=True)
 def _quotas(call: Call) -> list[tuple[str, float]]:
     """Return the names and values of the quotas in the installation's settings."""
     settings = call.installation.settings
@@ -280,31 +314,3 @@ def _not_yourself() -> InvalidRequestError:
     return InvalidRequestError(
         "Operators cannot end their own access.", remedy="Ask another operator, or use the command line."
     )
-
-
-_READS: Mapping[str, Callable[[Call], Any]] = {
-    "health": _health,
-    "organizations": _organizations,
-    "users": _users,
-    "user": _user,
-    "accounts": _accounts,
-    "collaborations": _collaborations,
-    "quotas": _quotas,
-}
-_WRITES: Mapping[str, Callable[[Call], Any]] = {
-    "invite_user": _invite_user,
-    "sign_in_link": _sign_in_link,
-    "set_organization": _set_organization,
-    "set_role": _set_role,
-    "set_user_disabled": _set_user_disabled,
-    "end_sessions": _end_sessions,
-    "issue_token": _issue_token,
-    "revoke_token": _revoke_token,
-    "create_account": _create_account,
-    "issue_key": _issue_key,
-    "disable_key": _disable_key,
-    "set_account_disabled": _set_account_disabled,
-    "create_collaboration": _create_collaboration,
-    "leave_collaboration": _leave_collaboration,
-}
-_ACTIONS = {name: (do, name in _READS) for name, do in {**_READS, **_WRITES}.items()}

@@ -5,7 +5,11 @@ Keep out: the web server itself (`gateway.py`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from cleanroom_pipelines.storage.vault import chunks_of
 
 Headers = list[tuple[str, str]]
 
@@ -70,3 +74,11 @@ class Reply:
     chunks: Iterable[bytes] | None = None
     n_bytes: int = 0
     close: Callable[[], None] = lambda: None
+
+
+def send_file(opening: AbstractContextManager[Path], headers: Mapping[str, str]) -> Reply:
+    """Return a reply with the content of a file, which stays open until the reply was sent."""
+    with ExitStack() as stack:
+        path = stack.enter_context(opening)
+        chunks = chunks_of(stack.enter_context(path.open("rb")))
+        return Reply(200, headers, chunks=chunks, n_bytes=path.stat().st_size, close=stack.pop_all().close)

@@ -1,6 +1,7 @@
 """User vectors for private lookalikes, learned without any seed.
 
-Lives here: learning the vectors' maps, clip lengths and Gram matrices when a model is trained; vectors of users.
+Lives here: learning the vectors' maps, clip lengths and Gram matrices when a model is trained; vectors of users;
+transferring a representation to a new model, and its identity.
 Add here when a user's vector gets another part (and raise model.FORMAT_VERSION).
 Keep out: everything that depends on a seed (private_lookalikes).
 
@@ -13,9 +14,15 @@ threads and machines does not matter. Above about a million users the sums are o
 The number of items adds up to 5 % of recall at 10 % (page visits, 500 seed users: .93 to .98 of the recall of
 logistic regression) and costs nothing on other data.
 
+A vector released for a seed is valid in one representation only. A new model of a refreshed base therefore takes
+over the representation of the old model, matching items by id and features by name, so that ranking refreshed data
+costs no more privacy budget. New items have weight 0 until a representation is learnt again, which happens when too
+many items are new.
+
     private.npz     idf (M,), item_map (M, D), dense_map (F, D), mean (D,); per d `length_d` and `gram_d` (d, d)
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +36,7 @@ import scipy.sparse as sp
 
 from cleanroom_pipelines.engine import Engine
 from cleanroom_pipelines.errors import ArtifactError
-from cleanroom_pipelines.similarity.model import Model
+from cleanroom_pipelines.similarity.model import DIGESTS_FILE, Model, write_digests
 from cleanroom_pipelines.similarity.representation import weighted_rows
 from cleanroom_pipelines.similarity.shards import Shard
 
@@ -351,3 +358,46 @@ def _steps(values: npt.NDArray[Any], steps: int) -> Float64:
 
 def _lengths(rows: Float64) -> Float64:
     return np.asarray(np.sqrt((np.ascontiguousarray(rows) ** 2).sum(axis=1)))
+
+
+_LEAST_KNOWN = 0.7
+_ORIGIN = "origin"
+
+
+def representation_digest(model: Path | str) -> str:
+    """Return the digest (64 hex digits) of a model's representation; a reused representation keeps its digest."""
+    path = Path(model) / PRIVATE_FILE
+    with np.load(path, allow_pickle=False) as arrays:
+        if _ORIGIN in arrays:
+            return str(arrays[_ORIGIN])
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def keep_representation(model: Path, before: Path) -> bool:
+    """Copy the private representation of an earlier model to a new one, if the earlier model knows most items.
+
+    Args:
+        model: Folder of the new, complete model.
+        before: Folder of the earlier model.
+
+    Returns:
+        Whether it was kept: at least 70 % of the users' items are known to the earlier model.
+
+    Raises:
+        ArtifactError: A model cannot be read.
+    """
+    new, old = Model(model), Model(before)
+    known = set(old.item_ids())
+    users, is_known = new.item_users(), np.array([item in known for item in new.item_ids()], dtype=bool)
+    if users.sum() and users[is_known].sum() < _LEAST_KNOWN * users.sum():
+        return False
+    origin = representation_digest(before)
+    if representation_digest(model) == origin:
+        return True  # the same base: nothing to transfer
+    PrivateRepresentation.load(before).carried_over(old, new).save(model)
+    with np.load(model / PRIVATE_FILE, allow_pickle=False) as arrays:
+        everything = {name: arrays[name] for name in arrays.files}
+    np.savez(model / PRIVATE_FILE, **everything, origin=np.array(origin))
+    (model / DIGESTS_FILE).unlink(missing_ok=True)
+    write_digests(model)
+    return True

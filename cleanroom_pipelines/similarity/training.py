@@ -12,6 +12,7 @@ and hashing each row instead of each user (9 CPU s for 20 million rows), were dr
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,6 @@ from cleanroom_pipelines.engine.memory import restart_peak, stage_peak_bytes
 from cleanroom_pipelines.errors import TrainingDataError, UsageError
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
-from cleanroom_pipelines.similarity.arrays import create_array
 from cleanroom_pipelines.similarity.cache import open_cached
 from cleanroom_pipelines.similarity.cluster_dictionaries import make_dictionaries_on_cluster
 from cleanroom_pipelines.similarity.cluster_training import write_shards_on_cluster
@@ -503,3 +503,22 @@ def _warnings(found: reading.Interactions, n_items: int) -> tuple[str, ...]:
 
 
 __all__ = ["Model", "train"]
+
+
+def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> Any:
+    """Create a `.npy` file and map it for writing.
+
+    The file's disk space is allocated at once if the system supports that (Linux). Otherwise, writing to a mapped
+    page on a full disk ends the process with SIGBUS.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate") and path.stat().st_size:
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.posix_fallocate(descriptor, 0, path.stat().st_size)
+        finally:
+            os.close(descriptor)
+    return mapped

@@ -485,13 +485,6 @@ def test_an_unsigned_request_reveals_nothing(room: Room) -> None:
     assert everything(room.installation) == before
 
 
-def test_the_former_address_says_where_to_go(room: Room) -> None:
-    for request in (get("_cleanroom/buckets/seeds/a.jsonl"), put("_cleanroom/buckets/seeds/a.jsonl", SECRET)):
-        answer = room.ask(room.parties.advertiser, request)
-        assert answer.status == 410
-        assert "S3" in answer.json["message"]
-
-
 # over a socket
 
 

@@ -22,7 +22,6 @@ from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import ArtifactError, CancelledError, SeedError, StatusCode
 from cleanroom_pipelines.privacy.prices import FIGURES_SENSITIVITY, figures_price
 from cleanroom_pipelines.similarity import TrainingSettings, shards
-from cleanroom_pipelines.similarity.kept_representations import keep_representation, representation_digest
 from cleanroom_pipelines.similarity.model import DIGESTS_FILE, Model
 from cleanroom_pipelines.similarity.private_lookalikes import (
     SCALE_FILE,
@@ -43,6 +42,8 @@ from cleanroom_pipelines.similarity.private_representation import (
     PRIVATE_FILE,
     PrivateRepresentation,
     coordinates_of,
+    keep_representation,
+    representation_digest,
 )
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, n_ranked, ranking_parts
 from cleanroom_pipelines.similarity.rooms import USERS_FILE, select_reach
