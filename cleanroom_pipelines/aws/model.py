@@ -1,13 +1,12 @@
 """The AWS API as defined by botocore's own service model, so that our implementation cannot drift from it.
 
-Lives here: the 25 lookalike operations and those that read collaborations, their input and output shapes, and
-limits that differ from the model.
-Add here when an operation is added, or a documented limit that the model lacks.
-Keep out: values, which `constraints.py` checks against the shapes.
+Lives here: the shapes of the operations that have a handler, and limits that differ from the model.
+Add here a documented limit that the model lacks.
+Keep out: which operations are served (`handlers.py`), and values, which `constraints.py` checks against the shapes.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
@@ -21,48 +20,8 @@ SERVICE: Final = "cleanrooms-ml"
 COLLABORATIONS: Final = "cleanrooms"
 """The name of the API that reads collaborations, in signatures."""
 
-OPERATION_NAMES: Final = (
-    "CreateTrainingDataset",
-    "GetTrainingDataset",
-    "ListTrainingDatasets",
-    "DeleteTrainingDataset",
-    "CreateAudienceModel",
-    "GetAudienceModel",
-    "ListAudienceModels",
-    "DeleteAudienceModel",
-    "CreateConfiguredAudienceModel",
-    "GetConfiguredAudienceModel",
-    "UpdateConfiguredAudienceModel",
-    "ListConfiguredAudienceModels",
-    "DeleteConfiguredAudienceModel",
-    "PutConfiguredAudienceModelPolicy",
-    "GetConfiguredAudienceModelPolicy",
-    "DeleteConfiguredAudienceModelPolicy",
-    "StartAudienceGenerationJob",
-    "GetAudienceGenerationJob",
-    "ListAudienceGenerationJobs",
-    "DeleteAudienceGenerationJob",
-    "StartAudienceExportJob",
-    "ListAudienceExportJobs",
-    "TagResource",
-    "UntagResource",
-    "ListTagsForResource",
-)
-
-COLLABORATION_OPERATION_NAMES: Final = (
-    "ListCollaborations",
-    "GetCollaboration",
-    "ListMembers",
-    "ListCollaborationAnalysisTemplates",
-    "ListMemberships",
-    "GetMembership",
-)
-
-# The name of botocore's model and the served operations, by the service's name in signatures.
-_SERVED: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    SERVICE: ("cleanroomsml", OPERATION_NAMES),
-    COLLABORATIONS: ("cleanrooms", COLLABORATION_OPERATION_NAMES),
-}
+# The names of botocore's models, by the services' names in signatures.
+_MODELS: Final[Mapping[str, str]] = {SERVICE: "cleanroomsml", COLLABORATIONS: "cleanrooms"}
 
 # Where AWS's documentation contradicts its model, and this implementation follows the documentation.
 _OUR_LIMITS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -168,8 +127,7 @@ def operations(service: str = SERVICE) -> Mapping[str, Operation]:
     Raises:
         ConfigurationError: botocore is not installed, or this code does not support its model.
     """
-    model_name, names = _SERVED[service]
-    model = load_service(model_name)
+    names, model = _served(service), load_service(_MODELS[service])
     missing = [name for name in names if name not in model["operations"]]
     if missing:
         raise _too_old(f"lacks {missing[0]}")
@@ -183,10 +141,16 @@ def other_operations(service: str) -> Mapping[tuple[str, tuple[str, ...]], str]:
     return MappingProxyType(
         {
             (found["http"]["method"], _segments(found)): name
-            for name, found in load_service(_SERVED[service][0])["operations"].items()
-            if name not in _SERVED[service][1]
+            for name, found in load_service(_MODELS[service])["operations"].items()
+            if name not in _served(service)
         }
     )
+
+
+def _served(service: str) -> Collection[str]:
+    from cleanroom_pipelines.aws.handlers import HANDLERS  # imported late: the handlers' modules import this one
+
+    return HANDLERS[service].keys()
 
 
 def _segments(operation: Mapping[str, Any]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from cleanroom_pipelines.console.forms import Form, FormFile
 from cleanroom_pipelines.console.rendering import PREFIX, PRIVATE, Rendering, url
 from cleanroom_pipelines.console.sessions import SignInLimits
 from cleanroom_pipelines.errors import CleanroomError
-from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError, PermissionDeniedError
+from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
 from cleanroom_pipelines.media.protocol import Method, status_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.mail import mail_user
@@ -263,12 +263,12 @@ class Route:
         """Answer a request; if its form is rejected, show the form's page again.
 
         Raises:
-            MediaError: The request was rejected, and has no form that its sender may see.
+            MediaError: The request was rejected, and has no form to show again, or its sender may not see that.
         """
         try:
             return self.answer(page)
         except MediaError as error:
-            if self.again is None or isinstance(error, PermissionDeniedError):
+            if self.again is None:
                 raise
             page.error = error
             return self.again(page)

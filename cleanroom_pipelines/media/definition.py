@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from cleanroom_pipelines.audiences.definitions import parse_definition
 from cleanroom_pipelines.errors import UsageError
@@ -16,7 +16,6 @@ from cleanroom_pipelines.media.errors import InvalidDefinitionError
 from cleanroom_pipelines.media.participant import Participant
 
 _Member = TypeVar("_Member", bound=StrEnum)
-_Seeds = TypeVar("_Seeds", bound="SeedAudienceDefinition")
 
 
 class AudienceDefinition(ABC):
@@ -91,31 +90,6 @@ class AudienceBuilder:
         """Share the audience with these participants."""
         self._shared_with = list(participants)
         return self
-
-
-class SeedAudienceBuilder(AudienceBuilder, Generic[_Seeds]):
-    """Base class of the builders of definitions that consist only of one type of seed audience.
-
-    Args:
-        name: Name of the audience.
-        source_audience_type: The type of the seed audience.
-    """
-
-    _BUILDS: type[_Seeds]
-
-    def __init__(self, *, name: str, source_audience_type: str) -> None:
-        super().__init__(name=name)
-        self._source_audience_type = source_audience_type
-
-    def build(self) -> _Seeds:
-        """Return the definition.
-
-        Raises:
-            InvalidDefinitionError: The definition is invalid.
-        """
-        return self._BUILDS(
-            name=self._name, source_audience_type=self._source_audience_type, shared_with=self._shared_with
-        )
 
 
 @contextmanager

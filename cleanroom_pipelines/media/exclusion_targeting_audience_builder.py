@@ -4,7 +4,7 @@ Lives here: the definition and its builder.
 Keep out: the opposite, remarketing audiences (`remarketing_audience_builder.py`).
 """
 
-from cleanroom_pipelines.media.definition import SeedAudienceBuilder, SeedAudienceDefinition
+from cleanroom_pipelines.media.definition import AudienceBuilder, SeedAudienceDefinition
 
 
 class ExclusionTargetingAudienceDefinition(SeedAudienceDefinition):
@@ -19,7 +19,7 @@ class ExclusionTargetingAudienceDefinition(SeedAudienceDefinition):
     _KIND = "exclusion"
 
 
-class ExclusionTargetingAudienceBuilder(SeedAudienceBuilder[ExclusionTargetingAudienceDefinition]):
+class ExclusionTargetingAudienceBuilder(AudienceBuilder):
     """Builder of an `ExclusionTargetingAudienceDefinition`.
 
     Args:
@@ -27,4 +27,16 @@ class ExclusionTargetingAudienceBuilder(SeedAudienceBuilder[ExclusionTargetingAu
         source_audience_type: Seed type whose matched users are left out.
     """
 
-    _BUILDS = ExclusionTargetingAudienceDefinition
+    def __init__(self, *, name: str, source_audience_type: str) -> None:
+        super().__init__(name=name)
+        self._source_audience_type = source_audience_type
+
+    def build(self) -> ExclusionTargetingAudienceDefinition:
+        """Return the definition.
+
+        Raises:
+            InvalidDefinitionError: The definition is invalid.
+        """
+        return ExclusionTargetingAudienceDefinition(
+            name=self._name, source_audience_type=self._source_audience_type, shared_with=self._shared_with
+        )

@@ -4,7 +4,7 @@ Lives here: the definition and its builder.
 Keep out: the opposite, exclusion audiences (`exclusion_targeting_audience_builder.py`).
 """
 
-from cleanroom_pipelines.media.definition import SeedAudienceBuilder, SeedAudienceDefinition
+from cleanroom_pipelines.media.definition import AudienceBuilder, SeedAudienceDefinition
 
 
 class RemarketingAudienceDefinition(SeedAudienceDefinition):
@@ -19,7 +19,7 @@ class RemarketingAudienceDefinition(SeedAudienceDefinition):
     _KIND = "remarketing"
 
 
-class RemarketingAudienceBuilder(SeedAudienceBuilder[RemarketingAudienceDefinition]):
+class RemarketingAudienceBuilder(AudienceBuilder):
     """Builder of a `RemarketingAudienceDefinition`.
 
     Args:
@@ -27,4 +27,16 @@ class RemarketingAudienceBuilder(SeedAudienceBuilder[RemarketingAudienceDefiniti
         source_audience_type: The type of the seed audience.
     """
 
-    _BUILDS = RemarketingAudienceDefinition
+    def __init__(self, *, name: str, source_audience_type: str) -> None:
+        super().__init__(name=name)
+        self._source_audience_type = source_audience_type
+
+    def build(self) -> RemarketingAudienceDefinition:
+        """Return the definition.
+
+        Raises:
+            InvalidDefinitionError: The definition is invalid.
+        """
+        return RemarketingAudienceDefinition(
+            name=self._name, source_audience_type=self._source_audience_type, shared_with=self._shared_with
+        )

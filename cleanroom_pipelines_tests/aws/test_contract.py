@@ -21,7 +21,7 @@ import botocore
 import pytest
 from botocore.validate import ParamValidator
 
-from cleanroom_pipelines.aws.model import OPERATION_NAMES
+from cleanroom_pipelines.aws.handlers import OPERATIONS
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines.runs.installation import Installation
@@ -122,7 +122,7 @@ def test_every_violated_constraint_is_rejected_and_named(
         assert {case: problem for case, problem in wrong.items() if problem} == {}
         assert everything(shared_server.home) == before
 
-    assert_each(is_so, OPERATION_NAMES)
+    assert_each(is_so, OPERATIONS)
 
 
 def test_with_every_constraint_kept_no_constraint_is_named(connection: KeptConnection) -> None:
@@ -131,7 +131,7 @@ def test_with_every_constraint_kept_no_constraint_is_named(connection: KeptConne
         assert answer.status != 500
         assert b"failed to satisfy constraint" not in answer.body
 
-    assert_each(is_so, OPERATION_NAMES)
+    assert_each(is_so, OPERATIONS)
 
 
 # every operation's answer
@@ -211,7 +211,7 @@ def test_every_response_matches_its_output_shape(room: Room) -> None:
     publisher("DeleteAudienceModel", audienceModelArn=model)
     finish_deletion(room, Kind.AUDIENCE_MODEL, model)
     publisher("DeleteTrainingDataset", trainingDatasetArn=dataset)
-    assert publisher.called == set(OPERATION_NAMES)
+    assert publisher.called == set(OPERATIONS)
     for method, member in LISTS.items():
         assert getattr(room.publisher, method)()[member] == []
 

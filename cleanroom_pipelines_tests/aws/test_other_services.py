@@ -19,7 +19,8 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
 
-from cleanroom_pipelines.aws.model import COLLABORATION_OPERATION_NAMES
+from cleanroom_pipelines.aws.handlers import HANDLERS
+from cleanroom_pipelines.aws.model import COLLABORATIONS
 from cleanroom_pipelines.catalog import GenerationJob
 from cleanroom_pipelines.errors import StatusCode
 from cleanroom_pipelines_tests.server.server import (
@@ -149,7 +150,7 @@ def test_every_response_about_collaborations_matches_its_shape(room: Room) -> No
         answer.pop("ResponseMetadata")
         problems = ParamValidator().validate(answer, model.operation_model(name).output_shape)
         assert not problems.has_errors(), problems.generate_report()
-    assert seen.keys() == set(COLLABORATION_OPERATION_NAMES)
+    assert seen.keys() == HANDLERS[COLLABORATIONS].keys()
     (one,) = seen["ListCollaborations"]["collaborationList"]
     assert (one["id"], one["name"], one["membershipId"]) == (room_id, "Spring", membership["id"])
     assert "do not mark" in seen["GetCollaboration"]["collaboration"]["description"]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.aws import signing
 from cleanroom_pipelines.aws.answers import ApiError, Caller
-from cleanroom_pipelines.aws.model import OPERATION_NAMES
+from cleanroom_pipelines.aws.handlers import OPERATIONS
 from cleanroom_pipelines.aws.signing import SigningKey, verify
 
 from ..cases import assert_each
@@ -117,7 +117,7 @@ def test_a_real_client_of_each_operation(client: ShortClient) -> None:
         now = datetime.strptime(request.header("X-Amz-Date"), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         assert check(request, now) == Caller(ACCOUNT, KEY_ID, REGION)
 
-    assert_each(is_accepted, OPERATION_NAMES)
+    assert_each(is_accepted, OPERATIONS)
 
 
 def test_botocores_signer_for_each_operation() -> None:
@@ -125,7 +125,7 @@ def test_botocores_signer_for_each_operation() -> None:
         request = sign(build(name, right(name)), now=NOW, region="eu-central-1")
         assert check(request) == Caller(ACCOUNT, KEY_ID, "eu-central-1")
 
-    assert_each(is_accepted, OPERATION_NAMES)
+    assert_each(is_accepted, OPERATIONS)
 
 
 _NASTY = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1, max_size=20)

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from cleanroom_pipelines.aws.answers import ApiError
 from cleanroom_pipelines.aws.constraints import MAX_PROBLEMS, parse_timestamp
-from cleanroom_pipelines.aws.model import OPERATION_NAMES, operations
+from cleanroom_pipelines.aws.handlers import OPERATIONS
+from cleanroom_pipelines.aws.model import operations
 from cleanroom_pipelines.aws.wire import MAX_BODY_BYTES, OperationCall, read, route, write, write_error
 
 from ..cases import assert_each
@@ -31,7 +32,7 @@ REQUEST_ID = "0123abcd-0123-4abc-8def-0123456789ab"
 MODEL_ARN = "arn:aws:cleanrooms-ml:us-east-1:123456789012:audience-model/x"
 DATASET_ARN = "arn:aws:cleanrooms-ml:us-east-1:123456789012:training-dataset/x"
 CREATE_MODEL = {"name": "n", "trainingDatasetArn": DATASET_ARN}
-WITH_OUTPUT = [name for name in OPERATION_NAMES if operation_model(name).output_shape]
+WITH_OUTPUT = [name for name in OPERATIONS if operation_model(name).output_shape]
 # There are 25 operations: a few examples for each, where others draw theirs for one thing. What a model allows is
 # large, and much of it is filtered.
 each_operation = settings(max_examples=4 * settings().max_examples, suppress_health_check=list(HealthCheck))
@@ -58,7 +59,7 @@ def client() -> ShortClient:
 
 
 @each_operation
-@given(name=st.sampled_from(OPERATION_NAMES), data=st.data())
+@given(name=st.sampled_from(tuple(OPERATIONS)), data=st.data())
 def test_the_server_reads_what_a_client_sends(client: ShortClient, name: str, data: st.DataObject) -> None:
     parameters = data.draw(inputs(operation_model(name).input_shape))
     request, _ = client.call(name, parameters)
@@ -68,7 +69,7 @@ def test_the_server_reads_what_a_client_sends(client: ShortClient, name: str, da
 
 
 @each_operation
-@given(name=st.sampled_from(OPERATION_NAMES), data=st.data())
+@given(name=st.sampled_from(tuple(OPERATIONS)), data=st.data())
 def test_a_client_reads_what_the_server_writes(client: ShortClient, name: str, data: st.DataObject) -> None:
     shape = operation_model(name).output_shape
     output = data.draw(outputs(shape)) if shape else {}
@@ -84,7 +85,7 @@ def test_the_example_with_all_members_is_read() -> None:
     def is_read(name: str) -> None:
         assert understood(build(name, right(name))).parameters == right(name)
 
-    assert_each(is_read, OPERATION_NAMES)
+    assert_each(is_read, OPERATIONS)
 
 
 def test_a_broken_constraint_is_named() -> None:
@@ -95,11 +96,11 @@ def test_a_broken_constraint_is_named() -> None:
         assert f"Value at '{wrong.place}' failed to satisfy constraint: M" in error.message
         assert MARK not in error.message, "no value is quoted"
 
-    assert_each(is_named, (each for name in OPERATION_NAMES for each in broken(name)))
+    assert_each(is_named, (each for name in OPERATIONS for each in broken(name)))
 
 
 def test_every_constraint_of_the_model_is_broken_somewhere() -> None:
-    kinds = {each.kind for name in OPERATION_NAMES for each in broken(name)}
+    kinds = {each.kind for name in OPERATIONS for each in broken(name)}
     assert {"missing", "null", "too short", "too long", "below", "above", "too few", "too many"} <= kinds
     assert {"pattern", "enum", "wrong type", "empty union", "key too long", "key pattern", "reserved key"} <= kinds
 
@@ -114,7 +115,7 @@ def test_an_operation_is_found_by_its_own_path() -> None:
         assert operation.name == name
         assert all(right(name)[label] == value for label, value in labels.items())
 
-    assert_each(is_found, OPERATION_NAMES)
+    assert_each(is_found, OPERATIONS)
 
 
 def test_encoded_slashes_stay_in_their_segment() -> None:
@@ -331,7 +332,7 @@ def test_the_parameters_are_not_in_the_call_s_repr() -> None:
             )
         ),
     ),
-    st.sampled_from([name for name in OPERATION_NAMES if operations()[name].method in {"POST", "PUT", "PATCH"}]),
+    st.sampled_from([name for name in OPERATIONS if operations()[name].method in {"POST", "PUT", "PATCH"}]),
 )
 def test_any_json_is_parsed_or_rejected(value: Any, name: str) -> None:
     request = replace(build(name, right(name)), body=json.dumps(value).encode())
@@ -590,7 +591,7 @@ def test_a_client_raises_the_matching_exception_class(client: ShortClient) -> No
         with raised(client.client, name) as told:
             client.call("CreateAudienceModel", right("CreateAudienceModel"), write_error(error, REQUEST_ID))
         shape = next(
-            each for name_ in OPERATION_NAMES for each in operation_model(name_).error_shapes if each.name == name
+            each for name_ in OPERATIONS for each in operation_model(name_).error_shapes if each.name == name
         )
         assert (
             told["ResponseMetadata"]["HTTPStatusCode"] == error.status == shape.metadata["error"]["httpStatusCode"]
@@ -600,7 +601,7 @@ def test_a_client_raises_the_matching_exception_class(client: ShortClient) -> No
         assert {key: told[key] for key in members} == members
 
     assert_each(
-        is_raised, sorted({error.name for name in OPERATION_NAMES for error in operation_model(name).error_shapes})
+        is_raised, sorted({error.name for name in OPERATIONS for error in operation_model(name).error_shapes})
     )
 
 

@@ -7,11 +7,12 @@ Keep out: who is an operator, and what the actions do (`server.operating`).
 A new secret is in the response to the form, not on a page of its own: no address leads to it again.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from cleanroom_pipelines.console.page import PageRequest, Route
 from cleanroom_pipelines.errors import UsageError
-from cleanroom_pipelines.media.errors import InvalidRequestError
+from cleanroom_pipelines.media.errors import InvalidRequestError, PermissionDeniedError
 from cleanroom_pipelines.server.operating import Operating
 from cleanroom_pipelines.server.requests import Reply
 
@@ -128,6 +129,17 @@ def leave_collaboration(page: PageRequest) -> Reply:
     return page.redirect(COLLABORATIONS, done="operating.saved.done")
 
 
+def _again(show: Callable[[PageRequest], Reply]) -> Callable[[PageRequest], Reply]:
+    """Show a rejected form again, unless its sender may not see the form either."""
+
+    def again(page: PageRequest) -> Reply:
+        if isinstance(page.error, PermissionDeniedError):
+            raise page.error
+        return show(page)
+
+    return again
+
+
 def _act(page: PageRequest, action: str, **params: Any) -> Any:
     return Operating(page.service, page.request, page.email).call(action, **params)
 
@@ -197,14 +209,14 @@ PAGES = (
     Route("GET", "/operator/organizations", organizations),
     Route("GET", "/operator/quotas", quotas),
     Route("GET", USERS, users),
-    Route("POST", USERS, invite, users),
+    Route("POST", USERS, invite, _again(users)),
     Route("GET", USER, user),
-    Route("POST", USER, change_user, user),
+    Route("POST", USER, change_user, _again(user)),
     Route("GET", ACCOUNTS, accounts),
-    Route("POST", ACCOUNTS, create_account, accounts),
+    Route("POST", ACCOUNTS, create_account, _again(accounts)),
     Route("GET", ACCOUNT, account),
-    Route("POST", ACCOUNT, change_account, account),
+    Route("POST", ACCOUNT, change_account, _again(account)),
     Route("GET", COLLABORATIONS, collaborations),
-    Route("POST", COLLABORATIONS, create_collaboration, collaborations),
-    Route("POST", f"{COLLABORATIONS}/leave", leave_collaboration, collaborations),
+    Route("POST", COLLABORATIONS, create_collaboration, _again(collaborations)),
+    Route("POST", f"{COLLABORATIONS}/leave", leave_collaboration, _again(collaborations)),
 )
