@@ -2,7 +2,7 @@
 
 Lives here: the shapes of the operations that have a handler, and limits that differ from the model.
 Add here a documented limit that the model lacks.
-Keep out: which operations are served (`handlers.py`), and values, which `constraints.py` checks against the shapes.
+Keep out: which operations are served (`handlers.py`), and values (`constraints.py` checks them).
 """
 
 import re

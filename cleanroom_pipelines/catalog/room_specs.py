@@ -1,7 +1,7 @@
 """Specs of data rooms: labs, rooms, custom audiences and delivered lists; and the digests of all specs.
 
-Lives here: one frozen spec per kind, and the rules that can be checked without the database; the spec of each kind,
-its field values, and its digest, for comparing declarations.
+Lives here: one frozen spec per kind, and the rules that can be checked without the database; the spec of each
+kind, its field values, and its digest, for comparing declarations.
 Add here when one of these kinds gets a field that its creator sets.
 Keep out: specs of the lookalike API (`specs.py`) and the meaning of definitions (`audiences.definitions`).
 

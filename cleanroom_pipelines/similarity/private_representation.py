@@ -16,8 +16,8 @@ logistic regression) and costs nothing on other data.
 
 A vector released for a seed is valid in one representation only. A new model of a refreshed base therefore takes
 over the representation of the old model, matching items by id and features by name, so that ranking refreshed data
-costs no more privacy budget. New items have weight 0 until a representation is learnt again, which happens when too
-many items are new.
+costs no more privacy budget. New items have weight 0 until a representation is learnt again, which happens when
+too many items are new.
 
     private.npz     idf (M,), item_map (M, D), dense_map (F, D), mean (D,); per d `length_d` and `gram_d` (d, d)
 """

@@ -286,14 +286,42 @@ class RemoteBucket:
             return bytes(obstore.get_range(store, key, start=start, end=end))
 
     def put(
-        self, key: str, source: IO[bytes], *, attributes: Mapping[str, str] | None = None, e_tag: str = ""
+        self,
+        key: str,
+        source: IO[bytes],
+        *,
+        attributes: Mapping[str, str] | None = None,
+        e_tag: str = "",
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write an object atomically; `e_tag` is ignored, because the store computes its own ETag."""
-        self._put(key, source, attributes)
+        """Write an object atomically; `e_tag` is ignored, because the store computes its own ETag.
+
+        `check` is called just before the object becomes visible, so that it can abort the write.
+        """
+        n_bytes = source.seek(0, 2)
+        source.seek(0)
+        piece_bytes = max(_PIECE_BYTES, n_bytes // _MAX_PIECES + 1)
+
+        def pieces() -> Iterator[bytes]:
+            while piece := source.read(piece_bytes):
+                yield piece
+            check()  # an exception aborts the upload, and obstore deletes the uploaded pieces
+
+        with self._store() as store:
+            obstore.put(
+                store,
+                key,
+                pieces(),
+                attributes=dict(attributes or {}),
+                use_multipart=n_bytes > piece_bytes,
+                chunk_size=piece_bytes,
+                max_concurrency=1,
+            )
 
     def delete_object(self, key: str) -> None:
         """Delete an object, if it exists."""
-        self._delete(key)
+        with suppress(NotFoundError), self._store() as store:
+            obstore.delete(store, key)
 
     def list(self, folder: str, *, after: str = "", deep: bool = True) -> Iterator[ObjectEntry]:
         """List the objects of a folder whose keys are safe file names on every disk; see Bucket.list."""
@@ -319,7 +347,7 @@ class RemoteBucket:
             BucketError: The bucket cannot be written.
         """
         for key in (*[entry.key for entry in self._list(folder)], folder):
-            self._delete(key)
+            self.delete_object(key)
 
     @contextmanager
     def drafting(
@@ -441,38 +469,6 @@ class RemoteBucket:
         except NotFoundError:
             return None
 
-    def _put(
-        self,
-        key: str,
-        source: IO[bytes],
-        labels: Mapping[str, str] | None = None,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Write an object; call `check` just before the object becomes visible, so that it can abort the write."""
-        n_bytes = source.seek(0, 2)
-        source.seek(0)
-        piece_bytes = max(_PIECE_BYTES, n_bytes // _MAX_PIECES + 1)
-
-        def pieces() -> Iterator[bytes]:
-            while piece := source.read(piece_bytes):
-                yield piece
-            check()  # an exception aborts the upload, and obstore deletes the uploaded pieces
-
-        with self._store() as store:
-            obstore.put(
-                store,
-                key,
-                pieces(),
-                attributes=dict(labels or {}),
-                use_multipart=n_bytes > piece_bytes,
-                chunk_size=piece_bytes,
-                max_concurrency=1,
-            )
-
-    def _delete(self, key: str) -> None:
-        with suppress(NotFoundError), self._store() as store:
-            obstore.delete(store, key)
-
     @contextmanager
     def _store(self) -> Iterator[Any]:
         """Yield the store; convert its errors to this package's errors, which give only a code or class name."""
@@ -526,12 +522,12 @@ class _RemoteDraft:
             earlier = self._bucket._reject_others(self._folder, owner, self._fence, but=self._written)
             self._fence.commit()
             for stale in sorted(earlier - {key}):
-                self._bucket._delete(stale)
+                self._bucket.delete_object(stale)
             self._bucket._put_marker(key, path, self._labels, self._fence)
         else:
             self._written.add(key)
             with path.open("rb") as source:
-                self._bucket._put(key, source, self._labels, self._fence.check)
+                self._bucket.put(key, source, attributes=self._labels, check=self._fence.check)
         path.unlink()
 
     def discard(self) -> None:
@@ -545,7 +541,7 @@ class _RemoteDraft:
             return
         for key in sorted(self._written):
             if self._bucket._is_by(self._labels, key):
-                self._bucket._delete(key)
+                self._bucket.delete_object(key)
 
 
 def _entry(meta: Any) -> ObjectEntry:
