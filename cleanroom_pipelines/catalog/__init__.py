@@ -47,7 +47,6 @@ from cleanroom_pipelines.catalog.notices import NoticeOutcome, NoticeReceiver, N
 from cleanroom_pipelines.catalog.overview import Overview
 from cleanroom_pipelines.catalog.pairs import Pairs
 from cleanroom_pipelines.catalog.parties import Parties
-from cleanroom_pipelines.catalog.queue import Lane
 from cleanroom_pipelines.catalog.records import (
     OPEN,
     RECORDS,
@@ -119,7 +118,7 @@ from cleanroom_pipelines.catalog.specs import (
 )
 from cleanroom_pipelines.catalog.tombstones import SEED, UPLOAD, Tombstones, hex_of
 from cleanroom_pipelines.catalog.users import Users
-from cleanroom_pipelines.catalog.work import Scheduling
+from cleanroom_pipelines.catalog.work import Lane, Scheduling
 from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS

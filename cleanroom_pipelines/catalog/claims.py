@@ -3,7 +3,7 @@
 Lives here: taking, renewing and releasing a claim, keeping it during the work, the writes of its holder, and
 releasing expired claims.
 Add here when a run that holds a claim may do something new.
-Keep out: which work is ready (`work.py`) and its consequences (`propagation.py`).
+Keep out: which work is ready (`work.py`) and its consequences (`lifecycle.py`).
 """
 
 import json
@@ -16,11 +16,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Part
+from cleanroom_pipelines.catalog.database import Part, noted
 from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.lifecycle import (
     close_failed,
     find_version,
+    follow,
     is_being_delivered,
     lock_resource,
     make_pending,
@@ -30,8 +31,6 @@ from cleanroom_pipelines.catalog.lifecycle import (
     require_not_deleting,
 )
 from cleanroom_pipelines.catalog.names import Kind, check_text
-from cleanroom_pipelines.catalog.noting import noted
-from cleanroom_pipelines.catalog.propagation import follow
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Claim, ExpiredClaims, ParentRef, Status, Version
 from cleanroom_pipelines.catalog.tables import (
     ROWS,

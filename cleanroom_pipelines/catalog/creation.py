@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
-from cleanroom_pipelines.catalog.database import ClashError
+from cleanroom_pipelines.catalog.database import ClashError, noted
 from cleanroom_pipelines.catalog.job_views import add_view, has_view, lock_job_names, view_named
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
@@ -34,7 +34,6 @@ from cleanroom_pipelines.catalog.names import (
     owner_job_name,
     partition_key,
 )
-from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import (
     Cause,
     ConfiguredAtStart,

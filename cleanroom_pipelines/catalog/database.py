@@ -1,8 +1,10 @@
 """The database: connections, transactions and the schema's version.
 
-Lives here: read and write transactions, migration under a lock, and the translation of SQLAlchemy's errors.
-Add here when all transactions must follow another rule.
-Keep out: rows and rules; opening SQLite and PostgreSQL (`storage.databases`).
+Lives here: read and write transactions, migration under a lock, the translation of SQLAlchemy's errors; `noted`,
+which reports each call that changes the catalogue, successful or rejected, for the audit log.
+Add here when all transactions must follow another rule, or another argument identifies what is changed.
+Keep out: the audit log (storage); bookkeeping of runs, which is not reported; rows and rules; opening SQLite and
+PostgreSQL (`storage.databases`).
 """
 
 import os
@@ -10,10 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import wraps
+from inspect import signature as signature_of
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import (
     URL,
@@ -30,12 +35,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.noting import Change
 from cleanroom_pipelines.catalog.tables import Base, Record, record_of
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError
 from cleanroom_pipelines.storage.databases import BUSY_SECONDS, WRITES, make_engine
 from cleanroom_pipelines.storage.identity import WAY_BACK
 from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
+from cleanroom_pipelines.ways_in import REQUEST, acting_for, way_in
 
 # The schema of this code and the last step in `migrations/versions` (tested). A constant, so that opening a
 # catalogue does not import Alembic.
@@ -406,3 +411,77 @@ def _translated() -> Iterator[None]:
             f"The catalogue's database rejected a statement ({type(error.orig).__name__}); nothing was changed.",
             remedy="Check the database's own log.",
         ) from None
+
+
+_KEYS = (
+    "resource_id",
+    "job_id",
+    "model_id",
+    "configured_id",
+    "data_room_id",
+    "collaboration_id",
+    "key_id",
+    "token_id",
+    "upload_id",
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change to the catalogue, applied or rejected.
+
+    Attributes:
+        operation: The name of the catalogue's method.
+        way: The entry point: cli, inbox, ui, schedule, worker.
+        resource: The key of the changed object, if it has one.
+        account: The account concerned, if any.
+        email: The user concerned, if any; never logged in plain text.
+        error: The error that rejected it; None if it was applied.
+    """
+
+    operation: str
+    way: str
+    resource: str | None
+    account: str | None
+    email: str | None
+    error: CleanroomError | None
+
+
+def noted(method: F) -> F:
+    """Decorate a method that changes the catalogue: pass each applied or rejected call to `on_change`."""
+    signature = signature_of(method)
+
+    @wraps(method)
+    def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        way = way_in()
+        if self._database.on_change is None or way == REQUEST:
+            return method(self, *args, **kwargs)
+        try:
+            with acting_for(REQUEST):  # a decorated method that calls another one is reported once
+                result = method(self, *args, **kwargs)
+        except CleanroomError as error:
+            given = signature.bind(self, *args, **kwargs).arguments
+            self._database.on_change(_change(method.__name__, way, given, None, error))
+            raise
+        given = signature.bind(self, *args, **kwargs).arguments
+        self._database.on_change(_change(method.__name__, way, given, result, None))
+        return result
+
+    return cast(F, noting)
+
+
+def _change(
+    operation: str, way: str, given: dict[str, Any], result: object, error: CleanroomError | None
+) -> Change:
+    resource = next((given[name] for name in _KEYS if isinstance(given.get(name), str)), None)
+    of_result = (getattr(result, name, None) for name in ("resource_id", "id", "key_id", "token_id"))
+    return Change(
+        operation=operation,
+        way=way,
+        resource=resource or next((key for key in of_result if isinstance(key, str)), None),
+        account=given.get("account_id") or getattr(result, "account_id", None),
+        email=given.get("email"),
+        error=error,
+    )

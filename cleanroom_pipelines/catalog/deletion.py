@@ -11,11 +11,10 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.claims import cancel
-from cleanroom_pipelines.catalog.database import Part
+from cleanroom_pipelines.catalog.database import Part, noted
 from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind
-from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import DELETING, OPEN, Resource, Status
 from cleanroom_pipelines.catalog.tables import (
     ROWS,

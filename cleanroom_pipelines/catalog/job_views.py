@@ -15,10 +15,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, select, text, tuple_, union_all
 from sqlalchemy.orm import Session
 
+from cleanroom_pipelines.catalog.database import noted
 from cleanroom_pipelines.catalog.deletion import Deletion
 from cleanroom_pipelines.catalog.lifecycle import find_resource, lock_resource
 from cleanroom_pipelines.catalog.names import Kind, check_tag_keys, check_tags
-from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import ExportJob, GenerationJob, JobView, Page
 from cleanroom_pipelines.catalog.resources import check_page, make_token, read_token
 from cleanroom_pipelines.catalog.specs import Starter

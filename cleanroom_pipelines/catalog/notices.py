@@ -13,12 +13,11 @@ from datetime import datetime
 from sqlalchemy import select
 
 from cleanroom_pipelines.catalog.channels import Channel, Command
-from cleanroom_pipelines.catalog.database import Part
+from cleanroom_pipelines.catalog.database import Part, noted
 from cleanroom_pipelines.catalog.names import Kind, check_label, check_name
-from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.pairs import organization_of_address
-from cleanroom_pipelines.catalog.queue import with_owner
 from cleanroom_pipelines.catalog.tables import AccountRow, NoticeOutcomeRow, NoticeRow, ResourceRow, UserRow
+from cleanroom_pipelines.catalog.work import with_owner
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 # The receiver that the operator sets in CLEANROOM_NOTIFY; it is not declared, but its last outcome is stored too.

@@ -18,10 +18,9 @@ from itertools import combinations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Part
+from cleanroom_pipelines.catalog.database import Part, noted
 from cleanroom_pipelines.catalog.identity import raise_generation
 from cleanroom_pipelines.catalog.names import check_label, make_uuid
-from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import Ledger, LedgerLine, Pair, Proposal
 from cleanroom_pipelines.catalog.tables import AccountRow, LedgerLineRow, PairRow, ProposalRow, UserRow, record_of
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import ClashError, Part
+from cleanroom_pipelines.catalog.database import ClashError, Part, noted
 from cleanroom_pipelines.catalog.lifecycle import lock_resource
 from cleanroom_pipelines.catalog.names import (
     LOCAL_ACCOUNT,
@@ -30,7 +30,6 @@ from cleanroom_pipelines.catalog.names import (
     make_template_arn,
     make_uuid,
 )
-from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.pairs import make_monthly
 from cleanroom_pipelines.catalog.records import (
     AccessKey,

@@ -14,7 +14,7 @@ from typing import TypeVar
 from sqlalchemy import JSON, select, tuple_, type_coerce
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Part
+from cleanroom_pipelines.catalog.database import Part, noted
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
     lock_resource,
@@ -28,7 +28,6 @@ from cleanroom_pipelines.catalog.names import (
     check_tags,
     check_text,
 )
-from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import (
     DELETING,
     OPEN,

@@ -13,11 +13,10 @@ from typing import Any, Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Part
+from cleanroom_pipelines.catalog.database import Part, noted
 from cleanroom_pipelines.catalog.deletion import mark_for_deletion
 from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
 from cleanroom_pipelines.catalog.names import Kind, as_label, check_label, make_uuid
-from cleanroom_pipelines.catalog.noting import noted
 from cleanroom_pipelines.catalog.records import (
     DELETING,
     Cause,

@@ -13,8 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Part
-from cleanroom_pipelines.catalog.noting import noted
+from cleanroom_pipelines.catalog.database import Part, noted
 from cleanroom_pipelines.catalog.records import ConsoleSession, LinkPurpose, NewPasskey, Passkey, SignInLink
 from cleanroom_pipelines.catalog.tables import (
     ChallengeRow,

@@ -10,8 +10,7 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from cleanroom_pipelines.catalog.database import Part
-from cleanroom_pipelines.catalog.noting import noted
+from cleanroom_pipelines.catalog.database import Part, noted
 from cleanroom_pipelines.catalog.records import Token, User
 from cleanroom_pipelines.catalog.room_specs import check_email
 from cleanroom_pipelines.catalog.tables import (

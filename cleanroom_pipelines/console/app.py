@@ -20,9 +20,8 @@ from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import as_media_error, status_of
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.sign_in import find_session
-from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.media.service import MediaService
-from cleanroom_pipelines.server.requests import Reply, Request
+from cleanroom_pipelines.server.requests import RateLimit, Reply, Request
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
 
 _LOG = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.media.errors import InvalidRequestError, MediaError
 from cleanroom_pipelines.media.protocol import Method, status_of
 from cleanroom_pipelines.runs.installation import Installation
-from cleanroom_pipelines.runs.mail import mail_user
+from cleanroom_pipelines.runs.notices import mail_user
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.operating import open_areas
 from cleanroom_pipelines.server.requests import Reply, Request, send_file

@@ -17,8 +17,7 @@ from starlette.requests import cookie_parser
 
 from cleanroom_pipelines.media.errors import PermissionDeniedError, TooManyRequestsError
 from cleanroom_pipelines.runs.sign_in import CHALLENGE_VALID
-from cleanroom_pipelines.server.limits import RateLimit
-from cleanroom_pipelines.server.requests import Request
+from cleanroom_pipelines.server.requests import RateLimit, Request
 
 _SESSION, _CHALLENGE = "cleanroom", "cleanroom-challenge"
 _PER_ADDRESS, _BURST_OF_ADDRESS = 1 / 6, 20.0

@@ -11,8 +11,7 @@ from typing import Any
 import dagster as dg
 
 from cleanroom_pipelines.catalog import AudienceModel, Kind
-from cleanroom_pipelines.defs.declaring import PARTITIONS
-from cleanroom_pipelines.defs.failing import in_words
+from cleanroom_pipelines.defs.declaring import PARTITIONS, in_words
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.building_lookalike import verify_exported_files

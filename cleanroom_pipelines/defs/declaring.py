@@ -1,16 +1,20 @@
-"""Declaring assets: settings that all assets share, and their entries in the registry.
+"""Declaring assets: settings that all assets share, their entries in the registry, and how failures are shown.
 
-Lives here: partition sets by kind, the asset decorator, owners and the pool of heavy work.
+Lives here: partition sets by kind, the asset decorator, owners and the pool of heavy work; failures
+with our own sentences, which Dagster shows first and never masks.
 Add here when every asset must declare something more.
 Keep out: single assets (assets/) and the registry (runs.kinds).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
 
+from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.runs.kinds import ASSETS, ASSETS_OF, KINDS
+from cleanroom_pipelines.runs.work import without_data
 
 PARTITIONS = {kind: dg.DynamicPartitionsDefinition(name=row.partition_set) for kind, row in KINDS.items()}
 
@@ -72,3 +76,39 @@ def dependencies(asset_name: str, inputs: Sequence[str]) -> list[dg.AssetDep]:
         dg.AssetDep(name, partition_mapping=None if ASSETS[name].kind is kind else NO_PARTITIONS)
         for name in inputs
     ]
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Failed(dg.Failure, dg.DagsterError):
+    """A failure with this package's own text and metadata. Dagster shows it even if it masks other errors.
+
+    With DAGSTER_REDACT_USER_CODE_ERRORS Dagster marks errors of user code, and replaces the text of marked ones.
+    In a tick it marks the error that it wraps them in, unless they are errors of its own.
+    """
+
+    __module__ = "builtins"  # so that Dagster shows "Failed: " and the reason, without the name of a module
+
+    @property
+    def _redacted_error_uuid(self) -> None:
+        return None
+
+    @_redacted_error_uuid.setter
+    def _redacted_error_uuid(self, _: str) -> None:
+        pass
+
+
+def in_words(function: Callable[P, T]) -> Callable[P, T]:
+    """Make an op, sensor, schedule or check report errors in this package's own words, without data."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            with without_data():
+                return function(*args, **kwargs)
+        except CleanroomError as error:
+            raise Failed(description=str(error), allow_retries=False) from None
+
+    return call

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from cleanroom_pipelines.catalog import Lane
-from cleanroom_pipelines.defs.failing import in_words
+from cleanroom_pipelines.defs.declaring import in_words
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.kinds import ASSETS_OF, KINDS

@@ -11,9 +11,9 @@ from typing import Any
 
 import dagster as dg
 
-from cleanroom_pipelines.defs.failing import Failed
+from cleanroom_pipelines.defs.declaring import Failed
 from cleanroom_pipelines.defs.pages import metadata_of, report_of
-from cleanroom_pipelines.engine.memory import process_peak_bytes
+from cleanroom_pipelines.engine.runtime import process_peak_bytes
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError
 from cleanroom_pipelines.runs import failures
 from cleanroom_pipelines.runs.building import AssetResult

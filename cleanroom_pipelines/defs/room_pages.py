@@ -12,7 +12,7 @@ import dagster as dg
 
 from cleanroom_pipelines.catalog import Resource
 from cleanroom_pipelines.defs import pictures
-from cleanroom_pipelines.defs.bars import bars
+from cleanroom_pipelines.defs.pages import bars
 from cleanroom_pipelines.runs.reasons import escaped
 
 Metadata = dict[str, Any]

@@ -7,7 +7,7 @@ Keep out: how often a model is refreshed; its declaration says that.
 
 import dagster as dg
 
-from cleanroom_pipelines.defs.failing import in_words
+from cleanroom_pipelines.defs.declaring import in_words
 from cleanroom_pipelines.defs.jobs import housekeeping, run_all_pending
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.ways_in import acting_for

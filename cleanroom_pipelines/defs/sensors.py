@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import dagster as dg
 
 from cleanroom_pipelines.catalog import RECORDS, Lane, Status
-from cleanroom_pipelines.defs.failing import in_words
+from cleanroom_pipelines.defs.declaring import in_words
 from cleanroom_pipelines.defs.jobs import (
     asset_jobs,
     carry_out_deletions,

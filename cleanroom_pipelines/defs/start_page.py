@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 import dagster as dg
 
 from cleanroom_pipelines.defs.checks import model_is_fresh
-from cleanroom_pipelines.defs.failing import in_words
+from cleanroom_pipelines.defs.declaring import in_words
 from cleanroom_pipelines.defs.pages import Metadata
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.dagster_home import CODE_LOCATION

@@ -28,8 +28,7 @@ from cleanroom_pipelines.errors import (
 )
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.storage.buckets import ObjectPlace, folder_on_disk
-from cleanroom_pipelines.storage.fences import UNFENCED, Fence
-from cleanroom_pipelines.storage.objects import BucketError, FolderDraft
+from cleanroom_pipelines.storage.objects import UNFENCED, BucketError, Fence, FolderDraft
 
 MANIFEST = "manifest.json"
 ROWS_PER_PART = 1_000_000

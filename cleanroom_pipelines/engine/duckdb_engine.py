@@ -21,12 +21,11 @@ import duckdb
 import pyarrow as pa
 
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
-from cleanroom_pipelines.engine.hashing import stable_hash_sql
 from cleanroom_pipelines.engine.packing import Packing, packing_of, unpacked_blocks
 from cleanroom_pipelines.engine.parquet_types import UUID
 from cleanroom_pipelines.engine.partitions import value_of, values_of
 from cleanroom_pipelines.engine.plain_paths import PlainPaths, is_plain
-from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
+from cleanroom_pipelines.engine.sql import quote_identifier, quote_literal, stable_hash_sql
 from cleanroom_pipelines.engine.tables import TableFiles, check_types
 from cleanroom_pipelines.engine.text_files import CsvShape
 from cleanroom_pipelines.errors import EngineError, StorageFullError

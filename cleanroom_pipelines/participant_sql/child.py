@@ -19,7 +19,7 @@ from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cleanroom_pipelines.engine.quoting import quote_identifier
+from cleanroom_pipelines.engine.sql import quote_identifier
 from cleanroom_pipelines.participant_sql.column_types import SchemaError, schema_of, typed
 from cleanroom_pipelines.participant_sql.confinement import confine
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
+from cleanroom_pipelines.engine.sql import quote_identifier, quote_literal
 from cleanroom_pipelines.uploads.roles import Role
 
 SCHEMA_FILE: Final = "_schema.json"

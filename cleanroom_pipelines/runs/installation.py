@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cleanroom_pipelines.catalog import Catalog
 from cleanroom_pipelines.catalog.channels import Mail, is_loopback
-from cleanroom_pipelines.catalog.noting import Change
+from cleanroom_pipelines.catalog.database import Change
 from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.errors import ConfigurationError
 from cleanroom_pipelines.runs.opening import Opened, Parts

@@ -41,7 +41,7 @@ from cleanroom_pipelines.runs.signals import handle_signals
 from cleanroom_pipelines.runs.upgrading import wait_for_rebuild
 from cleanroom_pipelines.storage import ArtifactReference, Draft, Input, InstallationKey, Manifest
 from cleanroom_pipelines.storage.artifacts import of_the_machine
-from cleanroom_pipelines.storage.fences import Fence
+from cleanroom_pipelines.storage.objects import Fence
 from cleanroom_pipelines.ways_in import acting_for
 
 _CANCELLED = "The work was cancelled."

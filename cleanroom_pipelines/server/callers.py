@@ -15,8 +15,7 @@ from cleanroom_pipelines.aws.model import SERVICE
 from cleanroom_pipelines.aws.s3.errors import S3Error
 from cleanroom_pipelines.aws.signing import S3Signature, SigningKey, verify, verify_s3
 from cleanroom_pipelines.catalog import parse_arn
-from cleanroom_pipelines.server.limits import RateLimit
-from cleanroom_pipelines.server.requests import Request
+from cleanroom_pipelines.server.requests import RateLimit, Request
 from cleanroom_pipelines.storage.audit import AuditLog
 
 _NO_FAILURES = ("NotImplemented", "SlowDown")  # of S3, with statuses from 500

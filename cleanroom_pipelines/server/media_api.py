@@ -17,9 +17,8 @@ from urllib.parse import parse_qs, unquote
 from cleanroom_pipelines.media import errors
 from cleanroom_pipelines.media.protocol import PREFIX, error_as_dict, status_of
 from cleanroom_pipelines.runs.credentials import user_of
-from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.media.service import MediaService
-from cleanroom_pipelines.server.requests import Reply, Request, send_file
+from cleanroom_pipelines.server.requests import RateLimit, Reply, Request, send_file
 from cleanroom_pipelines.storage.vault import chunks_of
 
 _LOG = logging.getLogger(__name__)

@@ -1,13 +1,15 @@
 """The requests and replies that the parts of the server exchange.
 
-Lives here: `Request` and `Reply`.
+Lives here: `Request` and `Reply`, and one token bucket per account, in this process.
 Keep out: the web server itself (`gateway.py`).
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from cleanroom_pipelines.storage.vault import chunks_of
 
@@ -82,3 +84,37 @@ def send_file(opening: AbstractContextManager[Path], headers: Mapping[str, str])
         path = stack.enter_context(opening)
         chunks = chunks_of(stack.enter_context(path.open("rb")))
         return Reply(200, headers, chunks=chunks, n_bytes=path.stat().st_size, close=stack.pop_all().close)
+
+
+_BURST_SECONDS = 2.0
+
+
+class RateLimit:
+    """Token bucket per account: a steady request rate, with bursts of up to two seconds' worth of requests.
+
+    Args:
+        per_second: Requests per second and account.
+        clock: Monotonic clock, in seconds.
+        burst: Requests that may be sent at once; None for those of two seconds.
+    """
+
+    def __init__(
+        self, per_second: float, clock: Callable[[], float] = time.monotonic, burst: float | None = None
+    ) -> None:
+        self._per_second = per_second
+        self._most = burst or max(1.0, per_second * _BURST_SECONDS)
+        self._clock = clock
+        self._left: dict[str, tuple[float, float]] = {}
+        self._lock = Lock()
+
+    def allows(self, account_id: str) -> bool:
+        """Check whether an account may send a request now, and count the request if so.
+
+        All accounts are kept, because they are few.
+        """
+        with self._lock:
+            now = self._clock()
+            left, at = self._left.get(account_id, (self._most, now))
+            left = min(self._most, left + (now - at) * self._per_second)
+            self._left[account_id] = (left - 1.0 if left >= 1.0 else left, now)
+            return left >= 1.0

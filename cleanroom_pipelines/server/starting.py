@@ -30,11 +30,11 @@ from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.requested_seeds import forget_seeds_from
 from cleanroom_pipelines.server.callers import Doorkeeper
 from cleanroom_pipelines.server.gateway import Gateway, Site
-from cleanroom_pipelines.server.limits import RateLimit
 from cleanroom_pipelines.server.lookalike_api import LookalikeApi
 from cleanroom_pipelines.server.media.service import MediaService
 from cleanroom_pipelines.server.media_api import MediaApi
 from cleanroom_pipelines.server.metrics import Metrics
+from cleanroom_pipelines.server.requests import RateLimit
 from cleanroom_pipelines.server.s3.api import S3Api
 from cleanroom_pipelines.server.s3.operations import S3Parts
 from cleanroom_pipelines.storage.multipart import MultipartUploads

@@ -26,13 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_configured_engine
-from cleanroom_pipelines.engine.memory import restart_peak, stage_peak_bytes
+from cleanroom_pipelines.engine.runtime import restart_peak, stage_peak_bytes
 from cleanroom_pipelines.errors import TrainingDataError, UsageError
 from cleanroom_pipelines.similarity import features as dense_features
 from cleanroom_pipelines.similarity import reading
 from cleanroom_pipelines.similarity.cache import open_cached
-from cleanroom_pipelines.similarity.cluster_dictionaries import make_dictionaries_on_cluster
-from cleanroom_pipelines.similarity.cluster_training import write_shards_on_cluster
+from cleanroom_pipelines.similarity.cluster_training import make_dictionaries_on_cluster, write_shards_on_cluster
 from cleanroom_pipelines.similarity.model import FORMAT_VERSION, Model, write_digests
 from cleanroom_pipelines.similarity.pairs import MAX_USERS, PairSpill, choose_vocabulary, shard_boundaries
 from cleanroom_pipelines.similarity.private_representation import learn_private_representation

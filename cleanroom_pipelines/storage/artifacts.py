@@ -32,9 +32,16 @@ from cleanroom_pipelines.errors import (
     StorageFullError,
     StoreUnavailableError,
 )
-from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.layout import is_version, path_of_asset, path_of_partition, path_of_version
-from cleanroom_pipelines.storage.objects import CHUNK_BYTES, PATIENCE, BucketError, OpenedObject, Patience
+from cleanroom_pipelines.storage.objects import (
+    CHUNK_BYTES,
+    PATIENCE,
+    UNFENCED,
+    BucketError,
+    Fence,
+    OpenedObject,
+    Patience,
+)
 from cleanroom_pipelines.storage.processes import remembered
 
 if TYPE_CHECKING:

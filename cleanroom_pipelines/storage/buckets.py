@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 from cleanroom_pipelines.errors import ConfigurationError, NotFoundError, SeedError, StatusCode, UsageError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, replacing
-from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.home import Home
 from cleanroom_pipelines.storage.local_bucket import LocalBucket
 from cleanroom_pipelines.storage.objects import (
+    UNFENCED,
     Bucket,
     BucketError,
     BucketForbiddenError,
+    Fence,
     FolderDraft,
     ObjectEntry,
     OpenedObject,

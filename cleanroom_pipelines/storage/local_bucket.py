@@ -32,10 +32,11 @@ from typing import IO, Any
 
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
-from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.objects import (
     CHUNK_BYTES,
+    UNFENCED,
     BucketError,
+    Fence,
     ObjectEntry,
     OpenedObject,
     Sink,

@@ -36,11 +36,12 @@ from obstore.exceptions import (
 from obstore.store import S3Store, from_url
 
 from cleanroom_pipelines.errors import ClaimLostError, CleanroomError, ConfigurationError, NotFoundError
-from cleanroom_pipelines.storage.fences import UNFENCED, Fence
 from cleanroom_pipelines.storage.objects import (
     CHUNK_BYTES,
     PATIENCE,
+    UNFENCED,
     BucketError,
+    Fence,
     ObjectEntry,
     OpenedObject,
     Patience,

@@ -13,8 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from cleanroom_pipelines.catalog import Catalog, Cause, Kind
-from cleanroom_pipelines.catalog.database import Part
-from cleanroom_pipelines.catalog.noting import Change
+from cleanroom_pipelines.catalog.database import Change, Part
 from cleanroom_pipelines.errors import CleanroomError
 from cleanroom_pipelines.ways_in import REQUEST, acting_for
 

@@ -14,7 +14,7 @@ from cleanroom_pipelines.catalog import (
     Stage,
     Version,
 )
-from cleanroom_pipelines.catalog.queue import Lane
+from cleanroom_pipelines.catalog.work import Lane
 
 from .building import Builder, Clock, dataset_spec, export_spec, job_spec
 from .dialects import on_both_dialects
@@ -92,7 +92,7 @@ def test_small_work_does_not_wait_for_heavy_work(undeclared: Builder, clock: Clo
 
 
 def test_lane_of_an_audience_depends_on_its_own_definition(builder: Builder, clock: Clock) -> None:
-    from cleanroom_pipelines.catalog.queue import lane_of
+    from cleanroom_pipelines.catalog.work import lane_of
 
     assert lane_of(Kind.CUSTOM_AUDIENCE, {"kind": "lookalike"}) is Lane.HEAVY
     assert lane_of(Kind.CUSTOM_AUDIENCE, {"kind": "rule_based"}) is Lane.SMALL

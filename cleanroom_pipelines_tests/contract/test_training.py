@@ -15,7 +15,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime
-from cleanroom_pipelines.similarity import TrainingSettings, UsersSchema, Window, cluster_dictionaries
+from cleanroom_pipelines.similarity import TrainingSettings, UsersSchema, Window, cluster_training
 from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.rankings import RANKING_FILE, ranking_parts
 from cleanroom_pipelines.similarity.specs import InteractionsSchema
@@ -155,7 +155,7 @@ IN_ONE_WAY = list(zip(CASES, (SOME_PARCELS, SOME_PARCELS, ONE_PARCEL, SOME_PARCE
 def test_a_cluster_like_engine_trains_the_same_model(
     tables: Tables, tmp_path: Path, case: str, cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_dictionaries, "CELLS_PER_PARCEL", cells)
+    monkeypatch.setattr(cluster_training, "CELLS_PER_PARCEL", cells)
     changes = changes_of(case, tables, tmp_path)
     expected = train_on(tables.interactions, tmp_path, "one", **changes)
     engine = use_cluster_like(monkeypatch)
@@ -168,7 +168,7 @@ def test_a_cluster_like_engine_trains_the_same_model(
 def test_spark_trains_the_same_model(
     spark_here: str, tables: Tables, tmp_path: Path, *, case: str, cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_dictionaries, "CELLS_PER_PARCEL", cells)
+    monkeypatch.setattr(cluster_training, "CELLS_PER_PARCEL", cells)
     spark = EngineSettings(url=spark_here, scratch=tmp_path)
     changes = changes_of(case, tables, tmp_path)
     expected = train_on(tables.interactions, tmp_path, "one", **changes)

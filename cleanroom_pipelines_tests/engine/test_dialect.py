@@ -9,7 +9,7 @@ import pytest
 import sqlglot
 
 from cleanroom_pipelines.engine.dialect import Statement, to_spark
-from cleanroom_pipelines.engine.hashing import stable_hash_sql
+from cleanroom_pipelines.engine.sql import stable_hash_sql
 from cleanroom_pipelines.errors import EngineError
 
 from ..offenders import offenders

@@ -34,7 +34,7 @@ from cleanroom_pipelines.server.media.access import Call
 from cleanroom_pipelines.server.media.jobs import open_file
 from cleanroom_pipelines.storage import Home, ObjectPlace
 from cleanroom_pipelines.storage.buckets import Buckets, RegisteredBucket
-from cleanroom_pipelines.storage.fences import Fence
+from cleanroom_pipelines.storage.objects import Fence
 from cleanroom_pipelines_tests.delivery.exporting import exported as exported_as
 
 from ..conftest import StandingClock

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from cleanroom_pipelines.aws.wire import MAX_BODY_BYTES
 from cleanroom_pipelines.catalog import Kind
-from cleanroom_pipelines.server.limits import RateLimit
+from cleanroom_pipelines.server.requests import RateLimit
 from cleanroom_pipelines_tests.aws.requests import RawRequest, build
 
 from ..cases import assert_each

@@ -17,8 +17,7 @@ import pytest
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
 from cleanroom_pipelines.catalog import RECORDS, ExportJobSpec, GenerationJobSpec, Kind
-from cleanroom_pipelines.defs.bars import bars
-from cleanroom_pipelines.defs.pages import RELEVANCE
+from cleanroom_pipelines.defs.pages import RELEVANCE, bars
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.building_lookalike import verify_exported_files
 from cleanroom_pipelines.runs.kinds import ASSETS_OF

@@ -1,6 +1,7 @@
 """Simulated installations ("worlds") to attack: each has its own home with a data room.
 
-Lives here: building a home once and copying it for each world, calls through the handlers, and running the work.
+Lives here: access to the APIs that attackers use; building a home once and copying it for each world, calls
+through the handlers, and running the work.
 Add here when an attack needs more from a world.
 Keep out: the attackers' requests and guesses (playing, guessing).
 
@@ -11,17 +12,21 @@ noise key.
 import io
 import random
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from unittest.mock import patch
 
-from cleanroom_pipelines.benchmarks.attacks.doors import Doors, InProcess, OpenDoors
+from cleanroom_pipelines.aws.answers import Caller
+from cleanroom_pipelines.aws.handlers import OPERATIONS
+from cleanroom_pipelines.aws.operations.endpoint import Endpoint
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.errors import CleanroomError
+from cleanroom_pipelines.media.client import Transport
 from cleanroom_pipelines.privacy import Price
 from cleanroom_pipelines.runs.backups import back_up, restore
 from cleanroom_pipelines.runs.budgets import restore_ledgers
@@ -37,6 +42,7 @@ from cleanroom_pipelines.runs.building_room_audiences import build_audience_list
 from cleanroom_pipelines.runs.building_rooms import ROOM_ASSETS, build_data_lab, build_room_asset
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.work import Run
+from cleanroom_pipelines.server.media.service import LocalTransport, MediaService
 from cleanroom_pipelines.storage import InstallationKey
 from cleanroom_pipelines.terms import CollaborationType, Permission
 
@@ -55,6 +61,58 @@ N_ODD = 8
 _MANY = 1_000_000
 _EVERYTHING = (Permission.VIEW_OVERLAP, Permission.VIEW_INSIGHTS, Permission.CREATE_CUSTOM_AUDIENCE,
                Permission.EXPORT_AUDIENCE)  # fmt: skip
+
+REGION = "eu-central-1"
+
+
+class Doors(Protocol):
+    """Access to the APIs of one installation."""
+
+    def media(self, email: str) -> Transport:
+        """Return a transport that calls the data-room (Media) API for a user."""
+
+    def lookalikes(self, account_id: str, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Run an operation of the lookalike (AWS) API for an account.
+
+        Raises:
+            ApiError: The operation was rejected.
+        """
+
+    def close(self) -> None:
+        """Close all opened resources."""
+
+
+OpenDoors = Callable[[Installation], Doors]
+
+
+class InProcess:
+    """Direct access to an installation's request handlers, without HTTP.
+
+    Args:
+        installation: The installation.
+    """
+
+    def __init__(self, installation: Installation) -> None:
+        self._service = MediaService(installation)
+        self._endpoint = Endpoint(
+            installation.catalog,
+            installation.home,
+            installation.buckets,
+            lambda: str(uuid.uuid4()),
+            max_unfinished_jobs=_MANY,
+            max_resources=_MANY,
+        )
+
+    def media(self, email: str) -> Transport:
+        """Return a transport that calls the data-room (Media) API for a user."""
+        return LocalTransport(self._service, email)
+
+    def lookalikes(self, account_id: str, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Run an operation of the lookalike (AWS) API for an account."""
+        return OPERATIONS[operation](self._endpoint, Caller(account_id, "-", REGION), parameters) or {}
+
+    def close(self) -> None:
+        """Do nothing, because in-process access opens nothing."""
 
 
 def user(number: int) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from cleanroom_pipelines.aws.answers import ApiError
-from cleanroom_pipelines.benchmarks.attacks.doors import REGION
+from cleanroom_pipelines.benchmarks.attacks.worlds import REGION
 from cleanroom_pipelines.errors import ConflictError
 from cleanroom_pipelines.media.client import HttpTransport
 from cleanroom_pipelines.runs.credentials import issue_access_key, issue_token
