@@ -12,11 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import create_engine
 
-import cleanroom_pipelines.catalog as catalog_package
 from cleanroom_pipelines.catalog import RECORDS, Cause, Kind, Version
 from cleanroom_pipelines.catalog.database import VERSION_TABLE
 from cleanroom_pipelines.runs.artifact_documents import write_documents
@@ -247,15 +243,29 @@ def last_release(installation: Installation, folder: Path) -> None:
         path.unlink()
 
 
+_BACK_TO_0003 = """
+DROP TABLE challenges; DROP TABLE passkeys; DROP TABLE sessions; DROP TABLE sign_in_links;
+DROP TABLE notice_outcomes; DROP TABLE notices;
+DROP TABLE proposals; DROP TABLE ledger_lines; DROP TABLE pairs;
+DROP TABLE tombstones; DROP TABLE installation;
+ALTER TABLE users DROP COLUMN account_id; ALTER TABLE users DROP COLUMN is_operator;
+ALTER TABLE users DROP COLUMN password; ALTER TABLE users DROP COLUMN organization;
+ALTER TABLE accounts DROP COLUMN organization;
+ALTER TABLE collaborations DROP COLUMN full_ensemble; ALTER TABLE collaborations DROP COLUMN seed_removed;
+DROP INDEX ix_versions_started_at; DROP INDEX ix_resources_status;
+DROP INDEX ix_generation_jobs_keep_seed_seed_location; DROP INDEX ix_generation_jobs_receipt_due;
+ALTER TABLE generation_jobs DROP COLUMN receipt_due;
+CREATE TABLE privacy_ledger (data_room_id VARCHAR(60) NOT NULL, participant_id VARCHAR(40) NOT NULL,
+    question VARCHAR(64) NOT NULL, units INTEGER NOT NULL, created_at DATETIME NOT NULL,
+    CONSTRAINT pk_privacy_ledger PRIMARY KEY (data_room_id, participant_id, question))
+"""
+
+
 def downgrade(home: Home) -> None:
     """Take the catalogue's schema back to that of the release before `installation.json`."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(catalog_package.__file__).parent / "migrations"))
-    engine = create_engine(home.catalog_url)
-    with engine.connect() as connection, connection.begin():
-        config.attributes.update(connection=connection, version_table=VERSION_TABLE)
-        command.downgrade(config, "0003")
-    engine.dispose()
+    with contextlib.closing(sqlite3.connect(home.root / "catalog.db")) as connection, connection:
+        for statement in (*_BACK_TO_0003.split(";"), f"UPDATE {VERSION_TABLE} SET version_num = '0003'"):
+            connection.execute(statement)
 
 
 Fault = Callable[[Installation, Path], None]

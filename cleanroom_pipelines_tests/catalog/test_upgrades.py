@@ -149,19 +149,6 @@ def test_upgraded_catalogue_is_usable(first_schema: str, clock: Clock) -> None:
     catalog.database.close()
 
 
-@on_both_dialects
-def test_downgrade(first_schema: str, clock: Clock) -> None:
-    catalog = Catalog(first_schema, clock=clock, token_hex=Numbered())
-    catalog.database.migrate()
-    catalog.database.close()
-    with writing(first_schema) as session:
-        command.downgrade(migrations(session.connection()), "0001")
-    again = Catalog(first_schema, clock=clock, token_hex=Numbered())
-    (job,) = again.resources.list(Kind.GENERATION_JOB).items
-    assert job.seed_digest == SEED_DIGEST
-    again.database.close()
-
-
 # the ledgers of the last release
 
 PARTICIPANTS = [
@@ -250,23 +237,6 @@ def test_spending_of_participants_moves_to_their_pair(last_schema: str, clock: C
 
 
 @on_both_dialects
-def test_downgrade_from_pair_ledgers(last_schema: str, clock: Clock) -> None:
-    catalog = Catalog(last_schema, clock=clock, token_hex=Numbered())
-    catalog.database.migrate()
-    catalog.users.create_user("data@publisher.example")
-    catalog.pairs.set_organization("publisher", email="data@publisher.example")
-    catalog.database.close()
-    with writing(last_schema) as session:
-        command.downgrade(migrations(session.connection()), "0005")
-        assert session.scalar(text("SELECT count(*) FROM privacy_ledger")) == 0
-        assert session.scalar(text("SELECT count(*) FROM data_rooms")) == 3
-    again = Catalog(last_schema, clock=clock, token_hex=Numbered())
-    assert again.pairs.all() == ()
-    assert again.pairs.organization_of_user("data@publisher.example") == "publisher.example"
-    again.database.close()
-
-
-@on_both_dialects
 def test_upgrade_keeps_how_users_sign_in(empty_url: str, clock: Clock) -> None:
     """From the last schema without passkeys."""
     user, at = "ana@publisher.example", clock().isoformat(" ")
@@ -285,6 +255,3 @@ def test_upgrade_keeps_how_users_sign_in(empty_url: str, clock: Clock) -> None:
     assert sign_in.session("d") is not None
     sign_in.add_passkey(user, NewPasskey("phone", "credential", b"key", 0))
     catalog.database.close()
-    with writing(empty_url) as session:
-        command.downgrade(migrations(session.connection()), "0010")
-        assert session.scalar(text("SELECT password FROM users")) == "p"

@@ -72,7 +72,7 @@ def test_terminal_asks_for_confirmation(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     asked: list[str] = []
 
-    def answer(text: str, abort: bool) -> None:
+    def answer(text: str, abort: bool, err: bool) -> None:
         asked.append(text)
 
     monkeypatch.setattr("click.confirm", answer)

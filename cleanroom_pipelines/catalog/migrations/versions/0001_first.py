@@ -158,18 +158,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("resource_id", "number", name="pk_versions"),
     )
     op.create_index("ix_versions_status_lease_expires_at", "versions", ["status", "lease_expires_at"])
-
-
-def downgrade() -> None:
-    """Remove all tables."""
-    for table in (
-        "workers",
-        "versions",
-        "export_jobs",
-        "generation_jobs",
-        "configured_audience_models",
-        "audience_models",
-        "training_datasets",
-        "resources",
-    ):
-        op.drop_table(table)

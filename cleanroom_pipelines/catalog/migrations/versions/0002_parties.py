@@ -108,21 +108,3 @@ def upgrade() -> None:
         "UPDATE export_jobs SET started_by = "
         "(SELECT resources.account_id FROM resources WHERE resources.id = export_jobs.id)"
     )
-
-
-def downgrade() -> None:
-    """Drop the tables and columns that `upgrade` added; first delete jobs whose seed was not fetched yet."""
-    op.drop_column("export_jobs", "started_by")
-    with op.batch_alter_table("generation_jobs") as jobs:
-        jobs.alter_column("seed_digest", existing_type=sa.String(128), nullable=False)
-        jobs.drop_column("requested_seed")
-    for table in (
-        "job_views",
-        "buckets",
-        "analysis_templates",
-        "members",
-        "collaborations",
-        "access_keys",
-        "accounts",
-    ):
-        op.drop_table(table)

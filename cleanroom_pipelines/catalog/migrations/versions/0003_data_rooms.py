@@ -14,19 +14,6 @@ branch_labels = None
 depends_on = None
 
 _TIME = sa.DateTime(timezone=True)
-_TABLES = (
-    "privacy_ledger",
-    "room_jobs",
-    "uploads",
-    "tokens",
-    "users",
-    "audience_lists",
-    "audience_references",
-    "custom_audiences",
-    "data_rooms",
-    "data_labs",
-)
-
 
 def _create_kind(table: str, *columns: sa.Column) -> None:  # type: ignore[type-arg]
     op.create_table(
@@ -148,14 +135,3 @@ def upgrade() -> None:
         sa.Column("created_at", _TIME, nullable=False),
         sa.PrimaryKeyConstraint("data_room_id", "participant_id", "question", name="pk_privacy_ledger"),
     )
-
-
-def downgrade() -> None:
-    """Drop the tables of the data rooms and the column `delivery`; delete resources of kinds that 0002 lacks."""
-    kinds = "('audience_list', 'custom_audience', 'data_room', 'data_lab')"
-    for table in _TABLES:
-        op.drop_table(table)
-    op.drop_column("configured_audience_models", "delivery")
-    op.execute(f"DELETE FROM versions WHERE kind IN {kinds}")
-    op.execute(f"UPDATE resources SET parent_id = NULL WHERE kind IN {kinds}")
-    op.execute(f"DELETE FROM resources WHERE kind IN {kinds}")

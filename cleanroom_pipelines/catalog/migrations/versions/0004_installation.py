@@ -35,9 +35,3 @@ def upgrade() -> None:
         sa.Column("generation", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("kind", "key", "version", name="pk_tombstones"),
     )
-
-
-def downgrade() -> None:
-    """Drop both tables."""
-    op.drop_table("tombstones")
-    op.drop_table("installation")

@@ -26,12 +26,3 @@ def upgrade() -> None:
     )
     op.create_index("ix_resources_status", "resources", ["status"])
     op.create_index("ix_versions_started_at", "versions", ["started_at"])
-
-
-def downgrade() -> None:
-    """Drop the column and the indexes."""
-    op.drop_index("ix_versions_started_at", "versions")
-    op.drop_index("ix_resources_status", "resources")
-    op.drop_index("ix_generation_jobs_keep_seed_seed_location", "generation_jobs")
-    op.drop_index("ix_generation_jobs_receipt_due", "generation_jobs")
-    op.drop_column("generation_jobs", "receipt_due")

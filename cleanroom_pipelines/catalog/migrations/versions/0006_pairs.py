@@ -83,25 +83,6 @@ def upgrade() -> None:
     op.drop_table("privacy_ledger")
 
 
-def downgrade() -> None:
-    """Drop the tables of pairs; recreate the earlier ledger without entries, as spending is not converted."""
-    op.create_table(
-        "privacy_ledger",
-        sa.Column("data_room_id", sa.String(60), nullable=False),
-        sa.Column("participant_id", sa.String(40), nullable=False),
-        sa.Column("question", sa.String(64), nullable=False),
-        sa.Column("units", sa.Integer(), nullable=False),
-        sa.Column("created_at", _TIME, nullable=False),
-        sa.PrimaryKeyConstraint("data_room_id", "participant_id", "question", name="pk_privacy_ledger"),
-    )
-    for table in ("proposals", "ledger_lines", "pairs"):
-        op.drop_table(table)
-    for column in ("full_ensemble", "seed_removed"):
-        op.drop_column("collaborations", column)
-    for table in ("accounts", "users"):
-        op.drop_column(table, "organization")
-
-
 def _take_over(pairs: sa.Table, lines: sa.Table) -> None:
     connection = op.get_bind()
     spent = connection.execute(

@@ -17,9 +17,3 @@ depends_on = None
 def upgrade() -> None:
     """Add the column `organization` to the proposals."""
     op.add_column("proposals", sa.Column("organization", sa.String(320), nullable=True))
-
-
-def downgrade() -> None:
-    """Drop the column `organization`, and delete proposals of shares, which need the column."""
-    op.execute("DELETE FROM proposals WHERE kind = 'share'")
-    op.drop_column("proposals", "organization")

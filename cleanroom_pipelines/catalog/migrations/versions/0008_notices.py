@@ -35,9 +35,3 @@ def upgrade() -> None:
         sa.Column("problem", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_notice_outcomes"),
     )
-
-
-def downgrade() -> None:
-    """Drop both tables."""
-    op.drop_table("notice_outcomes")
-    op.drop_table("notices")

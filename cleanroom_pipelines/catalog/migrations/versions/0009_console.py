@@ -43,10 +43,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("digest", name="pk_sessions"),
     )
     op.create_index("ix_sessions_email", "sessions", ["email"])
-
-
-def downgrade() -> None:
-    """Drop the tables of sign-in links and sessions, and the column of passwords."""
-    op.drop_table("sessions")
-    op.drop_table("sign_in_links")
-    op.drop_column("users", "password")

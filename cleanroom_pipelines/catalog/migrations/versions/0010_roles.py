@@ -18,9 +18,3 @@ def upgrade() -> None:
     """Add to users the role of operator and the managed account; existing users have neither."""
     op.add_column("users", sa.Column("is_operator", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("users", sa.Column("account_id", sa.String(12), nullable=True))
-
-
-def downgrade() -> None:
-    """Drop the role and the account of users."""
-    op.drop_column("users", "account_id")
-    op.drop_column("users", "is_operator")

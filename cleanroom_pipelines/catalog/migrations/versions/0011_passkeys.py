@@ -39,9 +39,3 @@ def upgrade() -> None:
         sa.Column("expires_at", _TIME, nullable=False),
         sa.PrimaryKeyConstraint("digest", name="pk_challenges"),
     )
-
-
-def downgrade() -> None:
-    """Drop the tables of passkeys and challenges."""
-    op.drop_table("challenges")
-    op.drop_table("passkeys")
