@@ -22,7 +22,7 @@ from cleanroom_pipelines.catalog.claims import (
 )
 from cleanroom_pipelines.catalog.creation import Creation
 from cleanroom_pipelines.catalog.database import CatalogUnavailableError, Database
-from cleanroom_pipelines.catalog.deletion import DELETED_WITH, Deletion
+from cleanroom_pipelines.catalog.deletion import DELETED_WITH, SEED, UPLOAD, Deletion, hex_of
 from cleanroom_pipelines.catalog.dossiers import (
     Dossier,
     Dossiers,
@@ -116,7 +116,6 @@ from cleanroom_pipelines.catalog.specs import (
     Starter,
     TrainingDatasetSpec,
 )
-from cleanroom_pipelines.catalog.tombstones import SEED, UPLOAD, Tombstones, hex_of
 from cleanroom_pipelines.catalog.users import Users
 from cleanroom_pipelines.catalog.work import Lane, Scheduling
 from cleanroom_pipelines.errors import NotFoundError
@@ -126,10 +125,6 @@ from cleanroom_pipelines.uploads.seed_files import MIN_SEED_IDS
 
 class _Resources(Creation, Overview):
     """The catalogue's methods for resources, versions and tags."""
-
-
-class _Deletions(Deletion, Tombstones):
-    """The catalogue's methods for deletions in progress and tombstones of finished ones."""
 
 
 class Catalog:
@@ -181,7 +176,7 @@ class Catalog:
             on_generation=on_generation,
         )
         self.resources = _Resources(self.database)
-        self.deletion = _Deletions(self.database)
+        self.deletion = Deletion(self.database)
         self.work = Scheduling(self.database)
         self.rooms = Rooms(self.database)
         self.parties = Parties(self.database)

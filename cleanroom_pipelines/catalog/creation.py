@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize
 from cleanroom_pipelines.catalog.database import ClashError, noted
+from cleanroom_pipelines.catalog.deletion import move_seed
 from cleanroom_pipelines.catalog.job_views import add_view, has_view, lock_job_names, view_named
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
@@ -61,7 +62,6 @@ from cleanroom_pipelines.catalog.tables import (
     ResourceRow,
     resource_record,
 )
-from cleanroom_pipelines.catalog.tombstones import move_seed
 from cleanroom_pipelines.errors import ConflictError, NotFoundError, UsageError
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS
 

@@ -15,6 +15,7 @@ from sqlalchemy import JSON, select, tuple_, type_coerce
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Part, noted
+from cleanroom_pipelines.catalog.deletion import move_seed
 from cleanroom_pipelines.catalog.lifecycle import (
     find_resource,
     lock_resource,
@@ -52,7 +53,6 @@ from cleanroom_pipelines.catalog.tables import (
     resource_record,
     version_record,
 )
-from cleanroom_pipelines.catalog.tombstones import move_seed
 from cleanroom_pipelines.errors import NotFoundError, UsageError
 
 R = TypeVar("R", bound=Resource)

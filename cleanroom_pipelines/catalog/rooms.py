@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cleanroom_pipelines.catalog.database import Part, noted
-from cleanroom_pipelines.catalog.deletion import mark_for_deletion
+from cleanroom_pipelines.catalog.deletion import UPLOAD, add_tombstone, mark_for_deletion, own
 from cleanroom_pipelines.catalog.lifecycle import lock_resource, pending_version
 from cleanroom_pipelines.catalog.names import Kind, as_label, check_label, make_uuid
 from cleanroom_pipelines.catalog.records import (
@@ -40,7 +40,6 @@ from cleanroom_pipelines.catalog.tables import (
     stored,
     version_record,
 )
-from cleanroom_pipelines.catalog.tombstones import UPLOAD, add_tombstone, own
 from cleanroom_pipelines.errors import ConflictError, NotFoundError
 from cleanroom_pipelines.identity import BASE_DATASETS, Dataset, inputs_of
 from cleanroom_pipelines.terms import Permission

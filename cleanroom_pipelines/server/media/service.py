@@ -20,7 +20,6 @@ from cleanroom_pipelines.server.media import (
     budgets,
     files,
     jobs,
-    people,
     rooms,
 )
 from cleanroom_pipelines.server.media.access import Call
@@ -70,8 +69,8 @@ _CALLS: Mapping[Method, Callable[[Call], Any]] = {
     Method.DECLINE_ROOM: rooms.decline_room,
     Method.ADD_USER: rooms.add_user,
     Method.REMOVE_USER: rooms.remove_user,
-    Method.GET_MEMBERS: people.get_members,
-    Method.INVITE_USER: people.invite_user,
+    Method.GET_MEMBERS: rooms.get_members,
+    Method.INVITE_USER: rooms.invite_user,
 }
 
 

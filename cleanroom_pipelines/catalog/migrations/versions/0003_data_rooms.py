@@ -15,6 +15,7 @@ depends_on = None
 
 _TIME = sa.DateTime(timezone=True)
 
+
 def _create_kind(table: str, *columns: sa.Column) -> None:  # type: ignore[type-arg]
     op.create_table(
         table,

@@ -1,8 +1,9 @@
-"""Sensors: work that starts automatically.
+"""Sensors and schedules: work that starts automatically.
 
-Lives here: the sensors for the inboxes and for pending work.
-Add here when something else should start automatically.
-Keep out: doing the work. A sensor finds work, registers it and requests runs.
+Lives here: the sensors for the inboxes and for pending work; declared refreshes and nightly cleanup.
+Add here when something else should start automatically or at set times.
+Keep out: how often a model is refreshed, which its declaration says; doing the work. A sensor finds work,
+registers it and requests runs.
 """
 
 import json
@@ -17,6 +18,7 @@ from cleanroom_pipelines.defs.declaring import in_words
 from cleanroom_pipelines.defs.jobs import (
     asset_jobs,
     carry_out_deletions,
+    housekeeping,
     rebuild_materializations,
     run_all_pending,
     score_shards,
@@ -33,6 +35,7 @@ from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
 from cleanroom_pipelines.runs.running import UNFINISHED, ready_work, run_request
 from cleanroom_pipelines.runs.shared_scoring import n_helpers_wanted
 from cleanroom_pipelines.runs.supervision import fail_runs_that_never_appeared, supervise
+from cleanroom_pipelines.ways_in import acting_for
 
 _TICK_SECONDS = 5
 # Up to this many versions get a run each; beyond that, each worker process handles many versions.
@@ -198,3 +201,32 @@ def _rebuilding_requests(
 def _was_tried(instance: dg.DagsterInstance, run_key: str) -> bool:
     """Check whether Dagster has a run with this key, in which case it would not start another one."""
     return bool(instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1))
+
+
+@dg.schedule(
+    description="Requests a new version of every model whose declared refresh is due.",
+    cron_schedule="*/5 * * * *",
+    job=run_all_pending,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+@in_words
+def declared_refreshes(context: dg.ScheduleEvaluationContext, installation: InstallationResource) -> dg.SkipReason:
+    """Requests a new version of every model whose declared refresh is due; the pending_work sensor runs it."""
+    catalog = installation.open().catalog
+    due = catalog.work.due_refreshes()
+    with acting_for("schedule"):
+        for model in due:
+            catalog.work.request_refresh(model.id)
+    return dg.SkipReason(f"Requested {len(due)} refreshes." if due else "No declared refresh is due.")
+
+
+@dg.schedule(
+    description="Deletes superseded artifacts every night.",
+    cron_schedule="30 3 * * *",
+    job=housekeeping,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+@in_words
+def nightly_housekeeping(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Starts the job that deletes superseded artifacts."""
+    return dg.RunRequest()
