@@ -16,7 +16,7 @@ from cleanroom_pipelines.catalog import Catalog, Status, Version
 from cleanroom_pipelines.cli.console import progress_bar
 from cleanroom_pipelines.errors import NotFoundError
 from cleanroom_pipelines.runs.dagster_home import dagster_instance
-from cleanroom_pipelines.runs.ingesting import ingest_all
+from cleanroom_pipelines.runs.inbox import ingest_all
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.running import run_pending
 

@@ -26,8 +26,7 @@ from cleanroom_pipelines.defs.jobs import (
 from cleanroom_pipelines.defs.resources import InstallationResource
 from cleanroom_pipelines.runs.deleting import find_pending_deletions
 from cleanroom_pipelines.runs.drops import Drop
-from cleanroom_pipelines.runs.inbox import close_all_drops, find_drops, recover_drops, register_drop
-from cleanroom_pipelines.runs.ingesting import ingest
+from cleanroom_pipelines.runs.inbox import close_all_drops, find_drops, ingest, recover_drops, register_drop
 from cleanroom_pipelines.runs.installation import Installation
 from cleanroom_pipelines.runs.labels import LANE_TAG, PARTITION_TAG, WORKER_TAG
 from cleanroom_pipelines.runs.rebuilding import has_history

@@ -2,7 +2,7 @@ r"""Plain paths: paths without characters that libraries treat specially.
 
 Lives here: detecting special characters in paths, and creating links with plain paths to such files and folders.
 Add here when a library treats another character specially.
-Keep out: putting paths into SQL (quoting) or into our URLs (SQLAlchemy's `URL.create`).
+Keep out: putting paths into SQL (`sql.py`) or into our URLs (SQLAlchemy's `URL.create`).
 
 DuckDB reads `*`, `?` and `[` in a file's path as a pattern and cannot escape them, and reads `\` in an allowed
 folder's path as `/`, which is another folder. It resolves links before it checks access. Dagster also finds its

@@ -1,6 +1,7 @@
 """The seed inbox: a seed file dropped into a folder becomes a generation job, an export and a receipt.
 
-Lives here: registering dropped seeds as jobs, and the receipts of these jobs.
+Lives here: registering dropped seeds as jobs, and the receipts of these jobs; ingesting the files of both inboxes,
+on a sensor's tick or in `cleanroom run`.
 Add here when the inbox must accept something else.
 Keep out: finding and rejecting files (drops.py); validating and ranking the seed, which the job does.
 
@@ -19,8 +20,10 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,7 @@ from cleanroom_pipelines.runs.drops import (
     CompleteDrop,
     Drop,
     RejectedDrop,
+    StillWrittenError,
     complete_drop,
     drops_below,
     one_at_a_time,
@@ -62,6 +66,7 @@ from cleanroom_pipelines.runs.drops import (
 )
 from cleanroom_pipelines.runs.inbox_folders import folder_of, owner_of_folder
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.room_inbox import find_room_drops, provision_drop
 from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error, write_durably
 from cleanroom_pipelines.storage.seed_parts import seed_suffix
 from cleanroom_pipelines.ways_in import acting_for
@@ -426,3 +431,81 @@ def _report(installation: Installation, version: Version) -> Mapping[str, Any] |
             }
     except (CleanroomError, OSError, ValueError):
         return None  # damaged: rematerialising the job reports it
+
+
+_PAUSE_SECONDS = 1.0
+
+
+@dataclass
+class Ingestion:
+    """How many dropped files an ingestion accepted and rejected, and which failures occurred.
+
+    Args:
+        n_accepted: Number of files that became a job or provisioned a room.
+        n_rejected: Number of files that were rejected with a receipt.
+        incomplete: Files that may still be incomplete.
+        failed: Files that could not be accepted now, each with the class name of the error.
+    """
+
+    n_accepted: int = 0
+    n_rejected: int = 0
+    incomplete: list[Drop] = field(default_factory=list)
+    failed: list[tuple[Drop, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return the counts in words, without names of files; empty if there were no files."""
+        counts = (
+            (self.n_accepted, "accepted"),
+            (self.n_rejected, "rejected (a receipt in rejected/ says why)"),
+            (len(self.incomplete), "may still be incomplete"),
+            (len(self.failed), "could not be accepted now"),
+        )
+        return ", ".join(f"{n} {words}" for n, words in counts if n)
+
+
+def ingest(
+    installation: Installation, drops: Iterable[Drop], take: Callable[[Installation, Drop], object]
+) -> Ingestion:
+    """Ingest drops one by one; a file that cannot be accepted now does not delay the others.
+
+    Args:
+        installation: The installation.
+        drops: The files.
+        take: `register_drop` or `provision_drop`.
+    """
+    found = Ingestion()
+    for drop in drops:
+        try:
+            taken = take(installation, drop)
+        except StillWrittenError:
+            found.incomplete.append(drop)
+        except (CleanroomError, OSError) as error:
+            found.failed.append((drop, type(error).__name__))
+        else:
+            is_rejected = isinstance(taken, RejectedDrop)
+            found.n_rejected += is_rejected
+            found.n_accepted += taken is not None and not is_rejected  # None: another process got there first
+    return found
+
+
+def ingest_all(installation: Installation, pause: Callable[[float], None] = time.sleep) -> Ingestion:
+    """Ingest all complete files in the inboxes of seeds and data rooms.
+
+    It pauses between finding and ingesting files, as a sensor does between two ticks, to detect files that are
+    still growing.
+
+    Args:
+        installation: The installation.
+        pause: Waits for a number of seconds.
+    """
+    seeds, rooms = [*find_drops(installation)], [*find_room_drops(installation)]
+    if seeds or rooms:
+        pause(_PAUSE_SECONDS)
+    of_seeds = ingest(installation, seeds, register_drop)
+    of_rooms = ingest(installation, rooms, provision_drop)
+    return Ingestion(
+        of_seeds.n_accepted + of_rooms.n_accepted,
+        of_seeds.n_rejected + of_rooms.n_rejected,
+        of_seeds.incomplete + of_rooms.incomplete,
+        of_seeds.failed + of_rooms.failed,
+    )

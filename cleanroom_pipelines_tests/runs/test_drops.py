@@ -20,8 +20,8 @@ from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.runs import drops
 from cleanroom_pipelines.runs.deleting import clean_up_deleted, delete_pending
 from cleanroom_pipelines.runs.drops import KEPT, REJECTED, Drop, RejectedDrop, StillWrittenError
+from cleanroom_pipelines.runs.inbox import ingest_all
 from cleanroom_pipelines.runs.inbox_folders import folder_of
-from cleanroom_pipelines.runs.ingesting import ingest_all
 from cleanroom_pipelines.runs.installation import Installation, Settings
 from cleanroom_pipelines.runs.retention import delete_superseded
 from cleanroom_pipelines.runs.room_inbox import close_room_drop, find_room_drops, make_room_inbox, provision_drop

@@ -1,12 +1,12 @@
-"""Audience generation jobs: rank users by similarity to a seed, with the caller's or another account's model.
+"""Audience generation jobs, which rank users by similarity to a seed, with any account's model; and their exports.
 
-Lives here: the four operations on them, and the rules on who may start or see a job.
-Keep out: fetching the seed and ranking, which a run does.
+Lives here: the four operations on jobs, the two on export jobs, and the rules on who may start or see a job.
+Keep out: fetching the seed, ranking, and writing exports, which runs do.
 """
 
-from typing import Final
+from typing import Any, Final
 
-from cleanroom_pipelines.audiences.sizes import SeedMode
+from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode, SizeType
 from cleanroom_pipelines.aws.answers import ApiError, Caller
 from cleanroom_pipelines.aws.operations.endpoint import (
     Answer,
@@ -28,6 +28,8 @@ from cleanroom_pipelines.aws.policies import Policy, may_start, read_policy
 from cleanroom_pipelines.catalog import (
     ArnParts,
     ConfiguredAudienceModel,
+    ExportJob,
+    ExportJobSpec,
     GenerationJob,
     GenerationJobSpec,
     JobView,
@@ -35,6 +37,7 @@ from cleanroom_pipelines.catalog import (
     Origin,
     RequestedSeed,
     ShareMetrics,
+    Stage,
     Starter,
     Status,
     make_arn,
@@ -343,3 +346,58 @@ def _metrics(endpoint: Endpoint, seen: JobView) -> dict[str, object] | None:
 def _is_shared(endpoint: Endpoint, job: GenerationJob) -> bool:
     configured = endpoint.catalog.get(ConfiguredAudienceModel, job.configured_audience_model_id)
     return configured.share_metrics is ShareMetrics.ALL
+
+
+def start_export(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """StartAudienceExportJob: the size must be one that the configured model allows."""
+    key = own_arn(caller, parameters["audienceGenerationJobArn"], Kind.GENERATION_JOB)
+    seen = endpoint.catalog.job_views.job_view(key, caller.account_id, caller.region)
+    size = parameters["audienceSize"]
+    kind, value = SizeType(size["type"]), size["value"]
+    if kind is SizeType.PERCENTAGE and value > 100:
+        raise invalid("audienceSize.value", "Member must be a percentage from 1 to 100")
+    check_quota(endpoint, seen.owner_account_id, Kind.EXPORT_JOB)
+    endpoint.catalog.resources.create(
+        ExportJobSpec(
+            name=parameters["name"],
+            description=parameters.get("description"),
+            generation_job_id=seen.job.id,
+            size=AudienceSize(kind, value),
+            started_by=caller.account_id,
+        ),
+        account_id=seen.owner_account_id,
+        region=caller.region,
+        parents_must_be_active=True,
+    )
+    return None
+
+
+def list_exports(endpoint: Endpoint, caller: Caller, parameters: Parameters) -> Answer:
+    """ListAudienceExportJobs: the model's owner sees all exports, another account only its own exports."""
+    arn = parameters.get("audienceGenerationJobArn")
+    key = own_arn(caller, arn, Kind.GENERATION_JOB) if arn is not None else None
+    if key is not None:
+        endpoint.catalog.job_views.job_view(key, caller.account_id, caller.region)
+    listing = RequestedPages("audienceExportJobs", caller, parameters)
+    page = endpoint.catalog.job_views.list_viewed_exports(
+        caller.account_id, caller.region, generation_job_id=key, **listing.paging()
+    )
+    stages = stages_of(endpoint, page.items)
+    return listing.page(page, lambda record: _export_summary(record, stages.get(record.id)))
+
+
+def _export_summary(record: ExportJob, stage: Stage | None) -> dict[str, Any]:
+    return {
+        **times(record),
+        "name": record.name,
+        # each side knows the job by its own ARN
+        "audienceGenerationJobArn": make_arn(
+            Kind.GENERATION_JOB, record.account_id, record.region, record.generation_job_id
+        ),
+        "audienceSize": {"type": record.size.type.value, "value": int(record.size.value)},
+        "description": record.description,
+        "status": record.status.value,
+        "statusDetails": status_details(record, stage),
+        # output locations are never visible across accounts: the catalogue returns them to the owner only
+        "outputLocation": record.output_location,
+    }
