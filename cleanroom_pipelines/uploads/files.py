@@ -300,8 +300,9 @@ def _tally_rows(engine: Engine, checked: Checked, table: TableReport, task: _Tas
     for batch in engine.batches(f"SELECT {select} FROM {checked.name}", rows=task.batch_rows):
         tally.add_batch(errors_of(checked.rules, batch.columns), batch.num_rows)
         task.runtime.report_progress(_SHARE_OF_BATCHES * tally.n_readable_rows / n_rows, "validating rows")
-    for part in checked.rejected:
-        tally.add_rejected(part.lines, part.n_rows_before, 1 if table.format == "csv" else 0)
+    for file, part in zip(checked.tables.files, checked.rejected, strict=False):
+        n_header_lines = checked.tables.shape_of(file).n_above + 1 if table.format == "csv" else 0
+        tally.add_rejected(part.lines, part.n_rows_before, n_header_lines)
     return tally
 
 

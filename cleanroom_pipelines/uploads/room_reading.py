@@ -29,6 +29,7 @@ from cleanroom_pipelines.engine import (
     encoding_error,
     open_engine,
 )
+from cleanroom_pipelines.engine.text_files import is_above_header
 from cleanroom_pipelines.errors import (
     EngineError,
     InputError,
@@ -53,7 +54,7 @@ from cleanroom_pipelines.uploads.report import (
 )
 from cleanroom_pipelines.uploads.roles import Role, RoomRole
 from cleanroom_pipelines.uploads.room_counts import UniqueKey, with_counts
-from cleanroom_pipelines.uploads.room_files import RoomFile, open_room_file, scan_sql
+from cleanroom_pipelines.uploads.room_files import RoomFile, open_room_file
 from cleanroom_pipelines.uploads.tally import Recorder, Tally
 
 if TYPE_CHECKING:
@@ -277,8 +278,10 @@ class _Part:
 
     def _read_rows(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> None:
         columns = self._columns_of(file, upload)
-        engine.execute(f"CREATE TEMP VIEW upload AS {scan_sql(file, [column.name for column in columns])}")
-        rows = OnePass(engine, "upload", columns, self._n_header_rows(engine, file, columns))
+        header = header_of(file, columns)
+        self._warn_of_header(file, header)
+        n_above = file.scan(engine, "upload", [column.name for column in columns], header)
+        rows = OnePass(engine, "upload", columns)
         self._note_schema(columns, rows.misfits, upload)
         n_rows_before = self.tally.n_readable_rows
         batch_rows = min(self.reading.batch_rows, max(MIN_BATCH_ROWS, CELLS_PER_BATCH // len(columns)))
@@ -293,7 +296,7 @@ class _Part:
                 "Save the column as text."
             )
         rejected = engine.rejected_lines()
-        self.tally.add_rejected(rejected, n_rows_before, rows.n_header_rows)
+        self.tally.add_rejected(rejected, n_rows_before, n_above)
         checks.check_quotes(rejected)
         self._name_encoding(file, rejected)
 
@@ -306,16 +309,11 @@ class _Part:
                 raise error
             self.warn(f"Some lines were not read. {error.message} {error.remedy}")
 
-    def _n_header_rows(self, engine: Engine, file: RoomFile, columns: Sequence[Column]) -> int:
-        """Return the number of rows before the data, 0 or 1, and add a warning about a header."""
-        if file.format != "csv":
-            return 0
-        first = engine.fetch("SELECT * FROM upload LIMIT 1").to_pylist()
-        engine.rejected_lines()
-        if not first or not room_headers.is_header(columns, list(first[0].values())):
-            return 0
-        self.warn("The first row holds column names and was skipped.")
-        return 1
+    def _warn_of_header(self, file: RoomFile, n_records: int) -> None:
+        if n_records and file.format == "csv":
+            has_title = any(map(any, file.head[: n_records - 1]))
+            what = "rows hold a title and column names and were" if has_title else "row holds column names and was"
+            self.warn(f"The first {what} skipped.")
 
     def warn(self, sentence: str) -> None:
         """Add a warning to the report, unless the report has it already."""
@@ -325,7 +323,7 @@ class _Part:
     def _columns_of(self, file: RoomFile, upload: RoomUpload) -> list[Column]:
         roles = roles_of(self.dataset, file, upload)
         if not file.has_columns(len(roles)):
-            raise wrong_column_count(file.n_columns, len(roles))
+            raise wrong_column_count(file, len(roles))
         if self.dataset is Dataset.SEED_AUDIENCES and len(roles) == 1:
             self.warn(f"A file has only one column; its ids get the audience type '{DEFAULT_AUDIENCE_TYPE}'.")
         kinds = [(cells.kind_of(type_), cells.type_name(type_)) for type_ in file.types]
@@ -446,6 +444,21 @@ def roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple
     return roles[dataset][: 1 if dataset is Dataset.SEED_AUDIENCES and file.is_one_column else None]
 
 
+def header_of(file: RoomFile, columns: Sequence[Column]) -> int:
+    """Return the number of a file's first records that are not rows: its header, with titles above it; or 0.
+
+    Raises:
+        InputError: The header does not fit the columns.
+    """
+    for number, record in enumerate(file.head, 1):
+        names = record[:-1] if len(record) == len(columns) + 1 and not record[-1] else record
+        if len(names) == len(columns) and room_headers.is_header(columns, names):
+            return number
+        if not is_above_header(record):
+            break
+    return 0
+
+
 def sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
     """Return the permitted column counts of a dataset's files."""
     return {
@@ -521,11 +534,13 @@ def _file_damage_as_error() -> Iterator[None]:
     )
 
 
-def wrong_column_count(n_found: int, n_expected: int) -> InputError:
+def wrong_column_count(file: RoomFile, n_expected: int) -> InputError:
     """Return the error for a file that has more or fewer columns than its dataset."""
-    many = n_found > n_expected
+    many = file.n_columns > n_expected
+    kinds = next(filter(None, map(room_headers.kinds_in_words, file.head)), "") if many else ""
     return InputError(
-        f"The file has {n_found:,} {'column' if n_found == 1 else 'columns'} instead of {n_expected:,}.",
+        f"The file has {file.n_columns:,} {'column' if file.n_columns == 1 else 'columns'} "
+        f"instead of {n_expected:,}{kinds and ': '}{kinds}.",
         remedy="Provide exactly the columns of this dataset, in their order.",
         problem="too many columns" if many else "not enough columns",
         code=(ErrorCode.TOO_MANY_COLUMNS if many else ErrorCode.NOT_ENOUGH_COLUMNS).value,
