@@ -13,25 +13,24 @@ Measured on one thread of a 2-core machine, idle to busy, without imports (pande
 and 14 to 28 s as CSV; 5 million as JSON Lines, 14 to 20 s.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_engine
+from cleanroom_pipelines.engine import Engine, Runtime, TableFiles
 from cleanroom_pipelines.errors import EngineError, InputError
 from cleanroom_pipelines.uploads import cells, checks
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.checks import UploadKind
 from cleanroom_pipelines.uploads.reading import (
     Checked,
-    columns_of,
+    declare,
     distinct_ids,
     heavy_id_warnings,
     invalid_rows_reason,
-    read,
+    opened,
 )
 from cleanroom_pipelines.uploads.report import (
     MAX_RECORDED_ERRORS,
@@ -251,17 +250,11 @@ def _validate(source: str | Path, task: _Task) -> ValidationReport:
         if task.declared is None:
             declared = ((checks.choose_seed_column(tables, task.dataset_column), Role.USER_ID),)
             report = replace(report, table=_table_report(tables, declared, task.rules))
-        checks.check_columns(tables, declared, upload)
-        report = replace(report, schema=_schema_report(columns_of(tables, declared)))
-        settings = task.runtime.engine
-        with tempfile.TemporaryDirectory(prefix="upload-", dir=settings.scratch) as scratch:
-            paths = [*tables.files, Path(scratch)]
-            with checks.reading_of(upload), open_engine(settings, paths=paths) as engine:
-                task.runtime.report_progress(0.0, "reading the files")
-                checked = read(
-                    engine, "upload", tables, declared, upload, scratch=Path(scratch), keeps_rejected=True
-                )
-                return _validate_rows(engine, checked, task, report)
+        found = declare(tables, declared, upload)
+        report = replace(report, schema=_schema_report(found.columns))
+        task.runtime.report_progress(0.0, "reading the files")
+        with opened(found, task.runtime.engine, keeps_rejected=True) as (engine, checked):
+            return _validate_rows(engine, checked, task, report)
     except InputError as error:
         if task.is_strict:
             raise
@@ -408,7 +401,7 @@ def _too_many_invalid(engine: Engine, checked: Checked, tally: Tally, task: _Tas
         return None
     upload = task.rules.upload
     counts = (tally.n_invalid_rows, tally.n_rows)
-    message, remedy = invalid_rows_reason(engine, checked, upload, counts, task.max_invalid_share)
+    message, remedy = invalid_rows_reason(engine, checked, counts, task.max_invalid_share)
     return _Verdict(None, upload.rejection(message, remedy=remedy, problem="rows"))
 
 

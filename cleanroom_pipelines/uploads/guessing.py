@@ -218,9 +218,9 @@ def _guess_kind(name: str, ids: Sequence[str], kinds: Sequence[MatchingId]) -> M
 
 def _rows(file: RoomFile, separator: str, n_above: int = 0) -> Iterator[list[str]]:
     """Yield the records of a CSV that are not blank, without the first `n_above` records of its head."""
-    escapes = {} if file.csv.escape == '"' else {"doublequote": False, "escapechar": file.csv.escape}
+    escape = None if file.csv.escape == '"' else file.csv.escape
     with file.path.open("rb") as stream, as_text(stream) as text:
-        records = csv.reader(_lines(text), delimiter=separator, **escapes)
+        records = csv.reader(_lines(text), delimiter=separator, escapechar=escape, doublequote=not escape)
         yield from filter(any, islice(records, file.csv.n_above + n_above, None))
 
 
