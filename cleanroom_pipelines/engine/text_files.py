@@ -27,7 +27,7 @@ _MAX_LINE_CHARACTERS = 10_000_000
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile(r'"[^"]*"')
 # The first line of a CSV that Excel opens with another delimiter.
-_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r"sep=([,;\t|])", re.IGNORECASE)
 N_FIRST_RECORDS = 10
 """The header must be among these records of a file."""
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -117,6 +117,14 @@ def is_above_header(record: Sequence[str]) -> bool:
     return not any(others) and (not first or first.startswith("#") or " " in first.strip())
 
 
+def can_be_skipped(line: str, delimiter: str) -> bool:
+    """Whether DuckDB can skip the first line of a CSV: after a byte order mark, it finds no quote at the start."""
+    try:
+        return bool(next(csv.reader(["\ufeff" + line], delimiter=delimiter, strict=True)))
+    except csv.Error:
+        return False
+
+
 def _start_of(file: Path, line: str) -> tuple[str, int]:
     """Return a CSV file's delimiter, and the number of lines above its header.
 
@@ -125,7 +133,7 @@ def _start_of(file: Path, line: str) -> tuple[str, int]:
     """
     named = delimiter_in(line)
     first, n_above = named or _delimiter_of(file, line), int(bool(named))
-    if not named and not is_above_header(_cells_of(line, first)):
+    if not named and not (is_above_header(_cells_of(line, first)) and can_be_skipped(line, first)):
         return first, 0
     lines = [each.strip("\r\n") for each in _lines_of(_text_of(file))]
     for number, names in enumerate(lines[n_above : n_above + N_FIRST_RECORDS], n_above):

@@ -39,6 +39,7 @@ from cleanroom_pipelines.engine.text_files import (
     N_FIRST_RECORDS,
     CsvShape,
     as_text,
+    can_be_skipped,
     delimiter_in,
     escape_of,
     line_end_of,
@@ -111,7 +112,8 @@ class RoomFile:
         record_sizes: Number of columns → number of records with it, over the first 1,000 records of a CSV; for
             Parquet its one number of columns.
         n_bytes: Size of the upload, in bytes.
-        head: The first records of a CSV, blank ones included, below a line `sep=;`; the column names of Parquet.
+        head: The first records of a CSV, blank ones included, below a line `sep=;`; nothing if they cannot be
+            skipped. The column names of Parquet.
         csv: The form of a CSV; its header is not known.
         types: The types of Parquet's columns; empty for a CSV.
     """
@@ -219,10 +221,12 @@ def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None
         raise InputError("The file looks like UTF-16.", remedy="Save it as UTF-8.", problem="unreadable")
     if is_json(magic):
         raise InputError("The file is JSON, which is not accepted here.", remedy=SAVE_AS, problem="type")
-    named = delimiter_in(re.split(r"[\r\n]", magic.decode("utf-8-sig", errors="replace"), maxsplit=1)[0])
+    line = re.split(r"[\r\n]", magic.decode("utf-8-sig", errors="replace"), maxsplit=1)[0]
+    named = delimiter_in(line)
     n_above = int(bool(named))
     split = _split(plain, named, sizes, n_above) if named else _best_split(plain, sizes)
-    file = RoomFile(plain, "csv", split.record_sizes, n_bytes, split.head)
+    head = split.head if can_be_skipped(line, split.delimiter) else ()
+    file = RoomFile(plain, "csv", split.record_sizes, n_bytes, head)
     escape = escape_of(plain, split.delimiter, file.n_columns, n_above)
     shape = replace(_ANY_CSV, delimiter=split.delimiter, line_end=split.line_end, escape=escape, n_above=n_above)
     return replace(file, csv=shape)
