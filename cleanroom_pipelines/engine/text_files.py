@@ -175,7 +175,7 @@ def encoding_of(file: Path) -> str | None:
     """
     with open_binary(file) as stream:
         line = stream.readline(_MAX_LINE_CHARACTERS)
-        if _is_utf_16(line):
+        if is_utf_16(line):
             return "UTF-16"
         while line:
             if not _is_utf_8(line):
@@ -192,7 +192,7 @@ def check_encoding(file: Path, what: str) -> None:
     """
     with open_binary(file) as stream:
         line = stream.readline(_MAX_LINE_CHARACTERS)
-    if _is_utf_16(line):
+    if is_utf_16(line):
         raise wrong_encoding("UTF-16", what)
     if not _is_utf_8(line) and _is_windows_1252(line):
         raise wrong_encoding("Windows-1252", what)
@@ -204,7 +204,8 @@ def wrong_encoding(encoding: str, what: str) -> InputError:
     return InputError(f"The {what} looks like {words}.", remedy=remedy, problem="unreadable")
 
 
-def _is_utf_16(line: bytes) -> bool:
+def is_utf_16(line: bytes) -> bool:
+    """Whether the start of a file is text in UTF-16."""
     # Without a mark, every second byte of Latin text is NUL.
     return line.startswith(_UTF_16_MARKS) or (len(line) > 3 and line.count(0) * 3 > len(line))
 

@@ -27,7 +27,6 @@ from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.room_files import SAVE_AS, RoomFile, is_json, open_room_file
 from cleanroom_pipelines.uploads.room_headers import is_name
 from cleanroom_pipelines.uploads.room_reading import (
-    RoomUpload,
     header_of,
     roles_of,
     sizes_of,
@@ -38,7 +37,6 @@ SEPARATORS = (",", ";", "\t", "|")
 _HEAD_BYTES = 4_096
 _SAMPLE_ROWS = 1_000
 _MAX_LINE, _MAX_SAMPLE = 1 << 20, 8 << 20  # characters: this process serves all requests
-_EMBEDDINGS = tuple(range(3, 10_000))
 # Kinds of which most other texts are not valid ids, in the order of the guess.
 _TELLING = (
     MatchingId.HASHED_EMAIL,
@@ -110,7 +108,7 @@ def guess_file(
     Raises:
         InputError: It cannot be read, or its columns are not those of the dataset.
     """
-    file = open_room_file(path, scratch, sizes=_sizes(dataset), max_bytes=max_bytes)
+    file = open_room_file(path, scratch, sizes=sizes_of(dataset), max_bytes=max_bytes)
     try:
         return _guess(file, dataset, kinds)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
@@ -183,12 +181,12 @@ def _check_is_table(head: bytes) -> None:
 
 
 def _guess(file: RoomFile, dataset: Dataset, kinds: Sequence[MatchingId]) -> Guess:
-    sizes = _sizes(dataset)
+    sizes = sizes_of(dataset)
     if not file.record_sizes and file.format == "csv":
         raise InputError("The file has no rows.", remedy="Choose a file with at least one row.", problem="empty")
     if file.n_columns not in sizes:
         raise wrong_column_count(file, sizes[0])
-    roles = roles_of(dataset, file, _upload(dataset, file.n_columns))
+    roles = roles_of(dataset, file, file.n_columns - 2)
     n_above = header_of(file, [Column(name, role, cells.CELL, "text") for name, role in roles])
     names = file.head[n_above - 1][: len(roles)] if n_above or file.format == "parquet" else ()
     place = next((i for i, (name, _) in enumerate(roles) if name == "matching_id"), None)
@@ -240,19 +238,6 @@ def _sample(rows: Iterator[list[str]]) -> list[list[str]]:
         if n_characters > _MAX_SAMPLE:
             break
     return found
-
-
-def _sizes(dataset: Dataset) -> tuple[int, ...]:
-    return _EMBEDDINGS if dataset is Dataset.EMBEDDINGS else sizes_of(dataset, _upload(dataset, 3))
-
-
-def _upload(dataset: Dataset, n_columns: int) -> RoomUpload:
-    return RoomUpload(
-        dataset,
-        Path(),
-        MatchingId.STRING if dataset.has_ids else None,
-        n_columns - 2 if dataset is Dataset.EMBEDDINGS else None,
-    )
 
 
 def _unreadable() -> InputError:

@@ -261,9 +261,12 @@ def _parse(
     if engine.is_cluster:  # a cluster writes many files in parallel, instead of one
         engine.scan(f"{raw}_cells", tables)
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {raw} AS SELECT {select} FROM {raw}_cells")
-        return checks.count_rejected(engine, upload), ()
+        lines = engine.rejected_lines()
+        checks.check_quotes(lines, upload)
+        return lines.num_rows, ()
     rejected, written, n_rows = [], [], 0
-    for number, part in enumerate(_parts(tables) if by_file else [tables]):
+    # Rejected lines are numbered per file.
+    for number, part in enumerate(map(tables.one, tables.files) if by_file else [tables]):
         engine.rejected_lines()
         engine.scan(f"{raw}_cells", part)
         path = scratch / f"{raw}-{number:05d}.parquet"
@@ -276,12 +279,6 @@ def _parse(
             n_rows += _n_rows(path)
     engine.scan(raw, replace(find_tables(written[0]), files=tuple(written)))
     return sum(part.lines.num_rows for part in rejected), tuple(rejected) if by_file else ()
-
-
-def _parts(tables: TableFiles) -> Iterator[TableFiles]:
-    """Split a table of text files into tables of one file each, since rejected lines are numbered per file."""
-    for file in tables.files:
-        yield tables.one(file)
 
 
 def _n_rows(path: Path) -> int:
@@ -408,20 +405,15 @@ def reject_invalid_rows(
         InputError: Of the upload's kind.
     """
     n_invalid, n_rows = counts
-    if n_rows and checks.exceeds(n_invalid, n_rows, max_invalid_share):
-        message, remedy = invalid_rows_reason(engine, checked, counts, max_invalid_share)
-        raise checked.upload.rejection(message, remedy=remedy, problem="rows")
-
-
-def invalid_rows_reason(
-    engine: Engine, checked: Checked, counts: tuple[int, int], max_invalid_share: float
-) -> tuple[str, str]:
-    """Message and remedy for a table with too many invalid rows; arguments as in `reject_invalid_rows`."""
+    if not n_rows or not checks.exceeds(n_invalid, n_rows, max_invalid_share):
+        return
     common = common_error(engine, checked)
     encoding = encoding_error(checked.tables, checked.upload.what) if common is None else None
     if encoding is not None:
-        return encoding.message, encoding.remedy
-    return checks.invalid_rows_reason(checked.upload, *counts, max_invalid_share, common)
+        message, remedy = encoding.message, encoding.remedy
+    else:
+        message, remedy = checks.invalid_rows_reason(checked.upload, *counts, max_invalid_share, common)
+    raise checked.upload.rejection(message, remedy=remedy, problem="rows")
 
 
 def reject_ambiguous_ids(engine: Engine, checked: Checked) -> int:

@@ -42,14 +42,15 @@ from cleanroom_pipelines.engine.text_files import (
     can_be_skipped,
     delimiter_in,
     escape_of,
+    is_utf_16,
     line_end_of,
     read_lines,
+    wrong_encoding,
 )
 from cleanroom_pipelines.errors import InputError, StorageFullError
 
 # gzip and zstd
 _PACKED_MAGICS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
-_UTF16_MAGICS = (b"\xff\xfe", b"\xfe\xff")
 _PARQUET_MAGIC = b"PAR1"
 _JSON = re.compile(rb"[\[{]\s*[\"{\[]")
 SAVE_AS = "Save the table as CSV, Excel (.xlsx) or Parquet."
@@ -217,8 +218,8 @@ def _open(path: Path, scratch: Path, sizes: Sequence[int], max_bytes: int | None
     if magic.startswith(_PARQUET_MAGIC):
         names, types = _parquet_columns(plain, max_bytes)
         return RoomFile(plain, "parquet", {len(types): 1}, n_bytes, (names,), types=types)
-    if magic.startswith(_UTF16_MAGICS):
-        raise InputError("The file looks like UTF-16.", remedy="Save it as UTF-8.", problem="unreadable")
+    if is_utf_16(magic):
+        raise wrong_encoding("UTF-16", "file")
     if is_json(magic):
         raise InputError("The file is JSON, which is not accepted here.", remedy=SAVE_AS, problem="type")
     line = re.split(r"[\r\n]", magic.decode("utf-8-sig", errors="replace"), maxsplit=1)[0]

@@ -12,7 +12,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +33,7 @@ from cleanroom_pipelines.engine.text_files import is_above_header
 from cleanroom_pipelines.errors import (
     EngineError,
     InputError,
-    StatusCode,
     StorageFullError,
-    TrainingDataError,
     UsageError,
 )
 from cleanroom_pipelines.identity import Dataset, room_digests, sha256_hex
@@ -44,10 +42,8 @@ from cleanroom_pipelines.uploads import cells, checks, room_headers
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.one_pass import JudgedRows, OnePass
 from cleanroom_pipelines.uploads.report import (
-    ColumnType,
     ErrorCode,
     Outcome,
-    RecordedError,
     SchemaReport,
     TableReport,
     ValidationReport,
@@ -104,31 +100,22 @@ class RoomUpload:
             )
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """A dataset's name in messages, its unique key, and the status codes of its failures."""
-
-    what: str
-    key: UniqueKey
-    invalid: StatusCode
-    missing: StatusCode
-
-
-_BASE = (StatusCode.TRAINING_DATA_INVALID, StatusCode.TRAINING_DATA_NOT_FOUND)
-_RULES = {
-    Dataset.MATCHING: _Rules(
-        "table of matching ids", UniqueKey(("user_id", "digest"), ("user_id", "matching_id")), *_BASE
-    ),
-    Dataset.SEGMENTS: _Rules("segments table", UniqueKey(("user_id", "segment"), ("user_id", "segment")), *_BASE),
-    Dataset.DEMOGRAPHICS: _Rules("demographics table", UniqueKey(("user_id",), ("user_id",)), *_BASE),
-    Dataset.EMBEDDINGS: _Rules("embeddings table", UniqueKey(("user_id", "scope"), ("user_id", "scope")), *_BASE),
-    Dataset.SEED_AUDIENCES: _Rules(
-        "table of seed audiences",
-        UniqueKey(("digest", "audience_type"), ("matching_id", "audience_type")),
-        StatusCode.SEED_INVALID,
-        StatusCode.SEED_NOT_FOUND,
-    ),
+# The kind of upload and the unique key of each dataset.
+_UPLOADS = {
+    Dataset.MATCHING: replace(checks.INTERACTIONS, what="table of matching ids"),
+    Dataset.SEGMENTS: replace(checks.INTERACTIONS, what="segments table"),
+    Dataset.DEMOGRAPHICS: replace(checks.INTERACTIONS, what="demographics table"),
+    Dataset.EMBEDDINGS: replace(checks.INTERACTIONS, what="embeddings table"),
+    Dataset.SEED_AUDIENCES: replace(checks.SEED, what="table of seed audiences"),
 }
+_KEYS = {
+    Dataset.MATCHING: UniqueKey(("user_id", "digest"), ("user_id", "matching_id")),
+    Dataset.SEGMENTS: UniqueKey(("user_id", "segment"), ("user_id", "segment")),
+    Dataset.DEMOGRAPHICS: UniqueKey(("user_id",), ("user_id",)),
+    Dataset.EMBEDDINGS: UniqueKey(("user_id", "scope"), ("user_id", "scope")),
+    Dataset.SEED_AUDIENCES: UniqueKey(("digest", "audience_type"), ("matching_id", "audience_type")),
+}
+_DAMAGED = "Check that it is complete and that all its lines have the same line ending."
 
 
 @dataclass(frozen=True)
@@ -190,7 +177,7 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
         EngineError: The engine failed for a reason other than the files, such as lack of memory.
         StorageFullError: Scratch is full.
     """
-    rules = _RULES[dataset]
+    kind = _UPLOADS[dataset]
     part = _Part(dataset, reading)
     try:
         with part.writing():
@@ -200,14 +187,16 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
                 )
                 part.read(upload)
     except InputError as error:
-        return ReadDataset(dataset, _failed_for(part.report(), rules, error), None)
-    reading.runtime.report_progress(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
+        status_code = kind.missing if error.attributes.get("problem") == "missing" else kind.invalid
+        sentence = f"The {kind.what} cannot be used. {error}"
+        return ReadDataset(dataset, part.report().failed(status_code, sentence, checks.code_of(error)), None)
+    reading.runtime.report_progress(_SHARE_OF_ROWS, f"{kind.what}: finding duplicates")
     report = part.report()
-    if (reason := _no_valid_rows(part.tally, rules)) is not None:
-        return ReadDataset(dataset, report.failed(rules.invalid, *reason), None)
+    if (reason := _no_valid_rows(part.tally, kind)) is not None:
+        return ReadDataset(dataset, report.failed(kind.invalid, *reason), None)
     assert part.rows is not None
-    report = with_counts(report, part.rows, rules.key, part.tally.row_number, reading.runtime.engine)
-    reading.runtime.report_progress(1.0, f"{rules.what}: validated")
+    report = with_counts(report, part.rows, _KEYS[dataset], part.tally.row_number, reading.runtime.engine)
+    reading.runtime.report_progress(1.0, f"{kind.what}: validated")
     return ReadDataset(
         dataset, replace(report, n_rows_dropped=report.n_invalid_rows), part.rows, part.hashes, part.n_embeddings
     )
@@ -258,7 +247,7 @@ class _Part:
         file = open_room_file(
             upload.path,
             folder,
-            sizes=sizes_of(self.dataset, upload),
+            sizes=sizes_of(self.dataset, upload.n_embeddings),
             max_bytes=self.reading.runtime.engine.unpacked_bytes,
         )
         formats = dict.fromkeys([*filter(None, self.table.format.split(", ")), file.format])
@@ -269,7 +258,7 @@ class _Part:
             format=", ".join(formats),
         )
         with (
-            _file_damage_as_error(),
+            checks.reading_of(replace(_UPLOADS[self.dataset], what="file"), _DAMAGED),
             open_engine(self.reading.runtime.engine, paths=[folder, upload.path]) as engine,
         ):
             self._read_rows(engine, file, upload)
@@ -286,7 +275,7 @@ class _Part:
         n_rows_before = self.tally.n_readable_rows
         batch_rows = min(self.reading.batch_rows, max(MIN_BATCH_ROWS, CELLS_PER_BATCH // len(columns)))
         share_of = _share_done(engine, file)
-        stage = f"{_RULES[self.dataset].what}: validating rows"
+        stage = f"{_UPLOADS[self.dataset].what}: validating rows"
         for batch in rows.batches(batch_rows):
             self._add_batch(batch, columns, upload.matching_id)
             self.reading.runtime.report_progress(share_of(batch), stage)
@@ -321,7 +310,7 @@ class _Part:
             self.table = replace(self.table, warnings=(*self.table.warnings, sentence))
 
     def _columns_of(self, file: RoomFile, upload: RoomUpload) -> list[Column]:
-        roles = roles_of(self.dataset, file, upload)
+        roles = roles_of(self.dataset, file, upload.n_embeddings)
         if not file.has_columns(len(roles)):
             raise wrong_column_count(file, len(roles))
         if self.dataset is Dataset.SEED_AUDIENCES and len(roles) == 1:
@@ -336,25 +325,9 @@ class _Part:
         self.columns = max(self.columns, columns, key=len)
         self.n_embeddings = upload.n_embeddings or 0
         self.tally.columns += [Recorder() for _ in range(len(self.tally.columns), len(columns))]
-        described = tuple(
-            ColumnType(
-                column.name,
-                column.form or column.role,
-                # The text of a nested type holds its field names, which may be data.
-                column.kind if column in misfits else column.type,
-            )
-            for column in columns
-        )
-        errors = tuple(
-            RecordedError(
-                ErrorCode.INVALID_FILE_TYPE,
-                f"The column must be {cells.TYPES_IN_WORDS[column.role]}.",
-                column=column.name,
-            )
-            for column in misfits
-        )
-        seen = [column for column in described if column not in self.schema.columns]
-        self.schema = SchemaReport(len(errors), errors, (*self.schema.columns, *seen))
+        schema = checks.schema_report(columns, misfits, "The column must be {types}.")
+        seen = [column for column in schema.columns if column not in self.schema.columns]
+        self.schema = replace(schema, columns=(*self.schema.columns, *seen))
         if misfits:
             raise InputError(
                 f"Column {misfits[0].name!r} has a type that is not allowed.",
@@ -385,7 +358,9 @@ class _Part:
 
     def report(self) -> ValidationReport:
         """Report on the rows read so far."""
-        report = ValidationReport(_RULES[self.dataset].what, Outcome.PASSED, schema=self.schema, table=self.table)
+        report = ValidationReport(
+            _UPLOADS[self.dataset].what, Outcome.PASSED, schema=self.schema, table=self.table
+        )
         return self.tally.added_to(report, [column.name for column in self.columns])
 
 
@@ -425,7 +400,7 @@ class _Sink:
         self._stack.close()
 
 
-def roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple[str, Role | RoomRole]]:
+def roles_of(dataset: Dataset, file: RoomFile, n_embeddings: int | None) -> list[tuple[str, Role | RoomRole]]:
     """Return the names and roles of a file's columns, by position."""
     user, matching = ("user_id", Role.USER_ID), ("matching_id", RoomRole.MATCHING_ID)
     roles: dict[Dataset, list[tuple[str, Role | RoomRole]]] = {
@@ -435,7 +410,7 @@ def roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple
         Dataset.EMBEDDINGS: [
             user,
             ("scope", RoomRole.SCOPE),
-            *((f"e{i}", RoomRole.NUMBER) for i in range(upload.n_embeddings or 0)),
+            *((f"e{i}", RoomRole.NUMBER) for i in range(n_embeddings or 0)),
         ],
         Dataset.SEED_AUDIENCES: [matching, ("audience_type", RoomRole.LABEL)],
     }
@@ -459,12 +434,12 @@ def header_of(file: RoomFile, columns: Sequence[Column]) -> int:
     return 0
 
 
-def sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
-    """Return the permitted column counts of a dataset's files."""
+def sizes_of(dataset: Dataset, n_embeddings: int | None = None) -> Sequence[int]:
+    """Return the permitted column counts of a dataset's files; `n_embeddings` None means any number of them."""
     return {
         Dataset.DEMOGRAPHICS: (3, 2, 1),
         Dataset.SEED_AUDIENCES: (2, 1),
-        Dataset.EMBEDDINGS: (2 + (upload.n_embeddings or 0),),
+        Dataset.EMBEDDINGS: (2 + n_embeddings,) if n_embeddings else range(3, 10_000),
     }.get(dataset, (2,))
 
 
@@ -517,23 +492,6 @@ def _share_done(engine: Engine, file: RoomFile) -> Callable[[JudgedRows], float]
 # --- Failures of a whole dataset ---
 
 
-_WHOLE_FILE_CODES = {"missing": None, "empty": ErrorCode.EMPTY_FILE, "type": ErrorCode.INVALID_FILE_TYPE}
-
-
-@contextmanager
-def _file_damage_as_error() -> Iterator[None]:
-    with suppress(TrainingDataError):
-        # `checks` knows which engine failures are caused by the file, whatever its kind.
-        with checks.reading_of(checks.INTERACTIONS):
-            yield
-        return
-    raise InputError(
-        "The file could not be read to its end.",
-        remedy="Check that it is complete and that all its lines have the same line ending.",
-        problem="damaged",
-    )
-
-
 def wrong_column_count(file: RoomFile, n_expected: int) -> InputError:
     """Return the error for a file that has more or fewer columns than its dataset."""
     many = file.n_columns > n_expected
@@ -543,26 +501,17 @@ def wrong_column_count(file: RoomFile, n_expected: int) -> InputError:
         f"instead of {n_expected:,}{kinds and ': '}{kinds}.",
         remedy="Provide exactly the columns of this dataset, in their order.",
         problem="too many columns" if many else "not enough columns",
-        code=(ErrorCode.TOO_MANY_COLUMNS if many else ErrorCode.NOT_ENOUGH_COLUMNS).value,
     )
 
 
-def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[str, ErrorCode] | None:
+def _no_valid_rows(tally: Tally, kind: checks.UploadKind) -> tuple[str, ErrorCode] | None:
     if tally.n_rows == 0:
-        return f"The {rules.what} has no rows. Upload a file with at least one row.", ErrorCode.EMPTY_FILE
+        return f"The {kind.what} has no rows. Upload a file with at least one row.", ErrorCode.EMPTY_FILE
     if tally.n_invalid_rows < tally.n_rows:
         return None
     commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
     reason = (
-        f"No row of the {rules.what} is valid; the most common error is {commonest.value}. "
+        f"No row of the {kind.what} is valid; the most common error is {commonest.value}. "
         "Correct the rows listed in the validation report."
     )
     return reason, ErrorCode.INVALID_NUMBER_OF_ROWS
-
-
-def _failed_for(report: ValidationReport, rules: _Rules, error: InputError) -> ValidationReport:
-    problem = error.attributes.get("problem", "")
-    found = error.attributes.get("code")
-    code = ErrorCode(found) if found else _WHOLE_FILE_CODES.get(problem, ErrorCode.INVALID_FILE_TYPE)
-    status_code = rules.missing if problem == "missing" else rules.invalid
-    return report.failed(status_code, f"The {rules.what} cannot be used. {error}", code)
