@@ -37,7 +37,7 @@ from cleanroom_pipelines.storage.artifacts import full_disk_is_an_error
 from cleanroom_pipelines.uploads.cells import plain_id_sql
 from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
 from cleanroom_pipelines.uploads.likely_causes import no_match
-from cleanroom_pipelines.uploads.reading import Checked, look, read, reject_ambiguous_ids
+from cleanroom_pipelines.uploads.reading import Checked, declare, look, read, reject_ambiguous_ids
 from cleanroom_pipelines.uploads.roles import Role
 
 
@@ -125,7 +125,7 @@ def evaluate_files(
                 ref: _open_ids(engine, relations[ref], table, column, draft.parent)
                 for ref, (table, column) in tables.items()
             }
-            n_rows = {ref: reject_ambiguous_ids(engine, checked, IDS) for ref, checked in opened.items()}
+            n_rows = {ref: reject_ambiguous_ids(engine, checked) for ref, checked in opened.items()}
             query = compile_definition(definition, resolve, files=relations, n_rows=n_rows)
             lists = {relations[ref]: checked for ref, checked in opened.items()}
             _write_combined(engine, query, draft, lists, only_adds=_only_adds(definition))
@@ -220,7 +220,7 @@ def _write_combined(
     with reading_of(IDS):
         for relation, checked in lists.items():
             looked = look(engine, checked)
-            reject_ambiguous_ids(engine, looked, IDS)
+            reject_ambiguous_ids(engine, looked)
             _view_ids(engine, relation, looked, checks=False)
     engine.write_parquet(query.sql, out, query.parameters, repeats=False)
 
@@ -232,15 +232,8 @@ def _open_ids(engine: Engine, relation: str, table: TableFiles, column: str, scr
         InputError: The column cannot hold ids, or holds decimals among other ids.
     """
     with reading_of(IDS):
-        return read(
-            engine,
-            f"{relation}_rows",
-            table,
-            ((column, Role.USER_ID),),
-            IDS,
-            scratch=scratch,
-            assumes_plain=True,
-        )
+        declared = declare(table, ((column, Role.USER_ID),), IDS)
+        return read(engine, f"{relation}_rows", declared, scratch=scratch, assumes_plain=True)
 
 
 def _view_ids(engine: Engine, relation: str, checked: Checked, *, checks: bool) -> None:

@@ -6,7 +6,6 @@ Keep out: which rows are delivered and how (delivery.writing).
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -196,8 +195,8 @@ class _UsersToDeliver:
 def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> Iterator[_UsersToDeliver]:
     from cleanroom_pipelines.audiences.sizes import SeedMode
     from cleanroom_pipelines.similarity.rankings import RANKING_FILE, select_audience
-    from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
-    from cleanroom_pipelines.uploads.reading import read, reject_ambiguous_ids
+    from cleanroom_pipelines.uploads.checks import IDS, find_upload
+    from cleanroom_pipelines.uploads.reading import declare, opened, reject_ambiguous_ids
     from cleanroom_pipelines.uploads.roles import Role
 
     if (ranking / RANKING_FILE).exists():
@@ -216,9 +215,8 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
     columns = [(_user_id_column(tables, "ranking"), Role.USER_ID)]
     if rank:
         columns.append((rank, Role.NUMERICAL_FEATURE))
-    with _opened(tables, settings) as (engine, scratch), reading_of(upload):
-        checked = read(engine, "ranking", tables, columns, upload, scratch=scratch)
-        reject_ambiguous_ids(engine, checked, upload)
+    with opened(declare(tables, columns, upload), settings, name="ranking") as (engine, checked):
+        reject_ambiguous_ids(engine, checked)
         engine.execute(
             # one row per user
             "CREATE TEMP TABLE users AS SELECT user_id, min(place) AS place FROM (SELECT CAST(v0 AS VARCHAR) AS "
@@ -229,18 +227,6 @@ def _users(ranking: Path, size: Any, seed_mode: str | None, settings: Any) -> It
         requested = size.n_users(_population(ranking) or available)
         batches = engine.batches("SELECT user_id FROM users ORDER BY place, user_id LIMIT ?", [requested], 100_000)
         yield _UsersToDeliver((batch.column(0) for batch in batches), requested, available)
-
-
-@contextmanager
-def _opened(tables: "TableFiles", settings: Any) -> "Iterator[tuple[Engine, Path]]":
-    """Yield an engine that can read the tables, and a temporary folder to which the engine can write."""
-    from cleanroom_pipelines.engine import open_engine
-
-    with (
-        tempfile.TemporaryDirectory(prefix="export-", dir=settings.scratch if settings else None) as folder,
-        open_engine(settings, paths=[*tables.files, Path(folder)]) as engine,
-    ):
-        yield engine, Path(folder)
 
 
 def _population(ranking: Path) -> int | None:
@@ -265,8 +251,8 @@ def _activation(
     from cleanroom_pipelines.delivery.destinations import AdDestination, require_served, serves
     from cleanroom_pipelines.delivery.writing import Activation
     from cleanroom_pipelines.terms import MatchingId
-    from cleanroom_pipelines.uploads.checks import IDS, find_upload, reading_of
-    from cleanroom_pipelines.uploads.reading import read, reject_ambiguous_ids
+    from cleanroom_pipelines.uploads.checks import IDS, find_upload
+    from cleanroom_pipelines.uploads.reading import declare, opened, reject_ambiguous_ids
     from cleanroom_pipelines.uploads.roles import Role
 
     if destination in (None, AdDestination.PLAIN):
@@ -300,9 +286,8 @@ def _activation(
     kinds = [kind for kind, names in served.items() for _ in names]
     # Ids of people are read like ids of users; `hash_ids` judges e-mail addresses and phone numbers.
     declared = [(name, Role.USER_ID) for name in (user_id, *(name for names in served.values() for name in names))]
-    with _opened(tables, settings) as (engine, scratch), reading_of(upload):
-        checked = read(engine, "ids", tables, declared, upload, scratch=scratch)
-        reject_ambiguous_ids(engine, checked, upload)
+    with opened(declare(tables, declared, upload), settings, name="ids") as (engine, checked):
+        reject_ambiguous_ids(engine, checked)
         given = _IdsOfUsers(engine, kinds)
         yield "plain", Activation(where, tuple(served), given.hashes(where)), left_out, given
 

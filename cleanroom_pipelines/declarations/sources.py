@@ -22,6 +22,7 @@ from cleanroom_pipelines.uploads.checks import (
     UploadKind,
     choose_seed_column,
     find_upload,
+    missing_columns,
 )
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES
 from cleanroom_pipelines.uploads.sources import Sources, is_remote, parse_source
@@ -60,12 +61,8 @@ def _check_table(
     there = sources.columns(source_of(folder, form.source), upload)
     missing = [name for name in form.columns if name not in there]
     if missing:
-        raise upload.rejection(
-            f"The {upload.what} lacks the declared column{'s' if len(missing) > 1 else ''} "
-            f"{', '.join(map(repr, missing))}.",
-            remedy=_suggestion(missing[0], there) or "Check the spelling of the names.",
-            problem="columns",
-        )
+        remedy = _suggestion(missing[0], there) or "Check the spelling of the names."
+        raise missing_columns(missing, upload, remedy)
 
 
 def _suggestion(name: str, there: Iterable[str]) -> str:

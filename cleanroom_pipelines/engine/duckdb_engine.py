@@ -336,8 +336,9 @@ def _csv_run_query(files: Sequence[Path], shape: CsvShape, tables: TableFiles) -
     cells |= {name: f"nullif({cell}, '')" for name, cell in cells.items() if is_list}
     return (
         f"SELECT {_select(cells, tables)} FROM read_csv({_file_list(files)}, columns = {{{names}}}, "
-        f"auto_detect = false, header = true, compression = '{shape.packing}', "
-        f"delim = {quote_literal(shape.delimiter)}, quote = '\"', escape = '{shape.escape}', nullstr = '', "
+        f"auto_detect = false, header = {shape.has_header}, skip = {shape.n_above}, "
+        f"compression = '{shape.packing}', delim = {quote_literal(shape.delimiter)}, quote = '\"', "
+        f"escape = '{shape.escape}', nullstr = '', "
         f"max_line_size = {_MAX_LINE_BYTES}, ignore_errors = true, store_rejects = true, rejects_limit = 0"
         + (f", new_line = '{new_line}'" if new_line else "")
         + (", allow_quoted_nulls = false) WHERE c0 IS NOT NULL" if is_list else ")")

@@ -41,7 +41,6 @@ from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.ways_in import acting_for
 
 FOLDERS = tuple(dataset.key for dataset in Dataset)
-_EMBEDDING_COLUMNS = range(3, 10_000)
 
 
 def find_room_drops(installation: Installation) -> Iterator[Drop]:
@@ -190,11 +189,12 @@ def _input_of(room: DataRoom, folder: str) -> InputName:
 def _n_embeddings(installation: Installation, path: Path) -> int:
     """Return the number of values per embedding: the file's columns, minus user and scope."""
     from cleanroom_pipelines.uploads.room_files import open_room_file
+    from cleanroom_pipelines.uploads.room_reading import sizes_of
 
     max_bytes = installation.engine_settings.unpacked_bytes
     with tempfile.TemporaryDirectory(prefix="drop-", dir=installation.home.scratch) as scratch:
         try:
-            file = open_room_file(path, Path(scratch), sizes=_EMBEDDING_COLUMNS, max_bytes=max_bytes)
+            file = open_room_file(path, Path(scratch), sizes=sizes_of(Dataset.EMBEDDINGS), max_bytes=max_bytes)
         except InputError:
             return 1  # validation reports what is wrong
         return max(1, file.n_columns - 2)

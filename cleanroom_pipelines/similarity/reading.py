@@ -32,7 +32,7 @@ from cleanroom_pipelines.uploads.checks import (
     check_times,
     reading_of,
 )
-from cleanroom_pipelines.uploads.reading import Checked, columns_of, read, reject_invalid_rows
+from cleanroom_pipelines.uploads.reading import Checked, declare, read, reject_invalid_rows
 from cleanroom_pipelines.uploads.roles import Role
 
 ITEM_BITS = 20
@@ -105,7 +105,7 @@ def open_cells(
     Raises:
         TrainingDataError: A column is missing or has the wrong type, or a quote is not closed.
     """
-    checked = read(engine, f"{name}_read", tables, schema.columns, INTERACTIONS, scratch=scratch)
+    checked = read(engine, f"{name}_read", declare(tables, schema.columns, INTERACTIONS), scratch=scratch)
     features = [position for position, column in enumerate(checked.columns) if column.role.is_feature]
     select = [
         f"{checked.value(Role.USER_ID)} AS user_id",
@@ -173,7 +173,7 @@ def check_profile(
             smallest=found["smallest_too_large"],
             n_rows=n_rows,
         )
-    reject_invalid_rows(engine, checked, INTERACTIONS, (found["n_invalid"], n_rows), max_invalid_share)
+    reject_invalid_rows(engine, checked, (found["n_invalid"], n_rows), max_invalid_share)
 
 
 def usable(window: Window) -> str:
@@ -279,7 +279,8 @@ def _of_population(engine: Engine, population: TableFiles | None, scratch: Path)
     if population is None:
         return ""
     with reading_of(USERS):
-        checked = read(engine, "population_rows", population, (("user_id", Role.USER_ID),), USERS, scratch=scratch)
+        declared = declare(population, (("user_id", Role.USER_ID),), USERS)
+        checked = read(engine, "population_rows", declared, scratch=scratch)
         engine.execute(
             f"""-- one row per user of the population
             CREATE OR REPLACE TEMP TABLE population AS
@@ -476,7 +477,7 @@ def infer_users_schema(tables: TableFiles, user_column: str) -> UsersSchema:
             remedy="Rename the id column of the users table, or declare that table's schema.",
         )
     roles = [(user_column, Role.USER_ID)]
-    for column in columns_of(tables, [(name, Role.CATEGORICAL_FEATURE) for name in tables.columns]):
+    for column in declare(tables, [(name, Role.CATEGORICAL_FEATURE) for name in tables.columns], USERS).columns:
         kinds = set(column.kind.split(", "))
         role = Role.NUMERICAL_FEATURE if kinds <= {INTEGER, FLOAT, DECIMAL} else Role.CATEGORICAL_FEATURE
         if column.name != user_column and all(takes(role, kind) for kind in kinds):
@@ -501,7 +502,7 @@ def read_users_table(
         TrainingDataError: A column is missing or has the wrong type, a quote is not closed, or there are too many
             invalid rows.
     """
-    checked = read(engine, "user_rows", tables, schema.columns, USERS, scratch=scratch)
+    checked = read(engine, "user_rows", declare(tables, schema.columns, USERS), scratch=scratch)
     described = [column for column in checked.columns if column.role.is_feature]
     values = [f"v{position}" for position, column in enumerate(checked.columns) if column.role.is_feature]
     shown = [
@@ -512,7 +513,7 @@ def read_users_table(
     engine.execute(f"CREATE OR REPLACE TEMP VIEW user_cells AS SELECT {', '.join(shown)} FROM {checked.name}")
     counts = _one(engine, "SELECT count(*) AS n, count(*) FILTER (NOT is_usable) AS bad FROM user_cells")
     n_rows, n_invalid = counts["n"] + checked.n_rejected, counts["bad"] + checked.n_rejected
-    reject_invalid_rows(engine, checked, USERS, (n_invalid, n_rows), max_invalid_share)
+    reject_invalid_rows(engine, checked, (n_invalid, n_rows), max_invalid_share)
     names = [f"f{number}" for number in range(len(schema.features))]
     # Duplicate rows: take the smallest value of each column, so that the result does not depend on row order.
     smallest = "".join(f", min(c.{name}) AS {name}" for name in names)

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, TableFiles, find_tables
+from cleanroom_pipelines.engine import TableFiles, find_tables
 from cleanroom_pipelines.errors import EngineError, InputError, SeedError, StatusCode, TrainingDataError
 from cleanroom_pipelines.uploads.cells import MAX_SECONDS, REMEDIES, TYPES_IN_WORDS, Column, Rule
+from cleanroom_pipelines.uploads.report import ColumnType, ErrorCode, RecordedError, SchemaReport
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines.uploads.room_headers import is_name, names_user_ids
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_BYTES, SEED_COLUMN
@@ -41,6 +42,21 @@ _NOT_CAUSED_BY_FILES = {
 }
 # "id", "userid", "household_id": names of an id column, and unlikely as ids themselves.
 _NAMES_AN_ID = re.compile(r"([a-z]+[ _-])*(user)?id", re.IGNORECASE)
+_DAMAGED = (
+    "Check that each file is complete, has the format of its suffix, and uses the same line ending throughout."
+)
+# Error codes of problems with whole uploads; all others are INVALID_FILE_TYPE.
+_CODES: dict[str, ErrorCode | None] = {
+    "missing": None,
+    "rows": None,
+    "empty": ErrorCode.EMPTY_FILE,
+    "columns": ErrorCode.NOT_ENOUGH_COLUMNS,
+    "not enough columns": ErrorCode.NOT_ENOUGH_COLUMNS,
+    "too many columns": ErrorCode.TOO_MANY_COLUMNS,
+    "times": ErrorCode.INVALID_NUMERIC_RANGE,
+    "too small": ErrorCode.INVALID_NUMBER_OF_ROWS,
+    "too many": ErrorCode.INVALID_NUMBER_OF_ROWS,
+}
 _UNIT_FLOORS = ((10**17, "nanoseconds"), (10**14, "microseconds"), (MAX_SECONDS, "milliseconds"))
 
 
@@ -83,8 +99,8 @@ class UploadKind:
 
     def rejection(self, message: str, *, remedy: str, problem: str) -> InputError:
         """Build the error that rejects an upload of this kind."""
-        codes = {"missing": self.missing, "too small": self.too_small, "too large": self.too_large}
-        code = codes.get(problem) or self.invalid
+        codes = {"missing": self.missing, "too small": self.too_small}
+        code = (self.too_large if problem in ("too large", "too many") else codes.get(problem)) or self.invalid
         return self.error(message, remedy=remedy, status_code=code, problem=problem)
 
 
@@ -190,12 +206,14 @@ def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], uplo
         )
     missing = [name for name, _ in declared if name not in tables.columns]
     if missing:
-        raise upload.rejection(
-            f"The {upload.what} lacks the declared column{'s' if len(missing) > 1 else ''} "
-            f"{', '.join(repr(name) for name in missing)}.",
-            remedy="Check the spelling of the names. CSV needs a header row; JSON Lines need one object per line.",
-            problem="columns",
-        )
+        remedy = "Check the spelling of the names. CSV needs a header row; JSON Lines need one object per line."
+        raise missing_columns(missing, upload, remedy)
+
+
+def missing_columns(names: Sequence[str], upload: UploadKind, remedy: str) -> InputError:
+    """Build the error for an upload that lacks declared columns."""
+    columns = f"column{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
+    return upload.rejection(f"The {upload.what} lacks the declared {columns}.", remedy=remedy, problem="columns")
 
 
 def check_types(columns: Sequence[Column], upload: UploadKind) -> None:
@@ -261,17 +279,6 @@ def check_quotes(rejected: pa.Table, upload: UploadKind | None = None) -> None:
     )
 
 
-def count_rejected(engine: Engine, upload: UploadKind) -> int:
-    """Count the lines of an upload that were skipped since the last call of `Engine.rejected_lines`.
-
-    Raises:
-        TrainingDataError: Or SeedError: the upload has an unclosed quote.
-    """
-    rejected = engine.rejected_lines()
-    check_quotes(rejected, upload)
-    return int(rejected.num_rows)
-
-
 def invalid_rows_reason(
     upload: UploadKind, n_invalid: int, n_rows: int, max_invalid_share: float, common: CommonError | None
 ) -> tuple[str, str]:
@@ -304,9 +311,38 @@ def exceeds(n_invalid: int, n_rows: int, max_invalid_share: float) -> bool:
     return n_invalid > Fraction(str(max_invalid_share)) * n_rows
 
 
+def code_of(error: InputError) -> ErrorCode | None:
+    """Return the error code of a problem with a whole upload; None if the status code or other errors show it."""
+    return _CODES.get(error.attributes.get("problem", ""), ErrorCode.INVALID_FILE_TYPE)
+
+
+def schema_report(columns: Sequence[Column], misfits: Sequence[Column], sentence: str) -> SchemaReport:
+    """Describe the columns of an upload, with an error for each column whose type does not fit.
+
+    Args:
+        columns: All columns.
+        misfits: The columns of other types.
+        sentence: The message, with placeholders for `role` and `types`.
+    """
+    errors = tuple(
+        RecordedError(
+            ErrorCode.INVALID_FILE_TYPE,
+            sentence.format(role=column.role, types=TYPES_IN_WORDS[column.role]),
+            column=column.name,
+        )
+        for column in misfits
+    )
+    described = tuple(ColumnType(column.name, column.form or column.role, column.type) for column in columns)
+    return SchemaReport(len(errors), errors, described)
+
+
 @contextmanager
-def reading_of(upload: UploadKind) -> Iterator[None]:
+def reading_of(upload: UploadKind, remedy: str = _DAMAGED) -> Iterator[None]:
     """Replace engine errors caused by the uploaded files with the error class of this kind of upload.
+
+    Args:
+        upload: Kind of upload.
+        remedy: What the message suggests.
 
     Raises:
         TrainingDataError: Or SeedError: the files could not be read to their end.
@@ -320,7 +356,6 @@ def reading_of(upload: UploadKind) -> Iterator[None]:
             raise
         raise upload.rejection(
             f"The {upload.what} could not be read to its end.",
-            remedy="Check that each file is complete, has the format of its suffix, and uses the same line ending "
-            "throughout.",
+            remedy=remedy,
             problem="damaged",
         ) from None

@@ -13,39 +13,33 @@ Measured on one thread of a 2-core machine, idle to busy, without imports (pande
 and 14 to 28 s as CSV; 5 million as JSON Lines, 14 to 20 s.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from cleanroom_pipelines.engine import Engine, Runtime, TableFiles, open_engine
+from cleanroom_pipelines.engine import Engine, Runtime, TableFiles
 from cleanroom_pipelines.errors import EngineError, InputError
 from cleanroom_pipelines.uploads import cells, checks
-from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.checks import UploadKind
 from cleanroom_pipelines.uploads.reading import (
     Checked,
-    columns_of,
+    declare,
     distinct_ids,
     heavy_id_warnings,
-    invalid_rows_reason,
-    read,
+    opened,
+    reject_invalid_rows,
 )
 from cleanroom_pipelines.uploads.report import (
-    MAX_RECORDED_ERRORS,
-    MESSAGES,
-    ColumnType,
     ErrorCode,
     Outcome,
-    RecordedError,
-    SchemaReport,
     TableReport,
     UniquenessReport,
     ValidationReport,
 )
 from cleanroom_pipelines.uploads.roles import Role
+from cleanroom_pipelines.uploads.room_counts import UniqueKey, recorded_duplicates
 from cleanroom_pipelines.uploads.seed_files import MAX_SEED_IDS, MIN_SEED_IDS, SEED_COLUMN
 from cleanroom_pipelines.uploads.tally import Recorder, Tally, errors_of
 
@@ -54,13 +48,6 @@ BATCH_ROWS = 1_000_000
 DeclaredColumns = Sequence[tuple[str, str]]
 
 _SHARE_OF_BATCHES = 0.8
-# Error codes of whole-upload problems. A missing file has none; its status code is enough.
-_CODES: dict[str, ErrorCode | None] = {
-    "missing": None,
-    "empty": ErrorCode.EMPTY_FILE,
-    "columns": ErrorCode.NOT_ENOUGH_COLUMNS,
-    "times": ErrorCode.INVALID_NUMERIC_RANGE,
-}
 
 
 def validate_interactions(
@@ -95,17 +82,21 @@ def validate_interactions(
     """
     declared = cells.check_declaration(columns, needs=[Role.USER_ID, Role.ITEM_ID])
 
-    def too_small(counts: "_Counts") -> "_Verdict | None":
+    def check_size(counts: "_Counts") -> None:
         floors = [
             (counts.n_valid_rows, min_rows, "valid rows"),
             (counts.n_users, min_users, "users"),
             (counts.n_users_with_two, min_users_with_two, "users with at least two rows"),
         ]
-        return next(
-            (_too_few(checks.INTERACTIONS, n, least, unit) for n, least, unit in floors if n < least), None
-        )
+        for n_found, least, unit in floors:
+            if n_found < least:
+                raise checks.INTERACTIONS.rejection(
+                    f"The interactions table has {n_found:,} {unit}; at least {least:,} are required.",
+                    remedy="Provide more data.",
+                    problem="too small",
+                )
 
-    task = _Task(_INTERACTIONS, declared, too_small, max_invalid_share, batch_rows, runtime)
+    task = _Task(_INTERACTIONS, declared, check_size, max_invalid_share, batch_rows, runtime)
     return _validate(source, task)
 
 
@@ -173,22 +164,21 @@ def check_seed(
         EngineError: The engine failed for a reason other than the files, such as lack of memory.
     """
 
-    def wrong_size(counts: "_Counts") -> "_Verdict | None":
+    def check_size(counts: "_Counts") -> None:
         # The reason becomes a job status that both sides can read, so it must not contain the counts.
         if counts.n_users < min_unique:
             message = f"The seed has fewer than the required {min_unique:,} unique ids."
-            return _wrong_size(checks.SEED, "too small", message, "Provide more ids.")
+            raise checks.SEED.rejection(message, remedy="Provide more ids.", problem="too small")
         if counts.n_users > max_unique:
             message = f"The seed has more than the allowed {max_unique:,} unique ids."
-            return _wrong_size(checks.SEED, "too large", message, "Provide a smaller seed.")
-        return None
+            raise checks.SEED.rejection(message, remedy="Provide a smaller seed.", problem="too many")
 
     kept: list[pa.ChunkedArray] = []
 
     def keep(engine: Engine, checked: Checked) -> None:
         kept.append(distinct_ids(engine, checked))
 
-    task = _Task(_SEED, None, wrong_size, max_invalid_share, batch_rows, runtime, keep, is_strict, dataset_column)
+    task = _Task(_SEED, None, check_size, max_invalid_share, batch_rows, runtime, keep, is_strict, dataset_column)
     report = _validate(source, task)
     return report, kept[0] if report.passed else None
 
@@ -209,17 +199,6 @@ _SEED = _KindRules(checks.SEED, counts_duplicates=True, drops_duplicates=False, 
 
 
 @dataclass(frozen=True)
-class _Verdict:
-    """Why an upload fails; the code is None if row errors already show the reason."""
-
-    code: ErrorCode | None
-    error: InputError
-
-    def on(self, report: ValidationReport) -> ValidationReport:
-        return report.failed(self.error.status_code, str(self.error), self.code)
-
-
-@dataclass(frozen=True)
 class _Counts:
     n_valid_rows: int
     n_users: int
@@ -231,7 +210,7 @@ class _Task:
     rules: _KindRules
     # None for a seed, whose column is chosen from its file.
     declared: tuple[tuple[str, Role], ...] | None
-    judge_size: Callable[[_Counts], _Verdict | None]
+    check_size: Callable[[_Counts], None]
     max_invalid_share: float
     batch_rows: int
     runtime: Runtime
@@ -251,21 +230,21 @@ def _validate(source: str | Path, task: _Task) -> ValidationReport:
         if task.declared is None:
             declared = ((checks.choose_seed_column(tables, task.dataset_column), Role.USER_ID),)
             report = replace(report, table=_table_report(tables, declared, task.rules))
-        checks.check_columns(tables, declared, upload)
-        report = replace(report, schema=_schema_report(columns_of(tables, declared)))
-        settings = task.runtime.engine
-        with tempfile.TemporaryDirectory(prefix="upload-", dir=settings.scratch) as scratch:
-            paths = [*tables.files, Path(scratch)]
-            with checks.reading_of(upload), open_engine(settings, paths=paths) as engine:
-                task.runtime.report_progress(0.0, "reading the files")
-                checked = read(
-                    engine, "upload", tables, declared, upload, scratch=Path(scratch), keeps_rejected=True
-                )
-                return _validate_rows(engine, checked, task, report)
+        found = declare(tables, declared, upload)
+        misfits = [column for column in found.columns if not column.fits]
+        sentence = "The role {role} requires {types}."
+        report = replace(report, schema=checks.schema_report(found.columns, misfits, sentence))
+        task.runtime.report_progress(0.0, "reading the files")
+        with opened(found, task.runtime.engine, keeps_rejected=True) as (engine, checked):
+            return _validate_rows(engine, checked, task, report)
     except InputError as error:
-        if task.is_strict:
-            raise
-        return _verdict_of(error).on(report)
+        return _failed(report, error, task)
+
+
+def _failed(report: ValidationReport, error: InputError, task: _Task) -> ValidationReport:
+    if task.is_strict:
+        raise error
+    return report.failed(error.status_code, str(error), checks.code_of(error))
 
 
 def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: ValidationReport) -> ValidationReport:
@@ -277,17 +256,19 @@ def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: Valida
         )
     report = tally.added_to(report, [column.name for column in checked.columns])
     report, counts = _with_counts(engine, checked, tally, report, task)
-    verdict = (
-        _wrong_time_unit(engine, checked, report, upload)
-        or _too_many_invalid(engine, checked, tally, task)
-        or task.judge_size(counts)
-    )
-    if not verdict:
+    try:
+        _check_times(engine, checked, report)
+        # Duplicates do not count.
+        invalid = (tally.n_invalid_rows, tally.n_rows)
+        reject_invalid_rows(engine, checked, invalid, task.max_invalid_share)
+        task.check_size(counts)
+    except InputError as error:
+        report = _failed(report, error, task)
+    else:
         task.on_valid(engine, checked)
-    elif task.is_strict:
-        raise verdict.error
+        report = replace(report, n_rows_dropped=report.n_invalid_rows)
     task.runtime.report_progress(1.0, "validated")
-    return verdict.on(report) if verdict else replace(report, n_rows_dropped=report.n_invalid_rows)
+    return report
 
 
 # --- Reading the rows ---
@@ -300,8 +281,9 @@ def _tally_rows(engine: Engine, checked: Checked, table: TableReport, task: _Tas
     for batch in engine.batches(f"SELECT {select} FROM {checked.name}", rows=task.batch_rows):
         tally.add_batch(errors_of(checked.rules, batch.columns), batch.num_rows)
         task.runtime.report_progress(_SHARE_OF_BATCHES * tally.n_readable_rows / n_rows, "validating rows")
-    for part in checked.rejected:
-        tally.add_rejected(part.lines, part.n_rows_before, 1 if table.format == "csv" else 0)
+    for file, part in zip(checked.tables.files, checked.rejected, strict=False):
+        n_header_lines = checked.tables.shape_of(file).n_above + 1 if table.format == "csv" else 0
+        tally.add_rejected(part.lines, part.n_rows_before, n_header_lines)
     return tally
 
 
@@ -344,21 +326,13 @@ def _with_counts(
 def _with_duplicates_dropped(
     engine: Engine, checked: Checked, tally: Tally, report: ValidationReport
 ) -> ValidationReport:
-    (key,) = report.uniqueness.key_columns
-    first = engine.fetch(
-        # one row per later duplicate, the first 500 in file order; invalid rows are ignored
-        "WITH numbered AS (SELECT row_number() OVER () AS row_number, "
-        f"CASE WHEN {checked.usable} THEN {checked.value(Role.USER_ID)} END AS user_id FROM {checked.name}), "
-        "repeated AS (SELECT user_id, min(row_number) AS first_row FROM numbered WHERE user_id IS NOT NULL "
-        "GROUP BY user_id HAVING count(*) > 1) "
-        "SELECT row_number FROM numbered JOIN repeated USING (user_id) WHERE row_number > first_row "
-        f"ORDER BY row_number LIMIT {MAX_RECORDED_ERRORS}"
+    code, n_duplicates = ErrorCode.DUPLICATE_VALUES, report.uniqueness.n_duplicates
+    engine.execute(
+        f"CREATE TEMP VIEW valid AS SELECT row_number, {checked.value(Role.USER_ID)} AS user_id "
+        f"FROM (SELECT *, row_number() OVER () AS row_number FROM {checked.name}) WHERE {checked.usable}"
     )
-    code = ErrorCode.DUPLICATE_VALUES
-    n_duplicates = report.uniqueness.n_duplicates
-    recorded = tuple(
-        RecordedError(code, MESSAGES[code], tally.row_number(row), key) for row in first["row_number"].to_pylist()
-    )
+    key = UniqueKey(("user_id",), report.uniqueness.key_columns)
+    recorded = recorded_duplicates(engine, key, tally.row_number)
     return replace(
         report,
         n_invalid_rows=report.n_invalid_rows + n_duplicates,
@@ -367,57 +341,19 @@ def _with_duplicates_dropped(
     )
 
 
-# --- Verdicts ---
-
-
-def _verdict_of(error: InputError) -> _Verdict:
-    return _Verdict(_CODES.get(error.attributes.get("problem", ""), ErrorCode.INVALID_FILE_TYPE), error)
-
-
-def _wrong_time_unit(
-    engine: Engine, checked: Checked, report: ValidationReport, upload: UploadKind
-) -> _Verdict | None:
+def _check_times(engine: Engine, checked: Checked, report: ValidationReport) -> None:
     position = next((i for i, column in enumerate(checked.columns) if column.role is Role.TIMESTAMP), None)
     if position is None or cells.TIME in checked.columns[position].kind:
-        return None
+        return
     # Query the size of the times only if many cells are unusable.
     if report.columns[position].n_errors * 2 <= report.n_rows:
-        return None
+        return
     found = engine.fetch(
         # one row: times too large to be seconds
-        f"SELECT count(*) AS n, min(v{position}) AS smallest FROM {checked.name} "
+        f"SELECT count(*) AS n_too_large, min(v{position}) AS smallest FROM {checked.name} "
         f"WHERE v{position} >= {cells.MAX_SECONDS}"
     ).to_pylist()[0]
-    try:
-        checks.check_times(
-            checked.columns[position].name,
-            upload,
-            n_too_large=found["n"],
-            smallest=found["smallest"],
-            n_rows=report.n_rows,
-        )
-    except InputError as error:
-        return _verdict_of(error)
-    return None
-
-
-def _too_many_invalid(engine: Engine, checked: Checked, tally: Tally, task: _Task) -> _Verdict | None:
-    # Duplicates do not count.
-    if not checks.exceeds(tally.n_invalid_rows, tally.n_rows, task.max_invalid_share):
-        return None
-    upload = task.rules.upload
-    counts = (tally.n_invalid_rows, tally.n_rows)
-    message, remedy = invalid_rows_reason(engine, checked, upload, counts, task.max_invalid_share)
-    return _Verdict(None, upload.rejection(message, remedy=remedy, problem="rows"))
-
-
-def _too_few(upload: UploadKind, n_found: int, n_least: int, unit: str) -> _Verdict:
-    message = f"The {upload.what} has {n_found:,} {unit}; at least {n_least:,} are required."
-    return _wrong_size(upload, "too small", message, "Provide more data.")
-
-
-def _wrong_size(upload: UploadKind, problem: str, message: str, remedy: str) -> _Verdict:
-    return _Verdict(ErrorCode.INVALID_NUMBER_OF_ROWS, upload.rejection(message, remedy=remedy, problem=problem))
+    checks.check_times(checked.columns[position].name, checked.upload, n_rows=report.n_rows, **found)
 
 
 def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _KindRules) -> TableReport:
@@ -431,17 +367,3 @@ def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _KindRul
         n_unknown_columns=len(unknown),
         unknown_columns=tuple(unknown) if named else (),
     )
-
-
-def _schema_report(columns: Sequence[Column]) -> SchemaReport:
-    misfits = tuple(
-        RecordedError(
-            ErrorCode.INVALID_FILE_TYPE,
-            f"The role {column.role} requires {cells.TYPES_IN_WORDS[column.role]}.",
-            column=column.name,
-        )
-        for column in columns
-        if not column.fits
-    )
-    described = tuple(ColumnType(column.name, column.role, column.type) for column in columns)
-    return SchemaReport(len(misfits), misfits, described)

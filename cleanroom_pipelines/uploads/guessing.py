@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from cleanroom_pipelines.engine.text_files import as_text
 from cleanroom_pipelines.errors import InputError
 from cleanroom_pipelines.identity import Dataset
 from cleanroom_pipelines.identity.judging import judge_ids
@@ -24,14 +25,18 @@ from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads import cells, workbooks
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.room_files import SAVE_AS, RoomFile, is_json, open_room_file
-from cleanroom_pipelines.uploads.room_headers import is_header, is_name
-from cleanroom_pipelines.uploads.room_reading import RoomUpload, roles_of, sizes_of, wrong_column_count
+from cleanroom_pipelines.uploads.room_headers import is_name
+from cleanroom_pipelines.uploads.room_reading import (
+    header_of,
+    roles_of,
+    sizes_of,
+    wrong_column_count,
+)
 
 SEPARATORS = (",", ";", "\t", "|")
 _HEAD_BYTES = 4_096
 _SAMPLE_ROWS = 1_000
 _MAX_LINE, _MAX_SAMPLE = 1 << 20, 8 << 20  # characters: this process serves all requests
-_EMBEDDINGS = tuple(range(3, 10_000))
 # Kinds of which most other texts are not valid ids, in the order of the guess.
 _TELLING = (
     MatchingId.HASHED_EMAIL,
@@ -103,7 +108,7 @@ def guess_file(
     Raises:
         InputError: It cannot be read, or its columns are not those of the dataset.
     """
-    file = open_room_file(path, scratch, sizes=_sizes(dataset), max_bytes=max_bytes)
+    file = open_room_file(path, scratch, sizes=sizes_of(dataset), max_bytes=max_bytes)
     try:
         return _guess(file, dataset, kinds)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
@@ -137,7 +142,7 @@ def rewritten(
         )
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    rows = _csv_rows(file, separator)
+    rows = _rows(file, separator)
     try:
         if header:
             next(rows, None)
@@ -176,26 +181,26 @@ def _check_is_table(head: bytes) -> None:
 
 
 def _guess(file: RoomFile, dataset: Dataset, kinds: Sequence[MatchingId]) -> Guess:
-    sizes = _sizes(dataset)
+    sizes = sizes_of(dataset)
     if not file.record_sizes and file.format == "csv":
         raise InputError("The file has no rows.", remedy="Choose a file with at least one row.", problem="empty")
     if file.n_columns not in sizes:
-        raise wrong_column_count(file.n_columns, sizes[0])
-    upload = _upload(dataset, file.n_columns)
-    roles = roles_of(dataset, file, upload)
-    rows = _parquet_names(file) if file.format == "parquet" else _sample(_records(file))
-    columns = [Column(name, role, cells.CELL, "text", None) for name, role in roles]
-    names = rows[0] if rows and len(rows[0]) == len(columns) else [""] * len(columns)
-    header = file.format == "csv" and is_header(columns, names)
+        raise wrong_column_count(file, sizes[0])
+    roles = roles_of(dataset, file, file.n_columns - 2)
+    n_above = header_of(file, [Column(name, role, cells.CELL, "text") for name, role in roles])
+    names = file.head[n_above - 1][: len(roles)] if n_above or file.format == "parquet" else ()
     place = next((i for i, (name, _) in enumerate(roles) if name == "matching_id"), None)
-    ids = [row[place] for row in rows if len(row) > place] if place is not None else []
+    # No cell of Parquet is read, since a few bytes may unpack to gigabytes.
+    rows = _sample(_rows(file, file.csv.delimiter, n_above)) if file.format == "csv" else []
     return Guess(
         file.format,
-        file.delimiter if file.format == "csv" else "",
-        header,
+        file.csv.delimiter if file.format == "csv" else "",
+        bool(n_above) and file.format == "csv",
         tuple(name for name, _ in roles),
-        None if place is None else _guess_kind(names[place], ids, kinds),
-        tuple(name if is_name(name) else "" for name in names) if header or file.format == "parquet" else (),
+        None
+        if place is None
+        else _guess_kind(names[place] if names else "", [row[place] for row in rows if len(row) > place], kinds),
+        tuple(name if is_name(name) else "" for name in names),
     )
 
 
@@ -209,15 +214,12 @@ def _guess_kind(name: str, ids: Sequence[str], kinds: Sequence[MatchingId]) -> M
     return fitting[0] if fitting else named or MatchingId.STRING
 
 
-def _records(file: RoomFile) -> Iterator[list[str]]:
-    """Yield the records of a CSV; a separator at the end of each line adds no cell."""
-    for record in _csv_rows(file, file.delimiter):
-        yield record[:-1] if len(record) == file.n_columns + 1 and not record[-1] else record
-
-
-def _csv_rows(file: RoomFile, separator: str) -> Iterator[list[str]]:
-    with file.path.open(encoding="utf-8-sig", errors="replace", newline="") as text:
-        yield from filter(any, csv.reader(_lines(text), delimiter=separator))
+def _rows(file: RoomFile, separator: str, n_above: int = 0) -> Iterator[list[str]]:
+    """Yield the records of a CSV that are not blank, without the first `n_above` records of its head."""
+    escape = None if file.csv.escape == '"' else file.csv.escape
+    with file.path.open("rb") as stream, as_text(stream) as text:
+        records = csv.reader(_lines(text), delimiter=separator, escapechar=escape, doublequote=not escape)
+        yield from filter(any, islice(records, file.csv.n_above + n_above, None))
 
 
 def _lines(text: IO[str]) -> Iterator[str]:
@@ -236,26 +238,6 @@ def _sample(rows: Iterator[list[str]]) -> list[list[str]]:
         if n_characters > _MAX_SAMPLE:
             break
     return found
-
-
-def _parquet_names(file: RoomFile) -> list[list[str]]:
-    """Return a Parquet file's column names without reading its cells, which may unpack to gigabytes."""
-    import pyarrow.parquet as pq
-
-    return [list(pq.read_schema(file.path).names)]
-
-
-def _sizes(dataset: Dataset) -> tuple[int, ...]:
-    return _EMBEDDINGS if dataset is Dataset.EMBEDDINGS else sizes_of(dataset, _upload(dataset, 3))
-
-
-def _upload(dataset: Dataset, n_columns: int) -> RoomUpload:
-    return RoomUpload(
-        dataset,
-        Path(),
-        MatchingId.STRING if dataset.has_ids else None,
-        n_columns - 2 if dataset is Dataset.EMBEDDINGS else None,
-    )
 
 
 def _unreadable() -> InputError:

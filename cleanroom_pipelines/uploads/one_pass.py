@@ -57,12 +57,10 @@ class OnePass:
         engine: Engine with the view.
         view: View of the file's cells, with the names of `columns`.
         columns: All columns in order, with their types.
-        n_header_rows: Rows at the start that are not data.
     """
 
-    def __init__(self, engine: Engine, view: str, columns: Sequence[Column], n_header_rows: int = 0) -> None:
+    def __init__(self, engine: Engine, view: str, columns: Sequence[Column]) -> None:
         self._engine, self._view, self._columns = engine, view, tuple(columns)
-        self.n_header_rows = n_header_rows
         self._facts: dict[int, IdFacts] = {}
         for position, column in enumerate(columns):
             if column.role.is_id and column.is_number:
@@ -83,7 +81,7 @@ class OnePass:
 
     def batches(self, n_rows: int) -> Iterator[JudgedRows]:
         """Read and validate the rows in batches of at most `n_rows`."""
-        n_done, undecided = self.n_header_rows, [0]
+        n_done, undecided = 0, [0]
         while undecided:
             judging, rules = self._judging()
             query = f"{judging} OFFSET {n_done}" if n_done else judging
@@ -157,9 +155,8 @@ class OnePass:
     def _count(self, position: int) -> IdFacts:
         column = self._columns[position]
         aggregates = cells.id_facts_sql("c", is_number=column.is_number, is_complete=True)
-        rows = f"(SELECT * FROM {self._view} OFFSET {self.n_header_rows})"
         row = self._engine.fetch(
-            f"-- one row\nSELECT {aggregates} FROM (SELECT {_text_sql(column)} AS c FROM {rows})"
+            f"-- one row\nSELECT {aggregates} FROM (SELECT {_text_sql(column)} AS c FROM {self._view})"
         )
         return IdFacts(*(value[0].as_py() for value in row.columns))
 

@@ -5,14 +5,13 @@ Add here when an analyst needs another number to judge a table.
 Keep out: ids of users and items, and row validity (`uploads.cells`).
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cleanroom_pipelines.engine import EngineSettings, open_engine
+from cleanroom_pipelines.engine import EngineSettings
 from cleanroom_pipelines.uploads import cells, checks
-from cleanroom_pipelines.uploads.reading import Checked, read
+from cleanroom_pipelines.uploads.reading import Checked, declare, opened
 from cleanroom_pipelines.uploads.roles import Role
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
@@ -46,14 +45,10 @@ def profile_interactions(
         EngineError: The engine failed for a reason other than the files, such as lack of memory.
     """
     declared = cells.check_declaration(columns, needs=[Role.USER_ID, Role.ITEM_ID])
-    tables = checks.find_upload(source, checks.INTERACTIONS)
-    settings = engine_settings or EngineSettings()
-    with tempfile.TemporaryDirectory(prefix="profile-", dir=settings.scratch) as scratch:
-        paths = [*tables.files, Path(scratch)]
-        with checks.reading_of(checks.INTERACTIONS), open_engine(settings, paths=paths) as engine:
-            checked = read(engine, "upload", tables, declared, checks.INTERACTIONS, scratch=Path(scratch))
-            counts = engine.fetch(_counts_sql(checked)).to_pylist()[0]
-            shape = engine.fetch(_shape_sql(checked), [list(QUANTILES), top_items]).to_pylist()[0]
+    found = declare(checks.find_upload(source, checks.INTERACTIONS), declared, checks.INTERACTIONS)
+    with opened(found, engine_settings) as (engine, checked):
+        counts = engine.fetch(_counts_sql(checked)).to_pylist()[0]
+        shape = engine.fetch(_shape_sql(checked), [list(QUANTILES), top_items]).to_pylist()[0]
     n_users = shape["n_users"]
     return {
         "n_rows": counts["n_rows"],

@@ -1,6 +1,6 @@
 """Reader of uploaded tables, used for every kind of upload.
 
-Lives here: `read`, which opens the files of a table and judges every cell once.
+Lives here: `declare`, which finds a table's declared columns, and `read`, which judges each of their cells, once.
 Add here when a table may be stored in another way.
 Keep out: which cells are usable (cells), whether an upload as a whole can be used (checks, files), file formats
 (engine), files of data rooms, whose columns have no declared names (one_pass).
@@ -10,17 +10,21 @@ whose columns have different types are read separately, and meet as values, so n
 Then the facts about each column of ids are counted. They decide how the second layer, a view, reads the ids.
 """
 
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from cleanroom_pipelines.engine import (
     Engine,
+    EngineSettings,
     TableFiles,
     encoding_error,
     find_tables,
+    open_engine,
     quote_identifier,
     quote_literal,
     type_runs,
@@ -46,7 +50,24 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Checked:
+class Declared:
+    """A table whose declared columns have been found in its files.
+
+    Args:
+        tables: The files.
+        upload: Kind of upload, for messages.
+        columns: The declared columns with their types, which may not fit their roles.
+        runs: Consecutive files with the same types, each with its columns.
+    """
+
+    tables: TableFiles
+    upload: UploadKind
+    columns: tuple[Column, ...]
+    runs: "_Runs" = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Checked(Declared):
     """A table whose cells have been validated; its rows are a view in the engine.
 
     The view has for each declared column, by position, the value `v0`, `v1`, … (VARCHAR for ids, or integers where
@@ -55,8 +76,6 @@ class Checked:
 
     Args:
         name: Name of the view.
-        tables: The files.
-        columns: The declared columns with their types.
         facts: What each column of ids contains; None for other columns and for integers.
         rules: The rules of each column, as they were applied.
         n_rejected: Lines that could not be parsed; the view does not contain them.
@@ -64,8 +83,6 @@ class Checked:
     """
 
     name: str
-    tables: TableFiles
-    columns: tuple[Column, ...]
     facts: tuple[IdFacts | None, ...]
     rules: tuple[tuple[Rule, ...], ...]
     n_rejected: int
@@ -91,12 +108,43 @@ class Checked:
         return {column.name: column.type for column in self.columns}
 
 
+def declare(tables: TableFiles, declared: Sequence[tuple[str, Role]], upload: UploadKind) -> Declared:
+    """Find the declared columns in a table's files, with their types; the types are not checked.
+
+    Args:
+        tables: The files.
+        declared: Names and roles of the needed columns; all others are ignored.
+        upload: Kind of upload, for messages.
+
+    Raises:
+        TrainingDataError: Or SeedError: a column is missing or occurs twice.
+    """
+    checks.check_columns(tables, declared, upload)
+    runs = _typed_runs(tables, declared)
+    return Declared(tables, upload, _merged(runs), runs)
+
+
+@contextmanager
+def opened(
+    declared: Declared, settings: EngineSettings | None, *, name: str = "upload", keeps_rejected: bool = False
+) -> Iterator[tuple[Engine, Checked]]:
+    """Open an engine and `read` a table with it; for the duration of the `with` block.
+
+    Raises:
+        TrainingDataError: Or SeedError: as in `read`, or the files could not be read to their end.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="upload-", dir=settings.scratch if settings else None) as scratch,
+        checks.reading_of(declared.upload),
+        open_engine(settings, paths=[*declared.tables.files, Path(scratch)]) as engine,
+    ):
+        yield engine, read(engine, name, declared, scratch=Path(scratch), keeps_rejected=keeps_rejected)
+
+
 def read(
     engine: Engine,
     name: str,
-    tables: TableFiles,
-    declared: Sequence[tuple[str, Role]],
-    upload: UploadKind,
+    declared: Declared,
     *,
     scratch: Path,
     keeps_rejected: bool = False,
@@ -107,9 +155,7 @@ def read(
     Args:
         engine: Engine that may read the files, and read and write in `scratch`.
         name: Name of the view; names that start with it and `_` are used too.
-        tables: The files.
-        declared: Names and roles of the needed columns; all others are ignored.
-        upload: Kind of upload, for messages.
+        declared: The table.
         scratch: Existing folder.
         keeps_rejected: Whether to keep the lines that could not be parsed, by file.
         assumes_plain: Whether to read ids of type text without looking at them first. If the result `is_assumed`,
@@ -117,12 +163,9 @@ def read(
             the query. Ignored on a cluster.
 
     Raises:
-        TrainingDataError: Or SeedError: a column is missing, occurs twice or has an unsuitable type, or a quote is
-            not closed.
+        TrainingDataError: Or SeedError: a column has an unsuitable type, or a quote is not closed.
     """
-    checks.check_columns(tables, declared, upload)
-    runs = _typed_runs(tables, declared)
-    columns = _merged(runs)
+    tables, upload, columns, runs = declared.tables, declared.upload, declared.columns, declared.runs
     checks.check_types(columns, upload)
     raw = f"{name}_raw"
     n_rejected, rejected = 0, tuple[Rejected, ...]()
@@ -133,7 +176,7 @@ def read(
             engine, raw, runs[0][0], columns, upload, scratch=scratch, by_file=keeps_rejected
         )
     facts = _facts(engine, raw, columns, assumes_plain=assumes_plain and not engine.is_cluster)
-    return _viewed(engine, Checked(name, tables, columns, facts, (), n_rejected, rejected), facts)
+    return _viewed(engine, Checked(tables, upload, columns, runs, name, facts, (), n_rejected, rejected), facts)
 
 
 def look(engine: Engine, checked: Checked) -> Checked:
@@ -148,11 +191,6 @@ def _viewed(engine: Engine, checked: Checked, facts: tuple[IdFacts | None, ...])
     select = ", ".join(sql for sql, _ in judged)
     engine.execute(f"CREATE OR REPLACE TEMP VIEW {checked.name} AS SELECT {select} FROM {checked.name}_raw")
     return replace(checked, facts=facts, rules=tuple(rules for _, rules in judged))
-
-
-def columns_of(tables: TableFiles, declared: Sequence[tuple[str, Role]]) -> tuple[Column, ...]:
-    """Return a table's declared columns, which must all exist, with their types; the types are not checked."""
-    return _merged(_typed_runs(tables, declared))
 
 
 # --- First layer: the files' cells ---
@@ -223,9 +261,12 @@ def _parse(
     if engine.is_cluster:  # a cluster writes many files in parallel, instead of one
         engine.scan(f"{raw}_cells", tables)
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {raw} AS SELECT {select} FROM {raw}_cells")
-        return checks.count_rejected(engine, upload), ()
+        lines = engine.rejected_lines()
+        checks.check_quotes(lines, upload)
+        return lines.num_rows, ()
     rejected, written, n_rows = [], [], 0
-    for number, part in enumerate(_parts(tables) if by_file else [tables]):
+    # Rejected lines are numbered per file.
+    for number, part in enumerate(map(tables.one, tables.files) if by_file else [tables]):
         engine.rejected_lines()
         engine.scan(f"{raw}_cells", part)
         path = scratch / f"{raw}-{number:05d}.parquet"
@@ -238,12 +279,6 @@ def _parse(
             n_rows += _n_rows(path)
     engine.scan(raw, replace(find_tables(written[0]), files=tuple(written)))
     return sum(part.lines.num_rows for part in rejected), tuple(rejected) if by_file else ()
-
-
-def _parts(tables: TableFiles) -> Iterator[TableFiles]:
-    """Split a table of text files into tables of one file each, since rejected lines are numbered per file."""
-    for file in tables.files:
-        yield tables.one(file)
 
 
 def _n_rows(path: Path) -> int:
@@ -356,14 +391,13 @@ def distinct_ids(engine: Engine, checked: Checked) -> pa.ChunkedArray:
 
 
 def reject_invalid_rows(
-    engine: Engine, checked: Checked, upload: UploadKind, counts: tuple[int, int], max_invalid_share: float
+    engine: Engine, checked: Checked, counts: tuple[int, int], max_invalid_share: float
 ) -> None:
     """Reject a table with too many invalid rows.
 
     Args:
         engine: Engine with the table.
         checked: The table.
-        upload: Kind of upload.
         counts: Invalid rows and all rows, both with the lines that could not be parsed.
         max_invalid_share: The largest allowed share of invalid rows, 0 to 1.
 
@@ -371,23 +405,18 @@ def reject_invalid_rows(
         InputError: Of the upload's kind.
     """
     n_invalid, n_rows = counts
-    if n_rows and checks.exceeds(n_invalid, n_rows, max_invalid_share):
-        message, remedy = invalid_rows_reason(engine, checked, upload, counts, max_invalid_share)
-        raise upload.rejection(message, remedy=remedy, problem="rows")
-
-
-def invalid_rows_reason(
-    engine: Engine, checked: Checked, upload: UploadKind, counts: tuple[int, int], max_invalid_share: float
-) -> tuple[str, str]:
-    """Message and remedy for a table with too many invalid rows; arguments as in `reject_invalid_rows`."""
+    if not n_rows or not checks.exceeds(n_invalid, n_rows, max_invalid_share):
+        return
     common = common_error(engine, checked)
-    encoding = encoding_error(checked.tables, upload.what) if common is None else None
+    encoding = encoding_error(checked.tables, checked.upload.what) if common is None else None
     if encoding is not None:
-        return encoding.message, encoding.remedy
-    return checks.invalid_rows_reason(upload, *counts, max_invalid_share, common)
+        message, remedy = encoding.message, encoding.remedy
+    else:
+        message, remedy = checks.invalid_rows_reason(checked.upload, *counts, max_invalid_share, common)
+    raise checked.upload.rejection(message, remedy=remedy, problem="rows")
 
 
-def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -> int:
+def reject_ambiguous_ids(engine: Engine, checked: Checked) -> int:
     """Reject a list in which some ids or lines cannot be read exactly; missing ids and placeholders are allowed.
 
     If such ids were silently left out of an exclusion, the people whom it should exclude would be delivered.
@@ -395,7 +424,6 @@ def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -
     Args:
         engine: Engine with the table.
         checked: The table; its first column has the ids.
-        upload: Kind of upload.
 
     Returns:
         The number of rows.
@@ -407,14 +435,14 @@ def reject_ambiguous_ids(engine: Engine, checked: Checked, upload: UploadKind) -
     ambiguous = f"SELECT 1 FROM {checked.name} WHERE e0 = {quote_literal(key)} LIMIT 1"
     facts = checked.facts[0]
     if facts is not None and facts.points and facts.others and engine.fetch(ambiguous).num_rows:
-        raise upload.rejection(
-            f"Some ids of the {upload.what} are fractions, or have a decimal point that other ids lack.",
+        raise checked.upload.rejection(
+            f"Some ids of the {checked.upload.what} are fractions, or have a decimal point that other ids lack.",
             remedy="Save the column as text.",
             problem="rows",
         )
     if checked.n_rejected:
-        raise upload.rejection(
-            f"{checked.n_rejected:,} lines of the {upload.what} could not be split into columns.",
+        raise checked.upload.rejection(
+            f"{checked.n_rejected:,} lines of the {checked.upload.what} could not be split into columns.",
             remedy="Quote cells that contain the separator.",
             problem="rows",
         )

@@ -69,7 +69,7 @@ def with_counts(
             "count(*) FILTER (n_rows >= 2) AS n_users_with_two FROM named"
         ).to_pylist()[0]
         n_duplicates = report.n_valid_rows - counts["n_unique"]
-        recorded = _recorded_duplicates(engine, key, row_number) if n_duplicates else ()
+        recorded = recorded_duplicates(engine, key, row_number) if n_duplicates else ()
         warnings = _heavy_ids(engine, key, report.n_valid_rows)
     code = ErrorCode.DUPLICATE_VALUES
     by_code = dict(report.n_invalid_rows_by_code) | ({code: n_duplicates} if n_duplicates else {})
@@ -93,9 +93,10 @@ def with_counts(
     )
 
 
-def _recorded_duplicates(
+def recorded_duplicates(
     engine: Engine, key: UniqueKey, row_number: Callable[[int], int]
 ) -> tuple[RecordedError, ...]:
+    """Return the errors of the first 500 rows in the view `valid` that repeat the key of an earlier row."""
     columns = ", ".join(key.columns)
     rows = engine.fetch(
         # one row per later duplicate, the first 500 of them

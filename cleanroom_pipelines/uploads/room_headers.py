@@ -10,11 +10,14 @@ after `customer_no` may be a `city`, and after `user_id` it may be called anythi
 of the datasets' columns, and from what customer systems write. A cell is never quoted in a message.
 """
 
+import operator
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from cleanroom_pipelines.errors import InputError
 from cleanroom_pipelines.identity.names import kind_of_name, normal_name
+from cleanroom_pipelines.terms import MatchingId
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.roles import Role, RoomRole
 
@@ -48,6 +51,13 @@ _WORDS: dict[Role | RoomRole, frozenset[str]] = {
     RoomRole.AGE: _words("age agegroup agebracket agerange"),
     RoomRole.GENDER: _words("gender sex"),
 }
+_KINDS_IN_WORDS = {
+    MatchingId.STRING: "user ids",
+    MatchingId.EMAIL: "e-mail addresses",
+    MatchingId.HASHED_EMAIL: "hashed e-mail addresses",
+    MatchingId.PHONE_NUMBER: "phone numbers",
+    MatchingId.HASHED_PHONE_NUMBER: "hashed phone numbers",
+}
 _ID_ROLES = (Role.USER_ID, RoomRole.MATCHING_ID)
 _ALL_WORDS = frozenset[str]().union(*_WORDS.values())
 
@@ -60,7 +70,8 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
         row: The cells of the first row.
 
     Raises:
-        InputError: It names the columns in an order other than the dataset's, or the first column is an index.
+        InputError: It names the columns in an order other than the dataset's, names ids in the place of labels,
+            or the first column is an index.
     """
     words = [normal_name(str(cell or "")) for cell in row]
     if not row[0] and any(word in _CERTAIN_IDS for word in words):
@@ -70,24 +81,40 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
     named = [
         _NUMBER_NAME.fullmatch(word) is not None
         if column.role is RoomRole.NUMBER
-        else word in _ALL_WORDS or _is_id_name(word)
+        else word in _ALL_WORDS or kind_of_name(word) is not None
         for column, word in zip(columns, words, strict=True)
     ]
-    if not all(named):
-        if any(
-            word in _CERTAIN_IDS for column, word in zip(columns, words, strict=True) if column.role in _ID_ROLES
-        ):
-            return True
-        ids = [is_id for column, is_id in zip(columns, named, strict=True) if column.role in _ID_ROLES]
+    of_ids = [column.role in _ID_ROLES for column in columns]
+    if not any(is_id and word in _CERTAIN_IDS for is_id, word in zip(of_ids, words, strict=True)):
         others = [str(cell or "") for cell, is_known in zip(row, named, strict=True) if not is_known]
-        return any(ids) and all(is_name(cell) and not re.search(r"\d", cell) for cell in others)
+        names_id = all(named) or any(map(operator.and_, of_ids, named))
+        if not names_id or not all(is_name(cell) and not re.search(r"\d", cell) for cell in others):
+            return False
     if len(columns) == 2 and not _fit(columns, words) and _fit(columns, words[::-1]):
         raise InputError(
             "The columns in the header are not in the order that this dataset needs.",
             remedy=f"Put {columns[0].name} before {columns[1].name}.",
             problem="type",
         )
+    for column, word in zip(columns, words, strict=True):
+        if column.role is RoomRole.LABEL and (word in _CERTAIN_IDS or kind_of_name(word)):
+            raise InputError(
+                f"The header names a column of ids where this dataset needs {column.name}.",
+                remedy=f"Provide the {column.name} of each row instead.",
+                problem="type",
+            )
     return True
+
+
+def kinds_in_words(names: Sequence[str]) -> str:
+    """Describe a header by the kinds of ids that it names, never by its names; empty if it names no ids."""
+    kinds = Counter(kind_of_name(name) or (MatchingId.STRING if names_user_ids(name) else None) for name in names)
+    if not any(kinds):
+        return ""
+    parts = [f"{n} of {_KINDS_IN_WORDS[kind]}" for kind, n in kinds.items() if kind]
+    if n_others := kinds[None]:
+        parts.append(f"{n_others} other{'s' if n_others > 1 else ''}")
+    return f"{', '.join(parts[:-1])}{' and ' if len(parts) > 1 else ''}{parts[-1]}"
 
 
 def names_user_ids(text: str) -> bool:
@@ -102,10 +129,6 @@ def is_name(text: str) -> bool:
 
 def _fit(columns: Sequence[Column], words: Sequence[str]) -> bool:
     return all(
-        word in _WORDS[column.role] or (column.role is RoomRole.MATCHING_ID and _is_id_name(word))
+        word in _WORDS[column.role] or (column.role is RoomRole.MATCHING_ID and kind_of_name(word) is not None)
         for column, word in zip(columns, words, strict=True)
     )
-
-
-def _is_id_name(word: str) -> bool:
-    return kind_of_name(word) is not None

@@ -12,7 +12,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,12 +29,11 @@ from cleanroom_pipelines.engine import (
     encoding_error,
     open_engine,
 )
+from cleanroom_pipelines.engine.text_files import is_above_header
 from cleanroom_pipelines.errors import (
     EngineError,
     InputError,
-    StatusCode,
     StorageFullError,
-    TrainingDataError,
     UsageError,
 )
 from cleanroom_pipelines.identity import Dataset, room_digests, sha256_hex
@@ -43,17 +42,15 @@ from cleanroom_pipelines.uploads import cells, checks, room_headers
 from cleanroom_pipelines.uploads.cells import Column
 from cleanroom_pipelines.uploads.one_pass import JudgedRows, OnePass
 from cleanroom_pipelines.uploads.report import (
-    ColumnType,
     ErrorCode,
     Outcome,
-    RecordedError,
     SchemaReport,
     TableReport,
     ValidationReport,
 )
 from cleanroom_pipelines.uploads.roles import Role, RoomRole
 from cleanroom_pipelines.uploads.room_counts import UniqueKey, with_counts
-from cleanroom_pipelines.uploads.room_files import RoomFile, open_room_file, scan_sql
+from cleanroom_pipelines.uploads.room_files import RoomFile, open_room_file
 from cleanroom_pipelines.uploads.tally import Recorder, Tally
 
 if TYPE_CHECKING:
@@ -103,31 +100,22 @@ class RoomUpload:
             )
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """A dataset's name in messages, its unique key, and the status codes of its failures."""
-
-    what: str
-    key: UniqueKey
-    invalid: StatusCode
-    missing: StatusCode
-
-
-_BASE = (StatusCode.TRAINING_DATA_INVALID, StatusCode.TRAINING_DATA_NOT_FOUND)
-_RULES = {
-    Dataset.MATCHING: _Rules(
-        "table of matching ids", UniqueKey(("user_id", "digest"), ("user_id", "matching_id")), *_BASE
-    ),
-    Dataset.SEGMENTS: _Rules("segments table", UniqueKey(("user_id", "segment"), ("user_id", "segment")), *_BASE),
-    Dataset.DEMOGRAPHICS: _Rules("demographics table", UniqueKey(("user_id",), ("user_id",)), *_BASE),
-    Dataset.EMBEDDINGS: _Rules("embeddings table", UniqueKey(("user_id", "scope"), ("user_id", "scope")), *_BASE),
-    Dataset.SEED_AUDIENCES: _Rules(
-        "table of seed audiences",
-        UniqueKey(("digest", "audience_type"), ("matching_id", "audience_type")),
-        StatusCode.SEED_INVALID,
-        StatusCode.SEED_NOT_FOUND,
-    ),
+# The kind of upload and the unique key of each dataset.
+_UPLOADS = {
+    Dataset.MATCHING: replace(checks.INTERACTIONS, what="table of matching ids"),
+    Dataset.SEGMENTS: replace(checks.INTERACTIONS, what="segments table"),
+    Dataset.DEMOGRAPHICS: replace(checks.INTERACTIONS, what="demographics table"),
+    Dataset.EMBEDDINGS: replace(checks.INTERACTIONS, what="embeddings table"),
+    Dataset.SEED_AUDIENCES: replace(checks.SEED, what="table of seed audiences"),
 }
+_KEYS = {
+    Dataset.MATCHING: UniqueKey(("user_id", "digest"), ("user_id", "matching_id")),
+    Dataset.SEGMENTS: UniqueKey(("user_id", "segment"), ("user_id", "segment")),
+    Dataset.DEMOGRAPHICS: UniqueKey(("user_id",), ("user_id",)),
+    Dataset.EMBEDDINGS: UniqueKey(("user_id", "scope"), ("user_id", "scope")),
+    Dataset.SEED_AUDIENCES: UniqueKey(("digest", "audience_type"), ("matching_id", "audience_type")),
+}
+_DAMAGED = "Check that it is complete and that all its lines have the same line ending."
 
 
 @dataclass(frozen=True)
@@ -189,7 +177,7 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
         EngineError: The engine failed for a reason other than the files, such as lack of memory.
         StorageFullError: Scratch is full.
     """
-    rules = _RULES[dataset]
+    kind = _UPLOADS[dataset]
     part = _Part(dataset, reading)
     try:
         with part.writing():
@@ -199,14 +187,16 @@ def read_dataset(dataset: Dataset, files: Sequence[RoomUpload], reading: Reading
                 )
                 part.read(upload)
     except InputError as error:
-        return ReadDataset(dataset, _failed_for(part.report(), rules, error), None)
-    reading.runtime.report_progress(_SHARE_OF_ROWS, f"{rules.what}: finding duplicates")
+        status_code = kind.missing if error.attributes.get("problem") == "missing" else kind.invalid
+        sentence = f"The {kind.what} cannot be used. {error}"
+        return ReadDataset(dataset, part.report().failed(status_code, sentence, checks.code_of(error)), None)
+    reading.runtime.report_progress(_SHARE_OF_ROWS, f"{kind.what}: finding duplicates")
     report = part.report()
-    if (reason := _no_valid_rows(part.tally, rules)) is not None:
-        return ReadDataset(dataset, report.failed(rules.invalid, *reason), None)
+    if (reason := _no_valid_rows(part.tally, kind)) is not None:
+        return ReadDataset(dataset, report.failed(kind.invalid, *reason), None)
     assert part.rows is not None
-    report = with_counts(report, part.rows, rules.key, part.tally.row_number, reading.runtime.engine)
-    reading.runtime.report_progress(1.0, f"{rules.what}: validated")
+    report = with_counts(report, part.rows, _KEYS[dataset], part.tally.row_number, reading.runtime.engine)
+    reading.runtime.report_progress(1.0, f"{kind.what}: validated")
     return ReadDataset(
         dataset, replace(report, n_rows_dropped=report.n_invalid_rows), part.rows, part.hashes, part.n_embeddings
     )
@@ -257,7 +247,7 @@ class _Part:
         file = open_room_file(
             upload.path,
             folder,
-            sizes=sizes_of(self.dataset, upload),
+            sizes=sizes_of(self.dataset, upload.n_embeddings),
             max_bytes=self.reading.runtime.engine.unpacked_bytes,
         )
         formats = dict.fromkeys([*filter(None, self.table.format.split(", ")), file.format])
@@ -268,7 +258,7 @@ class _Part:
             format=", ".join(formats),
         )
         with (
-            _file_damage_as_error(),
+            checks.reading_of(replace(_UPLOADS[self.dataset], what="file"), _DAMAGED),
             open_engine(self.reading.runtime.engine, paths=[folder, upload.path]) as engine,
         ):
             self._read_rows(engine, file, upload)
@@ -277,13 +267,15 @@ class _Part:
 
     def _read_rows(self, engine: Engine, file: RoomFile, upload: RoomUpload) -> None:
         columns = self._columns_of(file, upload)
-        engine.execute(f"CREATE TEMP VIEW upload AS {scan_sql(file, [column.name for column in columns])}")
-        rows = OnePass(engine, "upload", columns, self._n_header_rows(engine, file, columns))
+        header = header_of(file, columns)
+        self._warn_of_header(file, header)
+        n_above = file.scan(engine, "upload", [column.name for column in columns], header)
+        rows = OnePass(engine, "upload", columns)
         self._note_schema(columns, rows.misfits, upload)
         n_rows_before = self.tally.n_readable_rows
         batch_rows = min(self.reading.batch_rows, max(MIN_BATCH_ROWS, CELLS_PER_BATCH // len(columns)))
         share_of = _share_done(engine, file)
-        stage = f"{_RULES[self.dataset].what}: validating rows"
+        stage = f"{_UPLOADS[self.dataset].what}: validating rows"
         for batch in rows.batches(batch_rows):
             self._add_batch(batch, columns, upload.matching_id)
             self.reading.runtime.report_progress(share_of(batch), stage)
@@ -293,7 +285,7 @@ class _Part:
                 "Save the column as text."
             )
         rejected = engine.rejected_lines()
-        self.tally.add_rejected(rejected, n_rows_before, rows.n_header_rows)
+        self.tally.add_rejected(rejected, n_rows_before, n_above)
         checks.check_quotes(rejected)
         self._name_encoding(file, rejected)
 
@@ -306,16 +298,11 @@ class _Part:
                 raise error
             self.warn(f"Some lines were not read. {error.message} {error.remedy}")
 
-    def _n_header_rows(self, engine: Engine, file: RoomFile, columns: Sequence[Column]) -> int:
-        """Return the number of rows before the data, 0 or 1, and add a warning about a header."""
-        if file.format != "csv":
-            return 0
-        first = engine.fetch("SELECT * FROM upload LIMIT 1").to_pylist()
-        engine.rejected_lines()
-        if not first or not room_headers.is_header(columns, list(first[0].values())):
-            return 0
-        self.warn("The first row holds column names and was skipped.")
-        return 1
+    def _warn_of_header(self, file: RoomFile, n_records: int) -> None:
+        if n_records and file.format == "csv":
+            has_title = any(map(any, file.head[: n_records - 1]))
+            what = "rows hold a title and column names and were" if has_title else "row holds column names and was"
+            self.warn(f"The first {what} skipped.")
 
     def warn(self, sentence: str) -> None:
         """Add a warning to the report, unless the report has it already."""
@@ -323,9 +310,9 @@ class _Part:
             self.table = replace(self.table, warnings=(*self.table.warnings, sentence))
 
     def _columns_of(self, file: RoomFile, upload: RoomUpload) -> list[Column]:
-        roles = roles_of(self.dataset, file, upload)
+        roles = roles_of(self.dataset, file, upload.n_embeddings)
         if not file.has_columns(len(roles)):
-            raise wrong_column_count(file.n_columns, len(roles))
+            raise wrong_column_count(file, len(roles))
         if self.dataset is Dataset.SEED_AUDIENCES and len(roles) == 1:
             self.warn(f"A file has only one column; its ids get the audience type '{DEFAULT_AUDIENCE_TYPE}'.")
         kinds = [(cells.kind_of(type_), cells.type_name(type_)) for type_ in file.types]
@@ -338,25 +325,9 @@ class _Part:
         self.columns = max(self.columns, columns, key=len)
         self.n_embeddings = upload.n_embeddings or 0
         self.tally.columns += [Recorder() for _ in range(len(self.tally.columns), len(columns))]
-        described = tuple(
-            ColumnType(
-                column.name,
-                column.form or column.role,
-                # The text of a nested type holds its field names, which may be data.
-                column.kind if column in misfits else column.type,
-            )
-            for column in columns
-        )
-        errors = tuple(
-            RecordedError(
-                ErrorCode.INVALID_FILE_TYPE,
-                f"The column must be {cells.TYPES_IN_WORDS[column.role]}.",
-                column=column.name,
-            )
-            for column in misfits
-        )
-        seen = [column for column in described if column not in self.schema.columns]
-        self.schema = SchemaReport(len(errors), errors, (*self.schema.columns, *seen))
+        schema = checks.schema_report(columns, misfits, "The column must be {types}.")
+        seen = [column for column in schema.columns if column not in self.schema.columns]
+        self.schema = replace(schema, columns=(*self.schema.columns, *seen))
         if misfits:
             raise InputError(
                 f"Column {misfits[0].name!r} has a type that is not allowed.",
@@ -387,7 +358,9 @@ class _Part:
 
     def report(self) -> ValidationReport:
         """Report on the rows read so far."""
-        report = ValidationReport(_RULES[self.dataset].what, Outcome.PASSED, schema=self.schema, table=self.table)
+        report = ValidationReport(
+            _UPLOADS[self.dataset].what, Outcome.PASSED, schema=self.schema, table=self.table
+        )
         return self.tally.added_to(report, [column.name for column in self.columns])
 
 
@@ -427,7 +400,7 @@ class _Sink:
         self._stack.close()
 
 
-def roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple[str, Role | RoomRole]]:
+def roles_of(dataset: Dataset, file: RoomFile, n_embeddings: int | None) -> list[tuple[str, Role | RoomRole]]:
     """Return the names and roles of a file's columns, by position."""
     user, matching = ("user_id", Role.USER_ID), ("matching_id", RoomRole.MATCHING_ID)
     roles: dict[Dataset, list[tuple[str, Role | RoomRole]]] = {
@@ -437,7 +410,7 @@ def roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple
         Dataset.EMBEDDINGS: [
             user,
             ("scope", RoomRole.SCOPE),
-            *((f"e{i}", RoomRole.NUMBER) for i in range(upload.n_embeddings or 0)),
+            *((f"e{i}", RoomRole.NUMBER) for i in range(n_embeddings or 0)),
         ],
         Dataset.SEED_AUDIENCES: [matching, ("audience_type", RoomRole.LABEL)],
     }
@@ -446,12 +419,27 @@ def roles_of(dataset: Dataset, file: RoomFile, upload: RoomUpload) -> list[tuple
     return roles[dataset][: 1 if dataset is Dataset.SEED_AUDIENCES and file.is_one_column else None]
 
 
-def sizes_of(dataset: Dataset, upload: RoomUpload) -> tuple[int, ...]:
-    """Return the permitted column counts of a dataset's files."""
+def header_of(file: RoomFile, columns: Sequence[Column]) -> int:
+    """Return the number of a file's first records that are not rows: its header, with titles above it; or 0.
+
+    Raises:
+        InputError: The header does not fit the columns.
+    """
+    for number, record in enumerate(file.head, 1):
+        names = record[:-1] if len(record) == len(columns) + 1 and not record[-1] else record
+        if len(names) == len(columns) and room_headers.is_header(columns, names):
+            return number
+        if not is_above_header(record):
+            break
+    return 0
+
+
+def sizes_of(dataset: Dataset, n_embeddings: int | None = None) -> Sequence[int]:
+    """Return the permitted column counts of a dataset's files; `n_embeddings` None means any number of them."""
     return {
         Dataset.DEMOGRAPHICS: (3, 2, 1),
         Dataset.SEED_AUDIENCES: (2, 1),
-        Dataset.EMBEDDINGS: (2 + (upload.n_embeddings or 0),),
+        Dataset.EMBEDDINGS: (2 + n_embeddings,) if n_embeddings else range(3, 10_000),
     }.get(dataset, (2,))
 
 
@@ -504,50 +492,26 @@ def _share_done(engine: Engine, file: RoomFile) -> Callable[[JudgedRows], float]
 # --- Failures of a whole dataset ---
 
 
-_WHOLE_FILE_CODES = {"missing": None, "empty": ErrorCode.EMPTY_FILE, "type": ErrorCode.INVALID_FILE_TYPE}
-
-
-@contextmanager
-def _file_damage_as_error() -> Iterator[None]:
-    with suppress(TrainingDataError):
-        # `checks` knows which engine failures are caused by the file, whatever its kind.
-        with checks.reading_of(checks.INTERACTIONS):
-            yield
-        return
-    raise InputError(
-        "The file could not be read to its end.",
-        remedy="Check that it is complete and that all its lines have the same line ending.",
-        problem="damaged",
-    )
-
-
-def wrong_column_count(n_found: int, n_expected: int) -> InputError:
+def wrong_column_count(file: RoomFile, n_expected: int) -> InputError:
     """Return the error for a file that has more or fewer columns than its dataset."""
-    many = n_found > n_expected
+    many = file.n_columns > n_expected
+    kinds = next(filter(None, map(room_headers.kinds_in_words, file.head)), "") if many else ""
     return InputError(
-        f"The file has {n_found:,} {'column' if n_found == 1 else 'columns'} instead of {n_expected:,}.",
+        f"The file has {file.n_columns:,} {'column' if file.n_columns == 1 else 'columns'} "
+        f"instead of {n_expected:,}{kinds and ': '}{kinds}.",
         remedy="Provide exactly the columns of this dataset, in their order.",
         problem="too many columns" if many else "not enough columns",
-        code=(ErrorCode.TOO_MANY_COLUMNS if many else ErrorCode.NOT_ENOUGH_COLUMNS).value,
     )
 
 
-def _no_valid_rows(tally: Tally, rules: _Rules) -> tuple[str, ErrorCode] | None:
+def _no_valid_rows(tally: Tally, kind: checks.UploadKind) -> tuple[str, ErrorCode] | None:
     if tally.n_rows == 0:
-        return f"The {rules.what} has no rows. Upload a file with at least one row.", ErrorCode.EMPTY_FILE
+        return f"The {kind.what} has no rows. Upload a file with at least one row.", ErrorCode.EMPTY_FILE
     if tally.n_invalid_rows < tally.n_rows:
         return None
     commonest = max(tally.n_rows_by_code, key=lambda code: (tally.n_rows_by_code[code], code))
     reason = (
-        f"No row of the {rules.what} is valid; the most common error is {commonest.value}. "
+        f"No row of the {kind.what} is valid; the most common error is {commonest.value}. "
         "Correct the rows listed in the validation report."
     )
     return reason, ErrorCode.INVALID_NUMBER_OF_ROWS
-
-
-def _failed_for(report: ValidationReport, rules: _Rules, error: InputError) -> ValidationReport:
-    problem = error.attributes.get("problem", "")
-    found = error.attributes.get("code")
-    code = ErrorCode(found) if found else _WHOLE_FILE_CODES.get(problem, ErrorCode.INVALID_FILE_TYPE)
-    status_code = rules.missing if problem == "missing" else rules.invalid
-    return report.failed(status_code, f"The {rules.what} cannot be used. {error}", code)

@@ -36,7 +36,7 @@ from cleanroom_pipelines.engine import (
 )
 from cleanroom_pipelines.errors import CleanroomError, ConfigurationError, EngineError, SeedError
 from cleanroom_pipelines.uploads.checks import INTERACTIONS
-from cleanroom_pipelines.uploads.reading import columns_of, read
+from cleanroom_pipelines.uploads.reading import declare, read
 from cleanroom_pipelines.uploads.roles import Role
 from cleanroom_pipelines_tests import damaged
 from cleanroom_pipelines_tests.contract.clusters import java_processes_of, standalone_cluster
@@ -438,10 +438,12 @@ def cells_in(engine: Engine, file: Path) -> dict[str, Counter[tuple[bool, str]]]
     found = {}
     for number, role in enumerate(Role):
         declared = [(name, role) for name in tables.columns]
-        fitting = [(column.name, role) for column in columns_of(tables, declared) if column.fits]
+        fitting = [
+            (column.name, role) for column in declare(tables, declared, INTERACTIONS).columns if column.fits
+        ]
         scratch = file.with_name(f"{file.stem}-{id(engine)}-{number}")
         scratch.mkdir()
-        checked = read(engine, f"cells{number}", tables, fitting, INTERACTIONS, scratch=scratch)
+        checked = read(engine, f"cells{number}", declare(tables, fitting, INTERACTIONS), scratch=scratch)
         cells = rows(engine, f"SELECT * FROM {checked.name}")
         for position, column in enumerate(checked.columns):
             found[f"{role}: {column.name} {column.kind}"] = Counter(

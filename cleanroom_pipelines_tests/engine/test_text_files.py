@@ -152,6 +152,54 @@ def test_delimiters(tmp_path: Path) -> None:
     assert offenders(headers, check) == []
 
 
+ABOVE = [
+    (b"sep=;\n", b";"),
+    (b"sep=\t\n", b"\t"),
+    (b'"Report, by customers","",""\n', b","),
+    (b"SEP=|\nReport of 2024\n\n", b"|"),
+    (b"Report of customers;\n", b";"),
+    (b"Report of customers\n# made in May\n", b","),
+    (b"# made in May\n", b"\t"),
+    (b"\n\n", b","),
+    (b",,\n", b","),
+]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_lines_above_the_header_are_not_read(tmp_path: Path, end: bytes, mark: bytes) -> None:
+    def check(above: bytes, delimiter: bytes) -> None:
+        lines = above + b"user_id,name\nu1,Ann\nu2\nu3,Joe\n".replace(b",", delimiter)
+        (tmp_path / "t.csv").write_bytes(mark + lines.replace(b"\n", end))
+        tables = find_tables(tmp_path / "t.csv")
+        assert tables.columns == ("user_id", "name")
+        line = above.count(b"\n") + 3
+        assert read(tables) == ([("u1", "Ann"), ("u3", "Joe")], [(line, "MISSING COLUMNS")])
+
+    assert offenders(ABOVE, check) == []
+
+
+def test_a_header_that_is_like_a_title_is_the_header(tmp_path: Path) -> None:
+    """Where a single column, or the only named one, has a name of two words, and rows are like names."""
+    headers = [
+        (b"customer id\nalice\nbob 7\n", ("customer id",)),
+        (b"customer id,\nalice,\nbob7,\n", ("customer id",)),
+        (b"customer id,\n7,x\n8,y\n", ("customer id",)),
+        (b"customer id,\nalice,x\nbob,y\n", ("customer id",)),
+        (b"#\n1\n2\n", ("#",)),
+        (b"sep=x;a\n1;2\n", ("sep=x", "a")),
+    ]
+
+    def check(content: bytes, columns: tuple[str, ...]) -> None:
+        assert len(rows_of(tmp_path / "t.csv", content)) == content.count(b"\n") - 1
+        assert find_tables(tmp_path / "t.csv").columns == columns
+
+    assert offenders(headers, check) == []
+    # DuckDB would look for the end of the quote in the rows.
+    (tmp_path / "t.csv").write_bytes(b'\xef\xbb\xbf"our list,"\na,b\n1,2\n')
+    assert find_tables(tmp_path / "t.csv").columns == ("our list,",)
+
+
 def test_encodings_are_named(tmp_path: Path) -> None:
     text = f"user_id,größe\n1,{CANARY}\n"
     files = [

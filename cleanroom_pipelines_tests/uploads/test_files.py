@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pytest
 
 from cleanroom_pipelines.engine import EngineSettings, Runtime
 from cleanroom_pipelines.errors import EngineError, StatusCode, UsageError
+from cleanroom_pipelines.uploads import checks
 from cleanroom_pipelines.uploads.files import check_seed, validate_interactions, validate_users
 from cleanroom_pipelines.uploads.report import ErrorCode, Outcome, ValidationReport, report_sentence
 from cleanroom_pipelines_tests import damaged
@@ -251,6 +253,21 @@ def test_the_sentence_says_what_was_seen_and_what_to_do(tmp_path: Path) -> None:
         assert "15" not in report.reason.replace("1234.5", "")
 
     assert offenders(seen, check) == []
+
+
+def test_rows_below_a_title_are_numbered_from_one(tmp_path: Path) -> None:
+    (tmp_path / "seed.csv").write_text("sep=;\nReport of May;\nuser_id;name\nu1;Ann\nu2\nu3;Joe\n")
+    report, ids = check_seed(tmp_path / "seed.csv", max_invalid_share=0.5, min_unique=1, runtime=Runtime(ENGINE))
+    assert ids is not None
+    assert (ids.to_pylist(), report.n_rows) == (["u1", "u3"], 3)
+    assert [error.row for error in report.table.recorded] == [2]
+
+
+def test_whether_the_columns_are_there_is_decided_once(tmp_path: Path) -> None:
+    (tmp_path / "seed.csv").write_text("user_id\nu1\n")
+    with mock.patch.object(checks, "check_columns", wraps=checks.check_columns) as decided:
+        assert check_seed(tmp_path / "seed.csv", min_unique=1, runtime=Runtime(ENGINE))[0].passed
+    assert decided.call_count == 1
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:

@@ -117,6 +117,10 @@ HASH = hashlib.sha256(b"+12025550123").hexdigest()
         pytest.param(f"{HASH}|x\n", (M.HASHED_PHONE_NUMBER,), ("|", False, M.HASHED_PHONE_NUMBER, 2), id="hash"),
         pytest.param(f"phone,type\n{HASH},x\n", tuple(M), (",", True, M.HASHED_PHONE_NUMBER, 2), id="named hash"),
         pytest.param("customer-1\ncustomer-2\n", (M.EMAIL,), (",", False, M.STRING, 1), id="own ids"),
+        pytest.param(
+            "sep=;\nemail;type\na@b.example;x\n", (M.EMAIL,), (";", True, M.EMAIL, 2), id="line of Excel"
+        ),
+        pytest.param("My customers,\nmail,x\na@b.ch,x\n", (), (",", True, M.EMAIL, 2), id="title"),
         pytest.param("email\nnonsense\n", (M.EMAIL,), (",", True, M.EMAIL, 1), id="only the name tells"),
     ],
 )
@@ -221,6 +225,11 @@ def test_a_file_is_rewritten_as_chosen(tmp_path: Path) -> None:
     path = write(tmp_path, 'unknown;"a, b"\nx@y.example;"c\nd"\n\n')
     found = b"".join(rewritten(path, scratch(tmp_path), separator=";", header=True))
     assert found == b'x@y.example,"c\nd"\n'
+
+
+def test_a_line_of_excel_is_not_rewritten(tmp_path: Path) -> None:
+    path = write(tmp_path, "sep=;\na@b.ch;x\n")
+    assert b"".join(rewritten(path, scratch(tmp_path), separator=";", header=False)) == b"a@b.ch,x\n"
 
 
 @pytest.mark.parametrize("text", NAMES)

@@ -28,7 +28,7 @@ from cleanroom_pipelines.similarity.seeds import read_seed
 from cleanroom_pipelines.similarity.training import train
 from cleanroom_pipelines.uploads.checks import INTERACTIONS, find_upload
 from cleanroom_pipelines.uploads.files import check_seed, validate_interactions
-from cleanroom_pipelines.uploads.reading import read
+from cleanroom_pipelines.uploads.reading import declare, read
 from cleanroom_pipelines.uploads.report import ValidationReport
 from cleanroom_pipelines.uploads.roles import Role
 
@@ -315,6 +315,6 @@ def test_a_value_of_an_unusable_cell_is_not_an_error(tmp_path: Path) -> None:
     path = write_text(tmp_path, "csv", NAMES, rows)
     tables = find_upload(path, INTERACTIONS)
     with open_engine(ENGINE, paths=[*tables.files, tmp_path]) as engine:
-        checked = read(engine, "rows", tables, COLUMNS, INTERACTIONS, scratch=tmp_path)
+        checked = read(engine, "rows", declare(tables, COLUMNS, INTERACTIONS), scratch=tmp_path)
         found = engine.fetch(f"SELECT *, {checked.usable} AS is_usable FROM rows")
     assert found["is_usable"].to_pylist() == [True, False, False]

@@ -253,6 +253,89 @@ def test_a_header_is_skipped_and_said(tmp_path: Path) -> None:
     assert (later.n_rows, later.table.warnings) == (2, ()), "the first row alone is a header"
 
 
+ABOVE = [
+    (Dataset.SEED_AUDIENCES, "sep=;\n", "user_id;type\nu1;new\nu2;new"),
+    (Dataset.SEED_AUDIENCES, "sep=;\n", "u1;new\nu2;new"),
+    (Dataset.SEED_AUDIENCES, "Report of customers 2024,,\n", "user_id,type,\nu1,new,\nu2,new,"),
+    (Dataset.SEED_AUDIENCES, "Report of customers\n\n", "user_id\nu1\nu2"),
+    (Dataset.SEED_AUDIENCES, "sep=\t\nReport of customers\n", "user_id\ttype\nu1\tnew\nu2\tnew"),
+    (Dataset.MATCHING, "# made in May\n", "user_id,email\nu1,a\nu2,b"),
+    (Dataset.SEGMENTS, "Our segments;\n;\n", "user_id;segment\nu1;Sport\nu2;Sport"),
+    (Dataset.DEMOGRAPHICS, "Report of May,,\n", "user_id,age,gender\nu1,18-24,f\nu2,,"),
+    (Dataset.EMBEDDINGS, "sep=|\n", "user_id|scope|e0|e1\nu1|all|0.5|1\nu2|all|1|2"),
+]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_above_the_rows_are_no_rows(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "upload"
+
+    def check(dataset: Dataset, above: str, rows: str) -> None:
+        path.write_bytes((above + rows + "\n").replace("\n", end).encode())
+        report = validate(path, dataset, MatchingId.STRING, 2 if dataset is Dataset.EMBEDDINGS else None)
+        assert (report.passed, report.n_rows, report.n_invalid_rows) == (True, 2, 0), report.reason
+        has_title = any(" " in line for line in above.splitlines())
+        assert any("a title and column names" in each for each in report.table.warnings) is has_title
+
+    assert offenders(ABOVE, check) == []
+    path.write_text("sep=;\nReport of May;\nuser_id;email\nu1;a@x.ch\nu2\nu3;bad\n".replace("\n", end), newline="")
+    report = validate(path)
+    assert [(error.row, error.code) for error in report.table.recorded] == [(2, ErrorCode.NOT_ENOUGH_COLUMNS)]
+    assert found(report) == [("matching_id", 3, ErrorCode.INVALID_EMAIL_FORMAT)]
+    path.write_text("Anna Muster,\nu2,Sport\n")
+    assert validate(path, Dataset.SEGMENTS).n_rows == 2, "without a header below, the first line is a row"
+
+
+EXTRA_COLUMNS = [
+    (
+        Dataset.SEED_AUDIENCES,
+        '"user_id";"Name";"Amount"',
+        '"u1";"Muster, Ann";"1.234,50"',
+        "1 of user ids and 2 others",
+    ),
+    (Dataset.SEED_AUDIENCES, "email;city;amount", "a@x.ch;Bern;1,5", "1 of e-mail addresses and 2 others"),
+    (
+        Dataset.MATCHING,
+        "id,phone,Email,Email 2",
+        "u1,1,a,b",
+        "1 of user ids, 1 of phone numbers and 2 of e-mail addresses",
+    ),
+    (Dataset.SEGMENTS, "user_id\tsegment\tdate", "u1\tSport\t1,5", "1 of user ids and 2 others"),
+]
+
+
+def test_a_table_of_other_columns_is_reported_once_and_by_kind(tmp_path: Path) -> None:
+    def check(dataset: Dataset, header: str, row: str, kinds: str) -> None:
+        (tmp_path / "upload").write_text("\n".join([header, *[row] * 30]))
+        report = validate(tmp_path / "upload", dataset)
+        n_columns = 4 if "phone" in header else 3
+        assert f"The file has {n_columns} columns instead of 2: {kinds}." in report.reason
+        assert (report.n_rows, [error.code for error in report.table.recorded]) == (
+            0,
+            [ErrorCode.TOO_MANY_COLUMNS],
+        )
+        assert "city" not in str(report.as_dict())
+
+    assert offenders(EXTRA_COLUMNS, check) == []
+
+
+def test_ids_are_not_read_as_labels(tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+    headers = {"matching_id,email": "ids", "user_id,user_id": "ids", "audience_type,matching_id": "order"}
+    for header, reason in headers.items():
+        path.write_text(f"{header}\na,b\n")
+        assert reason in str(validate(path, Dataset.SEED_AUDIENCES, MatchingId.STRING).reason)
+        first, second = header.split(",")
+        if first != second:
+            parquet(path, **{first: ["a"], second: ["b"]})
+            assert reason in str(validate(path, Dataset.SEED_AUDIENCES, MatchingId.STRING).reason)
+
+
+def test_quotes_with_a_backslash(tmp_path: Path) -> None:
+    report, by_type = seed_types(tmp_path, 'user_id,type\na,"the \\"new\\" ones"\nb,"the \\"new\\" ones"\n')
+    assert by_type == {'the "new" ones': 2}, report.reason
+
+
 def test_rows_are_numbered_after_a_header(tmp_path: Path) -> None:
     (tmp_path / "upload").write_text("user_id,email\nu1,a@x.ch\nu2,bad\nu3\nu4,d@x.ch\n")
     report = validate(tmp_path / "upload")
