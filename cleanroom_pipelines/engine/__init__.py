@@ -9,6 +9,7 @@ from cleanroom_pipelines.engine.base import Engine, EngineSettings, SortedPart
 from cleanroom_pipelines.engine.hashing import STABLE_HASH_BITS, stable_hash, stable_hash_sql
 from cleanroom_pipelines.engine.opening import open_configured_engine, open_engine
 from cleanroom_pipelines.engine.packing import too_large, unpacked_blocks
+from cleanroom_pipelines.engine.parquet_types import open_parquet
 from cleanroom_pipelines.engine.quoting import quote_identifier, quote_literal
 from cleanroom_pipelines.engine.runtime import Progress, Runtime
 from cleanroom_pipelines.engine.tables import INVALID_ENCODING, TableFiles, encoding_error, find_tables, type_runs
