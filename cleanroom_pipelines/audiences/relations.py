@@ -105,7 +105,7 @@ def open_room_relations(engine: Engine, base_folder: Path, seeds_folder: Path | 
     _scan_or_create(engine, "room_segments", base_folder / SEGMENTS_FILE, _NO_SEGMENTS)
     _scan_or_create(engine, "room_matching", base_folder / MATCHING_FILE, _NO_MATCHING)
     _scan_or_create(engine, "room_seeds", seeds_folder and seeds_folder / SEEDS_FILE, _NO_SEEDS)
-    for sql in (_WANTED, _FOUND):
+    for sql in (_WANTED, _FOUND, "DROP TABLE room_wanted"):
         engine.execute(sql)
     types = engine.fetch("SELECT DISTINCT audience_type FROM room_seeds ORDER BY audience_type")
     return Relations(engine, tuple(types["audience_type"].to_pylist()))

@@ -22,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cleanroom_pipelines.engine import open_parquet
 from cleanroom_pipelines.errors import UsageError
 
 Rows = Iterator[Sequence[str]]
@@ -167,10 +168,8 @@ def _read_csv(format_: FileFormat, stream: Any) -> Rows:
 
 
 def _read_parquet(format_: FileFormat, stream: Any) -> Rows:
-    import pyarrow.parquet as pq
-
     try:
-        for batch in pq.ParquetFile(stream).iter_batches(batch_size=_ROWS_AT_ONCE, columns=["user_id"]):
+        for batch in open_parquet(stream).iter_batches(batch_size=_ROWS_AT_ONCE, columns=["user_id"]):
             yield batch.column("user_id").to_pylist()
     except pa.ArrowException as error:
         raise ValueError(type(error).__name__) from None

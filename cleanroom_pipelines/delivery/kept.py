@@ -22,6 +22,7 @@ from cleanroom_pipelines.delivery.destinations import (
     serves,
 )
 from cleanroom_pipelines.delivery.writing import HASHES, Activation
+from cleanroom_pipelines.engine import open_parquet
 from cleanroom_pipelines.errors import ArtifactError
 from cleanroom_pipelines.terms import MatchingId
 
@@ -102,11 +103,9 @@ def _hashes(file: Path, kinds: dict[str, MatchingId]) -> Iterator[pa.RecordBatch
 
 
 def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
     cause = ""
     try:
-        with pq.ParquetFile(file) as opened:
+        with open_parquet(file) as opened:
             yield from opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns)
     except (pa.ArrowException, OSError) as error:
         cause = type(error).__name__

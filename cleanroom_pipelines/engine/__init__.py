@@ -8,6 +8,7 @@ Keep out: the queries themselves; they are in the package of their subject.
 from cleanroom_pipelines.engine.base import Engine, EngineSettings, SortedPart
 from cleanroom_pipelines.engine.opening import open_configured_engine, open_engine
 from cleanroom_pipelines.engine.packing import too_large, unpacked_blocks
+from cleanroom_pipelines.engine.parquet_types import open_parquet
 from cleanroom_pipelines.engine.runtime import Progress, Runtime
 from cleanroom_pipelines.engine.sql import (
     STABLE_HASH_BITS,

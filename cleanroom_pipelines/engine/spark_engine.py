@@ -25,6 +25,7 @@ from cleanroom_pipelines.engine import spark_sessions
 from cleanroom_pipelines.engine.base import EngineSettings, Parameters, SortedPart
 from cleanroom_pipelines.engine.dialect import Statement, to_spark
 from cleanroom_pipelines.engine.packing import packing_of, unpacked_blocks
+from cleanroom_pipelines.engine.parquet_types import open_parquet
 from cleanroom_pipelines.engine.partitions import values_of
 from cleanroom_pipelines.engine.spark_files import ReadFile
 from cleanroom_pipelines.engine.tables import TableFiles, check_types
@@ -115,14 +116,12 @@ class SparkEngine:
 
     def batches(self, sql: str, parameters: Parameters = (), rows: int = 1_000_000) -> Iterator[pa.RecordBatch]:
         """Stream a query's result in order, through files, because pyspark itself can only stream single rows."""
-        import pyarrow.parquet as pq
-
         folder = self._new_folder()
         frame = self._query(sql, parameters)
         self._call(lambda: frame.write.parquet(_address(folder)))
         try:
             for path in _parts_of(folder):
-                with pq.ParquetFile(path) as file:
+                with open_parquet(path) as file:
                     for batch in file.iter_batches(batch_size=rows):
                         yield from _with_unsigned(pa.Table.from_batches([batch])).to_batches()
         finally:
@@ -181,7 +180,7 @@ class SparkEngine:
             schema = pq.read_schema(parts[0]) if parts else self._call(lambda: frame.limit(0).toArrow()).schema
             with pq.ParquetWriter(path, schema.remove_metadata(), compression="zstd") as writer:
                 for part in parts:
-                    with pq.ParquetFile(part) as file:
+                    with open_parquet(part) as file:
                         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                             writer.write_batch(batch.replace_schema_metadata(None))
         shutil.rmtree(folder, ignore_errors=True)

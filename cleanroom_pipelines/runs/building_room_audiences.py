@@ -40,7 +40,7 @@ from cleanroom_pipelines.catalog import (
     ParentRef,
     Version,
 )
-from cleanroom_pipelines.engine import Engine, open_configured_engine
+from cleanroom_pipelines.engine import Engine, open_configured_engine, open_parquet
 from cleanroom_pipelines.errors import CleanroomError, NotFoundError, StatusCode, UsageError
 from cleanroom_pipelines.privacy import Released, Releaser, budget_spent
 from cleanroom_pipelines.privacy.prices import BASE_TENTHS
@@ -483,9 +483,7 @@ def _published(manifest: Mapping[str, Any], reveals: Sequence[str]) -> dict[str,
 
 
 def _batches(users: Path) -> Iterator[pa.Array]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(users) as file:
+    with open_parquet(users) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["user_id"]):
             yield batch.column(0)
 

@@ -33,7 +33,7 @@ from cleanroom_pipelines.catalog import (
     Pair,
     Version,
 )
-from cleanroom_pipelines.engine import Runtime, find_tables, open_configured_engine
+from cleanroom_pipelines.engine import Runtime, find_tables, open_configured_engine, open_parquet
 from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.privacy import COUNT, Price, Released, Releaser, in_units
 from cleanroom_pipelines.privacy.noise import noise_within
@@ -344,7 +344,7 @@ def in_keyed_order(
         engine.write_parquet(
             "SELECT user_id FROM listed ORDER BY block, md5(concat(?, user_id)), user_id", ordered, [key]
         )
-    with pq.ParquetFile(ordered) as file:
+    with open_parquet(ordered) as file:
         for batch in file.iter_batches(100_000, columns=["user_id"]):
             yield batch.column(0)
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cleanroom_pipelines.audiences.sizes import AudienceSize, SeedMode
-from cleanroom_pipelines.engine import stable_hash
+from cleanroom_pipelines.engine import open_parquet, stable_hash
 from cleanroom_pipelines.errors import ArtifactError
 
 RANKING_FILE = "ranking.parquet"
@@ -248,10 +248,8 @@ def _n_users_of(file: Any, *, passes_seed: bool) -> int:
 
 
 def _open_part(part: Path) -> Any:
-    import pyarrow.parquet as pq
-
     try:
-        return pq.ParquetFile(part)
+        return open_parquet(part)
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(
             f"The ranking cannot be read ({type(error).__name__}).", remedy="Generate it again."

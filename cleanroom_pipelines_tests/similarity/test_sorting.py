@@ -2,12 +2,15 @@
 a fit survives saving and loading.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +23,9 @@ from cleanroom_pipelines.similarity.model import Model
 from cleanroom_pipelines.similarity.ranking import Float64
 from cleanroom_pipelines.similarity.rankings import (
     RANKING_FILE,
+    RANKING_SCHEMA,
     n_ranked,
+    ranking_metadata,
     select_audience,
     write_ranked,
 )
@@ -212,6 +217,29 @@ def test_parts_are_read_like_one_file(world: World, ranked: Path, tmp_path: Path
     assert written[0] == written[1]
     assert chosen[0] == chosen[1]
     assert n_ranked(ranked / "parts" / RANKING_FILE) == len(world.users)
+
+
+def peak_of_reading(ranking: Path, n_groups: int) -> int:
+    """Write a ranking of n row groups, and return the most bytes that Arrow holds while its users are read."""
+    schema = RANKING_SCHEMA.with_metadata(ranking_metadata(0))
+    n = 5_000
+    ids = (hashlib.sha256(str(number).encode()).hexdigest() for number in range(n * n_groups))
+    with pq.ParquetWriter(ranking, schema) as writer:
+        for first in range(0, n * n_groups, n):
+            ranks = np.arange(first + 1, first + n + 1)
+            columns = [list(islice(ids, n)), ranks, 1.0 / ranks, np.zeros(n, dtype=bool)]
+            writer.write_table(pa.table(columns, schema=schema))
+    before, peak, n_users = pa.total_allocated_bytes(), 0, 0
+    for batch in select_audience(ranking, AudienceSize(SizeType.PERCENTAGE, 100)).user_ids():
+        n_users += len(batch)
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert n_users == n * n_groups
+    return peak
+
+
+def test_reading_more_users_takes_no_more_memory(tmp_path: Path) -> None:
+    # One batch has 100,000 users, the rows of 20 groups.
+    assert peak_of_reading(tmp_path / "more", 80) < 1.2 * peak_of_reading(tmp_path / "few", 20)
 
 
 def test_a_ranking_without_parts_is_rejected(tmp_path: Path) -> None:
