@@ -7,6 +7,7 @@ Keep out: YAML itself (reading.py) and comparing with the catalogue (applying.py
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,7 +24,7 @@ from pydantic import (
 
 from cleanroom_pipelines.audiences.sizes import SeedMode
 from cleanroom_pipelines.catalog.names import LOCAL_ACCOUNT, LOCAL_REGION, MAX_NAME, Kind, is_account_id
-from cleanroom_pipelines.declarations.reading import load_yaml
+from cleanroom_pipelines.declarations.reading import load_yaml, read_text
 from cleanroom_pipelines.delivery.holdouts import Holdout
 from cleanroom_pipelines.errors import CleanroomError, UsageError
 from cleanroom_pipelines.storage.s3_urls import split_s3_url
@@ -82,7 +83,8 @@ def _checked_output(value: object) -> object:
         except UsageError as error:
             said = error.message[:1].lower() + error.message[1:]
             raise ValueError(
-                f"{said} Write s3://audiences/NAME for a folder in CLEANROOM_HOME, or name a registered bucket"
+                f"{said} Write s3://audiences/NAME for a folder in CLEANROOM_HOME, or name a registered bucket. "
+                f"{error.remedy.removesuffix('.')}"
             ) from None
     return value
 
@@ -321,16 +323,12 @@ def read_declaration(path: Path) -> Declaration:
         UsageError: The file is missing, is not YAML, or violates the schema; the message names the place, never
             the value.
     """
-    try:
+    with suppress(OSError):
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError(
                 "The declaration file is too large.", remedy="Give the paths of data files instead of the data."
             )
-        raw = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The declaration file cannot be read ({type(error).__name__}).", remedy="Check the path."
-        ) from None
+    raw = load_yaml(read_text(path, "declaration file", remedy="Check the path."))
     if not isinstance(raw, dict):
         raise UsageError(
             "The declaration file declares nothing.",

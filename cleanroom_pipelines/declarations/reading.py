@@ -1,10 +1,12 @@
-"""Loading YAML from an untrusted file.
+"""Reading text files that an operator wrote, and loading YAML from an untrusted one.
 
-Lives here: the safe loader, which also rejects duplicate keys and aliases that expand to very large documents.
+Lives here: `read_text`; the safe loader, which also rejects duplicate keys, and aliases that expand to very large
+documents.
 Add here when another YAML hazard needs a check.
 Keep out: what the keys mean (form.py).
 """
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,6 +28,27 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def read_text(path: Path, what: str, *, remedy: str) -> str:
+    """Read a UTF-8 file that the operator wrote, without the byte order mark that editors on Windows add.
+
+    Args:
+        path: The file.
+        what: Its name in messages, such as "declaration file".
+        remedy: What to do if it cannot be read.
+
+    Raises:
+        UsageError: The file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        problem, remedy = f"The {what} is not in UTF-8.", "Save it as UTF-8."
+    except OSError as error:
+        problem = f"The {what} cannot be read ({type(error).__name__})."
+    # Raised outside the handler: the text of a decoding error quotes the file.
+    raise UsageError(problem, remedy=remedy)
 
 
 def load_yaml(text: str) -> Any:

@@ -195,13 +195,11 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """Metadata of an export: the delivered users, the files and the destination."""
     export = documents["export"]
+    counts = export | (export.get("changes") or {})
+    words = ("requested", "delivered", "added", "removed")
     return {
         "dagster/row_count": export["delivered"],
-        "users": _count_bars(
-            "",
-            "users",
-            {"requested": export["requested"], "delivered": export["delivered"], **(export.get("changes") or {})},
-        ),
+        "users": _count_bars("", "users", {word: counts[word] for word in words if word in counts}),
         "users requested": export["requested"],
         "users delivered": export["delivered"],
         **_changes(export.get("changes")),

@@ -146,7 +146,8 @@ class PrivateJob:
         if not size.is_enough(minimum):
             raise SeedError(
                 "Too few seed users match for the configured model. The count includes noise.",
-                remedy="Give a larger seed, or check that it uses the same ids as the training data.",
+                remedy="Give a larger seed, or check that it uses the same ids as the training data, in the same "
+                "letter case.",
                 status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
             )
         return size

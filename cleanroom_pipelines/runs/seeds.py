@@ -112,7 +112,7 @@ class JudgedSeed:
     Args:
         report: The validation report.
         matched: The seed's users of the model; None if the seed is invalid.
-        ids_digest: Keyed digest of its distinct ids, which no order or format changes; empty if the seed is invalid.
+        ids_digest: Keyed digest of its distinct ids, in any order and format; empty if the seed is invalid.
         user_ids: All ids of the seed; None if it is invalid, or was judged earlier and handed on.
     """
 
