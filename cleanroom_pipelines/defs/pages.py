@@ -124,7 +124,7 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         page["users with a row in the users table"] = f"{table['n_matched_users']:,} ({share:.0%})"
     if isinstance(record, AudienceModel) and record.next_refresh_at is not None:
         page["next refresh"] = f"{record.next_refresh_at:%Y-%m-%d %H:%M} UTC"
-    page["warnings"] = dg.MetadataValue.md(_list_markdown(training["warnings"]))
+    page["warnings"] = _warnings(training["warnings"])
     page["seconds by stage"] = _stage_bars(training["timing_seconds"], training.get("peak_bytes", {}))
     return page
 
@@ -205,7 +205,7 @@ def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         **_changes(export.get("changes")),
         "destination": export["url"],
         "file format": export["format"],
-        "warnings": dg.MetadataValue.md(_list_markdown(export["warnings"])),
+        "warnings": _warnings(export["warnings"]),
         "number of files": len(export["files"]),
         "revealed by design": ", ".join(export.get("reveals", [])) or "nothing",
     }
@@ -376,6 +376,12 @@ def _declared_columns(asset: str, record: Resource) -> tuple[tuple[str, str, str
 
 def _schema(*names: str) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name, "string") for name in names])
+
+
+def _warnings(codes: list[str]) -> dg.MetadataValue:
+    from cleanroom_pipelines.similarity.specs import WARNINGS
+
+    return dg.MetadataValue.md(_list_markdown([WARNINGS.get(code, code) for code in codes]))
 
 
 def _list_markdown(lines: list[str]) -> str:
