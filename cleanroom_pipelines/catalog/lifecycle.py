@@ -336,10 +336,14 @@ def followers(session: Session, resource: ResourceRow) -> list[ResourceRow]:
         .where(ResourceRow.parent_id == resource.id, ResourceRow.declared, ResourceRow.status.not_in(DELETING))
         .order_by(ResourceRow.id)
     )
-    return [child for child in session.scalars(query) if _can_be_rebuilt(child)]
+    return [child for child in session.scalars(query) if _can_be_rebuilt(session, child)]
 
 
-def _can_be_rebuilt(resource: ResourceRow) -> bool:
+def _can_be_rebuilt(session: Session, resource: ResourceRow) -> bool:
+    if isinstance(resource, ExportJobRow):
+        job = find_resource(session, GenerationJobRow, resource.generation_job_id)
+        configured = find_resource(session, ConfiguredAudienceModelRow, job.configured_audience_model_id)
+        return resource.size in configured.sizes  # the model may have stopped allowing it
     return not isinstance(resource, GenerationJobRow) or resource.keep_seed
 
 
@@ -362,7 +366,7 @@ def _follow_parent(session: Session, child: ResourceRow, now: datetime) -> None:
 def _is_stale(session: Session, resource: ResourceRow, version: VersionRow) -> bool:
     """Return whether the parent got a newer version while this version was being built."""
     built_with = _version_of(resource.parent_id, version.parents)
-    if resource.parent_id is None or built_with is None or not _can_be_rebuilt(resource):
+    if resource.parent_id is None or built_with is None or not _can_be_rebuilt(session, resource):
         return False
     newer = select(VersionRow.kind, VersionRow.cause).where(
         VersionRow.resource_id == resource.parent_id,

@@ -82,14 +82,17 @@ def export(as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(written)
         return
+    from cleanroom_pipelines.similarity.specs import WARNINGS
+
     manifest, holdout = written["manifest"], written["holdout"]
-    click.echo(f"Exported {manifest['delivered']:,} users in {len(manifest['files']):,} files.")
+    n_files = len(manifest["files"])
+    click.echo(f"Exported {manifest['delivered']:,} users in {n_files:,} {'file' if n_files == 1 else 'files'}.")
     if holdout:
         click.echo(f"Held out {holdout['delivered']:,} users; their list is in {written['holdoutFolder']}.")
     if changes := manifest.get("changes"):
         click.echo(f"{changes['added']:,} rows added and {changes['removed']:,} removed since the earlier export.")
     for warning in written["warnings"]:
-        click.echo(f"Warning: {warning}")
+        click.echo(f"Warning: {WARNINGS.get(warning, warning)}")
 
 
 def export_audience(

@@ -101,7 +101,7 @@ def _json_of(file: Path) -> Any:
     try:
         if file.stat().st_size > _MAX_DEFINITION_BYTES:
             raise InputError("The definition file is too large.", remedy="Check --definition.")
-        return _absolute(json.loads(file.read_text(encoding="utf-8")), file.parent)
+        return _absolute(json.loads(file.read_text(encoding="utf-8-sig")), file.parent)
     except OSError as error:
         problem = f"The definition file cannot be read ({type(error).__name__})."
     except (ValueError, RecursionError):

@@ -330,6 +330,7 @@ def cancel(name: str) -> None:
 def train(as_json: bool, **options: Any) -> None:
     """Train an audience model, without Dagster."""
     from cleanroom_pipelines.cli.bare import train_model
+    from cleanroom_pipelines.similarity.specs import WARNINGS
 
     with progress_bar("train") as progress:
         report = train_model(progress=progress, **options)
@@ -340,8 +341,8 @@ def train(as_json: bool, **options: Any) -> None:
         f"Trained on {report.n_interactions:,} interactions of {report.n_users:,} users with {report.n_items:,} "
         f"items in {sum(report.timing_seconds.values()):.1f} s."
     )
-    for warning in report.warnings:
-        click.echo(f"Warning: {warning}")
+    for code in report.warnings:
+        click.echo(f"Warning: {WARNINGS[code]}")
 
 
 @cleanroom.command()
@@ -377,8 +378,8 @@ def generate(as_json: bool, **options: Any) -> None:
     click.echo(report.sentence)
     if report.items_in_words:
         click.echo(f"Most distinctive items of the seed: {report.items_in_words}")
-    for warning in report.warnings:
-        click.echo(f"Warning: {warning}")
+    for warning in report.metrics["warnings"]:
+        click.echo(f"Warning: {warning['message']}")
 
 
 @cleanroom.command()

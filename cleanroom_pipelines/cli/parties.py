@@ -18,7 +18,6 @@ from cleanroom_pipelines.cli.console import (
     print_result,
     read_installation,
 )
-from cleanroom_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from cleanroom_pipelines.catalog import Account, AccountBucket, AnalysisTemplate, Catalog, Collaboration
@@ -213,12 +212,9 @@ def add_template(
 ) -> None:
     """Add the template NAME to an account, with the SQL of a file."""
     catalog = open_installation().catalog
-    try:
-        sql = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The SQL file cannot be read ({type(error).__name__}).", remedy="Check its path."
-        ) from None
+    from cleanroom_pipelines.declarations.form import read_text
+
+    sql = read_text(file, "SQL file", remedy="Check its path.")
     added = catalog.parties.add_template(name, catalog.parties.account_named(account), sql, collaboration, region)
     print_result(_of_template(added), f"Added the template {added.arn}.", as_json=as_json)
 

@@ -1,13 +1,14 @@
 """The schema of a declaration file, and reading it.
 
-Lives here: the pydantic models, and messages that name the place of an error; loading YAML from an untrusted file,
-without duplicate keys and aliases that expand to very large documents.
+Lives here: the pydantic models, and messages that name the place of an error; reading text files that the operator
+wrote; loading YAML from an untrusted file, without duplicate keys and aliases that expand to very large documents.
 Add here when a declared resource gets a field.
 Keep out: comparing with the catalogue (applying.py).
 """
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -83,7 +84,8 @@ def _checked_output(value: object) -> object:
         except UsageError as error:
             said = error.message[:1].lower() + error.message[1:]
             raise ValueError(
-                f"{said} Write s3://audiences/NAME for a folder in CLEANROOM_HOME, or name a registered bucket"
+                f"{said} Write s3://audiences/NAME for a folder in CLEANROOM_HOME, or name a registered bucket. "
+                f"{error.remedy.removesuffix('.')}"
             ) from None
     return value
 
@@ -322,16 +324,12 @@ def read_declaration(path: Path) -> Declaration:
         UsageError: The file is missing, is not YAML, or violates the schema; the message names the place, never
             the value.
     """
-    try:
+    with suppress(OSError):
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError(
                 "The declaration file is too large.", remedy="Give the paths of data files instead of the data."
             )
-        raw = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The declaration file cannot be read ({type(error).__name__}).", remedy="Check the path."
-        ) from None
+    raw = load_yaml(read_text(path, "declaration file", remedy="Check the path."))
     if not isinstance(raw, dict):
         raise UsageError(
             "The declaration file declares nothing.",
@@ -399,6 +397,27 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def read_text(path: Path, what: str, *, remedy: str) -> str:
+    """Read a UTF-8 file that the operator wrote, without the byte order mark that editors on Windows add.
+
+    Args:
+        path: The file.
+        what: Its name in messages, such as "declaration file".
+        remedy: What to do if it cannot be read.
+
+    Raises:
+        UsageError: The file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        problem, remedy = f"The {what} is not in UTF-8.", "Save it as UTF-8."
+    except OSError as error:
+        problem = f"The {what} cannot be read ({type(error).__name__})."
+    # Raised outside the handler: the text of a decoding error quotes the file.
+    raise UsageError(problem, remedy=remedy)
 
 
 def load_yaml(text: str) -> Any:

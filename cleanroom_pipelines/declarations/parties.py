@@ -10,7 +10,6 @@ differs from the existing object is rejected. A receiver of notices is updated: 
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from pathlib import Path
 
 from cleanroom_pipelines.catalog import (
     LOCAL_ACCOUNT,
@@ -36,6 +35,7 @@ from cleanroom_pipelines.declarations.form import (
     Declaration,
     NoticeForm,
     TemplateForm,
+    read_text,
 )
 from cleanroom_pipelines.errors import ConflictError, UsageError
 
@@ -156,7 +156,8 @@ class ApplyingParties:
         """Add a template, or keep the existing one with this name."""
         account, region = form.account or self._declaration.account, self._declaration.region
         account_id = self.account_of(account)
-        sql = _read_sql(self._declaration.folder / form.sql)
+        remedy = "Give its path relative to the declaration file."
+        sql = read_text(self._declaration.folder / form.sql, "SQL file", remedy=remedy)
         check_new_template(form.name, sql, region)
         collaboration = self._collaboration_of(form.collaboration, account_id or account)
         existing = next(
@@ -251,13 +252,3 @@ def _receiver_of(form: NoticeForm) -> NoticeReceiver:
         channel = Command(form.command or "")
     organization = form.organization.lower() if form.organization else None
     return NoticeReceiver(form.name, channel, organization, tuple(sorted(set(form.kinds))), form.only_failures)
-
-
-def _read_sql(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The SQL file cannot be read ({type(error).__name__}).",
-            remedy="Give its path relative to the declaration file.",
-        ) from None

@@ -123,7 +123,7 @@ def audience_model(record: Resource, documents: Mapping[str, Any]) -> Metadata:
         page["users with a row in the users table"] = f"{table['n_matched_users']:,} ({share:.0%})"
     if isinstance(record, AudienceModel) and record.next_refresh_at is not None:
         page["next refresh"] = f"{record.next_refresh_at:%Y-%m-%d %H:%M} UTC"
-    page["warnings"] = dg.MetadataValue.md(_list_markdown(training["warnings"]))
+    page["warnings"] = _warnings(training["warnings"])
     page["seconds by stage"] = _stage_bars(training["timing_seconds"], training.get("peak_bytes", {}))
     return page
 
@@ -194,19 +194,17 @@ def audience(record: Resource, documents: Mapping[str, Any]) -> Metadata:
 def audience_export(record: Resource, documents: Mapping[str, Any]) -> Metadata:
     """Metadata of an export: the delivered users, the files and the destination."""
     export = documents["export"]
+    counts = export | (export.get("changes") or {})
+    words = ("requested", "delivered", "added", "removed")
     return {
         "dagster/row_count": export["delivered"],
-        "users": _count_bars(
-            "",
-            "users",
-            {"requested": export["requested"], "delivered": export["delivered"], **(export.get("changes") or {})},
-        ),
+        "users": _count_bars("", "users", {word: counts[word] for word in words if word in counts}),
         "users requested": export["requested"],
         "users delivered": export["delivered"],
         **_changes(export.get("changes")),
         "destination": export["url"],
         "file format": export["format"],
-        "warnings": dg.MetadataValue.md(_list_markdown(export["warnings"])),
+        "warnings": _warnings(export["warnings"]),
         "number of files": len(export["files"]),
         "revealed by design": ", ".join(export.get("reveals", [])) or "nothing",
     }
@@ -377,6 +375,12 @@ def _declared_columns(asset: str, record: Resource) -> tuple[tuple[str, str, str
 
 def _schema(*names: str) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name, "string") for name in names])
+
+
+def _warnings(codes: list[str]) -> dg.MetadataValue:
+    from cleanroom_pipelines.similarity.specs import WARNINGS
+
+    return dg.MetadataValue.md(_list_markdown([WARNINGS.get(code, code) for code in codes]))
 
 
 def _list_markdown(lines: list[str]) -> str:

@@ -59,6 +59,7 @@ from cleanroom_pipelines.runs.private_jobs import (
 )
 from cleanroom_pipelines.runs.requested_seeds import fetch_requested_seed, form_of_ids
 from cleanroom_pipelines.runs.seeds import (
+    JudgedSeed,
     end_use_of_seed,
     forget_seed,
     hand_on,
@@ -234,11 +235,14 @@ def _build_audience(work: Work[GenerationJob]) -> AssetResult:
     from cleanroom_pipelines.similarity.specs import GenerationSettings
 
     installation = work.installation
-    matched = _matched_seed(work)
+    seed = _matched_seed(work)
+    matched = seed.matched
+    assert matched is not None
     job, configured, model = _family(installation.catalog, work)
     inputs = inputs_of(installation.store, job, model)
     settings = {"sizes": [str(size) for size in configured.sizes], "mode": job.seed_mode}
-    if (private := PrivateJob.of(installation, job, configured, model)) is not None:
+    private = PrivateJob.of(installation, job, configured, model, ids_digest=seed.ids_digest)
+    if private is not None:
         return _build_private_audience(work, private, matched, configured, settings)
     with (
         work.opening_input(model.artifact("audience_model")) as model_folder,
@@ -433,21 +437,21 @@ def _destination(buckets: Buckets, configured: ConfiguredAudienceModel) -> Objec
     return buckets.destination(configured.account_id, configured.output_url)
 
 
-def _matched_seed(work: Work[GenerationJob]) -> "MatchedSeed":
+def _matched_seed(work: Work[GenerationJob]) -> JudgedSeed:
     """Return the matched seed that the validation step stored; if it stored none, validate the seed now."""
     _, _, model = _family(work.installation.catalog, work)
     if "seed_validation_report" in work.version.artifacts:
         judged = handed_on(work, model)
         if judged is not None and judged.matched is not None:
-            return judged.matched
-    made, matched = _build_report(work)
-    if matched is None:
-        raise SeedError(made.failure or "")
-    return matched
+            return judged
+    made, seed = _build_report(work)
+    if made.failure:
+        raise SeedError(made.failure)
+    return seed
 
 
-def _build_report(work: Work[GenerationJob]) -> tuple[AssetResult, "MatchedSeed | None"]:
-    """Validate a seed and build the report; also return the matched seed, or None if the job cannot use it."""
+def _build_report(work: Work[GenerationJob]) -> tuple[AssetResult, JudgedSeed]:
+    """Validate a seed and build the report; also return the seed."""
     from cleanroom_pipelines.uploads.report import report_sentence
 
     installation = work.installation
@@ -480,7 +484,7 @@ def _build_report(work: Work[GenerationJob]) -> tuple[AssetResult, "MatchedSeed 
         made = replace(made, failure=failure[1])
         if not job.keep_seed and job.origin is not Origin.INBOX:
             forget_seed(installation, job)  # an inbox seed is deleted when its receipt is written
-    return made, None if failure else seed.matched
+    return made, seed
 
 
 def shared_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def drift_of_audience(installation: Installation, job_id: str, metrics: Mapping[
     """Compare a new audience with the current version; return facts for its summary if it changed much.
 
     Recall changed much if it is outside the confidence interval of the previous version and differs by more than a
-    tenth.
+    tenth. It is compared at one size, and not at all if the previous version did not measure that size.
 
     Args:
         installation: The installation.
@@ -55,10 +55,12 @@ def drift_of_audience(installation: Installation, job_id: str, metrics: Mapping[
         return {}
     old, new = before["match"]["n_matched"], metrics["match"]["n_matched"]
     changes = [f"{old:,} → {new:,} matched users of the seed"] if abs(new - old) > _LIMIT * max(1, old) else []
-    low, high = before["recall_at"]["recall_interval"]
-    old, new = before["recall_at"]["recall"], metrics["recall_at"]["recall"]
-    if not low <= new <= high and abs(new - old) > _LIMIT / 2:
-        changes.append(f"{old:.2f} → {new:.2f} recall")
+    size, new = metrics["recall_at"]["size"], metrics["recall_at"]["recall"]
+    same = next((each for each in (before["recall_at"], *before["sizes"]) if each["size"] == size), None)
+    if same is not None:
+        old, (low, high) = same["recall"], same["recall_interval"]
+        if not low <= new <= high and abs(new - old) > _LIMIT / 2:
+            changes.append(f"{old:.2f} → {new:.2f} recall")
     return _facts(_sentence(changes))
 
 

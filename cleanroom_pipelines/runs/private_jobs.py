@@ -69,6 +69,7 @@ class PrivateJob:
         model: The model's version.
         organization: The organisation that started it.
         removes_seed: Whether its collaboration excludes the seed from lists.
+        ids_digest: Keyed digest of the seed's distinct ids.
     """
 
     installation: Installation
@@ -77,10 +78,17 @@ class PrivateJob:
     model: Version
     organization: str
     removes_seed: bool
+    ids_digest: str
 
     @classmethod
     def of(
-        cls, installation: Installation, job: GenerationJob, configured: ConfiguredAudienceModel, model: Version
+        cls,
+        installation: Installation,
+        job: GenerationJob,
+        configured: ConfiguredAudienceModel,
+        model: Version,
+        *,
+        ids_digest: str,
     ) -> Self | None:
         """Return the `PrivateJob` of a generation job; None if the job needs no noise.
 
@@ -95,7 +103,8 @@ class PrivateJob:
             return None
         mine = catalog.pairs.organization_of_account(starter)
         budget = Budget(installation, pair, job.id)
-        return cls(installation, job, budget, model, mine, agreed is not None and agreed.seed_removed)
+        removes_seed = agreed is not None and agreed.seed_removed
+        return cls(installation, job, budget, model, mine, removes_seed, ids_digest)
 
     @property
     def mode(self) -> SeedMode:
@@ -116,7 +125,10 @@ class PrivateJob:
     @cached_property
     def size_question(self) -> Question:
         """The budget's question "How many seed users matched?"."""
-        return Question.of(_SEED_SIZE, self._content, self._source, COUNT)
+        return self._size_question(self._source)
+
+    def _size_question(self, source: str) -> Question:
+        return Question.of(_SEED_SIZE, self._content, source, COUNT)
 
     def seed_size(self, n_matched: int, minimum: int) -> Released:
         """Charge the budget, and return the noised number of matched seed users; reject a seed with too few.
@@ -134,7 +146,8 @@ class PrivateJob:
         if not size.is_enough(minimum):
             raise SeedError(
                 "Too few seed users match for the configured model. The count includes noise.",
-                remedy="Give a larger seed, or check that it uses the same ids as the training data.",
+                remedy="Give a larger seed, or check that it uses the same ids as the training data, in the same "
+                "letter case.",
                 status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,
             )
         return size
@@ -217,7 +230,8 @@ class PrivateJob:
         if not any(each.name == "vector.json" for each in manifest.files):
             return None
         paid = PaidVector.from_dict(json.loads(self.installation.store.read(reference, "vector.json")))
-        return paid if paid.fits(self.budget.pair.id, self._source, model) else None
+        fits = any(paid.fits(self.budget.pair.id, source, model) for source in self._sources)
+        return paid if fits else None
 
     def _statement(self, prices: tuple[int, int, int], figures: Price) -> dict[str, Any]:
         """Describe the job's price, the error of its figures, the remaining budget, and what its lists reveal."""
@@ -252,9 +266,15 @@ class PrivateJob:
         version = self.installation.store.manifest(reference).data_version
         return self.installation.key.digest("content", version.encode())
 
-    @property
+    @cached_property
     def _source(self) -> str:
-        return f"seed {self.job.seed_digest}"
+        by_ids, by_file = self._sources
+        return by_file if self.budget.is_paid([self._size_question(by_file)]) else by_ids
+
+    @property
+    def _sources(self) -> tuple[str, str]:
+        # Earlier releases identified a seed by its file; what was paid then stays free.
+        return f"seed of ids {self.ids_digest}", f"seed {self.job.seed_digest}"
 
 
 def _reject_covering(n_seed_users: int, n_users: int) -> None:

@@ -6,6 +6,7 @@ Add here when starting a job gets another option.
 Keep out: seeds from the inbox (inbox.py) and declarations (declarations).
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import timedelta
@@ -111,11 +112,13 @@ class JudgedSeed:
     Args:
         report: The validation report.
         matched: The seed's users of the model; None if the seed is invalid.
+        ids_digest: Keyed digest of its distinct ids, in any order and format; empty if the seed is invalid.
         user_ids: All ids of the seed; None if it is invalid, or was judged earlier and handed on.
     """
 
     report: "ValidationReport"
     matched: "MatchedSeed | None" = None
+    ids_digest: str = ""
     user_ids: "pa.ChunkedArray | None" = None
 
 
@@ -144,7 +147,15 @@ def judge_seed(work: Work[GenerationJob], model: Version) -> JudgedSeed:
         return JudgedSeed(report)
     with work.opening_input(model.artifact("audience_model")) as folder:
         users = SeedUsers.of(report, user_ids)
-        return JudgedSeed(report, match_seed(folder, users, engine=installation.engine_settings), user_ids)
+        matched = match_seed(folder, users, engine=installation.engine_settings)
+    return JudgedSeed(report, matched, _digest_of_ids(installation, user_ids), user_ids)
+
+
+def _digest_of_ids(installation: Installation, user_ids: "pa.ChunkedArray") -> str:
+    digest = hashlib.sha256()
+    for user_id in sorted(set(user_ids.to_pylist())):
+        digest.update(f"{len(user_id)}:{user_id}".encode())
+    return installation.key.digest("ids of a seed", digest.digest())
 
 
 def _dataset_column(work: Work[GenerationJob]) -> str:
@@ -158,8 +169,8 @@ def _dataset_column(work: Work[GenerationJob]) -> str:
 def hand_on(work: Work[GenerationJob], seed: JudgedSeed, model: Version) -> None:
     """Store a usable seed's report and matches, encrypted; later steps and attempts do not read the seed again."""
     assert seed.matched is not None
-    report = json.dumps(seed.report.as_dict()).encode()
-    content = b"".join([_purpose(work, model), report, b"\n", seed.matched.to_bytes()])
+    known = json.dumps({"report": seed.report.as_dict(), "ids": seed.ids_digest}).encode()
+    content = b"".join([_purpose(work, model), known, b"\n", seed.matched.to_bytes()])
     work.installation.vault.put_matched(work.record.seed_location, content)
 
 
@@ -171,8 +182,11 @@ def handed_on(work: Work[GenerationJob], model: Version) -> JudgedSeed | None:
     content = work.installation.vault.read_matched(work.record.seed_location)
     if content is None or not content.startswith(purpose := _purpose(work, model)):
         return None
-    report, _, matched = content.removeprefix(purpose).partition(b"\n")
-    return JudgedSeed(ValidationReport.from_dict(json.loads(report)), MatchedSeed.from_bytes(matched))
+    line, _, matched = content.removeprefix(purpose).partition(b"\n")
+    known = json.loads(line)
+    if "ids" not in known:  # stored by an earlier release
+        return None
+    return JudgedSeed(ValidationReport.from_dict(known["report"]), MatchedSeed.from_bytes(matched), known["ids"])
 
 
 def why_unusable(
@@ -190,7 +204,8 @@ def why_unusable(
     if seed.matched is None:
         return report.status_code or StatusCode.SEED_INVALID, report.reason
     n_matched = seed.matched.counts.n_matched
-    if (private := PrivateJob.of(work.installation, work.record, configured, model)) is not None:
+    private = PrivateJob.of(work.installation, work.record, configured, model, ids_digest=seed.ids_digest)
+    if private is not None:
         try:
             with work.opening_input(model.artifact("audience_model")) as folder:
                 private.check_seed_size(folder, n_matched, minimum)

@@ -50,6 +50,7 @@ from cleanroom_pipelines.similarity.sorting import (
     write_score_file,
 )
 from cleanroom_pipelines.similarity.specs import (
+    WARNINGS,
     GenerationReport,
     GenerationSettings,
 )
@@ -64,14 +65,6 @@ ScoreAll = Callable[[Model, Fit, Callable[[float], None]], Iterable[Float64]]
 _FEW_SEED_USERS = 100
 _LOW_MATCH_RATE = 0.1
 _MAIN_FALLBACK = AudienceSize(SizeType.PERCENTAGE, 20)
-_MESSAGES = {
-    "FEW_SEED_USERS": "Only {n} seed users matched, so the confidence interval is wide.",
-    "NOT_BETTER_THAN_RANDOM": "Not better than random at {sizes}: the model found no pattern in the seed.",
-    "SIZE_EXCEEDS_POPULATION": "A requested size exceeds the population; all available users are delivered.",
-    "LOW_MATCH_RATE": "Few of the seed's ids matched: check that seed and training data use the same ids.",
-    "MINIMUM_LOWERED": "The minimum seed size was set below 500; a small seed reveals more about each user.",
-    "SEED_ROWS_DROPPED": "Seed rows without a usable id were dropped.",
-}
 
 
 def generate(
@@ -364,7 +357,7 @@ def _metrics(fit: Fit, others: metrics.Others, sizes: Sequence[AudienceSize], mi
             "population": list(others.histogram),
         },
         "warnings": [
-            {"code": code, "message": _MESSAGES[code].format(n=n_matched, sizes=blind)} for code in warnings
+            {"code": code, "message": WARNINGS[code].format(n=n_matched, sizes=blind)} for code in warnings
         ],
     }
 

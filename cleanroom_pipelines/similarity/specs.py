@@ -23,6 +23,19 @@ _MOST_REPRESENTATION_USERS = 1_000_000
 _MOST_FIT_USERS = 50_000
 _MOST_SHOWN_OF_NAME = 32
 
+WARNINGS = {
+    "COLUMNS_IGNORED": "Columns without a role were not used.",
+    "ROWS_DROPPED": "Invalid rows were dropped.",
+    "FEW_ITEMS": "The data has fewer than 10 items, so users can hardly be told apart.",
+    "FEW_SEED_USERS": "Only {n} seed users matched, so the confidence interval is wide.",
+    "NOT_BETTER_THAN_RANDOM": "Not better than random at {sizes}: the model found no pattern in the seed.",
+    "SIZE_EXCEEDS_POPULATION": "A requested size exceeds the population; all available users are delivered.",
+    "LOW_MATCH_RATE": "Few of the seed's ids matched: check that seed and training data use the same ids.",
+    "MINIMUM_LOWERED": "The minimum seed size was set below 500; a small seed reveals more about each user.",
+    "SEED_ROWS_DROPPED": "Seed rows without a usable id were dropped.",
+}
+"""The sentence of each warning code of a training, a ranking or an export."""
+
 
 @dataclass(frozen=True)
 class _Schema:

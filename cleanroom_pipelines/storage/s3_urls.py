@@ -34,7 +34,10 @@ def split_s3_url(url: str, *, what: str = "URL", any_key: bool = False) -> tuple
         UsageError: The URL has another form, or its key has a segment that is not allowed.
     """
     is_allowed = is_storable_segment if any_key else is_plain_segment
-    remedy = "Use s3://bucket/key; path segments may contain letters, digits, spaces and !_.*'()=,@+:-"
+    remedy = (
+        "Use s3://bucket/key; its segments may contain the letters a to z and A to Z, digits, spaces "
+        "and !_.*'()=,@+:-"
+    )
     match = _URL.fullmatch(url.removesuffix("/"))
     if match is None:
         raise UsageError(f"The {what} does not have the form s3://bucket/key.", remedy=remedy)

@@ -291,7 +291,7 @@ def invalid_rows_reason(
         max_invalid_share: The largest allowed share of invalid rows.
         common: The most common error in a cell; None if there is none.
     """
-    limit = f"the limit is a share of {max_invalid_share:.4g}"
+    limit = f"the limit is {max_invalid_share * 100:.4g}%"
     if upload is SEED:
         rows = f"Too many rows of the seed are invalid ({limit})"
     else:
@@ -302,7 +302,11 @@ def invalid_rows_reason(
     of_column = "" if upload is SEED else f"in column {common.column!r}, "
     where = f"{of_column}{common.rule.code.value}"
     seen = f" ({common.rule.seen})" if common.rule.seen else ""
-    remedy = REMEDIES.get(common.rule.seen, "Correct the rows listed in the validation report.")
+    # over the AWS API no one sees a report about a seed
+    correct = (
+        "Give one user id in each row." if upload is SEED else "Correct the rows listed in the validation report."
+    )
+    remedy = REMEDIES.get(common.rule.seen, correct)
     return f"{rows}; the most common error is {where}{seen}.", remedy
 
 

@@ -31,6 +31,7 @@ _FORMS = {
     r"\s*[^@\s]+@[^@\s]+\.[^@\s]+\s*": "look like e-mail addresses",
     r"\s*\+[0-9][-0-9 ()./]{6,}": "look like phone numbers",
     r"-?[0-9]+[.]0+": "are numbers with the decimal tail .0; save the column as text",
+    r"\x27.*\x27|\x22.*\x22": "are in quotation marks",
     r"\s+\S.*|.*\S\s+": "have spaces around them",
     r"0[0-9]+": "are numbers with leading zeros",
 }

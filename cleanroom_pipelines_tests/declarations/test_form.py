@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,6 +156,24 @@ def test_plain_name_as_output_is_rejected_with_an_example(room: Room, edit: Any)
     message = assert_rejected(room.write())
     assert "the configured audience model 'Partners', output: the destination does not have the form" in message
     assert "Write s3://audiences/NAME for a folder in CLEANROOM_HOME" in message
+
+
+def test_output_with_an_umlaut_is_rejected_with_the_allowed_characters(room: Room, edit: Any) -> None:
+    edit("configured_audience_models.0.output", "s3://audiences/ähnliche")
+    assert "may contain the letters a to z and A to Z, digits, spaces and !_.*'()=,@+:-" in assert_rejected(
+        room.write()
+    )
+
+
+def test_file_from_an_editor_on_windows(room: Room) -> None:
+    """A byte order mark is skipped; Windows-1252 is named as what it is."""
+    room.raw["audience_models"][0]["description"] = "Käufer"
+    path = room.write()
+    text = yaml.safe_dump(room.raw, allow_unicode=True)
+    path.write_text(text, encoding="utf-8-sig")
+    assert read_declaration(path).audience_models[0].description == "Käufer"
+    path.write_text(text, encoding="cp1252")
+    assert assert_rejected(path) == "The declaration file is not in UTF-8. Save it as UTF-8."
 
 
 def test_same_name_in_two_sections_is_allowed(room: Room) -> None:

@@ -7,7 +7,7 @@ requested otherwise; then they state it. Both APIs charge one ledger.
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from cleanroom_pipelines.errors import SeedError, StatusCode
 from cleanroom_pipelines.privacy import Price, Releaser
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.building import AssetResult
-from cleanroom_pipelines.runs.private_jobs import cannot_pay, paying_pair
+from cleanroom_pipelines.runs.private_jobs import PrivateJob, cannot_pay, paying_pair
 from cleanroom_pipelines.runs.requested_seeds import form_of_ids
 from cleanroom_pipelines.similarity.private_lookalikes import choose
 from cleanroom_pipelines_tests.server.server import ADVERTISER, PUBLISHER, STRANGER
@@ -186,14 +186,27 @@ def test_job_within_one_organisation_is_free_and_unlabelled(world: PrivateWorld)
     assert world.installation.catalog.pairs.ledger_lines(world.pair.id) == ()
 
 
-def test_same_seed_again_is_free_and_gives_the_same_result(world: PrivateWorld) -> None:
+@pytest.mark.parametrize("ids", [SEED, (*reversed(SEED), f" {SEED[0]} ")], ids=["the same file", "other rows"])
+def test_same_ids_again_are_free_and_give_the_same_result(world: PrivateWorld, ids: Sequence[str]) -> None:
     first = world.job("loyal")
     spent = world.spent
-    again = world.job("loyal again")
+    again = world.job("loyal again", ids)
     assert world.spent == spent
     assert plain(world.told(first)) == plain(world.told(again))
     assert world.ranking(first) == world.ranking(again)
     assert set(world.export(first, name="a").users) == set(world.export(again, name="b").users)
+
+
+def test_what_earlier_releases_charged_for_a_file_stays_free(
+    world: PrivateWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(PrivateJob, "_source", property(lambda self: f"seed {self.job.seed_digest}"))
+        first = world.job("loyal")
+    spent = world.spent
+    again = world.job("loyal again")
+    assert world.spent == spent
+    assert plain(world.told(first)) == plain(world.told(again))
 
 
 def test_seed_differing_by_one_id_is_charged_with_new_noise(world: PrivateWorld) -> None:

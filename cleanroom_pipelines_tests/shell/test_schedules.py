@@ -8,17 +8,19 @@ retention time, but never those that something current was built from.
 import gzip
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
 from cleanroom_pipelines.catalog import Kind
 from cleanroom_pipelines.runs.artifact_documents import newest_artifact
 from cleanroom_pipelines.runs.installation import Installation
+from cleanroom_pipelines.runs.situation import situation_of
 from cleanroom_pipelines.storage import ArtifactReference
 
 from .. import worlds
@@ -139,6 +141,28 @@ def test_refresh_rebuilds_only_dependents_of_its_model(refreshed: Refreshed) -> 
     assert documents["training"]["n_interactions"] < worlds.N_EVENTS, "only the last 60 of 90 days"
     folders = list((shell.installation.home.accounts / "000000000000" / "buckets" / "audiences" / "two").iterdir())
     assert len(folders) == 2, "each version of an export has a folder of its own"
+    ended = [(run.job_name, run.status) for run in shell.instance.get_runs()]
+    assert [run for run in ended if run[1] is not dg.DagsterRunStatus.SUCCESS] == []
+
+
+def test_size_that_is_no_longer_allowed_is_not_exported_again(
+    world: worlds.World, tmp_path: Path, new_shell: Callable[[str], Shell]
+) -> None:
+    """Nor is recall at another size compared with the one before."""
+    shell = new_shell("sizes")
+    for sizes, export in ((["5%", "50%"], "50%"), (["5%"], "5%")):
+        path = worlds.declare(
+            tmp_path / "c.yaml",
+            interactions=world.interactions,
+            seed=world.seed,
+            configured={"sizes": sizes},
+            job={"keep_seed": True, "exports": [export]},
+        )
+        worlds.apply(shell.installation, path)
+        shell.run_pending()
+    statuses = worlds.statuses(shell.installation)
+    assert (statuses[worlds.JOB], statuses[f"{worlds.JOB} 50%"]) == (["ACTIVE", "ACTIVE"], ["ACTIVE"])
+    assert situation_of(shell.installation).drift == ()
 
 
 def test_refreshed_export_holds_out_its_control_group_and_lists_changes(refreshed: Refreshed) -> None:

@@ -61,6 +61,7 @@ def test_words_for_the_ids_and_the_other_table() -> None:
             "All of the ids are numbers with the decimal tail .0; save the column as text.",
         ),
         ([f"{text} " for text in PLAIN], "All of the ids have spaces around them."),
+        ([f"'{text}'" for text in PLAIN], "All of the ids are in quotation marks."),
         (PLAIN, None),
         ([], None),
     ],
