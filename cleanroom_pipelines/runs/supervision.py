@@ -49,6 +49,7 @@ def supervise(installation: Installation, instance: dg.DagsterInstance) -> None:
     for worker in catalog.work.dead_workers():
         _fail_run(instance, worker, "The run's process stopped responding.")
         catalog.work.forget_worker(worker)
+    _free_pool_slots(instance)
     catalog.work.fail_orphans()
     forget_spent_seeds(installation)
     _sync_partitions(installation, instance)
@@ -90,5 +91,12 @@ def _fail_run(instance: dg.DagsterInstance, run_id: str, message: str) -> None:
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished:
         instance.report_run_failed(run, message)
-        # a run killed in the pool "memory" would hold its slot forever
-        instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def _free_pool_slots(instance: dg.DagsterInstance) -> None:
+    """Free the slots in pools that ended runs still hold: Dagster frees none when a run's process is killed."""
+    storage = instance.event_log_storage
+    holders = storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else set()
+    for run in instance.get_runs(dg.RunsFilter(run_ids=list(holders))) if holders else ():
+        if run.is_finished:
+            storage.free_concurrency_slots_for_run(run.run_id)

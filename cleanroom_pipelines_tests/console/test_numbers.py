@@ -270,6 +270,13 @@ def test_insights_are_charts_tables_csv_and_a_print_view(site: Served) -> None:
     assert (rows[0]["affinity_ratio"], rows[0]["affinity_error"], rows[1]["affinity_ratio"]) == ("2.1", "0.21", "")
 
 
+@pytest.mark.parametrize("tab", ["overlap", "insights", "privacy", "activity"])
+def test_the_menu_marks_the_page(site: Served, tab: str) -> None:
+    place = Place.open(site)
+    address = place.address(f"/{tab}")
+    assert f'<a href="{address}" aria-current="page">' in place.get(address, "agency")
+
+
 def test_unpaid_figures_have_no_file(site: Served) -> None:
     place = Place.open(site)
     job = place.world.ask("agency", "insights", audience={"audience_type": "loyal"})

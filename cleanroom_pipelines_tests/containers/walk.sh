@@ -18,7 +18,12 @@ base=${BASE:-docker.io/library/python:3.12-slim}
 
 if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi
 compose="$compose -f data/example/hosts/compose.yaml"
-trap '$compose down --volumes >/dev/null 2>&1; rm -rf "$work"' EXIT
+clean_up() {  # compose knows only its own containers, and cannot remove the network while others use it
+  docker ps -aq --filter "ancestor=$IMAGE" | xargs -r docker rm -f
+  rm -rf "$work"
+  $compose down --volumes
+}
+trap 'clean_up >/dev/null 2>&1' EXIT
 
 if [ "$base" = debootstrap ]; then
   base=cleanroom-walk-base
@@ -92,9 +97,9 @@ docker run -d --no-healthcheck --name walk_launcher --network cleanroom --user "
   -v "$DAGSTER_YAML:/venv/dagster.yaml:ro" \
   $(docker inspect -f '{{range .Config.Env}}-e {{.}} {{end}}' walk_daemon_1) \
   $IMAGE dagster-daemon run -m cleanroom_pipelines.definitions >/dev/null
-trap 'docker rm -f walk_launcher >/dev/null 2>&1; $compose down --volumes >/dev/null 2>&1; rm -rf "$work"' EXIT
 in_serve sh -c 'cd /srv/cleanroom/demo && sed "s/exports: \\[10%, 20%\\]/exports: [5%, 10%, 20%]/" cleanroom.yaml > more.yaml && cleanroom apply more.yaml'
 until_true sh -c 'docker ps -a --format "{{.Image}} {{.Command}}" --no-trunc | grep -q "dagster api execute_run"'
-until_true sh -c '! docker exec walk_serve_1 cleanroom status | grep -q PENDING'
+until_true sh -c 'status=$(docker exec walk_serve_1 cleanroom status) && ! echo "$status" | grep -qE "^(running|waiting):"'
 in_serve cleanroom status
+in_serve cleanroom status 5% | grep -q ACTIVE
 echo "== done"

@@ -194,6 +194,20 @@ def test_worker_without_heartbeats_is_failed_and_removed(trained: Shell) -> None
     assert trained.installation.catalog.resources.live_runs() == frozenset()
 
 
+def test_killed_run_does_not_block_its_pool(trained: Shell) -> None:
+    storage = trained.instance.event_log_storage
+    storage.set_concurrency_slots("memory", 1)
+    killed = as_run(trained, "train_audience_model", RUNNING)
+    assert storage.claim_concurrency_slot("memory", killed, "audience_model").is_claimed
+    tick(trained, "pending_work")
+    assert storage.get_concurrency_info("memory").active_run_ids == {killed}
+    run = trained.instance.get_run_by_id(killed)
+    assert run is not None
+    trained.instance.report_run_failed(run, "The process ended.")  # as Dagster's code server does at once
+    tick(trained, "pending_work")
+    assert storage.claim_concurrency_slot("memory", "the next run", "audience_model").is_claimed
+
+
 def test_partitions_match_the_catalogue(trained: Shell) -> None:
     (key,) = add_models(trained, 1)
     stranger = "nobody-0123456789ab"
