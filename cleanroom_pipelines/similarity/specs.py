@@ -26,7 +26,7 @@ _MOST_SHOWN_OF_NAME = 32
 WARNINGS = {
     "COLUMNS_IGNORED": "Columns without a role were not used.",
     "ROWS_DROPPED": "Invalid rows were dropped.",
-    "FEW_ITEMS": "The data has fewer than 10 items, so users can hardly be told apart.",
+    "FEW_ITEMS": "The data has fewer than 10 items, so users can hardly be distinguished.",
     "FEW_SEED_USERS": "Only {n} seed users matched, so the confidence interval is wide.",
     "NOT_BETTER_THAN_RANDOM": "Not better than random at {sizes}: the model found no pattern in the seed.",
     "SIZE_EXCEEDS_POPULATION": "A requested size exceeds the population; all available users are delivered.",
