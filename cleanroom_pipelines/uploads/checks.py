@@ -13,7 +13,7 @@ or "damaged".
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -112,13 +112,7 @@ INTERACTIONS = UploadKind(
     StatusCode.TRAINING_DATA_INVALID,
     StatusCode.TRAINING_DATA_TOO_SMALL,
 )
-USERS = UploadKind(
-    "users table",
-    TrainingDataError,
-    StatusCode.TRAINING_DATA_NOT_FOUND,
-    StatusCode.TRAINING_DATA_INVALID,
-    StatusCode.TRAINING_DATA_TOO_SMALL,
-)
+USERS = replace(INTERACTIONS, what="users table")
 SEED = UploadKind(
     "seed",
     SeedError,
