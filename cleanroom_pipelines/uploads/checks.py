@@ -13,7 +13,7 @@ or "damaged".
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -45,6 +45,7 @@ _NAMES_AN_ID = re.compile(r"([a-z]+[ _-])*(user)?id", re.IGNORECASE)
 _DAMAGED = (
     "Check that each file is complete, has the format of its suffix, and uses the same line ending throughout."
 )
+_HEADERS = "CSV needs a header in its first line; JSON Lines need one object per line."
 # Error codes of problems with whole uploads; all others are INVALID_FILE_TYPE.
 _CODES: dict[str, ErrorCode | None] = {
     "missing": None,
@@ -111,13 +112,7 @@ INTERACTIONS = UploadKind(
     StatusCode.TRAINING_DATA_INVALID,
     StatusCode.TRAINING_DATA_TOO_SMALL,
 )
-USERS = UploadKind(
-    "users table",
-    TrainingDataError,
-    StatusCode.TRAINING_DATA_NOT_FOUND,
-    StatusCode.TRAINING_DATA_INVALID,
-    StatusCode.TRAINING_DATA_TOO_SMALL,
-)
+USERS = replace(INTERACTIONS, what="users table")
 SEED = UploadKind(
     "seed",
     SeedError,
@@ -185,8 +180,7 @@ def choose_seed_column(tables: TableFiles, dataset_column: str = "") -> str:
     raise SeedError(
         "The seed's column of ids could not be identified.",
         remedy=f"Name it {SEED_COLUMN!r}, or like the user id column of the training data, or make it the only "
-        "column with a usual name such as 'customer_id'. CSV needs a header row; JSON Lines need one object per "
-        "line.",
+        f"column with a usual name such as 'customer_id'. {_HEADERS}",
         problem="columns",
     )
 
@@ -206,8 +200,7 @@ def check_columns(tables: TableFiles, declared: Sequence[tuple[str, Role]], uplo
         )
     missing = [name for name, _ in declared if name not in tables.columns]
     if missing:
-        remedy = "Check the spelling of the names. CSV needs a header row; JSON Lines need one object per line."
-        raise missing_columns(missing, upload, remedy)
+        raise missing_columns(missing, upload, f"Check the spelling of the names. {_HEADERS}")
 
 
 def missing_columns(names: Sequence[str], upload: UploadKind, remedy: str) -> InputError:

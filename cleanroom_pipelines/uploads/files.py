@@ -82,11 +82,11 @@ def validate_interactions(
     """
     declared = cells.check_declaration(columns, needs=[Role.USER_ID, Role.ITEM_ID])
 
-    def check_size(counts: "_Counts") -> None:
+    def check_size(report: ValidationReport) -> None:
         floors = [
-            (counts.n_valid_rows, min_rows, "valid rows"),
-            (counts.n_users, min_users, "users"),
-            (counts.n_users_with_two, min_users_with_two, "users with at least two rows"),
+            (report.n_valid_rows, min_rows, "valid rows"),
+            (report.table.n_users, min_users, "users"),
+            (report.table.n_users_with_two, min_users_with_two, "users with at least two rows"),
         ]
         for n_found, least, unit in floors:
             if n_found < least:
@@ -96,7 +96,7 @@ def validate_interactions(
                     problem="too small",
                 )
 
-    task = _Task(_INTERACTIONS, declared, check_size, max_invalid_share, batch_rows, runtime)
+    task = _Task(checks.INTERACTIONS, declared, check_size, max_invalid_share, batch_rows, runtime)
     return _validate(source, task)
 
 
@@ -127,7 +127,7 @@ def validate_users(
         EngineError: The engine failed for a reason other than the files, such as lack of memory.
     """
     declared = cells.check_declaration(columns, needs=[Role.USER_ID])
-    task = _Task(_USERS, declared, lambda counts: None, max_invalid_share, batch_rows, runtime)
+    task = _Task(checks.USERS, declared, lambda report: None, max_invalid_share, batch_rows, runtime)
     return _validate(source, task)
 
 
@@ -164,12 +164,12 @@ def check_seed(
         EngineError: The engine failed for a reason other than the files, such as lack of memory.
     """
 
-    def check_size(counts: "_Counts") -> None:
+    def check_size(report: ValidationReport) -> None:
         # The reason becomes a job status that both sides can read, so it must not contain the counts.
-        if counts.n_users < min_unique:
+        if report.table.n_users < min_unique:
             message = f"The seed has fewer than the required {min_unique:,} unique ids."
             raise checks.SEED.rejection(message, remedy="Provide more ids.", problem="too small")
-        if counts.n_users > max_unique:
+        if report.table.n_users > max_unique:
             message = f"The seed has more than the allowed {max_unique:,} unique ids."
             raise checks.SEED.rejection(message, remedy="Provide a smaller seed.", problem="too many")
 
@@ -178,39 +178,19 @@ def check_seed(
     def keep(engine: Engine, checked: Checked) -> None:
         kept.append(distinct_ids(engine, checked))
 
-    task = _Task(_SEED, None, check_size, max_invalid_share, batch_rows, runtime, keep, is_strict, dataset_column)
+    task = _Task(
+        checks.SEED, None, check_size, max_invalid_share, batch_rows, runtime, keep, is_strict, dataset_column
+    )
     report = _validate(source, task)
     return report, kept[0] if report.passed else None
 
 
 @dataclass(frozen=True)
-class _KindRules:
-    upload: UploadKind
-    counts_duplicates: bool
-    drops_duplicates: bool
-    names_unknown_columns: bool
-
-
-_INTERACTIONS = _KindRules(
-    checks.INTERACTIONS, counts_duplicates=False, drops_duplicates=False, names_unknown_columns=True
-)
-_USERS = _KindRules(checks.USERS, counts_duplicates=True, drops_duplicates=True, names_unknown_columns=True)
-_SEED = _KindRules(checks.SEED, counts_duplicates=True, drops_duplicates=False, names_unknown_columns=False)
-
-
-@dataclass(frozen=True)
-class _Counts:
-    n_valid_rows: int
-    n_users: int
-    n_users_with_two: int
-
-
-@dataclass(frozen=True)
 class _Task:
-    rules: _KindRules
+    upload: UploadKind
     # None for a seed, whose column is chosen from its file.
     declared: tuple[tuple[str, Role], ...] | None
-    check_size: Callable[[_Counts], None]
+    check_size: Callable[[ValidationReport], None]
     max_invalid_share: float
     batch_rows: int
     runtime: Runtime
@@ -221,15 +201,15 @@ class _Task:
 
 
 def _validate(source: str | Path, task: _Task) -> ValidationReport:
-    upload = task.rules.upload
+    upload = task.upload
     report = ValidationReport(upload.what, Outcome.PASSED)
     try:
         tables = checks.find_upload(source, upload)
         declared = task.declared or ((SEED_COLUMN, Role.USER_ID),)
-        report = replace(report, table=_table_report(tables, declared, task.rules))
+        report = replace(report, table=_table_report(tables, declared, task.upload))
         if task.declared is None:
             declared = ((checks.choose_seed_column(tables, task.dataset_column), Role.USER_ID),)
-            report = replace(report, table=_table_report(tables, declared, task.rules))
+            report = replace(report, table=_table_report(tables, declared, task.upload))
         found = declare(tables, declared, upload)
         misfits = [column for column in found.columns if not column.fits]
         sentence = "The role {role} requires {types}."
@@ -248,20 +228,20 @@ def _failed(report: ValidationReport, error: InputError, task: _Task) -> Validat
 
 
 def _validate_rows(engine: Engine, checked: Checked, task: _Task, report: ValidationReport) -> ValidationReport:
-    upload = task.rules.upload
+    upload = task.upload
     tally = _tally_rows(engine, checked, report.table, task)
     if tally.n_rows == 0:
         raise upload.rejection(
             f"The {upload.what} has no rows.", remedy="Upload a file with at least one row.", problem="empty"
         )
     report = tally.added_to(report, [column.name for column in checked.columns])
-    report, counts = _with_counts(engine, checked, tally, report, task)
+    report = _with_counts(engine, checked, tally, report, task)
     try:
         _check_times(engine, checked, report)
         # Duplicates do not count.
         invalid = (tally.n_invalid_rows, tally.n_rows)
         reject_invalid_rows(engine, checked, invalid, task.max_invalid_share)
-        task.check_size(counts)
+        task.check_size(report)
     except InputError as error:
         report = _failed(report, error, task)
     else:
@@ -292,7 +272,7 @@ def _tally_rows(engine: Engine, checked: Checked, table: TableReport, task: _Tas
 
 def _with_counts(
     engine: Engine, checked: Checked, tally: Tally, report: ValidationReport, task: _Task
-) -> tuple[ValidationReport, _Counts]:
+) -> ValidationReport:
     task.runtime.report_progress(_SHARE_OF_BATCHES, "counting users")
     user = checked.value(Role.USER_ID)
     row = engine.fetch(
@@ -302,25 +282,24 @@ def _with_counts(
         "SELECT CAST(coalesce(sum(n_rows), 0) AS BIGINT) AS n_rows, count(*) AS n_users, "
         "count(*) FILTER (n_rows >= 2) AS n_users_with_two, max(n_rows) AS n_most FROM per_user"
     ).to_pylist()[0]
-    counts = _Counts(row["n_rows"], row["n_users"], row["n_users_with_two"])
-    if counts.n_valid_rows != report.n_valid_rows:
+    n_rows, n_users = row["n_rows"], row["n_users"]
+    if n_rows != report.n_valid_rows:
         # Both passes give the same count on the same bytes.
         raise EngineError("The files changed while they were read.", remedy="Try again once they are complete.")
     table = replace(
         report.table,
-        n_users=counts.n_users,
-        n_users_with_two=counts.n_users_with_two,
-        warnings=heavy_id_warnings(row["n_most"] or 0, counts.n_valid_rows),
+        n_users=n_users,
+        n_users_with_two=row["n_users_with_two"],
+        warnings=heavy_id_warnings(row["n_most"] or 0, n_rows),
     )
     report = replace(report, table=table)
-    if task.rules.counts_duplicates:
-        n_duplicates = counts.n_valid_rows - counts.n_users
+    if task.upload is not checks.INTERACTIONS:
         key = next(column.name for column in checked.columns if column.role is Role.USER_ID)
-        uniqueness = UniquenessReport(key_columns=(key,), n_unique=counts.n_users, n_duplicates=n_duplicates)
+        uniqueness = UniquenessReport(key_columns=(key,), n_unique=n_users, n_duplicates=n_rows - n_users)
         report = replace(report, uniqueness=uniqueness)
-        if task.rules.drops_duplicates and n_duplicates:
+        if task.upload is checks.USERS and uniqueness.n_duplicates:
             report = _with_duplicates_dropped(engine, checked, tally, report)
-    return report, counts
+    return report
 
 
 def _with_duplicates_dropped(
@@ -356,10 +335,10 @@ def _check_times(engine: Engine, checked: Checked, report: ValidationReport) -> 
     checks.check_times(checked.columns[position].name, checked.upload, n_rows=report.n_rows, **found)
 
 
-def _table_report(tables: TableFiles, declared: DeclaredColumns, rules: _KindRules) -> TableReport:
+def _table_report(tables: TableFiles, declared: DeclaredColumns, upload: UploadKind) -> TableReport:
     names = {name for name, _ in declared}
     unknown = [name for name in tables.columns if name not in names]
-    named = rules.names_unknown_columns and names <= set(tables.columns)
+    named = upload is not checks.SEED and names <= set(tables.columns)
     return TableReport(
         n_files=len(tables.files),
         n_bytes=tables.n_bytes,
