@@ -350,10 +350,16 @@ def _named(session: Session, spec: Spec, new_id: str, place: tuple[str, str], st
     return replace(spec, name=name)
 
 
+_PLACES = {
+    Kind.EXPORT_JOB: "for this generation job",
+    Kind.CUSTOM_AUDIENCE: "in your group of this data room",
+}
+
+
 def _reject_taken_name(session: Session, spec: Spec, account_id: str, region: str) -> None:
     taken_by = _taken_by(session, spec, account_id, region)
     if taken_by is not None:
-        place = "for this generation job" if spec.kind is Kind.EXPORT_JOB else "in this account"
+        place = _PLACES.get(spec.kind, "in this account")
         raise ConflictError(
             f"Another {spec.kind.words} named {spec.name!r} already exists {place}.",
             remedy="Choose another name, or delete the existing one first.",

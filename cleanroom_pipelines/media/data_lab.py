@@ -82,6 +82,9 @@ class _Outcome:
     def __bool__(self) -> bool:
         return self._lab.is_validated
 
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
     def __call__(self, validation_report: Any = None) -> bool:
         report = self._lab.get_validation_report() if validation_report is None else validation_report
         if isinstance(report, Mapping) and not isinstance(report, DataLabReports):

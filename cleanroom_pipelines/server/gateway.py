@@ -7,7 +7,7 @@ Keep out: the APIs themselves, and starting the server (`starting.py`).
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -95,11 +95,27 @@ class Gateway:
             await _live(receive, send)
         elif scope["type"] == "http":
             try:
-                await _send(send, await self._reply(scope, receive))
+                await _send(send, await self._reply_once(scope, receive))
             except _DisconnectedError:
                 return
         else:
             await send({"type": "websocket.close", "code": 1003})
+
+    async def _reply_once(self, scope: Scope, receive: Receive) -> Reply:
+        """Handle one request; close its connection if the client still waits for permission to send the body.
+
+        Such a client, as every AWS SDK is when it uploads, does not send the body of a request that was rejected.
+        On a kept connection the beginning of its next request would be read as that body.
+        """
+        waits = any(name == b"expect" for name, _ in scope["headers"])
+
+        async def receive_body() -> Any:
+            nonlocal waits
+            waits = False  # reading the body gives the permission
+            return await receive()
+
+        reply = await self._reply(scope, receive_body)
+        return replace(reply, headers={**reply.headers, "Connection": "close"}) if waits else reply
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         request = Request(

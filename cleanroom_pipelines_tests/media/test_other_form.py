@@ -286,6 +286,7 @@ def test_a_validation_is_judged_by_its_report(server: FakeServer, client: Client
     found = lab.get_validation_report(timeout=1)
     assert found["matching"] == report
     assert lab.is_validation_passed
+    assert str(lab.is_validation_passed) == "True"
     assert lab.is_validation_passed()
     assert lab.is_validation_passed(found)
     assert lab.is_validation_passed(dict(found))

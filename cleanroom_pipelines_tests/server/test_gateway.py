@@ -301,6 +301,19 @@ def test_an_ambiguous_request_closes_its_connection(served: tuple[Server, Partie
     assert_each(closes_the_connection, SMUGGLED.items())
 
 
+def test_a_rejected_request_whose_body_was_not_sent_ends_its_connection(served: tuple[Server, Parties]) -> None:
+    """A client that waits for permission to send the body does not send it; the next request is not that body."""
+    server, _ = served
+    scope = b"AKIA0/20260101/eu-central-1/s3/aws4_request"
+    head = (
+        b"PUT /bucket/key HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n"
+        b"Authorization: AWS4-HMAC-SHA256 Credential=%b, SignedHeaders=host, Signature=0\r\n\r\n"
+    )
+    said = speak(server.url, head % scope + HIDDEN)
+    assert statuses_of(said) == [400]
+    assert b"connection: close" in said.lower()
+
+
 def test_a_request_signed_for_another_server_is_rejected(served: tuple[Server, Parties]) -> None:
     server, parties = served
     request = signed(LIST, parties.publisher, server.url)
