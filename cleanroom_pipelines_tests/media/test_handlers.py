@@ -499,7 +499,7 @@ def test_names_are_unique_in_a_group(shared: Installation) -> None:
     call = {"room_id": world.room, "name": "Loyal", "definition": LOOKALIKE}
     world.call("one", "create_audience", **call)
     world.call("two", "create_audience", **call)
-    with pytest.raises(errors.ConflictError):
+    with pytest.raises(errors.ConflictError, match="in your group of this data room"):
         world.call("one", "create_audience", **call)
 
 
