@@ -465,12 +465,21 @@ def _room_rules(column: Column, role: RoomRole) -> tuple[str, list[Rule]]:
         return f"coalesce({text} = '', true)", [Rule(code, f"{_age_sql(text)} IS NULL")]
     if role is RoomRole.GENDER:
         return "false", [_too_long(text, MAX_GENDER_CHARACTERS)]
-    return "false", [empty, *([_too_long(text, MAX_LABEL_CHARACTERS)] if role is RoomRole.LABEL else [])]
+    if role is RoomRole.LABEL:
+        return "false", [empty, _too_long(text, MAX_LABEL_CHARACTERS), _id(text)]
+    return "false", [empty]
 
 
 def _as_text(column: Column) -> str:
     name = quote_identifier(column.name)
     return name if column.kind in (CELL, TEXT) else f"CAST({name} AS VARCHAR)"
+
+
+def _id(text: str) -> Rule:
+    """Reject ids in the place of labels, such as in swapped columns: everyone in the room sees labels."""
+    pattern = r"[^@\s]+@[^@\s]+\.[^@\s]+|\+[0-9]{8,15}|[0-9a-fA-F]{64}"
+    first = f"(contains({text}, '@') OR starts_with({text}, '+') OR strlen({text}) = 64)"
+    return Rule(ErrorCode.UNEXPECTED_ID, f"{first} AND regexp_full_match({text}, '{pattern}')")
 
 
 def _too_long(text: str, n_characters: int) -> Rule:

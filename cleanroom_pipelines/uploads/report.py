@@ -36,6 +36,7 @@ class ErrorCode(StrEnum):
 
     EMPTY_CELL = "EMPTY_CELL"
     PLACEHOLDER = "PLACEHOLDER"
+    UNEXPECTED_ID = "UNEXPECTED_ID"
     INVALID_INTEGER_FORMAT = "INVALID_INTEGER_FORMAT"
     INVALID_FLOAT_FORMAT = "INVALID_FLOAT_FORMAT"
     INVALID_NUMBER_FORMAT = "INVALID_NUMBER_FORMAT"
@@ -55,6 +56,7 @@ class ErrorCode(StrEnum):
 MESSAGES: Mapping[ErrorCode, str] = {
     ErrorCode.EMPTY_CELL: "The cell is empty, or its line could not be read.",
     ErrorCode.PLACEHOLDER: "The cell is a placeholder, such as NULL or the hash of an empty text.",
+    ErrorCode.UNEXPECTED_ID: "The cell is an e-mail address, a phone number or a hash where a name is expected.",
     ErrorCode.INVALID_INTEGER_FORMAT: "The cell is not a whole number.",
     ErrorCode.INVALID_FLOAT_FORMAT: "The cell is not a number.",
     ErrorCode.INVALID_NUMBER_FORMAT: "The cell is not a number.",

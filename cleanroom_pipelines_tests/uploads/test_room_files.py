@@ -331,6 +331,17 @@ def test_ids_are_not_read_as_labels(tmp_path: Path) -> None:
             assert reason in str(validate(path, Dataset.SEED_AUDIENCES, MatchingId.STRING).reason)
 
 
+def test_labels_that_are_ids_are_invalid(tmp_path: Path) -> None:
+    labels = ["a@shop.example", "+41791234567", "f" * 64, "a @ b.c", "+4"]
+    for dataset in (Dataset.SEED_AUDIENCES, Dataset.SEGMENTS):
+        (tmp_path / "upload").write_text("".join(f"u{n},{text}\n" for n, text in enumerate(labels)))
+        report = validate(tmp_path / "upload", dataset, MatchingId.STRING)
+        assert [(row, code) for _, row, code in found(report)] == [
+            (row, ErrorCode.UNEXPECTED_ID) for row in (1, 2, 3)
+        ]
+        assert "shop.example" not in str(report.as_dict())
+
+
 def test_quotes_with_a_backslash(tmp_path: Path) -> None:
     report, by_type = seed_types(tmp_path, 'user_id,type\na,"the \\"new\\" ones"\nb,"the \\"new\\" ones"\n')
     assert by_type == {'the "new" ones': 2}, report.reason

@@ -55,7 +55,10 @@ texts = st.lists(
 user_ids = st.one_of(st.sampled_from(["u1", "u1", "u2", "u3", "U1", "007", ""]), texts)
 emails = st.one_of(st.sampled_from([*NORMAL_EMAILS, "", " ", "nobody", "a@@x.ch"]), texts)
 phones = st.one_of(st.sampled_from([*NORMAL_PHONES, "", "079 123 45 67", "nobody"]), texts)
-segments = st.one_of(st.sampled_from(["Sport", "sport", "", "x" * 128, "x" * 129, "😀" * 128]), texts)
+EMAILS_AS_LABELS = ["a@x.ch", "É@shop.example"]
+segments = st.one_of(
+    st.sampled_from([*EMAILS_AS_LABELS, "Sport", "sport", "", "x" * 128, "x" * 129, "😀" * 128]), texts
+)
 ages = st.sampled_from(
     ["", "18-24", " 18 \u2013 24", "65+", "37", "0", "150", "151", "24-18", "old", "-1", "1.5", "007"]
 )
@@ -120,7 +123,9 @@ def user(cell: str) -> ErrorCode | None:
 
 
 def label(cell: str) -> ErrorCode | None:
-    return filled(cell) or (ErrorCode.INVALID_NUMERIC_RANGE if len(cell) > 128 else None)
+    if len(cell) > 128:
+        return ErrorCode.INVALID_NUMERIC_RANGE
+    return ErrorCode.UNEXPECTED_ID if cell in EMAILS_AS_LABELS else filled(cell)
 
 
 def gender(cell: str) -> ErrorCode | None:
