@@ -468,7 +468,7 @@ def kill_daemon(room: Room, log: Path) -> None:
 
 @contextmanager
 def serving(room: Room, log: Path) -> Iterator[Callable[[], None]]:
-    """Run `cleanroom dev`; gives a function that kills its daemon and the runs that it started."""
+    """Run `cleanroom dev`; gives a function that kills its daemon."""
     home = room.installation.home.root
     with dagster_dev(home, worlds.settings(home), log) as room.url:
 
