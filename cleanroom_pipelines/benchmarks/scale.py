@@ -215,7 +215,7 @@ def _measure(settings: ScaleSettings, data: SyntheticSettings, folder: Path, rep
 
 
 def _small(data: SyntheticSettings) -> SyntheticSettings:
-    """Return the settings of the small model that is copied into a large one when training is not measured."""
+    """Return the settings of the small model whose copies make up a large one if training is not measured."""
     n_users = n_users_to_copy(data.n_users)
     return replace(data, n_users=n_users, n_interactions=data.n_interactions * n_users // data.n_users)
 

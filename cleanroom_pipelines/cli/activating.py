@@ -186,7 +186,7 @@ def _removed_on_failure(folder: Path | None) -> Iterator[None]:
 
 
 class _UsersToDeliver:
-    """The users to deliver, best first, the number that was requested, and warnings."""
+    """The users to deliver (best first), the number requested, and warnings."""
 
     def __init__(self, user_ids: "Iterator[pa.Array]", requested: int, available: int) -> None:
         self.user_ids = user_ids

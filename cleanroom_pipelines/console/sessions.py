@@ -60,8 +60,8 @@ def check_transport(request: Request) -> None:
     if not request.is_private:
         raise PermissionDeniedError(
             "The console needs an encrypted connection.",
-            remedy="Open it by https, or on the server's own machine. For a container whose port is published on "
-            "127.0.0.1 only, ask the operator to declare its network as private.",
+            remedy="Open it over https, or on the server's own machine. For a container whose port is published "
+            "on 127.0.0.1 only, ask the operator to declare its network as private.",
         )
 
 

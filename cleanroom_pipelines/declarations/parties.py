@@ -107,7 +107,8 @@ class ApplyingParties:
                 existing
             ):
                 raise ConflictError(
-                    "An account with this name belongs to another organisation, which cannot be changed.",
+                    "An account with this name belongs to another organisation. The organisation of an account "
+                    "cannot be changed.",
                     remedy="Give the account's organisation, or omit `organization`.",
                 )
             self._note(PartyKind.ACCOUNT, form.name, existing, False)

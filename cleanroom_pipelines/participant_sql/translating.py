@@ -219,7 +219,7 @@ def _interval(node: exp.Expr) -> exp.Expr:
     operands = [node.parent.args.get(name) for name in ("this", "expression")]
     if all(isinstance(operand, exp.Interval) for operand in operands):
         raise NotAvailableError(
-            "an interval of several parts", "Write all parts in one text: INTERVAL '1 day 2 hours'."
+            "an interval of several parts", "Write all parts in one string: INTERVAL '1 day 2 hours'."
         )
     return node
 

@@ -224,7 +224,7 @@ class _Question:
         return evaluate(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def find_counted(self, engine: Engine, folders: Mapping[str, Path], definition: Definition, out: Path) -> int:
-        """Write the users that a definition selects, one per matching id, to count people; return their number."""
+        """Write the users that a definition selects, keeping one user per matching id; return their number."""
         return evaluate_counted(engine, definition, self.resolve, _lookalike_files(folders), out)
 
     def _lookalikes(self) -> dict[str, ArtifactReference]:

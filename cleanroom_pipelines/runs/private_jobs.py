@@ -145,7 +145,7 @@ class PrivateJob:
         size = self.releaser.count(n_matched, question=self._source)
         if not size.is_enough(minimum):
             raise SeedError(
-                "Too few seed users match for the configured model. The count includes noise.",
+                "Too few seed users match for the configured model. The number of matches includes noise.",
                 remedy="Give a larger seed, or check that it uses the same ids as the training data, in the same "
                 "letter case.",
                 status_code=StatusCode.INSUFFICIENT_MATCHING_SEED,

@@ -89,7 +89,7 @@ def provider_of(installation: Installation) -> SignOnProvider:
         UsageError: There is none.
     """
     if installation.settings.sso is None:
-        raise UsageError("Single sign-on is not set up here.", remedy="Sign in in another way.")
+        raise UsageError("Single sign-on is not set up here.", remedy="Use another way to sign in.")
     return installation.settings.sso
 
 

@@ -424,7 +424,7 @@ def packed_sql(user: str, item: str, time: str, last_time: int | None) -> str:
 
 
 def stream_pairs(engine: Engine, last_time: int | None, *, counted: bool) -> Iterator[pa.RecordBatch]:
-    """Stream the interactions with candidate items for the vocabulary, each packed into one number.
+    """Stream the interactions with items that may enter the vocabulary; each is packed into one number.
 
     With `counted`, equal interactions of a day are one row with their count `n`.
     """

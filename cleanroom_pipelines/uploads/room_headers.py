@@ -99,7 +99,7 @@ def is_header(columns: Sequence[Column], row: Sequence[object]) -> bool:
     for column, word in zip(columns, words, strict=True):
         if column.role is RoomRole.LABEL and (word in _CERTAIN_IDS or kind_of_name(word)):
             raise InputError(
-                f"The header names a column of ids where this dataset needs {column.name}.",
+                f"The header names a column of ids, but this dataset needs {column.name}.",
                 remedy=f"Provide the {column.name} of each row instead.",
                 problem="type",
             )

@@ -251,7 +251,7 @@ def _leave(page: PageRequest, operation: str) -> Reply:
 
 
 def rejected(page: PageRequest, message: str, email: str = "") -> UnauthorizedError:
-    """Audit a failed attempt to sign in, and return the error to show."""
+    """Record a failed sign-in in the audit log, and return the error to show."""
     error = UnauthorizedError(message, remedy="Try again, or ask the operator for a one-time link.")
     page.service.audit_rejection("sign_in", error, page.request.id, email)
     return error

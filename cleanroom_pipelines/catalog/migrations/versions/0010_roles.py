@@ -15,6 +15,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add to users the role of operator and the managed account; existing users have neither."""
+    """Give users two columns: the operator role, and the account that they manage; existing users have neither."""
     op.add_column("users", sa.Column("is_operator", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("users", sa.Column("account_id", sa.String(12), nullable=True))
