@@ -394,7 +394,7 @@ def _completed(
     is_new: bool = True,
     starter: Starter | None = None,
 ) -> Spec:
-    """Add inherited tags, and the account that starts the job, to a spec; reject sizes the parent does not allow."""
+    """Add inherited tags and the account that starts the job to a spec; reject sizes the parent does not allow."""
     if isinstance(spec, GenerationJobSpec) and isinstance(parent, ConfiguredAudienceModelRow):
         _reject_size(spec.export_size, parent)
         if is_new and spec.origin is Origin.INBOX:
