@@ -253,7 +253,7 @@ def test_the_column_of_a_seed(tmp_path: Path) -> None:
         (("colour", "x"), False),
         (("david",), False),
         (("u1",), False),
-        (("first",), False),
+        (("last",), False),
     ]
 
     def check(columns: tuple[str, ...], is_seed: bool) -> None:
