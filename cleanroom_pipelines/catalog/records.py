@@ -323,7 +323,7 @@ class JobView:
 
 @dataclass(frozen=True)
 class ConfiguredAtStart:
-    """A configured model's settings, stored with a job that was not declared; later changes do not affect the job.
+    """Settings of a configured model, copied into a job that was started without a declaration file.
 
     Attributes:
         audience_model_id: The model whose users it ranks.

@@ -123,7 +123,7 @@ class PrivateRepresentation:
         np.savez(folder / PRIVATE_FILE, **arrays)
 
     def carried_over(self, own: Model, other: Model) -> "PrivateRepresentation":
-        """Convert the representation for another model, which numbers items and features differently.
+        """Convert the representation to the numbering that another model uses for items and features.
 
         Items and features that are not in this representation get weight 0.
 

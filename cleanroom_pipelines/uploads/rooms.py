@@ -526,7 +526,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
     except FileNotFoundError as error:
         raise ArtifactError(
-            "The earlier base audience lacks a file.", remedy="Upload all datasets again."
+            "A stored file of the room's earlier base audience is missing.", remedy="Upload all datasets again."
         ) from error
 
 
